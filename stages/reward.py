@@ -1,4 +1,4 @@
-"""Stage `reward`: a model that scores a completion of a prompt, from the SFT model by TRL's RewardTrainer."""
+"""Stage `reward`: train a model that scores completions of a prompt, from the SFT model, with TRL's RewardTrainer."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -24,11 +24,11 @@ from stages.training.trainer import EvalHistory, risen_loss_message
 
 
 def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `model/` for sequence classification under the policy's contract, `adapter/` where there is one, and
-    `held_out.json` with the rewards of every held-out pair.
+    """Publish `model/` for sequence classification with the policy's contract, any `adapter/`, and in `held_out.json`
+    the rewards of every held-out pair.
 
     Raises:
-        UserError: where too many pairs were dropped, a margin is asked for and a pair has none, or training diverged.
+        UserError: if too many pairs were dropped, `reward.margin=true` and a pair has no margin, or training diverged.
     """
     policy = inputs["policy"] / "model"
     contract = load_contract(policy)
@@ -53,6 +53,6 @@ def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
     if metrics:
         mean, low, high = metrics["accuracy"].values()
-        summary += f"; right in {mean:.1%} ({low:.1%} to {high:.1%}) of {len(held_out)} held-out pairs"
+        summary += f"; {mean:.1%} ({low:.1%} to {high:.1%}) of {len(held_out)} held-out pairs ordered correctly"
     tokens = rows.train.tokens("chosen_ids", "rejected_ids")
     return fit.metrics(tokens) | {"held_out": len(held_out), **figures, **metrics, "summary": summary}

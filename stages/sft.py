@@ -1,4 +1,4 @@
-"""Stage `sft`: supervised fine-tuning on the assistant's tokens (TRL's SFTTrainer), and the contract it fixes."""
+"""Stage `sft`: supervised fine-tuning on the assistant's tokens with TRL's SFTTrainer. It fixes the chat contract."""
 
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,23 @@ from stages.training.trainer import EvalHistory, read_best_losses
 
 
 def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `model/` with its contract, `token_example.json`, and `held_out.json` with the loss of every validation
-    row; with an adapter, `adapter/` too.
+    """Publish `model/` with its contract, any `adapter/`, `token_example.json`, and `held_out.json`: each validation
+    row's loss.
 
     Raises:
-        ContractError: where the template cannot keep the contract.
-        UserError: where too many rows were dropped, packed examples see each other, training diverged or did harm.
+        ContractError: if the template breaks the contract.
+        UserError: if too many rows were dropped, packed examples are not separate, training diverged or raised the
+            loss.
     """
     base = inputs["base"] / "model"
-    if cfg.control:  # it starts from SFT
+    if cfg.control:  # DPO's control run continues the SFT model
         contract = load_contract(base)
     else:
         contract = establish_contract(load_tokenizer(base), cfg.template, cfg.train, count_embedding_rows(base))
     if not cfg.train:
-        return publish_untrained(cfg, base, contract, inputs, out)
-    rows = read_rows(
-        stream(inputs["data"] / "examples.parquet", Example), contract, cfg, out, read_context_length(base)
-    )
+        return publish_base(cfg, base, contract, inputs, out)
+    examples = stream(inputs["data"] / "examples.parquet", Example)
+    rows = read_rows(examples, contract, cfg, out, read_context_length(base))
     conversations = len(rows.train)
     if cfg.packing:
         rows.train.pack(cfg.max_length, cfg.batch_size)
@@ -65,25 +65,23 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 
 def summary_message(fit: Fit[SFT, SupervisedTrainer], rows: int, trained_tokens: int, best: dict[str, float]) -> str:
-    """Return on how much was trained, and with which loss: in one line."""
+    """Return rows, trained tokens and validation loss in one line."""
     packed = f" in {fit.schedule.row_count} packed ones" if fit.cfg.packing else ""
     message = f"{rows} rows{packed}, {trained_tokens} trained tokens"
     if fit.schedule.left_out:
-        message += f", {fit.schedule.left_out} of {fit.schedule.row_count} rows left out of each epoch in turn"
+        message += f", each epoch skips {fit.schedule.left_out} of {fit.schedule.row_count} rows in turn"
     if best:
         message += f"; validation loss {best['eval_loss']:.3f} at step {best['step']} of {fit.steps}"
     return message
 
 
-def publish_untrained(
-    cfg: SFT, base: Path, contract: Contract, inputs: dict[str, Path], out: StageDir
-) -> dict[str, Any]:
-    """Publish the base model as it is, under its own contract."""
+def publish_base(cfg: SFT, base: Path, contract: Contract, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
+    """Publish the base model without training, under its own contract."""
     save_model(apply_contract(load_model(base), contract, cfg.seed), out / "model")
     contract.save(out / "model")
     model_card.write_card(out / "model", cfg, inputs, {})
     return {
         "trained": False,
         "end_of_turn": check_end_of_turn(cfg, base, out / "model", contract, out),
-        "summary": "not trained: the model is used as it is, under its own contract",
+        "summary": "not trained: the base model is used with its own chat template",
     }

@@ -1,4 +1,4 @@
-"""How a process that computes asks the system for memory."""
+"""Change how this process asks the system for memory."""
 
 import ctypes
 import os
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, MADV_HUGEPAGE, MADV_NOHUGEPAGE = -1, -4, 14, 15  # <malloc.h>, <sys/mman.h>
-BLOCK_SIZES = [2**n for n in range(30, 15, -1)]  # bytes: smaller ones are found without a search
-RESERVED_SHARE = 0.75  # of the machine's memory; Linux refuses addresses for more than there is
-# Says 2 where Linux counts addresses as memory that is taken: none would be left to other processes.
+BLOCK_SIZES = [2**n for n in range(30, 15, -1)]  # bytes; glibc needs no search for smaller blocks
+RESERVED_SHARE = 0.75  # of the machine's memory; Linux refuses addresses for more than the machine has
+# This file contains 2 if Linux counts reserved addresses as used memory, which would leave none to other processes.
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 MAPS = Path("/proc/self/maps")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -19,25 +19,25 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @contextmanager
 def keep_freed_memory() -> Iterator[None]:
-    """Have glibc keep what a tensor leaves for the next one, in huge pages; in the end it goes back to the system.
+    """Make glibc keep freed tensors' memory for later tensors, in huge pages; at the end it returns to the system.
 
-    Left alone, glibc gives the memory of large tensors back as they are freed. A training step then gets all of its
-    activations as new pages of 4 KiB, each of which the system clears when it is written to: with bf16 that is a
-    tenth of the step. Where there is another allocator, or the system refuses, nothing changes.
+    By default glibc returns the memory of large tensors when they are freed. A training step then gets its activations
+    as new pages of 4 KiB, and the system clears each at its first write: in bf16 a tenth of the step's time. With
+    another allocator, or if the system refuses, nothing changes.
     """
     if platform.libc_ver()[0] != "glibc":
         yield
         return
     libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_MAX, 0)  # large blocks come from the heap too,
-    libc.mallopt(M_TRIM_THRESHOLD, -1)  # which never shrinks
+    libc.mallopt(M_MMAP_MAX, 0)  # large blocks come from the heap too
+    libc.mallopt(M_TRIM_THRESHOLD, -1)  # the heap never shrinks
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.argtypes, libc.madvise.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     libc.malloc_trim(0)
     size = int(RESERVED_SHARE * os.sysconf("SC_PHYS_PAGES")) * PAGE
     addresses_count = OVERCOMMIT.exists() and OVERCOMMIT.read_text(encoding="utf-8").strip() == "2"
     blocks = list[int]()
-    # Addresses: the heap grows by them, and has memory only where it was written to.
+    # Allocating and freeing one large block extends the heap's addresses; only written pages take memory.
     if not addresses_count and (heap := libc.malloc(size)):
         libc.madvise(-(-heap // PAGE) * PAGE, size - PAGE, MADV_HUGEPAGE)
         libc.free(heap)
@@ -51,13 +51,14 @@ def keep_freed_memory() -> Iterator[None]:
 
 
 def claim_free_blocks(libc: ctypes.CDLL, heap: int) -> list[int]:
-    """Take all free blocks that lie below the address `heap`, where the heap goes on. Their memory has gone back to
-    the system already. An earlier stage leaves thousands, of as many sizes, and glibc would go through them one by one
-    for every large tensor: sampling after a long training took three times as long.
+    """Allocate all free blocks below the address `heap`, and return them. Their memory is already back at the system.
+
+    An earlier stage leaves thousands of free blocks of many sizes, and glibc would search them for every large tensor:
+    sampling after a long training took three times as long.
     """
     blocks = list[int]()
     if begins := re.search(r"^([0-9a-f]+)-.*\[heap\]$", MAPS.read_text(encoding="utf-8"), flags=re.MULTILINE):
-        start = int(begins[1], 16)  # glibc writes where a block begins: a small page each
+        start = int(begins[1], 16)  # glibc writes at the start of each block, which then takes one small page
         libc.madvise(start, heap // PAGE * PAGE - start, MADV_NOHUGEPAGE)
     for size in BLOCK_SIZES:
         while (block := libc.malloc(size)) and block < heap:

@@ -1,4 +1,4 @@
-"""What this machine is, read without importing torch."""
+"""Read the properties of this machine without importing torch."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ class GPU(NamedTuple):
 
 @cache
 def gpu() -> GPU | None:
-    """The first GPU that its driver shows to this process, if there is one."""
+    """Return the first GPU that the driver shows to this process, or None."""
     if not shutil.which("nvidia-smi") or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return None
     query = ["nvidia-smi", "--query-gpu=name,compute_cap,memory.free", "--format=csv,noheader,nounits"]
@@ -33,8 +33,8 @@ def gpu() -> GPU | None:
 
 
 def may_have_gpu() -> bool:
-    """Return False where torch cannot see a GPU: the system shows no device of NVIDIA's, AMD's or Windows' under
-    Linux, or the environment hides all."""
+    """Return False if torch cannot see a GPU: the system shows no device of NVIDIA, AMD or WSL, or the environment
+    hides all."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or platform.system() == "Darwin":
         return False
     devices = ("nvidia[0-9]*", "nvidiactl", "kfd", "dxg")
@@ -43,8 +43,8 @@ def may_have_gpu() -> bool:
 
 @cache
 def processor_name(on_gpu: bool) -> str:
-    """What computes here, by a name under which a speed may be remembered: `NVIDIA H200`, or `2 x Intel(R) Xeon(R)
-    Processor 6/167/1` with the cores, and the family, model and stepping that a hypervisor's name leaves out."""
+    """Return the name of the processor under which speeds are stored: `NVIDIA H200`, or `2 x Intel(R) Xeon(R)
+    Processor 6/167/1` with cores, family, model and stepping, which a hypervisor's name lacks."""
     if on_gpu:
         return first_gpu.name if (first_gpu := gpu()) else "GPU"
     fields = dict[str, str]()
@@ -57,9 +57,9 @@ def processor_name(on_gpu: bool) -> str:
 
 
 def computes_bf16() -> bool:
-    """Whether bf16 arithmetic is native here: CUDA from compute capability 8.0, AVX512-BF16 or AMX, Apple silicon.
+    """Return True if bf16 arithmetic is native: CUDA from compute capability 8.0, AVX512-BF16 or AMX, Apple silicon.
 
-    `precision=auto` asks this. Where it is emulated, bf16 is several times slower than fp32.
+    `precision=auto` uses this. Emulated bf16 is several times slower than fp32.
     """
     if first_gpu := gpu():
         return first_gpu.compute_capability >= 8.0
@@ -71,8 +71,8 @@ def computes_bf16() -> bool:
 
 
 def free_memory() -> int:
-    """Bytes that this process could still take: what the machine has available, or what its control groups leave of
-    their limits, if that is less (Linux; elsewhere all that the machine has)."""
+    """Return the bytes that this process can still allocate: the machine's available memory, or the memory that
+    control groups leave, if less (Linux; elsewhere all the machine's memory)."""
     if platform.system() != "Linux":
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     free = [int(re.findall(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text(encoding="utf-8"))[0]) * 1024]
@@ -84,13 +84,10 @@ def free_memory() -> int:
 
 
 def free_group_memory(root: Path, group: str) -> Iterator[int]:
-    """What each control group from this one up leaves of its limit, in bytes. Inactive page cache does not count as
-    used: the kernel gives it back when asked. Control groups of version 2, and of version 1 under `memory/`."""
-    names = (
-        ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        if root.name == "memory"
-        else ("memory.max", "memory.current")
-    )
+    """Yield the bytes that each control group from this one up leaves of its limit. Inactive page cache counts as
+    free, because the kernel frees it on demand. Control groups have version 2, or version 1 under `memory/`."""
+    version_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    names = version_1 if root.name == "memory" else ("memory.max", "memory.current")
     for folder in (root / group, *(root / group).parents):
         if not folder.is_relative_to(root):
             return
@@ -102,7 +99,7 @@ def free_group_memory(root: Path, group: str) -> Iterator[int]:
 
 
 def reset_peak_memory() -> None:
-    """Start a new high-water mark of resident memory (on Linux; else the mark is the process's own), and the GPU's."""
+    """Start new peaks of resident memory (on Linux; elsewhere the peak is the process's) and of the GPU's memory."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     if cuda := cuda_in_use():
@@ -110,26 +107,25 @@ def reset_peak_memory() -> None:
 
 
 def cuda_in_use() -> Any:
-    """torch.cuda where this process has loaded torch and used a GPU."""
+    """Return torch.cuda if this process has loaded torch and used a GPU, else None."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch and torch.cuda.is_initialized() else None
 
 
 def give_back_gpu_memory() -> None:
-    """Return what torch holds of a GPU beyond its tensors: the driver counts it as taken, to a token budget and to
-    processes that are started on the same GPU."""
+    """Free GPU memory that torch holds beyond its tensors, for a token budget and for other processes on the GPU."""
     if cuda := cuda_in_use():
         cuda.empty_cache()
 
 
 def peak_gpu_memory() -> int | None:
-    """Bytes allocated on the GPU at the high-water mark since `reset_peak_memory`; None without a GPU."""
+    """Return the peak of bytes allocated on the GPU since `reset_peak_memory`; None without a GPU."""
     cuda = cuda_in_use()
     return cuda.max_memory_allocated() if cuda else None
 
 
 def peak_memory() -> int:
-    """Bytes of resident memory at the high-water mark since `reset_peak_memory`."""
+    """Return the peak of resident memory since `reset_peak_memory`, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text(encoding="utf-8").splitlines():

@@ -1,8 +1,8 @@
-"""Bytes that a model takes in training and in generation: arithmetic on its shape and a block, without torch.
+"""Estimate the bytes that a model takes in training and generation from its shape and a config block, without torch.
 
-On a GPU these are the bytes that torch allocates there; on the CPU the resident bytes, libraries included. What a
-layer keeps for its backward was measured tensor by tensor. `tests/hardware/test_memory.py` measures it again;
-`tests/bench/memory.py` holds the estimates of whole nodes against their peaks.
+On a GPU these are bytes that torch allocates; on the CPU resident bytes, libraries included. The activations of a
+layer were measured tensor by tensor. `tests/hardware/test_memory.py` repeats this; `tests/bench/memory.py` compares
+the estimates of whole nodes with their peaks.
 """
 
 import sys
@@ -14,70 +14,65 @@ from stages.config.choices import Adapter, Checkpointing, Precision, Sharding, W
 from stages.hardware import machine
 from stages.hardware.model_shape import ModelShape, adapted_layers
 
-LIBRARIES = 0.66 * 2**30  # bytes of a process on the CPU that has torch and TRL loaded
-HEAP_FACTOR = 1.3  # on the CPU, resident bytes per byte of activations: the allocator's heap does not close its gaps
-BYTES = {Weights.fp32: 4.0, Weights.bf16: 2.0, Weights.nf4: 0.52}  # a weight; of nf4 with its scales
+LIBRARIES = 0.66 * 2**30  # bytes of a process on the CPU with torch and TRL
+HEAP_FACTOR = 1.3  # on the CPU, resident bytes per byte of activations, because the heap has gaps
+BYTES = {Weights.fp32: 4.0, Weights.bf16: 2.0, Weights.nf4: 0.52}  # per weight; nf4 includes the scales
 
-# Activations that a layer keeps for its backward, in bytes per token and per feature of its widths (hidden,
-# intermediate, query, key): by whether only an adapter is trained, and by precision. Norms and linear layers that are
-# trained keep their inputs too.
+# Activations that a layer stores for its backward, in bytes per token and per feature of its widths (hidden,
+# intermediate, query, key). The keys are: True if only an adapter is trained, and the precision. Trained norms and
+# linear layers store their inputs too.
 KEPT_BYTES = {
     (False, Precision.fp32): (24, 16, 12, 8),
     (False, Precision.bf16): (26, 8, 6, 4),
     (True, Precision.fp32): (16, 16, 12, 8),
     (True, Precision.bf16): (18, 8, 6, 4),
 }
-KEPT_NF4 = 6  # bytes more per feature of the intermediate width, in bf16 over 4-bit weights
+KEPT_NF4 = 6  # additional bytes per intermediate feature, in bf16 with 4-bit weights
 KEPT_BY_QK_NORM = {
     (False, Precision.fp32): 8,
     (False, Precision.bf16): 7,  # 6 in Qwen3, 8 in Gemma 3
     (True, Precision.fp32): 4,
     (True, Precision.bf16): 4,
 }
-KEPT_BY_POST_NORMS = {False: 16, True: 8}  # bytes more per hidden feature, for norms behind attention and MLP
+KEPT_BY_POST_NORMS = {False: 16, True: 8}  # additional bytes per hidden feature, for norms after attention and MLP
 
 # On a GPU, TRL's fused LM head holds the logits of one tile: 4,096 tokens by 32,768 of the vocabulary
 # (trl/kernels/chunked_logprob.py). On the CPU ours (stages/models/lm_head.py) holds the logits of 1,024 tokens by the
-# whole vocabulary, in training the probabilities of 2,048 or less; softmax and statistics take FOLDED more bytes per
-# logit of 32 tokens.
+# whole vocabulary, in training the probabilities of at most 2,048; softmax and statistics take STATISTICS_BYTES more
+# per logit of 32 tokens.
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 HEAD_PRODUCT, HEAD_CACHED, HEAD_KEPT = 1024, 32, 2048
 STATISTICS_BYTES = 12
-KEPT_AROUND = 12  # bytes kept per token and hidden feature before the layers and after them: embedding, last norm
-RECOMPUTED_FACTOR = (
-    1.3  # bytes of a layer that the backward recomputes, gradients included, per byte it would have kept
-)
+KEPT_AROUND = 12  # bytes per token and hidden feature stored outside the layers: embedding, last norm
+RECOMPUTED_FACTOR = 1.3  # bytes of a recomputed layer, gradients included, per byte stored without checkpointing
 
-BUDGET_SHARE = {
-    "cpu": 0.7,
-    "cuda": 0.85,
-}  # of the free memory, for a token budget; the rest is for errors and other programs
+BUDGET_SHARE = {"cpu": 0.7, "cuda": 0.85}  # of the free memory; the rest is for errors and other programs
 CACHE_SHARE = 0.5  # of the free memory, for keys and values
-# Tokens in a micro-batch at most: more are no faster. SFT of SmolLM2-135M, fp32, one core of an AMD EPYC, 85 tokens a
-# row: 74 tokens per CPU-second and 3.3 GiB with 256 tokens at once, 76 and 3.9 with 512, 80 and 4.8 with 1,024, 78 and
-# 6.1 with 2,048.
+# The most tokens in a micro-batch: more are not faster. SFT of SmolLM2-135M, fp32, one core of an AMD EPYC, 85 tokens
+# per row: 74 tokens per CPU-second and 3.3 GiB with 256 tokens at once, 76 and 3.9 with 512, 80 and 4.8 with 1,024, 78
+# and 6.1 with 2,048.
 MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
 BUDGET_STEP = 256  # a token budget is a multiple of it
 
 
 def weight_bytes(shape: ModelShape, kind: Weights) -> float:
-    """Bytes of a model in memory; 4-bit are its layers alone."""
+    """Return the bytes of a model in memory; in 4-bit models only the layers have 4 bits."""
     rest = shape.parameters - shape.linear
     return shape.linear * BYTES[kind] + rest * (BYTES[Weights.fp32] if kind is Weights.nf4 else BYTES[kind])
 
 
 def cast_copy_bytes(shape: ModelShape, kind: Weights, precision: Precision) -> float:
-    """Bytes of the bf16 copies that autocast makes of the layers' fp32 weights and keeps for the backward."""
+    """Return the bytes of autocast's bf16 copies of the layers' fp32 weights, which the backward needs."""
     return 2.0 * shape.linear if kind is Weights.fp32 and precision is Precision.bf16 else 0.0
 
 
 def count_trained(shape: ModelShape, block: Training) -> int:
-    """The number of parameters that training changes."""
+    """Return the number of trained parameters."""
     return shape.parameters if block.adapter is Adapter.none else shape.count_adapter(block.lora)
 
 
 def state_bytes(shape: ModelShape, block: Training) -> float:
-    """Bytes that training holds throughout in each process: weights, their gradients, and Adam's two moments."""
+    """Return the bytes that training holds throughout in each process: weights, gradients, and Adam's two moments."""
     total = weight_bytes(shape, block.held) + (4 + 8) * count_trained(shape, block)
     if block.adapter is not Adapter.none:
         total += 4 * count_trained(shape, block)  # the adapter itself
@@ -85,7 +80,7 @@ def state_bytes(shape: ModelShape, block: Training) -> float:
 
 
 def layer_bytes(shape: ModelShape, block: Training) -> float:
-    """Bytes that one layer keeps of a token for its backward."""
+    """Return the bytes per token that one layer stores for its backward."""
     kind = block.adapter is not Adapter.none, block.precision
     hidden, intermediate, query, key = KEPT_BYTES[kind]
     if block.held is Weights.nf4 and block.precision is Precision.bf16:
@@ -96,19 +91,19 @@ def layer_bytes(shape: ModelShape, block: Training) -> float:
         hidden += KEPT_BY_POST_NORMS[kind[0]]
     token_bytes = hidden * shape.hidden + intermediate * shape.active * shape.intermediate
     token_bytes += query * shape.query + key * shape.key
-    if kind[0]:  # what stands between an adapter's two factors
+    if kind[0]:  # the activations between an adapter's two factors
         token_bytes += len(adapted_layers(block.lora)) * block.lora.rank * element_bytes(block.precision)
     return float(token_bytes)
 
 
 def costly_output_bytes(shape: ModelShape, precision: Precision) -> int:
-    """Bytes per token of the outputs of a layer's matrix products and attention."""
+    """Return the bytes per token of the outputs of a layer's matrix products and attention."""
     return element_bytes(precision) * 2 * (shape.hidden + shape.active * shape.intermediate + shape.query + shape.key)
 
 
 def activation_bytes(shape: ModelShape, block: Training, checkpointing: Checkpointing) -> float:
-    """Bytes of activations kept per token until the backward. With checkpointing these are the inputs of the layers;
-    if it is selective, the outputs of their products and attention too."""
+    """Return the bytes of activations per token stored for the backward. With checkpointing these are the layers'
+    inputs; if it is selective, also the outputs of matrix products and attention."""
     around = KEPT_AROUND * shape.hidden
     if checkpointing is Checkpointing.none:
         return shape.layers * layer_bytes(shape, block) + around
@@ -122,8 +117,8 @@ def element_bytes(precision: Precision) -> int:
 
 
 def head_bytes(shape: ModelShape, labelled: float, precision: Precision, device: str, backward: bool) -> float:
-    """Bytes of the LM head for `scored` tokens that have a label: a tile of logits and what is computed from it. The
-    backward adds the gradients of the hidden states and of the head's weights."""
+    """Return the bytes of the LM head for `labelled` tokens with a label: a tile of logits and values computed from
+    it. The backward adds gradients of hidden states and of the head's weights."""
     size = element_bytes(precision)
     if not labelled:
         return 0.0
@@ -131,16 +126,15 @@ def head_bytes(shape: ModelShape, labelled: float, precision: Precision, device:
         total = min(labelled, HEAD_PRODUCT) * shape.vocabulary * size
         total += min(labelled, HEAD_CACHED) * shape.vocabulary * STATISTICS_BYTES
         if backward:
-            kept_tokens = (
-                labelled if labelled <= HEAD_KEPT else 2 * HEAD_PRODUCT
-            )  # computed again, logits and probabilities
-            total = kept_tokens * shape.vocabulary * size + shape.vocabulary * shape.hidden * size
+            # Of more than HEAD_KEPT tokens, logits and probabilities are computed again for each product.
+            stored = labelled if labelled <= HEAD_KEPT else 2 * HEAD_PRODUCT
+            total = stored * shape.vocabulary * size + shape.vocabulary * shape.hidden * size
         tile_vocabulary = shape.vocabulary
     else:
         total = min(labelled, TILE_TOKENS) * TILE_VOCABULARY * size
         tile_vocabulary = min(shape.vocabulary, TILE_VOCABULARY)
     if precision is Precision.bf16:
-        total += tile_vocabulary * shape.hidden * size  # its weights, rounded
+        total += tile_vocabulary * shape.hidden * size  # the rounded weights of the head
     return total + (labelled * shape.hidden * 4 if backward else 0)
 
 
@@ -152,8 +146,8 @@ def training_bytes(
     checkpointing: Checkpointing,
     accumulated: bool = True,
 ) -> float:
-    """Bytes at the peak of training with `tokens` in each micro-batch. The peak is where the backward begins: all
-    activations are still kept. If gradients are `accumulated`, an earlier micro-batch has left its own by then."""
+    """Return the peak bytes of training with `tokens` in each micro-batch. The peak is at the start of the backward,
+    when all activations are stored. If gradients are `accumulated`, those of an earlier micro-batch exist then."""
     state = state_bytes(shape, block)
     at_backward = state + tokens * activation_bytes(shape, block, checkpointing) * (
         HEAP_FACTOR if device == "cpu" else 1
@@ -170,27 +164,27 @@ def training_bytes(
 
 
 def cache_bytes(shape: ModelShape, size: int) -> int:
-    """Bytes of a token's keys and values, of which each element has `size`."""
+    """Return the bytes of a token's keys and values, with `size` bytes per element."""
     return 2 * size * shape.layers * shape.key
 
 
 def decoded_at_once(shape: ModelShape, size: int, most: int, length: float, device: str) -> int:
-    """Return how many rows of `length` tokens are decoded at once: `most`, or as many as their cache has room for."""
+    """Return how many rows of `length` tokens are decoded at once: `most`, or fewer if their cache does not fit."""
     return max(1, min(most, int(CACHE_SHARE * available_bytes(device) / (length * cache_bytes(shape, size)))))
 
 
 def passing_bytes(shape: ModelShape) -> float:
-    """Bytes of a token on its way through one layer, nothing kept."""
+    """Return the bytes of a token's activations in one layer of a forward without gradients."""
     return 12 * shape.hidden + 10 * shape.active * shape.intermediate
 
 
 def trained_shape(shape: ModelShape, block: Training) -> ModelShape:
-    """The shape that is trained: a reward model has no LM head of its own."""
+    """Return the shape in training: a reward model has no LM head."""
     return replace(shape, tied=True) if block.objective.scores else shape
 
 
 def micro_batch(shape: ModelShape, block: Training, row: float, device: str) -> tuple[float, Checkpointing, bool]:
-    """Tokens of a micro-batch, its gradient checkpointing, and whether a step has several micro-batches."""
+    """Return the tokens of a micro-batch, its gradient checkpointing, and True if a step has several micro-batches."""
     runtime = block.runtime
     fits, checkpointing = (0, Checkpointing.none) if runtime.rows else token_budget(shape, block, device)
     tokens = runtime.rows * row if runtime.rows else max(row, runtime.token_budget or fits)
@@ -201,8 +195,8 @@ def micro_batch(shape: ModelShape, block: Training, row: float, device: str) -> 
 
 
 def available_bytes(device: str) -> int:
-    """Bytes that are free now. On a GPU: on this process's own, or on the first one where torch is not loaded. On the
-    CPU: what the machine and the control groups leave to this process."""
+    """Return the free bytes. On a GPU: of this process's GPU, or of the first one if torch is not loaded. On the CPU:
+    the memory that machine and control groups leave to this process."""
     if device == "cpu":
         return machine.free_memory()
     if torch := sys.modules.get("torch"):
@@ -211,18 +205,16 @@ def available_bytes(device: str) -> int:
 
 
 def token_budget(shape: ModelShape, block: Training, device: str) -> tuple[int, Checkpointing]:
-    """Return how many tokens a micro-batch of several rows may have, and its gradient checkpointing: the kind that
-    recomputes least among those with which the longest row fits. Ask before the model is loaded: the estimate counts
-    its weights."""
+    """Return the most tokens of a micro-batch of several rows, and gradient checkpointing: the kind that recomputes
+    least, among those with which the longest row fits. Call this before loading the model: its weights are
+    included."""
     shape = trained_shape(shape, block)
     longest = block.max_length * block.objective.sequences
     share = BUDGET_SHARE[device] / (block.runtime.processes if device == "cpu" else 1)
     room = share * available_bytes(device)
     choices = range(BUDGET_STEP, MOST_TOKENS[device] + 1, BUDGET_STEP)
-    checkpointing_setting = block.runtime.gradient_checkpointing
-    for checkpointing in (
-        block.checkpointings if checkpointing_setting is Checkpointing.auto else (checkpointing_setting,)
-    ):
+    setting = block.runtime.gradient_checkpointing
+    for checkpointing in block.checkpointings if setting is Checkpointing.auto else (setting,):
         fits = bisect_right(choices, room, key=lambda n: training_bytes(shape, block, device, n, checkpointing))
         if training_bytes(shape, block, device, longest, checkpointing) <= room:
             break

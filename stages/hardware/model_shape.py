@@ -1,6 +1,6 @@
-"""A model's config.json and the shape that it gives: no weights are read, and no torch.
+"""Read and check a model's config.json, and derive the model's shape, without reading weights or importing torch.
 
-The file may come from anybody, so it is checked before anything is computed from it.
+The file may come from anywhere, so it is checked before anything is computed from it.
 """
 
 import math
@@ -12,9 +12,9 @@ from typing import Any
 from stages.config.blocks.training import LoRA
 from stages.store.sealed_json import Damaged, load_json
 
-MOST_WIDTH = 1 << 22  # the widest layers have some hundred thousand features
+MOST_WIDTH = 1 << 22  # the widest layers have a few hundred thousand features
 MOST_HEADS = 1 << 16
-# Integers, from where to where.
+# The least and the largest value of each integer.
 INTEGER_RANGES = {
     **dict.fromkeys(("hidden_size", "intermediate_size", "n_embd"), (1, MOST_WIDTH)),
     **dict.fromkeys(("num_hidden_layers", "n_layer"), (1, 1 << 12)),
@@ -25,25 +25,25 @@ INTEGER_RANGES = {
     **dict.fromkeys(("num_experts", "num_local_experts", "num_experts_per_tok"), (0, MOST_HEADS)),
 }
 REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-BY_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads")  # which some list for each layer
+BY_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads")  # some models list one per layer
 FRACTIONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "attention_dropout", "initializer_range")
-POSITIVE = ("rope_theta", "factor")  # wherever they stand
+POSITIVE = ("rope_theta", "factor")  # at any depth
 OBJECTS = ("text_config", "rope_parameters", "rope_scaling", "quantization_config")
 WORDS = ("model_type", "hidden_act", "hidden_activation")
-TYPES = ("dtype", "torch_dtype")  # a word, or one for each part of the model
-LISTS = ("architectures", "layer_types")  # of words
+TYPES = ("dtype", "torch_dtype")  # a word, or a word per part of the model
+LISTS = ("architectures", "layer_types")  # lists of words
 
-QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")  # what model types begin with that normalise query and key
+QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")  # model types with these prefixes normalise query and key
 POST_NORMS = ("gemma2", "gemma3")
 LINEAR = ("q_proj", "o_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
 
-MOST_PER_BYTE = 4  # parameters in a byte of weights: nobody stores them in less than two bits
+MOST_PER_BYTE = 4  # parameters per byte of weights: a parameter has at least two bits
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A decoder's widths. `query` and `key` are heads times their width; `intermediate` is an expert's, where there
-    are `experts`, of which a token goes through `active`."""
+    """The widths of a decoder. `query` and `key` are heads × head width. With several `experts`, `intermediate` is the
+    width of one, and a token passes through `active` of them."""
 
     hidden: int
     intermediate: int
@@ -59,7 +59,7 @@ class ModelShape:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ModelShape | None":
-        """From a model's config.json; None where that is no transformer of the usual names (Mamba, GPT-2)."""
+        """Return the shape in a config.json, or None if it lacks the usual keys of a transformer (Mamba, GPT-2)."""
         config = config.get("text_config") or config
         if not all(isinstance(config.get(name), int) for name in REQUIRED):
             return None
@@ -83,7 +83,7 @@ class ModelShape:
 
     @property
     def linear(self) -> int:
-        """Parameters of all layers: their linear maps."""
+        """The number of parameters in the linear maps of all layers."""
         attention = 2 * self.hidden * (self.query + self.key)
         return self.layers * (attention + 3 * self.experts * self.hidden * self.intermediate)
 
@@ -93,11 +93,11 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """All but the norms' and routers', which are few."""
+        """The number of parameters, without norms and routers, which are small."""
         return self.linear + self.embedding * (1 if self.tied else 2)
 
     def count_adapter(self, lora: LoRA) -> int:
-        """Parameters of a low-rank adapter."""
+        """Return the number of parameters of a low-rank adapter."""
         wide = self.experts * (self.hidden + self.intermediate)
         ends = [self.hidden + self.query] * 2 + [self.hidden + self.key] * 2 + [wide] * 3
         sizes = dict(zip(LINEAR, ends, strict=True))
@@ -105,7 +105,7 @@ class ModelShape:
 
 
 def adapted_layers(lora: LoRA) -> list[str]:
-    """Which of a layer's linear maps have an adapter."""
+    """Return the names of a layer's linear maps that have an adapter."""
     return [name for name in LINEAR if lora.target_modules == ["all-linear"] or name in lora.target_modules]
 
 
@@ -113,29 +113,25 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the config.json of a model folder.
 
     Raises:
-        Damaged: naming the file, and the first key whose value no model has, or not one with these weights.
-        FileNotFoundError: where the folder has no config.json.
+        Damaged: naming the file and the first key with a value that no model has, or that does not fit the weights'
+            size.
+        FileNotFoundError: if the folder has no config.json.
     """
     file = folder / "config.json"
-    config, stored = (
-        load_json(file, validate_config),
-        sum(weights.stat().st_size for weights in folder.glob("*.safetensors")),
-    )
-    shape = ModelShape.from_config(config)
+    config = load_json(file, validate_config)
+    shape, stored = ModelShape.from_config(config), sum(w.stat().st_size for w in folder.glob("*.safetensors"))
     if shape and 0 < MOST_PER_BYTE * stored < shape.parameters:
         sizes = ", ".join(f"{name}={(config.get('text_config') or config)[name]}" for name in REQUIRED)
-        raise Damaged(
-            file, f"{sizes}: {shape.parameters:,} parameters, and the weights beside it have {stored:,} bytes"
-        )
+        raise Damaged(file, f"{sizes}: {shape.parameters:,} parameters, but the weights have only {stored:,} bytes")
     return config
 
 
 def validate_config(config: Any) -> dict[str, Any]:
-    """Return a config as it was read. Raises ValueError for the first value that no model can have."""
+    """Return the config. Raise ValueError at the first value that no model can have."""
     if not isinstance(config, dict):
         raise ValueError("it is not a JSON object")
     if not config.get("model_type"):
-        raise ValueError("model_type is missing: it says which architecture this is")
+        raise ValueError("model_type, the name of the architecture, is missing")
     for part in (config, config.get("text_config") or {}):
         for key, value in part.items():
             if requirement := broken_requirement(key, value):
@@ -149,7 +145,7 @@ def validate_config(config: Any) -> dict[str, Any]:
 
 
 def broken_requirement(key: str, value: Any) -> str:
-    """Return what a key's value must be; '' where it is that, or nothing is known of the key."""
+    """Return the requirement that a key's value breaks, or '' if the value is valid or the key unknown."""
     if value is None and key not in REQUIRED:
         return ""
     if key in INTEGER_RANGES:

@@ -1,6 +1,6 @@
-"""The contract that SFT fixes on a base model's tokenizer: its chat template, end of turn and padding.
+"""Choose a base model's chat template, and fix template, end of turn and padding as the contract of SFT.
 
-The template is the tokenizer's own, one of ours that its vocabulary has the tokens for, or a file.
+The template is the tokenizer's own, one from `templates/` whose special tokens the vocabulary has, or a file.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from stages.sandbox.jinja_process import TemplateFault, Unbounded
 from stages.store.source_files import read_template
 
 TEMPLATES = Path(__file__).parent / "templates"
-# Templates made of special tokens, and those that a vocabulary must have for them. The first that fits is taken.
+# The special tokens that each template needs in the vocabulary. `template=auto` takes the first template that fits.
 TURN_TOKENS = {
     "chatml": {"<|im_start|>", "<|im_end|>"},
     "llama3": {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
@@ -23,38 +23,40 @@ TURN_TOKENS = {
 
 
 def establish_contract(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, rows: int) -> Contract:
-    """Fix template, end of turn and padding on a base model's tokenizer; `rows` is the size of its embedding.
-    Without `train` the model has had its SFT elsewhere: the tokenizer's own template is kept as it is.
+    """Fix template, end of turn and padding on a base model's tokenizer, and return the contract.
+
+    `rows` is the number of rows of the model's embedding. Without `train` the model had its SFT elsewhere: the
+    tokenizer's own template stays as it is.
 
     Raises:
-        ContractError: where the template cannot tell the assistant's tokens, does not train the end of turn,
-            renders BOS twice or leaves it out, or renders a prompt that is no prefix of the conversation, and where
-            no token is free for padding.
+        ContractError: if the template does not mark the assistant's tokens, does not train the end of turn, or renders
+            BOS twice or not at all; if a prompt's tokens are not a prefix of its conversation's; if no token is free
+            for padding.
     """
-    from trl.chat_template_utils import has_generation_markers  # takes seconds; who only asks a model needs none of it
+    from trl.chat_template_utils import has_generation_markers  # a slow import that sampling does not need
 
     tokenizer.chat_template = choose_template(tokenizer, cfg, train)
     marked = has_generation_markers(str(tokenizer.chat_template))
     try:
         [(ids, trained)] = tokenize_conversations(tokenizer, [Conversation(GOLDEN[1])])
-    except (TemplateFault, Unbounded, ValueError) as error:  # the last of a tokenizer that knows no places
-        what = f"it cannot render system, user and assistant: {error}"
-        raise ContractError(f"template={cfg.kind}: {what}. {WAY_OUT}.") from error
+    except (TemplateFault, Unbounded, ValueError) as error:  # ValueError: the tokenizer gives no character offsets
+        reason = f"the template cannot render system, user and assistant: {error}"
+        raise ContractError(f"template={cfg.kind}: {reason}. {WAY_OUT}.") from error
     if marked:
         answers = [i for i, t in zip(ids, trained, strict=True) if t]
     elif train:
-        raise ContractError(f"template={cfg.kind}: the template marks no assistant tokens ({{% generation %}}).")
+        raise ContractError(f"template={cfg.kind}: the template has no {{% generation %}} around assistant tokens.")
     else:
         answers = [i for i in ids if i in tokenizer.added_tokens_decoder or i == tokenizer.eos_token_id]
     while answers and not tokenizer.decode(answers[-1:]).strip():
-        answers.pop()  # white space behind the end of turn
+        answers.pop()  # the template may put white space after the end of turn
     if not answers:
         raise ContractError(f"template={cfg.kind}: no special token ends the assistant's turn.")
     end_of_turn = answers[-1]
     if end_of_turn not in (*tokenizer.added_tokens_decoder, tokenizer.eos_token_id):
         raise ContractError(
-            f"template={cfg.kind}: the last trained token is {tokenizer.convert_ids_to_tokens(end_of_turn)!r}, no end "
-            "of turn: the model would never learn to stop. Move the end-of-turn token inside {% generation %}."
+            f"template={cfg.kind}: the last trained token is {tokenizer.convert_ids_to_tokens(end_of_turn)!r}, not an "
+            "end of turn, so the model would never learn to stop. Move the end of turn inside {% generation %}."
         )
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos]:
@@ -73,11 +75,12 @@ def establish_contract(tokenizer: PreTrainedTokenizerBase, cfg: Template, train:
 
 
 def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: int, resize: bool) -> None:
-    """Choose a pad token that is not BOS and ends no turn: the tokenizer's own, a special token that the template does
-    not use, or a new one in a row that the embedding has to spare. Only with `resize` is a row added.
+    """Choose a pad token that is neither BOS nor an end of turn. The first of these is taken: the tokenizer's pad
+    token, a special token that the template does not use, a new token in a spare row of the embedding. `resize` allows
+    a new row.
 
     Raises:
-        ContractError: where there is none of these.
+        ContractError: if none of these exists.
     """
     used = {*stops, tokenizer.bos_token_id}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
@@ -91,26 +94,26 @@ def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: i
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     else:
         raise ContractError(
-            f"no token of the vocabulary is free for padding: all {rows} rows of the embedding are taken, and "
-            f"{tokenizer.eos_token} ends a turn. sft.template.resize=true adds a row for <|pad|>."
+            f"no token is free for padding: all {rows} rows of the embedding are in use, and {tokenizer.eos_token} "
+            "ends a turn. Set sft.template.resize=true, which adds a row for <|pad|>."
         )
 
 
 def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool) -> str:
-    """The Jinja source that `template=` asks for."""
+    """Return the Jinja source of the template that `template=` names."""
     vocabulary, kind = set(tokenizer.get_vocab()), cfg.kind
     if kind in ("auto", "own"):
         if own := own_template(tokenizer, markers=train):
             return own
         if not train:
             raise ContractError(
-                "the tokenizer has no chat template, so how the model was trained to be asked is not known. Name its "
-                "template: template=chatml, plain, or file with sft.template.path=…."
+                "the tokenizer has no chat template, so the prompt format of the model's training is not known. Name "
+                "the template: template=chatml, template=plain, or template=file sft.template.path=…."
             )
         if kind == "own":
             raise ContractError(
-                "template=own: the assistant's tokens cannot be told apart in the tokenizer's chat template"
-                + (", and TRL has no training version of it." if tokenizer.chat_template else ": it has none.")
+                "template=own: the tokenizer's chat template "
+                + ("does not mark the assistant's tokens." if tokenizer.chat_template else "does not exist.")
                 + " Use template=auto, or a file with {% generation %} markers (template=file sft.template.path=…)."
             )
         kind = next((name for name, tokens in TURN_TOKENS.items() if tokens <= vocabulary), "plain")
@@ -120,18 +123,19 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bo
     if lacking := " and ".join(sorted(TURN_TOKENS.get(kind, set()) - vocabulary)):
         raise ContractError(f"template={kind}: the vocabulary lacks {lacking}. Use template=plain.")
     if kind not in TURN_TOKENS and tokenizer.eos_token is None:
-        raise ContractError(f"template={kind}: the tokenizer has no EOS token to end a turn with.")
+        raise ContractError(f"template={kind}: the tokenizer has no EOS token that could end a turn.")
     bos = "{{- bos_token -}}\n" if adds_bos(tokenizer) else ""
     return bos + (TEMPLATES / f"{kind}.jinja").read_text(encoding="utf-8")
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return True where the tokenizer itself puts BOS before a text, as the base was trained."""
+    """Return True if the tokenizer puts BOS before every text, as in the base model's training."""
     return tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
 
 
 def own_template(tokenizer: PreTrainedTokenizerBase, markers: bool) -> str | None:
-    """The tokenizer's own template as it is, or with generation markers, from itself or from TRL."""
+    """Return the tokenizer's own template; with `markers`, only one that marks the assistant's tokens, maybe TRL's
+    version."""
     from trl import get_training_chat_template
     from trl.chat_template_utils import has_generation_markers
 

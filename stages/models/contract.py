@@ -1,7 +1,8 @@
-"""The contract that SFT fixes and every later stage keeps: template, end of turn, padding, BOS, the trained tokens.
+"""The contract that SFT fixes and every later stage follows: template, end of turn, padding, BOS, the trained tokens.
 
-SFT writes it beside the model as `contract.json`, with golden renderings. Every later stage renders those again. One
-that renders them differently would train or sample on other tokens than SFT did, so it stops.
+SFT writes it beside the model as `contract.json`, with the tokens of two golden conversations. Every later stage
+renders these conversations again when it loads the model. If the tokens differ, the stage stops: it would train or
+sample on other tokens than SFT did.
 """
 
 import hashlib
@@ -22,17 +23,17 @@ from stages.store import safe_files
 from stages.store.records import Message, content_id
 from stages.store.sealed_json import having, load_json
 
-RENDERED_AT_ONCE = 16  # conversations that are rendered at once
+RENDERED_AT_ONCE = 16  # conversations
 WAY_OUT = "Mend the template, or choose another: template=chatml or template=plain"
 
 
 @dataclass
 class Contract:
-    """A tokenizer whose chat template keeps the contract.
+    """A tokenizer with the chat template and the stop tokens that SFT fixed.
 
-    `stop_ids` end a completion; the first of them is the end of turn, which is trained. `marked` says whether the
-    template marks the assistant's tokens. A template without marks is kept only for a model that comes with an SFT of
-    its own (`sft=none`): the last turn of a conversation is then the assistant's, and all before it the prompt.
+    `stop_ids` end a completion; the first is the end of turn, which is trained. `marked` is True if the template marks
+    the assistant's tokens. Only a model that had its SFT elsewhere (`sft=none`) may have a template without marks. Its
+    last turn is then the assistant's, and the turns before it are the prompt.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -40,27 +41,29 @@ class Contract:
     marked: bool = True
 
     def prompt(self, messages: list[Message]) -> list[int]:
-        """Token ids of the conversation so far, up to where the assistant begins."""
+        """Return the token ids of a conversation up to the point where the assistant begins."""
         [(ids, _)] = self._render([Conversation(messages, to_answer=True)])
         return ids
 
     def example(self, messages: list[Message]) -> Tokens:
-        """Token ids of a whole conversation, cut after the last end of turn, and which of them are trained.
+        """Return the token ids of a conversation up to its last end of turn, and a bool per token: True if it is
+        trained.
 
         Raises:
-            ContractError: where nothing is trained, a message holds the end-of-turn token as text, or the prompt's
-                tokens are no prefix of the conversation's.
+            ContractError: if no token is trained, a message contains the end-of-turn token as text, or the prompt's
+                tokens are not a prefix of the conversation's.
         """
         (tokens,) = self._examples_at_once([messages])
         return tokens
 
     def examples(self, conversations: Iterable[list[Message]]) -> Iterator[Tokens | ContractError]:
-        """As `example` of each, or why it has none. A call of the tokenizer is dear: TOGETHER of them share one."""
+        """Yield `example` of each conversation, or its error. RENDERED_AT_ONCE share one slow call of the
+        tokenizer."""
         remaining = iter(conversations)
         while batch := list(islice(remaining, RENDERED_AT_ONCE)):
             try:
                 yield from self._examples_at_once(batch)
-            except (ContractError, Unbounded):  # of which of them?
+            except (ContractError, Unbounded):  # rendering one by one finds the conversation at fault
                 yield from map(self._example_or_error, batch)
 
     def _example_or_error(self, messages: list[Message]) -> Tokens | ContractError:
@@ -73,30 +76,28 @@ class Contract:
         end_of_turn = str(self.tokenizer.eos_token)
         if any(end_of_turn in message["content"] for message in chain.from_iterable(conversations)):
             raise ContractError(f"a message holds {end_of_turn}, which ends a turn")
-        prompts_to_render = [
-            Conversation(messages[:-1], to_answer=True) for messages in conversations if len(messages) > 1
-        ]
-        rendered = self._render([*prompts_to_render, *map(Conversation, conversations)])
-        prompts, wholes = iter(rendered[: len(prompts_to_render)]), rendered[len(prompts_to_render) :]
+        questions = [Conversation(messages[:-1], to_answer=True) for messages in conversations if len(messages) > 1]
+        rendered = self._render([*questions, *map(Conversation, conversations)])
+        prompts, wholes = iter(rendered[: len(questions)]), rendered[len(questions) :]
         return [
             self._validated_example(next(prompts)[0] if len(messages) > 1 else [], ids, marked)
             for messages, (ids, marked) in zip(conversations, wholes, strict=True)
         ]
 
     def _validated_example(self, prompt: list[int], ids: list[int], mask: list[bool]) -> Tokens:
-        """A conversation's token ids up to its last end of turn, and which are trained, given its prompt's and the
-        template's mask; where it marks none, all tokens from the prompt to that end are."""
+        """Return ids and trained tokens of one conversation, from its prompt's ids and the template's mask. Without
+        marks, every token from the prompt to the last end of turn is trained."""
         if self.marked:
             trained = self._without_tail(ids, mask)
         else:
             last = max((i for i, token in enumerate(ids) if token == self.stop_ids[0]), default=-1)
             trained = [len(prompt) <= i <= last for i in range(len(ids))]
         if ids[: len(prompt)] != prompt:
-            raise ContractError("the prompt's tokens are no prefix of those of prompt and completion")
+            raise ContractError("the prompt's tokens are not a prefix of the conversation's tokens")
         start = len(prompt)
-        # The template's mask goes by characters, and byte fallback gives every byte of a run of unknown characters the
-        # characters of the whole run. Where such a run begins in the prompt and ends in the answer, the mask begins in
-        # the prompt: the prompt's tokens are taken out of it here.
+        # The template's mask is made from characters. With byte fallback, each byte of a run of unknown characters
+        # covers the characters of the whole run. If a run begins in the prompt and ends in the answer, the mask begins
+        # in the prompt, and this loop removes the prompt's tokens from it.
         while start and trained[start - 1]:
             start -= 1
             trained[start] = False
@@ -108,7 +109,7 @@ class Contract:
         return ids[:end], trained[:end]
 
     def _without_tail(self, ids: list[int], mask: list[bool]) -> list[bool]:
-        """The template's mask, without what it marks after an end of turn: Gemma's marks a line feed there."""
+        """Return the template's mask without marks after an end of turn: Gemma's template marks a line feed there."""
         trained, ended = list[bool](), False
         for token, marked in zip(ids, mask, strict=True):
             trained.append(marked and not ended)
@@ -118,18 +119,18 @@ class Contract:
     def completion(
         self, prompt: list[Message], completion: list[Message], finished: bool = True
     ) -> tuple[list[int], list[int]]:
-        """Token ids of a prompt, and of the completion after it up to its end of turn; without that, if unfinished."""
+        """Return the token ids of a prompt and of its completion, which ends with an end of turn if `finished`."""
         ids, _ = self.example([*prompt, *completion])
         start = len(self.prompt(prompt))
         return ids[:start], ids[start:] if finished else ids[start:-1]
 
     def text(self, ids: list[int]) -> str:
-        """A completion's text, without its end of turn."""
+        """Return the text of a completion's token ids, without the end of turn."""
         ids = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
         return self.tokenizer.decode(ids, skip_special_tokens=False)  # type: ignore[no-any-return]
 
     def length(self, text: str) -> int:
-        """Tokens of a text, without an end of turn."""
+        """Return the number of tokens of a text, without an end of turn."""
         return len(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def token(self, token_id: int) -> str:
@@ -137,7 +138,7 @@ class Contract:
 
     @cached_property
     def digest(self) -> str:
-        """Of what token ids mean. Those drawn under a contract of the same digest are this model's own."""
+        """The hash of vocabulary, template and stop tokens: with equal digests, token ids have the same meaning."""
         return content_id(self.tokenizer.get_vocab(), self.tokenizer.chat_template, self.stop_ids)
 
     def _render(self, conversations: list[Conversation]) -> list[Tokens]:
@@ -150,7 +151,7 @@ class Contract:
             raise Unbounded(f"the chat template, {error}, of conversations from {begins!r:.60}. {WAY_OUT}.") from error
 
     def facts(self) -> dict[str, Any]:
-        """What can be compared without rendering."""
+        """Return the parts of the contract that can be compared without rendering."""
         tokenizer, template = self.tokenizer, str(self.tokenizer.chat_template).encode(errors="surrogatepass")
         return {
             "chat_template_sha256": hashlib.sha256(template).hexdigest(),
@@ -163,29 +164,29 @@ class Contract:
         }
 
     def golden(self) -> list[dict[str, Any]]:
-        """The golden conversations as they are rendered: token ids, and 1 where a token is trained."""
+        """Return the golden conversations with their token ids, and 1 for each trained token."""
         rendered = [(messages, *self.example(messages)) for messages in GOLDEN]
         return [{"messages": m, "ids": ids, "trained": [int(t) for t in trained]} for m, ids, trained in rendered]
 
     def save(self, model: Path) -> None:
-        """Write tokenizer and contract beside the weights."""
+        """Write tokenizer and contract into the model folder."""
         self.tokenizer.save_pretrained(model)
         content = {**self.facts(), "golden": self.golden()}
         safe_files.write(model / "contract.json", json.dumps(content, indent=1, ensure_ascii=False))
-        load_contract(model)  # what was written is what will be read
+        load_contract(model)  # raises if the saved tokenizer renders differently
 
 
 def load_contract(model: Path) -> Contract:
-    """The contract of a model folder, checked against its golden renderings.
+    """Read the contract of a model folder, and check it against its golden conversations.
 
     Raises:
-        ContractError: where the tokenizer in the folder renders anything differently from when SFT fixed it.
+        ContractError: if the folder's tokenizer renders anything differently from SFT.
     """
     stored = load_json(model / "contract.json", having("stop_ids", "marked", "golden"))
     contract = Contract(load_tokenizer(model), stored["stop_ids"], stored["marked"])
     for key, value in contract.facts().items():
         if value != stored[key]:
-            raise ContractError(f"{model}: the contract says {key} = {stored[key]}, the tokenizer {value}.")
+            raise ContractError(f"{model}: {key} is {stored[key]} in contract.json, and {value} in the tokenizer.")
     for rendered, golden in zip(contract.golden(), stored["golden"], strict=True):
         if rendered != golden:
             decode = contract.tokenizer.decode
@@ -197,7 +198,7 @@ def load_contract(model: Path) -> Contract:
 
 
 class Continuation(Contract):
-    """Form in which a base that knows no chat is asked: as text to be continued, up to the first blank line."""
+    """The prompt format for a base model without a chat template: text to continue, up to the first blank line."""
 
     def prompt(self, messages: list[Message]) -> list[int]:
         names = {"system": "Instruction", "user": "Question", "assistant": "Answer"}
@@ -209,16 +210,17 @@ class Continuation(Contract):
 
 
 def load_or_derive_contract(model: Path) -> Contract:
-    """The contract of a model folder. A base has none: it is asked in its own form, not with chat tokens it never saw.
+    """Read the contract of a model folder, or derive one from the tokenizer of a base model, which has none yet. A
+    base without a chat template gets a `Continuation`: its training never had chat tokens.
 
     Raises:
-        ContractError: where the tokenizer no longer keeps the contract beside it.
+        ContractError: if the tokenizer breaks the contract in the folder.
     """
     if (model / "contract.json").exists():
         return load_contract(model)
     tokenizer = load_tokenizer(model)
     generation = model / "generation_config.json"
     stops = load_json(generation, having()).get("eos_token_id") if generation.exists() else None
-    ends = [tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])]  # the end of turn comes first
+    ends = [tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])]  # the first is the end of turn
     stop_ids = [i for i in dict.fromkeys(ends) if i is not None]
     return (Contract if tokenizer.chat_template else Continuation)(tokenizer, stop_ids)

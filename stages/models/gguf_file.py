@@ -1,8 +1,8 @@
-"""A model folder as one GGUF file: the format of llama.cpp, Ollama and LM Studio, by the `gguf` package.
+"""Export a model folder as one GGUF file, the format of llama.cpp, Ollama and LM Studio, with the `gguf` package.
 
-Layout and names are those of llama.cpp's own converter: rotary halves of a Llama's queries and keys interleaved,
-vectors in f32, a tokenizer as tokens, types and merges. Before a file is kept, transformers reads it back: its shape
-and its tokens must be those of the folder.
+Layout and names follow llama.cpp's own converter: rotary halves of a Llama's queries and keys are interleaved, vectors
+are f32, the tokenizer is stored as tokens, types and merges. transformers reads every written file back. The file is
+kept only if its shape and its tokens are equal to the folder's.
 """
 
 import json
@@ -28,7 +28,7 @@ TYPES = {
     GGUFType.f16: (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
     GGUFType.q8_0: (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
-# Keys of the config on which folder and file must agree: a GGUF file either holds them, or its readers assume them.
+# Folder and file must agree on these keys of the config: the file stores them, or its readers assume a value.
 SHAPE = (
     "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim vocab_size "
     "max_position_embeddings rope_parameters tie_word_embeddings hidden_act attention_bias mlp_bias use_sliding_window"
@@ -36,16 +36,16 @@ SHAPE = (
 
 
 def write_gguf(model: Path, file: Path, dtype: GGUFType, name: str) -> None:
-    """Write `file`, whole or not at all.
+    """Write the model folder as `file`, completely or not at all.
 
     Raises:
-        UserError: for an architecture or a tokenizer that is not written, or would not be read as it was.
+        UserError: if the architecture or the tokenizer is not supported, or reading back gives another model.
     """
     config = load_config(model)
     if config.model_type not in ARCHITECTURES:
         raise UserError(
             f"GGUF files are not written for {config.model_type} models, only for {', '.join(ARCHITECTURES)}. "
-            "llama.cpp's convert_hf_to_gguf.py knows more; it takes the model's folder."
+            "llama.cpp's convert_hf_to_gguf.py supports more: run it on the model's folder."
         )
     tokenizer = load_tokenizer(model)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -90,20 +90,21 @@ def head_dim(config: PretrainedConfig) -> int:
 
 
 def add_weights(
-    writer: gguf.GGUFWriter, model: Path, config: PretrainedConfig, matrix_type: gguf.GGMLQuantizationType
+    writer: gguf.GGUFWriter, model: Path, config: PretrainedConfig, dtype: gguf.GGMLQuantizationType
 ) -> None:
-    """Every tensor under its name in GGUF. Matrices are stored as `to`, or as f16 where its blocks do not fit."""
+    """Add every tensor under its GGUF name: matrices as `dtype`, or as f16 if its blocks do not fit, vectors as
+    f32."""
     names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
     for weight_name, tensor in load_model(model).state_dict().items():
         if weight_name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         name = names.get_name(weight_name, (".weight", ".bias"))
         if name is None:
-            raise UserError(f"GGUF has no name for {weight_name}: this is no plain {config.model_type} model.")
+            raise UserError(f"GGUF has no name for {weight_name}: this is not a plain {config.model_type} model.")
         values = tensor.numpy()
         if config.model_type == "llama" and re.search(r"\.attn_[qk]\.", name):
             values = interleave(values, head_dim(config))
-        block_type = gguf.GGMLQuantizationType.F32 if values.ndim == 1 else matrix_type
+        block_type = gguf.GGMLQuantizationType.F32 if values.ndim == 1 else dtype
         try:
             data = quantize(values, block_type)
         except QuantError:
@@ -113,14 +114,14 @@ def add_weights(
 
 
 def interleave(values: NDArray[Any], head: int) -> NDArray[Any]:
-    """Rows of queries or keys (heads × head, …) with each head's two rotary halves made neighbours: transformers
+    """Return rows of queries or keys, (heads × head, …), with each head's two rotary halves interleaved. transformers
     rotates component i with i + head/2, llama.cpp 2i with 2i + 1."""
     halves = values.reshape(-1, 2, head // 2, *values.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
-    """Tokens with their types, merges, special ids and template; embeddings beyond the vocabulary are unused."""
+    """Add tokens with types, merges, special ids and template. Embeddings beyond the vocabulary get unused tokens."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     if backend["model"]["type"] != "BPE":
         raise UserError(f"GGUF files are written with byte-level BPE tokenizers, not with {backend['model']['type']}.")
@@ -155,10 +156,10 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, r
 
 
 def pre_tokenizer_name(definition: dict[str, Any]) -> str:
-    """The name under which llama.cpp knows how text is split before BPE.
+    """Return llama.cpp's name for the rule by which a tokenizer splits text before BPE.
 
     Raises:
-        UserError: for a way of splitting that has no name here.
+        UserError: if llama.cpp's list here has no name for the rule.
     """
     parts = definition["pretokenizers"] if definition["type"] == "Sequence" else [definition]
     kinds = [part["type"] for part in parts]
@@ -171,16 +172,17 @@ def pre_tokenizer_name(definition: dict[str, Any]) -> str:
             for name, split in GGUF_PRE_TOKENIZER_SPLITS.items():
                 if parts[0]["pattern"] == {"Regex": split}:
                     return str(name)
-    raise UserError(f"GGUF has no name here for how this tokenizer splits text ({', '.join(kinds)}).")
+    raise UserError(f"the tokenizer splits text by a rule that has no name in GGUF ({', '.join(kinds)}).")
 
 
 def without_markers(template: str) -> str:
-    """The template with comments for `{% generation %}`, which only training needs and most readers refuse."""
+    """Return the template with `{% generation %}` commented out: most readers refuse it, and only training needs
+    it."""
     return re.sub(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}", r"{#\1 \2#}", template)
 
 
 def read_back(file: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Read the file with transformers and refuse it unless its shape and its tokens are those of the folder."""
+    """Read the file with transformers, and raise UserError if its shape or its tokens differ from the folder's."""
     file_config, file_tokenizer = describe_gguf(file)
     folder_shape, file_shape = config.to_dict(), file_config.to_dict()
     for key in SHAPE:
@@ -188,11 +190,11 @@ def read_back(file: Path, config: PretrainedConfig, tokenizer: PreTrainedTokeniz
             shapes = f"the model has {folder_shape.get(key)}, the file is read as {file_shape.get(key)}"
             raise UserError(f"GGUF would lose {key}: {shapes}.")
     if golden_token_ids(file_tokenizer) != golden_token_ids(tokenizer):
-        raise UserError("GGUF would change the tokenizer: what is read from the file gives other tokens.")
+        raise UserError("GGUF would change the tokenizer: the one read from the file gives other tokens.")
 
 
 def golden_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Token ids of the golden conversations: of their text, and as rendered where there is a template."""
+    """Return the token ids of each golden message and, if there is a template, of each golden conversation."""
     token_ids = [tokenizer(message["content"]).input_ids for messages in GOLDEN for message in messages]
     if tokenizer.chat_template:
         token_ids += [ids for ids, _ in tokenize_conversations(tokenizer, [*map(Conversation, GOLDEN)])]

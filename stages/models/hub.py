@@ -1,4 +1,4 @@
-"""Model folders from the Hugging Face hub, and to it; datasets to it."""
+"""Download model folders from the Hugging Face hub, and push models and datasets to it."""
 
 import os
 from pathlib import Path
@@ -10,11 +10,11 @@ from stages.config.errors import UserError
 from stages.store.digests import files_of
 
 DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
-NOT_DOWNLOADED = ["consolidated*"]  # a second copy of the weights, in their authors' own layout
+NOT_DOWNLOADED = ["consolidated*"]  # some repositories have a second copy of the weights, in another layout
 
 
 def download_model(repo: str, revision: str | None) -> Path:
-    """The hub's files of one commit, in its shared cache."""
+    """Download one commit's model files into the hub's shared cache, and return their folder."""
     return Path(snapshot_download(repo, revision=revision, allow_patterns=DOWNLOADED, ignore_patterns=NOT_DOWNLOADED))
 
 
@@ -26,10 +26,11 @@ def push_folder(
     card: str | None = None,
     kind: Literal["model", "dataset"] = "model",
 ) -> str:
-    """Every file of the folder in one commit, any `card` as README, under the environment's token; the address.
+    """Push every file of the folder in one commit, with `card` as README, and return the address. The environment's
+    HF_TOKEN authorises it.
 
     Raises:
-        UserError: for whatever the hub refuses.
+        UserError: if the hub refuses, or cannot be reached.
     """
     content: dict[str, Path | bytes] = {str(p.relative_to(folder)): p for p in files_of(folder)}
     if card is not None:
@@ -39,7 +40,7 @@ def push_folder(
         address = str(api.create_repo(repo, private=private, exist_ok=True, repo_type=kind))
         operations = [CommitOperationAdd(name, data) for name, data in content.items()]
         api.create_commit(repo, operations, commit_message=message, repo_type=kind)
-    except Exception as error:  # of the network, the hub, or its client
+    except Exception as error:  # network, hub and client raise exceptions of many kinds
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"export.repo={repo}: nothing was pushed. {reason[:300]}") from error
     return address

@@ -1,9 +1,9 @@
-"""TRL's fused LM head for the CPU: log-probs of labels, without ever holding the logits of a large batch.
+"""TRL's fused LM head for the CPU: log-probs of labels, without the logits of a large batch in memory.
 
-On CUDA, TRL scores only the positions that have a label, in Triton. Elsewhere it scores every position, multiplies in
-fp32 and goes over its tiles a dozen times, which is much of a training step on a CPU. `OnCPU` computes the same
-function as suits a CPU: the whole vocabulary, in products of up to 1,024 tokens in the precision of the model; what is
-read off the logits, for 32 tokens at a time, whose logits stay in the cores' caches meanwhile.
+On CUDA, TRL scores only positions with a label, in Triton. Elsewhere it scores every position, multiplies in fp32, and
+passes over each tile a dozen times, which is slow on a CPU. `CPULogProbFunction` computes the same function in
+products of 1,024 tokens by the whole vocabulary, in the model's precision. It then reads the logits for 32 tokens at a
+time, so that they stay in the cores' caches.
 """
 
 from typing import Any
@@ -13,18 +13,16 @@ from torch.nn.functional import linear
 from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils as trl_utils
 
-# Tokens of a product, and tokens whose logits are read together. 1,024 tokens have 100 MB of logits in bf16 where the
-# vocabulary has 50,000.
+# Tokens per matrix product, and tokens whose logits are read together. With a vocabulary of 50,000, the logits of
+# 1,024 tokens take 100 MB in bf16.
 PRODUCT_TOKENS, READ_TOKENS = 1024, 32
-MOST_KEPT_TOKENS = (
-    2048  # tokens at most whose probabilities the forward keeps; of more, the backward computes the logits again
-)
-Slope = torch.Tensor | float | None  # of the logits by the head's output, None where it is 1
+MOST_KEPT_TOKENS = 2048  # for more tokens, the forward stores no probabilities and the backward recomputes logits
+Slope = torch.Tensor | float | None  # the derivative of the logits by the head's output; None stands for 1
 STATISTICS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
 
 class CPULogProbFunction(torch.autograd.Function):
-    """TRL's ChunkedLogProbFunction, arguments and outputs. SFT and DPO take a gradient of log-probs alone."""
+    """TRL's ChunkedLogProbFunction, with its arguments and outputs. Gradients flow through the log-probs alone."""
 
     @staticmethod
     def forward(
@@ -39,15 +37,13 @@ class CPULogProbFunction(torch.autograd.Function):
         scale: float = 1.0,
         outputs: tuple[str, ...] = STATISTICS,
     ) -> tuple[torch.Tensor | None, ...]:
-        """Each (tokens,): the log-prob of the target, then what `outputs` names of `STATISTICS`, None for the rest."""
+        """Return each (tokens,): the target's log-prob, then every one of `STATISTICS`, None if not in `outputs`."""
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
         exact = torch.promote_types(dtype, torch.float32)
         ctx.settings = dtype, scale, softcap, temperature
         keeps_probabilities = ctx.needs_input_grad[0] and softcap is None and len(hidden) <= MOST_KEPT_TOKENS
         head, statistics_by_chunk, probabilities = weight.to(dtype), [], []
-        for rows, target in zip(
-            torch.split(hidden, PRODUCT_TOKENS), torch.split(targets, PRODUCT_TOKENS), strict=True
-        ):
+        for rows, target in zip(*(torch.split(t, PRODUCT_TOKENS) for t in (hidden, targets)), strict=True):
             chunk, slope = compute_logits(rows.to(dtype), head, bias, scale, softcap, temperature)
             for logits, label in zip(torch.split(chunk, READ_TOKENS), torch.split(target, READ_TOKENS), strict=True):
                 log_p = logits.log_softmax(-1, dtype=exact)
@@ -69,7 +65,7 @@ class CPULogProbFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
-        """The gradients of hidden states and head, from what the forward kept, else from the logits again."""
+        """Return the gradients of hidden states and head, from stored probabilities or from recomputed logits."""
         dtype, *settings = ctx.settings
         hidden, weight, bias, targets, log_probs, *probabilities = ctx.saved_tensors
         head, grad_hidden, grad_weight, grad_bias = weight.to(dtype), torch.empty_like(hidden), None, None
@@ -92,8 +88,8 @@ class CPULogProbFunction(torch.autograd.Function):
 
 
 def gradient_by_logits(p: torch.Tensor, target: torch.Tensor, log_p: torch.Tensor, slope: Slope) -> torch.Tensor:
-    """The gradient of -log p(target) by the head's output, in the place of the probabilities: these, with 1 subtracted
-    at the target. There p - 1 is written as expm1(log p): a p close to 1 has lost its digits to rounding."""
+    """Return the gradient of -log p(target) by the logits, (tokens, vocabulary), in the memory of `p`: p, minus 1 at
+    the target. There p - 1 is expm1(log p), because rounding would lose the digits of a p close to 1."""
     p.scatter_(-1, target[:, None], log_p.expm1()[:, None].to(p.dtype))
     return p if slope is None else p.mul_(slope)
 
@@ -106,7 +102,7 @@ def compute_logits(
     softcap: float | None,
     temperature: float,
 ) -> tuple[torch.Tensor, Slope]:
-    """The model's logits, (tokens, vocabulary): scaled, soft-capped, over the temperature; and their derivative."""
+    """Return the logits, (tokens, vocabulary), scaled, soft-capped and over the temperature, and their derivative."""
     logits = linear(rows, weight, None if bias is None else bias.to(rows.dtype))
     if softcap is not None:
         capped = (logits * (scale / softcap)).tanh()
@@ -115,7 +111,7 @@ def compute_logits(
 
 
 class FusedHead:
-    """What TRL's fused head calls, by device."""
+    """The function that TRL's fused LM head calls: ours on a CPU, TRL's on other devices."""
 
     @staticmethod
     def apply(hidden: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor | None, ...]:
@@ -125,6 +121,6 @@ class FusedHead:
 
 
 def install_cpu_head() -> None:
-    """Have TRL's fused LM head call `OnCPU` on a CPU, and score only the positions that have a label there, too."""
+    """Make TRL's fused LM head call `CPULogProbFunction` on a CPU, and score only positions with a label there too."""
     trl_utils._ChunkedLogProbFunction = FusedHead
     trl_utils._use_triton = lambda device: True

@@ -1,4 +1,4 @@
-"""Models and tokenizers on disk and on devices: the only place that loads and saves them."""
+"""Load and save models and tokenizers: the only module that does."""
 
 import re
 from collections.abc import Iterator
@@ -27,13 +27,13 @@ from stages.models import safe_folder
 if TYPE_CHECKING:
     from peft import PeftModel
 
-LAYER = re.compile(r"(.*?)\.\d+\.")  # how the name of a layer's weight begins
-# Without the second, transformers asks on the terminal whether to run a folder's code.
+LAYER = re.compile(r"(.*?)\.\d+\.")  # the start of the name of a layer's weight
+# Without trust_remote_code=False, transformers asks on the terminal whether to run a folder's code.
 LOCAL_WITHOUT_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device, else the CPU."""
+    """Return the torch device of a setting: `auto` is the first CUDA device, or the CPU if there is none."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -43,8 +43,8 @@ def resolve_device(name: str) -> torch.device:
 
 @contextmanager
 def name_folder_in_errors(folder: Path, part: str) -> Iterator[None]:
-    """Around a library that reads a model folder: whatever the folder makes it raise is an error of the folder, in one
-    line. Running out of memory is not."""
+    """Around a library that reads a model folder, turn every exception into a UserError of one line that names folder
+    and part. Out-of-memory errors pass through."""
     safe_folder.validate_folder(folder)
     try:
         yield
@@ -66,12 +66,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def count_embedding_rows(folder: Path) -> int:
-    """How many tokens the embedding of a model folder has rows for."""
+    """Return the number of rows of the embedding of the model in a folder."""
     return int(load_config(folder).get_text_config().vocab_size)
 
 
 def locate_output_embedding(folder: Path) -> tuple[Path, str] | None:
-    """The file of safetensors in a model folder that holds the output embedding, and the name of the tensor in it."""
+    """Return the safetensors file that holds the output embedding of the model in a folder, and the tensor's name."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(load_config(folder), trust_remote_code=False)
     if (head := model.get_output_embeddings()) is None:
@@ -86,20 +86,21 @@ def locate_output_embedding(folder: Path) -> tuple[Path, str] | None:
 
 
 def context_length(config: PretrainedConfig) -> int | None:
-    """The most tokens that a model reads at once, prompt and answer together; None where its config names no limit."""
+    """Return the most tokens that a model reads, prompt and answer together; None if its config sets no limit."""
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(limit) if limit and limit > 0 else None
 
 
 def read_context_length(folder: Path) -> int | None:
-    """As `context`, of the model in a folder."""
+    """Return `context_length` of the model in a folder."""
     return context_length(load_config(folder))
 
 
 def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.device | None = None) -> PreTrainedModel:
-    """A causal language model from a folder of safetensors, in eval mode; on the CPU unless a device is given.
+    """Load a causal language model from a folder of safetensors, in eval mode, by default on the CPU.
 
-    nf4 holds the linear layers but the head in 4 bits with double quantisation (arXiv:2305.14314), the rest in fp32.
+    nf4 stores the linear layers, except the head, in 4 bits with double quantisation (arXiv:2305.14314), the rest in
+    fp32.
     """
     device = device or torch.device("cpu")
     options: dict[str, Any] = {"dtype": torch_dtype(weights)}
@@ -108,7 +109,7 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
         options["device_map"] = {"": device}
     model, missing = load_weights(AutoModelForCausalLM, folder, **options)
     if missing:
-        raise UserError(f"{folder}: config.json describes weights that no file holds: {', '.join(missing[:3])}.")
+        raise UserError(f"{folder}: config.json describes weights that are in no file: {', '.join(missing[:3])}.")
     if weights is not Weights.nf4:
         return model.to(device).eval()  # type: ignore[no-any-return]
     from bitsandbytes.nn import Linear4bit
@@ -121,14 +122,14 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
 
 
 def load_weights(model_class: Any, folder: Path, **options: Any) -> tuple[Any, list[str]]:
-    """Return what a class of transformers' makes of a folder of safetensors, and the names of weights that the folder
-    lacks: transformers draws those at random.
+    """Return the model of a class of transformers from a folder of safetensors, and the names of weights missing
+    there. transformers initialises missing weights at random.
 
     Raises:
-        UserError: where the folder cannot be loaded, or config.json describes another model than its weights.
+        UserError: if the folder cannot be loaded, or config.json describes another model than the weights.
     """
-    config = load_config(folder)  # transformers reads it again, and then says less of what is wrong with it
-    if getattr(config, "quantization_config", None):  # which some machines would follow, and others not
+    config = load_config(folder)  # transformers reads it again, but its errors are less specific then
+    if getattr(config, "quantization_config", None):  # some machines would apply it, and others not
         raise UserError(f"{folder}: config.json names a quantization_config. Save the weights in full precision.")
     options |= LOCAL_WITHOUT_CODE | {"ignore_mismatched_sizes": True, "output_loading_info": True}
     with name_folder_in_errors(folder, "the model"):
@@ -148,8 +149,8 @@ def torch_dtype(weights: Weights) -> torch.dtype:
 
 
 def create_reward_model(folder: Path, weights: Weights, device: torch.device, pad: int, seed: int) -> PreTrainedModel:
-    """A language model of safetensors with a head for a reward in the place of its own, drawn from the seed. The head
-    reads the last token that is no padding."""
+    """Load a language model from a folder of safetensors, with a reward head in place of the LM head. The head is
+    drawn from the seed, and reads the last token that is not padding."""
     torch.manual_seed(seed)
     model, _ = load_weights(AutoModelForSequenceClassification, folder, dtype=torch_dtype(weights), num_labels=1)
     model.config.get_text_config().pad_token_id = pad
@@ -157,42 +158,41 @@ def create_reward_model(folder: Path, weights: Weights, device: torch.device, pa
 
 
 def load_reward_model(folder: Path, weights: Weights, device: torch.device) -> PreTrainedModel:
-    """A sequence-classification model with one output from a folder of safetensors, in eval mode.
+    """Load a sequence-classification model with one output from a folder of safetensors, in eval mode.
 
     Raises:
-        UserError: where its outputs are several, or weights are missing: a head would be drawn at random.
+        UserError: if the model has several outputs, or weights are missing: a head would be drawn at random.
     """
     model, missing = load_weights(AutoModelForSequenceClassification, folder, dtype=torch_dtype(weights))
     if missing:
-        raise UserError(f"{folder} is no reward model: it has no weights for {', '.join(missing)}.")
+        raise UserError(f"{folder} is not a reward model: it has no weights for {', '.join(missing)}.")
     if model.config.num_labels != 1:
-        raise UserError(f"{folder} gives {model.config.num_labels} outputs, and a reward model one.")
+        raise UserError(f"{folder} has {model.config.num_labels} outputs, and a reward model must have one.")
     return model.to(device).eval()  # type: ignore[no-any-return]
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> "PeftModel":
-    """The model with an adapter from a folder of safetensors over it."""
-    from peft import PeftModel  # takes a second; who only asks a model needs none of it
+    """Return the model with the adapter from a folder of safetensors on top."""
+    from peft import PeftModel  # the import takes a second, and sampling does not need it
 
     safe_folder.validate_folder(folder, adapter=True)
     if not (folder / "adapter_model.safetensors").exists():
-        raise UserError(f"{folder} holds no adapter_model.safetensors. Convert the adapter to safetensors.")
-    return PeftModel.from_pretrained(  # type: ignore[no-any-return]
-        model, folder, is_trainable=trainable, local_files_only=True
-    )
+        raise UserError(f"{folder} has no adapter_model.safetensors. Convert the adapter to safetensors.")
+    adapted: PeftModel = PeftModel.from_pretrained(model, folder, is_trainable=trainable, local_files_only=True)
+    return adapted
 
 
 @contextmanager
 def isolated_gguf(file: Path) -> Iterator[dict[str, Any]]:
-    """What a GGUF file is loaded with: from a folder that holds nothing else. transformers would also read a config, a
-    template or an adapter that lies beside the file, and no fingerprint knows of those."""
+    """Yield the arguments that load a GGUF file from a temporary folder with nothing else in it. transformers would
+    also read a config, template or adapter beside the file, and no fingerprint covers these."""
     with TemporaryDirectory() as folder:
         (Path(folder) / file.name).symlink_to(file.resolve())
         yield {"pretrained_model_name_or_path": folder, "gguf_file": file.name, **LOCAL_WITHOUT_CODE}
 
 
 def load_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Weights, dequantised to fp32, and tokenizer of a GGUF file. A broken one makes its readers raise anything."""
+    """Load the weights of a GGUF file, dequantised to fp32, and its tokenizer. A damaged file raises any exception."""
     with isolated_gguf(file) as options:
         tokenizer = AutoTokenizer.from_pretrained(**options)
         model = AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **options)
@@ -201,13 +201,13 @@ def load_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def describe_gguf(file: Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
-    """Config and tokenizer as they are read from a GGUF file."""
+    """Read config and tokenizer of a GGUF file."""
     with isolated_gguf(file) as options:
         return AutoConfig.from_pretrained(**options), AutoTokenizer.from_pretrained(**options)
 
 
 def sampling_weights(precision: Precision) -> Weights:
-    """The dtype of a model's weights while it generates: the precision itself, without autocast."""
+    """Return the dtype of a model's weights during sampling: the precision itself, without autocast."""
     return Weights.bf16 if precision is Precision.bf16 else Weights.fp32
 
 
@@ -216,19 +216,18 @@ def nf4_config() -> BitsAndBytesConfig:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32,  # autocast lowers it where precision=bf16
+        bnb_4bit_compute_dtype=torch.float32,  # autocast lowers it if precision=bf16
     )
 
 
 def save_model(model: PreTrainedModel, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
-    """Weights as safetensors, with config and generation config; of a model with an adapter, the adapter alone.
-
-    `state` holds the weights where they are divided among processes.
+    """Save weights as safetensors with config and generation config; of a model with an adapter, the adapter alone.
+    `state` holds the weights if they were sharded over processes.
 
     Raises:
-        UserError: for weights that are not finite.
+        UserError: if a weight is not finite.
     """
     for name, values in model.named_parameters() if state is None else state.items():
         if not bool(values.isfinite().all()):
-            raise UserError(f"training left {name} with values that are not finite. Lower the learning rate.")
+            raise UserError(f"training diverged: {name} has values that are not finite. Lower the learning rate.")
     model.save_pretrained(folder, state_dict=state)

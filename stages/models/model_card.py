@@ -1,6 +1,6 @@
-"""The model card beside published weights: from what, by what, with what result, for what, and how to load it.
+"""The model card (README.md) of published weights: origin, training steps, results, use, and code that loads them.
 
-A card carries on from the card of the model that its training started from: base and steps accumulate.
+A card continues the card of the model from which training started: base and steps accumulate.
 """
 
 from pathlib import Path
@@ -18,10 +18,10 @@ from stages.store.numbers import signed
 from stages.store.records import Pair, stream
 from stages.store.sealed_json import having, load_json
 
-UNTRAINED = "A causal language model: {base} as it came, under the chat template in this folder."
+UNTRAINED = "A causal language model: {base} without further training, with the chat template in this folder."
 SETTINGS = "adapter loss_type loss_weights beta margin learning_rate epochs batch_size max_length packing precision"
 SETTINGS += " seed"
-STEP = "1. "  # Markdown counts for itself
+STEP = "1. "  # Markdown numbers the items of a list
 TEXT = """\
 # {title}
 
@@ -33,11 +33,11 @@ TEXT = """\
 {last_step}
 ## Use
 
-Meant for research into fine-tuning and preference optimization, on requests like those it was trained on.
+Meant for research into fine-tuning and preference optimization, on requests like those in its training data.
 It can be wrong, biased or unsafe, as its base can: nothing was done about that.
 
-Conversations go through the chat template in this folder; a turn ends with `{end_of_turn}`. `contract.json` holds
-what both render to.
+Prompts need the chat template in this folder; a turn ends with `{end_of_turn}`. `contract.json` has two conversations
+with the tokens that they must give.
 
 {use}
 """
@@ -52,36 +52,35 @@ CHAT = """\
 ```python
 from transformers import pipeline
 
-chat = pipeline("text-generation", model="FOLDER")  # this folder, or where it was pushed to
+chat = pipeline("text-generation", model="FOLDER")  # this folder, or its repository on the hub
 print(chat([{"role": "user", "content": "Name a colour."}], max_new_tokens=64)[0]["generated_text"][-1])
 ```
 
-`vllm serve FOLDER` and `transformers serve FOLDER` answer chat requests with it, `transformers chat FOLDER` asks the
-latter.
+`vllm serve FOLDER` and `transformers serve FOLDER` serve it; `transformers chat FOLDER` talks to the latter.
 """
 SCORE = """\
 ```python
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")  # this folder, or where it was pushed to
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")  # this folder, or its repository on the hub
 model = AutoModelForSequenceClassification.from_pretrained("FOLDER")
-said = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue."}]
-text = tokenizer.apply_chat_template(said, tokenize=False).rstrip()  # up to the end of turn
+messages = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue."}]
+text = tokenizer.apply_chat_template(messages, tokenize=False).rstrip()  # up to the end of turn
 ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
 with torch.no_grad():
     print(model(ids).logits.item())
 ```
 
-Rewards of answers to the same prompt are compared: their difference is the log-odds that one is the better. By itself
-a reward says nothing.
+Compare only the rewards of answers to the same prompt: their difference is the log-odds that one is better. A single
+reward has no meaning.
 """
 
 
 def write_card(model: Path, cfg: Training, inputs: dict[str, Path], figures: dict[str, Any]) -> None:
-    """Write `README.md` into a model folder that holds its contract. `figures` are what the stage measured."""
+    """Write `README.md` into a model folder that has its contract. `figures` are the stage's measurements."""
     objective, trained = cfg.objective, not isinstance(cfg, SFT) or cfg.train
-    # Data is an input of an SFT model that is not trained, and of nothing that is said of it.
+    # An SFT model that is not trained has data as an input, but the card does not describe it.
     manifests = {role: manifest_of(folder) for role, folder in inputs.items() if trained or role == "base"}
     header, steps = read_earlier_steps(manifests, inputs)
     made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in manifests.values())
@@ -106,7 +105,7 @@ def write_card(model: Path, cfg: Training, inputs: dict[str, Path], figures: dic
 
 
 def last_step_text(cfg: Training, figures: dict[str, Any]) -> str:
-    """Return the part of a card about the last training: its settings, and its figures."""
+    """Return the section of a card about the last training: its settings and its figures."""
     settings = {key: vars(cfg)[key] for key in SETTINGS.split() if vars(cfg).get(key) is not None}
     if cfg.adapter in (Adapter.lora, Adapter.qlora):
         settings["lora"] = {"rank": cfg.lora.rank, "alpha": cfg.lora.alpha}
@@ -118,15 +117,14 @@ def last_step_text(cfg: Training, figures: dict[str, Any]) -> str:
 
 
 def read_earlier_steps(manifests: dict[str, Manifest], inputs: dict[str, Path]) -> tuple[dict[str, Any], list[str]]:
-    """Header and steps so far: of the policy's card, or of the base."""
+    """Return header and steps of the policy's card, or of the base."""
     base = manifests.get("base")
     if base and base["stage"] == "base":
         header = {"base_model": base["config"]["path"]} if is_pinned(base["config"]) else {}
         if datasets := [source["path"] for source in sft_sources(manifests) if is_pinned(source)]:
             header["datasets"] = datasets
-        return header, [
-            f"{STEP}`base {base['fingerprint']}`: {source_name(base['config'])}, {base['metrics']['summary']}"
-        ]
+        name = source_name(base["config"])
+        return header, [f"{STEP}`base {base['fingerprint']}`: {name}, {base['metrics']['summary']}"]
     card = inputs["base" if base else "policy"] / "model" / "README.md"
     if not card.exists():  # an SFT checkpoint of the user's, not trained here
         return {}, []
@@ -135,39 +133,36 @@ def read_earlier_steps(manifests: dict[str, Manifest], inputs: dict[str, Path]) 
 
 
 def data_message(manifests: dict[str, Manifest], inputs: dict[str, Path]) -> str:
-    """The training data in one line."""
+    """Describe the training data in one line."""
     if "pairs" in manifests:
         pairs, first_pair = manifests["pairs"]["metrics"], next(stream(inputs["pairs"] / "pairs.parquet", Pair))
-        source = (
-            f" of {first_pair.chosen_policy}" if first_pair.labeler == "dataset" else ""
-        )  # the file that they are from
+        source = f" of {first_pair.chosen_policy}" if first_pair.labeler == "dataset" else ""  # the pairs' file
         return f"preference pairs{source}, {pairs['summary']}{licences.told(pairs)}"
     data, stated = manifests["data"], licences.told(manifests["data"]["metrics"])
     rows, held_out = (data["metrics"]["examples"].get(split, 0) for split in (Split.sft, Split.validation))
     counts = f"{rows:,} examples, {held_out:,} more held out{stated}"
     if data["stage"] == "select":
-        answers = (
-            f"{data['metrics']['selected']:,} of a model's own answers, {data['metrics']['mended']:,} of them mended"
-        )
+        selected, mended = data["metrics"]["selected"], data["metrics"]["mended"]
+        answers = f"{selected:,} of a model's own answers, {mended:,} of them mended"
         return f"{'chosen completions of pairs' if 'pairs' in data['inputs'] else answers} ({counts})"
     sources = ["generated instructions with checks"] if data["config"]["tasks"]["sft"] else []
     return f"{', '.join([*sources, *map(source_name, sft_sources(manifests))])} ({counts})"
 
 
 def sft_sources(inputs: dict[str, Manifest]) -> list[dict[str, Any]]:
-    """Return the sources that bring rows for SFT."""
+    """Return the sources that contribute rows to SFT."""
     data: Manifest = inputs.get("data", {"config": {}, "metrics": {}})
     counted_sources = zip(data["config"].get("sources", []), data["metrics"].get("sources", []), strict=False)
     return [source for source, counts in counted_sources if counts["examples"].get(Split.sft)]
 
 
 def is_pinned(source: dict[str, Any]) -> bool:
-    """A hub repository is pinned to a commit; a local path is not."""
+    """Return True if a source is a hub repository at a commit, and False if it is a local path."""
     return bool(COMMIT.fullmatch(source["revision"] or ""))
 
 
 def source_name(source: dict[str, Any]) -> str:
-    """A hub id as it is, the name of a local file or folder without where it lies, or that weights are random."""
+    """Return a hub id in full, the last part of a local path, or "random weights"."""
     if source["path"] is None:
         return "random weights"
     return str(source["path"]) if is_pinned(source) else Path(source["path"]).name

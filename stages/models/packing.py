@@ -1,8 +1,8 @@
 """Forward passes without padding, in which a prefix that two sequences share is read once.
 
-All tokens of a batch stand in one row, so that every layer computes each of them once. Only attention needs to know
-which tokens belong together: the layout divides the row into runs. A run is a whole sequence, or what a sequence adds
-to the beginning of another. A pair is two runs: prompt + chosen; and rejected, which also attends to the prompt.
+All tokens of a batch form one row, so every layer computes each token once. Only attention must know which tokens
+belong together: a RunLayout divides the row into runs. A run is a whole sequence, or the tokens that a sequence adds
+to the beginning of another one. A pair is two runs: prompt + chosen, and rejected, which also attends to the prompt.
 """
 
 from collections.abc import Iterator
@@ -20,17 +20,16 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from stages.models.run_attention import RunAttention, RunLayout, causal_mask
 
 ATTENTION = "plumbline_packed"
-# Devices on which every run has an attention call of its own; on others one padded call serves all runs. On a CPU one
+# On these devices every run is a separate attention call; on others one padded call computes all runs. On a CPU one
 # more call costs 18 µs, and one token of padding 10 µs (one core, fp32, 9 heads of 64, runs of 160 tokens).
 RUN_BY_RUN_DEVICES = ("cpu",)
 
 
 @dataclass
 class PackedPairs:
-    """How a TRL batch of pairs is packed into a row, and spread again. TRL's batch is (2 pairs, width), padded on the
-    right, all chosen sequences above all rejected ones. The prefix that the two sequences of a pair share stands in
-    the row once: a pair's runs are its chosen sequence, and the rest of its rejected one.
-    """
+    """The packing of a TRL batch of pairs into one row. TRL's batch has shape (2 pairs, width), padded on the right,
+    all chosen sequences above all rejected ones. The row contains the prefix that both sequences of a pair share once.
+    A pair's runs are its chosen sequence, and the remaining tokens of its rejected one."""
 
     layout: RunLayout
     width: int
@@ -46,19 +45,17 @@ class PackedPairs:
         return cls(RunLayout.from_lengths(lengths, input_ids.device, prefixes), width)
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
-        """(2 pairs, width, …) as (1, tokens, …)."""
+        """Return a (2 pairs, width, …) batch as one row, (1, tokens, …)."""
         half = len(padded) // 2
         rows = [row for pair in zip(padded[:half], padded[half:], strict=True) for row in pair]
         runs = zip(rows, self.layout.prefixes, self.layout.lengths, strict=True)
         return torch.cat([row[prefix : prefix + length] for row, prefix, length in runs])[None]
 
     def spread(self, packed: torch.Tensor) -> torch.Tensor:
-        """(1, tokens, …) as (2 pairs, width, …), 0 in the padding."""
+        """Return one row, (1, tokens, …), as a (2 pairs, width, …) batch with 0 as padding."""
         runs = torch.split(packed[0], self.layout.lengths)
         chosen, shared = runs[::2], self.layout.prefixes[1::2]
-        rejected = [
-            torch.cat([chosen_row[:n], tail]) for chosen_row, tail, n in zip(chosen, runs[1::2], shared, strict=True)
-        ]
+        rejected = [torch.cat([row[:n], tail]) for row, tail, n in zip(chosen, runs[1::2], shared, strict=True)]
         rows = pad_sequence([*chosen, *rejected], batch_first=True)
         return pad(rows, (0, 0) * (rows.dim() - 2) + (0, self.width - rows.shape[1]))
 
@@ -72,8 +69,8 @@ def attention(
     layout: RunLayout | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' SDPA attention over the runs; without a layout, over what it is given (causal, and padded on the
-    right if at all). Query, key and value: (batch, heads, tokens, dim)."""
+    """Compute attention within the runs of `layout`; without a layout, transformers' SDPA attention, causal, with
+    padding on the right if any. Query, key and value: (batch, heads, tokens, dim)."""
     window = kwargs.get("sliding_window")
     if layout is None:
         if attention_mask is None:
@@ -81,28 +78,24 @@ def attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     layout.used = True
     states = [query, key, value]
-    # What the kernel of a CPU is made for: it reads on where the elements of a head are not next to each other.
-    kernel_fits = (
-        query.shape[-1] == value.shape[-1] and all(t.stride(-1) == 1 for t in states) and not kwargs.get("dropout")
-    )
-    attend_to_runs = (
-        attend_run_by_run if query.device.type in RUN_BY_RUN_DEVICES and kernel_fits else attend_all_at_once
-    )
-    return attend_to_runs(module, states, layout, **kwargs), None
+    # The CPU kernel does not check strides: it gives wrong results unless the elements of a head are contiguous.
+    fits = query.shape[-1] == value.shape[-1] and all(t.stride(-1) == 1 for t in states) and not kwargs.get("dropout")
+    attend = attend_by_run if query.device.type in RUN_BY_RUN_DEVICES and fits else attend_padded
+    return attend(module, states, layout, **kwargs), None
 
 
-def attend_run_by_run(
+def attend_by_run(
     module: torch.nn.Module, states: list[torch.Tensor], layout: RunLayout, **kwargs: Any
 ) -> torch.Tensor:
-    """One kernel call for every run: nothing is padded, and a prefix attends once, not again for what continues it."""
+    """Call the kernel once per run: without padding, and computing attention of a shared prefix once."""
     return RunAttention.apply(*states, layout, kwargs.get("scaling"), kwargs.get("sliding_window"))  # type: ignore[no-any-return,no-untyped-call]
 
 
-def attend_all_at_once(
+def attend_padded(
     module: torch.nn.Module, states: list[torch.Tensor], layout: RunLayout, **kwargs: Any
 ) -> torch.Tensor:
-    """One SDPA call over padded sequences, each with its prefix in front. This is plain causal attention, which has
-    the fastest kernels, and a single launch however many runs there are."""
+    """Call SDPA once over padded sequences, each with its prefix in front. This is plain causal attention, which has
+    the fastest kernels, and one launch for any number of runs."""
     rows, sources = layout.sequences
     padded = (t[0].transpose(0, 1)[rows].transpose(1, 2) for t in states)
     mask = causal_mask(rows.shape[1], kwargs.get("sliding_window"), rows.device)
@@ -114,12 +107,12 @@ AttentionInterface.register(ATTENTION, attention)
 
 
 def attention_name(model: PreTrainedModel) -> str:
-    """The name of the attention that the model's layers call."""
+    """Return the name of the attention that the model's layers call."""
     return str(model.config.get_text_config()._attn_implementation)
 
 
 def has_only_attention(model: PreTrainedModel) -> bool:
-    """Whether keys and values are all that the model keeps of earlier tokens: it has no recurrent state."""
+    """Return True if the model stores only keys and values of earlier tokens, and has no recurrent state."""
     kinds = set(model.config.get_text_config().to_dict().get("layer_types") or [])
     attends = kinds <= {"full_attention", "sliding_attention"}
     return bool(model.is_backend_compatible() and not model._is_stateful and attends)
@@ -127,12 +120,11 @@ def has_only_attention(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def install_run_attention(model: PreTrainedModel) -> bool:
-    """Give the model's layers our attention, if theirs takes transformers' attention interface.
+    """Make the model's layers call our attention, if they support transformers' attention interface.
 
-    Returns:
-        False, with the model as it was, where that cannot work: for a recurrent state; for attention other than SDPA
-        (soft-capping); for weights that DeepSpeed has sharded, since they are whole only inside its engine; and for
-        layers that do not hand the layout on to their attention, which a forward of one token tells.
+    Return False, with the model unchanged, in these cases: a recurrent state; attention other than SDPA
+    (soft-capping); weights sharded by DeepSpeed, which are whole only inside its engine; layers that do not pass the
+    layout on to their attention, which a forward of one token shows.
     """
     original = attention_name(model)
     if original == ATTENTION:
@@ -149,8 +141,8 @@ def install_run_attention(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def allow_left_padding(model: PreTrainedModel) -> Iterator[None]:
-    """Around forwards whose rows may be padded on the left: transformers makes masks for its own attention only, which
-    is what the model then has, whether or not it was laid out before."""
+    """Around forwards with rows padded on the left, use transformers' own attention, which alone gets the masks for
+    it."""
     has_run_attention = attention_name(model) == ATTENTION
     if has_run_attention:
         model.set_attn_implementation("sdpa")
@@ -162,16 +154,15 @@ def allow_left_padding(model: PreTrainedModel) -> Iterator[None]:
 
 
 def require_unpacked(model: PreTrainedModel) -> None:
-    """Raise ValueError where `pack_pairs` or `pack_segments` changed what the model reads: it completes no prompts."""
+    """Raise ValueError if `pack_pairs` or `pack_segments` changed the model's forward: it cannot complete prompts."""
     if model.base_model.forward.__module__ == __name__:
         raise ValueError("this model reads packed rows; load it again to complete prompts with it")
 
 
 def pack_pairs(model: PreTrainedModel) -> bool:
-    """Have the model read each pair of a TRL batch as prompt, chosen, rejected, and return its output in TRL's layout.
+    """Make the model read each pair of a TRL batch as prompt, chosen, rejected, and return its output in TRL's layout.
 
-    Returns:
-        False where `lay_out` cannot be done; the model then reads padded batches, as TRL has it.
+    Return False if `install_run_attention` fails; the model then reads padded batches, as in TRL.
     """
     if not install_run_attention(model):
         return False
@@ -179,14 +170,13 @@ def pack_pairs(model: PreTrainedModel) -> bool:
     padded_forward = backbone.forward
 
     def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        pairs = PackedPairs.from_batch(
-            input_ids, torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        )
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        pairs = PackedPairs.from_batch(input_ids, mask)
         layout = pairs.layout
         packed = {"input_ids": pairs.pack(input_ids), "position_ids": layout.positions, "layout": layout}
-        output = padded_forward(**kwargs | packed)  # a classifier's own positions are None
+        output = padded_forward(**kwargs | packed)  # `packed` replaces a classifier's position_ids=None
         output.last_hidden_state = pairs.spread(output.last_hidden_state)
-        if logits := output.get("router_logits"):  # of a mixture of experts, a layer each: (tokens, experts)
+        if logits := output.get("router_logits"):  # one tensor per layer of a mixture of experts, (tokens, experts)
             output.router_logits = tuple(pairs.spread(layer[None]).flatten(0, 1) for layer in logits)
         return output
 
@@ -195,10 +185,10 @@ def pack_pairs(model: PreTrainedModel) -> bool:
 
 
 def pack_segments(model: PreTrainedModel) -> bool:
-    """Have the model attend within the examples of a packed row, without a mask as wide as the row is long.
+    """Make attention stay within the examples of a packed row, without a mask of (tokens, tokens).
 
-    Returns:
-        False where `lay_out` cannot be done. Such a mask then keeps them apart, unless there is a recurrent state.
+    Return False if `install_run_attention` fails; such a mask then separates the examples, unless a recurrent state
+    exists.
     """
     if not install_run_attention(model):
         return False

@@ -1,4 +1,4 @@
-"""Rendering a chat template, which is a program of somebody's, in a process with bounds."""
+"""Render conversations with a chat template, which is a program from outside, in a process with limits."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,7 +10,7 @@ from stages.config.errors import UserError
 from stages.sandbox.jinja_process import Rendered, TemplateFault, blaming, facts_of, render
 from stages.store.records import Message
 
-# Conversations that every template is tried on, and whose rendering a contract keeps.
+# Every template is tried on these conversations, and contract.json stores their tokens.
 GOLDEN: list[list[Message]] = [
     [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue."}],
     [
@@ -21,7 +21,7 @@ GOLDEN: list[list[Message]] = [
         {"role": "assistant", "content": "- ja, 日本"},
     ],
 ]
-Tokens = tuple[list[int], list[bool]]  # ids, and which of them are trained
+Tokens = tuple[list[int], list[bool]]  # token ids, and True for each trained token
 
 
 class ContractError(UserError):
@@ -29,7 +29,7 @@ class ContractError(UserError):
 
 
 class Conversation(NamedTuple):
-    """Messages, and whether the assistant is to begin the next one."""
+    """Messages, and `to_answer`: True if the assistant is to begin the next message."""
 
     messages: list[Message]
     to_answer: bool = False
@@ -39,8 +39,8 @@ def tokenize_conversations(tokenizer: PreTrainedTokenizerBase, conversations: Se
     """Return the token ids of conversations, and which of them the template marks as the assistant's.
 
     Raises:
-        TemplateFault: where the template cannot render one.
-        Unbounded: where it takes too much time or memory, or makes too much text.
+        TemplateFault: if the template cannot render a conversation.
+        Unbounded: if the template takes too much time or memory, or produces too much text.
     """
     texts = render_conversations(tokenizer, conversations)
     encoding = tokenizer([each.text for each in texts], add_special_tokens=False, return_attention_mask=False)
@@ -59,11 +59,9 @@ def tokenize_conversations(tokenizer: PreTrainedTokenizerBase, conversations: Se
 
 
 def render_conversations(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]) -> list[Rendered]:
-    """Return the text of conversations, with the same variables that transformers gives a template."""
+    """Return the text of conversations, with the same variables that transformers gives to a template."""
     variables = {**tokenizer.special_tokens_map, "tools": None, "documents": None}
-    values = [
-        {**variables, "messages": each.messages, "add_generation_prompt": each.to_answer} for each in conversations
-    ]
+    values = [{**variables, "messages": c.messages, "add_generation_prompt": c.to_answer} for c in conversations]
     return render(read_chat_template(tokenizer), values, chat=True)
 
 
@@ -71,12 +69,12 @@ def read_chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
     try:
         return str(tokenizer.get_chat_template())
     except ValueError as error:
-        raise ContractError(f"the tokenizer has several chat templates and none called default: {error}") from error
+        raise ContractError(f"the tokenizer has several chat templates, but none called default: {error}") from error
 
 
 def validate_chat_template(tokenizer: PreTrainedTokenizerBase, key: str) -> None:
-    """Raise UserError for a chat template, where a tokenizer has one, that is not Jinja or has no bounds. One that
-    refuses a conversation may be right to: it says so when it is used."""
+    """Raise UserError if the tokenizer's chat template is not Jinja or exceeds its limits. A template may refuse a
+    golden conversation: the error then comes when the template is used."""
     if tokenizer.chat_template:
         with blaming(f"{key}, chat_template", "Mend it in tokenizer_config.json or chat_template.jinja"):
             facts_of(read_chat_template(tokenizer), chat=True)

@@ -1,9 +1,9 @@
-"""Attention over the runs of a packed row: the layout that says which tokens belong together, and a CPU's kernels.
+"""Attention over the runs of a packed row: the layout of the runs, and their computation on a CPU.
 
-A run is a whole sequence, or what a sequence adds to the beginning of another. On a CPU every run is attended to by
-the kernel that PyTorch's SDPA takes there. Called through SDPA, every run is cut out, joined with its prefix and put
-back by autograd, whose backward fills and adds tensors as long as the row for every one of these views. Here a run's
-own gradients are added in place. In bf16, those of a long run come from plain matrix products, which take three
+A run is a whole sequence, or the tokens that a sequence adds to the beginning of another one. On a CPU, every run is
+computed by the kernel behind PyTorch's SDPA. Through SDPA itself, autograd would cut each run out, join it with its
+prefix and put it back; its backward fills and adds a tensor as long as the row for each of these views. Here a run's
+gradients are added in place. In bf16, plain matrix products compute the gradients of a long run: they take three
 quarters of the time of the kernel's backward.
 """
 
@@ -19,10 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 forward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 backward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 softmax_backward = torch.ops.aten._softmax_backward_data
-# Scores of a run, its tokens times those it attends to, up to which the kernel's backward in fp32 is faster than
-# products in bf16, and queries of a product (two cores with AMX, 9 heads of 64; ms of a layer for the kernel in bf16,
-# in fp32, and products: 39, 14 and 18 for 16 pairs of 70 + 8 + 8 tokens; 60, 25 and 25 for 21 runs of 130; 43, 29 and
-# 26 for 15 of 200; 74, 80 and 56 for 8 of 75 to 939).
+# A run's scores are its tokens times its attended tokens. Up to MOST_KERNEL_SCORES, the kernel's backward in fp32 is
+# faster than products in bf16, of PRODUCT_QUERIES each (two cores with AMX, 9 heads of 64; ms per layer of the kernel
+# in bf16, in fp32, and of products: 39, 14 and 18 for 16 pairs of 70 + 8 + 8 tokens; 60, 25 and 25 for 21 runs of 130;
+# 43, 29 and 26 for 15 of 200; 74, 80 and 56 for 8 of 75 to 939).
 MOST_KERNEL_SCORES, PRODUCT_QUERIES = 20_000, 256
 
 
@@ -31,16 +31,17 @@ class RunLayout:
     """The runs of a packed row.
 
     lengths: tokens of every run, in order.
-    prefixes: how many tokens, from the beginning of another run, a run continues; 0 for a whole sequence.
+    prefixes: tokens at the beginning of another run that a run continues; 0 for a whole sequence.
     positions: (1, tokens), every token's position in its sequence.
-    continued: which run that is, a whole sequence; where there is no list, the one before.
+    continued: for every run, the index of the whole sequence that it continues; by default the run before it.
+    used: True once a layer's attention received this layout.
     """
 
     lengths: list[int]
     prefixes: list[int]
     positions: torch.Tensor
     continued: list[int] | None = None
-    used: bool = False  # a layer's attention was given this layout
+    used: bool = False
     masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -51,21 +52,21 @@ class RunLayout:
         prefixes: list[int] | None = None,
         continued: list[int] | None = None,
     ) -> "RunLayout":
-        """Of runs with these lengths: whole sequences, unless `prefixes` says what they continue."""
+        """Return the layout of runs with these lengths; without `prefixes`, each run is a whole sequence."""
         prefixes = prefixes or [0] * len(lengths)
         positions = [torch.arange(p, p + n) for n, p in zip(lengths, prefixes, strict=True)]
         return cls(lengths, prefixes, torch.cat(positions)[None].to(device), continued)
 
     @classmethod
     def from_positions(cls, position_ids: torch.Tensor) -> "RunLayout":
-        """From the positions of a packed row, (1, tokens), which start again at 0 with every example."""
+        """Return the layout of a packed row from its positions, (1, tokens), which restart at 0 with every example."""
         starts = [*(position_ids[0] == 0).nonzero()[:, 0].tolist(), position_ids.shape[1]]
         lengths = [b - a for a, b in pairwise(starts)]
         return cls(lengths, [0] * len(lengths), position_ids)
 
     @cached_property
     def slices(self) -> list[tuple[slice, slice]]:
-        """For every run, the places in the row of what it continues, and its own."""
+        """For every run, the slice of the row with its prefix, and the slice with its own tokens."""
         starts = [0, *accumulate(self.lengths)]
         continued = self.continued or [max(0, run - 1) for run in range(len(self.lengths))]
         prefix_slices = [slice(starts[run], starts[run] + n) for run, n in zip(continued, self.prefixes, strict=True)]
@@ -73,9 +74,9 @@ class RunLayout:
 
     @cached_property
     def sequences(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Indices that make padded sequences of the row, and the row of them again. (runs, width): for every run the
-        places in the row of its prefix and its own tokens, padded on the right with 0. (tokens,): for every token of
-        the row its place in the first, flattened."""
+        """Indices from a row to padded sequences and back. The first, (runs, width), has the places of each run's
+        prefix and own tokens in the row, then 0. The second, (tokens,), has every token's place in the flattened
+        first."""
         rows = [torch.cat([torch.arange(s.start, s.stop) for s in both]) for both in self.slices]
         width = max(map(len, rows))
         own_places = [torch.arange(prefix, len(row)) for prefix, row in zip(self.prefixes, rows, strict=True)]
@@ -84,17 +85,18 @@ class RunLayout:
 
     @cached_property
     def attended_places(self) -> list[tuple[list[slice], slice]]:
-        """For every run that has tokens of its own, the places in the row of all that it attends to, and its own."""
+        """For every run with tokens of its own: the slices of the row that it attends to, and its own slice."""
         runs = [(prefix, own) for prefix, own in self.slices if own.stop > own.start]
         return [([prefix, own] if prefix.stop > prefix.start else [own], own) for prefix, own in runs]
 
     def is_causal(self, run: int, window: int | None) -> bool:
-        """Whether the tokens of one of `places` see all that it attends to, up to themselves."""
+        """Return True if plain causal attention is right for a run: it has no prefix, and no window shortens its
+        view."""
         return len(self.attended_places[run][0]) == 1 and (window is None or window >= self.lengths_attended[run])
 
     def mask(self, run: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-        """What the tokens of one of `places` see of what it attends to, (own, attended): 0, or -inf. All runs and
-        layers share what this is a part of."""
+        """Return a run's mask, (own, attended), 0 for visible tokens and -inf for others: a view of a mask shared by
+        all."""
         attended = self.lengths_attended
         if (window, dtype) not in self.masks:
             visible = visible_tokens(max(attended), window, self.positions.device)
@@ -104,19 +106,19 @@ class RunLayout:
 
     @cached_property
     def lengths_attended(self) -> list[int]:
-        """How many tokens each of `places` attends to."""
+        """The number of tokens that each of `attended_places` attends to."""
         return [sum(place.stop - place.start for place in places) for places, _ in self.attended_places]
 
 
 def visible_tokens(length: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """What each of `length` tokens sees, (length, length): itself and those before it, `window` in all at most."""
+    """Return which of `length` tokens each one sees, (length, length): itself and earlier ones, at most `window`."""
     places = torch.arange(length, device=device)
     distance = places[:, None] - places
     return (distance >= 0) & (distance < (window or math.inf))
 
 
 def causal_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    """The attention mask, (1, 1, length, length), or None where causal attention needs none."""
+    """Return the attention mask, (1, 1, length, length), or None if plain causal attention needs none."""
     return None if window is None or window >= length else visible_tokens(length, window, device)[None, None]
 
 
@@ -133,7 +135,7 @@ class RunAttention(torch.autograd.Function):
         scale: float | None,
         window: int | None,
     ) -> torch.Tensor:
-        """(1, tokens, heads, dim), in the precision of autocast where that is on."""
+        """Return (1, tokens, heads, dim), in autocast's precision if that is on."""
         ctx.dtypes = query.dtype, key.dtype, value.dtype
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
         query, key, value = (t.to(dtype) for t in (query, key, value))
@@ -183,17 +185,17 @@ class RunAttention(torch.autograd.Function):
 def by_products(
     grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scale: float
 ) -> tuple[torch.Tensor, ...]:
-    """The gradients of a run's query, (1, heads, own, dim), key and value, (1, key heads, attended, dim), in fp32.
-    Sums of products are taken in fp32; scores and weights are rounded as the states are."""
+    """Return a run's gradients in fp32, from matrix products: of query, (1, heads, own, dim), and of key and value,
+    (1, key heads, attended, dim). Products are summed in fp32; scores and weights are rounded like the states."""
     heads, own, dim = query.shape[1:]
-    grad, query = grad[0].contiguous(), query[0].contiguous()  # products would copy them, several times over
+    grad, query = grad[0].contiguous(), query[0].contiguous()  # every product would copy them otherwise
     keys, values = (t[0].repeat_interleave(heads // t.shape[1], 0) for t in (key, value))
     attended = keys.shape[1]
     by_query = query.new_empty(heads, own, dim, dtype=torch.float32)
     by_key, by_value = query.new_zeros(2, heads, attended, dim, dtype=torch.float32)
     for start in range(0, own, PRODUCT_QUERIES):
         rows = slice(start, min(start + PRODUCT_QUERIES, own))
-        end = attended - own + rows.stop  # nothing sees further
+        end = attended - own + rows.stop  # later tokens are invisible to these queries
         q, g, k, v = query[:, rows], grad[:, rows], keys[:, :end], values[:, :end]
         weights = torch.baddbmm(mask[rows, :end], q, k.transpose(1, 2), alpha=scale).softmax(-1)
         by_scores = softmax_backward(torch.bmm(g, v.transpose(1, 2)), weights, -1, weights.dtype)
@@ -205,6 +207,6 @@ def by_products(
 
 
 def pick(states: torch.Tensor, places: list[slice]) -> torch.Tensor:
-    """What a run attends to: its prefix, which stands before the run in the row, and its own tokens."""
+    """Return the states that a run attends to: those of its prefix, which is earlier in the row, and its own."""
     parts = [states[:, :, place] for place in places]
     return parts[0] if len(parts) == 1 else torch.cat(parts, 2)

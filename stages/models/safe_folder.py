@@ -1,7 +1,8 @@
-"""What a model folder may not hold: code of its own, and pickled weights, which run code when they are read.
+"""Refuse model folders that contain code, or pickled weights, which run code when they are read.
 
-transformers asks on the terminal whether to run such code, and a "y" may stand there for something else. So it is
-refused by what the files say, before anything of the folder is loaded, and by argument besides (`loading.py`).
+transformers asks on the terminal whether to run such code, and a "y" on standard input may be meant for another
+question. So the files are checked before anything is loaded from the folder; `loading.py` also forbids code by an
+argument.
 """
 
 import json
@@ -13,30 +14,28 @@ from stages.config.errors import UserError
 from stages.hardware import model_shape
 from stages.store.sealed_json import text_of
 
-# Files in JSON that nobody reads options from: the vocabulary may be tens of megabytes.
+# These JSON files contain no settings, and may be tens of megabytes long.
 WITHOUT_SETTINGS = ("tokenizer.json", "vocab.json")
 CODE_KEYS = ("auto_map", "auto_mapping")
 KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
-NO_CODE = "It would run code of its own, which Plumbline never does: take a model of a kind that transformers knows."
-ONLY_SAFETENSORS = (
-    "Only *.safetensors inside the folder are read, since other formats can run code: convert the weights."
-)
+NO_CODE = "Plumbline never runs a model's own code: take a model of a type that transformers supports."
+ONLY_SAFETENSORS = "Other formats can run code: convert the weights to *.safetensors in the same folder."
 
 
 def validate_folder(folder: Path, adapter: bool = False) -> None:
-    """Raise UserError, naming file and key, where the folder of a model, or of an adapter, asks for code of its own,
-    or for weights other than safetensors in it, or where config.json has values that no model has."""
+    """Raise UserError, naming file and key, if the folder of a model or adapter asks for code, or for weights that are
+    not safetensors in the folder, or if config.json has values that no model has."""
     if (folder / "custom_generate").exists():
-        raise UserError(f"{folder / 'custom_generate'}: the model brings its own way to generate. {NO_CODE}")
+        raise UserError(f"{folder / 'custom_generate'}: the model contains code for generation. {NO_CODE}")
     for file in sorted(folder.glob("*.json")):
         if file.name not in WITHOUT_SETTINGS:
             for key, value in settings_at_any_depth(read_json(file)):
                 validate_setting(file, key, value)
     if (folder / "config.json").exists():
         model_shape.read_config(folder)
-    # transformers would load what an adapter names, from anywhere.
+    # transformers would load the model that an adapter names, from anywhere.
     if not adapter and (folder / "adapter_config.json").exists():
-        raise UserError(f"{folder / 'adapter_config.json'}: an adapter, where a model is wanted. Merge it first.")
+        raise UserError(f"{folder / 'adapter_config.json'}: the folder is an adapter, not a model. Merge it first.")
 
 
 def validate_setting(file: Path, key: str, value: Any) -> None:
@@ -51,7 +50,7 @@ def validate_setting(file: Path, key: str, value: Any) -> None:
 
 
 def names_safetensors(name: Any) -> bool:
-    """Whether a name is that of a file of safetensors, or of an index of such, beside the file that names it."""
+    """Return True if `name` is a safetensors file, or an index of them, in the same folder."""
     plain = isinstance(name, str) and name == Path(name).name
     return plain and name.endswith((".safetensors", ".safetensors.index.json"))
 
@@ -64,7 +63,7 @@ def read_json(file: Path) -> Any:
 
 
 def settings_at_any_depth(content: Any) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, at any depth: a part of a model (`text_config`) has settings of its own."""
+    """Yield every key with its value, at any depth: parts of a model (`text_config`) have settings too."""
     waiting = [content]
     while waiting:
         value = waiting.pop()

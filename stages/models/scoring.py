@@ -1,7 +1,7 @@
-"""Scoring pairs: their token ids, the log-prob of every completion token, and how far apart two scorings may be.
+"""Score pairs: their token ids, the log-prob of every completion token, and the allowed gap between two scorings.
 
-What was sampled is what is scored and trained. Text says less than the ids that it was decoded from. A tokenizer may
-cut it up in another way than it was drawn, and one that was cut off would get an end of turn that was never drawn.
+The sampled token ids are scored and trained, not the text decoded from them. A tokenizer may split that text into
+other tokens, and would add an end of turn to a truncated completion.
 """
 
 import contextlib
@@ -21,31 +21,31 @@ from stages.models.rendering import ContractError
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs
 
-# Mean difference of log-probs per token, in nats, that rounding explains. In bf16, 0.021 was seen over 62 short pairs.
+# The mean gap of log-probs per token, in nats, that rounding explains. In bf16, 62 short pairs had a gap of 0.021.
 ROUNDING_GAP = {Precision.fp32: 1e-5, Precision.bf16: 0.03}
 
 
 def allowed_gap(precision: Precision, nats: float) -> float:
-    """Return how far apart two scorings of one model may be, in nats per token. `nats` is the mean |log-prob|:
-    rounding errors grow with it, and from 1 nat on so does what is allowed."""
+    """Return the allowed mean gap between two scorings of one model, in nats per token. `nats` is the mean |log-prob|:
+    above 1 nat the allowed gap grows with it, as rounding errors do."""
     return ROUNDING_GAP[precision] * max(1.0, nats)
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """The arithmetic in which transformers' Trainer runs a model of fp32 weights under `bf16=True`."""
+    """Return the autocast context in which transformers' Trainer runs a model of fp32 weights under `bf16=True`."""
     if precision is Precision.bf16:
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
 
 
 def round_weights_once(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Inside, autocast rounds a weight in the first forward and not again: torch keeps the copies until the outermost
-    autocast ends, which is this one. It casts nothing itself. For many forwards of weights that do not change."""
+    """Return a context in which autocast rounds each weight once, for all forwards: torch keeps the rounded copies
+    until the outermost autocast ends. It casts nothing itself. Use it while the weights do not change."""
     return torch.autocast(device.type, enabled=False)
 
 
 def install_scoring(model: PreTrainedModel, forward: Forward = Forward.shared_prefix) -> PreTrainedModel:
-    """Give the model TRL's fused LM head and a trainer's forward: policy and reference score by one arithmetic."""
+    """Give the model a trainer's forward and TRL's fused LM head, so policy and reference are scored alike."""
     if forward is Forward.shared_prefix:
         pack_pairs(model)
     lm_head.install_cpu_head()
@@ -54,8 +54,8 @@ def install_scoring(model: PreTrainedModel, forward: Forward = Forward.shared_pr
 
 
 def sampled_ids(pair: Pair, contract: Contract) -> list[list[int] | None]:
-    """The ids that were drawn as chosen and as rejected. None where there are none, where they were drawn under
-    another contract, and where the text has been changed since."""
+    """Return the sampled token ids of chosen and of rejected. A side is None if it was not sampled, was sampled under
+    another contract, or its text has changed since."""
     sides = (
         (pair.chosen, pair.chosen_token_ids, pair.chosen_tokenizer),
         (pair.rejected, pair.rejected_token_ids, pair.rejected_tokenizer),
@@ -64,15 +64,15 @@ def sampled_ids(pair: Pair, contract: Contract) -> list[list[int] | None]:
 
 
 def ids_if_unchanged(ids: list[int] | None, digest: str | None, text: str, contract: Contract) -> list[int] | None:
-    """Ids drawn under the contract of digest `of`, where that is this one and they still say the text."""
+    """Return `ids` if their contract has the same digest as this one, and they still decode to `text`; else None."""
     return ids if ids is not None and digest == contract.digest and contract.text(ids) == text else None
 
 
 def tokenize_pairs(
     pairs: Iterable[Pair], contract: Contract, context: int | None, dropped: Dropped
 ) -> Iterator[tuple[Pair, PairLogProbs, list[list[int] | None], int]]:
-    """Yield pairs as token ids, with what `drawn` gave and the tokens of the longer side with its prompt. Those that
-    the contract cannot render, or a model that reads `most` tokens cannot hold, go to `dropped`."""
+    """Yield each pair with its token ids, its `sampled_ids`, and the length in tokens of the longer side with its
+    prompt. Add pairs that the contract cannot render, or that exceed `context` tokens, to `dropped`."""
     for pair in pairs:
         completion_ids = sampled_ids(pair, contract)
         try:
@@ -87,23 +87,21 @@ def tokenize_pairs(
             yield pair, ids, completion_ids, tokens
 
 
-def tokenize_pair(
-    pair: Pair, contract: Contract, completion_ids: list[list[int] | None] | None = None
-) -> PairLogProbs:
-    """The pair as token ids, without log-probs: what was drawn, else its text under the contract. `found` is what
-    `drawn` gave, where it was asked before.
+def tokenize_pair(pair: Pair, contract: Contract, sampled: list[list[int] | None] | None = None) -> PairLogProbs:
+    """Return the pair as token ids, without log-probs: the sampled ids, or the tokens of its text under the contract.
+    `sampled` are its `sampled_ids`, if the caller has them.
 
     Raises:
-        ContractError: where the text cannot be rendered, or a completion has no token.
+        ContractError: if the text cannot be rendered, or a completion has no token.
     """
     prompt = contract.prompt(pair.prompt)
-    chosen, rejected = sampled_ids(pair, contract) if completion_ids is None else completion_ids
+    chosen, rejected = sampled_ids(pair, contract) if sampled is None else sampled
     if chosen is None:
         _, chosen = contract.completion(pair.prompt, pair.chosen)
     if rejected is None:
         _, rejected = contract.completion(pair.prompt, pair.rejected, pair.rejected_finish_reason == "stop")
     if not (chosen and rejected):
-        raise ContractError("an unfinished completion holds no token")
+        raise ContractError("a truncated completion has no token")
     return PairLogProbs(pair.id, prompt, chosen, rejected, [], [])
 
 
@@ -111,9 +109,11 @@ def tokenize_pair(
 def pair_log_probs(
     model: PreTrainedModel, pairs: Sequence[PairLogProbs], pad_id: int, precision: Precision
 ) -> list[tuple[list[float], list[float]]]:
-    """Log-prob of every completion token given what precedes it, of chosen and of rejected.
+    """Return log π(token | preceding tokens) in nats for every completion token, a list for chosen and one for
+    rejected per pair.
 
-    One forward of a model with a fused LM head; in fp32 the batch matters below 1e-5 per token.
+    This is one forward of a model with a fused LM head. In fp32, the other pairs of a batch change it by less than
+    1e-5 per token.
     """
     sequences = [(p.prompt_ids, p.chosen_ids) for p in pairs] + [(p.prompt_ids, p.rejected_ids) for p in pairs]
     length = max(len(prompt) + len(completion) for prompt, completion in sequences)
@@ -134,10 +134,10 @@ def pair_log_probs(
 
 
 def join_reference(
-    pairs: Iterable[Pair], reference: Iterable[PairLogProbs]
+    pairs: Iterable[Pair], stored: Iterable[PairLogProbs]
 ) -> Iterator[tuple[Pair, PairLogProbs | None]]:
-    """Every pair with the reference's log-probs, which come in the order of the pairs; None where it has none."""
-    scored = iter(reference)
+    """Yield every pair with the reference's log-probs, which come in the same order; None for a pair without them."""
+    scored = iter(stored)
     log_probs = next(scored, None)
     for pair in pairs:
         if log_probs and log_probs.id == pair.id:
@@ -148,11 +148,8 @@ def join_reference(
 
 
 def require_same_tokens(pair: Pair, scored: PairLogProbs, contract: Contract) -> None:
-    """Raise UserError where the reference scored other token ids than those of the pair."""
+    """Raise UserError if the reference scored other token ids than the pair's."""
     tokens = tokenize_pair(pair, contract)
     for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
         if getattr(scored, column) != getattr(tokens, column):
-            raise UserError(
-                f"pair {pair.id}: the reference scored other {column} than the pair has. Build the reference "
-                "again: rebuild=reference."
-            )
+            raise UserError(f"pair {pair.id}: the reference scored other {column}. Build it again: rebuild=reference.")

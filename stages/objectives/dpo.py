@@ -1,5 +1,7 @@
-"""Direct preference optimization (arXiv:2305.18290): the rows, TRL's DPOTrainer with the reference's log-probs from
-the store and a loss that no division of a step changes, the model, what must hold before the first step, and figures.
+"""DPO (arXiv:2305.18290): rows, TRL's DPOTrainer, the policy, the check before the first step, and figures.
+
+The reference's log-probs come from the store, and the loss does not depend on the micro-batches. With chosen y_w and
+rejected y_l it is -log σ(β log π(y_w|x)/π_ref(y_w|x) - β log π(y_l|x)/π_ref(y_l|x)) (Eq. 7).
 """
 
 import math
@@ -11,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
@@ -26,35 +28,35 @@ from stages.store.manifest import manifest_of
 from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.sealed_json import note, recall
 from stages.store.workspace import SCRATCH, StageDir, last_of, read_curves
-from stages.training import adapters
+from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
 from stages.training.micro_batches import Batch, MicroBatches, select_row
 from stages.training.saving import checkpoint_folder, list_checkpoints
 from stages.training.token_rows import PreferenceRows, Row
 
 CHECKED_PAIRS = 64
-# How far the loss may start from its value at log-ratio 0, relative to that: rounding, and no mistake.
+# The relative distance of the first loss from its value at log-ratio 0 that rounding explains.
 LOSS_TOLERANCE = {Precision.fp32: 1e-3, Precision.bf16: 0.02}
 
 
 class StoredReferenceTrainer(MicroBatches, DPOTrainer):
-    """`train_dataset` and `eval_dataset` hold rows of `trl_row`: token ids, with the reference's log-probs."""
+    """TRL's DPOTrainer on rows of `trl_row`: token ids, with the reference's stored log-probs."""
 
     cfg: DPO
     arguments: ClassVar = {"precompute_ref_log_probs": True}
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self.loss_weights: list[float]  # set by TRL
+        self.loss_weights: list[float]  # TRL sets it
         super().__init__(*args, **kwargs)
         if isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
-            self.model.delete_adapter("ref")  # TRL's copy of an adapter that is continued
+            self.model.delete_adapter("ref")  # TRL copies an adapter before continuing it
 
     def _prepare_dataset(self, dataset: Dataset, processing_class: Any, args: Any, dataset_name: str) -> Dataset:
-        """TRL tokenises text here, which need not give what was drawn: the rows hold the ids already."""
+        """Skip TRL's tokenising of text, which may differ from the sampled tokens: the rows have token ids."""
         return dataset
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """TRL computes the reference's log-probs here: the rows hold those of the store."""
+        """Skip TRL's computation of the reference's log-probs: the rows have them."""
         return dataset
 
     @property
@@ -81,7 +83,7 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         return [select_row(output, ([i, len(rows) + i], slice(width - 1))) for i, width in enumerate(widths)]
 
     def log_probs(self, pairs: Sequence[PairLogProbs]) -> list[tuple[list[float], list[float]]]:
-        """`pair_log_probs` of every pair under the policy, many to a forward."""
+        """Return `pair_log_probs` of every pair under the policy, computed in batches."""
         by_id, scores_by_id = {p.id: p for p in pairs}, dict[str, tuple[list[float], list[float]]]()
         for rows in self.evaluation_batches([vars(p) for p in pairs]):
             batch = [by_id[row["id"]] for row in rows]
@@ -90,7 +92,7 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         return [scores_by_id[p.id] for p in pairs]
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """Count the chosen completions' tokens per pair over the whole step, for the weight of the `sft` loss."""
+        """Also count the step's chosen completion tokens per pair, which the weight of the `sft` loss needs."""
         (step,), items = super().get_batch_samples(*args, **kwargs)
         if "sft" in self.loss_types:
             ratio_here = torch.tensor(chosen_per_pair(self.data_collator(step.rows)), device=self.accelerator.device)
@@ -98,9 +100,9 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         return [step], items
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """TRL's loss, with another weight for its `sft` term. That term is a mean over the chosen tokens of a
-        micro-batch, and a micro-batch counts by its share of the step's pairs. Weighted by its tokens per pair over
-        those of the step, it counts by its share of the tokens: the sum is the mean over the step's tokens."""
+        """Return TRL's loss with a weight for its `sft` term that makes the step's sum a mean over the step's chosen
+        tokens. The term is a mean over a micro-batch's chosen tokens, and a micro-batch has the weight of its pairs.
+        The new factor is its tokens per pair over those of the step."""
         if not self.model.training or "sft" not in self.loss_types:
             return super().compute_loss(model, inputs, *args, **kwargs)
         weights = self.loss_weights
@@ -123,15 +125,15 @@ def chosen_per_pair(batch: Batch) -> float:
 
 
 def read_reference(inputs: dict[str, Path], pair_ids: Collection[str]) -> list[PairLogProbs]:
-    """The reference's log-probs of these pairs, in the order of the table, which is read as far as the last."""
+    """Read the reference's log-probs of these pairs, in the order of the table, and stop after the last one."""
     wanted_ids = {*pair_ids}
     scored = (p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs) if p.id in wanted_ids)
     return list(islice(scored, len(wanted_ids)))
 
 
 def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
-    """Token ids and the sums that TRL's loss wants. LD-DPO (arXiv:2409.06411) weighs tokens beyond the shorter
-    completion's length by `ld_alpha`."""
+    """Return token ids, and the sums of log-probs in nats under TRL's names. LD-DPO (arXiv:2409.06411) weights tokens
+    beyond the shorter completion's length by `ld_alpha`."""
     shorter = min(len(scored.chosen_ids), len(scored.rejected_ids))
     alpha = 1.0 if ld_alpha is None else ld_alpha
     return {
@@ -146,7 +148,7 @@ def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
 def read_rows(
     scored: Iterable[tuple[Pair, PairLogProbs | None]], contract: Contract, cfg: DPO, out: StageDir
 ) -> SplitRows[PreferenceRows]:
-    """The pairs whose completions fit whole into `max_length`, as rows of `trl_row`."""
+    """Return the pairs whose completions fit into `max_length`, as rows of `trl_row`."""
     rows = SplitRows(PreferenceRows, cfg, out)
     for pair, reference in scored:
         if not reference:
@@ -162,31 +164,25 @@ def read_rows(
     return rows
 
 
-def trainable_model(
-    frozen: Path, adapter: Path, cfg: DPO, device: torch.device, out: StageDir
-) -> PreTrainedModel | PeftModel:
-    """Return the policy as `dpo.adapter` has it trained; it may go on with the SFT's adapter."""
-    return adapters.apply_adapter(
-        pack_if_possible(load_model(frozen, cfg.held, device), cfg, out), cfg, before=adapter
-    )
+def trainable_model(frozen: Path, adapter: Path, cfg: DPO, device: torch.device, out: StageDir) -> AnyModel:
+    """Return the policy with what `dpo.adapter` trains: all weights, a new adapter, or the SFT's adapter continued."""
+    model = pack_if_possible(load_model(frozen, cfg.held, device), cfg, out)
+    return apply_adapter(model, cfg, before=adapter)
 
 
 class FirstStepCheck(TrainerCallback):
-    """Before the first step the policy must give the stored reference's log-probs, and the loss its known start. The
-    policy is measured when it is ready to train, sharded if it will train so. The figures are kept in scratch: a
-    resumed run, whose policy has moved on, reads them there."""
+    """Before the first step, check that the policy reproduces the reference's stored log-probs, and that the loss has
+    its known start. The policy is measured when it is ready to train, sharded if it will train so. Scratch keeps the
+    figures for a resumed run, whose policy has changed."""
 
     def __init__(self, trainer: StoredReferenceTrainer, inputs: dict[str, Path], pair_ids: list[str]):
         self.trainer, self.inputs = trainer, inputs
         self.scored = read_reference(inputs, pair_ids[:CHECKED_PAIRS])
         self.file = trainer.out / SCRATCH / "first_step.json"
-        checkpoints = list_checkpoints(checkpoint_folder(trainer.out))
-        if (
-            checkpoints
-            and trainer.cfg.runtime.sharding is Sharding.none
-            and recall(self.file, parse_first_figures) is None
-        ):
-            self.measure()  # the note was lost; the policy is still as it was loaded
+        has_started = bool(list_checkpoints(checkpoint_folder(trainer.out)))
+        is_lost = has_started and recall(self.file, parse_first_figures) is None
+        if is_lost and trainer.cfg.runtime.sharding is Sharding.none:
+            self.measure()  # the loaded policy is still untrained
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step == 0:
@@ -197,16 +193,16 @@ class FirstStepCheck(TrainerCallback):
         return recall(self.file, parse_first_figures) or {}
 
     def measure(self) -> None:
-        """Note the mean gap in nats per token, and the loss; nothing in a later round of `dpo.reference=sft`, whose
-        policy is no longer the reference.
+        """Store the mean gap in nats per token, and the loss. Store nothing in a later round of `dpo.reference=sft`,
+        whose policy is no longer the reference.
 
         Raises:
-            UserError: naming both, where they are not the same model, or the loss is not that of log-ratio 0.
+            UserError: naming both models, if they differ, or if the loss is not that of log-ratio 0.
         """
         policy, reference = manifest_of(self.inputs["policy"]), manifest_of(self.inputs["reference"])
-        reference_model, cfg = reference["inputs"]["reference"], self.trainer.cfg
-        names = f"the policy ({policy['stage']} {policy['fingerprint']}) and the reference ({reference_model['fingerprint']})"
-        same_weights = policy["digest"] == reference_model["digest"]
+        model, cfg = reference["inputs"]["reference"], self.trainer.cfg
+        names = f"the policy ({policy['stage']} {policy['fingerprint']}) and the reference ({model['fingerprint']})"
+        same_weights = policy["digest"] == model["digest"]
         if not same_weights and cfg.reference is not DPOReference.sft:
             raise UserError(f"{names} are not the same weights. Build the reference again: rebuild=reference.")
         figures = self.compare_first_pairs(names) if same_weights else {}
@@ -214,7 +210,7 @@ class FirstStepCheck(TrainerCallback):
             note(self.file, figures)
 
     def compare_first_pairs(self, names: str) -> dict[str, float]:
-        """Score the first 64 pairs with the policy as it was loaded for training, beside the stored log-probs."""
+        """Score the first 64 pairs with the policy before training, and compare with the stored log-probs."""
         trainer, cfg, scored = self.trainer, self.trainer.cfg, self.scored
         was_training = trainer.model.training
         trainer.model.eval()
@@ -224,8 +220,7 @@ class FirstStepCheck(TrainerCallback):
         if not gap <= allowed:
             raise UserError(
                 f"{names} differ by {gap:.2g} nats per token on {len(scored)} pairs ({allowed:.2g} is allowed in "
-                f"{cfg.precision}): other weights, template or precision. Build the reference again: "
-                "rebuild=reference."
+                f"{cfg.precision}): other weights, template or precision. Build it again: rebuild=reference."
             )
         start = starting_loss(cfg)
         if start is not None and not abs(loss - start) <= LOSS_TOLERANCE[cfg.precision] * max(1.0, abs(start)):
@@ -234,14 +229,14 @@ class FirstStepCheck(TrainerCallback):
 
 
 def parse_first_figures(value: Any) -> dict[str, float]:
-    """Return the note of a first step. Raises ValueError where it is none."""
+    """Return the stored figures of a first step, or raise ValueError if they are something else."""
     if not isinstance(value, dict) or not value.keys() <= {"step_0_gap", "step_0_loss"}:
-        raise ValueError("no figures of a first step")
+        raise ValueError("these are not the figures of a first step")
     return {name: float(figure) for name, figure in value.items()}
 
 
 def mean_gap(trainer: StoredReferenceTrainer, scored: list[PairLogProbs]) -> float:
-    """Mean |policy - stored reference| per completion token, in nats."""
+    """The mean of |log π - log π_ref| over completion tokens, in nats, for the stored reference."""
     gaps: list[float] = []
     for p, scores in zip(scored, trainer.log_probs(scored), strict=True):
         for log_probs, stored in zip(scores, (p.chosen_logps, p.rejected_logps), strict=True):
@@ -250,13 +245,13 @@ def mean_gap(trainer: StoredReferenceTrainer, scored: list[PairLogProbs]) -> flo
 
 
 def mean_nats(scored: list[PairLogProbs]) -> float:
-    """Mean |log-prob| per completion token under the reference."""
+    """The mean of |log π_ref| over completion tokens, in nats."""
     values = [abs(value) for p in scored for value in (*p.chosen_logps, *p.rejected_logps)]
     return sum(values) / len(values)
 
 
 def mean_loss(trainer: StoredReferenceTrainer, pairs: int) -> float:
-    """TRL's loss on the first pairs, in micro-batches."""
+    """The mean of TRL's loss over the first pairs, computed in micro-batches."""
     total = 0.0
     with autocast(trainer.cfg.precision, trainer.args.device):
         for rows in trainer.micro_batches([trainer.train_dataset[i] for i in range(pairs)]):
@@ -267,7 +262,7 @@ def mean_loss(trainer: StoredReferenceTrainer, pairs: int) -> float:
 
 
 def starting_loss(cfg: DPO) -> float | None:
-    """The loss at log-ratio 0, or None where it has no fixed value (`sft`, WPO weighting, MoE auxiliary loss)."""
+    """Return the loss at log-ratio 0, or None if it has no fixed value (`sft`, WPO weighting, MoE auxiliary loss)."""
     if cfg.trainer.get("use_weighting") or cfg.trainer.get("router_aux_loss_coef") or "sft" in cfg.loss_type:
         return None
     ln2, beta, epsilon = math.log(2), cfg.beta, cfg.trainer.get("label_smoothing", 0.0)
@@ -281,8 +276,8 @@ def starting_loss(cfg: DPO) -> float | None:
 
 
 def reward_margins(trainer: StoredReferenceTrainer, pairs: list[PairLogProbs]) -> list[dict[str, Any]]:
-    """Return the trained policy's reward margin of every pair, in nats: beta times how much further the log-ratio of
-    chosen is above the reference than that of rejected (TRL's rewards/margins, pair by pair)."""
+    """Return the trained policy's reward margin of every pair, in nats: β log π(y_w|x)/π_ref(y_w|x) - β log
+    π(y_l|x)/π_ref(y_l|x). TRL's rewards/margins is its mean."""
     trainer.model.eval()
     with round_weights_once(trainer.args.device):
         scores = trainer.log_probs(pairs)
@@ -294,7 +289,7 @@ def reward_margins(trainer: StoredReferenceTrainer, pairs: list[PairLogProbs]) -
 
 
 def read_last_figures(node: Path) -> dict[str, float]:
-    """Return the last of TRL's figures in the curves of a node, of training and of held-out pairs."""
+    """Return the last values of TRL's training and validation metrics in the curves of a node."""
     names = ("rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
     curve = read_curves(node)
     figures = last_of(curve, *names) | last_of(curve, "eval_loss", *(f"eval_{name}" for name in names[:2]))

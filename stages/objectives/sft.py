@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on the assistant's tokens: rows, TRL's SFTTrainer, model, and a check of packing."""
+"""SFT, supervised fine-tuning on the assistant's tokens: rows, TRL's SFTTrainer, model, and a check of packing."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from accelerate.utils import send_to_device
-from peft import PeftModel
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 from trl.trainer import disable_dropout_in_model
@@ -26,16 +25,16 @@ from stages.store import safe_files
 from stages.store.dropped import Dropped
 from stages.store.records import Example
 from stages.store.workspace import StageDir
-from stages.training import adapters
+from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows
 from stages.training.micro_batches import Batch, MicroBatches, select_row
 from stages.training.token_rows import Row, TokenRows
 
-CHECKED_TOKENS = 32  # of an example that is packed with its copy
+CHECKED_TOKENS = 32
 
 
 class Demonstration(NamedTuple):
-    """An example's token ids, which of them are trained, and whether an assistant turn is not."""
+    """An example's token ids, True for each trained token, and `masked`: True if an assistant turn is not trained."""
 
     example: Example
     ids: list[int]
@@ -44,7 +43,8 @@ class Demonstration(NamedTuple):
 
 
 class Demonstrations(SplitRows[TokenRows]):
-    """`shown` is the row that the report shows: the first, or the first with a turn that is not trained."""
+    """The rows of SFT. The report shows `report_row`: the first row, or the first with an assistant turn not
+    trained."""
 
     report_row: Demonstration
 
@@ -52,10 +52,10 @@ class Demonstrations(SplitRows[TokenRows]):
 def read_rows(
     examples: Iterable[Example], contract: Contract, cfg: SFT, out: StageDir, context: int | None = None
 ) -> Demonstrations:
-    """Tokenise what is to be trained and evaluated on. `context` is how many tokens the model reads.
+    """Tokenise the examples for training and evaluation. `context` is the number of tokens that the model reads.
 
     Raises:
-        UserError: where there is nothing to train on, or too much of it had to be dropped.
+        UserError: if there is nothing to train on, or too many examples were dropped.
     """
     rows, report_rows = Demonstrations(TokenRows, cfg, out), list[Demonstration]()
     answered = (e for e in examples if e.reference and e.split in (Split.sft, Split.validation))
@@ -65,7 +65,7 @@ def read_rows(
             report_rows.append(row)
     rows.settle()
     if not report_rows:
-        raise UserError("the data holds no rows for sft. Raise data.tasks.sft, or add a source with a share for it.")
+        raise UserError("the data has no rows for SFT. Raise data.tasks.sft, or add a source with a share for sft.")
     rows.report_row = report_rows[-1]
     return rows
 
@@ -73,12 +73,10 @@ def read_rows(
 def tokenize_examples(
     examples: Iterable[Example], contract: Contract, cfg: SFT, dropped: Dropped, context: int | None = None
 ) -> Iterator[Demonstration]:
-    """Every example that the template can render and that fits whole."""
-    examples_to_yield, examples_to_render = tee(examples)
+    """Yield every example that the template can render and that fits into `max_length` and `context`."""
+    examples, copies = tee(examples)
     longest, reason_too_long = cfg.longest(context)
-    for example, tokens in zip(
-        examples_to_yield, contract.examples(e.conversation for e in examples_to_render), strict=True
-    ):
+    for example, tokens in zip(examples, contract.examples(e.conversation for e in copies), strict=True):
         try:
             if isinstance(tokens, ContractError):
                 raise tokens
@@ -96,7 +94,7 @@ def tokenize_examples(
 
 
 def has_masked_turn(example: Example, cfg: SFT) -> bool:
-    """Return True where an assistant turn of a conversation is not trained."""
+    """Return True if an assistant turn of a conversation is not trained."""
     turns = sum(turn["role"] == "assistant" for turn in example.conversation)
     return not all(example.trained or []) or (cfg.trained_turns is TrainedTurns.last and turns > 1)
 
@@ -104,16 +102,17 @@ def has_masked_turn(example: Example, cfg: SFT) -> bool:
 def mask_turns(
     ids: list[int], trained: list[bool], end_of_turn: int, turns: list[bool] | None, last: bool
 ) -> list[bool]:
-    """Return which tokens of a conversation are trained: those of the assistant turns that `turns` names (None: all),
-    or of its `last` one alone. `trained` are those of all turns; each ends with a trained end of turn.
+    """Return which tokens of a conversation are trained: those of the assistant turns that `turns` selects (None:
+    all), or only of the `last` one. `trained` marks the tokens of all assistant turns; each turn ends with a trained
+    end of turn.
 
     Raises:
-        ContractError: where the template does not mark every assistant turn, so that nothing tells whose tokens are
-            whose; and where no token is left.
+        ContractError: if the template does not mark every assistant turn, so tokens cannot be assigned to turns; if no
+            token remains.
     """
     ends = [i for i, token in enumerate(ids) if trained[i] and token == end_of_turn]
     if turns is not None and len(turns) != len(ends):
-        raise ContractError(f"the template trains {len(ends)} of {len(turns)} assistant turns, and some have a weight")
+        raise ContractError(f"some turns have weights, but the template marks {len(ends)} of {len(turns)} answers")
     turns = [True] * len(ends) if turns is None else turns
     if last:
         turns = [False] * (len(turns) - 1) + turns[-1:]
@@ -127,7 +126,8 @@ def mask_turns(
 
 
 class SupervisedTrainer(MicroBatches, SFTTrainer):
-    """`train_dataset` holds `input_ids` and `labels`; packed, `seq_lengths` too."""
+    """TRL's SFTTrainer on rows of `input_ids` and `labels`, and in packed rows `seq_lengths`. The loss is the mean of
+    -log π(token | preceding tokens) over the trained tokens of a step."""
 
     arguments: ClassVar = {"eval_packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
 
@@ -151,60 +151,61 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
 
 
 class IsolationCheck(TrainerCallback):
-    """Before the first step on packed rows: an example must not attend to the one before it. Packs the first 32 tokens
-    of an example with a copy of themselves, and has the model score both.
+    """Before the first step on packed rows, check that an example does not attend to the one before it. The model
+    scores the first 32 tokens of an example, packed with a copy of themselves.
 
-    A mask made from positions, lengths handed to a kernel, or our layout keeps packed examples apart. A model may
-    ignore any of these and say nothing. So no list of implementations is trusted, but the model itself measured."""
+    A mask from positions, lengths given to a kernel, or our layout separates packed examples. A model may silently
+    ignore any of these. So the model itself is measured, and no list of implementations is trusted.
+    """
 
     def __init__(self, trainer: SFTTrainer, cfg: SFT, example: list[int]):
         self.trainer, self.cfg, self.ids = trainer, cfg, example[:CHECKED_TOKENS]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         gap, nats = self.measure()
-        # A model that attends to the first copy predicts the second from it. The log-probs of a trained model then
-        # rise by nats; `agreement` allows 1e-5 in fp32 and 0.03 in bf16.
+        # If the model attends to the first copy, it predicts the second from it, and the log-probs of a trained model
+        # rise by nats. `allowed_gap` is 1e-5 in fp32 and 0.03 in bf16.
         if not gap <= allowed_gap(self.cfg.precision, nats):
             attention = attention_name(self.trainer.model)
             raise UserError(
-                f"sft.packing=true: with this model ({attention} attention) an example would see the one packed "
-                f"before it: behind a copy of itself its log-probs move by {gap:.2g} nats per token. Set it to false."
+                f"sft.packing=true: this model ({attention} attention) does not separate packed examples: after a copy "
+                f"of itself, an example's log-probs change by {gap:.2g} nats per token. Set sft.packing=false."
             )
 
     @torch.no_grad()
     def measure(self) -> tuple[float, float]:
-        """Mean |copy - first| and mean |first| of the log-probs per token, in nats."""
+        """Return mean |copy - first| and mean |first| of the log-probs, in nats per token."""
         count = len(self.ids)
         row = {"input_ids": self.ids * 2, "labels": self.ids * 2, "seq_lengths": [count, count]}
         batch = send_to_device(self.trainer.data_collator([row]), self.trainer.args.device)
         with autocast(self.cfg.precision, self.trainer.args.device):
             scored = self.trainer.model(**batch, use_cache=False, fused_lm_head=True).log_probs[0].float()
-        first, copy = scored[: count - 1], scored[count:]  # left out: what scores the copy's first token
+        first, copy = scored[: count - 1], scored[count:]  # the position before the copy's first token is left out
         return float((copy - first).abs().mean()), float(first.abs().mean())
 
 
-def trainable_model(base: Path, contract: Contract, cfg: SFT, device: torch.device) -> PreTrainedModel | PeftModel:
-    """Return the base model, or a fresh adapter over it, as it is trained."""
+def trainable_model(base: Path, contract: Contract, cfg: SFT, device: torch.device) -> AnyModel:
+    """Return the base model, or a new adapter on it, ready to train."""
     model = apply_contract(load_model(base, cfg.held, device), contract, cfg.seed)
     if cfg.packing:
         pack_segments(model)
-    disable_dropout_in_model(model)  # dropout draws a mask per micro-batch: the division of a step would change it
-    return adapters.apply_adapter(model, cfg)
+    disable_dropout_in_model(model)  # dropout draws a mask per micro-batch, so its division would change results
+    return apply_adapter(model, cfg)
 
 
 def apply_contract(model: PreTrainedModel, contract: Contract, seed: int) -> PreTrainedModel:
-    """Return the model with a row for every token of the contract, whose tokens its generation config has."""
+    """Return the model with an embedding row per token of the contract, and its stop and pad tokens for generation."""
     if len(contract.tokenizer) > model.get_input_embeddings().num_embeddings:
         torch.manual_seed(seed)
-        model.resize_token_embeddings(len(contract.tokenizer))  # asked for by template.resize
+        model.resize_token_embeddings(len(contract.tokenizer))  # only with template.resize=true
     model.generation_config.eos_token_id = contract.stop_ids
     model.generation_config.pad_token_id = contract.tokenizer.pad_token_id
     return model
 
 
 def write_token_example(row: Demonstration, contract: Contract, path: Path) -> None:
-    """One training example token by token: its text, whether it is trained or ends the turn, and whether it is of an
-    assistant turn that is masked."""
+    """Write a training example token by token: its text, and if it is trained, ends the turn, or is in a masked
+    turn."""
     _, answers = contract.example(row.example.conversation)
     tokens = [
         {"text": contract.tokenizer.decode([i]), "trained": trained, "end_of_turn": i == contract.stop_ids[0]}

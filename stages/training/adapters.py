@@ -1,11 +1,12 @@
-"""Low-rank adapters (LoRA, arXiv:2106.09685; over 4-bit weights QLoRA, arXiv:2305.14314) by peft.
+"""Low-rank adapters (LoRA, arXiv:2106.09685; over 4-bit weights QLoRA, arXiv:2305.14314) with peft.
 
-A training stage trains an adapter over frozen weights and publishes the merged model. Whatever comes next (sampling,
-the reference of DPO, another adapter, a server) reads a plain model folder, and cannot forget the adapter.
+A training stage trains an adapter over frozen weights and publishes the merged model. Later stages and servers read a
+plain model folder, and cannot forget the adapter.
 """
 
 import json
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -18,13 +19,14 @@ from stages.models.loading import load_adapter
 from stages.store import safe_files
 
 ALL_LINEAR = "all-linear"
+AnyModel: TypeAlias = PreTrainedModel | PeftModel  # without and with an adapter
 
 
 def apply_adapter(
     model: PreTrainedModel, cfg: Training, task: str = "CAUSAL_LM", before: Path | None = None
-) -> PreTrainedModel | PeftModel:
-    """Return the model as `adapter` has it trained: all its weights, a fresh adapter over them, or the adapter in the
-    folder `before` over the weights below it. Before the first step each of these computes the same."""
+) -> AnyModel:
+    """Return the model as `adapter` sets it: all weights trained, a new adapter on top, or the adapter in the folder
+    `before` continued. None of these changes the outputs before the first step."""
     if cfg.adapter is Adapter.none:
         return model
     if cfg.adapter is Adapter.continued and before:
@@ -33,11 +35,11 @@ def apply_adapter(
 
 
 def attach_new_adapter(model: PreTrainedModel, cfg: LoRA, seed: int, task: str = "CAUSAL_LM") -> PeftModel:
-    """Put a fresh adapter over the model. It changes no output yet, because its second factor starts at zero. By the
-    task SEQ_CLS, the head is trained whole beside it.
+    """Put a new adapter on the model. Its second factor starts at zero, so outputs do not change yet. With the task
+    SEQ_CLS, the whole reward head is trained too.
 
     Raises:
-        UserError: where the model has none of the layers that `target_modules` names.
+        UserError: if the model has no layer that `target_modules` names.
     """
     torch.manual_seed(seed)
     modules = ALL_LINEAR if cfg.target_modules == [ALL_LINEAR] else list(cfg.target_modules)
@@ -49,25 +51,25 @@ def attach_new_adapter(model: PreTrainedModel, cfg: LoRA, seed: int, task: str =
 
 
 def cast_trained_to_fp32(model: PeftModel) -> None:
-    """Put what is trained back into fp32: TRL casts an adapter over 4-bit weights to bf16: updates would vanish."""
+    """Cast trained parameters to fp32. TRL casts an adapter over 4-bit weights to bf16: small updates would vanish."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
 
 
 def merge_adapter(model: PreTrainedModel, weights: Weights, adapter: Path) -> PreTrainedModel:
-    """The model with the adapter added to its weights; 4-bit weights are dequantised to fp32 before that."""
+    """Return the model with the adapter added to its weights. 4-bit weights are dequantised to fp32 first."""
     if weights is Weights.nf4:
         model = model.dequantize(torch.float32)
     return load_adapter(model, adapter).merge_and_unload(safe_merge=True)
 
 
 def normalize_adapter_config(adapter: Path, frozen: Path) -> None:
-    """Have adapter_config.json say the same on every machine: the model below the adapter is named by its place in the
-    store, STAGE/FINGERPRINT/model, where peft wrote a path, and the modules stand in order."""
+    """Make adapter_config.json equal on every machine: sort the modules, and name the base model by its place in the
+    store, STAGE/FINGERPRINT/model, in place of peft's path."""
     file = adapter / "adapter_config.json"
     content = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": "/".join(frozen.parts[-3:])}
-    if isinstance(content["target_modules"], list):  # peft's is a set, in another order in every process
+    if isinstance(content["target_modules"], list):  # peft writes a set, whose order differs between processes
         content["target_modules"].sort()
-    file.unlink()  # it may be a hard link to the trained adapter's, which stays as it is
+    file.unlink()  # the file may be a hard link, and the trained adapter must not change
     safe_files.write(file, json.dumps(content, indent=2, sort_keys=True))

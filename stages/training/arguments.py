@@ -1,4 +1,4 @@
-"""TRL's training arguments from a block of ours."""
+"""Translate a stage's config block into TRL's training arguments."""
 
 from copy import copy
 from typing import Any
@@ -13,7 +13,7 @@ from stages.models.loading import resolve_device
 from stages.store.workspace import StageDir
 from stages.training.saving import checkpoint_folder
 
-# TRL's arguments that shard weights, gradients and optimizer state among the processes.
+# TRL's arguments that shard weights, gradients and optimizer state over the processes.
 SHARDING_ARGUMENTS: dict[Sharding, dict[str, Any]] = {
     Sharding.none: {},
     Sharding.fsdp: {"fsdp": True, "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}},
@@ -30,30 +30,30 @@ SHARDING_ARGUMENTS: dict[Sharding, dict[str, Any]] = {
 
 
 def arguments(cfg: Training, out: StageDir, **objective_arguments: Any) -> TrainingArguments:
-    """TRL's arguments from a block, and `own` of its objective. TRL's batch is all rows of an optimizer step.
+    """Return TRL's arguments for a block, with the objective's own. TRL's batch is all rows of an optimizer step.
 
     Raises:
-        UserError: for what TRL refuses of `trainer`, where more than one GPU is visible to this one process, and where
-            there are other processes than those asked for.
+        UserError: if TRL refuses a key of `trainer`, if this process sees several GPUs, or if the number of processes
+            is not the one in the config.
     """
     runtime, arguments_class = cfg.runtime, getattr(trl, cfg.objective.trl)
     settings = dict(
         output_dir=str(checkpoint_folder(out)),
         learning_rate=cfg.learning_rate,
         num_train_epochs=cfg.epochs,
-        per_device_train_batch_size=cfg.batch_size // runtime.world_size,  # divided in `micro_batches`
+        per_device_train_batch_size=cfg.batch_size // runtime.world_size,  # `micro_batches` divides it
         gradient_accumulation_steps=1,
         per_device_eval_batch_size=1,  # eval_loss is then a mean over examples, not over batches
         max_length=cfg.max_length,
         seed=cfg.seed,
         bf16=cfg.precision is Precision.bf16,
         use_cpu=resolve_device(runtime.device).type == "cpu",
-        activation_checkpointing=False,  # until `budget` says otherwise
+        activation_checkpointing=False,  # `budget` decides later
         dataloader_num_workers=runtime.loader_workers,
         save_strategy="steps",
         save_steps=runtime.save_steps,
-        eval_strategy="no",  # `Evaluations` says when
-        logging_steps=1,  # so that `Watch` sees every step
+        eval_strategy="no",  # `EvaluationTimes` decides
+        logging_steps=1,  # `DivergenceCheck` needs every step
         logging_nan_inf_filter=False,
         prediction_loss_only=True,
         report_to="none",
@@ -64,15 +64,14 @@ def arguments(cfg: Training, out: StageDir, **objective_arguments: Any) -> Train
         **objective_arguments,
     )
     if "router_aux_loss_coef" in arguments_class.__dataclass_fields__:
-        # The auxiliary loss of a mixture of experts is a mean of micro-batch means: it is off unless `trainer` asks.
+        # The auxiliary loss of a mixture of experts depends on the micro-batches: it is off unless `trainer` sets it.
         settings["router_aux_loss_coef"] = 0.0
     try:
         args: TrainingArguments = arguments_class(**settings | cfg.trainer)
     except (TypeError, ValueError) as error:
         raise UserError(f"TRL refuses {arguments_class.__name__}: {' '.join(str(error).split())[:300]}") from error
     if args.n_gpu > 1:
-        one = "set CUDA_VISIBLE_DEVICES=0, or launch=ddp"
-        raise UserError(f"more than one GPU is visible. One process trains on one: {one}.")
+        raise UserError("one process trains on one GPU, but sees several. Set CUDA_VISIBLE_DEVICES=0 or launch=ddp.")
     if args.world_size != runtime.world_size:
-        raise UserError(f"{args.world_size} processes found each other; {runtime.world_size} were to be started.")
+        raise UserError(f"{args.world_size} processes are connected, but the config asks for {runtime.world_size}.")
     return args

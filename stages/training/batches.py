@@ -1,4 +1,4 @@
-"""Which rows are trained and evaluated on, so that every optimizer step sees exactly `batch_size` of them."""
+"""Choose the rows of every optimizer step and of an evaluation, so that each step has exactly `batch_size` rows."""
 
 import hashlib
 from collections import Counter
@@ -17,19 +17,22 @@ Row = TypeVar("Row")
 
 
 class EpochSchedule:
-    """The rows of each epoch, shuffled, in whole batches. Rows that fill no batch are left out in turn, by the hash of
-    their id, the highest first: no row is left out of two epochs that follow each other, so that two see them all."""
+    """The shuffled rows of each epoch, in whole batches.
+
+    Rows that do not fill a batch are skipped in turn, in descending order of the hash of their id. Two consecutive
+    epochs never skip the same row, so together they contain all rows.
+    """
 
     def __init__(self, ids: Sequence[str], batch_size: int, seed: int, key: str):
         if len(ids) < batch_size:
-            raise UserError(f"{key}: {len(ids)} rows are fewer than one batch of {batch_size}. Lower batch_size.")
-        self.row_count, self.batch_size, self.seed = len(ids), batch_size, seed
-        self.steps, self.left_out = divmod(len(ids), batch_size)  # of an epoch
+            raise UserError(f"{key}: {len(ids)} rows do not fill one batch of {batch_size}. Lower {key}.batch_size.")
+        self.row_count, self.batch_size, self.seed, self.key = len(ids), batch_size, seed, key
+        self.steps, self.left_out = divmod(len(ids), batch_size)  # per epoch
         hashed = [hashlib.sha256(name.encode()).digest() for name in ids]
         self.order = sorted(range(len(ids)), key=hashed.__getitem__, reverse=True)
 
     def epoch(self, number: int) -> list[int]:
-        """The rows of an epoch, counted from 0, in the order in which they are trained."""
+        """Return the row indices of an epoch, counted from 0, in training order."""
         first = number * self.left_out
         skipped = {self.order[i % self.row_count] for i in range(first, first + self.left_out)}
         trained = [i for i in range(self.row_count) if i not in skipped]
@@ -37,39 +40,39 @@ class EpochSchedule:
         return [trained[i] for i in shuffled.tolist()]
 
     def times_seen(self, steps: int) -> Counter[int]:
-        """How often the first steps of a training see each row."""
+        """Return how often the first `steps` steps of a training contain each row."""
         times = Counter[int]()
         for done in range(0, steps, self.steps):
             times.update(self.epoch(done // self.steps)[: (steps - done) * self.batch_size])
         return times
 
     def unseen_message(self, steps: int, noun: str) -> str:
-        """A warning where rows are in none of the first steps; else ''."""
+        """Return a warning if the first `steps` steps do not contain every row, else ''."""
         if not (unseen := self.row_count - len(self.times_seen(steps))):
             return ""
         return (
-            f"{unseen} of {self.row_count} {noun} are in no step: there are {steps} of {self.batch_size}, an epoch has "
-            f"{self.steps}. Two epochs see every row; a batch_size that divides {self.row_count} leaves none out."
+            f"{self.key}.batch_size={self.batch_size}: training for {steps} steps did not reach {unseen} of "
+            f"{self.row_count} {noun}. Set {self.key}.epochs=2, or a batch_size that divides {self.row_count}."
         )
 
 
 class EpochSampler(Sampler[int]):
-    """The rows of the epoch that `step`, the number of steps done, is in. (A sampler is usually told its epoch; but
-    where several processes resume within one, accelerate does not reach a sampler of one's own.)"""
+    """Yield the rows of the current epoch, which follows from `step()`, the number of finished steps. (If several
+    processes resume within an epoch, accelerate does not tell the epoch to a custom sampler.)"""
 
     def __init__(self, schedule: EpochSchedule, step: Callable[[], int]):
-        self.turns, self.step = schedule, step
+        self.schedule, self.step = schedule, step
 
     def __len__(self) -> int:
-        return self.turns.steps * self.turns.batch_size
+        return self.schedule.steps * self.schedule.batch_size
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.turns.epoch(self.step() // self.turns.steps))
+        return iter(self.schedule.epoch(self.step() // self.schedule.steps))
 
 
 def fill_batches(bins: list[list[int]], batch_size: int) -> list[list[int]]:
-    """Packed rows, as the lengths of their conversations, that fill whole batches: the fullest are split, between two
-    conversations. Where there are fewer conversations than that takes, the rows stay as they are."""
+    """Split the fullest packed rows between two conversations until the rows fill whole batches. A packed row is the
+    list of its conversations' lengths. If there are too few conversations, return the rows unchanged."""
     missing = -len(bins) % batch_size
     if len(bins) + missing > sum(map(len, bins)):
         return bins
@@ -84,13 +87,13 @@ def fill_batches(bins: list[list[int]], batch_size: int) -> list[list[int]]:
 
 
 def split_packed_row(row: list[int]) -> tuple[list[int], list[int]]:
-    """A packed row as two, as alike in length as its conversations allow."""
+    """Split a packed row between two conversations into halves with lengths as equal as possible."""
     ends = [*accumulate(row)]
     first_half = min(range(1, len(ends)), key=lambda i: abs(2 * ends[i - 1] - ends[-1]))
     return row[:first_half], row[first_half:]
 
 
 def repeat_evenly(rows: list[Row], processes: int) -> list[Row]:
-    """Rows for an evaluation in several processes. Where they cannot be dealt out evenly, every row comes as often as
-    there are processes: each process then has as many, and every row counts the same in the mean."""
+    """Return rows for an evaluation in several processes. If they do not divide evenly, every row comes once per
+    process: each process then has equally many rows, and every row has the same weight in the mean."""
     return rows * (processes if len(rows) % processes else 1)

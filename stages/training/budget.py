@@ -1,5 +1,7 @@
-"""The token budget of a micro-batch and its gradient checkpointing: decided from the free memory before the model is
-loaded, remembered for a resume, and lowered by `micro_batches` where memory runs out all the same."""
+"""Decide the token budget of a micro-batch and gradient checkpointing, from free memory before the model is loaded.
+
+A resumed run reuses the decision. `micro_batches` lowers the budget if memory runs out all the same.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -23,7 +25,7 @@ Block = TypeVar("Block", bound=Training)
 FILE = "budget.json"
 
 aten = torch.ops.aten
-# The operations that take most of a forward's time: matrix products and attention, on every device.
+# Matrix products and attention take most of a forward's time on every device.
 COSTLY = {
     aten.mm.default,
     aten.addmm.default,
@@ -37,9 +39,9 @@ COSTLY = {
 
 
 def decide_open_settings(cfg: Block, args: TrainingArguments, model: Path, out: StageDir) -> Block:
-    """The block with token budget and gradient checkpointing decided where `runtime` leaves them open; `args` are told
-    of the checkpointing. The model, in the folder `model`, must not be loaded yet: the decision is made from the
-    memory that is free. A resumed run keeps the decision of the run before it, as that lowered it."""
+    """Return the block with token budget and gradient checkpointing decided, if `runtime` leaves them open. Set the
+    checkpointing in `args` too. Call this before loading the model from the folder `model`: the decision uses the free
+    memory. A resumed run takes the last decision of the run before it."""
     runtime, file = cfg.runtime, out / SCRATCH / FILE
     tokens: int | None
     if runtime.rows:
@@ -53,36 +55,36 @@ def decide_open_settings(cfg: Block, args: TrainingArguments, model: Path, out: 
         tokens = runtime.token_budget
     if runtime.gradient_checkpointing is not Checkpointing.auto:
         checkpointing = runtime.gradient_checkpointing
-    # A layer that is recomputed has its sharded weights gathered again, for which every process is needed. So all
-    # processes take the checkpointing of the one that recomputes most.
+    # Recomputing a layer gathers its sharded weights again, which needs every process. So all processes use the
+    # checkpointing of the process that recomputes most.
     checkpointing = max(gather_object([checkpointing]), key=[*Checkpointing].index)
     args.activation_checkpointing = args.gradient_checkpointing = checkpointing is Checkpointing.full
     return replace(cfg, runtime=replace(runtime, token_budget=tokens, gradient_checkpointing=checkpointing))
 
 
 def decide_from_memory(cfg: Training, device: str, model: Path) -> tuple[int, Checkpointing]:
-    """The token budget and the gradient checkpointing that memory allows. For a model whose shape is not known: the
-    largest budget, which is halved where memory runs out, and no checkpointing."""
+    """Return the token budget and gradient checkpointing that memory allows. For a model of unknown shape this is the
+    largest budget, which is halved when memory runs out, and no checkpointing."""
     shape = ModelShape.from_config(load_json(model / "config.json", having()))
     return memory.token_budget(shape, cfg, device) if shape else (memory.MOST_TOKENS[device], Checkpointing.none)
 
 
 def write_decision(out: StageDir, tokens: int | None, checkpointing: Checkpointing) -> None:
-    """Write the decision down for a resumed run, which would find another amount of memory free."""
+    """Write the decision for a resumed run, which may find another amount of free memory."""
     if out.main:
         (out / SCRATCH).mkdir(exist_ok=True)
         note(out / SCRATCH / FILE, [tokens, checkpointing])
 
 
 def parse_decision(value: Any) -> tuple[int | None, Checkpointing]:
-    """The shape of what is remembered."""
+    """Return token budget and checkpointing from the content of the decision's file."""
     tokens, checkpointing = value
     return None if tokens is None else int(tokens), Checkpointing(checkpointing)
 
 
 def divide_rows(costs: list[int], budget: int, padded: bool, least_groups: int = 1) -> list[list[int]]:
-    """Micro-batches as lists of indices into `costs`, in the order of the rows; at least `least` of them. Each costs
-    at most `budget` tokens, or is a single row. If `padded`, a row costs as much as the first of its micro-batch."""
+    """Divide rows into at least `least_groups` micro-batches, as lists of indices into `costs`, in order. Each costs
+    at most `budget` tokens, or is a single row. If `padded`, a row costs as much as its micro-batch's first row."""
     groups: list[list[int]] = []
     room = 0
     for i, cost in enumerate(costs):
@@ -101,7 +103,7 @@ def divide_rows(costs: list[int], budget: int, padded: bool, least_groups: int =
 
 
 def out_of_memory_error(cfg: Training, step: int, rows: int, tokens: int, checkpointing: Checkpointing) -> UserError:
-    """The error for a micro-batch that does not fit and that training cannot make smaller; it names the key to set."""
+    """Return the error for a micro-batch that does not fit and cannot be divided further; it names the key to set."""
     name, runtime = cfg.block, cfg.runtime
     if runtime.rows and rows > 1:
         way_out = f"lower {name}.runtime.micro_batch (now {runtime.rows})"
@@ -113,14 +115,14 @@ def out_of_memory_error(cfg: Training, step: int, rows: int, tokens: int, checkp
         way_out = f"lower {name}.max_length (now {cfg.max_length}), or train fewer weights with {name}.adapter=lora"
     recomputation = "" if checkpointing is Checkpointing.none else f", {checkpointing} gradient checkpointing"
     return UserError(
-        f"out of memory at step {step} with {tokens} tokens of {rows} rows at once{recomputation}: {way_out}. "
-        "The same command then resumes from its last checkpoint."
+        f"out of memory at step {step}: a micro-batch has {rows} rows with {tokens} tokens{recomputation}: {way_out}. "
+        "The same command then resumes from the last checkpoint."
     )
 
 
 def enable_checkpointing(model: PreTrainedModel, checkpointing: Checkpointing) -> None:
-    """Have every layer keep its inputs and, if `selective`, the outputs of COSTLY operations; the backward recomputes
-    the rest. Gradients are the same to the bit. (TRL's own selective checkpointing keeps those of attention alone.)"""
+    """Make every layer store its inputs and, if `selective`, the outputs of COSTLY operations; the backward recomputes
+    the rest. Gradients are equal to the bit. (TRL's selective checkpointing stores only attention outputs.)"""
     options: dict[str, Any] = {"use_reentrant": False}
     if checkpointing is Checkpointing.selective:
         options["context_fn"] = partial(create_selective_checkpoint_contexts, save_costly_outputs)
@@ -128,6 +130,7 @@ def enable_checkpointing(model: PreTrainedModel, checkpointing: Checkpointing) -
 
 
 def save_costly_outputs(_: Any, operation: Any, *args: Any, **__: Any) -> CheckpointPolicy:
-    """Keep the outputs of COSTLY operations, and autocast's copies of weights: one for any number of tokens."""
+    """Return the policy to save outputs of COSTLY operations, and autocast's copies of weights, which all tokens
+    share."""
     cast = operation is aten._to_copy.default and isinstance(args[0], torch.nn.Parameter)
     return CheckpointPolicy.MUST_SAVE if cast or operation in COSTLY else CheckpointPolicy.PREFER_RECOMPUTE

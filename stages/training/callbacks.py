@@ -1,4 +1,4 @@
-"""Callbacks of every training stage: when to evaluate, when to stop because it diverges, curves, a progress bar."""
+"""Callbacks of every training stage: times of evaluation, divergence, curves and a progress bar."""
 
 import math
 import statistics
@@ -12,14 +12,14 @@ from stages.config.errors import UserError
 from stages.store.numbers import signed
 from stages.store.workspace import Progress, StageDir
 
-EXPLOSION = 1000.0  # a gradient norm this many times the median so far is divergence
-# A training whose last losses are all this many times as high as it began, and this much higher, has diverged too.
+EXPLOSION = 1000.0  # a gradient norm above this multiple of the median is divergence
+# Training has diverged if all its last losses exceed the losses at the start by this factor and by this difference.
 RISE, NATS = 1.5, 1.0
-BEGINNING, RECENT = 2, 8  # steps; of a short training, the recent ones are half of all
+BEGINNING, RECENT = 2, 8  # steps at the start and at the end; in a short training, half of all steps are recent
 
 
 class EvaluationTimes(TrainerCallback):
-    """Evaluate before the first step, and then `times` times, evenly spaced, the last at the end; 0: never."""
+    """Evaluate before the first step, then `times` times at even distances, the last at the end. 0 means never."""
 
     def __init__(self, trainer: Trainer, times: int):
         self.trainer, self.times = trainer, times if trainer.eval_dataset is not None else 0
@@ -34,18 +34,18 @@ class EvaluationTimes(TrainerCallback):
 
 
 class DivergenceCheck(TrainerCallback):
-    """Stop at the step where training diverges, before a checkpoint can be saved from it: where loss or gradient are
-    no number, where the gradient explodes, and where the loss has climbed well above where it began.
+    """Stop training when it diverges, before a checkpoint is saved: at a loss or gradient that is not finite, at an
+    exploding gradient, and at a loss far above its start.
 
-    The loss of a single batch may be anything, so it takes several that follow each other, each above the first two
-    and above the validation loss before the first step.
+    A single batch may have any loss. So the last check needs several consecutive losses, each above the first two and
+    above the validation loss before the first step.
     """
 
     def __init__(self, cfg: Training):
         self.cfg, self.norms, self.losses, self.start_loss = cfg, list[float](), list[float](), -math.inf
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        for logs in state.log_history:  # a resumed training's
+        for logs in state.log_history:  # a resumed training has logs already
             self.record(logs)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any) -> None:
@@ -66,7 +66,7 @@ class DivergenceCheck(TrainerCallback):
             )
         if self.has_climbed(state.max_steps):
             raise UserError(
-                f"training diverged by step {state.global_step}: the loss climbed, {format_losses(self.losses)}. "
+                f"training diverged by step {state.global_step}: the loss rose, {format_losses(self.losses)}. "
                 f"{lower_rate_advice(self.cfg)}."
             )
 
@@ -86,7 +86,7 @@ class DivergenceCheck(TrainerCallback):
 
 
 def format_losses(losses: Sequence[float], most: int = 8) -> str:
-    """`4.57 → 5.78 → 12.4`: the first, the last, and what lies evenly between them."""
+    """Return `4.57 → 5.78 → 12.4`: the first loss, the last, and losses at even distances between them."""
     count = min(most, len(losses))
     steps = [round(i * (len(losses) - 1) / max(1, count - 1)) for i in range(count)]
     return " → ".join(signed(losses[place], "{:z.3g}") for place in steps)
@@ -97,18 +97,18 @@ def lower_rate_advice(cfg: Training) -> str:
 
 
 class CurveLog(TrainerCallback):
-    """Hand TRL's metrics, under its names, to the node's log."""
+    """Write TRL's metrics, under TRL's names, to the node's log."""
 
     def __init__(self, out: StageDir):
         self.out = out
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any) -> None:
-        if "train_runtime" not in logs:  # the summary after the last step is no point of a curve
+        if "train_runtime" not in logs:  # these logs are the summary after the last step
             self.out.log({k: v for k, v in logs.items() if isinstance(v, int | float)}, state.global_step)
 
 
 class TrainingProgress(TrainerCallback):
-    """Progress with rate, time remaining and the last losses."""
+    """Show progress with steps per second, remaining time and the last losses."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.progress = Progress(state.max_steps, "train", "step", done=state.global_step)

@@ -1,8 +1,8 @@
-"""Whether a trained model can tell the end of a turn from tokens that were never trained.
+"""Check that a trained model can distinguish the end of a turn from tokens that were never trained.
 
-No text has such tokens, so that training has only ever pushed them down: their rows of the output embedding share a
-direction. The row of an end of turn that the base never saw lies among them. Sampling then draws those tokens in its
-place, and a preference loss that pushes them down pushes the end of turn down, too.
+No text contains untrained tokens, so training only lowers their logits, and their rows of the output embedding become
+parallel. The row of an end of turn that the base never saw is one of these rows. Sampling then draws untrained tokens
+in its place, and a preference loss that lowers their logits lowers the end of turn too.
 """
 
 from pathlib import Path
@@ -17,34 +17,35 @@ from stages.models.contract import Contract
 from stages.models.loading import locate_output_embedding
 from stages.store.workspace import StageDir
 
-ALIKE_COSINE = 0.8  # cosine from which on two rows are alike
-# So many rows are warned of. The demo's instruct model has 117, and its candidates end. Random stand-ins for a base,
-# as in the tests, had 1,371 and 2,472 after SFT, and 35% and 31% of their candidates ended at temperature 0.9.
+ALIKE_COSINE = 0.8  # rows with at least this cosine are similar
+# This many similar rows cause a warning. The demo's instruct model has 117, and its candidates end. Random stand-ins
+# for a base, as in the tests, had 1,371 and 2,472 after SFT: 35% and 31% of their candidates ended at temperature 0.9.
 MANY_ALIKE_ROWS = 1000
 ROWS_AT_ONCE = 8192  # of the embedding that are in memory at once
 
 
 def check_end_of_turn(cfg: SFT, base: Path, published: Path, contract: Contract, out: StageDir) -> dict[str, Any]:
-    """Return how like others the end of turn's row is, in base and `published` model; warn if the latter is like."""
+    """Return how similar the end of turn's row is to other rows, in the base and in the published model. Warn if the
+    published model has many similar rows."""
     token = contract.stop_ids[0]
     before, after = measure_similarity(base, token), measure_similarity(published, token)
     if after.get("alike", 0) >= MANY_ALIKE_ROWS:
-        advice = f"A higher {cfg.block}.learning_rate or more {cfg.block}.epochs tell it further apart."
+        advice = f"A higher {cfg.block}.learning_rate or more {cfg.block}.epochs make the rows differ more."
         if cfg.adapter is not Adapter.none:
-            advice = f"{cfg.block}.adapter=none trains its row, which an adapter leaves as it is."
+            advice = f"{cfg.block}.adapter=none trains this row; an adapter does not."
         out.warn(
-            f"the model hardly tells its end of turn {contract.token(token)} from tokens that were never trained: "
-            f"{after['alike']:,} rows of the output embedding have a cosine of {ALIKE_COSINE:g} or more with that of the end "
-            f"of turn ({after['nearest']:.2f} the nearest). Sampling draws such tokens in its place, and DPO that "
-            "pushes them down pushes the end of turn down, too. Lower sample.temperatures, and set "
-            f"pairs.unfinished=drop. {advice if cfg.train else ''}".strip()
+            f"the model hardly distinguishes its end of turn {contract.token(token)} from untrained tokens: "
+            f"{after['alike']:,} rows of the output embedding have a cosine of at least {ALIKE_COSINE:g} with its row "
+            f"(the highest is {after['nearest']:.2f}). Sampling may draw untrained tokens in its place, and DPO may "
+            "make the end of turn less likely. Lower sample.temperatures, and set pairs.unfinished=drop. "
+            f"{advice if cfg.train else ''}".strip()
         )
     return {"token": contract.tokenizer.convert_ids_to_tokens(token), "before": before, "after": after}
 
 
 def measure_similarity(model: Path, token: int) -> dict[str, Any]:
-    """Return the highest cosine between a token's row of the output embedding and another row, the id of that row, and
-    how many rows are ALIKE. Return nothing for a model without such a row."""
+    """Return the highest cosine of a token's output embedding with another row, the id of that row, and the number of
+    similar rows. Return {} for a model without such a row."""
     if (location := locate_output_embedding(model)) is None:
         return {}
     file, name = location

@@ -1,6 +1,6 @@
-"""The steps of every objective's training, in order: rows, arguments, memory, trainer, steps, and what is published.
+"""Run the steps of every objective's training in order: rows, arguments, memory, trainer, training, publishing.
 
-A stage makes the rows and the model, and says between these steps what is its objective's own.
+A stage makes rows and model, and adds the objective's own steps between these.
 """
 
 from collections import Counter
@@ -38,8 +38,8 @@ TrainerOf = TypeVar("TrainerOf", bound=MicroBatches)
 
 
 class SplitRows(Generic[Rows]):
-    """The rows to train and to evaluate on, the first prompts that are held out, and how many rows were left out, by
-    reason. They are added in one pass: of rows as lists of tokens only few are in memory."""
+    """The training and validation rows, the first held-out prompts, and the number of rows left out by reason. Rows
+    are added in one pass, and only a few of them are lists of tokens in memory."""
 
     def __init__(self, rows_class: type[Rows], cfg: Training, out: StageDir):
         self.train, self.validation = rows_class(), rows_class()
@@ -55,40 +55,34 @@ class SplitRows(Generic[Rows]):
             self.train.add(name, row)
 
     def settle(self) -> None:
-        """Count what was left out. Raises UserError where it is too much, or nothing is left to train on."""
+        """Count the rows left out. Raise UserError if they are too many, or no training row is left."""
         self.dropped = self.left_out.settle(len(self.train) + len(self.validation), len(self.train))
 
 
 class Fit(Generic[Block, TrainerOf]):
-    """One training by a trainer of the class `by`, from the weights in the folder `start`. The token budget of a
-    micro-batch is decided here, by the memory that is free: load the model afterwards."""
+    """One training by a trainer of the class `kind`, from the weights in the folder `start`. The token budget is
+    decided here, from the free memory: load the model afterwards."""
 
     trainer: TrainerOf
-    trained: Path  # the folder with what was trained
+    trained: Path  # the folder with the trained weights or adapter
 
     def __init__(
-        self,
-        trainer_class: type[TrainerOf],
-        cfg: Block,
-        rows: SplitRows[Any],
-        contract: Contract,
-        start: Path,
-        out: StageDir,
+        self, kind: type[TrainerOf], cfg: Block, rows: SplitRows[Any], contract: Contract, start: Path, out: StageDir
     ):
-        self.trainer_class, self.rows, self.contract, self.start, self.out = trainer_class, rows, contract, start, out
+        self.trainer_class, self.rows, self.contract, self.start, self.out = kind, rows, contract, start, out
         self.schedule = EpochSchedule(rows.train.ids, cfg.batch_size, cfg.seed, cfg.block)
-        self.args = arguments(cfg, out, **trainer_class.arguments)
+        self.args = arguments(cfg, out, **kind.arguments)
         self.cfg = budget.decide_open_settings(cfg, self.args, start, out)
 
     def build_trainer(self, model: Any) -> TrainerOf:
-        """Return the trainer of this model. In several processes each evaluates as many rows."""
+        """Return the trainer of this model. In several processes each evaluates equally many rows."""
         validation = self.rows.validation
         evaluated = repeat_evenly([*range(len(validation))], self.args.world_size)
         self.trainer = self.trainer_class(
             model,
             cfg=self.cfg,
             out=self.out,
-            turns=self.schedule,
+            schedule=self.schedule,
             args=self.args,
             train_dataset=self.rows.train.dataset,
             eval_dataset=validation.dataset.select(evaluated) if evaluated else None,
@@ -97,14 +91,14 @@ class Fit(Generic[Block, TrainerOf]):
         return self.trainer
 
     def train(self, *callbacks: TrainerCallback) -> None:
-        """Train, and save what the last step leaves."""
+        """Train, and save the weights of the last step."""
         self._train(*callbacks)
         self.trained = self.out / SCRATCH / "trained"
         save_trained(self.trainer, self.trained)
 
     def train_to_best(self, *callbacks: TrainerCallback) -> dict[str, float]:
-        """Train, save what has the lowest validation loss, and return that loss and its step. Where nothing is
-        evaluated, save what the last step leaves, and return nothing."""
+        """Train, save the weights with the lowest validation loss, and return this loss and its step. Without
+        validation rows, save the weights of the last step, and return {}."""
         best = BestModel(self.trainer, self.out / SCRATCH / "best")
         self._train(best, *callbacks)
         self.trained = best.folder
@@ -118,21 +112,22 @@ class Fit(Generic[Block, TrainerOf]):
         train_with_callbacks(self.trainer, self.cfg, self.out, *callbacks, *samples)
 
     def publish(self, load: Callable[[Weights], PreTrainedModel], held_out: list[dict[str, Any]]) -> None:
-        """Publish model, contract, any adapter, and each held-out row's figures. `loaded` loads an adapter's base."""
+        """Publish model, contract, any adapter, and each held-out row's figures. `load` loads an adapter's base
+        model."""
         publish(self.trained, self.cfg, self.out, self.start, load)
         self.contract.save(self.out / "model")
         note(self.out / "held_out.json", held_out)
 
     def describe(self, inputs: dict[str, Path], figures: dict[str, Any], *warnings: str) -> None:
-        """Write the model card with these figures; warn, also of rows that were in no step."""
+        """Write the model card with these figures, and show the warnings; add one for rows that no step contained."""
         for warning in (*warnings, self.schedule.unseen_message(self.steps, self.rows.train.noun)):
             if warning:
                 self.out.warn(warning)
         model_card.write_card(self.out / "model", self.cfg, inputs, figures)
 
     def metrics(self, tokens: Sequence[int]) -> dict[str, Any]:
-        """Return where and in how many steps it trained, on how many rows and tokens, and how many rows it did not
-        see. `tokens`: how many a step reads of each row."""
+        """Return device, steps, trained rows and tokens, and the number of rows never trained on, from each row's
+        `tokens`."""
         unit = self.cfg.objective.unit
         return {
             "device": str(self.args.device),
@@ -151,18 +146,18 @@ class Fit(Generic[Block, TrainerOf]):
 
     @cached_property
     def times_seen(self) -> Counter[int]:
-        """The number of steps that had each row."""
+        """The number of steps that contained each row."""
         return self.schedule.times_seen(self.steps)
 
 
 def train_with_callbacks(trainer: Trainer, cfg: Training, out: StageDir, *callbacks: TrainerCallback) -> None:
-    """Train to the last step, from the newest complete checkpoint if there is one, under our callbacks and not TRL's.
+    """Train to the last step, from the newest complete checkpoint if one exists, with our callbacks in place of TRL's.
 
     Raises:
-        UserError: where training diverges, and where a model that is to be sharded would not be.
+        UserError: if training diverges, or a model that should be sharded would not be.
     """
     if cfg.runtime.sharding is Sharding.fsdp and trainer.accelerator.distributed_type is not DistributedType.FSDP:
-        raise UserError("launch=fsdp divides a model among GPUs; these processes compute on the CPU. Use launch=ddp.")
+        raise UserError("launch=fsdp shards a model over GPUs, but these processes use the CPU. Use launch=ddp.")
     if cfg.adapter is not Adapter.none:
         adapters.cast_trained_to_fp32(trainer.model)
     for default in (ProgressCallback, PrinterCallback):
@@ -172,18 +167,16 @@ def train_with_callbacks(trainer: Trainer, cfg: Training, out: StageDir, *callba
         CurveLog(out),
         Checkpoints(60 * cfg.runtime.save_minutes),
     ] + ([TrainingProgress()] if out.main else [])
-    shared_callbacks.append(
-        EvaluationTimes(trainer, cfg.evaluations)
-    )  # it evaluates as training begins: the others are ready by then
+    shared_callbacks.append(EvaluationTimes(trainer, cfg.evaluations))  # the last, because it evaluates at once
     for callback in (*callbacks, *shared_callbacks):
         trainer.add_callback(callback)
-    with trainer.accelerator.main_process_first():  # the main process removes torn checkpoints, once
+    with trainer.accelerator.main_process_first():  # the main process removes incomplete checkpoints
         resumed = newest_complete(checkpoint_folder(out))
     trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
 
 
 def pack_if_possible(model: PreTrainedModel, cfg: DPO | Reward, out: StageDir) -> PreTrainedModel:
-    """Have the model read the prompt of a pair once where `forward` asks for it, or warn that it cannot."""
+    """Make the model read the prompt of a pair once if `forward` asks for it, or warn that the model cannot."""
     if cfg.forward is Forward.shared_prefix and not pack_pairs(model):
-        out.warn("this model's attention cannot be packed: pairs are padded, and every prompt is read twice.")
+        out.warn("this model's attention cannot be packed, so pairs are padded and every prompt is read twice.")
     return model

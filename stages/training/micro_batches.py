@@ -1,8 +1,8 @@
-"""An optimizer step in micro-batches that fit into memory, with the result that a single batch of all rows would have.
+"""Compute an optimizer step in micro-batches that fit into memory, with the result of a single batch.
 
-A trainer is handed the rows of a whole step and divides them here, by a budget of tokens per micro-batch; where memory
-runs out, by a lower one. The division moves no result: gradients add up under the step's normaliser, and a metric is
-the mean over the step. An evaluation's forwards are divided likewise; its losses and metrics are taken row by row.
+A trainer gets the rows of a whole step and divides them by a budget of tokens per micro-batch; if memory runs out, by
+a lower one. The division does not change results: gradients add up under the step's normaliser, and metrics are means
+over the step. Evaluations are divided likewise; their losses and metrics are computed row by row.
 """
 
 import contextlib
@@ -34,8 +34,8 @@ Output = TypeVar("Output", bound=ModelOutput)
 
 @dataclass
 class StepRows:
-    """The rows of a step in this process, as the dataset holds them. Neither sequence nor mapping: Trainer and
-    accelerate would look into those for tensors to move or to count."""
+    """The rows of a step in this process, in the dataset's format. It is neither sequence nor mapping, because Trainer
+    and accelerate would search those for tensors to move or count."""
 
     rows: list[Row]
 
@@ -49,18 +49,19 @@ class OutOfMemory(Exception):
 
 
 def select_row(output: Output, index: tuple[Any, ...]) -> Output:
-    """The output of one row among others: every figure of tokens or sequences, (sequences, …), at this index."""
+    """Return one row's part of a batched output: each tensor of tokens or sequences, (sequences, …), at `index`."""
     return type(output)(**{name: figures[index] for name, figures in output.items() if figures.dim()})
 
 
 @contextlib.contextmanager
 def average_over_step(trainer: Trainer, batches: list[Batch], weight: Callable[[str, Batch], int]) -> Iterator[None]:
-    """Wrap the micro-batches `batches` of a step, and replace the means that TRL appended for them by those over the
-    step in all processes. `weight(name, batch)` is how many items of a batch the metric `name` is a mean over.
+    """Around a step's micro-batches, replace TRL's metric means by the means over the step in all processes.
+    `weight(name, batch)` is the number of items of a batch over which the metric `name` is a mean.
 
-    TRL gathers each micro-batch's mean from all processes and logs the plain mean of those means, whatever their
-    sizes. Here no process gathers anything before its micro-batches are done. Then every mean is weighted by the
-    number of pairs or tokens that it is over, and one reduction over the processes gives the mean of the step."""
+    TRL gathers each micro-batch's mean from all processes, and logs the plain mean of these means whatever their
+    sizes. Here no process gathers before its micro-batches are done. Each mean is weighted by its number of pairs or
+    tokens, and one reduction over the processes gives the step's mean.
+    """
     accelerator, metrics = trainer.accelerator, trainer._metrics["train"]
     tokens_before = trainer._total_train_tokens
     metrics.clear()
@@ -74,9 +75,7 @@ def average_over_step(trainer: Trainer, batches: list[Batch], weight: Callable[[
         del accelerator.gather, accelerator.gather_for_metrics
     names = [name for name in metrics if name != "num_tokens"]
     weights = [[weight(name, batch) for batch in batches] for name in names]
-    sums = [
-        sum(v * w for v, w in zip(metrics[name], ws, strict=True)) for name, ws in zip(names, weights, strict=True)
-    ]
+    sums = [sum(v * w for v, w in zip(metrics[n], ws, strict=True)) for n, ws in zip(names, weights, strict=True)]
     sums_here = [*zip(sums, map(sum, weights), strict=True), (trainer._total_train_tokens - tokens_before, 1)]
     table = torch.tensor(sums_here, dtype=torch.float64, device=accelerator.device)
     *means, (tokens, _) = accelerator.reduce(table, "sum").tolist()
@@ -86,30 +85,30 @@ def average_over_step(trainer: Trainer, batches: list[Batch], weight: Callable[[
 
 
 def unchanged(tensor: Any) -> Any:
-    """Stands in for accelerate's `gather` while a process works on its own."""
+    """Replace accelerate's `gather` while a process works alone."""
     return tensor
 
 
 class MicroBatches(PlumblineTrainer, ABC):
-    """Mixed in before a trainer of TRL's, has its steps done in micro-batches. `arguments`: TRL's that it needs."""
+    """Mixin before a TRL trainer that computes its steps in micro-batches. `arguments` are TRL arguments for it."""
 
     arguments: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, *args: Any, cfg: Training, out: StageDir, **kwargs: Any):
         self.cfg, self.out = cfg, out
         self.token_budget, self.checkpointing = cfg.runtime.token_budget, cfg.runtime.gradient_checkpointing
-        self.data_collator: Any  # set by TRL
-        self.aux_loss_enabled = False  # likewise, where it knows such a loss
-        self.rows_to_score, self.outputs = list[Row](), deque[ModelOutput]()  # of an evaluation
+        self.data_collator: Any  # TRL sets it
+        self.aux_loss_enabled = False  # TRL may set it
+        self.rows_to_score, self.outputs = list[Row](), deque[ModelOutput]()  # in an evaluation
         lm_head.install_cpu_head()
         super().__init__(*args, **kwargs)
-        if self.checkpointing is Checkpointing.selective:  # none and full are TRL's own, told by the arguments
+        if self.checkpointing is Checkpointing.selective:  # TRL's arguments set the kinds none and full
             enable_checkpointing(self.model, self.checkpointing)
 
     @property
     @abstractmethod
     def is_padded(self) -> bool:
-        """True where the rows of a micro-batch are padded to its longest."""
+        """True if the rows of a micro-batch are padded to the longest."""
 
     @abstractmethod
     def count_tokens(self, row: Row) -> int:
@@ -117,11 +116,11 @@ class MicroBatches(PlumblineTrainer, ABC):
 
     @abstractmethod
     def count_items(self, metric: str, batch: Batch) -> int:
-        """Return how many items (pairs, or tokens) of a micro-batch TRL's metric of this name is a mean over."""
+        """Return over how many pairs or tokens of a micro-batch TRL's metric of this name is a mean."""
 
     @abstractmethod
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> Sequence[ModelOutput]:
-        """For every row, what the model would return for it alone, from one forward of them all."""
+        """Return for every row the model's output for this row alone, from one forward of all rows."""
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         collator, self.data_collator = self.data_collator, StepRows
@@ -133,14 +132,15 @@ class MicroBatches(PlumblineTrainer, ABC):
     def get_batch_samples(
         self, epoch_iterator: Iterator[StepRows], num_batches: int, device: torch.device
     ) -> tuple[list[StepRows], Any]:
-        """The rows of a step, and the normaliser of its loss where TRL has one: trained tokens, of all processes."""
+        """Return the rows of a step, and TRL's normaliser of its loss, if any: the trained tokens in all processes."""
         steps = list(islice(epoch_iterator, num_batches))
         _, items = super().get_batch_samples((self.data_collator(s.rows) for s in steps), num_batches, device)
         return steps, items
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
-        """The rows in micro-batches. Every process has as many: a forward over sharded weights needs all processes.
-        The longest rows come first, to pad little; where a loss depends on what shares one, they stay in order."""
+        """Return the rows in micro-batches, equally many in every process: a forward over sharded weights needs all
+        processes. The longest rows come first, to save padding; they stay in order if the loss depends on a
+        micro-batch's rows."""
         if not self.cfg.by_micro_batch:
             rows = sorted(rows, key=self.count_tokens, reverse=True)
         if n := self.cfg.runtime.rows:
@@ -149,26 +149,24 @@ class MicroBatches(PlumblineTrainer, ABC):
         return self.divide_alike(rows, self.token_budget)
 
     def evaluation_batches(self, rows: list[Row]) -> list[list[Row]]:
-        """The rows for forwards without gradients, the longest first. A forward has as many tokens at most as a
-        micro-batch may have, however many rows that is."""
+        """Return the rows in batches for forwards without gradients, the longest first. A batch has at most a
+        micro-batch's tokens, and any number of rows."""
         if not rows:
             return []
         budget = self.token_budget or (self.cfg.runtime.rows or 1) * self.cfg.max_length
         return self.divide_alike(sorted(rows, key=self.count_tokens, reverse=True), budget)
 
     def divide_alike(self, rows: list[Row], budget: int) -> list[list[Row]]:
-        """The rows in micro-batches of at most so many tokens; every process has as many."""
+        """Return the rows in micro-batches of at most `budget` tokens, equally many in every process."""
         device = self.accelerator.device
         costs = [self.count_tokens(row) for row in rows]
         count_here = torch.tensor([len(divide_rows(costs, budget, self.is_padded))], device=device)
-        groups = divide_rows(
-            costs, budget, self.is_padded, least_groups=int(self.accelerator.gather(count_here).max())
-        )
+        groups = divide_rows(costs, budget, self.is_padded, int(self.accelerator.gather(count_here).max()))
         return [[rows[i] for i in group] for group in groups]
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
-        # A forward of each row's own, made by TRL: for what needs more than per-token figures; and where there are
-        # several processes, which share the rows out as they like, and of which a sharded forward needs all.
+        # TRL makes one forward per row if a loss needs more than per-token figures. It also does so in several
+        # processes: accelerate distributes the rows among them, and a sharded forward needs them all.
         row_by_row = self.aux_loss_enabled or self.label_smoother is not None or self.args.world_size > 1
         self.outputs.clear()
         rows: Any = dataloader.dataset
@@ -176,8 +174,8 @@ class MicroBatches(PlumblineTrainer, ABC):
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def prediction_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """TRL's, of one row in an evaluation, where the model's output is kept from a forward of many rows: loss and
-        metrics are those of rows evaluated one by one."""
+        """Evaluate one row with TRL's code. The model's output comes from an earlier forward of many rows, if one is
+        stored: loss and metrics equal those of rows evaluated one by one."""
         if self.rows_to_score:
             rows, self.rows_to_score = self.rows_to_score, []
             outputs = dict[int, ModelOutput]()
@@ -189,7 +187,8 @@ class MicroBatches(PlumblineTrainer, ABC):
         return super().prediction_step(stored_or_model, *args, **kwargs)
 
     def training_step(self, model: torch.nn.Module, inputs: StepRows, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Compute the gradients of a step and return its loss; where memory runs out, again in smaller parts."""
+        """Compute the gradients of a step and return its loss. If memory runs out, repeat the step in smaller
+        parts."""
         before = self.token_budget, self.checkpointing
         while True:
             try:
@@ -197,12 +196,12 @@ class MicroBatches(PlumblineTrainer, ABC):
                 break
             except OutOfMemory as error:
                 too_large = error.rows
-            self.make_room(model, too_large)  # after the except: until then the error keeps the micro-batch's tensors
+            self.make_room(model, too_large)  # inside `except`, the error would still hold the micro-batch's tensors
         settings = self.token_budget, self.checkpointing
         if settings != before:
             self.out.warn(
-                f"out of memory at step {self.state.global_step + 1}, which was done again. From there on, at most "
-                f"{settings[0]} tokens at once, gradient checkpointing: {settings[1]}."
+                f"out of memory at step {self.state.global_step + 1}, which was repeated. From this step on, a "
+                f"micro-batch has at most {settings[0]} tokens, with gradient checkpointing {settings[1]}."
             )
             write_decision(self.out, *settings)
         return loss
@@ -218,7 +217,7 @@ class MicroBatches(PlumblineTrainer, ABC):
         loss = torch.zeros((), device=self.args.device)
         with average_over_step(self, batches, self.count_items):
             for i, (part, batch) in enumerate(zip(parts, batches, strict=True), 1):
-                # Trainer divides the loss by this: a mean over a micro-batch then counts by its share of the rows.
+                # Trainer divides the loss by this number, so a micro-batch's mean has the weight of its rows.
                 self.current_gradient_accumulation_steps: float = len(rows) / len(part)
                 last = i == len(parts)
                 self.accelerator.sync_gradients = last
@@ -232,12 +231,12 @@ class MicroBatches(PlumblineTrainer, ABC):
         return loss
 
     def make_room(self, model: torch.nn.Module, too_large: list[Row]) -> None:
-        """Drop the step's gradients, and lower the budget to half of micro-batch `full`, which did not fit. If that is
-        a single row, recompute more activations instead.
+        """Drop the step's gradients, and lower the budget to half of the micro-batch `too_large`. If that is a single
+        row, recompute more activations instead.
 
         Raises:
-            UserError: where neither is left to do, where `runtime.micro_batch` gives a number of rows, and where other
-                processes, which still have memory, would wait for this one.
+            UserError: if neither is possible, if `runtime.micro_batch` sets the number of rows, or if other processes,
+                which still have memory, would wait for this one.
         """
         model.zero_grad()
         release_memory()

@@ -1,4 +1,4 @@
-"""Samples of a model while it is trained: at every evaluation it answers the same few held-out prompts, greedily."""
+"""Sample from a model during training: at every evaluation it answers the same few held-out prompts, greedily."""
 
 import copy
 import logging
@@ -25,40 +25,40 @@ log = logging.getLogger(__name__)
 
 
 class SampleWriter(TrainerCallback):
-    """Keeps the answers in the node's `samples.jsonl`. Those before the first step are the start's: in DPO the
-    reference's, wherever the policy begins as the reference.
+    """Write the answers to the node's `samples.jsonl`. Answers before the first step are the start model's: in DPO the
+    reference's, if the policy begins as the reference.
 
-    An inference copy answers, which knows no dropout and draws no random number: training goes on to the bit as if
-    nobody had asked. Of several processes the first asks, and the others wait for it at the next step. Weights that
-    are sharded lie whole in no process; then nothing is sampled.
+    An inference copy answers, without dropout and without random numbers, so training continues exactly as without
+    samples. With several processes the first one samples, and the others wait at the next step. If weights are
+    sharded, no process has them all, and nothing is sampled.
     """
 
     def __init__(
-        self, trainer: Trainer, cfg: Training, held_out: Iterable[list[Message]], contract: Contract, out: StageDir
+        self, trainer: Trainer, cfg: Training, prompts: Iterable[list[Message]], contract: Contract, out: StageDir
     ):
         assert isinstance(cfg.runtime, SampledRuntime)
         self.trainer, self.precision, self.contract, self.out = trainer, cfg.precision, contract, out
         self.sample_tokens = cfg.runtime.sample_tokens
         is_unsharded = cfg.runtime.sharding is Sharding.none
-        prompts = [*FirstPrompts(cfg.runtime.samples, held_out)] if is_unsharded and out.main else []
-        requests = [Request(prompt_id(m), m, contract.prompt(m), [0.0], 0) for m in prompts]
+        asked_here = [*FirstPrompts(cfg.runtime.samples, prompts)] if is_unsharded and out.main else []
+        requests = [Request(prompt_id(m), m, contract.prompt(m), [0.0], 0) for m in asked_here]
         context = context_length(trainer.model.config) or math.inf
         self.requests = [r for r in requests if len(r.token_ids) + cfg.runtime.sample_tokens <= context]
         if long := len(requests) - len(self.requests):
             out.warn(
-                f"{long} of {len(requests)} held-out prompts are not sampled while this trains: with "
-                f"{cfg.block}.runtime.sample_tokens={cfg.runtime.sample_tokens} they are longer than the {context:,} "
-                "tokens that the model reads."
+                f"{cfg.block}.runtime.sample_tokens={cfg.runtime.sample_tokens}: {long} of {len(requests)} held-out "
+                f"prompts get no samples during training: with an answer they exceed the {context:,} tokens that the "
+                "model reads."
             )
         if not is_unsharded and out.main and cfg.runtime.samples:
-            log.info("no samples while this trains: its weights are sharded.")
+            log.info("no samples during training, because the weights are sharded.")
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.requests:
             append_samples(self.out.path, self.sample_answers(state.global_step))
 
     def sample_answers(self, step: int) -> list[Sample]:
-        """Return what the model as it is now says to every prompt, in the order of their ids."""
+        """Return the current model's answer to every prompt, in the order of their ids."""
         model, limit = inference_copy(self.trainer.model, self.precision), self.sample_tokens
         sampler = HFSampler.of(model, self.contract.stop_ids, limit, 1.0, len(self.requests))
         by_id = {r.id: c for r, [c] in sampler.complete(self.requests) if isinstance(c, Completion)}
@@ -67,7 +67,7 @@ class SampleWriter(TrainerCallback):
 
 
 class FirstPrompts:
-    """The first prompts in the order of their hashes: of the same rows always the same ones, whatever their order."""
+    """The `count` prompts with the lowest hashes: the same prompts for the same rows in any order."""
 
     def __init__(self, count: int, prompts: Iterable[list[Message]] = ()):
         self.count, self.by_id = count, dict[str, list[Message]]()
@@ -84,23 +84,22 @@ class FirstPrompts:
 
 
 def inference_copy(model: PreTrainedModel | PeftModel, precision: Precision) -> PreTrainedModel:
-    """Return a second model, in eval mode, with what the first has learnt so far. It shares the weights in the
-    precision that they are held in, and has rounded copies of the others, as a training forward under autocast has. An
-    adapter stays over the weights that it is trained on.
+    """Return a copy of the model in eval mode. It shares weights that have the precision of training's forwards, and
+    has rounded copies of the others. An adapter stays on top of the weights under it.
 
-    The first is left as it is: how it attends and reads packed rows, its hooks, its settings of generation. Whatever a
-    sampler makes of the copy ends with the copy.
+    The original does not change: neither attention, nor packed rows, hooks and generation settings. A sampler's
+    changes to the copy end with it.
     """
     dtype = torch.bfloat16 if sampling_weights(precision) is Weights.bf16 else torch.float32
     parameters = {id(p): frozen_copy(p, dtype) for p in model.parameters()}
     inference_model = copy.deepcopy(model, parameters)
     for module in inference_model.modules():
-        vars(module).pop("forward", None)  # a trainer's: it holds on to the first model's layers
+        vars(module).pop("forward", None)  # a trainer's forward refers to the original model's layers
     return (inference_model.get_base_model() if isinstance(inference_model, PeftModel) else inference_model).eval()  # type: ignore[no-any-return]
 
 
 def frozen_copy(parameter: torch.nn.Parameter, dtype: torch.dtype) -> torch.nn.Parameter:
-    """Return the same values without a gradient; weights of 4 bits as they are."""
+    """Return the same values without a gradient; 4-bit weights unchanged."""
     if not parameter.is_floating_point():
         return parameter
     return torch.nn.Parameter(parameter.detach().to(dtype), requires_grad=False)

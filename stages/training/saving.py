@@ -1,6 +1,6 @@
-"""Saving of a training: checkpoints to resume from, and its best or last step, which becomes the node's model.
+"""Save a training: checkpoints for a resume, and the best or last step, which becomes the node's model.
 
-A checkpoint says whether it is complete: a resume from a torn one would train other weights on, silently.
+A marker says that a checkpoint is complete: resuming from an incomplete one would silently train other weights.
 """
 
 import logging
@@ -29,10 +29,8 @@ from stages.training import adapters
 log = logging.getLogger(__name__)
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-SAVE_TIME_FACTOR = (
-    20  # the time that saving the last checkpoint took, until the next is saved by time: 5% of a training at most
-)
-BEST_STEP = "best.json"  # beside what was saved: at which step, and with which loss
+SAVE_TIME_FACTOR = 20  # wait this multiple of the last checkpoint's saving time: at most 5% of a training
+BEST_STEP = "best.json"  # step and loss of the weights in the same folder
 
 
 def checkpoint_folder(out: StageDir) -> Path:
@@ -40,9 +38,8 @@ def checkpoint_folder(out: StageDir) -> Path:
 
 
 class Checkpoints(TrainerCallback):
-    """Save a checkpoint by time too, `interval` seconds after the last one. Mark a checkpoint complete, with digests
-    of its files, and only then drop the ones before it. That of the last step has no optimizer state, two thirds of a
-    checkpoint: nothing is trained after it."""
+    """Save a checkpoint also `interval` seconds after the last one. Mark it complete, with digests of its files, and
+    only then remove earlier ones. The last step's checkpoint omits the optimizer state, two thirds of its size."""
 
     def __init__(self, interval: float):
         self.interval, self.save_seconds = interval, 0.0
@@ -55,16 +52,16 @@ class Checkpoints(TrainerCallback):
         args.save_only_model = state.global_step >= state.max_steps
         self.save_start = time.monotonic()
         due = self.save_start - self.last_save >= max(self.interval, SAVE_TIME_FACTOR * self.save_seconds)
-        # Every process takes part in saving, so all do what the first one's clock says.
+        # Every process takes part in saving, so the clock of the first one decides for all.
         by_time = bool(broadcast(torch.tensor(int(due), device=args.device)))
         control.should_save = control.should_save or by_time
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.save_start = time.monotonic()  # a step is saved after it is evaluated
+        self.save_start = time.monotonic()  # evaluation comes before saving, and is not part of its time
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         processes = PartialState()
-        processes.wait_for_everyone()  # every process writes files of its own into it
+        processes.wait_for_everyone()  # every process writes files into the checkpoint
         if processes.is_main_process:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             seal(folder)
@@ -76,26 +73,24 @@ class Checkpoints(TrainerCallback):
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Every checkpoint, whole or not, the last first. What is named otherwise is none of ours."""
+    """Return the checkpoint folders, complete or not, the last first. Folders with other names are ignored."""
     steps = {path: match[1] for path in folder.glob("*/") if (match := CHECKPOINT.fullmatch(path.name))}
     return sorted(steps, key=lambda path: int(steps[path]), reverse=True)
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The last checkpoint whose files have the digests in its marker. Later ones, which are torn, are removed."""
+    """Return the last checkpoint whose files have the digests in its marker. Remove later, damaged ones."""
     for checkpoint in list_checkpoints(folder):
         if not (damage := broken(checkpoint)):
             return checkpoint
-        log.warning(
-            "warning: %s is not whole (%s): it is removed, and training resumes before it.", checkpoint, damage
-        )
+        log.warning("warning: %s is damaged (%s). It is removed, and training resumes before it.", checkpoint, damage)
         remove(checkpoint)
     return None
 
 
 def save_trained(trainer: Trainer, folder: Path, best: dict[str, float] | None = None) -> None:
-    """Save what was trained, whole and sealed, or not at all: all weights, or the adapter. Every process has to call
-    this: sharded weights are gathered from all of them."""
+    """Save the trained weights or the adapter, completely or not at all. Every process must call this, because sharded
+    weights are gathered from all of them."""
     draft = folder.with_suffix(".draft")
     if trainer.is_world_process_zero():
         remove(draft)
@@ -113,20 +108,20 @@ def save_trained(trainer: Trainer, folder: Path, best: dict[str, float] | None =
 def publish(
     trained: Path, cfg: Training, out: StageDir, frozen: Path, load: Callable[[Weights], PreTrainedModel]
 ) -> None:
-    """Publish what was trained: weights as `model/`; an adapter as `adapter/`, and merged as `model/`.
+    """Publish the trained weights as `model/`; or the adapter as `adapter/`, and merged as `model/`.
 
-    `frozen` is the folder of the weights below the adapter, and `load` loads them. A QLoRA adapter is merged into
-    the 4-bit weights it was trained over, a LoRA adapter into fp32 weights, also where training held them in bf16.
+    `frozen` is the folder of the weights under the adapter, and `load` loads them. A QLoRA adapter is merged into its
+    4-bit weights, a LoRA adapter into fp32 weights, also if training used bf16.
 
     Raises:
-        UserError: where the files are not those that were saved.
+        UserError: if the files are not those that were saved.
     """
     if damage := broken(trained):
-        raise UserError(f"{trained}: {damage}. Nothing is published; the same command trains what is lost again.")
+        raise UserError(f"{trained}: {damage}. Nothing is published; the same command trains the lost part again.")
     place = out / ("model" if cfg.adapter is Adapter.none else "adapter")
     for stale in (out / "model", out / "adapter"):
         shutil.rmtree(stale, ignore_errors=True)
-    ignored = shutil.ignore_patterns(BEST_STEP, SEAL, "README.md")  # peft's card says nothing that ours does not
+    ignored = shutil.ignore_patterns(BEST_STEP, SEAL, "README.md")  # our model card replaces peft's
     shutil.copytree(trained, place, ignore=ignored, copy_function=link_or_copy)
     if cfg.adapter is not Adapter.none:
         adapters.normalize_adapter_config(place, frozen)
@@ -135,7 +130,7 @@ def publish(
 
 
 def link_or_copy(source: str, target: str) -> None:
-    """Have the weights on the disk once, or copy them where the file system knows no hard links."""
+    """Hard-link a file, or copy it if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:
@@ -143,8 +138,8 @@ def link_or_copy(source: str, target: str) -> None:
 
 
 class BestModel(TrainerCallback):
-    """Save what was trained whenever the validation loss is the lowest so far; `found` has that loss and its step.
-    What has not been trained yet, at step 0, is never the best: it is there to compare with."""
+    """Save the trained weights whenever the validation loss is the lowest so far; `best` has that loss and its step.
+    Step 0 is never the best: it is only for comparison."""
 
     def __init__(self, trainer: Trainer, folder: Path):
         self.trainer, self.folder = trainer, folder
@@ -152,22 +147,22 @@ class BestModel(TrainerCallback):
             self.best = self.read_earlier_best()
 
     def read_earlier_best(self) -> dict[str, float]:
-        """Return what an earlier attempt noted. Where that is not whole, so are no checkpoints that came after it:
-        trained on from them, a later step would pass for the best."""
+        """Return the best step of an interrupted attempt. If it is damaged, remove it and all checkpoints after it:
+        training resumed from them would take a later step as the best."""
         draft, checkpoints = self.folder.with_suffix(".draft"), self.folder.with_name("checkpoints")
         if not self.folder.exists() and not broken(draft):
-            swap(draft, self.folder)  # all that a kill left to do
+            swap(draft, self.folder)  # the attempt ended just before this
         if not (damage := broken(self.folder)):
             return load_json(self.folder / BEST_STEP, having())
         later = [checkpoint for checkpoint in list_checkpoints(checkpoints) if (checkpoint / BEST_STEP).exists()]
         if later or self.folder.exists():
-            log.warning("warning: %s: %s. It is removed, and trained again.", self.folder, damage)
+            log.warning("warning: %s: %s. The folder is removed and trained again.", self.folder, damage)
         for path in (self.folder, *later):
             remove(path)
         return {}
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.best and state.is_world_process_zero:  # the checkpoint is no good without
+        if self.best and state.is_world_process_zero:  # a resume needs it
             note(Path(args.output_dir) / f"checkpoint-{state.global_step}" / BEST_STEP, self.best)
 
     def on_evaluate(

@@ -1,5 +1,4 @@
-"""Tokenised rows as columns in memory: 4 bytes a token, and 4 more for its label. As lists of Python's integers they
-take some nine times as much."""
+"""Tokenised rows as columns in memory: 4 bytes per token, and 4 for its label. Python lists take nine times that."""
 
 from abc import ABC, abstractmethod
 from itertools import chain
@@ -14,17 +13,17 @@ from trl import pack_dataset
 from stages.store.records import content_id
 from stages.training.batches import fill_batches
 
-ROWS_PER_TABLE = 250  # rows that wait as lists until they become columns
-IGNORED = -100  # the label of a token that is not trained
+ROWS_PER_TABLE = 250  # so many rows are lists until they become columns
+IGNORED = -100  # the label of an untrained token
 TOKENS = pa.list_(pa.int32())
 Row = dict[str, Any]
 RowValue = TypeVar("RowValue")
 
 
 class ColumnRows(ABC, Generic[RowValue]):
-    """Rows to score, to train or to evaluate on, in the order in which they were added. `ids` are their names."""
+    """Rows for scoring, training or evaluation, in the order of adding. `ids` are their names."""
 
-    noun: str  # what a warning calls them
+    noun: str  # the name of the rows in warnings
 
     def __init__(self) -> None:
         self.ids = list[str]()
@@ -45,7 +44,7 @@ class ColumnRows(ABC, Generic[RowValue]):
 
     @abstractmethod
     def table(self, rows: list[RowValue]) -> pa.Table:
-        """Some rows as columns."""
+        """Return some rows as columns."""
 
     @property
     def tables(self) -> list[pa.Table]:
@@ -55,14 +54,14 @@ class ColumnRows(ABC, Generic[RowValue]):
 
     @property
     def dataset(self) -> Dataset:
-        """Rows as a trainer reads them. There must be any."""
-        # A fingerprint of datasets' own making would be a hash of all tokens.
+        """The rows as a dataset for a trainer. At least one row must exist."""
+        # Without a fingerprint here, datasets would hash all tokens.
         return Dataset(pa.concat_tables(self.tables), fingerprint="rows")
 
 
 class TokenRows(ColumnRows[tuple[list[int], list[bool]]]):
-    """Demonstrations, each by its token ids and by which of them are trained. The columns `input_ids`, `labels` and,
-    of packed rows, `seq_lengths` are TRL's."""
+    """Demonstrations. A row is token ids, and True for each trained token. The columns have TRL's names: `input_ids`,
+    `labels` and, in packed rows, `seq_lengths`."""
 
     noun = "rows"
 
@@ -78,12 +77,12 @@ class TokenRows(ColumnRows[tuple[list[int], list[bool]]]):
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of every row."""
+        """The number of tokens of every row."""
         return pc.list_value_length(self.columns["input_ids"]).to_pylist()  # type: ignore[no-any-return]
 
     @property
     def trained_counts(self) -> list[int]:
-        """Trained tokens of every row."""
+        """The number of trained tokens of every row."""
         counts = list[int]()
         for labels in self.columns["labels"].chunks:
             marks = labels.values.to_numpy() != IGNORED
@@ -91,8 +90,8 @@ class TokenRows(ColumnRows[tuple[list[int], list[bool]]]):
         return counts
 
     def pack(self, length: int, batch_size: int) -> None:
-        """Become best-fit decreasing bins of `length` tokens, in one process and a fixed order (arXiv:2404.10830),
-        that fill whole batches. In place: every step lets go of the columns before it."""
+        """Pack the rows in place by best-fit decreasing into bins of `length` tokens that fill whole batches
+        (arXiv:2404.10830). One process packs in a fixed order. Every step frees the columns before it."""
         order = sorted(range(len(self)), key=self.ids.__getitem__)
         self._tables = [self.columns.combine_chunks()]
         self._tables = [self.columns.take(order[i : i + ROWS_PER_TABLE]) for i in range(0, len(order), ROWS_PER_TABLE)]
@@ -104,11 +103,11 @@ class TokenRows(ColumnRows[tuple[list[int], list[bool]]]):
         self._tables = [table.append_column("seq_lengths", [bins])]
         self.ids = [content_id(ids.as_py()) for ids in self.columns["input_ids"]]
         self.noun = "packed rows"
-        pa.default_memory_pool().release_unused()  # Arrow would keep what it needed on the way
+        pa.default_memory_pool().release_unused()  # Arrow keeps freed memory otherwise
 
 
 class PreferenceRows(ColumnRows[Row]):
-    """Pairs. What is called `…_ids` in a row are token ids, all else figures."""
+    """Pairs. A row's values named `…_ids` are lists of token ids; all others are numbers."""
 
     noun = "pairs"
 
@@ -118,11 +117,11 @@ class PreferenceRows(ColumnRows[Row]):
 
     @property
     def rows(self) -> list[Row]:
-        """Rows as they were added."""
+        """The rows in the form in which they were added."""
         return [row for table in self.tables for row in table.to_pylist()]
 
     def tokens(self, *columns: str) -> list[int]:
-        """Return the number of tokens that every row has in these columns together."""
+        """Return for every row the number of tokens in these columns together."""
         counts = list[int]()
         for table in self.tables:
             lengths = (pc.list_value_length(table[name]).to_pylist() for name in columns)
@@ -131,7 +130,7 @@ class PreferenceRows(ColumnRows[Row]):
 
 
 def split_into_rows(ends: np.ndarray, ids: Any, labels: Any) -> pa.Table:
-    """Rows that begin and end at these places of all their tokens."""
+    """Return a table of rows, from all tokens, all labels, and the places where rows begin and end."""
     columns = {"input_ids": ids, "labels": labels}
-    # 64-bit offsets: those of 32 bits would end at 2^31 tokens of all rows.
+    # Offsets have 64 bits, because 32 would limit all rows together to 2^31 tokens.
     return pa.table({name: pa.LargeListArray.from_arrays(ends, values) for name, values in columns.items()})

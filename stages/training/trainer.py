@@ -1,6 +1,7 @@
-"""A trainer of TRL's, of any objective, that chooses its rows, warms up short trainings and keeps rows' losses.
+"""A TRL trainer of any objective that chooses its rows, warms up short trainings and stores each row's loss.
 
-The losses stand in the trainer's log, and so in every checkpoint: a resumed training knows how it began."""
+The row losses are in the trainer's log, and so in every checkpoint: a resumed training knows those of its start.
+"""
 
 import math
 from statistics import fmean
@@ -17,21 +18,21 @@ from stages.store.workspace import StageDir
 from stages.training.batches import EpochSampler, EpochSchedule
 from stages.training.callbacks import format_losses, lower_rate_advice
 
-ROW_LOSSES = "row_losses"  # in the trainer's log, and so in its checkpoints, beside the eval_loss that is their mean
-MOST_RISE = 0.05  # of the validation loss: more of it than this, and than its noise, and nothing is published
-LEAST_WARMUP = 4  # steps of a warm-up: a share of few steps takes the learning rate from 0 to its highest in one
+ROW_LOSSES = "row_losses"  # the key in the trainer's log; eval_loss is their mean
+MOST_RISE = 0.05  # after a larger relative rise of the validation loss, beyond noise, nothing is published
+LEAST_WARMUP = 4  # steps; a share of few steps would raise the learning rate from 0 to its highest value in one step
 
 
 class PlumblineTrainer(Trainer):
-    """`turns` has the rows of every epoch, as indices into `train_dataset`."""
+    """A trainer with a schedule: the rows of every epoch, as indices into `train_dataset`."""
 
     def __init__(self, *args: Any, schedule: EpochSchedule, **kwargs: Any):
-        self.turns, self.row_losses = schedule, list[torch.Tensor]()
-        self.lr_scheduler: Any  # set by Trainer
+        self.schedule, self.row_losses = schedule, list[torch.Tensor]()
+        self.lr_scheduler: Any  # Trainer sets it
         super().__init__(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        return EpochSampler(self.turns, lambda: self.state.global_step)
+        return EpochSampler(self.schedule, lambda: self.state.global_step)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         warmup = self.args.warmup_steps
@@ -52,23 +53,26 @@ class PlumblineTrainer(Trainer):
         self.row_losses.clear()
         with round_weights_once(self.args.device):
             output = super().evaluation_loop(*args, **kwargs)
-        losses_here = torch.stack(self.row_losses).float()  # the processes take the rows by turns
+        losses_here = torch.stack(self.row_losses).float()  # row i belongs to process i modulo their number
         losses = self.accelerator.gather(losses_here).view(-1, len(losses_here)).T.flatten()
         output.metrics[ROW_LOSSES] = [round(loss, 6) for loss in losses.tolist()]
         return output
 
 
 def count_warmup_steps(warmup: float, steps: int) -> int:
-    """Over how many of `steps` the rate climbs, where `warmup_steps` asks for a share that comes to fewer than LEAST:
-    over LEAST, or half of all. 0 where what is asked for stands: a number of steps, none, a share of more steps."""
+    """Return the steps of a warm-up whose `warmup_steps` is a share of fewer than LEAST_WARMUP steps: LEAST_WARMUP, or
+    half of all. Return 0 if `warmup_steps` is used as it is: a number of steps, 0, or a larger share."""
     return 0 if not 0 < warmup < 1 or warmup * steps > LEAST_WARMUP - 1 else min(LEAST_WARMUP, math.ceil(steps / 2))
 
 
 def skip_first_step(longer_schedule: Any, warmup_steps: int) -> Any:
-    """A schedule from its second step on: transformers' begin at rate 0, and a short training has no step to lose. It
-    climbs as a square does. Adam's first step divides each gradient by its own size, rounding errors included: at a
-    quarter of the rate they made weights differ by 1.4e-5 between micro-batches, at a sixteenth by 4.6e-6. A schedule
-    that is no function of the step (`reduce_lr_on_plateau`) has no warm-up, and stays as it is."""
+    """Return a schedule from its second step on, with a quadratic warm-up. transformers' schedules begin with learning
+    rate 0, and a short training cannot waste a step.
+
+    Adam's first step divides each gradient by its size, rounding errors included. At a quarter of the learning rate
+    these made weights differ by 1.4e-5 between micro-batches, at a sixteenth by 4.6e-6. A schedule that is not a
+    function of the step (`reduce_lr_on_plateau`) has no warm-up, and is returned unchanged.
+    """
     if not isinstance(longer_schedule, torch.optim.lr_scheduler.LambdaLR):
         return longer_schedule
     factors: list[Any] = [
@@ -79,7 +83,7 @@ def skip_first_step(longer_schedule: Any, warmup_steps: int) -> Any:
 
 
 class EvalHistory:
-    """The evaluations of a training, the first before its first step."""
+    """The evaluations of a training by step; the first is before the first step."""
 
     def __init__(self, trainer: Trainer):
         self.by_step: dict[int, dict[str, Any]] = {e["step"]: e for e in trainer.state.log_history if ROW_LOSSES in e}
@@ -89,41 +93,39 @@ class EvalHistory:
         return [entry["eval_loss"] for entry in self.by_step.values()]
 
     def row_losses(self, step: int) -> list[float]:
-        """Losses of a step's evaluation, in the dataset's order; several times, if there are several processes."""
+        """Return the losses of a step's evaluation in the dataset's order; with several processes, rows may repeat."""
         return list(self.by_step[step][ROW_LOSSES])
 
 
 def risen_loss_message(history: EvalHistory, rows: int, cfg: Training) -> str:
-    """A warning where held-out pairs' losses ended above those before the first step by more than noise; else ''."""
+    """Return a warning if the held-out pairs' mean loss rose significantly since before the first step, else ''."""
     if not history.by_step:
         return ""
     change = paired(history.row_losses(0)[:rows], history.row_losses(max(history.by_step))[:rows])
     if not change.low > 0:
         return ""
     return (
-        f"held-out loss {format_losses(history.losses)}: it ended higher than before the first step, by "
-        f"{change.per('pair')}. {lower_rate_advice(cfg)}, or {cfg.block}.epochs."
+        f"held-out loss {format_losses(history.losses)}: it rose during training by {change.per('pair')}. "
+        f"{lower_rate_advice(cfg)}, or lower {cfg.block}.epochs."
     )
 
 
 def read_best_losses(history: EvalHistory, step: int, rows: int, cfg: Training, out: StageDir) -> list[float]:
-    """Return the validation rows' losses at the step that is published, compared with those before the first.
+    """Return the validation rows' losses at the published step, and compare them with those before the first step.
 
     Raises:
-        UserError: where they rose by more than RISE, and by more than their noise. A smaller rise only warns: rows
-            that the model itself wrote start where it is hardly to be bettered.
+        UserError: if they rose by more than MOST_RISE and by more than noise. A smaller rise only warns: on rows
+            sampled from the model itself, the start is hardly to be improved.
     """
     before, after = history.row_losses(0)[:rows], history.row_losses(step)[:rows]
     change, start_loss = paired(before, after), fmean(before)
     if change.mean <= 0:
         return after
     message = (
-        f"validation loss {format_losses(history.losses)}: at its best, after step {step}, it is higher than before the "
-        f"first step, by {change.per('row')}"
+        f"validation loss {format_losses(history.losses)}: its lowest value, after step {step}, is higher than before "
+        f"the first step, by {change.per('row')}"
     )
     if change.mean > MOST_RISE * start_loss and change.low > 0:
-        raise UserError(
-            f"{message}: training made the model worse, and nothing is published. {lower_rate_advice(cfg)}."
-        )
+        raise UserError(f"{message}. Training made it worse, and nothing is published. {lower_rate_advice(cfg)}.")
     out.warn(f"{message}. {lower_rate_advice(cfg)}, unless these rows are the model's own.")
     return after

@@ -297,7 +297,7 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
         trainable_model(Path(cfg.model), Path(), block, resolve_device("auto"), out),
         cfg=block,
         out=out,
-        turns=EpochSchedule([str(i) for i in range(len(dataset))], block.batch_size, block.seed, "dpo"),
+        schedule=EpochSchedule([str(i) for i in range(len(dataset))], block.batch_size, block.seed, "dpo"),
         args=args,
         train_dataset=dataset.select_columns([*TOKENS, *REFERENCE]),
         processing_class=tokenizer,

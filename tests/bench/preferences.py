@@ -1,4 +1,4 @@
-"""Measure the cost of preferences before a trainer's first step: `python -m tests.bench.preferences [FEW MANY [STAGE …]]`.
+"""Measure the cost of preferences before a first step: `python -m tests.bench.preferences [FEW MANY [STAGE …]]`.
 
 Comparisons of AlpacaEval's answers, in the columns of UltraFeedback binarized (prompt, chosen and rejected as turns),
 repeated under other first words: through `label=dataset`, `pairs` and `unpaired`, and what `reference`, `dpo` and
@@ -122,10 +122,10 @@ def policy(folder: Path) -> None:
 
 def reference(folder: Path, pairs: Path, model: Path) -> None:
     """Write random log-probs in the format of the stage `reference`."""
-    from stages.models import contract
+    from stages.models.contract import load_contract
     from stages.models.scoring import tokenize_pair
 
-    contract = contract.load_contract(model / "model")
+    contract = load_contract(model / "model")
 
     def scored() -> Iterator[PairLogProbs]:
         for pair in stream(pairs / "pairs.parquet", Pair):

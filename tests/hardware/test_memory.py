@@ -27,7 +27,7 @@ from transformers import (
 )
 from trl.trainer import utils as trl_utils
 
-from stages.commands.planning.peak import expected_peak, rewarding, shape_of
+from stages.commands.planning.peak import expected_peak, model_shape, reward_peak
 from stages.config.blocks.models import Model
 from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Adapter, Checkpointing, Precision, Weights
@@ -236,7 +236,7 @@ def test_live_bytes_of_rewards(precision: str) -> None:
     model = LlamaForSequenceClassification(config).to(torch.bfloat16 if precision == "bf16" else torch.float32).eval()
     with Live(model) as live:
         predict_rewards(model, [[*range(256)]] * 4, 0, block.precision)
-    expected = rewarding(ModelShape.from_config(config.to_dict()), block, 256)
+    expected = reward_peak(ModelShape.from_config(config.to_dict()), block, 256)
     assert expected == pytest.approx(live.peak, rel=0.3)
 
 
@@ -341,7 +341,7 @@ def test_a_recipe_for_a_cpu_needs_no_more_memory_than_it_says_however_much_is_fr
     cfg = replace(settings(f"recipe={recipe}", f"precision={precision}"), outputs=str(tmp_path))
     recipe_nodes, store = graph(cfg, tmp_path / "digests.json"), Store(tmp_path)
     needs = {
-        name: expected_peak(node, recipe_nodes, shape_of(node, recipe_nodes["base"], store))
+        name: expected_peak(node, recipe_nodes, model_shape(node, recipe_nodes["base"], store))
         for name, node in recipe_nodes.items()
     }
     assert max(needs.values()) < 0.85 * int(promise[1]) * 2**30, needs  # the rest is the system's

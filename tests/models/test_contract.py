@@ -134,7 +134,7 @@ def test_white_space_around_an_answer_does_not_move_the_prompt() -> None:
         (
             "{% for m in messages %}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{% endfor %}"
             "{% if add_generation_prompt %}<|im_start|>{% endif %}",
-            "no prefix",
+            "not a prefix",
         ),
         (
             "<|im_start|><|im_start|>{% for m in messages %}{% generation %}{{ m['content'] + '<|im_end|>' }}"
@@ -243,7 +243,7 @@ def test_after_an_sft_of_somebody_elses_the_template_is_kept_as_it_is(tmp_path: 
     ("jinja", "told"),
     [
         (None, "the tokenizer has no chat template"),
-        (OWN.replace("assistant: ", "assistant, please: "), "no prefix"),
+        (OWN.replace("assistant: ", "assistant, please: "), "not a prefix"),
         ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "no special token ends the assistant's turn"),
     ],
 )

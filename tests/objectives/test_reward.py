@@ -129,7 +129,7 @@ def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Pat
         data = {"train_dataset": rows, "eval_dataset": rows, "processing_class": contract.tokenizer}
         return kind(model, args=args, **data, **own)
 
-    theirs, ours = made(RewardTrainer), made(PairwiseRewardTrainer, cfg=cfg, out=out, turns=turns)
+    theirs, ours = made(RewardTrainer), made(PairwiseRewardTrainer, cfg=cfg, out=out, schedule=turns)
     assert pack_pairs(ours.model)
     theirs.args.num_train_epochs = 1  # of three times the rows, in our order
     theirs._get_train_sampler = lambda *_: [row for epoch in range(3) for row in turns.epoch(epoch)]

@@ -393,8 +393,8 @@ def steps_come_as_rows(parts: Parts) -> None:
 @effect("transformers:Trainer._get_train_sampler", gone(PlumblineTrainer, "_get_train_sampler"))
 def rows_come_in_turn(parts: Parts) -> None:
     trainer = parts.ours()
-    trainer.turns = EpochSchedule([p.id for p in parts.pairs], 3, 0, "dpo")
-    assert [*trainer.get_train_dataloader().batch_sampler.sampler] == trainer.turns.epoch(0)
+    trainer.schedule = EpochSchedule([p.id for p in parts.pairs], 3, 0, "dpo")
+    assert [*trainer.get_train_dataloader().batch_sampler.sampler] == trainer.schedule.epoch(0)
 
 
 @effect("transformers:Trainer().lr_scheduler", deaf(StoredReferenceTrainer, "lr_scheduler", None))
@@ -495,7 +495,7 @@ def a_window_is_kept_in_a_packed_row(parts: Parts) -> None:
 
 
 def one_mask(parts: Parts, patch: pytest.MonkeyPatch) -> None:
-    masks = hf.masks
+    masks = hf.attention_masks
     patch.setattr(hf, "masks", lambda *given: dict.fromkeys(masks(*given), masks(*given)["full_attention"]))
 
 
@@ -505,7 +505,9 @@ def each_kind_of_layer_has_its_mask(parts: Parts) -> None:
     torch.manual_seed(0)
     model = Gemma3ForCausalLM(Gemma3TextConfig(**kinds, **SHAPE)).eval()
     ids, positions = torch.arange(20, 40)[None], torch.arange(20)[None]
-    masked = model(ids, attention_mask=hf.masks(model, positions, 20), position_ids=positions, use_cache=False)
+    masked = model(
+        ids, attention_mask=hf.attention_masks(model, positions, 20), position_ids=positions, use_cache=False
+    )
     assert torch.allclose(masked.logits, model(ids, use_cache=False).logits, atol=1e-5)
 
 
@@ -1008,6 +1010,6 @@ def what_is_sent_is_marked(parts: Parts) -> None:
     run.mkdir()
     file = run / "run-sft-0123456789ab-cdef.wandb"
     file.touch()
-    assert not wandb.cli.beta_sync._is_synced(file) and not sync.sent(run)
+    assert not wandb.cli.beta_sync._is_synced(file) and not sync.is_sent(run)
     file.with_suffix(".wandb.synced").touch()
-    assert wandb.cli.beta_sync._is_synced(file) and sync.sent(run)
+    assert wandb.cli.beta_sync._is_synced(file) and sync.is_sent(run)
