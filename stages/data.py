@@ -1,9 +1,6 @@
-"""Stage `data`: examples in four splits (sft, preference, validation, test) that share no prompt.
-
-Knows no model. A prompt belongs to the split that took it first, and they take in this order: generated tests, the
-other generated splits, then the sources as they are listed. Each source is a node of its own (`source`), where its
-rows were read; here is decided which of them stay, and how often they come.
-"""
+"""Stage `data`: examples in four splits (sft, preference, validation, test) that share no prompt. A prompt belongs to
+the first split that claims it: generated tests claim first, then other generated splits, then the sources in their
+order. Each source is read by a `source` node; this stage selects the rows, and how often they are used."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -18,11 +15,11 @@ from stages.config.blocks.data import Data, Form
 from stages.config.choices import Split
 from stages.config.errors import UserError, nearest
 from stages.curation.audit.gate import RowFilter
-from stages.curation.joining import SourceRows, SplitLedger, gathered
-from stages.curation.mixing import amounts
-from stages.curation.user_code import KEY, own_part
+from stages.curation.joining import SourceRows, SplitLedger, gather_rows
+from stages.curation.mixing import plan_amounts
+from stages.curation.user_code import KEY, load_user_code
 from stages.formats.readers.row import Unwanted
-from stages.formats.source_reading import keep_apart
+from stages.formats.source_reading import write_quarantine
 from stages.store import plugins
 from stages.store.licences import UNKNOWN, Licences
 from stages.store.records import Example, in_tables, save_tables
@@ -33,37 +30,37 @@ from stages.tasks.generator import Family, generate
 
 
 def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `examples.parquet`, and `quarantine.jsonl` where `data.audit` puts rows there.
+    """Write `examples.parquet`, and `quarantine.jsonl` if `data.audit` quarantines rows.
 
     Raises:
-        UserError: where a source has a weight, and no rows for sft that it could bring.
+        UserError: if a source has a weight but no rows for sft.
     """
-    (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
-    families, _ = own_part(cfg.own, out)
+    (out / "quarantine.jsonl").unlink(missing_ok=True)  # an earlier attempt may have been killed
+    families, _ = load_user_code(cfg.own, out)
     with plugins.told(cfg.own, KEY, out.path):
-        examples = generated(cfg, families)
-        sound([e for e in examples if e.task in families])
-    taken, joined = join(cfg, examples, [folder / "examples.parquet" for folder in inputs.values()], out)
-    mix(cfg, joined, taken)
+        examples = generate_examples(cfg, families)
+        validate_user_tasks([e for e in examples if e.task in families])
+    ledger, joined = join(cfg, examples, [folder / "examples.parquet" for folder in inputs.values()], out)
+    mix(cfg, joined, ledger)
     seed, licences = cfg.tasks.seed if cfg.tasks else 0, Licences()
 
     def tables() -> Iterator[pa.Table]:
         for example in examples:
             licences.count(example)
         yield from in_tables(examples, Example)
-        with Progress(sum(sum(part.counts(taken).values()) for part in joined), "data", "row") as progress:
+        with Progress(sum(sum(part.counts(ledger).values()) for part in joined), "data", "row") as progress:
             for part in joined:
-                for table in part.tables(taken, seed):
+                for table in part.tables(ledger, seed):
                     licences.rows.update(licence or UNKNOWN for licence in table["licence"].to_pylist())
                     yield table
                     progress.update(len(table))
 
     save_tables(out / "examples.parquet", tables(), Example)
-    return {**told(examples, joined, taken), **licences.metrics()}
+    return {**compile_metrics(examples, joined, ledger), **licences.metrics()}
 
 
-def generated(cfg: Data, families: dict[str, Family]) -> list[Example]:
-    """The examples of generated tasks, and of open requests."""
+def generate_examples(cfg: Data, families: dict[str, Family]) -> list[Example]:
+    """Return the examples of generated tasks and of open requests."""
     if not cfg.tasks:
         return []
     settings = asdict(cfg.tasks)
@@ -71,55 +68,57 @@ def generated(cfg: Data, families: dict[str, Family]) -> list[Example]:
     return generate(seed, settings, settings.pop("families"), families) + open_requests.generate(seed, settings)
 
 
-def sound(examples: list[Example]) -> None:
-    """Raise UserError for a task of the user's whose reference answer does not pass its own checks."""
+def validate_user_tasks(examples: list[Example]) -> None:
+    """Raise UserError for a user-defined task with an unknown check, or whose reference fails its own checks."""
     for e in examples:
         if unknown := [check.kind for check in e.checks if check.kind not in known_checks()]:
-            raise UserError(f"{e.task}: {unknown[0]!r} is no kind of check.{nearest(unknown[0], known_checks())}")
+            raise UserError(f"data.own: {e.task}: {unknown[0]!r} is not a check.{nearest(unknown[0], known_checks())}")
         if not e.checks or not e.reference or share_passed(e.checks, e.reference) < 1:
-            raise UserError(f"{e.task}: the reference {e.reference!r:.80} has no checks, or does not pass them all.")
+            raise UserError(f"data.own: {e.task}: the reference {e.reference!r:.80} has no checks, or fails one.")
 
 
 def join(cfg: Data, examples: list[Example], files: list[Path], out: StageDir) -> tuple[SplitLedger, list[SourceRows]]:
-    """The rows of every source that are in none before it, nor among the generated ones."""
-    rows = gathered(examples, files)
-    taken, joined = SplitLedger(rows), list[SourceRows]()
-    taken.hold(np.arange(len(examples)))
-    passes = RowFilter(cfg.audit.among_rows, Form()) if cfg.audit.among_rows.actions else None
+    """Return the ledger of prompts, and of each source the rows whose prompts are neither generated nor in an earlier
+    source."""
+    rows = gather_rows(examples, files)
+    ledger, joined = SplitLedger(rows), list[SourceRows]()
+    ledger.claim(np.arange(len(examples)))
+    row_filter = RowFilter(cfg.audit.among_rows, Form()) if cfg.audit.among_rows.actions else None
     for i, (source, file) in enumerate(zip(cfg.sources, files, strict=True)):
-        part = SourceRows.of(source, file, np.arange(len(rows.ids))[rows.parts[i]], taken, passes)
-        keep_apart([row for row in part.unwanted if isinstance(row.error, Unwanted) and row.error.kept], out)
+        part = SourceRows.select(source, file, np.arange(len(rows.ids))[rows.slices[i]], ledger, row_filter)
+        flagged = [row for row in part.unwanted if isinstance(row.error, Unwanted) and row.error.quarantined]
+        write_quarantine(flagged, out)
         if part.copies:
-            again = " (it is listed before)" if file in files[:i] else ""
-            told = f"{part.copies} of {len(part.rows)} rows are left out, because their prompt came before"
-            out.warn(f"{cfg.key(i)}={source.path}{again}: {told}")
+            hint = "This source is listed twice. Remove it." if file in files[:i] else "No action is needed."
+            message = f"{part.copies} of {len(part.rows)} rows were skipped, because earlier rows have their prompts"
+            out.warn(f"{cfg.key(i)}={source.path}: {message}. {hint}")
         joined.append(part)
-    return taken, joined
+    return ledger, joined
 
 
-def mix(cfg: Data, joined: list[SourceRows], taken: SplitLedger) -> None:
-    """Say of every source how often its rows for sft come.
+def mix(cfg: Data, joined: list[SourceRows], ledger: SplitLedger) -> None:
+    """Set how many sft rows each source contributes.
 
     Raises:
-        UserError: where one has a weight and none of these.
+        UserError: if a source has a weight but no rows for sft.
     """
-    rows = [len(part.to_learn(taken)) for part in joined]
+    rows = [len(part.sft_rows(ledger)) for part in joined]
     for i, part in enumerate(joined):
         if part.source.weight and not rows[i]:
             key = cfg.key(i).removesuffix(".path")
-            raise UserError(f"{key}.weight={part.source.weight:g}: {part.source.path} has no rows for sft to bring.")
-    for part, amount in zip(joined, amounts(cfg.sources, cfg.mixture, rows), strict=True):
+            raise UserError(f"{key}.weight={part.source.weight:g}: the source has no sft rows. Remove the weight.")
+    for part, amount in zip(joined, plan_amounts(cfg.sources, cfg.mixture, rows), strict=True):
         part.amount = amount
 
 
-def told(examples: list[Example], joined: list[SourceRows], taken: SplitLedger) -> dict[str, Any]:
-    """The metrics."""
+def compile_metrics(examples: list[Example], joined: list[SourceRows], ledger: SplitLedger) -> dict[str, Any]:
+    """Return the metrics, except licences."""
     counts = Counter(e.split for e in examples)
     tasks = {e.task for e in examples if e.checks}
     sources, mixed = list[dict[str, Any]](), list[str]()
     for part in joined:
-        name, to_learn = Path(part.source.path).name, len(part.to_learn(taken))
-        counts.update(part.counts(taken))
+        name, n_sft = Path(part.source.path).name, len(part.sft_rows(ledger))
+        counts.update(part.counts(ledger))
         tasks.update([name] if part.source.check and len(part.drawn) else [])
         sources.append(
             {
@@ -128,21 +127,21 @@ def told(examples: list[Example], joined: list[SourceRows], taken: SplitLedger) 
                 "unwanted": len(part.unwanted),
                 "duplicates": part.copies,
                 "left_over": part.left_over,
-                "for_sft": to_learn,
-                "examples": part.counts(taken),
+                "for_sft": n_sft,
+                "examples": part.counts(ledger),
             }
         )
-        if part.amount.total != to_learn:
-            mixed.append(f"{part.amount.total:,} of {name}'s {to_learn:,}")
-    sums = {name: sum(each[name] for each in sources) for name in ("duplicates", "unwanted")}
-    said = {"duplicates": "copies left out", "unwanted": "rows taken out by data.audit"}
+        if part.amount.total != n_sft:
+            mixed.append(f"{part.amount.total:,} from the {n_sft:,} sft rows of {name}")
+    totals = {name: sum(row[name] for row in sources) for name in ("duplicates", "unwanted")}
+    labels = {"duplicates": "copies skipped", "unwanted": "rows removed by data.audit"}
     return {
         "examples": dict(counts),
         "tasks": len(tasks),
-        "duplicates_dropped": sums["duplicates"],
-        "unwanted": sums["unwanted"],
+        "duplicates_dropped": totals["duplicates"],
+        "unwanted": totals["unwanted"],
         "sources": sources,
         "summary": ", ".join(f"{counts[split]} {split}" for split in Split)
-        + "".join(f"; {sums[name]} {what}" for name, what in said.items() if sums[name])
-        + (f"; mixed for sft: {', '.join(mixed)}" if mixed else ""),
+        + "".join(f"; {totals[name]} {label}" for name, label in labels.items() if totals[name])
+        + (f"; sft rows after mixing: {', '.join(mixed)}" if mixed else ""),
     }

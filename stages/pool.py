@@ -1,9 +1,6 @@
-"""Stage `pool`: candidates of several sources, as one pool to be judged.
-
-Each source is a `sample` node of its own. Here they come together as the policy's: a candidate keeps its token ids
-where they were drawn under the policy's own contract; another has its text, and as many tokens as the policy's
-tokenizer makes of that, so that lengths can be compared.
-"""
+"""Stage `pool`: the candidates of several sources, as one pool to be judged. Each source is a `sample` node. A
+candidate keeps its token ids if they were drawn under the policy's contract. Other candidates have text, and their
+length in tokens of the policy's tokenizer, to compare lengths."""
 
 from collections import Counter
 from dataclasses import replace
@@ -11,40 +8,40 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.sampling import Pool
-from stages.models.contract import Contract, form_of
+from stages.models.contract import Contract, load_or_derive_contract
 from stages.store.records import Candidate, Example, load, save
 from stages.store.workspace import StageDir
 
 
 def run(cfg: Pool, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `prompts.parquet` and `candidates.parquet`, in which `policy` is the name of the source."""
-    terms = form_of(inputs["policy"] / "model")
+    """Write `prompts.parquet` and `candidates.parquet`, where column `policy` names the source."""
+    contract = load_or_derive_contract(inputs["policy"] / "model")
     sources = [folder for role, folder in inputs.items() if role != "policy"]
-    found, copies = dict[str, Candidate](), 0
+    candidates, copies = dict[str, Candidate](), 0
     for name, folder in zip(cfg.members, sources, strict=True):
         for candidate in load(folder / "candidates.parquet", Candidate):
-            copies += candidate.candidate_id in found  # the same text or tokens, of the same prompt
-            found.setdefault(candidate.candidate_id, of_pool(candidate, name, terms))
-    prompts = load(sources[0] / "prompts.parquet", Example)  # every source was asked the same
+            copies += candidate.candidate_id in candidates  # equal ids mean the same prompt and text or tokens
+            candidates.setdefault(candidate.candidate_id, relabel(candidate, name, contract))
+    prompts = load(sources[0] / "prompts.parquet", Example)  # all sources answer the same prompts
     save(out / "prompts.parquet", prompts, Example)
-    save(out / "candidates.parquet", found.values(), Candidate)
-    of_source = Counter(c.policy for c in found.values())
+    save(out / "candidates.parquet", candidates.values(), Candidate)
+    count_by_source = Counter(c.policy for c in candidates.values())
     if copies:
-        out.warn(f"{copies} candidates are copies of an earlier source's and left out")
+        out.warn(f"{copies} candidates were skipped as copies of an earlier source's. No action is needed.")
     return {
         "prompts": len(prompts),
-        "candidates": len(found),
-        "sources": {name: of_source[name] for name in cfg.members},
+        "candidates": len(candidates),
+        "sources": {name: count_by_source[name] for name in cfg.members},
         "copies_left_out": copies,
-        "tokens_kept": sum(c.token_ids is not None for c in found.values()),
-        "summary": f"{len(found)} candidates for {len(prompts)} prompts: "
-        + ", ".join(f"{of_source[name]} of {name}" for name in cfg.members),
+        "tokens_kept": sum(c.token_ids is not None for c in candidates.values()),
+        "summary": f"{len(candidates)} candidates for {len(prompts)} prompts: "
+        + ", ".join(f"{count_by_source[name]} of {name}" for name in cfg.members),
     }
 
 
-def of_pool(candidate: Candidate, name: str, terms: Contract) -> Candidate:
-    """A candidate under the name of its source. A log-prob is of the tokens that were drawn, and goes with them."""
-    if candidate.token_ids is not None and candidate.tokenizer == terms.digest:
+def relabel(candidate: Candidate, name: str, contract: Contract) -> Candidate:
+    """Return a candidate with its source as policy. A log-prob belongs to token ids, and is dropped with them."""
+    if candidate.token_ids is not None and candidate.tokenizer == contract.digest:
         return replace(candidate, policy=name)
-    n_tokens = terms.length(candidate.text)
+    n_tokens = contract.length(candidate.text)
     return replace(candidate, policy=name, token_ids=None, tokenizer=None, logprob=None, n_tokens=n_tokens)

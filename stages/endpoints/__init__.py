@@ -1,1 +1,1 @@
-"""Endpoints: models at servers of others, asked within limits, at a known price, and once."""
+"""Endpoints: models at OpenAI-compatible servers, with rate limits, a budget, and a cache of replies."""

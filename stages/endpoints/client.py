@@ -1,8 +1,6 @@
-"""Asking a model at an OpenAI-compatible server: every question once, failures again, within limits and a budget.
-
-The client of `openai` sends, with its own retries off: an attempt is counted where it is made. What a server answers
-is bounded as it comes (`bounded_http.py`), rid of the key (`reply.py`), and stored before use (`store/call_cache.py`).
-"""
+"""A client of a model at an OpenAI-compatible server, with retries, rate limits, a budget, and a cache of replies. The
+openai package sends requests with its own retries off, because each attempt is counted here. Replies are limited in
+size (`bounded_http.py`), freed from the API key (`reply.py`), and stored before use (`store/call_cache.py`)."""
 
 import asyncio
 import json
@@ -18,24 +16,24 @@ from typing import Any
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.errors import UserError
 from stages.config.installation import install_command
-from stages.endpoints.reply import KeyMask, NoReply, Redirected, Reply, decode, read
+from stages.endpoints.reply import KeyMask, NoReply, Redirected, Reply, decode, parse_reply
 from stages.endpoints.spending import Pace, Spending, backoff, retry_after
 from stages.store.call_cache import Calls, key_of
 from stages.store.records import Message
 from stages.store.workspace import SCRATCH, StageDir
 
-HEAD = 16  # tokens that a server may put around a message
-LIMITS = ("max_tokens", "max_completion_tokens")  # what servers call the tokens of an answer, at most
-REFUSED = {401: "refuses the key", 403: "refuses the key", 404: "knows no such model, or no such path"}
-AGAIN = {408, 409, 425, 429}  # statuses that another attempt may not meet, beside the server's own errors
-# What servers say of a request that the model's context does not hold: OpenAI, vLLM, SGLang, llama.cpp.
+HEAD = 16  # largest number of tokens that a chat template adds to a message
+LIMITS = ("max_tokens", "max_completion_tokens")  # names of the limit on the answer's tokens
+REFUSALS = {401: "refuses the key", 403: "refuses the key", 404: "has no such model or path"}
+RETRYABLE = {408, 409, 425, 429}  # HTTP statuses below 500 that a retry may overcome
+# The errors of OpenAI, vLLM, SGLang and llama.cpp for a request that exceeds the model's context.
 TOO_LONG = re.compile(r"context.(length|size|window)|maximum (context|model) length|max_model_len", re.IGNORECASE)
-PATIENCE = 900.0  # seconds that a server may ask to be left alone before the stage gives up
+PATIENCE = 900.0  # longest Retry-After in seconds before the stage stops
 
 
 @dataclass(frozen=True)
 class Question:
-    """A chat to be answered."""
+    """A chat request to a model."""
 
     messages: list[Message]
     max_tokens: int
@@ -45,7 +43,7 @@ class Question:
     response_format: Mapping[str, Any] | None = None
 
     def request(self, endpoint: Endpoint) -> dict[str, Any]:
-        """The body that is sent."""
+        """Return the JSON body of the request."""
         body = {
             "model": endpoint.model,
             "messages": self.messages,
@@ -57,9 +55,9 @@ class Question:
         }
         return {name: value for name, value in (body | endpoint.extra).items() if value is not None}
 
-    def most(self, extra: Mapping[str, Any]) -> tuple[int, int]:
-        """Tokens of the request and of the answer, at most: a token is a byte or more, and `extra` may limit the
-        answer by another number, or under another name."""
+    def token_bounds(self, extra: Mapping[str, Any]) -> tuple[int, int]:
+        """Return upper bounds on the tokens of the request and of the answer. A token has at least one byte. `extra`
+        may set another limit for the answer, or another name of the limit."""
         texts = [m["content"] for m in self.messages] + [json.dumps(self.response_format or "")]
         limits = {"max_tokens": self.max_tokens, **extra}
         output = [limits[name] for name in LIMITS if type(limits.get(name)) is int]
@@ -68,7 +66,7 @@ class Question:
 
 
 class Client:
-    """One endpoint's model. `key` is what the endpoint is called on the command line, for errors."""
+    """A client of one endpoint's model. `key` is the endpoint's setting on the command line, for messages."""
 
     def __init__(self, endpoint: Endpoint, key: str, out: StageDir):
         self.endpoint, self.name, runtime = endpoint, key, endpoint.runtime
@@ -76,40 +74,40 @@ class Client:
         spent = out / SCRATCH / "spent" / self.calls.path.name
         self.spending = Spending(spent, endpoint.budget, endpoint.price, key)
         self.requests, self.tokens = Pace(runtime.requests_per_minute), Pace(runtime.tokens_per_minute)
-        self.room = asyncio.Semaphore(runtime.concurrency)
-        self.asking: dict[str, asyncio.Task[Reply]] = {}
-        self.answered, self.reused = set[str](), set[str]()  # keys of answers of now, and of an earlier time
+        self.slots = asyncio.Semaphore(runtime.concurrency)
+        self.pending: dict[str, asyncio.Task[Reply]] = {}
+        self.answered, self.reused = set[str](), set[str]()  # keys of new replies, and of cached ones
         self.failures, self.ended = Counter[str](), False
 
     @contextmanager
     def opened(self) -> Iterator["Client"]:
-        """Hold the files of kept answers and of what is spent; no other process then asks this model."""
+        """Open the files of cached replies and of spending. Only one process at a time can open them."""
         self.ended, self.reading = False, asyncio.Lock()
         with self.calls.opened(), self.spending.opened():
             yield self
 
     @cached_property
     def api(self) -> Any:
-        """The client of `openai`, made for the first call: what is kept needs neither the package nor a key.
+        """The openai client, created for the first call: cached replies need neither the package nor an API key.
 
         Raises:
-            UserError: without the package, or without the key that is named.
+            UserError: if the package or the API key is missing.
         """
         try:
             import openai
 
             from stages.endpoints.bounded_http import http_client
         except ImportError as error:
-            raise UserError(f"{self.name} needs the package openai: {install_command('endpoints')}.") from error
+            raise UserError(f"{self.name} needs the package openai. Type: {install_command('endpoints')}") from error
         if self.endpoint.api_key_env and not self.secret:
             raise UserError(
-                f"{self.name}.api_key_env={self.endpoint.api_key_env}: the environment has no such variable. Set it, "
-                "and the same command goes on from here."
+                f"{self.name}.api_key_env={self.endpoint.api_key_env}: the environment has no such variable. Set it "
+                "to the API key, and type the same command again."
             )
         if not (self.secret.isascii() and self.secret.isprintable()):
             raise UserError(
-                f"{self.name}.api_key_env={self.endpoint.api_key_env}: the variable holds characters that no HTTP "
-                "header can. Set it to the key alone."
+                f"{self.name}.api_key_env={self.endpoint.api_key_env}: the variable has characters that an HTTP "
+                "header cannot have. Set it to the API key alone."
             )
         key = self.secret or "none"
         with without_openai_variables():
@@ -130,126 +128,128 @@ class Client:
         return KeyMask(self.secret)
 
     async def close(self) -> None:
-        """Begin no further call, and end once those on their way have come: they may be paid for."""
+        """Start no further calls, and wait for the running ones, which may be paid for."""
         self.ended = True
-        await asyncio.gather(*self.asking.values(), return_exceptions=True)
+        await asyncio.gather(*self.pending.values(), return_exceptions=True)
         if "api" in vars(self):
             await vars(self).pop("api").close()
 
     async def ask(self, question: Question, fresh: bool = False) -> Reply:
-        """Return the answer, of now or of an earlier time; a `fresh` one is of now. Equal requests are one call.
+        """Return the reply to a question, from the cache unless `fresh`. Equal concurrent questions share one call.
 
         Raises:
-            NoReply: where no attempt gave one.
-            UserError: where further calls make no sense, or the budget allows none.
+            NoReply: if every attempt failed.
+            UserError: if the endpoint refuses all calls, or the budget is spent.
         """
-        asked = {"endpoint": self.endpoint.base_url, "request": question.request(self.endpoint)}
-        key = key_of(asked)
-        if not fresh and (kept := self.calls.get(key)) is not None:
+        call = {"endpoint": self.endpoint.base_url, "request": question.request(self.endpoint)}
+        key = key_of(call)
+        if not fresh and (stored := self.calls.get(key)) is not None:
             self.reused |= {key} - self.answered
-            return read(self.mask(kept))
-        if key not in self.asking:
-            self.asking[key] = asyncio.ensure_future(self._insist(key, asked, question.most(self.endpoint.extra)))
-            self.asking[key].add_done_callback(lambda _: self.asking.pop(key))
-        return await asyncio.shield(self.asking[key])
+            return parse_reply(self.mask(stored))
+        if key not in self.pending:
+            bounds = question.token_bounds(self.endpoint.extra)
+            self.pending[key] = asyncio.ensure_future(self._retry(key, call, bounds))
+            self.pending[key].add_done_callback(lambda _: self.pending.pop(key))
+        return await asyncio.shield(self.pending[key])
 
-    async def _insist(self, key: str, asked: dict[str, Any], most: tuple[int, int]) -> Reply:
-        """As many attempts as are allowed and may help."""
+    async def _retry(self, key: str, call: dict[str, Any], bounds: tuple[int, int]) -> Reply:
+        """Return the reply of the first successful attempt, within the limit of retries."""
         runtime, attempt = self.endpoint.runtime, 0
         while True:
             try:
-                async with self.room:
-                    reply = await self._attempt(key, asked, most)
+                async with self.slots:
+                    reply = await self._attempt(key, call, bounds)
                 await asyncio.gather(self.calls.durable(), self.spending.durable())
                 return reply
             except NoReply as error:
                 self.failures[error.reason] += 1
                 attempt += 1
-                if not error.again or attempt > runtime.retries or self.ended:
+                if not error.retryable or attempt > runtime.retries or self.ended:
                     raise
             except UserError:
                 self.ended = True
                 raise
             await asyncio.sleep(backoff(runtime.backoff, attempt))
 
-    async def _attempt(self, key: str, asked: dict[str, Any], most: tuple[int, int]) -> Reply:
-        """One call. Of one that may have reached the model nobody knows what it cost: it counts in full."""
+    async def _attempt(self, key: str, call: dict[str, Any], bounds: tuple[int, int]) -> Reply:
+        """Return the reply of one call. If a failed call may have reached the model, its upper bound of tokens counts
+        as spent."""
         if self.ended:
-            raise NoReply("the stage ends", again=False)
-        send, request = self.api.chat.completions.with_raw_response.create, dict(asked["request"])
+            raise NoReply("the stage is ending", retryable=False)
+        send, request = self.api.chat.completions.with_raw_response.create, dict(call["request"])
         import openai
 
         model, messages = request.pop("model"), request.pop("messages")
-        await self.spending.take(*most)
-        used = most
+        await self.spending.reserve(*bounds)
+        used = bounds
         try:
             await self.requests.wait()
-            await self.tokens.wait(sum(most))
+            await self.tokens.wait(sum(bounds))
             async with asyncio.timeout(self.endpoint.runtime.timeout):
                 content = (await send(model=model, messages=messages, extra_body=request)).content
-            async with self.reading:  # 2 MB of JSON can be 50 MB of lists: one at a time
-                body, reply = await asyncio.to_thread(self._understand, content)  # the loop keeps its time-outs
-            self.calls.keep(key, asked, body)
+            async with self.reading:  # 2 MB of JSON can become 50 MB of objects, so one reply is parsed at a time
+                body, reply = await asyncio.to_thread(self._parse, content)  # so other calls can still time out
+            self.calls.keep(key, call, body)
             self.answered.add(key)
-            used = reply.tokens(most)
+            used = reply.tokens(bounds)
         except (TimeoutError, openai.APITimeoutError) as error:
-            raise NoReply(f"no answer in {self.endpoint.runtime.timeout:g} s", again=True) from error
+            raise NoReply(f"no answer in {self.endpoint.runtime.timeout:g} s", retryable=True) from error
         except openai.APIStatusError as error:
             used = (0, 0)
-            raise self._refusal(error) from error
+            raise self._error_for(error) from error
         except openai.APIConnectionError as error:
-            raise NoReply("the connection broke", again=True) from error
+            raise NoReply("the connection broke", retryable=True) from error
         except Redirected as error:
             used = (0, 0)
             raise UserError(
                 f"{self.name}.base_url={self.endpoint.base_url}: the server redirects to {self.mask(error.host)!r} "
-                f"(HTTP {error.status}), and prompts go nowhere else by themselves. Set base_url to the address meant."
+                f"(HTTP {error.status}). Prompts are sent only to base_url: set it to the address that you trust."
             ) from error
         finally:
-            self.spending.settle(most, used)
-            self.tokens.give_back(sum(most) - sum(used))
+            self.spending.settle(bounds, used)
+            self.tokens.give_back(sum(bounds) - sum(used))
         return reply
 
-    def _understand(self, content: bytes) -> tuple[str, Reply]:
-        """Return the body of a chat completion, without the key, and the reply in it."""
+    def _parse(self, content: bytes) -> tuple[str, Reply]:
+        """Return the body of a chat completion without the API key, and the reply in it."""
         body = self.mask(decode(content))
-        return body, read(body)
+        return body, parse_reply(body)
 
-    def _refusal(self, error: Any) -> Exception:
-        """What follows from an answer that is an error."""
-        status, said = error.status_code, self._said(error)
-        if status in REFUSED or (status == 429 and "insufficient_quota" in said):
-            why = REFUSED.get(status, "says that the quota is spent")
-            return UserError(f"{self.name}: {self.endpoint.base_url} {why} (HTTP {status}: {said}).")
+    def _error_for(self, error: Any) -> Exception:
+        """Return the exception for an HTTP error."""
+        status, server_text = error.status_code, self._server_text(error)
+        if status in REFUSALS or (status == 429 and "insufficient_quota" in server_text):
+            reason = REFUSALS.get(status, "reports that the quota is spent")
+            return UserError(f"{self.name}: {self.endpoint.base_url} {reason} (HTTP {status}: {server_text}).")
         if (wait := retry_after(error.response.headers)) is not None and (status == 429 or status >= 500):
             if wait > PATIENCE:
                 return UserError(
-                    f"{self.name}: {self.endpoint.base_url} wants to be left alone for {wait:.0f} s. Every answer is "
-                    "kept: the same command goes on then."
+                    f"{self.name}: {self.endpoint.base_url} asks for a pause of {wait:.0f} s. All replies are "
+                    "stored: type the same command again after that time."
                 )
             self.requests.rest(wait)
-        if 400 <= status < 500 and TOO_LONG.search(said):
-            return NoReply(f"the prompt is too long for the model (HTTP {status})", again=False)
-        return NoReply(f"HTTP {status}", again=status in AGAIN or status >= 500)
+        if 400 <= status < 500 and TOO_LONG.search(server_text):
+            return NoReply(f"the prompt is too long for the model (HTTP {status})", retryable=False)
+        return NoReply(f"HTTP {status}", retryable=status in RETRYABLE or status >= 500)
 
-    def _said(self, error: Any) -> str:
-        """The server's words, without the key, which some repeat."""
+    def _server_text(self, error: Any) -> str:
+        """Return the beginning of the error's text, without the API key, which some servers repeat."""
         return " ".join(self.mask(error.response.text).split())[:200]
 
     def figures(self) -> dict[str, Any]:
-        """What it came to: calls that all attempts at the node made, and answers kept from earlier ones."""
+        """Return the calls and tokens of all attempts at this node, and the number of used cached replies."""
         spent = self.spending
         money = {"money": spent.money} if self.endpoint.price.known else {}
-        counted = {"made": spent.calls, "kept": len(self.reused), "failed": dict(self.failures)}
-        return counted | {"input_tokens": spent.input, "output_tokens": spent.output} | money
+        counts = {"made": spent.calls, "kept": len(self.reused), "failed": dict(self.failures)}
+        return counts | {"input_tokens": spent.input, "output_tokens": spent.output} | money
 
 
 @contextmanager
 def without_openai_variables() -> Iterator[None]:
-    """Within, the environment lacks OpenAI's own variables: a key, an organisation, a project, any headers. A client
-    sends to whoever is named what it finds of them when it is made, and no argument turns off the headers."""
-    taken = {name: os.environ.pop(name) for name in [*os.environ] if name.startswith("OPENAI_")}
+    """Remove variables that begin with OPENAI_ from the environment, for the duration of the context. The openai
+    client would send such keys, organizations, projects and headers to any endpoint."""
+    removed = {name: os.environ.pop(name) for name in [*os.environ] if name.startswith("OPENAI_")}
     try:
         yield
     finally:
-        os.environ.update(taken)
+        os.environ.update(removed)

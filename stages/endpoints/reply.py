@@ -1,5 +1,5 @@
-"""What a server's answer says. The key, which a server may send back, is masked before anything reads or keeps it.
-Then the answer is read strictly: a body that is not what it should be is no reply, with a reason."""
+"""Parsing of a server's reply. The API key, which a server may repeat, is masked before anything is parsed or stored.
+A malformed body raises NoReply with a reason."""
 
 import base64
 import json
@@ -13,43 +13,43 @@ MASK = "***"
 
 
 class KeyMask:
-    """Masks one key: as it is, in base64, in hexadecimal, and with characters escaped as JSON or URLs escape them."""
+    """A mask for one API key: verbatim, in base64, in hexadecimal, and with JSON or URL escapes."""
 
     def __init__(self, key: str):
-        found = [key, key.encode().hex(), *in_base64(key.encode())] if len(key) >= SHORTEST_KEY else []
-        self.pattern = re.compile("|".join("".join(map(any_form, each)) for each in found)) if found else None
+        forms = [key, key.encode().hex(), *encode_base64(key.encode())] if len(key) >= SHORTEST_KEY else []
+        self.pattern = re.compile("|".join("".join(map(escaped_pattern, form)) for form in forms)) if forms else None
 
     def __call__(self, text: str) -> str:
         return self.pattern.sub(MASK, text) if self.pattern else text
 
 
-def any_form(character: str) -> str:
-    """Return the pattern of an ASCII character and its escapes."""
+def escaped_pattern(character: str) -> str:
+    """Return a regular expression for an ASCII character and its escapes."""
     code = "".join(f"[{digit.lower()}{digit.upper()}]" for digit in f"{ord(character):02x}")
     plain = re.escape(character)
     return rf"(?:{plain}|\\{plain}|\\u00{code}|%{code})"
 
 
-def in_base64(key: bytes) -> list[str]:
-    """Return what every text with the key has of it, by where in three bytes it begins; also as in URLs' base64."""
-    found = list[str]()
-    for before, shared in ((0, 0), (1, 2), (2, 3)):  # bytes before the key, and characters that they share with it
+def encode_base64(key: bytes) -> list[str]:
+    """Return the base64 characters that depend on the key alone, for each offset modulo 3; also URL-safe."""
+    encodings = list[str]()
+    for before, shared in ((0, 0), (1, 2), (2, 3)):  # bytes before the key, and characters that also encode them
         encoded = base64.b64encode(bytes(before) + key).decode().rstrip("=")
         whole = encoded[shared : -1 if (before + len(key)) % 3 else None]
-        found += [whole, whole.translate({ord("+"): "-", ord("/"): "_"})]
-    return [*dict.fromkeys(found)]
+        encodings += [whole, whole.translate({ord("+"): "-", ord("/"): "_"})]
+    return [*dict.fromkeys(encodings)]
 
 
 class NoReply(Exception):
-    """A call gave nothing that can be used. `again`: another attempt may."""
+    """The error of a call without a usable reply. `retryable`: another attempt may succeed."""
 
-    def __init__(self, reason: str, again: bool):
+    def __init__(self, reason: str, retryable: bool):
         super().__init__(reason)
-        self.reason, self.again = reason, again
+        self.reason, self.retryable = reason, retryable
 
 
 class Redirected(Exception):
-    """A server sends whoever asks on, to `host`."""
+    """The error of a server that redirects a request to `host`."""
 
     def __init__(self, status: int, host: str):
         super().__init__(host)
@@ -58,64 +58,64 @@ class Redirected(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer: its text, how it ended (stop, length, refusal, or the server's word), its tokens where counted."""
+    """A reply: its text, its finish reason (stop, length, refusal or the server's word), and counted tokens."""
 
     text: str
     finish_reason: str
     input_tokens: int | None = None
     output_tokens: int | None = None
 
-    def tokens(self, most: tuple[int, int]) -> tuple[int, int]:
-        """Return the tokens of the request and of the answer: `most` where the server counts none, or more."""
-        counts = zip((self.input_tokens, self.output_tokens), most, strict=True)
+    def tokens(self, bounds: tuple[int, int]) -> tuple[int, int]:
+        """Return the tokens of the request and of the answer, at most `bounds`; `bounds` if the server counts none."""
+        counts = zip((self.input_tokens, self.output_tokens), bounds, strict=True)
         input_tokens, output_tokens = (limit if count is None else min(count, limit) for count, limit in counts)
         return input_tokens, output_tokens
 
 
 def decode(content: bytes) -> str:
-    """Return a body's text. JSON is UTF-8 (RFC 8259), whatever charset a server names.
+    """Return a body as text. JSON is UTF-8 (RFC 8259), whatever charset the server declares.
 
     Raises:
-        NoReply: for other bytes.
+        NoReply: for bytes that are not UTF-8.
     """
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise NoReply("the body is not UTF-8", again=True) from error
+        raise NoReply("the body is not UTF-8", retryable=True) from error
 
 
-def read(body: str) -> Reply:
-    """The reply in the body of a chat completion. NaN and Infinity, which JSON does not have, are null.
+def parse_reply(body: str) -> Reply:
+    """Return the reply in the body of a chat completion. NaN and Infinity, which are not JSON, become null.
 
     Raises:
-        NoReply: where there is none in it.
+        NoReply: if the body is not a chat completion.
     """
     try:
         content = json.loads(body, parse_constant=lambda name: None)
     except (ValueError, RecursionError) as error:
-        raise NoReply("the body is no JSON" if body.strip() else "the body is empty", again=True) from error
+        raise NoReply("the body is not JSON" if body.strip() else "the body is empty", retryable=True) from error
     try:
         choice = content["choices"][0]
         message, finish = choice["message"], choice["finish_reason"]
         refusal, text = message.get("refusal"), message.get("content")
     except (TypeError, LookupError, AttributeError) as error:
-        raise NoReply("the body is no chat completion", again=True) from error
+        raise NoReply("the body is not a chat completion", retryable=True) from error
     usage = content.get("usage")
-    tokens = [count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
+    tokens = [parse_token_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
     if isinstance(refusal, str) and refusal:
-        return Reply(whole(refusal), "refusal", *tokens)
+        return Reply(replace_surrogates(refusal), "refusal", *tokens)
     if finish == "content_filter":
-        return Reply(whole(text) if isinstance(text, str) else "", finish, *tokens)
+        return Reply(replace_surrogates(text) if isinstance(text, str) else "", finish, *tokens)
     if not isinstance(text, str) or not isinstance(finish, str):
-        raise NoReply("the body is no chat completion", again=True)
-    return Reply(whole(text), finish, *tokens)
+        raise NoReply("the body is not a chat completion", retryable=True)
+    return Reply(replace_surrogates(text), finish, *tokens)
 
 
-def count(usage: Any, name: str) -> int | None:
+def parse_token_count(usage: Any, name: str) -> int | None:
     value = usage.get(name) if isinstance(usage, dict) else None
     return value if type(value) is int and value >= 0 else None
 
 
-def whole(text: str) -> str:
-    """The text without half surrogate pairs, which JSON may hold and no file can."""
+def replace_surrogates(text: str) -> str:
+    """Return the text with lone surrogates replaced, which JSON may contain and files cannot."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,4 +1,4 @@
-"""What a node spends at an endpoint, within its budget, and how fast it asks there."""
+"""The spending of a node at an endpoint, within its budget, and the rate of its calls."""
 
 import asyncio
 import email.utils
@@ -14,12 +14,12 @@ from stages.config.errors import UserError
 from stages.store import json_log
 
 MILLION = 1_000_000
-HIGHEST = 10**12  # tokens of a call, and of a budget
-LONGEST_WAIT = 60.0  # seconds between two attempts, unless the server wants more
+HIGHEST = 10**12  # tokens; larger counts in a file are errors
+LONGEST_WAIT = 60.0  # seconds between two attempts, unless Retry-After is longer
 
 
 def amounts_in(row: Any) -> tuple[int, int, int]:
-    """Return the calls and the tokens of requests and answers that a line counts."""
+    """Return the calls, request tokens and answer tokens that a line of the file counts."""
     calls, input_tokens, output_tokens = row
     if not all(type(amount) is int and abs(amount) <= HIGHEST for amount in row):
         raise ValueError("no amounts")
@@ -27,8 +27,9 @@ def amounts_in(row: Any) -> tuple[int, int, int]:
 
 
 class Spending(json_log.Appender):
-    """Counts calls, tokens and money. Before a call it takes what the call may cost at most, after it gives back the
-    rest. Both stand in a file, for a resume; a call that a kill interrupted counts in full. Used inside `opened`."""
+    """The calls, tokens and money that a node spends. A call reserves its upper bound before it starts, and returns
+    the unused part when it ends. A file records both, so that a resumed node knows what was spent; interrupted calls
+    count in full. Use it inside `opened`."""
 
     def __init__(self, file: Path, budget: Budget, price: Price, key: str):
         self.budget, self.price, self.key = budget, price, key
@@ -36,7 +37,7 @@ class Spending(json_log.Appender):
         self.settled = asyncio.Event()
         super().__init__(file)
         file.parent.mkdir(parents=True, exist_ok=True)
-        for line in json_log.read(file, amounts_in, "What they counted is not in the budget."):
+        for line in json_log.read(file, amounts_in, "Their calls and tokens are missing from the budget."):
             self._add(*line.value)
 
     def _add(self, calls: int, input_tokens: int, output_tokens: int) -> None:
@@ -61,8 +62,8 @@ class Spending(json_log.Appender):
     def cost(self, input_tokens: int, output_tokens: int) -> float:
         return (input_tokens * (self.price.input or 0) + output_tokens * (self.price.output or 0)) / MILLION
 
-    def over(self, input_tokens: int, output_tokens: int) -> str:
-        """Which limit one more call, of so many tokens at most, could pass; '' for none."""
+    def exceeded_limit(self, input_tokens: int, output_tokens: int) -> str:
+        """Return the budget limit that one more call with these tokens could exceed, as KEY=VALUE, or ''."""
         after = {
             "calls": self.calls + 1,
             "tokens": self.tokens + input_tokens + output_tokens,
@@ -74,73 +75,73 @@ class Spending(json_log.Appender):
                 return f"{self.key}.budget.{name}={limit:g}"
         return ""
 
-    async def take(self, input_tokens: int, output_tokens: int) -> None:
-        """Take a call of so many tokens at most out of the budget, after calls that may give some of it back.
+    async def reserve(self, input_tokens: int, output_tokens: int) -> None:
+        """Reserve a call's upper bound in the budget; if it does not fit, wait for calls to return tokens.
 
         Raises:
-            UserError: where the budget does not allow it.
+            UserError: if the budget does not allow the call.
         """
-        while limit := self.over(input_tokens, output_tokens):
+        while limit := self.exceeded_limit(input_tokens, output_tokens):
             if not self.open or limit.rpartition(".")[2].startswith("calls"):
                 raise UserError(
                     f"{limit} allows no further call: {self.calls} calls, {self.tokens} tokens"
                     + (f" and {self.money:.2f} of money" if self.money else "")
-                    + " are spent. Every answer is kept: raise the budget, and the same command goes on from here."
+                    + " are spent. All replies are stored: raise this limit in the same command to continue."
                 )
             self.settled.clear()
             await self.settled.wait()
         self.open += 1
         self._note(1, input_tokens, output_tokens)
 
-    def settle(self, taken: tuple[int, int], used: tuple[int, int]) -> None:
-        """A call has ended that used so many tokens of those that were taken."""
+    def settle(self, reserved: tuple[int, int], used: tuple[int, int]) -> None:
+        """Count the used tokens of a call that has ended, instead of the reserved tokens."""
         self.open -= 1
-        self._note(0, used[0] - taken[0], used[1] - taken[1])
+        self._note(0, used[0] - reserved[0], used[1] - reserved[1])
         self.settled.set()
 
 
 class Pace:
-    """Lets so much pass in a minute, evenly: no burst comes before a rest."""
+    """A rate limit that spreads calls or tokens evenly over each minute, without bursts."""
 
     def __init__(self, per_minute: int | None):
-        self.seconds = 60 / per_minute if per_minute else 0.0  # each
-        self.free = 0.0  # when the next may pass
-        self.rested = 0.0  # when anything may, after the server asked for a rest
+        self.seconds = 60 / per_minute if per_minute else 0.0  # seconds per call or token
+        self.next_start = 0.0  # earliest start of the next call
+        self.rest_until = 0.0  # end of the pause that the server asked for
 
     async def wait(self, amount: int = 1) -> None:
-        """Until so much more may pass."""
+        """Wait until `amount` more calls or tokens are allowed."""
         now = time.monotonic()
-        begin = max(now, self.free)
-        self.free = begin + self.seconds * amount
+        begin = max(now, self.next_start)
+        self.next_start = begin + self.seconds * amount
         await asyncio.sleep(begin - now)
-        while (left := self.rested - time.monotonic()) > 0:
-            await asyncio.sleep(left)
+        while (remaining := self.rest_until - time.monotonic()) > 0:
+            await asyncio.sleep(remaining)
 
     def rest(self, seconds: float) -> None:
-        """Let nothing pass for so long."""
-        self.rested = max(self.rested, time.monotonic() + seconds)
+        """Pause all calls for some seconds."""
+        self.rest_until = max(self.rest_until, time.monotonic() + seconds)
 
     def give_back(self, amount: int) -> None:
-        """Of what passed, so much turned out not to be needed."""
-        self.free -= self.seconds * amount
+        """Return an amount that was not used."""
+        self.next_start -= self.seconds * amount
 
 
 def backoff(first: float, attempt: int) -> float:
-    """Seconds to wait before attempt 1, 2, …: drawn from 0 to a bound that doubles (full jitter), so that calls that
-    failed together do not come again together (Brooker 2015, AWS Architecture Blog)."""
+    """Return the seconds to wait before retry 1, 2, …: random from 0 to a bound that doubles. This full jitter spreads
+    calls that failed together (Brooker 2015, AWS Architecture Blog)."""
     return random.uniform(0, min(LONGEST_WAIT, first * 2 ** (attempt - 1)))
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server wants to be left alone, as a number or as a date; None where it does not say."""
-    said = headers.get("retry-after")
-    if said is None:
+    """Return the seconds that a Retry-After header asks for, from a number or a date, or None."""
+    value = headers.get("retry-after")
+    if value is None:
         return None
     try:
-        return max(0.0, min(float(said), 86_400.0))
+        return max(0.0, min(float(value), 86_400.0))
     except ValueError:
         pass
     try:
-        return max(0.0, min(email.utils.parsedate_to_datetime(said).timestamp() - time.time(), 86_400.0))
+        return max(0.0, min(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 86_400.0))
     except (ValueError, OverflowError):
         return None

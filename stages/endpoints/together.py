@@ -1,4 +1,4 @@
-"""Many questions on their way at once, for stages, which know nothing of coroutines."""
+"""Concurrent calls to endpoints for stages, which contain no coroutines."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
@@ -13,37 +13,37 @@ T = TypeVar("T")
 Job = Callable[[], Coroutine[Any, Any, T]]
 
 
-def answers(clients: Sequence[Client], jobs: Iterable[Job[T]], out: StageDir) -> Generator[T, None, None]:
-    """The results of jobs that ask these clients, in the order in which they are done. Twice as many are begun as may
-    be on their way together: one that waits for the disk holds up no other. Figures are left in `out.asked`.
+def run_jobs(clients: Sequence[Client], jobs: Iterable[Job[T]], out: StageDir) -> Generator[T, None, None]:
+    """Yield the results of jobs that call these clients, in the order of completion. Twice as many jobs run as calls
+    are allowed, so that jobs waiting for the disk block no calls. The clients' figures are stored in `out.asked`.
 
     Raises:
-        UserError: the first that a job raises, after the calls on their way have ended: they may be paid for.
+        UserError: the first UserError of a job, after the running calls have ended, because they may be paid for.
     """
     at_once = 2 * sum(client.endpoint.runtime.concurrency for client in clients)
-    waiting, flying, stop = iter(jobs), set[asyncio.Task[T]](), list[UserError]()
+    waiting, running, errors = iter(jobs), set[asyncio.Task[T]](), list[UserError]()
     with ExitStack() as opened, asyncio.Runner() as runner:
-        for client in sorted(clients, key=lambda c: c.calls.path):  # as every process does: none waits in a circle
+        for client in sorted(clients, key=lambda c: c.calls.path):  # one order for all processes: no deadlock
             opened.enter_context(client.opened())
         try:
             while True:
-                while not stop and len(flying) < at_once and (job := next(waiting, None)):
-                    flying.add(runner.get_loop().create_task(job()))
-                if not flying:
+                while not errors and len(running) < at_once and (job := next(waiting, None)):
+                    running.add(runner.get_loop().create_task(job()))
+                if not running:
                     break
-                done, flying = runner.run(first_of(flying))
+                done, running = runner.run(wait_for_first(running))
                 for task in done:
                     if isinstance(error := task.exception(), UserError):
-                        stop.append(error)
-                    elif not stop:
+                        errors.append(error)
+                    elif not errors:
                         yield task.result()
-            if stop:
-                raise stop[0]
+            if errors:
+                raise errors[0]
         finally:
             for client in clients:
                 runner.run(client.close())
                 out.asked[client.name] = client.figures()
 
 
-async def first_of(tasks: set[asyncio.Task[T]]) -> tuple[set[asyncio.Task[T]], set[asyncio.Task[T]]]:
+async def wait_for_first(tasks: set[asyncio.Task[T]]) -> tuple[set[asyncio.Task[T]], set[asyncio.Task[T]]]:
     return await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,1 +1,1 @@
-"""Interchangeable ways to complete prompts. A new sampler goes here."""
+"""Samplers: interchangeable ways to complete prompts. Add a sampler as a file in this folder."""

@@ -1,4 +1,4 @@
-"""Candidates that somebody has already: a file of completions, of the data's prompts or of prompts of its own."""
+"""Candidates from a file of completions, for the data's prompts or for the file's own prompts."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -6,65 +6,70 @@ from pathlib import Path
 
 from stages.config.blocks.sampling import CandidateFile
 from stages.config.errors import UserError
-from stages.formats.column_mapping import Wanted
+from stages.formats.column_mapping import Purpose
 from stages.formats.format import ParsedRow
 from stages.formats.readers.row import BadRow
-from stages.formats.source_reading import ReadReport, convert, quarantine, tell_unused
+from stages.formats.source_reading import ReadReport, convert, quarantine, warn_unused_columns
 from stages.store.records import Candidate, Example, prompt_id
 from stages.store.workspace import StageDir
 
 
 def read_candidates(
     cfg: CandidateFile,
-    data: list[Example] | None,
-    of_round: Callable[[Iterable[Example]], list[Example]],
+    data_prompts: list[Example] | None,
+    select_round: Callable[[Iterable[Example]], list[Example]],
     out: StageDir,
 ) -> tuple[list[Example], list[Candidate]]:
-    """Return the prompts that this round asks, and their candidates in the file. `data`: the prompts that the file may
-    answer; None where it brings its own. Rows of prompts that this round does not ask are left out, and counted.
+    """Return the prompts of this round, and their candidates in the file. `data_prompts` are the prompts that the file
+    may answer; None means the file's own prompts. Rows for prompts of other rounds are skipped with a warning.
 
     Raises:
-        UserError: where more rows than `sample.max_failed` cannot be used, or none has a candidate.
+        UserError: if more rows than `sample.max_failed` cannot be used, or no row answers a prompt of this round.
     """
-    (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
+    (out / "quarantine.jsonl").unlink(missing_ok=True)  # an earlier attempt may have been killed
     name, key, report = Path(cfg.file).name, f"{cfg.key}.file", ReadReport()
-    prompts = {p.id: p for p in data or ()}
+    prompts = {p.id: p for p in data_prompts or ()}
     answers = defaultdict[str, Counter[str]](Counter)
     rows = Counter[str]()
 
-    def usable(row: ParsedRow) -> ParsedRow:
+    def validate_row(row: ParsedRow) -> ParsedRow:
         if not row.answers:
             raise BadRow("", "has no completion")
         if row.trained:
-            raise BadRow("", "has a weight, and candidates have none")
-        if data is not None and prompt_id(row.messages) not in prompts:
-            raise BadRow("prompt", "is none of the data's that are sampled (sample=file takes the file's own)")
+            raise BadRow("", "has a weight, which candidates cannot have")
+        if data_prompts is not None and prompt_id(row.messages) not in prompts:
+            raise BadRow(
+                "prompt", "is not a sampled prompt of the data. Type sample=file to use the file's own prompts"
+            )
         return row
 
-    for row in convert(cfg.source, key, usable, Wanted.candidates, report):
+    for row in convert(cfg.source, key, validate_row, Purpose.candidates, report):
         prompt = prompt_id(row.messages)
         if prompt not in prompts:
             prompts[prompt] = Example(prompt, row.messages, None, name, name, "preference")
             prompts[prompt].licence, prompts[prompt].origin = row.licence, row.origin
         rows[prompt] += 1
         answers[prompt].update(row.answers)
-    quarantine(report.bad, report.rows, cfg.max_failed or 0.0, out, "sample.max_failed")
-    tell_unused(cfg.file, [*report.unused], out)
-    for line in report.told:
+    quarantine(report.bad_rows, report.rows, cfg.max_failed or 0.0, out, "sample.max_failed")
+    warn_unused_columns(cfg.file, [*report.unused_columns], out)
+    for line in report.notes:
         out.say(line)
-    of_this = of_round(prompts.values())
-    texts = {p.id: answers[p.id] for p in of_this}
+    round_prompts = select_round(prompts.values())
+    texts = {p.id: answers[p.id] for p in round_prompts}
     if not any(texts.values()):
-        raise UserError(f"{key}={cfg.file}: none of its rows answers a prompt that is asked now.")
-    for count, what in (
-        (rows.total() - sum(rows[prompt] for prompt in texts), "rows answer prompts that are not asked now"),
-        (sum(each.total() - len(each) for each in texts.values()), "completions are copies"),
-        (sum(not each for each in texts.values()), "prompts have no candidate in it"),
+        raise UserError(f"{key}={cfg.file}: no row answers a prompt of this round. Check the file and sample.columns.")
+    for count, label in (
+        (
+            rows.total() - sum(rows[prompt] for prompt in texts),
+            "rows were skipped: their prompts are not in this round",
+        ),
+        (sum(counts.total() - len(counts) for counts in texts.values()), "completions were skipped as copies"),
+        (sum(not counts for counts in texts.values()), "prompts have no candidate in this file"),
     ):
         if count:
-            out.warn(f"{name}: {count} {what}")
-    return of_this, [candidate(prompt, text, name) for prompt, each in texts.items() for text in each]
+            out.warn(f"{name}: {count} {label}")
+    return round_prompts, [make_candidate(prompt, text, name) for prompt, counts in texts.items() for text in counts]
 
 
-def candidate(prompt: str, text: str, name: str) -> Candidate:
-    return Candidate.of_text(prompt, text, name, "file", len(text.split()))  # words: no tokenizer is known here
+def make_candidate(prompt: str, text: str, name: str) -> Candidate:
+    return Candidate.of_text(prompt, text, name, "file", len(text.split()))  # words, for want of a tokenizer

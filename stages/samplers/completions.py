@@ -1,5 +1,5 @@
-"""Prompts in, candidates out: what `sample` and `answer` share. Resumable by shards. A prompt that does not fit into
-the model's context beside its answer is asked of nobody, and counted."""
+"""Completion of prompts, for the stages `sample` and `answer`. It resumes by shards. A prompt that exceeds the model's
+context together with its answer is dropped and counted."""
 
 import inspect
 import math
@@ -11,7 +11,7 @@ from pathlib import Path
 from stages.config.blocks.sampling import Sample
 from stages.config.errors import UserError
 from stages.models.contract import Contract
-from stages.models.loading import context_of, embedding_rows
+from stages.models.loading import count_embedding_rows, read_context_length
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import REASONS, Completion, Decoding, Missing, Open, Request, Sampler
 from stages.store import plugins
@@ -22,74 +22,75 @@ from stages.store.shards import StreamedTable, in_shards
 from stages.store.workspace import StageDir
 
 
-def chosen(cfg: Sample, out: StageDir) -> Open:
-    """How the sampler that `sample` names is opened: a file of this folder, or the user's own.
+def choose_opener(cfg: Sample, out: StageDir) -> Open:
+    """Return the function that opens the sampler of `sample.sampler`, or the user's own sampler.
 
     Raises:
-        UserError: where the user's own cannot be loaded or is no sampler.
+        UserError: if the user's own sampler cannot be loaded or is not a Sampler.
     """
     if not cfg.own:
         return plugins.named("samplers", cfg.sampler, Sampler).opener(cfg, out)  # type: ignore[type-abstract]
-    found = plugins.of_kind(cfg.own, "sample.own", out.path, Sampler)  # type: ignore[type-abstract]
-    plugins.fitting(cfg.own, "sample.own", inspect.signature(found.open), out.path, [], None)
-    return partial(found.open, **cfg.own.options)
+    sampler_class = plugins.of_kind(cfg.own, "sample.own", out.path, Sampler)  # type: ignore[type-abstract]
+    plugins.fitting(cfg.own, "sample.own", inspect.signature(sampler_class.open), out.path, [], None)
+    return partial(sampler_class.open, **cfg.own.options)
 
 
 def complete(
     prompts: list[Example],
-    terms: Contract,
+    contract: Contract,
     model: Path,
     decoding: Decoding,
     title: str,
     out: StageDir,
     dropped: Dropped,
-    opened: Open = HFSampler.open,
+    opener: Open = HFSampler.open,
     max_failed: float | None = None,
 ) -> StreamedTable[Candidate]:
-    """Return candidates for every prompt, one per temperature, in the order of the prompts; none for a prompt that is
-    too long for the model, which goes to `dropped`. The sampler is left open in `out` for a stage after this one that
-    asks the same model in the same way.
+    """Return the candidates of every prompt, one per temperature, in the order of the prompts. A prompt that is too
+    long for the model has no candidates and goes to `dropped`. The sampler stays open in `out` for a later stage with
+    the same model and settings.
 
     Raises:
-        UserError: where a sampler leaves prompts or candidates out, says no reason for an end, or another than its
-            tokens do; where more candidates than a share of `max_failed` are missing, or too many prompts too long.
+        UserError: if the sampler omits prompts or completions, or returns an invalid completion.
+        UserError: if more candidates than a share of `max_failed` are missing, or too many prompts are too long.
     """
     missing = Counter[str]()
 
     def produce(waiting: Sequence[Example]) -> Iterator[tuple[Example, list[Candidate]]]:
         if not waiting:
             return
-        sampler = sampler_of(model, terms, decoding, opened, out)
-        left, requests = {e.id: e for e in waiting}, list[Request]()
-        # The context of a model at an endpoint is known there alone: the endpoint refuses what is longer.
-        most = context_of(model) if sampler.policy is None else None
-        for e in waiting:
-            request = Request(e.id, e.messages, terms.prompt(e.messages), decoding.temperatures, decoding.seed)
-            tokens = len(request.token_ids)
-            if most is None or tokens + decoding.max_new_tokens <= most:
+        sampler = get_sampler(model, contract, decoding, opener, out)
+        pending, requests = {e.id: e for e in waiting}, list[Request]()
+        # Only the endpoint knows its model's context, and refuses longer requests.
+        context_length = read_context_length(model) if sampler.policy is None else None
+        for example in waiting:
+            ids = contract.prompt(example.messages)
+            request = Request(example.id, example.messages, ids, decoding.temperatures, decoding.seed)
+            if context_length is None or len(ids) + decoding.max_new_tokens <= context_length:
                 requests.append(request)
                 continue
-            answer = f"{decoding.block}.max_new_tokens={decoding.max_new_tokens}"
-            dropped.add(e.id, f"too long for the {most:,} tokens that the model reads, beside {answer}", tokens)
-            yield left.pop(e.id), []
+            limit = f"{decoding.block}.max_new_tokens={decoding.max_new_tokens}"
+            reason = f"prompt and {limit} exceed the model's context of {context_length:,} tokens"
+            dropped.add(example.id, reason, len(ids))
+            yield pending.pop(example.id), []
         fitting = len(prompts) - len(waiting) + len(requests)
         dropped.settle(fitting, fitting)
         for request, completions in sampler.complete(requests):
             if len(completions) != len(decoding.temperatures):
-                told = f"{len(completions)} completions of {len(decoding.temperatures)}"
-                raise UserError(f"the sampler {sampler.name} gives {told} for prompt {request.id}.")
-            if request.id not in left:
-                raise UserError(f"the sampler {sampler.name} gives {request.id}, which was not asked, or twice.")
+                counts = f"{len(completions)} completions instead of {len(decoding.temperatures)}"
+                raise UserError(f"the sampler {sampler.name} returned {counts} for prompt {request.id}.")
+            if request.id not in pending:
+                raise UserError(f"the sampler {sampler.name} returned prompt {request.id} twice or without a request.")
             missing.update(c.reason for c in completions if isinstance(c, Missing))
-            made = [candidate(request, i, c, sampler) for i, c in enumerate(completions) if not isinstance(c, Missing)]
-            yield left.pop(request.id), made
-        if left:
-            raise UserError(f"the sampler {sampler.name} gives nothing for {len(left)} of {len(requests)} prompts.")
+            completed = [(i, c) for i, c in enumerate(completions) if not isinstance(c, Missing)]
+            yield pending.pop(request.id), [make_candidate(request, i, c, sampler) for i, c in completed]
+        if pending:
+            raise UserError(f"the sampler {sampler.name} returned no completions for {len(pending)} prompts.")
 
-    def candidate(request: Request, index: int, completion: Completion, sampler: Sampler) -> Candidate:
-        refuse(completion, f"the sampler {sampler.name}", request.id, terms.stop_ids, vocabulary)
+    def make_candidate(request: Request, index: int, completion: Completion, sampler: Sampler) -> Candidate:
+        validate_completion(completion, f"the sampler {sampler.name}", request.id, contract.stop_ids, vocabulary)
         ids = completion.token_ids
-        text = str(completion.text) if ids is None else terms.text(ids)
+        text = str(completion.text) if ids is None else contract.text(ids)
         return Candidate(
             prompt_id=request.id,
             candidate_id=content_id(request.id, index, text if ids is None else ids),
@@ -101,49 +102,53 @@ def complete(
             token_ids=ids,
             finish_reason=completion.finish_reason,
             logprob=completion.logprob,
-            n_tokens=terms.length(text) if ids is None else len(ids),
-            tokenizer=None if ids is None else terms.digest,
+            n_tokens=contract.length(text) if ids is None else len(ids),
+            tokenizer=None if ids is None else contract.digest,
         )
 
-    vocabulary, size, each = embedding_rows(model), decoding.runtime.shard_size, len(decoding.temperatures)
-    of = lambda c: c.prompt_id
-    made = in_shards(prompts, lambda e: e.id, produce, Candidate, of, size, title, out, rows=each, whole=each)
+    vocabulary, size, per_prompt = count_embedding_rows(model), decoding.runtime.shard_size, len(decoding.temperatures)
+    prompt_id_of = lambda candidate: candidate.prompt_id
+    candidates = in_shards(
+        prompts, lambda e: e.id, produce, Candidate, prompt_id_of, size, title, out, rows=per_prompt, whole=per_prompt
+    )
     if missing:
-        (most, times), wanted = missing.most_common(1)[0], (len(prompts) - dropped.reasons.total()) * each
-        told = f"{missing.total()} of {wanted} candidates are missing; most often ({times} times): {most}"
-        if missing.total() > (max_failed or 0.0) * wanted:
-            allowed = f"sample.max_failed={max_failed or 0:g}"
-            raise UserError(f"{told}. {allowed} allows fewer; the same command asks again.")
-        out.warn(told)
-    return made
+        (reason, times), expected = missing.most_common(1)[0], (len(prompts) - dropped.reasons.total()) * per_prompt
+        message = f"{missing.total()} of {expected} candidates are missing; mostly ({times} times): {reason}"
+        if missing.total() > (max_failed or 0.0) * expected:
+            limit = f"sample.max_failed={max_failed or 0:g} allows fewer"
+            raise UserError(f"{message}. {limit}. Type the same command again to request the missing candidates.")
+        out.warn(message)
+    return candidates
 
 
-def sampler_of(model: Path, terms: Contract, decoding: Decoding, opened: Open, out: StageDir) -> Sampler:
-    """Return a sampler of the model, left open in `out` for whoever asks for the same one next."""
-    # All that `open` is told, and what the model's files are: another process may have replaced them. One's own
-    # sampler, a new `partial` each time, equals no other.
-    key = (opened, terms.stop_ids, decoding, [(file, signature(file)) for file in files_of(model)])
-    sampler = out.kept.get(key, lambda: opened(model, terms.stop_ids, decoding))
+def get_sampler(model: Path, contract: Contract, decoding: Decoding, opener: Open, out: StageDir) -> Sampler:
+    """Return a sampler of the model. It stays open in `out` for the next call with the same arguments."""
+    # The key has all arguments of `open`, and signatures of the model's files, which another process may replace.
+    # The opener of a user's own sampler is a new `partial` each time, so it is opened anew.
+    key = (opener, contract.stop_ids, decoding, [(file, signature(file)) for file in files_of(model)])
+    sampler = out.kept.get(key, lambda: opener(model, contract.stop_ids, decoding))
     if not isinstance(sampler, Sampler):
-        raise UserError(f"open gives a {type(sampler).__name__}, which is no Sampler.")
+        raise UserError(f"sample.own: `open` returned a {type(sampler).__name__}. It must return a Sampler.")
     return sampler
 
 
-def refuse(completion: Completion, sampler: str, prompt_id: str, stop_ids: Collection[int], vocabulary: int) -> None:
-    """Raise UserError for a completion that cannot be: `vocabulary` is how many tokens the model knows."""
+def validate_completion(
+    completion: Completion, sampler: str, prompt_id: str, stop_ids: Collection[int], vocabulary: int
+) -> None:
+    """Raise UserError for an invalid completion. `vocabulary` is the number of tokens in the model's vocabulary."""
     ids, logprob = completion.token_ids, completion.logprob
     if ids is not None and not all(type(i) is int and 0 <= i < vocabulary for i in ids):
-        raise UserError(f"{sampler} gives token ids outside the model's, 0 to {vocabulary - 1}.")
+        raise UserError(f"{sampler} returned token ids outside the model's vocabulary, 0 to {vocabulary - 1}.")
     if logprob is not None and not math.isfinite(logprob):
-        raise UserError(f"{sampler} gives a log-prob of {logprob}: None, where it is not known.")
+        raise UserError(f"{sampler} returned a log-prob of {logprob}. Return None if it is unknown.")
     if (ids is None and completion.text is None) or completion.finish_reason not in REASONS:
         raise UserError(
-            f"{sampler} gives a completion of prompt {prompt_id} without tokens or text, or whose finish_reason is "
-            f"none of {', '.join(REASONS)}."
+            f"{sampler} returned a completion of prompt {prompt_id} without tokens and text, or with another "
+            f"finish_reason than {' and '.join(REASONS)}."
         )
     ends = [i for i, token in enumerate(ids or (), 1) if token in stop_ids]
     if ids is not None and ends != ([len(ids)] if completion.finish_reason == "stop" else []):
         raise UserError(
-            f"{sampler} gives a completion of prompt {prompt_id} with finish_reason={completion.finish_reason}, and "
-            f"{len(ends)} of its {len(ids)} tokens end a turn. The last token of one that stopped does, and no other."
+            f"{sampler} returned finish_reason={completion.finish_reason} for prompt {prompt_id}, and "
+            f"{len(ends)} of its {len(ids)} tokens end a turn. With `stop`, only the last token may end the turn."
         )

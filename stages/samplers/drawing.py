@@ -1,4 +1,4 @@
-"""Drawing the next token so that it depends on nothing but the request: Gumbel-max with noise keyed by content."""
+"""Drawing of tokens by the Gumbel-max trick, with noise that depends on the request alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ import torch
 
 from stages.samplers.sampler import Request
 
-BLOCK = 256  # tokens of the vocabulary that share a first draw of noise
-STEPS = 16  # steps of noise drawn at once: most completions end before they would need more
-CHUNK = 32  # rows whose logits are handled together: what fits a CPU's cache
+BLOCK = 256  # tokens of the vocabulary in a block; blocks share one draw of noise
+STEPS = 16  # steps of noise that are drawn at once
+CHUNK = 32  # rows whose logits fit a CPU's cache together
 
 
 @dataclass
 class Draw:
-    """The random part of one candidate: its temperature, and its noise, step by step."""
+    """The random state of one candidate: its temperature, and its noise for each step."""
 
     request: Request
     index: int
@@ -26,7 +26,7 @@ class Draw:
         self.generator = torch.Generator().manual_seed(self.request.seed_of(self.index))
 
     def gumbel(self, width: int) -> torch.Tensor:
-        """Gumbel noise for the next token, (width,)."""
+        """Return Gumbel noise for the next token, of shape (width,)."""
         if self.step % STEPS == 0:
             uniform = torch.rand(STEPS, width, generator=self.generator, dtype=torch.float64)
             self.noise = uniform.clamp_(min=1e-300).log_().neg_().log_().neg_().float()
@@ -34,12 +34,13 @@ class Draw:
         return self.noise[(self.step - 1) % STEPS]
 
 
-def choose(logits: torch.Tensor, draws: Sequence[Draw], top_p: float) -> tuple[list[int], list[float]]:
-    """The next token of every row and its log-prob at temperature 1. Logits: (rows, vocabulary)."""
+def choose_tokens(logits: torch.Tensor, draws: Sequence[Draw], top_p: float) -> tuple[list[int], list[float]]:
+    """Return the next token of every row, and its log-prob at temperature 1, from logits of shape (rows,
+    vocabulary)."""
     tokens: list[int] = []
     logprobs: list[float] = []
     for start in range(0, len(draws), CHUNK):
-        rows, grid = draws[start : start + CHUNK], blocks(logits[start : start + CHUNK])
+        rows, grid = draws[start : start + CHUNK], to_blocks(logits[start : start + CHUNK])
         noise = torch.zeros(len(rows), grid.shape[1] + BLOCK)
         for i, row in enumerate(rows):
             if row.temperature > 0:
@@ -51,8 +52,9 @@ def choose(logits: torch.Tensor, draws: Sequence[Draw], top_p: float) -> tuple[l
     return tokens, logprobs
 
 
-def blocks(logits: torch.Tensor) -> torch.Tensor:
-    """(rows, vocabulary) as (rows, blocks, BLOCK) in fp32, the last block filled up with what is never drawn."""
+def to_blocks(logits: torch.Tensor) -> torch.Tensor:
+    """Return logits of shape (rows, vocabulary) as (rows, blocks, BLOCK) in fp32. Padding is -inf, which is never
+    drawn."""
     short = -logits.shape[1] % BLOCK
     logits = torch.nn.functional.pad(logits.float(), (0, short), value=-torch.inf) if short else logits.float()
     return logits.reshape(len(logits), -1, BLOCK)
@@ -61,16 +63,13 @@ def blocks(logits: torch.Tensor) -> torch.Tensor:
 def gumbel_max(
     grid: torch.Tensor, heat: torch.Tensor, noise: torch.Tensor, top_p: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw a token per row from softmax(logits / heat) by the Gumbel-max trick, in two steps: a block of the
-    vocabulary by its total weight, then a token inside it. The distribution is that of one draw over the whole
-    vocabulary, which would need noise for every token of it. Where heat is 0, the most likely token is taken.
-
-    Shapes: grid (rows, blocks, BLOCK), heat (rows,), noise (rows, blocks + BLOCK); returns the tokens, (rows,), and
-    their log-probs at heat 1, (rows,).
-    """
+    """Draw a token per row from softmax(logits / heat) in two steps: a block of the vocabulary, then a token in the
+    block. This has the distribution of one draw over the whole vocabulary, without noise for every token. A row with
+    heat 0 gets its most likely token. Shapes: grid (rows, blocks, BLOCK), heat (rows,), noise (rows, blocks + BLOCK).
+    Returns the tokens, (rows,), and their log-probs at heat 1, (rows,)."""
     tops = grid.amax(-1)
     top = tops.amax(-1, keepdim=True)
-    below = grid - top[..., None]  # at most 0, so that no sum of weights can overflow
+    below = grid - top[..., None]  # at most 0, so that sums of exponentials cannot overflow
     total = below.exp().sum((-2, -1)).log()
     greedy = heat == 0
     block = tops.argmax(-1)
@@ -80,9 +79,9 @@ def gumbel_max(
             below = nucleus(below.flatten(1), top_p).view_as(below)
         drawn = (below.exp().sum(-1).log() + noise[:, : grid.shape[1]]).argmax(-1)
         block = torch.where(greedy, block, drawn)
-    every = torch.arange(len(grid), device=grid.device)
-    inside = (below[every, block] + noise[:, grid.shape[1] :]).argmax(-1)
-    return block * BLOCK + inside, grid[every, block, inside] - top[:, 0] - total
+    rows = torch.arange(len(grid), device=grid.device)
+    inside = (below[rows, block] + noise[:, grid.shape[1] :]).argmax(-1)
+    return block * BLOCK + inside, grid[rows, block, inside] - top[:, 0] - total
 
 
 def nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:

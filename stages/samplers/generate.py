@@ -1,7 +1,6 @@
-"""Sampling by transformers' own `generate`, for models that keep more than keys and values: recurrent ones, say.
-
-It is slower than `hf`, because it pads its batches and each waits for its longest completion. Its noise is the same.
-"""
+"""Sampling by transformers' `generate`, for models whose state is more than keys and values, such as recurrent models.
+It is slower than `hf`, because it pads batches, and every batch waits for its longest completion. Its noise is the
+same."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,37 +9,35 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from stages.models.loading import device_of, load_model, sampled_as
-from stages.models.packing import padded_anywhere, refuse_packed
-from stages.samplers.drawing import Draw, choose
+from stages.models.loading import load_model, resolve_device, sampling_weights
+from stages.models.packing import allow_left_padding, require_unpacked
+from stages.samplers.drawing import Draw, choose_tokens
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 
 
-class Drawn(LogitsProcessor):
-    """Leave `generate` one token to choose in every row: the one we draw."""
+class ForceDrawn(LogitsProcessor):
+    """A logits processor that leaves `generate` one token per row: the token that was drawn here."""
 
     def __init__(self, draws: list[Draw], top_p: float):
         self.draws, self.top_p, self.chosen = draws, top_p, list[tuple[list[int], list[float]]]()
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        tokens, logprobs = choose(scores, self.draws, self.top_p)
+        tokens, logprobs = choose_tokens(scores, self.draws, self.top_p)
         self.chosen.append((tokens, logprobs))
         only = torch.full_like(scores, -torch.inf)
         return only.scatter(-1, torch.tensor(tokens, device=scores.device)[:, None], 0.0)
 
 
 class GenerateSampler(Sampler):
-    """Completes prompts in left-padded batches of `rows` candidates, or of one prompt's where it has more.
-
-    A `streamer` is given every token as it is drawn; transformers allows one where `rows` is 1.
-    """
+    """A sampler with left-padded batches of at most `rows` candidates, or of one prompt with more candidates. A
+    `streamer` receives every token as it is drawn; transformers allows a streamer only with `rows` 1."""
 
     name = "generate"
 
     @classmethod
     def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> "GenerateSampler":
-        """Of the model in a folder."""
-        model = load_model(source, sampled_as(decoding.precision), device_of(decoding.runtime.device))
+        """Return a sampler of the model in a folder."""
+        model = load_model(source, sampling_weights(decoding.precision), resolve_device(decoding.runtime.device))
         return cls(model, stop_ids, decoding.max_new_tokens, decoding.top_p, decoding.runtime.batch_size)
 
     def __init__(
@@ -52,15 +49,15 @@ class GenerateSampler(Sampler):
         rows: int,
         streamer: BaseStreamer | None = None,
     ):
-        refuse_packed(model)
-        # Of the model's own settings (a repetition penalty, beams) none counts, here as in `hf`.
+        require_unpacked(model)
+        # The model's own settings (repetition penalty, beams) are ignored, as in `hf`.
         model.generation_config = GenerationConfig()
         self.model, self.stops, self.limit, self.top_p, self.rows = model, stop_ids, max_new_tokens, top_p, rows
         self.streamer = streamer
 
     @torch.inference_mode()
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
-        """Every request with all its completions, in the order in which they are finished."""
+        """Yield every request with all its completions, in the order of completion."""
         requests = sorted(requests, key=lambda r: (-len(r.token_ids), r.id))
         while requests:
             batch = [requests.pop(0)]
@@ -77,8 +74,8 @@ class GenerateSampler(Sampler):
         for i, (request, _) in enumerate(candidates):
             ids[i, width - len(request.token_ids) :] = torch.tensor(request.token_ids)
             mask[i, width - len(request.token_ids) :] = 1
-        drawn = Drawn([Draw(request, index) for request, index in candidates], self.top_p)
-        with padded_anywhere(self.model):
+        drawn = ForceDrawn([Draw(request, index) for request, index in candidates], self.top_p)
+        with allow_left_padding(self.model):
             self.model.generate(
                 input_ids=ids.to(self.model.device),
                 attention_mask=mask.to(self.model.device),

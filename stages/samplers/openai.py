@@ -1,8 +1,6 @@
-"""Candidates of another model, at any OpenAI-compatible server (`pip install -e '.[endpoints]'`).
-
-A call asks for one candidate: many servers answer a request for several with one. Its seed goes along, and tells it
-from the others of its prompt. What comes is text, which DPO tokenises anew.
-"""
+"""Sampling from a model at an OpenAI-compatible server (`pip install -e '.[endpoints]'`). Each call requests one
+candidate with its own seed, because many servers return one candidate even if several are requested. Candidates are
+text, which DPO tokenizes again."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,17 +10,17 @@ from pathlib import Path
 from stages.config.blocks.sampling import Sample
 from stages.endpoints.client import Client, Question
 from stages.endpoints.reply import NoReply
-from stages.endpoints.together import Job, answers
+from stages.endpoints.together import Job, run_jobs
 from stages.samplers.sampler import REASONS, Completion, Decoding, Missing, Open, Request, Sampler
 from stages.store.workspace import StageDir
 
-SEEDS = 2**31  # what every server takes as a seed is below
+SEEDS = 2**31  # every server accepts seeds below this number
 
 Done = tuple[Request, int, Completion | Missing]
 
 
 class OpenAISampler(Sampler):
-    """Completes prompts by asking a model at an endpoint, each candidate by a call of its own."""
+    """A sampler that calls a model at an endpoint once for each candidate."""
 
     name = "openai"
 
@@ -41,25 +39,25 @@ class OpenAISampler(Sampler):
         self.policy = client.endpoint.model
 
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion | Missing]]]:
-        """Every request with all its completions, in the order in which they are finished."""
-        found = defaultdict[str, dict[int, Completion | Missing]](dict)
+        """Yield every request with all its completions, in the order of completion."""
+        completions_by_id = defaultdict[str, dict[int, Completion | Missing]](dict)
         jobs = (self.job(request, i) for request in requests for i in range(len(request.temperatures)))
-        for request, i, completion in answers([self.client], jobs, self.out):
-            found[request.id][i] = completion
-            if len(found[request.id]) == len(request.temperatures):
-                yield request, [completion for _, completion in sorted(found.pop(request.id).items())]
+        for request, i, completion in run_jobs([self.client], jobs, self.out):
+            completions_by_id[request.id][i] = completion
+            if len(completions_by_id[request.id]) == len(request.temperatures):
+                yield request, [completion for _, completion in sorted(completions_by_id.pop(request.id).items())]
 
-    def job(self, request: Request, i: int) -> Job[Done]:
-        most, seed = self.decoding.max_new_tokens, request.seed_of(i) % SEEDS
-        question = Question(request.messages, most, request.temperatures[i], seed, self.decoding.top_p)
+    def job(self, request: Request, index: int) -> Job[Done]:
+        max_tokens, seed = self.decoding.max_new_tokens, request.seed_of(index) % SEEDS
+        question = Question(request.messages, max_tokens, request.temperatures[index], seed, self.decoding.top_p)
 
-        async def asked() -> Done:
+        async def ask() -> Done:
             try:
                 reply = await self.client.ask(question)
             except NoReply as error:
-                return request, i, Missing(error.reason)
+                return request, index, Missing(error.reason)
             if reply.finish_reason not in REASONS:
-                return request, i, Missing(f"it ended by {reply.finish_reason}"[:80])
-            return request, i, Completion(None, reply.finish_reason, text=reply.text)
+                return request, index, Missing(f"the reply ended with finish_reason {reply.finish_reason}"[:80])
+            return request, index, Completion(None, reply.finish_reason, text=reply.text)
 
-        return asked
+        return ask

@@ -1,9 +1,7 @@
-"""Sampling by OpenVINO's engine, the fastest in fp32 on a CPU (`pip install -e '.[openvino]'`).
-
-It reads the GGUF file that `stage=export` writes, its weights in 16 bits, and each prompt once for all candidates. Its
-random numbers are its own, so that it draws other candidates than `hf`; they too depend on the prompt and the seed
-alone. Greedy tokens are those of `hf`, but for near ties.
-"""
+"""Sampling by OpenVINO's engine, the fastest sampler in fp32 on a CPU (`pip install -e '.[openvino]'`). It reads the
+GGUF file of `stage=export` with 16-bit weights, and each prompt once for all candidates. Its random numbers differ
+from those of `hf`, but also depend on prompt and seed alone. Greedy tokens equal those of `hf`, except for near
+ties."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,18 +16,18 @@ from stages.config.choices import GGUFType, Precision
 from stages.models import gguf_file
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 
-PROMPTS = 512  # tokens of prompts that are read along with a step
-NO_LIMIT = 10**9  # the engine draws from the 50 most likely tokens where it is told nothing
+PROMPTS = 512  # tokens of prompts that are read in one decoding step
+NO_LIMIT = 10**9  # for top_k, because the engine's default is the 50 most likely tokens
 
 
 class OpenVINOSampler(Sampler):
-    """Completes prompts with a pipeline of `openvino_genai`, `rows` candidates at a time."""
+    """A sampler with a pipeline of `openvino_genai` that decodes `rows` candidates at once."""
 
     name = "openvino"
 
     @classmethod
     def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> "OpenVINOSampler":
-        """Of the model in a folder, on the CPU.
+        """Return a sampler of the model in a folder, on the CPU.
 
         Raises:
             UserError: for a model that cannot be written as GGUF.
@@ -43,38 +41,40 @@ class OpenVINOSampler(Sampler):
         options = {"INFERENCE_PRECISION_HINT": arithmetic, "KV_CACHE_PRECISION": arithmetic}
         with TemporaryDirectory() as folder:
             file = Path(folder) / "model.gguf"
-            gguf_file.write(source, file, GGUFType.f16, source.parent.name)
+            gguf_file.write_gguf(source, file, GGUFType.f16, source.parent.name)
             return cls(openvino_genai.ContinuousBatchingPipeline(file, scheduler, "CPU", options), stop_ids, decoding)
 
     def __init__(self, pipeline: Any, stop_ids: list[int], decoding: Decoding):
         self.pipeline, self.stops, self.decoding = pipeline, stop_ids, decoding
 
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:
-        """Every request with all its completions, in the order in which they are finished."""
+        """Yield every request with all its completions, in the order of completion."""
         from openvino import Tensor
         from openvino_genai import GenerationStatus
 
         waiting: list[tuple[Request, list[tuple[list[int], Any]]]] = []
         numbers = count()
         for request in requests:
-            asked = []
-            for candidates in alike(request):
+            handles = []
+            for candidates in group_candidates(request):
                 ids, config = Tensor(np.array([request.token_ids])), self.config(request, candidates)
-                asked.append((candidates, self.pipeline.add_request(next(numbers), ids, config)))
-            waiting.append((request, asked))
+                handles.append((candidates, self.pipeline.add_request(next(numbers), ids, config)))
+            waiting.append((request, handles))
         while waiting:
             self.pipeline.step()
-            left = []
-            for request, asked in waiting:
-                if any(handle.get_status() != GenerationStatus.FINISHED for _, handle in asked):
-                    left.append((request, asked))
+            unfinished = []
+            for request, handles in waiting:
+                if any(handle.get_status() != GenerationStatus.FINISHED for _, handle in handles):
+                    unfinished.append((request, handles))
                     continue
-                found = {i: c for indices, handle in asked for i, c in zip(indices, read(handle), strict=True)}
-                yield request, [found[i] for i in range(len(found))]
-            waiting = left
+                completions = {
+                    i: c for indices, handle in handles for i, c in zip(indices, read_completions(handle), strict=True)
+                }
+                yield request, [completions[i] for i in range(len(completions))]
+            waiting = unfinished
 
     def config(self, request: Request, candidates: list[int]) -> Any:
-        """How these candidates of a request, which have one temperature, are drawn."""
+        """Return the settings to draw candidates of a request that have the same temperature."""
         from openvino_genai import GenerationConfig
 
         temperature = request.temperatures[candidates[0]]
@@ -82,7 +82,7 @@ class OpenVINOSampler(Sampler):
         return GenerationConfig(
             max_new_tokens=self.decoding.max_new_tokens,
             stop_token_ids=set(self.stops),
-            ignore_eos=not self.stops,  # else the model's own end ends an answer
+            ignore_eos=not self.stops,  # without stop_ids, the model's end-of-text token would end answers
             num_return_sequences=len(candidates),
             logprobs=1,
             rng_seed=request.seed_of(candidates[0]),
@@ -90,15 +90,16 @@ class OpenVINOSampler(Sampler):
         )
 
 
-def alike(request: Request) -> list[list[int]]:
-    """The request's candidates that are drawn together: those of one temperature, the greedy ones each by itself."""
+def group_candidates(request: Request) -> list[list[int]]:
+    """Return indices of candidates that are drawn together: one group per temperature, and one per greedy
+    candidate."""
     groups = defaultdict[tuple[float, int], list[int]](list)
     for i, temperature in enumerate(request.temperatures):
         groups[temperature, i if temperature == 0 else 0].append(i)
     return [*groups.values()]
 
 
-def read(handle: Any) -> list[Completion]:
-    """What came of a finished request."""
+def read_completions(handle: Any) -> list[Completion]:
+    """Return the completions of a finished request."""
     outputs = handle.read_all()
     return [Completion(o.generated_ids, o.finish_reason.name.lower(), sum(o.generated_log_probs)) for o in outputs]

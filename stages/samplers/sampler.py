@@ -1,4 +1,4 @@
-"""The protocol of samplers: interchangeable ways to complete prompts."""
+"""The protocol of samplers, which are interchangeable ways to complete prompts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,8 @@ REASONS = ("stop", "length")
 
 @dataclass
 class Decoding:
-    """How prompts are completed: one candidate per temperature (0 is greedy). `block` says so on the command line."""
+    """The settings to complete a prompt: one candidate per temperature (0 is greedy). `block` is their block on the
+    command line."""
 
     temperatures: list[float]
     max_new_tokens: int
@@ -29,11 +30,9 @@ class Decoding:
 
 @dataclass
 class Request:
-    """A prompt to be completed `len(temperatures)` times; temperature 0 is greedy.
-
-    `id` and `seed` decide what is drawn, together with the candidate's index and the step: never the batch, the
-    order, or the shard that a prompt falls into. `token_ids`: the prompt under the model's contract.
-    """
+    """A prompt to complete `len(temperatures)` times; temperature 0 is greedy. Draws depend on `id`, `seed`, the
+    candidate's index and the step, but not on the batch, the order or the shard. `token_ids`: the prompt under the
+    model's contract."""
 
     id: str
     messages: list[Message]
@@ -42,15 +41,15 @@ class Request:
     seed: int
 
     def seed_of(self, candidate: int) -> int:
-        """63 bits from the content of the request."""
+        """Return 63 bits of a hash of the request and the candidate."""
         return int(content_id(self.id, self.seed, candidate, self.temperatures[candidate]), 16) >> 1
 
 
 @dataclass
 class Completion:
-    """What was generated. Tokens where the sampler draws them itself, end of turn included, with their log-prob at
-    temperature 1, summed; text where it is told no more, as by an endpoint. Tokens are trained on as they are, text as
-    the model's tokenizer cuts it up."""
+    """A completion as token ids or as text. Samplers that draw tokens return token ids, with the end of turn, and the
+    sum of their log-probs at temperature 1. Samplers that only receive text, as from an endpoint, return text, which
+    the model's tokenizer encodes for training."""
 
     token_ids: list[int] | None
     finish_reason: str  # stop or length
@@ -60,37 +59,34 @@ class Completion:
 
 @dataclass
 class Missing:
-    """A completion that could not be had, and why: never an empty one in its place."""
+    """The reason why a completion is missing. A sampler returns it instead of an empty completion."""
 
     reason: str
 
 
 class Sampler(ABC):
-    """Completes prompts. A sampler is a file in this folder with one such class; `sample.sampler` is the file's name.
+    """A way to complete prompts. A file in this folder with one Sampler class is a sampler; `sample.sampler` is the
+    file's name. A user's own sampler (`sample.own`) is opened with its options. It needs `name`, `open` and
+    `complete`."""
 
-    One of the user's own (`sample.own`) is opened with its options and needs `name`, `open` and `complete`.
-    """
-
-    name: str  # stands in every candidate
-    policy: str | None = None  # and who answers, where it is not the policy
+    name: str  # stored in every candidate
+    policy: str | None = None  # the model that answers, if it is not the policy
 
     @classmethod
     def opener(cls, cfg: Any, out: StageDir) -> "Open":
-        """How it is opened for a stage that samples, `cfg` being the block `sample`; one that needs more of the block
-        than `open` is told binds it."""
+        """Return the function that opens the sampler for a stage. `cfg` is the block `sample`; override this method to
+        bind more of its settings."""
         return cls.open
 
     @classmethod
     @abstractmethod
     def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> "Sampler":
-        """A sampler with its source at hand: the model in a folder, or what its options say instead, an endpoint.
-
-        Called once, in the process that samples, before the first request; any of `stop_ids` ends a completion.
-        """
+        """Return a sampler of the model in a folder, or of another source that its options name. It is called once, in
+        the process that samples, before the first request. Any token of `stop_ids` ends a completion."""
 
     @abstractmethod
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Sequence[Completion | Missing]]]:
-        """Every request with all its completions, in the order in which they are finished."""
+        """Yield every request with all its completions, in the order of completion."""
 
 
 Open = Callable[[Path, list[int], Decoding], Sampler]
