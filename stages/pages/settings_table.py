@@ -127,14 +127,14 @@ def pairs(manifest: Manifest, label: Manifest) -> str:
 
 def objective(manifest: Manifest) -> str:
     """Return the loss and beta of an objective, if it has them, and its training settings."""
-    s, parts = manifest["settings"], []
+    s, clauses = manifest["settings"], []
     if losses := s.get("loss_type"):
         weights = s.get("loss_weights") or [1.0] * len(losses)
         parts = [loss if w == 1 else f"{short(w)} × {loss}" for loss, w in zip(losses, weights, strict=True)]
-        parts.append(f"loss {' + '.join(parts)}")
+        clauses.append(f"loss {' + '.join(parts)}")
     if (beta := s.get("beta")) is not None:
-        parts.append(f"beta {short(beta)}")
-    return ", ".join([*parts, training(manifest)])
+        clauses.append(f"beta {short(beta)}")
+    return ", ".join([*clauses, training(manifest)])
 
 
 def training(manifest: Manifest) -> str:
