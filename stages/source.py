@@ -60,7 +60,7 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
 
 
 def examples(
-    cfg: OneSource, own: Callable[[Any], ParsedRow] | None, gate: RowFilter, report: ReadReport, counts: Counter[str]
+    cfg: OneSource, own: Callable[[Any], ParsedRow] | None, audit: RowFilter, report: ReadReport, counts: Counter[str]
 ) -> Iterator[SourceRow]:
     """Return the examples of a source, without rows that the audit rejects. Fill `report`, and `counts` of
     examples by split."""
@@ -68,7 +68,7 @@ def examples(
     unchecked = list[Check]()  # one list for all rows saves the garbage collector many objects
 
     def example(row: ParsedRow) -> SourceRow | None:
-        row = gate.harmonizer(row)
+        row = audit.harmonizer(row)
         messages, answer = row.messages, row.answers[0] if len(row.answers) == 1 else None
         prompt = prompt_of(messages, answer)
         split = split_of(prompt, shares)
@@ -86,7 +86,7 @@ def examples(
         if split is None or (needs_answer and row.trained and not any(row.trained)):
             return None
         file, line = report.position
-        gate(row, split, file, line)
+        audit(row, split, file, line)
         checks = [Check(source.check, {"text": answer})] if source.check and answer is not None else unchecked
         counts[split] += 1
         trained, licence = row.trained, row.licence or source.licence

@@ -1,1 +1,1 @@
-"""Generated instructions whose answers a program can check: families, the words they are made of, the checks."""
+"""Generated instructions whose answers a program can check: task families, their words, and the checks."""

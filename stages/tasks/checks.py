@@ -1,4 +1,4 @@
-"""Checks stored as data, run against an answer. They need no judge and make no mistakes of taste."""
+"""Checks of an answer, stored as data. They need no judge."""
 
 import json
 import re
@@ -24,21 +24,21 @@ def bullet_lines(text: str) -> list[str]:
 
 
 def last_number(text: str) -> float | None:
-    """The last number of a text: where worked solutions have their result."""
-    found = re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", ""))
-    return float(found[-1]) if found else None
+    """Return the last number of a text, which is the result of a worked solution, or None."""
+    numerals = re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", ""))
+    return float(numerals[-1]) if numerals else None
 
 
-def parsed(text: str) -> Any:
-    """The JSON value of an answer; where it is none, or nested too deeply to be read, the class ValueError, which
-    equals no JSON value."""
+def parse_json(text: str) -> Any:
+    """Return the JSON value of an answer. For invalid JSON, return the class ValueError, which equals no JSON
+    value."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return ValueError
 
 
-# What each kind of check of the short tasks asks of an answer whose outer white space is stripped.
+# The checks of the short tasks. Each gets an answer without outer white space.
 CHECKS: dict[str, Callable[..., bool]] = {
     "equals": lambda answer, text: answer == text,
     "one_of": lambda answer, options: answer in options,
@@ -58,19 +58,19 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "bullet_count": lambda answer, count: len(bullet_lines(answer)) == count == len(answer.split("\n")),
     "label": lambda answer, text: words(answer.lower()) == words(text.lower()),
     "number": lambda answer, text: last_number(answer) is not None and last_number(answer) == last_number(text),
-    "is_json": lambda answer: parsed(answer) is not ValueError,
-    "json": lambda answer, value: parsed(answer) == value,
+    "is_json": lambda answer: parse_json(answer) is not ValueError,
+    "json": lambda answer, value: parse_json(answer) == value,
 }
 
 
 @cache
 def known_checks() -> dict[str, Callable[..., bool]]:
-    """Every kind of check by name: those above, the constraints on open answers, and whether these are on topic."""
-    open_ended = {name: kind.kept for name, kind in constraint.known_constraints().items()}
+    """Return every check by its kind: those above, the constraints on open answers, and `on_topic`."""
+    open_ended = {name: kind.is_satisfied for name, kind in constraint.known_constraints().items()}
     return {**CHECKS, **open_ended, "on_topic": on_topic}
 
 
 def share_passed(checks: list[Check], answer: str) -> float:
-    """The fraction of its checks that an answer passes, in [0, 1]; 1 means that it passes all."""
+    """Return the share of checks that an answer passes, in [0, 1]."""
     passed = [known_checks()[check.kind](answer.strip(), **check.params) for check in checks]
     return sum(passed) / len(passed)

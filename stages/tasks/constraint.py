@@ -1,5 +1,5 @@
-"""What a request may ask of an answer whatever the answer says: kinds of constraint, each a checker with a parameter
-that is drawn and several wordings. A module of `constraints/` is an area of kinds."""
+"""Constraints on the form of an open answer. A kind of constraint has a checker, wordings, and parameters that are
+drawn. Each module of `constraints/` is an area of kinds."""
 
 import importlib
 import pkgutil
@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 from stages.store.records import Check
 from stages.tasks import constraints as areas
 
-WHOLE = "whole"  # the claim of a kind that shapes all of the answer: it stands alone
-Draw = Callable[[random.Random, str], dict[str, Any]]  # the parameters of a constraint on a request
+WHOLE = "whole"  # the claim of a kind that shapes the whole answer and allows no other kind
+Draw = Callable[[random.Random, str], dict[str, Any]]  # draws the parameters of a constraint for a request
 
 
 class Side(StrEnum):
-    """Where a kind is asked for. `aside`: nowhere, as the embedded start weights keep it in less than 5% or more than
-    80% of 40 answers, so that a test of it would tell little (`python -m tests.bench.kinds side=test`)."""
+    """The split in which a kind is used. `aside`: in no split, because the embedded base model satisfies the kind in
+    fewer than 5% or more than 80% of 40 answers, so a test would say little (`python -m tests.bench.kinds
+    side=test`)."""
 
     train = "train"
     validation = "validation"
@@ -28,14 +29,10 @@ class Side(StrEnum):
 
 @dataclass(frozen=True)
 class Constraint:
-    """A kind of constraint.
-
-    name: of the kind, and of its check.
-    side: a kind is on one side, whatever the prompt.
-    wordings: the ways to ask for it, with the parameters as slots.
-    claims: what of an answer it decides. Two constraints that claim the same might contradict each other.
-    holds: whether a stripped answer that is not empty keeps it, given the parameters.
-    """
+    """A kind of constraint. name: the kind's name, and its check's. area: its module. side: the same for all prompts.
+    wordings: sentences that ask for it, with slots for the parameters. claims: the aspects of an answer that it
+    decides; two kinds with a common claim may contradict each other. holds: whether a stripped, non-empty answer
+    satisfies it."""
 
     name: str
     area: str
@@ -45,30 +42,30 @@ class Constraint:
     draw: Draw
     holds: Callable[..., bool]
 
-    def kept(self, answer: str, **params: Any) -> bool:
-        """Whether a stripped answer keeps it. One that says nothing keeps no constraint."""
+    def is_satisfied(self, answer: str, **params: Any) -> bool:
+        """Return whether a stripped answer satisfies the constraint. An empty answer never does."""
         return bool(answer) and self.holds(answer, **params)
 
     def check(self, params: dict[str, Any]) -> Check:
         return Check(self.name, params)
 
     def word(self, rng: random.Random, params: dict[str, Any]) -> str:
-        """A sentence that asks for it."""
-        return rng.choice(self.wordings).format(**{name: shown(value) for name, value in params.items()})
+        """Return a sentence that asks for the constraint."""
+        return rng.choice(self.wordings).format(**{name: format_value(value) for name, value in params.items()})
 
 
 CONSTRAINTS: dict[str, Constraint] = {}
 
 
 class Worded(NamedTuple):
-    """A checker with the wordings of what it checks."""
+    """A checker with the wordings of its constraint."""
 
     holds: Callable[..., bool]
     wordings: tuple[str, ...]
 
 
 def worded(wordings: str) -> Callable[[Callable[..., bool]], Worded]:
-    """Give the decorated checker its wordings: one per line, each a whole sentence; " | " for a line break."""
+    """Add wordings to the decorated checker: a whole sentence per line, with " | " for a line break."""
     forms = tuple(line.strip().replace(" | ", "\n") for line in wordings.strip().splitlines())
     return lambda holds: Worded(holds, forms)
 
@@ -76,7 +73,7 @@ def worded(wordings: str) -> Callable[[Callable[..., bool]], Worded]:
 def constraint(
     side: Side, claims: str, draw: Draw = lambda rng, request: {}
 ) -> Callable[[Worded], Callable[..., bool]]:
-    """Register the decorated checker, which is worded, as a kind. `claims` are words, several with spaces between."""
+    """Register the decorated checker and its wordings as a kind. `claims` are words, separated by spaces."""
 
     def register(kind: Worded) -> Callable[..., bool]:
         name, area = kind.holds.__name__, kind.holds.__module__.rpartition(".")[2]
@@ -87,24 +84,24 @@ def constraint(
 
 
 def count_of(*options: int) -> Draw:
-    """Draw one of these as the `count` of a constraint, whatever the request."""
+    """Return a function that draws one of the options as the parameter `count`."""
     return lambda rng, request: {"count": rng.choice(options)}
 
 
 def known_constraints() -> dict[str, Constraint]:
-    """Every kind, by name, from the modules in `constraints/`."""
+    """Return every kind by name, from the modules in `constraints/`."""
     for module in pkgutil.iter_modules(areas.__path__):
         importlib.import_module(f"{areas.__name__}.{module.name}")
     return dict(sorted(CONSTRAINTS.items()))
 
 
-def clash(one: Constraint, other: Constraint) -> bool:
-    """Whether the two may contradict each other, or say the same."""
-    return WHOLE in one.claims | other.claims or bool(one.claims & other.claims)
+def may_clash(first: Constraint, second: Constraint) -> bool:
+    """Return whether two kinds may contradict or repeat each other."""
+    return WHOLE in first.claims | second.claims or bool(first.claims & second.claims)
 
 
-def shown(value: Any) -> str:
-    """A parameter as a wording has it: lists as `"a", "b" and "c"`."""
+def format_value(value: Any) -> str:
+    """Return a parameter as text for a wording: lists as `"a", "b" and "c"`."""
     if not isinstance(value, list):
         return str(value)
     quoted = [f'"{v}"' for v in value]

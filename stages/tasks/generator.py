@@ -1,8 +1,6 @@
-"""Verifiable instructions: task families whose prompts come with a reference answer and checks, from a seed.
-
-A family is a function of a random generator. Each has several phrasings; the last is kept out of training, and so
-are whole families: the FLAN experiment (arXiv:2109.01652) in miniature.
-"""
+"""Instructions with a reference answer and checks, generated from a seed by task families. A family is a function of a
+random generator. The last phrasing of each family is held out from training, and so are whole families: the FLAN
+experiment (arXiv:2109.01652) in miniature."""
 
 import importlib
 import pkgutil
@@ -15,12 +13,13 @@ from typing import Any
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError, nearest
 from stages.store.records import Check, Example, Message, content_id, prompt_id
-from stages.tasks import families as rooms
+from stages.tasks import families as family_modules
 
 
 @dataclass
 class Instance:
-    """What fills a phrasing's slots, the reference answer, its checks, and turns that come before the request."""
+    """An instruction without its phrasing: the values of the phrasing's slots, the reference answer, its checks, and
+    the turns `before` the request."""
 
     slots: dict[str, str]
     reference: str
@@ -34,12 +33,12 @@ class Family:
     kind: str
     phrasings: tuple[str, ...]
     unseen: bool
-    trains: tuple[str, ...]  # kinds of constraint that it asks for, too (`constraint.py`)
+    trains: tuple[str, ...]  # kinds of constraint that its instructions also train (`constraint.py`)
     make: Callable[[random.Random], Instance]
 
 
 FAMILIES: dict[str, Family] = {}
-# Of prompts: what a family makes in turn. Tests come first, so that a prompt which two would draw belongs to the test.
+# Groups of prompts, in the order of generation. Tests come first, so that a prompt drawn twice belongs to the test.
 GROUPS = ("test", "unseen_phrasings", "unseen_tasks", "rephrased", "validation", "preference", "sft")
 
 
@@ -64,67 +63,69 @@ def family(
 
 
 def one_of(options: list[str], right: str) -> list[Check]:
-    """Checks of an answer that must be one of some words: that it is one, and the right one."""
+    """Return the checks of an answer from a list: `one_of` the options, and equal to the right one."""
     return [Check("one_of", {"options": options}), Check("equals", {"text": right})]
 
 
 def exactly(right: str, kind: str, **params: Any) -> list[Check]:
-    """Checks of an answer that must be right to the letter: of one property that such an answer has, and of that."""
+    """Return the checks of an exact answer: a property of the right answer, and equality with it."""
     return [Check(kind, params), Check("equals", {"text": right})]
 
 
 def known_families() -> dict[str, Family]:
-    """Every family, by name, from the modules in `families/`."""
-    for module in pkgutil.iter_modules(rooms.__path__):
-        importlib.import_module(f"{rooms.__name__}.{module.name}")
+    """Return every family by name, from the modules in `families/`."""
+    for module in pkgutil.iter_modules(family_modules.__path__):
+        importlib.import_module(f"{family_modules.__name__}.{module.name}")
     return dict(sorted(FAMILIES.items()))
 
 
 @contextmanager
-def apart() -> Iterator[dict[str, Family]]:
-    """Families that are registered inside: not among those of this folder, which a later run finds unchanged."""
+def collect_families() -> Iterator[dict[str, Family]]:
+    """Yield the families that are registered inside the context, without adding them to the built-in families."""
     known_families()
-    ours, found = dict(FAMILIES), dict[str, Family]()
+    builtin, registered = dict(FAMILIES), dict[str, Family]()
     FAMILIES.clear()
     try:
-        yield found
-        found |= FAMILIES
+        yield registered
+        registered |= FAMILIES
     finally:
         FAMILIES.clear()
-        FAMILIES.update(ours)
+        FAMILIES.update(builtin)
 
 
 def generate(
     seed: int, counts: Mapping[str, int], families: list[str], own: Mapping[str, Family] | None = None
 ) -> list[Example]:
-    """Examples per group (GROUPS), families in turn, no prompt twice. `own`: the user's families.
+    """Return examples of each group in GROUPS, with families in turn and no prompt twice. `own`: the user's families.
 
     Raises:
-        UserError: for a family that does not exist, or exists twice.
+        UserError: for an unknown or duplicate family, or a group without a family.
     """
     chosen = known_families()
     for name in own or {}:
         if name in chosen:
-            raise UserError(f"data.own: there is a task family {name!r} already. Give it another name.")
+            raise UserError(f"data.own: the task family {name!r} already exists. Rename yours.")
     chosen |= own or {}
     for name in families:
         if name not in chosen:
-            raise UserError(f"data.tasks.families: {name!r} is no task family.{nearest(name, chosen)}")
+            raise UserError(f"data.tasks.families: {name!r} is not a task family.{nearest(name, chosen)}")
     if families:
         chosen = {name: chosen[name] for name in sorted({*families, *(own or {})})}
     examples: dict[str, Example] = {}
     for group in GROUPS:
         members = [f for f in chosen.values() if f.unseen == (group == "unseen_tasks")]
         if counts.get(group, 0) and not members:
-            raise UserError(f"data.tasks.{group}={counts[group]}: no family chosen fits.")
+            raise UserError(
+                f"data.tasks.{group}={counts[group]}: data.tasks.families has no family for this group. Add one."
+            )
         for i in range(counts.get(group, 0)):
             drawn = draw(members[i % len(members)], group, f"{seed}/{group}/{i // len(members)}", examples)
             examples |= {example.id: example for example in drawn}
     return list(examples.values())
 
 
-def draw(family: Family, group: str, key: str, taken: Mapping[str, Example]) -> list[Example]:
-    """An instance whose prompt is not taken yet, in one phrasing; `rephrased` asks for it in all of them."""
+def draw(family: Family, group: str, key: str, examples: Mapping[str, Example]) -> list[Example]:
+    """Return an instance in one phrasing, or in all phrasings for group `rephrased`. Its prompts are new."""
     for attempt in range(1000):
         rng = random.Random(f"{key}/{family.name}/{attempt}")
         instance = family.make(rng)
@@ -134,9 +135,9 @@ def draw(family: Family, group: str, key: str, taken: Mapping[str, Example]) -> 
             trained = group != "unseen_phrasings"
             phrasings = (rng.choice(family.phrasings[:-1] if trained else family.phrasings[-1:]),)
         drawn = [example(family, group, instance, phrasing) for phrasing in phrasings]
-        if not any(e.id in taken for e in drawn):
+        if not any(e.id in examples for e in drawn):
             return drawn
-    raise UserError(f"data.tasks.{group}: the family {family.name} has too few prompts. Ask for fewer.")
+    raise UserError(f"data.tasks.{group}: the family {family.name} has too few different prompts. Lower the number.")
 
 
 def example(family: Family, group: str, instance: Instance, phrasing: str) -> Example:

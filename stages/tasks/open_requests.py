@@ -1,8 +1,6 @@
-"""Open requests under constraints: what is written is the model's choice, how it is written is checked.
-
-A request is drawn first, then none to three constraints that do not clash. A kind of constraint is trained, or tuned
-on, or tested: no prompt of another side asks for it.
-"""
+"""Open requests with constraints: the model chooses the content, and checks test the form. A request is drawn first,
+then none to three constraints that do not clash. A kind of constraint is used for training, validation or testing,
+never for two of them."""
 
 import random
 import re
@@ -13,7 +11,7 @@ from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError
 from stages.store.records import AND, Check, Example, content_id, prompt_id
 from stages.store.text_units import lower_words, plain_words
-from stages.tasks.constraint import Constraint, Side, clash, known_constraints
+from stages.tasks.constraint import Constraint, Side, known_constraints, may_clash
 from stages.tasks.topics import ACTS
 
 STOP = """
@@ -26,11 +24,11 @@ since some stays still such take takes taking tell telling tells than that their
 things this those three through time turn under until used using very want wants week weekend weekends weeks went were
 what when where whether which while whose will with without work working works would year years
 """.split()
-# A word without the ending of a plural or a gerund; three letters stay, a vowel among them: not `spr` for `spring`.
+# Removes the ending of a plural or gerund. At least three letters with a vowel stay: not `spr` for `spring`.
 BARE = re.compile(
     r"(?=.{0,2}[aeiouy])(.{3,}?)((?<=(.))\3ing|ing|ies|(?<=[sxh])es|(?<![su])s|(?<![aeiou])y|(?<=....)e)$"
 )
-# Whose kinds each group of prompts asks for. Test kinds of areas that have no trained kind are a group of their own.
+# The side of the kinds in each group of prompts. Test kinds of areas without a trained kind are `unseen_areas`.
 SIDES: dict[str, Side | None] = {
     "open_test": Side.train,
     "unseen_kinds": Side.test,
@@ -40,15 +38,19 @@ SIDES: dict[str, Side | None] = {
     "open_preference": Side.train,
     "open_sft": Side.train,
 }
-TRAINED = ("open_preference", "open_sft")  # their prompts have none to three constraints; others one, plain ones none
-HOW_MANY = {0: 0.15, 1: 0.5, 2: 0.25, 3: 0.1}  # constraints, and the share of prompts that have them
-FIRST = 0.15  # share of prompts that tell the constraints before the request
-NO_TOPIC = "language"  # what claims this names the topic in other words than the request
+TRAINED = (
+    "open_preference",
+    "open_sft",
+)  # groups with none to three constraints; other groups have one, `open_plain` none
+HOW_MANY = {0: 0.15, 1: 0.5, 2: 0.25, 3: 0.1}  # share of prompts by number of constraints
+FIRST = 0.15  # share of prompts with the constraints before the request
+NO_TOPIC = "language"  # claim of kinds whose answers name the topic in another language
 
 
 @dataclass(frozen=True)
 class Request:
-    """topics: per thing that an answer must be about, stems of which at least one must begin a word of the answer."""
+    """An open request. `topics`: for each thing that an answer must mention, the stems of its words, of which one
+    suffices."""
 
     act: str
     text: str
@@ -56,7 +58,7 @@ class Request:
 
 
 def request(rng: random.Random) -> Request:
-    """Draw an act, then a topic, then a wording."""
+    """Return a request from a random act, topic and wording."""
     act = rng.choice([*ACTS])
     wordings, topics = ACTS[act]
     topic = rng.choice(topics)
@@ -71,41 +73,39 @@ def request(rng: random.Random) -> Request:
 
 
 def stems(topic: str) -> tuple[str, ...]:
-    """The words of a topic of 4 letters or more that are no stop words: without their endings, cut to 6 letters."""
+    """Return the stems, of at most 6 letters, of a topic's words with 4 letters or more that are not stop words."""
     content = [word for word in plain_words(topic) if len(word) >= 4 and word not in STOP]
     return tuple(dict.fromkeys(BARE.sub(r"\1", word)[:6] for word in content))
 
 
 def on_topic(answer: str, topics: Sequence[Sequence[str]]) -> bool:
-    """Whether for every thing at least one of its stems begins a word of the answer. Case is ignored."""
-    said = plain_words(answer)
-    return all(any(word.startswith(tuple(thing)) for word in said) for thing in topics)
+    """Return whether an answer mentions every topic: a word begins with one of the topic's stems. Case is ignored."""
+    answer_words = plain_words(answer)
+    return all(any(word.startswith(tuple(thing)) for word in answer_words) for thing in topics)
 
 
-def echoes(answer: str, text: str) -> bool:
-    """Whether an answer hardly does more than repeat a request. Case and marks are ignored.
-
-    A word of the answer is repeated if it is in a run of at least 4 words, or in an answer of fewer words, that stands
-    in the request as it is. An answer echoes if words of it are repeated and those that are not are fewer than 4, or
-    less than 20 % of it.
-    """
-    said, asked = lower_words(answer), lower_words(text)
-    size = min(4, len(said))
-    runs = {tuple(asked[i : i + size]) for i in range(len(asked) - size + 1)}
-    starts = [i for i in range(len(said) - size + 1) if tuple(said[i : i + size]) in runs]
-    own = len(said) - len({i + k for i in starts for k in range(size)})
-    return own < len(said) and (own < 4 or own < 0.2 * len(said))
+def is_echo(answer: str, text: str) -> bool:
+    """Return whether an answer mostly repeats a request. Case and punctuation are ignored. A word counts as repeated
+    if it is in a run of 4 words, or of all words of a shorter answer, that is also in the request. An answer is an
+    echo if words are repeated and fewer than 4 words, or less than 20%, are new."""
+    answer_words, request_words = lower_words(answer), lower_words(text)
+    size = min(4, len(answer_words))
+    runs = {tuple(request_words[i : i + size]) for i in range(len(request_words) - size + 1)}
+    starts = [i for i in range(len(answer_words) - size + 1) if tuple(answer_words[i : i + size]) in runs]
+    n_new = len(answer_words) - len({i + k for i in starts for k in range(size)})
+    return n_new < len(answer_words) and (n_new < 4 or n_new < 0.2 * len(answer_words))
 
 
 def generate(seed: int, counts: Mapping[str, int]) -> list[Example]:
-    """Examples per group (the keys of SIDES), kinds in turn, no prompt twice. They have checks, and no reference.
+    """Return examples of each group in SIDES, with kinds in turn and no prompt twice. They have checks but no
+    reference.
 
     Raises:
-        UserError: where a group wants more prompts than there are.
+        UserError: if a group needs more prompts than exist.
     """
     examples: dict[str, Example] = {}
     for group in SIDES:
-        kinds = members(group)
+        kinds = kinds_of_group(group)
         for i in range(counts.get(group, 0)):
             for attempt in range(1000):
                 rng = random.Random(f"{seed}/{group}/{i}/{attempt}")
@@ -113,13 +113,13 @@ def generate(seed: int, counts: Mapping[str, int]) -> list[Example]:
                 if drawn.id not in examples:
                     break
             else:
-                raise UserError(f"data.tasks.{group}={counts[group]}: there are too few open requests. Ask for fewer.")
+                raise UserError(f"data.tasks.{group}={counts[group]}: there are too few different requests. Lower it.")
             examples[drawn.id] = drawn
     return list(examples.values())
 
 
-def members(group: str) -> list[Constraint]:
-    """The kinds that a group's prompts ask for; of plain ones, none."""
+def kinds_of_group(group: str) -> list[Constraint]:
+    """Return the kinds of constraint in a group's prompts."""
     kinds = [c for c in known_constraints().values() if c.side is SIDES[group]]
     trained = {c.area for c in known_constraints().values() if c.side is Side.train}
     if SIDES[group] is not Side.test:
@@ -128,47 +128,48 @@ def members(group: str) -> list[Constraint]:
 
 
 def draw(rng: random.Random, kinds: list[Constraint], i: int, several: bool) -> list[Constraint]:
-    """The i-th prompt's constraints: one, the kinds in turn; or as many as HOW_MANY has it, the first of them so."""
+    """Return the constraints of the i-th prompt. The first kind is the next in turn. If `several`, HOW_MANY gives the
+    number of kinds, which do not clash."""
     if not kinds:
         return []
     first = kinds[i % len(kinds)]
     count = rng.choices([*HOW_MANY], [*HOW_MANY.values()])[0] if several else 1
     chosen = [first] if count else []
     for kind in rng.sample(kinds, len(kinds)):
-        if len(chosen) < count and not any(clash(kind, c) for c in chosen):
+        if len(chosen) < count and not any(may_clash(kind, c) for c in chosen):
             chosen.append(kind)
     return rng.sample(chosen, len(chosen))
 
 
-def example(group: str, asked: Request, kinds: list[Constraint], rng: random.Random) -> Example:
-    """The request with its constraints, and the checks of an answer: every constraint, and the topic."""
-    params = [kind.draw(rng, asked.text) for kind in kinds]
-    checks = [kind.check(given) for kind, given in zip(kinds, params, strict=True)]
+def example(group: str, open_request: Request, kinds: list[Constraint], rng: random.Random) -> Example:
+    """Return the example of a request with constraints. Its checks are the constraints and the topic."""
+    params = [kind.draw(rng, open_request.text) for kind in kinds]
+    checks = [kind.check(values) for kind, values in zip(kinds, params, strict=True)]
     if not any(NO_TOPIC in kind.claims for kind in kinds):
-        checks.append(Check("on_topic", {"topics": [list(stems) for stems in asked.topics]}))
-    sentences = [kind.word(rng, given) for kind, given in zip(kinds, params, strict=True)]
-    messages = [{"role": "user", "content": joined(asked.text, sentences, rng)}]
+        checks.append(Check("on_topic", {"topics": [list(stems) for stems in open_request.topics]}))
+    sentences = [kind.word(rng, values) for kind, values in zip(kinds, params, strict=True)]
+    messages = [{"role": "user", "content": join_request(open_request.text, sentences, rng)}]
     return Example(
         id=prompt_id(messages),
         messages=messages,
         reference=None,
         source="open",
-        task=AND.join(sorted(kind.name for kind in kinds)) or asked.act,
+        task=AND.join(sorted(kind.name for kind in kinds)) or open_request.act,
         split=SPLIT_OF_GROUP[group],
         kind=kinds[0].area if len(kinds) == 1 else "several" if kinds else "request",
         group=group,
-        request=content_id(asked.text),
+        request=content_id(open_request.text),
         checks=checks,
     )
 
 
-def joined(text: str, sentences: list[str], rng: random.Random) -> str:
-    """A request and the sentences that constrain its answer, in one of the forms that people give them."""
+def join_request(text: str, sentences: list[str], rng: random.Random) -> str:
+    """Return a request joined with the sentences of its constraints, in a random layout."""
     if not sentences:
         return text
-    several = "\n".join(f"- {sentence}" for sentence in sentences) if len(sentences) > 1 else sentences[0]
-    told = rng.choice([" ".join(sentences), several])
+    listing = "\n".join(f"- {sentence}" for sentence in sentences) if len(sentences) > 1 else sentences[0]
+    constraints = rng.choice([" ".join(sentences), listing])
     if rng.random() < FIRST:
-        return f"{told}\n\n{text}"
-    apart = ["\n", "\n\n"] if "\n" in told + text else [" ", "\n", "\n\n"]
-    return f"{text}{rng.choice(apart)}{told}"
+        return f"{constraints}\n\n{text}"
+    separators = ["\n", "\n\n"] if "\n" in constraints + text else [" ", "\n", "\n\n"]
+    return f"{text}{rng.choice(separators)}{constraints}"

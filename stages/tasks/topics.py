@@ -1,4 +1,4 @@
-"""Acts of open requests, each with its wordings and topics: `topics.yaml`."""
+"""The acts of open requests, each with its wordings and topics, from `topics.yaml`."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import yaml
 
 
 def parts(block: str) -> list[str]:
-    """Split a block at "|", and set each part in one line."""
+    """Return the parts of a block that are separated by "|", each on one line."""
     return [" ".join(part.split()).replace(r"\n", "\n") for part in block.split("|")]
 
 

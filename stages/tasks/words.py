@@ -1,4 +1,4 @@
-"""The words that generated instructions are made of, and plain sentences from them."""
+"""Words and plain sentences for generated instructions."""
 
 import random
 
@@ -28,7 +28,7 @@ NOUNS = {
     "job": JOBS,
     "clothing": CLOTHES,
 }
-# A kiwi is a bird too, a teal a duck, an orange a fruit; and these fruits are colours.
+# Ambiguous words: a kiwi is also a bird, a teal a duck, an orange a fruit, and some fruits are colours.
 ALSO = {"kiwi": "animal", "teal": "animal", "orange": "fruit"}
 ALSO |= dict.fromkeys(("cherry", "lemon", "lime", "olive", "peach", "plum"), "colour")
 OBJECTS = (
@@ -66,33 +66,33 @@ NUMBERS += "sixteen seventeen eighteen nineteen twenty".split()
 
 
 def article(noun_phrase: str) -> str:
-    """`an old book`, `a new book`."""
+    """Return a noun phrase with its article: `an old book`, `a new book`."""
     return f"{'an' if noun_phrase[0] in 'aeiou' else 'a'} {noun_phrase}"
 
 
 def items(rng: random.Random, low: int, high: int) -> list[str]:
-    """Different nouns of one kind, in random order."""
+    """Return different nouns of one kind, in random order."""
     return rng.sample(NOUNS[rng.choice(sorted(NOUNS))], rng.randint(low, high))
 
 
 def told_apart(*kinds: str) -> dict[str, list[str]]:
-    """The nouns of each kind that are of no other of these kinds."""
+    """Return the nouns of each kind that belong to no other of these kinds."""
     return {kind: [word for word in NOUNS[kind] if ALSO.get(word) not in kinds] for kind in kinds}
 
 
 def listed(words: list[str]) -> str:
-    """`a, b and c`."""
+    """Return words as a list in prose: `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def phrase(rng: random.Random) -> str:
-    """Two to four words in small letters."""
+    """Return two to four words in lower case."""
     thing = f"{rng.choice(ADJECTIVES)} {rng.choice(OBJECTS)}"
     return rng.choice([thing, f"the {thing}", f"{thing} and {rng.choice(OBJECTS)}", article(thing)])
 
 
 def sentence(rng: random.Random) -> str:
-    """A plain sentence of four to ten words, without its full stop; one of a dozen frames."""
+    """Return a plain sentence of four to ten words without its full stop, from one of a dozen patterns."""
     name, other, animal = rng.choice(NAMES), rng.choice(NAMES), rng.choice(ANIMALS)
     thing, place, time = rng.choice(OBJECTS), rng.choice(PLACES), rng.choice(TIMES)
     adjective, verb = rng.choice(ADJECTIVES), rng.choice(list(VERBS.values()))

@@ -1,1 +1,1 @@
-"""Kinds of constraint on an open answer: a module for every area."""
+"""Kinds of constraint on an open answer, one module per area."""

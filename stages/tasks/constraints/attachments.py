@@ -1,4 +1,4 @@
-"""What is added to an answer: a postscript, a signature, a date, a source, a rating, hashtags, emoji."""
+"""Constraints on additions to an answer: a postscript, a signature, a date, a source, a rating, hashtags, emoji."""
 
 import re
 
@@ -154,7 +154,7 @@ _DATE = (
     rf"(?:{_DAY}(?:st|nd|rd|th)?(?: of)? {_MONTH},? [0-9]{{4}}|{_MONTH} {_DAY}(?:st|nd|rd|th)?,? [0-9]{{4}}"
     r"|[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01]))"
 )
-# The signs of the blocks of symbols that Unicode counts as emoji, and not their neighbours such as ★ and ✓.
+# The characters that Unicode counts as emoji, without neighbours such as ★ and ✓.
 _PICTURE = (
     "(?:[\U0001f004\U0001f0cf\U0001f170-\U0001f19a\U0001f201-\U0001f251\U0001f300-\U0001f3fa\U0001f400-\U0001f64f"
     "\U0001f680-\U0001f6ff\U0001f7e0-\U0001f7eb\U0001f90c-\U0001f9ff\U0001fa70-\U0001faff"
@@ -163,15 +163,15 @@ _PICTURE = (
     "✂✅✈-✍✏✒✔✖✝✡✨✳✴❄❇❌❎❓-❕❗❣❤➕-➗➡➰➿]"
     "|[\u2190-\u2bff](?=\ufe0f))[\ufe0f\U0001f3fb-\U0001f3ff]*"
 )
-# A flag is two letters, a key is a digit and its frame; a family or a profession is several pictures joined.
+# A flag has two letters, a keycap a digit and a frame; families and professions join several pictures.
 _EMOJI = rf"[\U0001f1e6-\U0001f1ff]{{2}}|[0-9#*]\ufe0f?\u20e3|{_PICTURE}(?:\u200d{_PICTURE})*"
 
 
 def _plain(text: str) -> str:
-    """It without marks of emphasis and headings, and with single spaces."""
+    """Return the text without marks of emphasis and headings, and with single spaces."""
     return " ".join(re.sub(r"[*_#]", "", text).split())
 
 
 def _labelled(text: str, label: str) -> bool:
-    """Whether it begins with what the pattern `label` matches and goes on; bold or italic print does not matter."""
+    """Return whether the text begins with the pattern `label` and continues. Bold and italic marks are ignored."""
     return bool(re.match(rf"[*_]*{label}[\W_]*[^\W_]", text, re.IGNORECASE))

@@ -1,4 +1,4 @@
-"""What of an answer is written in capitals."""
+"""Constraints on capital letters."""
 
 import re
 
@@ -63,7 +63,7 @@ each in the usual mix of capitals and small letters.
 """)
 def capital_first_sentence(answer: str) -> bool:
     first, *rest = sentences(answer) or [""]
-    # without a mark it is a heading
+    # without a closing mark, the line is a heading
     return first.isupper() and first[-1] in ".!?…" and bool(rest) and not any(map(str.isupper, rest))
 
 
@@ -93,8 +93,8 @@ case.
 answer must not be in capitals.
 """)
 def first_word_capitals(answer: str) -> bool:
-    said = words(re.sub(r"^\d+[.)]\s+", "", answer))  # the number of a list item is no word
-    return any(map(_capital, said[:1])) and not answer.isupper()
+    answer_words = words(re.sub(r"^\d+[.)]\s+", "", answer))  # without the number of a list item
+    return any(map(_capital, answer_words[:1])) and not answer.isupper()
 
 
 @constraint(Side.aside, "case")
@@ -119,8 +119,8 @@ def capital_every_word(answer: str) -> bool:
     Every time the word "{word}" occurs, it has to be in capitals, and it has to occur.
 """)
 def word_in_capitals(answer: str, word: str) -> bool:
-    found = [said for said in (part.strip("_") for part in words(answer)) if said.lower() == word]
-    return bool(found) and all(map(str.isupper, found))
+    uses = [token for token in (part.strip("_") for part in words(answer)) if token.lower() == word]
+    return bool(uses) and all(map(str.isupper, uses))
 
 
 def _capital(word: str) -> bool:

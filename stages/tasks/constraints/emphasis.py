@@ -1,4 +1,4 @@
-"""What of an answer stands out in Markdown: bold, italics, code and quotations."""
+"""Constraints on Markdown emphasis: bold, italics, code and quotations."""
 
 import re
 
@@ -50,10 +50,10 @@ and the answer goes on after it.
 ** and **.
 """)
 def first_sentence_bold(answer: str) -> bool:
-    bold, said = BOLD.match(answer), sentences(answer.replace("*", ""))
-    if bold is None or len(said) < 2 or said[0][-1] not in ".!?…":  # without a mark it is a heading
+    bold, answer_sentences = BOLD.match(answer), sentences(answer.replace("*", ""))
+    if bold is None or len(answer_sentences) < 2 or answer_sentences[0][-1] not in ".!?…":  # without mark: a heading
         return False
-    return [words(part) for part in sentences(bold[1].replace("*", ""))] == [words(said[0])]
+    return [words(part) for part in sentences(bold[1].replace("*", ""))] == [words(answer_sentences[0])]
 
 
 @constraint(Side.aside, "emphasis words", lambda rng, request: {"word": rng.choice(COMMON)})

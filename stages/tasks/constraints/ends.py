@@ -1,11 +1,11 @@
-"""How an answer begins and how it ends."""
+"""Constraints on the beginning and the end of an answer."""
 
 import re
 
 from stages.store.text_units import lower_words, sentences
 from stages.tasks.constraint import Side, constraint, worded
 
-# Given phrases leave the other constraints free: no rare letters, no commas, no words that one might have to avoid.
+# These phrases break no other constraint: they have no rare letters, no commas, and no forbidden words.
 PHRASES = (
     "To begin with|As it happens|Here is one thought|In plain words|On the whole|Long story short|At a glance|"
     "In a nutshell|For a start|Not so long ago|All in all|In short"
@@ -28,7 +28,7 @@ QUOTES = "\"'“”‘’«»"
     Let your answer start with the phrase "{phrase}", word for word.
 """)
 def start_phrase(answer: str, phrase: str) -> bool:
-    """Quotes and the marks of Markdown may stand before it."""
+    """Ignore quotation marks and Markdown before the phrase."""
     return bool(re.match(rf"[{QUOTES}*_#>\s-]*{re.escape(phrase)}(?![^\W_]|['’-]\w)", answer, re.IGNORECASE))
 
 
@@ -53,7 +53,7 @@ def end_phrase(answer: str, sentence: str) -> bool:
     Start with any word you like, as long as it begins with the letter {letter}.
 """)
 def first_word_letter(answer: str, letter: str) -> bool:
-    """The marker of a list item, `1.` or `a)`, is no word."""
+    """Ignore the marker of a list item, such as `1.` or `a)`."""
     first = re.search(r"[^\W_]", re.sub(r"^(?:\d+|[A-Za-z])[.)]\s", "", answer))
     return first is not None and first[0].lower() == letter.lower()
 
@@ -103,8 +103,8 @@ def end_exclamation(answer: str) -> bool:
     Your first and your last sentence should be identical, and your answer should have at least three sentences.
 """)
 def same_start_and_end(answer: str) -> bool:
-    told = [lower_words(sentence.replace("_", " ")) for sentence in sentences(answer)]
-    return len(told) >= 3 and told[0] == told[-1]
+    words_by_sentence = [lower_words(sentence.replace("_", " ")) for sentence in sentences(answer)]
+    return len(words_by_sentence) >= 3 and words_by_sentence[0] == words_by_sentence[-1]
 
 
 @constraint(Side.aside, "start layout")

@@ -1,4 +1,4 @@
-"""The format that all of an answer has: JSON, a table, labelled lines, tags or a fence."""
+"""Constraints on the format of the whole answer: JSON, a table, labelled lines, tags or a fence."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from typing import Any
 from stages.store.text_units import lines
 from stages.tasks.constraint import Side, constraint, count_of, worded
 
-LABELS = "topic title summary reason example detail question tip".split()  # that fit any request
+LABELS = "topic title summary reason example detail question tip".split()  # labels that fit any request
 
 
 @constraint(Side.train, "whole", lambda rng, request: {"keys": rng.sample(LABELS, rng.choice([2, 3]))})
@@ -39,10 +39,10 @@ no further lines.
     I want a card with just these lines in this order, each a label with a colon and what belongs to it: {labels}.
 """)
 def key_value_lines(answer: str, labels: list[str]) -> bool:
-    said = [line.replace("*", "") for line in lines(answer)]
-    return len(said) == len(labels) and all(
+    answer_lines = [line.replace("*", "") for line in lines(answer)]
+    return len(answer_lines) == len(labels) and all(
         re.match(rf"{re.escape(label)}\s*:.*[^\W_]", line, re.IGNORECASE)
-        for label, line in zip(labels, said, strict=True)
+        for label, line in zip(labels, answer_lines, strict=True)
     )
 
 
@@ -91,10 +91,10 @@ def markdown_table(answer: str, count: int) -> bool:
     Enclose all of your text in <{tag}>...</{tag}>, once, and leave nothing outside.
 """)
 def answer_tags(answer: str, tag: str) -> bool:
-    opened, closed, said = f"<{tag}>", f"</{tag}>", answer.lower()
-    inside = said.removeprefix(opened).removesuffix(closed)
+    opened, closed, lowered = f"<{tag}>", f"</{tag}>", answer.lower()
+    inside = lowered.removeprefix(opened).removesuffix(closed)
     return (
-        said == opened + inside + closed
+        lowered == opened + inside + closed
         and opened not in inside
         and closed not in inside
         and re.search(r"[^\W_]", inside) is not None
@@ -115,7 +115,7 @@ def fenced_block(answer: str) -> bool:
 
 
 def _parsed(answer: str) -> Any:
-    """The JSON that all of the answer is, with a fence around it or without; None for what is no JSON."""
+    """Return the JSON value of an answer, with or without a fence around it; None for invalid JSON."""
     fenced = re.fullmatch(r"```(?:json)?[ \t]*\n(.*)```", answer, re.DOTALL | re.IGNORECASE)
     try:
         return json.loads(fenced[1] if fenced else answer)
@@ -128,6 +128,6 @@ def _is_text(value: Any) -> bool:
 
 
 def _cells(line: str) -> list[str]:
-    """Of a row of a Markdown table, where the outer bars may be left out."""
+    """Return the cells of a Markdown table's row, whose outer bars are optional."""
     row = line.strip().removeprefix("|")
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", row.removesuffix("|"))]

@@ -1,4 +1,4 @@
-"""Which words an answer has: those that it must have, how often and where, and those that it must not."""
+"""Constraints on words that an answer must or must not contain, how often, and where."""
 
 import random
 import re
@@ -16,16 +16,16 @@ COMMON = (  # words for any topic
     "quick ready reason remember result season share short simple slowly sometimes space special start story strong "
     "surprise thing time together traditional true useful usual value water way wonderful work world year"
 ).split()
-LIKELY = (  # words that a writer takes without thinking
+LIKELY = (  # frequent words, which are hard to avoid
     "also always another because best better both different easy even every first good great help however important "
     "into just like make many more most much need new often only other people really should simple small some such "
     "take then these things time use very way well when while work"
 ).split()
-FIRST_PERSON = re.compile(  # the `I` of `i.e.` and of `A.I.` is none
+FIRST_PERSON = re.compile(  # without the `I` of `i.e.` and `A.I.`
     r"(?<![^\W_])(?:(?<!\b\w\.)i(?!\.\w\b)|me|my|mine|myself)(?![^\W_])", re.IGNORECASE
 )
-MARKER = re.compile(r"(?m)^[ \t#*>_+-]*\d{1,2}[.):][*_]*(?=\s|$)")  # of a numbered item, in bold or a heading perhaps
-FIGURE = re.compile(r"(?<![^\W_])\d+(?:[.,:]\d+)*")  # `1,000` and `10:30` are one each, the 2 of `H2O` is none
+MARKER = re.compile(r"(?m)^[ \t#*>_+-]*\d{1,2}[.):][*_]*(?=\s|$)")  # marks a numbered item, also in bold or a heading
+FIGURE = re.compile(r"(?<![^\W_])\d+(?:[.,:]\d+)*")  # `1,000` and `10:30` are one figure each; the 2 of `H2O` is none
 
 
 @constraint(
@@ -75,9 +75,9 @@ def word_at_least(answer: str, word: str, count: int) -> bool:
     Bring in these words in this order: {words}. No word may appear until the one before it has been used.
 """)
 def words_in_order(answer: str, words: list[str]) -> bool:
-    """By where each is first used."""
-    found = _words(answer)
-    first = [found.index(word) for word in words if word in found]
+    """Compare the first use of each word."""
+    answer_words = _words(answer)
+    first = [answer_words.index(word) for word in words if word in answer_words]
     return len(first) == len(words) and first == sorted(first)
 
 
@@ -138,17 +138,17 @@ def avoid_first_person(answer: str) -> bool:
     Divide your answer into paragraphs, at least two, by blank lines. Let none of them do without the word "{word}".
 """)
 def word_in_every_paragraph(answer: str, word: str) -> bool:
-    found = [text for text in map(_words, paragraphs(answer)) if text]
-    return len(found) >= 2 and all(word in text for text in found)
+    word_lists = [text for text in map(_words, paragraphs(answer)) if text]
+    return len(word_lists) >= 2 and all(word in text for text in word_lists)
 
 
 def _words(text: str) -> list[str]:
-    """In lower case, without marks of emphasis; the parts of `well-known` and `it's` are words too."""
+    """Return the words in lower case, without marks of emphasis. The parts of `well-known` and `it's` are words."""
     return re.findall(r"[^\W_]+", text.lower())
 
 
 def _some(rng: random.Random, request: str, pool: list[str], count: int) -> list[str]:
-    """Different words that are not in the request."""
+    """Return different words of the pool that are not in the request."""
     return rng.sample(sorted(set(pool) - set(_words(request))), count)
 
 

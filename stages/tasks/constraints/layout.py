@@ -1,4 +1,4 @@
-"""How an answer is laid out: its headings, sections, steps, turns and paragraphs."""
+"""Constraints on headings, sections, steps, turns and paragraphs."""
 
 import re
 from itertools import pairwise, takewhile
@@ -72,8 +72,8 @@ def steps_labelled(answer: str, count: int) -> bool:
     The first thing I want to read is "{text}", word for word and with nothing before it. The answer comes under it.
 """)
 def repeat_request(answer: str, text: str) -> bool:
-    said = r"\s+".join(re.escape(word) for word in text.split())
-    pattern = rf"[\"'“‘*_#>\s]*{said}[\"'”’*_]*[ \t]*\n.*[^\W_]"
+    request_pattern = r"\s+".join(re.escape(word) for word in text.split())
+    pattern = rf"[\"'“‘*_#>\s]*{request_pattern}[\"'”’*_]*[ \t]*\n.*[^\W_]"
     return re.match(pattern, answer, re.IGNORECASE | re.DOTALL) is not None
 
 
@@ -99,8 +99,8 @@ there are {count} or more such pairs.
     Ask and answer at least {count} questions, each on a line that begins "Q:", with a line that begins "A:" after it.
 """)
 def question_answer(answer: str, count: int) -> bool:
-    said = [re.match(r"(?i)([qa]):.*[^\W_]", _plain(line)) for line in lines(answer)]
-    labels = "".join(match[1].lower() if match else "-" for match in said)
+    matches = [re.match(r"(?i)([qa]):.*[^\W_]", _plain(line)) for line in lines(answer)]
+    labels = "".join(match[1].lower() if match else "-" for match in matches)
     return labels.count("qa") == labels.count("q") >= count
 
 
@@ -126,9 +126,9 @@ name and a colon, and there are at least {count} turns.
 """)
 def dialogue(answer: str, count: int, one: str, other: str) -> bool:
     turn = rf"(?i)({re.escape(one)}|{re.escape(other)}):.*[^\W_]"
-    said = [re.match(turn, _plain(line)) for line in lines(answer)]
-    names = [match[1].lower() for match in said if match]
-    return len(names) == len(said) >= count and all(name != after for name, after in pairwise(names))
+    matches = [re.match(turn, _plain(line)) for line in lines(answer)]
+    names = [match[1].lower() for match in matches if match]
+    return len(names) == len(matches) >= count and all(name != after for name, after in pairwise(names))
 
 
 @constraint(Side.test, "layout colons")
@@ -141,9 +141,9 @@ under it.
     Sort your points into two groups. "Pros:" stands alone on a line above the first, "Cons:" above the second.
 """)
 def pros_and_cons(answer: str) -> bool:
-    said = [_plain(line).lower() for line in lines(answer) if re.search(r"[^\W_]", line)]
-    first = said.index("pros:") if "pros:" in said else len(said)
-    return "cons:" in said[first + 2 : -1]  # a line between the two, and one after
+    answer_lines = [_plain(line).lower() for line in lines(answer) if re.search(r"[^\W_]", line)]
+    first = answer_lines.index("pros:") if "pros:" in answer_lines else len(answer_lines)
+    return "cons:" in answer_lines[first + 2 : -1]  # at least one line between both labels, and one after them
 
 
 @constraint(Side.test, "layout brackets")
@@ -155,8 +155,8 @@ def pros_and_cons(answer: str) -> bool:
     Add a title on a separate line; put << before it and >> after it.
 """)
 def title_in_angles(answer: str) -> bool:
-    said = [_plain(line) for line in lines(answer) if re.search(r"[^\W_]", line)]
-    return len(said) >= 2 and any(re.fullmatch(r"<<[^<>]+>>", line) for line in said)
+    answer_lines = [_plain(line) for line in lines(answer) if re.search(r"[^\W_]", line)]
+    return len(answer_lines) >= 2 and any(re.fullmatch(r"<<[^<>]+>>", line) for line in answer_lines)
 
 
 @constraint(Side.aside, "layout start")
@@ -191,13 +191,13 @@ def blank_line_between(answer: str) -> bool:
 
 
 def _plain(line: str) -> str:
-    """Without Markdown's marks for headings, emphasis and code."""
+    """Return the line without Markdown's marks for headings, emphasis and code."""
     return re.sub(r"[*_#`]", "", line).strip()
 
 
 def _numbered(answer: str, label: str) -> int:
-    """How many parts are begun by a line that matches the label, whose group is the part's number; 0 where the numbers
-    are not 1, 2, 3 ... or nothing follows a label."""
+    """Return how many parts begin with a line that matches the label, whose group is the part's number. Return 0
+    unless the numbers are 1, 2, 3, … and text follows each label."""
     numbers: list[str] = []
     texts: list[str] = []
     for line in map(_plain, answer.splitlines()):

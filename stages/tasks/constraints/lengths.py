@@ -1,4 +1,4 @@
-"""How long an answer is, in words, sentences, paragraphs and lines."""
+"""Constraints on the number of words, sentences, paragraphs and lines."""
 
 from stages.store.text_units import lines, paragraphs, sentences, words
 from stages.tasks.constraint import Side, constraint, count_of, worded
@@ -89,8 +89,8 @@ def sentences_at_most(answer: str, count: int) -> bool:
     Blank lines aside, there must be {count} lines in all, and none of them may be without words.
 """)
 def lines_exactly(answer: str, count: int) -> bool:
-    found = lines(answer)
-    return len(_with_words(found)) == len(found) == count
+    answer_lines = lines(answer)
+    return len(_with_words(answer_lines)) == len(answer_lines) == count
 
 
 @constraint(Side.test, "length", count_of(10, 12, 15))
@@ -102,8 +102,8 @@ def lines_exactly(answer: str, count: int) -> bool:
     Split the answer into short sentences, two at least. Each one can have up to {count} words.
 """)
 def sentence_words_at_most(answer: str, count: int) -> bool:
-    found = sentences(answer)
-    return len(found) >= 2 and all(len(words(sentence)) <= count for sentence in found)
+    answer_sentences = sentences(answer)
+    return len(answer_sentences) >= 2 and all(len(words(sentence)) <= count for sentence in answer_sentences)
 
 
 @constraint(Side.aside, "length layout", count_of(2, 3))
@@ -117,10 +117,10 @@ blank lines.
 one too, needs exactly {count}, and I want at least two paragraphs.
 """)
 def paragraph_sentences(answer: str, count: int) -> bool:
-    found = _with_words(paragraphs(answer))
-    return len(found) >= 2 and all(len(sentences(paragraph)) == count for paragraph in found)
+    answer_paragraphs = _with_words(paragraphs(answer))
+    return len(answer_paragraphs) >= 2 and all(len(sentences(paragraph)) == count for paragraph in answer_paragraphs)
 
 
 def _with_words(parts: list[str]) -> list[str]:
-    """Without those that hold only marks, such as a rule."""
+    """Return the parts that contain words, without rules such as `---`."""
     return [part for part in parts if words(part)]

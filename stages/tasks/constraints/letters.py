@@ -1,4 +1,4 @@
-"""Which letters the words of an answer have, how long the words are and what they begin with."""
+"""Constraints on the letters of words, their length and their first letter."""
 
 import random
 import re
@@ -30,7 +30,7 @@ def avoid_letter(answer: str, letter: str) -> bool:
     I like long words: at least {count} of them should have 10 letters or more.
 """)
 def long_words_at_least(answer: str, count: int) -> bool:
-    return len(re.findall(r"[^\W\d_]{10,}", answer)) >= count  # the parts of `well-prepared` are words
+    return len(re.findall(r"[^\W\d_]{10,}", answer)) >= count  # the parts of `well-prepared` count as words
 
 
 @constraint(
@@ -107,12 +107,12 @@ def _has_letters(answer: str) -> bool:
 
 
 def _rarest(letters: str, request: str) -> list[str]:
-    """Those of the letters that the request has least often: an answer about it can do without them."""
+    """Return the letters that are rarest in the request, because an answer about it can avoid them."""
     counts = {letter: request.lower().count(letter) for letter in letters}
     return [letter for letter, count in counts.items() if count == min(counts.values())]
 
 
 def _letter_often(rng: random.Random) -> dict[str, Any]:
-    """A letter and how often an answer of some sixty words may well have it."""
+    """Return a letter, and how often an answer of about sixty words can contain it."""
     letter = rng.choice("bkpvy")
     return {"letter": letter, "count": rng.randint(5, 7 if letter in "kv" else 12)}

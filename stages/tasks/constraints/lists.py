@@ -1,4 +1,4 @@
-"""Lists: how many items, how they are marked, what is in them and what stands around them."""
+"""Constraints on lists: the number of items, their marks, their content, and the text around them."""
 
 import re
 from unicodedata import normalize
@@ -7,7 +7,7 @@ from stages.store.text_units import BULLET, lines, lower_words, words
 from stages.tasks.constraint import Side, constraint, count_of, worded
 
 DASH = re.compile(r"\s*[-*]\s+(?=\S)")
-MARKED = r"\s*(?:[-*•+]\s+)?[*_]*\(?({})[.)][*_]*\s+(?=\S)"  # also in bold, in brackets or after a bullet
+MARKED = r"\s*(?:[-*•+]\s+)?[*_]*\(?({})[.)][*_]*\s+(?=\S)"  # a marker, also in bold, in brackets or after a bullet
 NUMBER = re.compile(MARKED.format(r"\d{1,3}"))
 LETTER = re.compile(MARKED.format("[A-Za-z]"))
 ITEM = re.compile(f"{NUMBER.pattern}|{BULLET.pattern}")
@@ -77,8 +77,8 @@ two or more items.
     The first line must be a sentence of at least four words; from the second line on, give at least two bullet points.
 """)
 def list_with_intro(answer: str) -> bool:
-    said = lines(answer)
-    return _prose(said[0]) and len(said) > 2 and BULLET.match(said[1]) is not None and len(_items(answer, BULLET)) >= 2
+    intro, *below = lines(answer)
+    return _prose(intro) and len(below) > 1 and BULLET.match(below[0]) is not None and len(_items(answer, BULLET)) >= 2
 
 
 @constraint(Side.test, "layout length", count_of(5, 6, 8, 10))
@@ -106,7 +106,7 @@ def items_short(answer: str, count: int) -> bool:
 order of the alphabet.
 """)
 def items_sorted(answer: str) -> bool:
-    # letters with accents stand with the plain ones
+    # letters with accents sort like plain letters
     heads = [normalize("NFKD", "".join(lower_words(item)[:1])).strip("_") for item in _items(answer, BULLET)]
     return len(heads) >= 3 and heads == sorted(heads)
 
@@ -163,7 +163,7 @@ def list_then_paragraph(answer: str) -> bool:
 
 
 def _items(answer: str, marker: re.Pattern[str] = ITEM) -> list[str]:
-    """The texts of list items, each with the indented lines below it. A rule such as `* * *` is none."""
+    """Return the texts of list items, each with the indented lines below it. A rule such as `* * *` is not an item."""
     items: list[str] = []
     for line in answer.splitlines():
         if mark := marker.match(line):
@@ -178,7 +178,7 @@ def _marks(answer: str, marker: re.Pattern[str]) -> list[str]:
 
 
 def _prose(line: str) -> bool:
-    """Whether the line has four words or more, ends as a sentence does or with a colon, and is no item or heading."""
+    """Return whether a line has four words, ends like a sentence or with a colon, and is not an item or a heading."""
     ending = re.split(r"\w", line)[-1]
     plain = not ITEM.match(line) and not LETTER.match(line) and line[0] not in "#>|["
     return plain and len(words(line)) >= 4 and any(mark in ending for mark in ".!?…:")

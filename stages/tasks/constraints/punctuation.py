@@ -1,4 +1,4 @@
-"""Which marks stand between and inside the words of an answer, and how often."""
+"""Constraints on punctuation marks between and inside words."""
 
 import re
 
@@ -59,8 +59,8 @@ def colons_at_least(answer: str, count: int) -> bool:
     Use round brackets ( ) for extra remarks, and do so at least {count} times.
 """)
 def parentheses_at_least(answer: str, count: int) -> bool:
-    inside = re.findall(r"(?<!\])\(([^()]*)\)", answer)  # after a square bracket it is a link
-    return sum(bool(re.search(r"\w\w", remark)) for remark in inside) >= count  # neither "(s)" nor "(1)"
+    inside = re.findall(r"(?<!\])\(([^()]*)\)", answer)  # after a square bracket, the parentheses contain a link
+    return sum(bool(re.search(r"\w\w", remark)) for remark in inside) >= count  # not "(s)" or "(1)"
 
 
 @constraint(Side.test, "questions", count_of(2, 3, 4))
@@ -84,7 +84,7 @@ def questions_exactly(answer: str, count: int) -> bool:
     No contractions, please: spell out forms such as "they're" and "what's" as two words.
 """)
 def no_contractions(answer: str) -> bool:
-    """As far as its words tell: after a noun, `'s` may be a possessive, so it is allowed."""
+    """Allow `'s` after a noun, because it may be a possessive."""
     return not SHORTENED.search(answer.replace("_", " "))
 
 
@@ -97,7 +97,7 @@ def no_contractions(answer: str) -> bool:
     There should be an ellipsis (three dots, "..." or "…") in exactly one place of your answer.
 """)
 def ellipsis_once(answer: str) -> bool:
-    """A full stop may follow it."""
+    """Allow a full stop after the ellipsis."""
     return re.findall(r"\.{3,}|…+\.?", answer) in (["..."], ["...."], ["…"], ["…."])
 
 
@@ -122,5 +122,5 @@ def no_full_stops(answer: str) -> bool:
     Include no fewer than {count} dashes that stand between words: " - ", "–" or "—", not hyphens as in "well-known".
 """)
 def dashes_at_least(answer: str, count: int) -> bool:
-    """A range of numbers, 10–20, has no dash between words."""
+    """Ignore the dash of a range such as 10–20, which is not between words."""
     return len(DASH.findall(RANGE.sub(" ", answer.replace("_", "")))) >= count

@@ -1,4 +1,4 @@
-"""Who speaks to whom in an answer, in which language, and with which figures of speech."""
+"""Constraints on the speaker and the addressee, the language, and figures of speech."""
 
 import re
 
@@ -6,7 +6,7 @@ from stages.store.text_units import words
 from stages.tasks.constraint import Side, constraint, count_of, worded
 from stages.tasks.words import NAMES
 
-# Small closed lists; "la" is of three languages, so only all the words of an answer together tell.
+# Lists of frequent words. "la" belongs to three languages, so the words of a whole answer decide its language.
 FREQUENT = {
     "English": "a all an and are as at be been but by can do does for from had has have he her his how i if in into "
     "is it its more my no not of on one or our she so than that the their there these they this to was we were what "
@@ -24,8 +24,8 @@ FREQUENT = {
     "ed era gli ha ho i il in io l la le lo loro ma mi molto ne nei nel nella no non o ogni per perché più poi può "
     "quando quella quello questa questo se si sono su sua sul suo ti tu tutti tutto un una uno è",
 }
-KNOWN = {language: frozenset(told.split()) for language, told in FREQUENT.items()}
-# "I would like a boat" and "as soon as it rains" compare nothing.
+KNOWN = {language: frozenset(word_list.split()) for language, word_list in FREQUENT.items()}
+# Exceptions: "I would like a boat" and "as soon as it rains" are not comparisons.
 LIKING = frozenset("i you we they would d to who people may might not t".split())
 AS_AS = re.compile(
     r"\bas\s+(?!(?:well|soon|it|you|we|they|he|she|i|a|an|the|if|to)\b|(?:long|far)\s+as\s+(?!an?\b))"
@@ -56,7 +56,7 @@ def second_person(answer: str, count: int) -> bool:
     Your answer should be personal, and "I", "me", "my" or "mine" should come up {count} times or more.
 """)
 def first_person(answer: str, count: int) -> bool:
-    return _times(r"(?<!\w\.)i(?!\.\w)|me|my|mine", answer) >= count  # neither "A.I." nor "i.e."
+    return _times(r"(?<!\w\.)i(?!\.\w)|me|my|mine", answer) >= count  # not the I of "A.I." or "i.e."
 
 
 @constraint(Side.train, "voice words", lambda rng, request: {"name": rng.choice(NAMES)})
@@ -68,7 +68,7 @@ def first_person(answer: str, count: int) -> bool:
     The answer is for {name}, so turn to {name} by name in it.
 """)
 def address_by_name(answer: str, name: str) -> bool:
-    """What belongs to them, as in "Anna's garden", addresses nobody."""
+    """Ignore possessives: "Anna's garden" does not address Anna."""
     return _times(rf"{re.escape(name)}(?!['’]s)", answer) > 0
 
 
@@ -85,11 +85,11 @@ def address_by_name(answer: str, name: str) -> bool:
     Please reply in {language} from beginning to end.
 """)
 def in_language(answer: str, language: str) -> bool:
-    """Whether at least three of its words are frequent in the language, more than in any other one, and they are two
-    thirds of its words that are frequent in some language."""
-    found = re.findall(r"[^\W\d_]+", answer.lower())
-    counts = {name: sum(word in known for word in found) for name, known in KNOWN.items()}
-    own, all_known = counts.pop(language), sum(any(word in known for known in KNOWN.values()) for word in found)
+    """Require three frequent words of the language, more than of any other, and two thirds of all frequent words."""
+    answer_words = re.findall(r"[^\W\d_]+", answer.lower())
+    counts = {name: sum(word in frequent for word in answer_words) for name, frequent in KNOWN.items()}
+    own = counts.pop(language)
+    all_known = sum(any(word in frequent for frequent in KNOWN.values()) for word in answer_words)
     return own >= 3 and own > max(counts.values()) and 3 * own >= 2 * all_known
 
 
@@ -102,9 +102,9 @@ def in_language(answer: str, language: str) -> bool:
     Make sure that "thank you" or "thanks" is said to the reader at least once.
 """)
 def thank_reader(answer: str) -> bool:
-    """Something that happens "thanks to the wind" thanks no reader."""
-    others = r"\s+to\s+(?!(?:you|all|everyone)\b|(?:\w+\s+)?readers?\b)"
-    return _times(rf"thank\s+you|thanks\b(?!{others})", answer) > 0
+    """Ignore "thanks to the wind", which does not thank the reader."""
+    to_others = r"\s+to\s+(?!(?:you|all|everyone)\b|(?:\w+\s+)?readers?\b)"
+    return _times(rf"thank\s+you|thanks\b(?!{to_others})", answer) > 0
 
 
 @constraint(Side.aside, "quotes", count_of(2, 3))
@@ -155,11 +155,11 @@ def no_you(answer: str) -> bool:
 """)
 def comparison_used(answer: str) -> bool:
     plain = answer.replace("_", " ")
-    starts = [found.start() for found in re.finditer(r"\blike\s+(?:a|an|the)\b", plain, re.IGNORECASE)]
+    starts = [match.start() for match in re.finditer(r"\blike\s+(?:a|an|the)\b", plain, re.IGNORECASE)]
     before = [re.search(r"(\w+)\s+$", plain[max(0, start - 20) : start].lower()) for start in starts]
     return any(not word or word[1] not in LIKING for word in before) or bool(AS_AS.search(plain))
 
 
 def _times(pattern: str, answer: str) -> int:
-    """How often it occurs as whole words, case ignored; the underscores of emphasis are no letters."""
+    """Return how often a pattern occurs as whole words. Case and the underscores of emphasis are ignored."""
     return len(re.findall(rf"\b(?:{pattern})\b", answer.replace("_", " "), re.IGNORECASE))

@@ -1,1 +1,1 @@
-"""Task families, a module for each group of kinds. `tasks/generator.py` imports whatever lies here."""
+"""Task families, one module per group of kinds. `tasks/generator.py` imports every module of this folder."""

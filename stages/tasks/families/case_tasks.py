@@ -1,4 +1,4 @@
-"""Letter case, quotation marks and brackets, separators."""
+"""Tasks on letter case, quotation marks, brackets and separators."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Classification with label words."""
+"""Tasks to classify a text with a label word."""
 
 import random
 
@@ -136,8 +136,8 @@ def topic(rng: random.Random) -> Instance:
 )
 def question_or_statement(rng: random.Random) -> Instance:
     name, item, city = rng.choice(NAMES), rng.choice(OBJECTS), rng.choice(CITIES)
-    asked = [f"Where is the {item}", f"Did {name} go to {city}", f"Who took the {item}", f"Is {name} in {city}"]
-    told = [f"The {item} is here", f"{name} went to {city}", f"{name} took the {item}", f"{name} is in {city}"]
+    questions = [f"Where is the {item}", f"Did {name} go to {city}", f"Who took the {item}", f"Is {name} in {city}"]
+    statements = [f"The {item} is here", f"{name} went to {city}", f"{name} took the {item}", f"{name} is in {city}"]
     label = rng.choice(["question", "statement"])
-    text = rng.choice(asked if label == "question" else told)
+    text = rng.choice(questions if label == "question" else statements)
     return Instance({"text": text}, label, one_of(["question", "statement"], label))

@@ -1,4 +1,4 @@
-"""Several constraints at once, a system prompt that sets one, and second turns."""
+"""Tasks with several constraints, with a system prompt that sets a constraint, and with a second turn."""
 
 import json
 import random
@@ -8,8 +8,8 @@ from stages.tasks.generator import Instance, exactly, family, one_of
 from stages.tasks.words import items, listed, phrase
 
 
-def asked(request: str, answer: str) -> list[Message]:
-    """The first turn of a conversation, before the request."""
+def first_turn(request: str, answer: str) -> list[Message]:
+    """Return the turns of a first request and its answer."""
     return [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
 
 
@@ -165,7 +165,7 @@ def system_json(rng: random.Random) -> Instance:
 def then_uppercase(rng: random.Random) -> Instance:
     words = items(rng, 2, 3)
     text = ", ".join(sorted(words))
-    before = asked(f"Sort from A to Z: {', '.join(words)}", text)
+    before = first_turn(f"Sort from A to Z: {', '.join(words)}", text)
     return Instance({}, text.upper(), exactly(text.upper(), "upper"), before)
 
 
@@ -184,7 +184,7 @@ def then_uppercase(rng: random.Random) -> Instance:
 def then_first(rng: random.Random) -> Instance:
     words = items(rng, 3, 4)
     form = rng.choice([", ".join(words), "\n".join(f"- {w}" for w in words), "\n".join(words)])
-    before = asked(f"Give me this as a list: {listed(words)}", form)
+    before = first_turn(f"Give me this as a list: {listed(words)}", form)
     return Instance({}, words[0], one_of(words, words[0]), before)
 
 
@@ -202,6 +202,6 @@ def then_first(rng: random.Random) -> Instance:
 )
 def then_commas(rng: random.Random) -> Instance:
     words = items(rng, 2, 4)
-    before = asked(f"Make a bullet list of {listed(words)}", "\n".join(f"- {w}" for w in words))
+    before = first_turn(f"Make a bullet list of {listed(words)}", "\n".join(f"- {w}" for w in words))
     reference = ", ".join(words)
     return Instance({}, reference, exactly(reference, "line_count", count=1), before)

@@ -1,4 +1,4 @@
-"""Counting, and small arithmetic in words."""
+"""Tasks to count, and word problems with small numbers."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Rewriting and editing, beginnings and endings."""
+"""Tasks to rewrite and edit a text, and on the beginnings and ends of texts."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Taking words, names, numbers and addresses out of a text."""
+"""Tasks to extract words, names, numbers and addresses from a text."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Lists and tables: bullets, numbers, lines, rows."""
+"""Tasks on lists and tables: bullets, numbers, lines and rows."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Sorting, and picking by place or size."""
+"""Tasks to sort, and to pick by position or size."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Machine-readable answers: JSON, CSV, key and value."""
+"""Tasks with machine-readable answers: JSON, CSV, keys with values."""
 
 import json
 import random
@@ -9,9 +9,9 @@ from stages.tasks.words import CITIES, COLOURS, NAMES, OBJECTS, article, items
 
 
 def person(rng: random.Random) -> tuple[dict[str, str | int], str]:
-    """Somebody's name, city and age, and a sentence that tells them."""
+    """Return somebody's name, city and age, and a sentence that states them."""
     facts: dict[str, str | int] = {"name": rng.choice(NAMES), "city": rng.choice(CITIES), "age": rng.randint(18, 90)}
-    told = rng.choice(
+    template = rng.choice(
         [
             "{name} lives in {city} and is {age} years old.",
             "{name}, {age}, is from {city}.",
@@ -20,7 +20,7 @@ def person(rng: random.Random) -> tuple[dict[str, str | int], str]:
             "Meet {name} from {city}, aged {age}.",
         ]
     )
-    return facts, told.format(**facts)
+    return facts, template.format(**facts)
 
 
 @family(
