@@ -8,15 +8,7 @@ from stages.evaluation.displacement import displacement
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.models.scoring import join_reference
-from stages.objectives.dpo import (
-    FirstStepCheck,
-    StoredReferenceTrainer,
-    read_last_figures,
-    read_reference,
-    read_rows,
-    reward_margins,
-    trainable_model,
-)
+from stages.objectives import dpo as objective
 from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.workspace import StageDir
 from stages.training.fit import Fit
@@ -32,21 +24,22 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """
     contract = load_contract(inputs["policy"] / "model")
     pairs, log_probs = inputs["pairs"] / "pairs.parquet", inputs["reference"] / "logprobs.parquet"
-    rows = read_rows(join_reference(stream(pairs, Pair), stream(log_probs, PairLogProbs)), contract, cfg, out)
+    scored_pairs = join_reference(stream(pairs, Pair), stream(log_probs, PairLogProbs))
+    rows = objective.read_rows(scored_pairs, contract, cfg, out)
     held_out = rows.validation
 
     frozen = inputs.get("frozen", inputs["policy"]) / "model"  # the weights under a continued adapter
-    fit = Fit(StoredReferenceTrainer, cfg, rows, contract, frozen, out)
-    policy = trainable_model(frozen, inputs["policy"] / "adapter", fit.cfg, fit.args.device, out)
+    fit = Fit(objective.StoredReferenceTrainer, cfg, rows, contract, frozen, out)
+    policy = objective.trainable_model(frozen, inputs["policy"] / "adapter", fit.cfg, fit.args.device, out)
     trainer = fit.build_trainer(policy)
-    first_step = FirstStepCheck(trainer, inputs, rows.train.ids)
+    first_step = objective.FirstStepCheck(trainer, inputs, rows.train.ids)
     fit.train(first_step)
-    held_out_margins = reward_margins(trainer, read_reference(inputs, held_out.ids))
+    held_out_margins = objective.reward_margins(trainer, objective.read_reference(inputs, held_out.ids))
     if not out.main:
         return {}
     fit.publish(lambda weights: load_model(frozen, weights), held_out_margins)
 
-    figures = first_step.figures | read_last_figures(out.path)
+    figures = first_step.figures | objective.read_last_figures(out.path)
     warning = displacement(figures, held_out.rows)
     fit.describe(inputs, figures, warning, risen_loss_message(EvalHistory(trainer), len(held_out), cfg))
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"

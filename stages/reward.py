@@ -10,13 +10,7 @@ from stages.config.blocks.training import Reward
 from stages.evaluation import pairwise
 from stages.models.contract import load_contract
 from stages.models.loading import create_reward_model, read_context_length
-from stages.objectives.reward import (
-    PairwiseRewardTrainer,
-    held_out_warnings,
-    read_rows,
-    score_held_out,
-    trainable_model,
-)
+from stages.objectives import reward
 from stages.store.records import Pair, stream
 from stages.store.workspace import StageDir, last_of, read_curves
 from stages.training.fit import Fit
@@ -32,22 +26,23 @@ def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """
     policy = inputs["policy"] / "model"
     contract = load_contract(policy)
-    rows = read_rows(stream(inputs["pairs"] / "pairs.parquet", Pair), contract, cfg, out, read_context_length(policy))
+    pairs, context = stream(inputs["pairs"] / "pairs.parquet", Pair), read_context_length(policy)
+    rows = reward.read_rows(pairs, contract, cfg, out, context)
 
-    fit = Fit(PairwiseRewardTrainer, cfg, rows, contract, policy, out)
-    trainer = fit.build_trainer(trainable_model(policy, contract, fit.cfg, fit.args.device, out))
+    fit = Fit(reward.PairwiseRewardTrainer, cfg, rows, contract, policy, out)
+    trainer = fit.build_trainer(reward.trainable_model(policy, contract, fit.cfg, fit.args.device, out))
     fit.train()
     rewards = trainer.rewards(rows.validation.rows)
     if not out.main:
         return {}
     pad, cpu = contract.tokenizer.pad_token_id, torch.device("cpu")
-    held_out = score_held_out(inputs, rows.validation, rewards)
+    held_out = reward.score_held_out(inputs, rows.validation, rewards)
     by_pair = [asdict(pair) for pair in held_out]
     fit.publish(lambda weights: create_reward_model(policy, weights, cpu, pad, cfg.seed), by_pair)
 
     metrics = pairwise.figures(held_out) if held_out else {}
     figures = last_of(read_curves(out.path), "loss", "eval_loss", "eval_margin")
-    warnings = held_out_warnings(metrics, len(held_out), "reward.pairs" if cfg.source.path else "pairs")
+    warnings = reward.held_out_warnings(metrics, len(held_out), "reward.pairs" if cfg.source.path else "pairs")
     accuracy = {"held-out accuracy": metrics["accuracy"]["mean"]} if metrics else {}
     fit.describe(inputs, figures | accuracy, *warnings, risen_loss_message(EvalHistory(trainer), len(held_out), cfg))
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"

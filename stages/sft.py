@@ -8,14 +8,7 @@ from stages.models import model_card
 from stages.models.chat_templates import establish_contract
 from stages.models.contract import Contract, load_contract
 from stages.models.loading import count_embedding_rows, load_model, load_tokenizer, read_context_length, save_model
-from stages.objectives.sft import (
-    IsolationCheck,
-    SupervisedTrainer,
-    apply_contract,
-    read_rows,
-    trainable_model,
-    write_token_example,
-)
+from stages.objectives import sft as objective
 from stages.store.records import Example, stream
 from stages.store.workspace import StageDir
 from stages.training.end_of_turn import check_end_of_turn
@@ -40,20 +33,20 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     if not cfg.train:
         return publish_base(cfg, base, contract, inputs, out)
     examples = stream(inputs["data"] / "examples.parquet", Example)
-    rows = read_rows(examples, contract, cfg, out, read_context_length(base))
+    rows = objective.read_rows(examples, contract, cfg, out, read_context_length(base))
     conversations = len(rows.train)
     if cfg.packing:
         rows.train.pack(cfg.max_length, cfg.batch_size)
 
-    fit = Fit(SupervisedTrainer, cfg, rows, contract, base, out)
-    trainer = fit.build_trainer(trainable_model(base, contract, fit.cfg, fit.args.device))
-    best = fit.train_to_best(*([IsolationCheck(trainer, cfg, rows.report_row.ids)] if cfg.packing else []))
+    fit = Fit(objective.SupervisedTrainer, cfg, rows, contract, base, out)
+    trainer = fit.build_trainer(objective.trainable_model(base, contract, fit.cfg, fit.args.device))
+    best = fit.train_to_best(*([objective.IsolationCheck(trainer, cfg, rows.report_row.ids)] if cfg.packing else []))
     losses = read_best_losses(EvalHistory(trainer), int(best["step"]), len(rows.validation), cfg, out) if best else []
     if not out.main:
         return {}
     by_row = [{"id": row, "loss": loss} for row, loss in zip(rows.validation.ids, losses, strict=False)]
-    fit.publish(lambda weights: apply_contract(load_model(base, weights), contract, cfg.seed), by_row)
-    write_token_example(rows.report_row, contract, out / "token_example.json")
+    fit.publish(lambda weights: objective.apply_contract(load_model(base, weights), contract, cfg.seed), by_row)
+    objective.write_token_example(rows.report_row, contract, out / "token_example.json")
 
     figures = {"steps": fit.steps, **best}
     fit.describe(inputs, figures)
@@ -64,7 +57,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     return fit.metrics(rows.train.lengths) | sft_metrics
 
 
-def summary_message(fit: Fit[SFT, SupervisedTrainer], rows: int, trained_tokens: int, best: dict[str, float]) -> str:
+def summary_message(fit: Fit[SFT, Any], rows: int, trained_tokens: int, best: dict[str, float]) -> str:
     """Return rows, trained tokens and validation loss in one line."""
     packed = f" in {fit.schedule.row_count} packed ones" if fit.cfg.packing else ""
     message = f"{rows} rows{packed}, {trained_tokens} trained tokens"
@@ -77,7 +70,7 @@ def summary_message(fit: Fit[SFT, SupervisedTrainer], rows: int, trained_tokens:
 
 def publish_base(cfg: SFT, base: Path, contract: Contract, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish the base model without training, under its own contract."""
-    save_model(apply_contract(load_model(base), contract, cfg.seed), out / "model")
+    save_model(objective.apply_contract(load_model(base), contract, cfg.seed), out / "model")
     contract.save(out / "model")
     model_card.write_card(out / "model", cfg, inputs, {})
     return {

@@ -1,1 +1,1 @@
-"""What this machine has, and what a node will need of it. Knows no torch."""
+"""This machine's resources, and estimates of the resources that a node needs."""

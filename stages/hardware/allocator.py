@@ -52,10 +52,8 @@ def keep_freed_memory() -> Iterator[None]:
 
 def claim_free_blocks(libc: ctypes.CDLL, heap: int) -> list[int]:
     """Allocate all free blocks below the address `heap`, and return them. Their memory is already back at the system.
-
     An earlier stage leaves thousands of free blocks of many sizes, and glibc would search them for every large tensor:
-    sampling after a long training took three times as long.
-    """
+    sampling after a long training took three times as long."""
     blocks = list[int]()
     if begins := re.search(r"^([0-9a-f]+)-.*\[heap\]$", MAPS.read_text(encoding="utf-8"), flags=re.MULTILINE):
         start = int(begins[1], 16)  # glibc writes at the start of each block, which then takes one small page

@@ -33,8 +33,8 @@ def gpu() -> GPU | None:
 
 
 def may_have_gpu() -> bool:
-    """Return False if torch cannot see a GPU: the system shows no device of NVIDIA, AMD or WSL, or the environment
-    hides all."""
+    """Return False if torch cannot see a GPU: there is no device of NVIDIA, AMD or WSL, or the environment hides
+    all."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or platform.system() == "Darwin":
         return False
     devices = ("nvidia[0-9]*", "nvidiactl", "kfd", "dxg")

@@ -49,8 +49,8 @@ RECOMPUTED_FACTOR = 1.3  # bytes of a recomputed layer, gradients included, per 
 BUDGET_SHARE = {"cpu": 0.7, "cuda": 0.85}  # of the free memory; the rest is for errors and other programs
 CACHE_SHARE = 0.5  # of the free memory, for keys and values
 # The most tokens in a micro-batch: more are not faster. SFT of SmolLM2-135M, fp32, one core of an AMD EPYC, 85 tokens
-# per row: 74 tokens per CPU-second and 3.3 GiB with 256 tokens at once, 76 and 3.9 with 512, 80 and 4.8 with 1,024, 78
-# and 6.1 with 2,048.
+# per row: 74 tokens/s and 3.3 GiB with 256 tokens at once, 76 and 3.9 with 512, 80 and 4.8 with 1,024, 78 and 6.1 with
+# 2,048.
 MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
 BUDGET_STEP = 256  # a token budget is a multiple of it
 
@@ -67,7 +67,6 @@ def cast_copy_bytes(shape: ModelShape, kind: Weights, precision: Precision) -> f
 
 
 def count_trained(shape: ModelShape, block: Training) -> int:
-    """Return the number of trained parameters."""
     return shape.parameters if block.adapter is Adapter.none else shape.count_adapter(block.lora)
 
 
@@ -149,9 +148,8 @@ def training_bytes(
     """Return the peak bytes of training with `tokens` in each micro-batch. The peak is at the start of the backward,
     when all activations are stored. If gradients are `accumulated`, those of an earlier micro-batch exist then."""
     state = state_bytes(shape, block)
-    at_backward = state + tokens * activation_bytes(shape, block, checkpointing) * (
-        HEAP_FACTOR if device == "cpu" else 1
-    )
+    factor = HEAP_FACTOR if device == "cpu" else 1
+    at_backward = state + tokens * activation_bytes(shape, block, checkpointing) * factor
     if not accumulated:
         at_backward -= 4 * count_trained(shape, block)
     first_work = head_bytes(shape, block.objective.labelled * tokens, block.precision, device, backward=True)
@@ -206,8 +204,8 @@ def available_bytes(device: str) -> int:
 
 def token_budget(shape: ModelShape, block: Training, device: str) -> tuple[int, Checkpointing]:
     """Return the most tokens of a micro-batch of several rows, and gradient checkpointing: the kind that recomputes
-    least, among those with which the longest row fits. Call this before loading the model: its weights are
-    included."""
+    least, among those with which the longest row fits. Call this before loading the model, which the estimate
+    includes."""
     shape = trained_shape(shape, block)
     longest = block.max_length * block.objective.sequences
     share = BUDGET_SHARE[device] / (block.runtime.processes if device == "cpu" else 1)

@@ -1,7 +1,6 @@
 """Prepare every process at its start, before libraries are loaded: run.py, each job of a sweep, each training worker.
 
-Importing our modules never changes the process. `warn_of_versions` compares installed libraries with the versions that
-this package supports.
+Importing our modules never changes the process. `warn_of_versions` warns of libraries in untested versions.
 """
 
 import io
@@ -59,8 +58,8 @@ class VisibleRecord(logging.LogRecord):
 
 
 def prepare(typed_arguments: list[str] | None = None) -> None:
-    """Set the environment, which child processes inherit, and silence loggers and warnings in this process.
-    `typed_arguments` are the arguments of the command that starts here."""
+    """Set the environment, which child processes inherit, and silence loggers and warnings. `typed_arguments` are the
+    arguments of the command that starts here."""
     os.environ |= ALWAYS
     for variable, value in DEFAULTS.items():
         os.environ.setdefault(variable, value)

@@ -23,15 +23,12 @@ TURN_TOKENS = {
 
 
 def establish_contract(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, rows: int) -> Contract:
-    """Fix template, end of turn and padding on a base model's tokenizer, and return the contract.
-
-    `rows` is the number of rows of the model's embedding. Without `train` the model had its SFT elsewhere: the
-    tokenizer's own template stays as it is.
+    """Fix template, end of turn and padding on a base model's tokenizer, whose model has `rows` embeddings. Without
+    `train` the model had its SFT elsewhere: the tokenizer's own template stays as it is.
 
     Raises:
-        ContractError: if the template does not mark the assistant's tokens, does not train the end of turn, or renders
-            BOS twice or not at all; if a prompt's tokens are not a prefix of its conversation's; if no token is free
-            for padding.
+        ContractError: if the template does not mark the assistant's tokens, train the end of turn, or render BOS
+            exactly once; if a prompt's tokens are not a prefix of its conversation's; if no token is free for padding.
     """
     from trl.chat_template_utils import has_generation_markers  # a slow import that sampling does not need
 
@@ -75,9 +72,8 @@ def establish_contract(tokenizer: PreTrainedTokenizerBase, cfg: Template, train:
 
 
 def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: int, resize: bool) -> None:
-    """Choose a pad token that is neither BOS nor an end of turn. The first of these is taken: the tokenizer's pad
-    token, a special token that the template does not use, a new token in a spare row of the embedding. `resize` allows
-    a new row.
+    """Choose a pad token that is neither BOS nor an end of turn: the tokenizer's, a special token that the template
+    does not use, or a new token in a spare row of the embedding, which `resize` may add.
 
     Raises:
         ContractError: if none of these exists.
@@ -113,7 +109,7 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bo
         if kind == "own":
             raise ContractError(
                 "template=own: the tokenizer's chat template "
-                + ("does not mark the assistant's tokens." if tokenizer.chat_template else "does not exist.")
+                + ("marks no assistant tokens, nor does TRL's." if tokenizer.chat_template else "does not exist.")
                 + " Use template=auto, or a file with {% generation %} markers (template=file sft.template.path=…)."
             )
         kind = next((name for name, tokens in TURN_TOKENS.items() if tokens <= vocabulary), "plain")
@@ -134,8 +130,8 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def own_template(tokenizer: PreTrainedTokenizerBase, markers: bool) -> str | None:
-    """Return the tokenizer's own template; with `markers`, only one that marks the assistant's tokens, maybe TRL's
-    version."""
+    """Return the tokenizer's own template; with `markers`, only if it or TRL's version marks the assistant's
+    tokens."""
     from trl import get_training_chat_template
     from trl.chat_template_utils import has_generation_markers
 

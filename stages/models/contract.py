@@ -46,8 +46,7 @@ class Contract:
         return ids
 
     def example(self, messages: list[Message]) -> Tokens:
-        """Return the token ids of a conversation up to its last end of turn, and a bool per token: True if it is
-        trained.
+        """Return the token ids of a conversation up to its last end of turn, and True for each trained token.
 
         Raises:
             ContractError: if no token is trained, a message contains the end-of-turn token as text, or the prompt's
@@ -57,8 +56,8 @@ class Contract:
         return tokens
 
     def examples(self, conversations: Iterable[list[Message]]) -> Iterator[Tokens | ContractError]:
-        """Yield `example` of each conversation, or its error. RENDERED_AT_ONCE share one slow call of the
-        tokenizer."""
+        """Yield `example` of each conversation, or its error. Each slow call of the tokenizer renders
+        RENDERED_AT_ONCE."""
         remaining = iter(conversations)
         while batch := list(islice(remaining, RENDERED_AT_ONCE)):
             try:

@@ -1,8 +1,7 @@
 """Export a model folder as one GGUF file, the format of llama.cpp, Ollama and LM Studio, with the `gguf` package.
 
-Layout and names follow llama.cpp's own converter: rotary halves of a Llama's queries and keys are interleaved, vectors
-are f32, the tokenizer is stored as tokens, types and merges. transformers reads every written file back. The file is
-kept only if its shape and its tokens are equal to the folder's.
+Layout and names follow llama.cpp's converter: rotary halves of a Llama's queries and keys are interleaved, vectors are
+f32. transformers reads every file back: it is kept only if its shape and tokens equal the folder's.
 """
 
 import json
@@ -89,21 +88,19 @@ def head_dim(config: PretrainedConfig) -> int:
     return config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads
 
 
-def add_weights(
-    writer: gguf.GGUFWriter, model: Path, config: PretrainedConfig, dtype: gguf.GGMLQuantizationType
-) -> None:
-    """Add every tensor under its GGUF name: matrices as `dtype`, or as f16 if its blocks do not fit, vectors as
+def add_weights(writer: gguf.GGUFWriter, model: Path, cfg: PretrainedConfig, dtype: gguf.GGMLQuantizationType) -> None:
+    """Add every tensor under its GGUF name: matrices as `dtype`, or f16 if its blocks do not fit, and vectors as
     f32."""
-    names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(ARCHITECTURES[cfg.model_type], cfg.num_hidden_layers)
     for weight_name, tensor in load_model(model).state_dict().items():
-        if weight_name == "lm_head.weight" and config.tie_word_embeddings:
+        if weight_name == "lm_head.weight" and cfg.tie_word_embeddings:
             continue
         name = names.get_name(weight_name, (".weight", ".bias"))
         if name is None:
-            raise UserError(f"GGUF has no name for {weight_name}: this is not a plain {config.model_type} model.")
+            raise UserError(f"GGUF has no name for {weight_name}: this is not a plain {cfg.model_type} model.")
         values = tensor.numpy()
-        if config.model_type == "llama" and re.search(r"\.attn_[qk]\.", name):
-            values = interleave(values, head_dim(config))
+        if cfg.model_type == "llama" and re.search(r"\.attn_[qk]\.", name):
+            values = interleave(values, head_dim(cfg))
         block_type = gguf.GGMLQuantizationType.F32 if values.ndim == 1 else dtype
         try:
             data = quantize(values, block_type)
@@ -176,7 +173,7 @@ def pre_tokenizer_name(definition: dict[str, Any]) -> str:
 
 
 def without_markers(template: str) -> str:
-    """Return the template with `{% generation %}` commented out: most readers refuse it, and only training needs
+    """Return the template with `{% generation %}` commented out: only training needs it, and most readers refuse
     it."""
     return re.sub(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}", r"{#\1 \2#}", template)
 

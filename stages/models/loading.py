@@ -122,8 +122,7 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
 
 
 def load_weights(model_class: Any, folder: Path, **options: Any) -> tuple[Any, list[str]]:
-    """Return the model of a class of transformers from a folder of safetensors, and the names of weights missing
-    there. transformers initialises missing weights at random.
+    """Return a folder's model as a class of transformers, and the names of missing weights, which are random.
 
     Raises:
         UserError: if the folder cannot be loaded, or config.json describes another model than the weights.
@@ -184,8 +183,8 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
 
 @contextmanager
 def isolated_gguf(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the arguments that load a GGUF file from a temporary folder with nothing else in it. transformers would
-    also read a config, template or adapter beside the file, and no fingerprint covers these."""
+    """Yield the arguments that load a GGUF file from a temporary folder without other files. transformers would also
+    read a config, template or adapter beside the file, and no fingerprint covers these."""
     with TemporaryDirectory() as folder:
         (Path(folder) / file.name).symlink_to(file.resolve())
         yield {"pretrained_model_name_or_path": folder, "gguf_file": file.name, **LOCAL_WITHOUT_CODE}
@@ -201,7 +200,6 @@ def load_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def describe_gguf(file: Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
-    """Read config and tokenizer of a GGUF file."""
     with isolated_gguf(file) as options:
         return AutoConfig.from_pretrained(**options), AutoTokenizer.from_pretrained(**options)
 

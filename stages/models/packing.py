@@ -27,9 +27,9 @@ RUN_BY_RUN_DEVICES = ("cpu",)
 
 @dataclass
 class PackedPairs:
-    """The packing of a TRL batch of pairs into one row. TRL's batch has shape (2 pairs, width), padded on the right,
-    all chosen sequences above all rejected ones. The row contains the prefix that both sequences of a pair share once.
-    A pair's runs are its chosen sequence, and the remaining tokens of its rejected one."""
+    """The packing of a TRL batch of pairs into one row. TRL's batch is (2 pairs, width), padded on the right, all
+    chosen above all rejected sequences. The row contains a pair's shared prefix once: its runs are the chosen
+    sequence, and the remaining tokens of the rejected one."""
 
     layout: RunLayout
     width: int
@@ -122,9 +122,9 @@ def has_only_attention(model: PreTrainedModel) -> bool:
 def install_run_attention(model: PreTrainedModel) -> bool:
     """Make the model's layers call our attention, if they support transformers' attention interface.
 
-    Return False, with the model unchanged, in these cases: a recurrent state; attention other than SDPA
-    (soft-capping); weights sharded by DeepSpeed, which are whole only inside its engine; layers that do not pass the
-    layout on to their attention, which a forward of one token shows.
+    Return False, with the model unchanged, for a recurrent state, for attention other than SDPA (soft-capping), for
+    weights sharded by DeepSpeed, which are whole only inside its engine, and for layers that do not pass the layout on
+    to their attention, which a forward of one token shows.
     """
     original = attention_name(model)
     if original == ATTENTION:
@@ -141,8 +141,7 @@ def install_run_attention(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def allow_left_padding(model: PreTrainedModel) -> Iterator[None]:
-    """Around forwards with rows padded on the left, use transformers' own attention, which alone gets the masks for
-    it."""
+    """Around forwards with rows padded on the left, use transformers' attention: only that gets masks for them."""
     has_run_attention = attention_name(model) == ATTENTION
     if has_run_attention:
         model.set_attn_implementation("sdpa")
@@ -161,9 +160,7 @@ def require_unpacked(model: PreTrainedModel) -> None:
 
 def pack_pairs(model: PreTrainedModel) -> bool:
     """Make the model read each pair of a TRL batch as prompt, chosen, rejected, and return its output in TRL's layout.
-
-    Return False if `install_run_attention` fails; the model then reads padded batches, as in TRL.
-    """
+    Return False if `install_run_attention` fails; the model then reads padded batches, as in TRL."""
     if not install_run_attention(model):
         return False
     backbone = model.base_model
@@ -185,11 +182,8 @@ def pack_pairs(model: PreTrainedModel) -> bool:
 
 
 def pack_segments(model: PreTrainedModel) -> bool:
-    """Make attention stay within the examples of a packed row, without a mask of (tokens, tokens).
-
-    Return False if `install_run_attention` fails; such a mask then separates the examples, unless a recurrent state
-    exists.
-    """
+    """Make attention stay within the examples of a packed row, without a mask of (tokens, tokens). Return False if
+    `install_run_attention` fails; such a mask then separates the examples, unless a recurrent state exists."""
     if not install_run_attention(model):
         return False
     backbone = model.base_model

@@ -74,9 +74,8 @@ class RunLayout:
 
     @cached_property
     def sequences(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Indices from a row to padded sequences and back. The first, (runs, width), has the places of each run's
-        prefix and own tokens in the row, then 0. The second, (tokens,), has every token's place in the flattened
-        first."""
+        """Indices from a row to padded sequences and back: (runs, width), the places of each run's prefix and own
+        tokens in the row, then 0; and (tokens,), every token's place in the flattened first tensor."""
         rows = [torch.cat([torch.arange(s.start, s.stop) for s in both]) for both in self.slices]
         width = max(map(len, rows))
         own_places = [torch.arange(prefix, len(row)) for prefix, row in zip(self.prefixes, rows, strict=True)]
@@ -85,18 +84,17 @@ class RunLayout:
 
     @cached_property
     def attended_places(self) -> list[tuple[list[slice], slice]]:
-        """For every run with tokens of its own: the slices of the row that it attends to, and its own slice."""
+        """For every run with own tokens: the slices of the row that it attends to, and the slice of its own tokens."""
         runs = [(prefix, own) for prefix, own in self.slices if own.stop > own.start]
         return [([prefix, own] if prefix.stop > prefix.start else [own], own) for prefix, own in runs]
 
     def is_causal(self, run: int, window: int | None) -> bool:
-        """Return True if plain causal attention is right for a run: it has no prefix, and no window shortens its
-        view."""
+        """Return True if plain causal attention is right for a run: without prefix, and within the window."""
         return len(self.attended_places[run][0]) == 1 and (window is None or window >= self.lengths_attended[run])
 
     def mask(self, run: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-        """Return a run's mask, (own, attended), 0 for visible tokens and -inf for others: a view of a mask shared by
-        all."""
+        """Return a run's mask, (own, attended), 0 for visible tokens and -inf for others, cut from a mask for all
+        runs."""
         attended = self.lengths_attended
         if (window, dtype) not in self.masks:
             visible = visible_tokens(max(attended), window, self.positions.device)

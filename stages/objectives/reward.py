@@ -150,7 +150,7 @@ def held_out_warnings(figures: dict[str, Any], pairs: int, key: str = "pairs") -
         matched = figures.get("length_matched")
         accuracy = f"is {matched['mean']:.1%}" if matched else "cannot be measured here"
         warnings.append(
-            f"the reward correlates with an answer's length ({signed(figures['length_correlation'], '{:+z.2f}')}). The "
-            f"accuracy if chosen were longer in half of the pairs {accuracy}. Set {key}.max_length_ratio=1.2."
+            f"the reward correlates with an answer's length ({signed(figures['length_correlation'], '{:+z.2f}')}). "
+            f"The accuracy if chosen were longer in half of the pairs {accuracy}. Set {key}.max_length_ratio=1.2."
         )
     return warnings

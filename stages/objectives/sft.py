@@ -43,8 +43,7 @@ class Demonstration(NamedTuple):
 
 
 class Demonstrations(SplitRows[TokenRows]):
-    """The rows of SFT. The report shows `report_row`: the first row, or the first with an assistant turn not
-    trained."""
+    """The rows of SFT. The report shows `report_row`: the first row, or the first with an untrained assistant turn."""
 
     report_row: Demonstration
 
@@ -99,9 +98,7 @@ def has_masked_turn(example: Example, cfg: SFT) -> bool:
     return not all(example.trained or []) or (cfg.trained_turns is TrainedTurns.last and turns > 1)
 
 
-def mask_turns(
-    ids: list[int], trained: list[bool], end_of_turn: int, turns: list[bool] | None, last: bool
-) -> list[bool]:
+def mask_turns(ids: list[int], trained: list[bool], end: int, turns: list[bool] | None, last: bool) -> list[bool]:
     """Return which tokens of a conversation are trained: those of the assistant turns that `turns` selects (None:
     all), or only of the `last` one. `trained` marks the tokens of all assistant turns; each turn ends with a trained
     end of turn.
@@ -110,7 +107,7 @@ def mask_turns(
         ContractError: if the template does not mark every assistant turn, so tokens cannot be assigned to turns; if no
             token remains.
     """
-    ends = [i for i, token in enumerate(ids) if trained[i] and token == end_of_turn]
+    ends = [i for i, token in enumerate(ids) if trained[i] and token == end]
     if turns is not None and len(turns) != len(ends):
         raise ContractError(f"some turns have weights, but the template marks {len(ends)} of {len(turns)} answers")
     turns = [True] * len(ends) if turns is None else turns
@@ -119,7 +116,7 @@ def mask_turns(
     place, marks = 0, list[bool]()
     for i, marked in enumerate(trained):
         marks.append(marked and turns[place])
-        place += marked and ids[i] == end_of_turn
+        place += marked and ids[i] == end
     if not any(marks):
         raise ContractError("no token is trained: the conversation's answers have weight 0")
     return marks
@@ -168,8 +165,8 @@ class IsolationCheck(TrainerCallback):
         if not gap <= allowed_gap(self.cfg.precision, nats):
             attention = attention_name(self.trainer.model)
             raise UserError(
-                f"sft.packing=true: this model ({attention} attention) does not separate packed examples: after a copy "
-                f"of itself, an example's log-probs change by {gap:.2g} nats per token. Set sft.packing=false."
+                f"sft.packing=true: this model ({attention} attention) does not separate packed examples: after a "
+                f"copy of itself, an example's log-probs move by {gap:.2g} nats per token. Set sft.packing=false."
             )
 
     @torch.no_grad()
@@ -204,8 +201,7 @@ def apply_contract(model: PreTrainedModel, contract: Contract, seed: int) -> Pre
 
 
 def write_token_example(row: Demonstration, contract: Contract, path: Path) -> None:
-    """Write a training example token by token: its text, and if it is trained, ends the turn, or is in a masked
-    turn."""
+    """Write a training example token by token: text, trained or not, end of turn or not, in a masked turn or not."""
     _, answers = contract.example(row.example.conversation)
     tokens = [
         {"text": contract.tokenizer.decode([i]), "trained": trained, "end_of_turn": i == contract.stop_ids[0]}

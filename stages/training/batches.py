@@ -17,11 +17,8 @@ Row = TypeVar("Row")
 
 
 class EpochSchedule:
-    """The shuffled rows of each epoch, in whole batches.
-
-    Rows that do not fill a batch are skipped in turn, in descending order of the hash of their id. Two consecutive
-    epochs never skip the same row, so together they contain all rows.
-    """
+    """The shuffled rows of each epoch, in whole batches. Rows that do not fill a batch are skipped in turn, by
+    descending hash of their id. Consecutive epochs never skip the same row, so two epochs contain all rows."""
 
     def __init__(self, ids: Sequence[str], batch_size: int, seed: int, key: str):
         if len(ids) < batch_size:

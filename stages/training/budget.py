@@ -1,7 +1,5 @@
-"""Decide the token budget of a micro-batch and gradient checkpointing, from free memory before the model is loaded.
-
-A resumed run reuses the decision. `micro_batches` lowers the budget if memory runs out all the same.
-"""
+"""Decide the token budget of a micro-batch and gradient checkpointing, from free memory before the model is loaded. A
+resumed run reuses the decision. `micro_batches` lowers the budget if memory runs out all the same."""
 
 from dataclasses import replace
 from functools import partial
@@ -130,7 +128,7 @@ def enable_checkpointing(model: PreTrainedModel, checkpointing: Checkpointing) -
 
 
 def save_costly_outputs(_: Any, operation: Any, *args: Any, **__: Any) -> CheckpointPolicy:
-    """Return the policy to save outputs of COSTLY operations, and autocast's copies of weights, which all tokens
-    share."""
+    """Return the policy to save outputs of COSTLY operations, and autocast's copies of weights, shared by all
+    tokens."""
     cast = operation is aten._to_copy.default and isinstance(args[0], torch.nn.Parameter)
     return CheckpointPolicy.MUST_SAVE if cast or operation in COSTLY else CheckpointPolicy.PREFER_RECOMPUTE

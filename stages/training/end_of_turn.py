@@ -44,7 +44,7 @@ def check_end_of_turn(cfg: SFT, base: Path, published: Path, contract: Contract,
 
 
 def measure_similarity(model: Path, token: int) -> dict[str, Any]:
-    """Return the highest cosine of a token's output embedding with another row, the id of that row, and the number of
+    """Return the highest cosine of a token's output embedding with another row, that row's id, and the number of
     similar rows. Return {} for a model without such a row."""
     if (location := locate_output_embedding(model)) is None:
         return {}

@@ -102,9 +102,9 @@ class Fit(Generic[Block, TrainerOf]):
         best = BestModel(self.trainer, self.out / SCRATCH / "best")
         self._train(best, *callbacks)
         self.trained = best.folder
-        if not best.best:
+        if not best.figures:
             save_trained(self.trainer, self.trained)
-        return best.best
+        return best.figures
 
     def _train(self, *callbacks: TrainerCallback) -> None:
         sampled = isinstance(self.cfg.runtime, SampledRuntime)
@@ -112,8 +112,7 @@ class Fit(Generic[Block, TrainerOf]):
         train_with_callbacks(self.trainer, self.cfg, self.out, *callbacks, *samples)
 
     def publish(self, load: Callable[[Weights], PreTrainedModel], held_out: list[dict[str, Any]]) -> None:
-        """Publish model, contract, any adapter, and each held-out row's figures. `load` loads an adapter's base
-        model."""
+        """Publish model, contract, any adapter, and each held-out row's figures. `load` loads an adapter's base."""
         publish(self.trained, self.cfg, self.out, self.start, load)
         self.contract.save(self.out / "model")
         note(self.out / "held_out.json", held_out)
@@ -126,8 +125,8 @@ class Fit(Generic[Block, TrainerOf]):
         model_card.write_card(self.out / "model", self.cfg, inputs, figures)
 
     def metrics(self, tokens: Sequence[int]) -> dict[str, Any]:
-        """Return device, steps, trained rows and tokens, and the number of rows never trained on, from each row's
-        `tokens`."""
+        """Return device, steps, and the numbers of trained rows and tokens, and of untrained rows. `tokens`: of each
+        row."""
         unit = self.cfg.objective.unit
         return {
             "device": str(self.args.device),

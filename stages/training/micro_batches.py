@@ -139,8 +139,7 @@ class MicroBatches(PlumblineTrainer, ABC):
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
         """Return the rows in micro-batches, equally many in every process: a forward over sharded weights needs all
-        processes. The longest rows come first, to save padding; they stay in order if the loss depends on a
-        micro-batch's rows."""
+        processes. The longest rows come first, to save padding, unless the loss depends on a micro-batch's rows."""
         if not self.cfg.by_micro_batch:
             rows = sorted(rows, key=self.count_tokens, reverse=True)
         if n := self.cfg.runtime.rows:
@@ -149,8 +148,8 @@ class MicroBatches(PlumblineTrainer, ABC):
         return self.divide_alike(rows, self.token_budget)
 
     def evaluation_batches(self, rows: list[Row]) -> list[list[Row]]:
-        """Return the rows in batches for forwards without gradients, the longest first. A batch has at most a
-        micro-batch's tokens, and any number of rows."""
+        """Return the rows in batches for forwards without gradients, the longest first, within a micro-batch's
+        tokens."""
         if not rows:
             return []
         budget = self.token_budget or (self.cfg.runtime.rows or 1) * self.cfg.max_length
@@ -174,8 +173,8 @@ class MicroBatches(PlumblineTrainer, ABC):
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def prediction_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate one row with TRL's code. The model's output comes from an earlier forward of many rows, if one is
-        stored: loss and metrics equal those of rows evaluated one by one."""
+        """Evaluate one row with TRL's code, on the output stored for it in a forward of many rows, if any. Loss and
+        metrics equal those of rows evaluated one by one."""
         if self.rows_to_score:
             rows, self.rows_to_score = self.rows_to_score, []
             outputs = dict[int, ModelOutput]()
@@ -187,8 +186,7 @@ class MicroBatches(PlumblineTrainer, ABC):
         return super().prediction_step(stored_or_model, *args, **kwargs)
 
     def training_step(self, model: torch.nn.Module, inputs: StepRows, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Compute the gradients of a step and return its loss. If memory runs out, repeat the step in smaller
-        parts."""
+        """Compute the gradients of a step and return its loss. If memory runs out, retry the step in smaller parts."""
         before = self.token_budget, self.checkpointing
         while True:
             try:

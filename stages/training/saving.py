@@ -138,13 +138,13 @@ def link_or_copy(source: str, target: str) -> None:
 
 
 class BestModel(TrainerCallback):
-    """Save the trained weights whenever the validation loss is the lowest so far; `best` has that loss and its step.
+    """Save the trained weights whenever the validation loss is the lowest so far; `figures` has the loss and step.
     Step 0 is never the best: it is only for comparison."""
 
     def __init__(self, trainer: Trainer, folder: Path):
         self.trainer, self.folder = trainer, folder
         with trainer.accelerator.main_process_first():
-            self.best = self.read_earlier_best()
+            self.figures = self.read_earlier_best()
 
     def read_earlier_best(self) -> dict[str, float]:
         """Return the best step of an interrupted attempt. If it is damaged, remove it and all checkpoints after it:
@@ -162,12 +162,12 @@ class BestModel(TrainerCallback):
         return {}
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.best and state.is_world_process_zero:  # a resume needs it
-            note(Path(args.output_dir) / f"checkpoint-{state.global_step}" / BEST_STEP, self.best)
+        if self.figures and state.is_world_process_zero:  # a resume needs it
+            note(Path(args.output_dir) / f"checkpoint-{state.global_step}" / BEST_STEP, self.figures)
 
     def on_evaluate(
         self, args: Any, state: TrainerState, control: Any, *, metrics: dict[str, float], **_: Any
     ) -> None:
-        if state.global_step > 0 and metrics["eval_loss"] < self.best.get("eval_loss", math.inf):
-            self.best = {"eval_loss": metrics["eval_loss"], "step": state.global_step}
-            save_trained(self.trainer, self.folder, self.best)
+        if state.global_step > 0 and metrics["eval_loss"] < self.figures.get("eval_loss", math.inf):
+            self.figures = {"eval_loss": metrics["eval_loss"], "step": state.global_step}
+            save_trained(self.trainer, self.folder, self.figures)

@@ -117,7 +117,6 @@ class PreferenceRows(ColumnRows[Row]):
 
     @property
     def rows(self) -> list[Row]:
-        """The rows in the form in which they were added."""
         return [row for table in self.tables for row in table.to_pylist()]
 
     def tokens(self, *columns: str) -> list[int]:

@@ -125,10 +125,10 @@ def test_white_space_around_an_answer_does_not_move_the_prompt() -> None:
 @pytest.mark.parametrize(
     ("jinja", "told"),
     [
-        ("{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}", "marks no assistant tokens"),
+        ("{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}", "generation %}"),
         (
             "{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}<|im_end|>{% endfor %}",
-            "no end of turn: the model would never learn to stop",
+            "not an end of turn",
         ),
         ("{{ missing.field.deeper }}", "cannot render"),
         (
@@ -213,10 +213,10 @@ def test_a_file_that_is_no_template_is_told_before_work(content: bytes, told: st
 
 def test_own_refuses_a_template_whose_answers_cannot_be_told_apart() -> None:
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
-    with pytest.raises(ContractError, match="it has none"):
+    with pytest.raises(ContractError, match="does not exist"):
         establish(tokenizer, "own")
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    with pytest.raises(ContractError, match="TRL has no training version"):
+    with pytest.raises(ContractError, match="nor does TRL"):
         establish(tokenizer, "own")
 
 
@@ -301,7 +301,7 @@ def test_a_changed_template_is_refused_naming_both_sides(model: Path) -> None:
     tokenizer = load_tokenizer(model)
     tokenizer.chat_template = tokenizer.chat_template.replace("assistant\\n", "assistant:\\n")
     tokenizer.save_pretrained(model)
-    with pytest.raises(ContractError, match=r"chat_template_sha256 = .*, the tokenizer "):
+    with pytest.raises(ContractError, match=r"chat_template_sha256 is .* in contract.json"):
         load_contract(model)
 
 

@@ -60,7 +60,7 @@ def test_pickled_weights_are_refused(built: Path, tmp_path: Path) -> None:
     torch.save({}, folder / "pytorch_model.bin")
     (folder / "config.json").write_text("{}")
     cfg = settings("model=tiny", "model.random_init=null", f"model.path={folder}").model
-    with pytest.raises(UserError, match=r"holds no \*\.safetensors"):
+    with pytest.raises(UserError, match=r"has no \*\.safetensors"):
         build_base(cfg, tmp_path / "base")
 
 

@@ -39,7 +39,7 @@ def inputs(built: Path) -> dict[str, Path]:
 def test_two_epochs_that_follow_each_other_see_every_row(rows: int, batch_size: int, epoch: int, seed: int) -> None:
     ids = [f"row {i}" for i in range(rows)]
     if rows < batch_size:
-        with pytest.raises(UserError, match="fewer than one batch"):
+        with pytest.raises(UserError, match="sft.batch_size"):
             EpochSchedule(ids, batch_size, seed, "sft")
         return
     turns = EpochSchedule(ids, batch_size, seed, "sft")
@@ -142,7 +142,7 @@ def test_rows_left_over_take_turns_and_are_told(
     assert metrics["rows_unseen"] == (unseen if unseen is not None else metrics["rows_unseen"])
     assert "5 of 45 rows" in metrics["summary"]
     if metrics["rows_unseen"]:
-        assert f"{metrics['rows_unseen']} of 45 rows " in out.warnings[0]
+        assert f"{metrics['rows_unseen']} of 45 rows" in out.warnings[0]
     else:
         assert not out.warnings
         assert all(reached.rows[row] >= count for row, count in once.items())
