@@ -1,1 +1,1 @@
-"""Other people's files become conversations and preferences. A new data format goes here."""
+"""Formats: parsers of data files into conversations and preferences. A new data format goes here."""

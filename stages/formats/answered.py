@@ -1,5 +1,5 @@
-"""A request with its answer: Alpaca, Dolly, TRL's prompt and completion, question and answer. The answer may be calls
-of the tools that the row offers."""
+"""Rows with a request and its answer: Alpaca, Dolly, TRL's prompt and completion, question and answer. The answer may
+be calls of the row's tools."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +18,5 @@ class Answered(Format):
         messages, completion = self.read_prompt(row), row["completion"]
         if "tools" in row:
             completion = calls_text(completion) or completion
-        return self.weighted_row(
-            row, messages, self.read_answer(completion, "completion", messages, row.get("reasoning"))
-        )
+        answer = self.read_answer(completion, "completion", messages, row.get("reasoning"))
+        return self.weighted_row(row, messages, answer)

@@ -1,4 +1,4 @@
-"""Conversations: OpenAI's messages, ShareGPT, transcripts in one string (Guanaco writes them into `text`)."""
+"""Conversations: OpenAI's messages, ShareGPT, and transcripts in one string (in `text` for Guanaco)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from stages.formats.turns import ROLE_KEYS, ROLES, first_value, split_off_answer
 
 
 def ends_with_answer(value: Any) -> bool:
-    """Whether the last turn is not the user's: requests alone are for `prompts`."""
+    """Return True if the last turn is not the user's. Conversations that end with a request are for `prompts`."""
     last = value[-1] if isinstance(value, list) else {}
     return ROLES.get(str(first_value(last, ROLE_KEYS)).lower()) != "user"
 
@@ -21,7 +21,7 @@ class Chat(Format):
     def fits(self, row: Mapping[str, Any]) -> bool:
         value = row["messages"]
         if isinstance(value, list) and all(isinstance(turn, str) for turn in value):
-            return len(value) % 2 == 0  # LIMA's: they take turns
+            return len(value) % 2 == 0  # LIMA's texts alternate between user and assistant
         return is_turns(value) and ends_with_answer(value)
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:

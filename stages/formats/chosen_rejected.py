@@ -25,10 +25,10 @@ class ChosenRejected(Format):
                 raise BadRow("rejected", "answers another prompt than chosen")
             self.validate_repeated_prompt(row, prompt)
         else:
-            # Beside a prompt, `messages` repeats it with the chosen answer.
+            # If there is a prompt, `messages` repeats the prompt with the chosen answer.
             prompt_row = {role: value for role, value in row.items() if role != "messages" or "prompt" not in row}
             if not {"prompt", "messages"} & prompt_row.keys():
-                raise BadRow("", "no prompt, and chosen and rejected are no whole conversations")
+                raise BadRow("", "the prompt is missing, and chosen and rejected are not whole conversations")
             prompt = self.read_prompt(prompt_row)
             chosen, rejected = (self.read_answer(row[side], side, prompt) for side in self.needs)
         if chosen == rejected:
@@ -36,16 +36,14 @@ class ChosenRejected(Format):
         return ParsedRow(prompt, [chosen, rejected], [1.0, 0.0])
 
     def validate_repeated_prompt(self, row: Mapping[str, Any], prompt: list[Message]) -> None:
-        """A prompt beside whole conversations repeats a turn of theirs, and what belongs to it stands there too."""
+        """Raise BadRow unless the prompt and the input of a row with whole conversations are in their turns."""
         prompt_text, contents = row.get("prompt"), [turn["content"].strip() for turn in prompt]
         if isinstance(prompt_text, str) and prompt_text.strip() not in contents:
-            raise BadRow("prompt", "is none of the turns of chosen")
-        if isinstance(input_text := row.get("input"), str) and not any(
-            input_text.strip() in content for content in contents
-        ):
-            raise BadRow("input", "is in none of the turns of chosen: `columns: {COLUMN: null}` leaves it out")
+            raise BadRow("prompt", "is not one of the turns of chosen")
+        if isinstance(more := row.get("input"), str) and not any(more.strip() in content for content in contents):
+            raise BadRow("input", "is not in the turns of chosen: type `columns: {COLUMN: null}` to leave it out")
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is a conversation of more than one turn."""
+    """Return True if a value is a conversation of more than one turn."""
     return is_turns(value) and not (isinstance(value, list) and len(value) == 1)

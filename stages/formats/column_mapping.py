@@ -1,4 +1,4 @@
-"""The formats that a file may have, and which column of it is read as what."""
+"""Map the columns of a file to the roles of its format (prompt, completion, …), and parse its rows by this mapping."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -9,21 +9,11 @@ from operator import itemgetter
 from typing import Any
 
 from stages.config.blocks.data import Source
+from stages.formats import columns as column_paths
 from stages.formats.answered import Answered
 from stages.formats.chat import Chat
 from stages.formats.chosen_rejected import ChosenRejected
-from stages.formats.columns import (
-    ChangesMeaning,
-    Path,
-    UnreadColumns,
-    has_path,
-    list_unread,
-    nested_keys,
-    normal_name,
-    resolve_columns,
-    top_columns,
-    value_at,
-)
+from stages.formats.columns import ChangesMeaning, Path, UnreadColumns, has_path, list_unread, nested_keys, value_at
 from stages.formats.compared import Compared
 from stages.formats.continued import Continued
 from stages.formats.format import PROVENANCE, Format, ParsedRow
@@ -38,7 +28,7 @@ from stages.formats.transcribed import Transcribed
 from stages.formats.turns import is_empty
 from stages.store.splits import NEED_AN_ANSWER
 
-# In this order: a file has the first of these formats that most of its first rows are of.
+# Detection takes the first format in this order that fits at least half of the file's first rows.
 EXAMPLES: list[type[Format]] = [
     KTO, Chat, Answered, Continued, ChosenRejected, Compared, Scored, Transcribed, Prompts, Texts,
 ]  # fmt: skip
@@ -47,12 +37,14 @@ CANDIDATES: list[type[Format]] = [Several, Chat, Answered]
 
 
 class Purpose(StrEnum):
-    """What a source is read for."""
+    """The use of a source. The text of each says what the columns of the source must hold."""
 
     answers = "messages, a prompt with its completion, or text"
     prompts = "messages or a prompt"
-    preferences = "a chosen and a rejected answer, two and a preference, several with scores, or one and a flag"
-    candidates = "messages or a prompt, with completions or a completion"
+    preferences = (
+        "a chosen and a rejected answer, two and a preference, several with scores, or one labelled good or bad"
+    )
+    candidates = "messages or a prompt, with one or several completions"
 
 
 FORMATS = {
@@ -61,33 +53,38 @@ FORMATS = {
     Purpose.preferences: PREFERENCES,
     Purpose.candidates: CANDIDATES,
 }
-Getters = list[tuple[str, Callable[[dict[str, Any]], Any]]]  # a role, and what gets its value from a row
-MAX_SHOWN = 9  # keys, in an error
-MEDIA = ("image", "video", "audio")  # a sign in a text stands for one, and says nothing without its column
+Getters = list[tuple[str, Callable[[dict[str, Any]], Any]]]  # (role, function that takes its value out of a row)
+MAX_SHOWN = 9  # names in an error
+MEDIA = ("image", "video", "audio")  # a placeholder such as <image> means nothing without the column of this name
 
 
 @dataclass(frozen=True)
 class RowColumns:
-    """Of rows that have the same ones: the column of every role and what gets it, which roles are `stated`, and
-    what stands beside."""
+    """The columns of all rows with the same keys: `paths` and `getters` by role, the roles that state the row's
+    licence or origin (`provenance`), and the columns that no role reads."""
 
     paths: dict[str, Path]
     getters: Getters
     provenance: list[str]
     unread: UnreadColumns
 
+    def values(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the values of a row by role, without empty values."""
+        return {role: value for role, get in self.getters if not is_empty(value := get(row))}
+
 
 class Placeholders:
-    """The placeholders of columns that the user dropped (`columns: {image: null}`), taken out of requests: `<image>`,
-    `<|image|>`, `<image 1>`. `rows` counts the rows that had some."""
+    """The placeholders (`<image>`, `<|image|>`, `<image 1>`) of columns that the user leaves out by
+    `columns: {image: null}`. `rows` counts the rows with such placeholders in a request."""
 
     def __init__(self, dropped: Collection[str]):
-        self.kinds = sorted({name for column in dropped if (name := normal_name(column).removesuffix("s")) in MEDIA})
+        names = {column_paths.normal_name(column).removesuffix("s") for column in dropped}
+        self.kinds = sorted(names & {*MEDIA})
         self.pattern = re.compile(rf"<\|?({'|'.join(self.kinds)})[ _]?\d*\|?>") if self.kinds else None
         self.rows = 0
 
     def remove(self, row: ParsedRow) -> ParsedRow:
-        """Return a row without these placeholders. Raises BadRow where a turn was nothing else."""
+        """Return the row without placeholders in its requests; raise BadRow if a turn consists of one alone."""
         pattern = self.pattern
         if pattern is None or not any(pattern.search(turn["content"]) for turn in row.messages):
             return row
@@ -97,72 +94,73 @@ class Placeholders:
             if role == "answer" or not pattern.search(text):
                 return text
             if not (remaining := pattern.sub("", text).strip()):
-                raise BadRow("", f"a turn is {text.strip():.40}, and nothing else: its column is left out")
+                raise BadRow("", f"a turn has only {text.strip():.40}, whose column is left out")
             return remaining
 
         return row.rewrite_texts(cleaned)
 
     def remarks(self) -> list[str]:
-        """Return what a user should know of this."""
-        signs = " and ".join(f"<{kind}>" for kind in self.kinds)
-        return [f"{self.rows:,} rows had {signs} in their text: taken out, as its column is"] if self.rows else []
+        """Return the note for the user on removed placeholders; [] if there were none."""
+        names = " and ".join(f"<{kind}>" for kind in self.kinds)
+        note = f"{self.rows:,} rows had {names} in the text; it was removed, since its column is left out"
+        return [note] if self.rows else []
 
 
 @dataclass
 class ColumnMapping:
-    """A file's format, and the column of every role in it."""
+    """The format of a file, and the column of each role in it."""
 
     format: Format
-    first_paths: dict[str, Path]  # of the roles that the first rows have
-    user_columns: Mapping[str, Path | None]
-    prompts_only: bool = False  # only for what was asked
+    first_paths: dict[str, Path]  # the paths of the roles in the first rows
+    user_columns: Mapping[str, Path | None]  # the setting `columns` of the source
+    prompts_only: bool = False  # the answers are not parsed
     columns_by_keys: dict[tuple[str, ...], RowColumns] = field(default_factory=dict)
-    missing_paths: set[tuple[str, str]] = field(default_factory=set)  # roles with paths that lead into no row so far
+    missing_paths: set[tuple[str, str]] = field(default_factory=set)  # (role, path) of the user's, in no row so far
     placeholders: Placeholders = field(init=False)
 
     def __post_init__(self) -> None:
         self.placeholders = Placeholders(self.format.dropped)
 
     def find_columns(self, row: dict[str, Any]) -> RowColumns:
-        """The columns of a row: those of the first rows, and others that only some rows have."""
+        """Return the columns of a row: those of the first rows, and roles in columns that only some rows have."""
         if (columns := self.columns_by_keys.get(tuple(row))) is None:
-            read_columns = dict.fromkeys(
-                [column for path in self.first_paths.values() for column in top_columns(path)]
-            )
-            names_by_role = {**self.format.role_names(row), **PROVENANCE}
-            other_roles = {role: names for role, names in names_by_role.items() if role not in self.first_paths}
-            paths = self.first_paths | resolve_columns(row, other_roles, {**self.user_columns, **read_columns})
-            decided_names = {name for role in self.user_columns for name in self.format.roles.get(role, "").split()}
-            form, texts = self.format, isinstance(self.format, Texts)
-            texts &= "text" not in self.user_columns  # of which somebody says that it is running text
+            form, users, first = self.format, self.user_columns, self.first_paths
+            used = dict.fromkeys(column for path in first.values() for column in column_paths.top_columns(path))
+            names_by_role = {**form.role_names(row), **PROVENANCE}
+            other_roles = {role: names for role, names in names_by_role.items() if role not in first}
+            paths = first | column_paths.resolve_columns(row, other_roles, {**users, **used})
+            decided_names = {name for role in users for name in form.roles.get(role, "").split()}
+            texts = isinstance(form, Texts) and "text" not in users  # the user may name any column as running text
             judged = form.compares or isinstance(form, KTO)
             unread = UnreadColumns.build(row, paths, form.dropped, decided_names, texts, form.weighted_roles, judged)
-            columns = self.columns_by_keys[tuple(row)] = RowColumns(
-                paths, role_getters(paths, row), [*PROVENANCE.keys() & paths], unread
-            )
+            columns = RowColumns(paths, role_getters(paths, row), [*PROVENANCE.keys() & paths], unread)
+            self.columns_by_keys[tuple(row)] = columns
         return columns
 
+    def first_values(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the values of a row by role, for the roles of the first rows only."""
+        getters = role_getters(self.first_paths, row)
+        return {role: value for role, get in getters if not is_empty(value := get(row))}
+
     def read(self, row: Any) -> tuple[ParsedRow, list[str]]:
-        """What a row says, and those of its columns that are not read.
+        """Return the parsed row, and its columns that are not read.
 
         Raises:
-            BadRow: where it cannot be used.
-            ChangesMeaning: for a column that would change that and is not read.
+            BadRow: if the row cannot be used.
+            ChangesMeaning: for a column that is not read but changes what the row means.
         """
         if not isinstance(row, dict):
             raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
         if self.missing_paths:
             self.missing_paths = {(role, path) for role, path in self.missing_paths if not has_path(row, path)}
         columns = self.find_columns(row)
-        values = role_values(row, columns.getters)
-        provenance: dict[str, Any] = {
-            role: join_values(values.pop(role)) for role in columns.provenance if role in values
-        }
+        values = columns.values(row)
+        stated: dict[str, Any] = {role: join_values(values.pop(role)) for role in columns.provenance if role in values}
         parsed = self.placeholders.remove(self.parse(row, values, columns.paths))
-        return (parsed._replace(**provenance) if provenance else parsed), list_unread(row, values, columns.unread)
+        return (parsed._replace(**stated) if stated else parsed), list_unread(row, values, columns.unread)
 
     def parse(self, row: dict[str, Any], values: dict[str, Any], paths: Mapping[str, Path]) -> ParsedRow:
-        """As `read`, by the values of a row's roles."""
+        """Return the row parsed from its values by role; raise errors that name columns in place of roles."""
         for role in self.format.needs:
             if role not in values:
                 column = str(self.first_paths.get(role, role))
@@ -172,67 +170,55 @@ class ColumnMapping:
         except BadRow as bad:
             if not isinstance(path := paths.get(bad.field), str):
                 raise
-            raise BadRow(
-                path, bad.reason.replace("COLUMN", path) + nested_key_hint(bad.field, path, value_at(row, path))
-            ) from None
+            hint = nested_key_hint(bad.field, path, value_at(row, path))
+            raise BadRow(path, bad.reason.replace("COLUMN", path) + hint) from None
         except ChangesMeaning as error:
             role, dot, key = error.column.partition(".")
             raise ChangesMeaning(f"{paths[role]}{dot}{key}", error.reason) from None
 
     def describe(self) -> str:
-        """`{prompt: instruction, completion: output}`: what `columns` would say."""
+        """Return the mapping as `columns` would have it: `{prompt: instruction, completion: output}`."""
         prompt_roles = ("system", "history", "messages", "prompt", "input")
-        roles = sorted(self.first_paths, key=lambda role: role not in prompt_roles)
-        paths = {
-            role: path if isinstance(path := self.first_paths[role], str) else f"[{', '.join(path)}]" for role in roles
-        }
-        return f"{{{', '.join(f'{role}: {path}' for role, path in paths.items())}}}"
+        paths = sorted(self.first_paths.items(), key=lambda item: item[0] not in prompt_roles)
+        texts = [f"{role}: {path if isinstance(path, str) else '[' + ', '.join(path) + ']'}" for role, path in paths]
+        return f"{{{', '.join(texts)}}}"
 
 
 def source_purpose(source: Source) -> Purpose:
-    """Answers where a split that rows fall into learns from them, or a check compares with them; else prompts."""
+    """Return `answers` if a split of the source trains on answers, or a check compares with them; else `prompts`."""
     needs_answers = source.check or any(source.shares.get(split) for split in NEED_AN_ANSWER)
     return Purpose.answers if needs_answers else Purpose.prompts
 
 
 def allowed_formats(source: Source, purpose: Purpose) -> list[type[Format]]:
-    """The formats that a source may have."""
+    """Return the formats to try for a source."""
     if source.task:
         return [Phrased]
     return [kind for kind in FORMATS[purpose] if source.format in (None, format_name(kind))]
 
 
 def format_name(kind: type[Format]) -> str:
-    """The word by which `format` of a source names a format."""
+    """Return the name of a format in the setting `format`."""
     return kind.__module__.rpartition(".")[2]
 
 
 def build_mapping(format: Format, columns: list[str], user_columns: Mapping[str, Path | None]) -> ColumnMapping:
-    return ColumnMapping(
-        format, resolve_columns(columns, {**format.role_names(columns), **PROVENANCE}, user_columns), user_columns
-    )
+    names = {**format.role_names(columns), **PROVENANCE}
+    return ColumnMapping(format, column_paths.resolve_columns(columns, names, user_columns), user_columns)
 
 
 def role_getters(paths: Mapping[str, Path], columns: Iterable[str]) -> Getters:
-    """What gets the value of every role from a row that has these columns."""
-    whole_columns = [*columns]
-    return [
-        (role, itemgetter(path) if path in whole_columns else partial(value_at, path=path))
-        for role, path in paths.items()
-    ]
-
-
-def role_values(row: dict[str, Any], getters: Getters) -> dict[str, Any]:
-    """What a row says by role, where it says something."""
-    return {role: value for role, get in getters if not is_empty(value := get(row))}
+    """Return, for each role, the function that takes its value out of a row with these columns."""
+    keys = [*columns]
+    return [(role, itemgetter(path) if path in keys else partial(value_at, path=path)) for role, path in paths.items()]
 
 
 def join_values(value: Any) -> str:
-    """A licence or an origin, of which a row may have several."""
+    """Return a licence or an origin as text; several are joined by commas."""
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value).strip()
 
 
 def nested_key_hint(role: str, path: str, value: Any) -> str:
-    """How a role is given what stands inside of an object."""
+    """Return a hint on how to read a role from a key of an object; empty if the value is not an object."""
     keys = nested_keys(value) if isinstance(value, dict) else []
-    return f"; `columns: {{{role}: {path}.KEY}}` reads one of {', '.join(keys[:MAX_SHOWN])} in it" if keys else ""
+    return f": type `columns: {{{role}: {path}.KEY}}`; its keys are {', '.join(keys[:MAX_SHOWN])}" if keys else ""

@@ -1,6 +1,6 @@
-"""Which column of a file has which role, and what becomes of the others.
+"""Find the column of each role (prompt, completion, …) in a file, and check the columns that no role reads.
 
-Of those that nothing reads, one that changes what the row means is refused by name; another is named once.
+A column that no role reads is refused if it changes what the row means. Any other is named once, in a warning.
 """
 
 import json
@@ -13,40 +13,40 @@ from stages.config.errors import UserError
 from stages.formats.turns import CALL_KEYS, CONTENT_KEYS, REASONING_KEYS, ROLE_KEYS, ROLES, first_value, is_empty
 
 TURN_KEYS = {*CALL_KEYS, *REASONING_KEYS, "tool_call_id"}
-TURN_ROLES = ("messages", "prompt", "completion", "chosen", "rejected", "a", "b")  # roles with turns in them
+TURN_ROLES = ("messages", "prompt", "completion", "chosen", "rejected", "a", "b")  # roles that may hold turns
 
-# How much a row or a turn counts. One that says what is done anyway is no matter: every answer counts once.
+# Loss weights of a row or a turn. A weight equal to the default changes nothing: 1 for answers, 0 for other turns.
 WEIGHTS = {"loss_weight", "sample_weight", "weight", "train"}
 CHANGING = {
-    # whether the answer is a good one
+    # labels that call the answer good or bad
     "label", "labels", "kto_tag", "feedback", "reward",
-    # what the model was asked
+    # parts of the request
     "input", "context", "passage", "documents", "history", "system", "system_prompt", "system_message", "instances",
     "options", "choices",
     "image", "images", "video", "videos", "audio", "audios",
-    # what it could do, and did before it answered
+    # tools, and what the model did before it answered
     "tools", "functions", "tool_calls", "function_call", "tool_call_id", "chat_template_kwargs",
     "reasoning", "reasoning_content", "thinking",
-    # who said it, where a row is a turn, or where turns are texts
+    # speakers, if a row is a turn or turns are plain texts
     "role", "parent_id", "speakers", "speaker",
 }  # fmt: skip
 SPEAKER_KEYS = {"name"}  # who speaks
-# Answers to choose from, in a column each: the request means nothing without them.
+# Columns with one multiple-choice option each: the request cannot be answered without them.
 CHOICE = re.compile(r"((option|choice|opt|op|ending|distractor|sol)_?)?[a-e1-5]|answer_?[a-e0-5]")
-# What a model thought before it answered, however the column is called.
+# Columns with the reasoning before an answer.
 THOUGHTS = re.compile(
     r"(?!(is|has|enable|use|skip|with|no)_)(\w+_)?(cot|thoughts?|thinking|reasoning)(_(trace|trajectory|trajectories|process|steps))?"
 )
-# Values by which a column calls the answer of its row a bad one, or the row no answer.
+# Columns that rate the answer of their row, with the values that mean a bad answer.
 BAD = {
     **dict.fromkeys(("is_safe", "is_correct", "is_accepted", "is_good", "is_helpful"), ("false", "0")),
     **dict.fromkeys(("safe", "correct", "accepted", "passed", "success", "thumbs_up", "liked"), ("false",)),
     **dict.fromkeys(("response_label", "response_harm_label"), ("unsafe", "harmful")),
     **dict.fromkeys(("is_harmful", "is_toxic", "is_rejected"), ("true", "1")),
     "quality": ("bad",),
-    "answer": ("reject", "ignore"),  # of somebody who annotates with Prodigy
+    "answer": ("reject", "ignore"),  # Prodigy writes the annotator's decision here
 }
-# What may stand beside running text, as a word of its name. With any other column it is text of some task.
+# Words in the names of columns that may accompany running text. Any other column makes it the text of a task.
 TEXT_METADATA = set(
     "id idx index key hash url uri link source src domain site host meta metadata timestamp time date year created "
     "added updated version lang language title name author authors publisher file filename path repo dump split "
@@ -54,37 +54,36 @@ TEXT_METADATA = set(
     "dataset".split()
 )
 
-Path = str | list[str]  # a column; below it keys or places, after dots; or several of these
+Path = str | list[str]  # a column, then keys or list positions after dots (meta.0.text); or a list of such paths
+UserColumns = Mapping[str, Path | None]  # the setting `columns` of a source: paths by role; None leaves a column out
 
 
 class ChangesMeaning(UserError):
-    """A column that would change what a row means, and that its format does not read."""
+    """The error for a column that changes what a row means, but that the row's format does not read."""
 
     def __init__(self, column: str, reason: str = "", role: str = ""):
-        super().__init__(f"the column {column!r} {reason or 'changes what a row means, and is not read'}")
+        super().__init__(f"the column {column!r} {reason or 'changes what a row means, but nothing reads it'}")
         self.column, self.reason, self.role = column, reason, role if reason else "ROLE"
 
 
 def normal_name(name: str) -> str:
-    """A column's name as names are compared: without case, and with one underscore for all that is no letter."""
+    """Return a column's name for comparisons: lower case, with `_` for spaces and punctuation."""
     return re.sub(r"\W+", "_", str(name)).strip("_").lower()
 
 
-def resolve_columns(
-    columns: Collection[str], names: Mapping[str, str], user_columns: Mapping[str, Path | None]
-) -> dict[str, Path]:
-    """The column of every role that has one among `columns`: as it is `given`, else the first of its names that no
-    role before it took. A name with a + is that of several columns, which are read as a list."""
+def resolve_columns(columns: Collection[str], names: Mapping[str, str], user_columns: UserColumns) -> dict[str, Path]:
+    """Return the column of each role: the user's, else the first of the role's `names` in the file that is unused.
+    A name with + stands for several columns, which are read as a list. Roles without a column are missing.
+    """
     column_by_name = {normal_name(column): column for column in reversed([*columns])}
     paths = {role: path for role, path in user_columns.items() if path is not None and role in names}
-    used = {path for path in paths.values() if isinstance(path, str)} | {
-        c for c, p in user_columns.items() if p is None
-    }
+    used = {column for column, path in user_columns.items() if path is None}
+    used |= {path for path in paths.values() if isinstance(path, str)}
     nested_tops = {top for path in user_columns.values() if path is not None for top in top_columns(path)}
     for role, options in names.items():
         if role in user_columns:
             continue
-        if role == "completions":  # whose scores may be inside of them
+        if role == "completions":  # the user may read scores from inside the same column
             nested_tops = set()
         for name in options.split():
             matches = [column_by_name[part] for part in name.split("+") if part in column_by_name]
@@ -95,8 +94,8 @@ def resolve_columns(
     return paths
 
 
-def missing_column(user_columns: Mapping[str, Path | None], columns: Collection[str]) -> tuple[str, str] | None:
-    """The first role that is given a column which is not among these, with that column."""
+def missing_column(user_columns: UserColumns, columns: Collection[str]) -> tuple[str, str] | None:
+    """Return the first role, with its column, whose column from the setting `columns` is not among `columns`."""
     for role, path in user_columns.items():
         for top in path_parts(path):
             if not {top, top.partition(".")[0]} & {*columns}:
@@ -109,12 +108,12 @@ def path_parts(path: Path | None) -> list[str]:
 
 
 def top_columns(path: Path) -> list[str]:
-    """The columns that a path begins in: itself too, since a column's name may have dots."""
+    """Return the columns in which a path may begin, and the path itself, since a column's name may contain dots."""
     return [top for part in path_parts(path) for top in (part, part.partition(".")[0])]
 
 
 def value_at(value: Any, path: Path) -> Any:
-    """What stands under a path; None where nothing does. A key, on a list, is asked of all its elements."""
+    """Return the value at a path, or None. A key applied to a list gives a list: the key's value in each element."""
     if isinstance(path, list):
         return [value_at(value, part) for part in path]
     if isinstance(value, dict) and path in value:
@@ -131,7 +130,7 @@ def value_at(value: Any, path: Path) -> Any:
 
 
 def has_path(value: Any, path: str) -> bool:
-    """Whether a value has a place of this path, be it an empty one."""
+    """Return True if a path leads to a value, even to an empty one."""
     if isinstance(value, dict) and path in value:
         return True
     head, _, tail = path.partition(".")
@@ -143,7 +142,7 @@ def has_path(value: Any, path: str) -> bool:
 
 
 def parse_cell(value: Any) -> Any:
-    """An object or a list that stands as JSON in a string, as in a cell of a table."""
+    """Return a value, decoded if it is a string with a JSON object or list, as in a cell of a CSV file."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(value)
@@ -153,14 +152,14 @@ def parse_cell(value: Any) -> Any:
 
 
 def nested_keys(value: Any) -> list[str]:
-    """The keys of an object, or of the objects in a list."""
+    """Return the keys of an object, or of all objects in a list."""
     if isinstance(value := parse_cell(value), list):
         return list(dict.fromkeys(key for item in value for key in nested_keys(item) if isinstance(item, dict)))
     return [str(key) for key in value] if isinstance(value, dict) else []
 
 
 def label_word(value: Any) -> str:
-    """A label as a word: 1, 1.0 and "1" are one."""
+    """Return a label as a lower-case word: 1, 1.0 and "1" give the same word."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip().lower().removesuffix(".0") if value is not None else ""
@@ -168,9 +167,10 @@ def label_word(value: Any) -> str:
 
 @dataclass(frozen=True)
 class UnreadColumns:
-    """What rows with the same columns hold beside what is read of them: the `columns` that no role reads, and whether
-    each would change what a row means; which values of some of them would; where `turns` are, with the keys that are
-    known of answers among them and of which role; and which keys the user `dropped`."""
+    """The columns that no role reads, for all rows with the same columns.
+    `columns`: each column, with True if it changes what a row means. `bad`: for some columns, the values that call the
+    answer bad. `turns`: paths to turns, each with its role and the keys that answers may have there. `dropped`: the
+    columns and keys that the user leaves out."""
 
     columns: Mapping[str, bool]
     bad: Mapping[str, Collection[str]]
@@ -188,39 +188,32 @@ class UnreadColumns:
         weighted_roles: Collection[str],
         judged: bool,
     ) -> "UnreadColumns":
-        """Columns that the user dropped count as read; of roles that the user gave to another column the names are
-        `decided`, and change nothing. `texts`: the rows are running text. `weighed`: the roles of whose answers a
-        weight is read. `judged`: it is read which answers are good."""
+        """Sort out the columns that `paths` do not read; columns that the user `dropped` count as read.
+        `decided_names`: names of roles that the user maps, so that a column of such a name changes nothing. `texts`:
+        rows are running text. `weighted_roles`: roles whose turns may have weights. `judged`: the format reads which
+        answers are good."""
         read_columns = {column for path in paths.values() for column in top_columns(path)} | {*dropped}
-        thoughts = "reasoning" not in paths
         changing_by_column = {}
         for column in columns:
             if column not in read_columns:
                 name = normal_name(column)
-                changes = (
-                    name in CHANGING | WEIGHTS or CHOICE.fullmatch(name) or (thoughts and THOUGHTS.fullmatch(name))
-                )
-                is_task_text = texts and not TEXT_METADATA & set(name.split("_"))
-                changing_by_column[column] = name not in decided_names and bool(changes or is_task_text)
-        turns = {
-            path: (role, {*dropped, *(WEIGHTS if role in weighted_roles else ())})
-            for role in TURN_ROLES
-            if isinstance(path := paths.get(role), str)
-        }
-        bad = (
-            {}
-            if judged
-            else {column: BAD[name] for column in changing_by_column if (name := normal_name(column)) in BAD}
-        )
-        return cls(changing_by_column, bad, turns, dropped)
+                changes = name in CHANGING | WEIGHTS or bool(CHOICE.fullmatch(name))
+                changes |= "reasoning" not in paths and bool(THOUGHTS.fullmatch(name))
+                changes |= texts and not TEXT_METADATA & set(name.split("_"))
+                changing_by_column[column] = name not in decided_names and changes
+        turn_paths = {role: path for role in TURN_ROLES if isinstance(path := paths.get(role), str)}
+        weights = {role: WEIGHTS if role in weighted_roles else set[str]() for role in turn_paths}
+        turns = {path: (role, {*dropped, *weights[role]}) for role, path in turn_paths.items()}
+        bad = {column: BAD[name] for column in changing_by_column if (name := normal_name(column)) in BAD}
+        return cls(changing_by_column, {} if judged else bad, turns, dropped)
 
 
 def list_unread(row: Mapping[str, Any], values: Mapping[str, Any], unread: UnreadColumns) -> list[str]:
-    """The columns of a row with something in them that no role reads; keys of turns as `messages.key`. `values` are
-    those of its roles.
+    """Return the columns of a row that hold a value but are not read, and such keys of turns as `messages.key`.
+    `values` are the row's values by role.
 
     Raises:
-        ChangesMeaning: where one of them changes what the row means.
+        ChangesMeaning: if one of these columns or keys changes what the row means.
     """
     columns = []
     for column, changing in unread.columns.items():
@@ -231,37 +224,34 @@ def list_unread(row: Mapping[str, Any], values: Mapping[str, Any], unread: Unrea
     for column, bad in unread.bad.items():
         if (value := str(row[column]).lower()) in bad:
             role = "label" if value in ("false", "0", "bad") else ""
-            raise ChangesMeaning(column, f"is {row[column]!r:.40}: it calls the answer of its row a bad one", role)
-    for path, (role, of_answers) in unread.turns.items():
+            raise ChangesMeaning(column, f"is {row[column]!r:.40}, which calls the answer of the row bad", role)
+    for path, (role, answer_keys) in unread.turns.items():
         if isinstance(turns := values.get(role), (list, dict)):
-            columns += [f"{path}.{key}" for key in unread_turn_keys(turns, path, unread.dropped, of_answers)]
+            columns += [f"{path}.{key}" for key in unread_turn_keys(turns, path, unread.dropped, answer_keys)]
     return columns
 
 
-def unread_turn_keys(turns: Any, column: str, dropped: Collection[str], of_answers: Collection[str]) -> list[str]:
-    """The keys that nothing reads, of the turns of a conversation or of one turn. `of_answers` are known of answers.
+def unread_turn_keys(turns: Any, column: str, dropped: Collection[str], answer_keys: Collection[str]) -> list[str]:
+    """Return the keys of one or several turns that nothing reads. Answers may also have `answer_keys`.
 
     Raises:
-        ChangesMeaning: as `unread`.
+        ChangesMeaning: if one of these keys changes what the turn means.
     """
     unread_keys = dict[str, None]()
     for turn in turns if isinstance(turns, list) else [turns]:
         if isinstance(turn, dict) and any(key in turn for key in ROLE_KEYS):
             role = ROLES.get(str(first_value(turn, ROLE_KEYS)).lower())
-            role_keys = {"tool": SPEAKER_KEYS, "assistant": of_answers}.get(str(role), ())
-            content_keys = (
-                next((key for key in keys if not is_empty(turn.get(key))), "") for keys in (ROLE_KEYS, CONTENT_KEYS)
-            )
-            read_keys, default_weight = {*TURN_KEYS, *content_keys, *dropped, *role_keys}, int(role == "assistant")
-            for key in (
-                str(k) for k, value in turn.items() if k not in read_keys and has_content(k, value, default_weight)
-            ):
-                if key.lower() in CHANGING | WEIGHTS | SPEAKER_KEYS:
-                    raise ChangesMeaning(f"{column}.{key}")
-                unread_keys[key] = None
+            read_keys = {*TURN_KEYS, *dropped, *{"tool": SPEAKER_KEYS, "assistant": answer_keys}.get(str(role), ())}
+            for keys in (ROLE_KEYS, CONTENT_KEYS):
+                read_keys.add(next((key for key in keys if not is_empty(turn.get(key))), ""))
+            for key, value in turn.items():
+                if key not in read_keys and has_content(key, value, int(role == "assistant")):
+                    if str(key).lower() in CHANGING | WEIGHTS | SPEAKER_KEYS:
+                        raise ChangesMeaning(f"{column}.{key}")
+                    unread_keys[str(key)] = None
     return list(unread_keys)
 
 
 def has_content(key: Any, value: Any, default_weight: int) -> bool:
-    """Whether a key says something: the usual weight says nothing."""
+    """Return True if a value is neither empty nor the default weight under a weight's key."""
     return not (is_empty(value) or (value == default_weight and str(key).lower() in WEIGHTS))

@@ -1,4 +1,4 @@
-"""Two answers side by side, and which of them somebody prefers: `output_1`, `output_2` and a preference."""
+"""Rows with two answers and a preference between them: `output_1`, `output_2` and `preference`."""
 
 import re
 from collections import Counter
@@ -14,10 +14,10 @@ from stages.formats.turns import ROLE_KEYS, first_value
 from stages.store.records import Message
 
 ANSWER = re.compile(r"(model_|human_)?(output|response|answer|completion|generation|conversation|reply|ref)_?")
-SIDES = {"1": "2", "a": "b", "0": "1"}  # how the columns of the two are told apart
+SIDES = {"1": "2", "a": "b", "0": "1"}  # ends of the columns' names: the first answer's, and the second's
 PREFERENCE = "preference preferred winner better better_response_id majority choice verdict label labels"
-SCORES = "score rating reward winner_model"  # a number for each of the two, of which the higher is better
-MAX_SHOWN = 9  # values, in an error
+SCORES = "score rating reward winner_model"  # columns with a number for each answer, higher is better
+MAX_SHOWN = 9  # values in an error
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 TIES = ("tie", "both", "same", "equal", "tie_bothbad", "both_bad", "neither", "draw")
 
@@ -32,7 +32,8 @@ class Compared(Format):
         for a in sorted(names):
             for one, other in SIDES.items():
                 b = a.removesuffix(one) + other
-                third = a.removesuffix(one) + chr(ord(other) + 1)  # of more than two one is no preference
+                # If there is a third answer, the preference is not between two.
+                third = a.removesuffix(one) + chr(ord(other) + 1)
                 is_pair = b in names and third not in names
                 if a.endswith(one) and is_pair and ANSWER.fullmatch(a.removesuffix(one)):
                     pairs = " ".join(f"{name}_{one}+{name}_{other}" for name in SCORES.split())
@@ -47,9 +48,7 @@ class Compared(Format):
         self.names, self.setting, self.values = names, labels, Counter[str]()
         a, b = (normal_name(str(names[side])) for side in ("a", "b"))
         one, other = (a[-1], b[-1]) if SIDES.get(a[-1:]) == b[-1:] else ("1", "2")
-        self.sides = {
-            word: score for column, score in ((a, 1.0), (b, 0.0)) for word in (column, f"model_{column[-1]}")
-        }
+        self.sides = dict.fromkeys((a, f"model_{a[-1]}"), 1.0) | dict.fromkeys((b, f"model_{b[-1]}"), 0.0)
         self.sides |= {one: 1.0, other: 0.0, "left": 1.0, "right": 0.0} | dict.fromkeys(TIES, 0.5)
         if (one, other) == ("1", "2"):
             self.sides["1_5"] = 0.5
@@ -59,20 +58,20 @@ class Compared(Format):
                 raise self.unclear_error(values)
 
     def first_score(self, value: str) -> float | None:
-        """How good the first answer is, by a preference as a word: 1, 0, or 0.5 of a tie; None where the word names
-        neither. A number names the answer whose column bears that number: what another means, only `labels` can tell,
-        since sets differ in whether 0 is the first answer or a tie."""
+        """Return the score of the first answer: 1 if preferred, 0 if not, 0.5 for a tie, None if the word is unknown.
+        A number means the answer whose column has that number. Data sets differ in whether 0 is the first answer or a
+        tie, so other numbers need the setting `labels`."""
         word = self.labels.get(value, value)
         return None if word.startswith("-") else self.sides.get(normal_name(word))
 
     def unclear_error(self, values: Iterable[str]) -> UserError:
-        """The error for preferences that name neither answer, with the setting that says what each of them means."""
+        """Return the error for preferences that name neither answer, with the setting that explains them."""
         column, a, b = (str(self.names[role]) for role in ("preference", "a", "b"))
         ordered = sorted(values)[:MAX_SHOWN]
         words = ", ".join(f"{value}: WORD" for value in ordered) + ", …" * (len({*values}) > MAX_SHOWN)
         return UserError(
-            f"{column} holds {', '.join(ordered)}, and not all of these name {a}, {b} or a tie. {self.setting}="
-            f"{{{words}}} says what they mean: each WORD is left ({a} is better), right ({b}) or tie."
+            f"{column} holds {', '.join(ordered)}, and some of these values name neither {a}, {b} nor a tie. Type "
+            f"{self.setting}={{{words}}}, with left ({a} is better), right ({b} is better) or tie for each WORD."
         )
 
     def read_preference(self, value: Any) -> float:
@@ -83,14 +82,14 @@ class Compared(Format):
         if (score := self.first_score(word)) is None:
             if NUMBER.fullmatch(word):
                 raise self.unclear_error({*self.values, word})
-            raise BadRow("preference", f"names neither answer, nor a tie: {value!r:.40}")
+            raise BadRow("preference", f"names neither answer nor a tie: {value!r:.40}")
         return score
 
     def remarks(self) -> list[str]:
-        """Which answer every preference was read as."""
+        """Return notes for the user on how each preference was read."""
         column, a, b = (self.names[role] for role in ("preference", "a", "b"))
         if isinstance(column, list):
-            return [*super().remarks(), f"the higher one of {' and '.join(column)} was read as better"]
+            return [*super().remarks(), f"the answer with the higher of {' and '.join(column)} was read as better"]
         sides = ((1.0, f"{a} better"), (0.0, f"{b} better"), (0.5, "a tie"))
         readings = [
             f"{value} was read as {side} ({rows:,} rows)"
@@ -117,26 +116,25 @@ class Compared(Format):
             row = {**row, **{side: up_to_turn(row[side], row.get("turn")) for side in ("a", "b")}}
             (prompt, a), (other_prompt, b) = (self.read_whole(row, side) for side in ("a", "b"))
             if prompt != other_prompt:
-                raise BadRow("b", "answers another prompt than a: what was said before differs, too")
+                raise BadRow("b", "answers another prompt than a: the turns before the last answer differ, too")
         if a == b:
             raise BadRow("b", "is the same as a")
-        if not isinstance(row["preference"], list):  # of scores, nearly as many as rows
+        if not isinstance(row["preference"], list):  # pairs of scores have too many values to count
             self.values[label_word(row["preference"])] += 1
         return ParsedRow(prompt, [a, b], [score, 1 - score])
 
 
 def up_to_turn(turns: Any, last: Any) -> Any:
-    """A conversation up to the answer that was compared, the first or the second, as MT-bench's judges did."""
+    """Return a conversation up to the answer that was compared: the first or second, as in MT-bench's judgements."""
     if not isinstance(last, int) or not isinstance(turns, list):
         return turns
-    answers = [
-        i for i, turn in enumerate(turns) if isinstance(turn, dict) and first_value(turn, ROLE_KEYS) == "assistant"
-    ]
+    roles = [first_value(turn, ROLE_KEYS) if isinstance(turn, dict) else None for turn in turns]
+    answers = [i for i, role in enumerate(roles) if role == "assistant"]
     return turns[: answers[last - 1] + 1] if 0 < last < len(answers) else turns
 
 
 def interleave(requests: Any, answers: Any) -> list[Any] | None:
-    """The turns in two lists, of requests and of the answers to each, as LMSYS has them in JSON."""
+    """Return the turns of a list of requests and a list of their answers, as LMSYS writes them in JSON; else None."""
     requests, answers = parse_cell(requests), parse_cell(answers)
     if not isinstance(requests, list) or not isinstance(answers, list) or len(requests) != len(answers):
         return None

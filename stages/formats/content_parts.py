@@ -1,4 +1,4 @@
-"""Typed parts of a turn's content, as OpenAI, Anthropic, Gemini and Bedrock write them, in one form."""
+"""Parse the typed parts of a turn's content, as OpenAI, Anthropic, Gemini and Bedrock write them."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.formats.readers.row import BadRow
 
-# What a part is, by its `type`, or where it has none by the key that it stands under.
+# The kind of a part, by its `type`, or by its key if it has no type.
 KINDS = {
     "text": "text", "input_text": "text", "output_text": "text",
     "reasoning": "thought", "thinking": "thought",
@@ -22,7 +22,7 @@ def is_parts(value: Any) -> bool:
 
 
 def kind_of(part: Mapping[str, Any]) -> str | None:
-    """text, thought, call or result; of another part its type, and None of what is no part."""
+    """Return text, thought, call or result; for any other part its type; None if the object is not a part."""
     if "type" in part:
         return KINDS.get(str(part["type"]), str(part["type"]))
     if {"role", "from", "author", "speaker", "sender"} & part.keys():
@@ -31,16 +31,12 @@ def kind_of(part: Mapping[str, Any]) -> str | None:
 
 
 def split_parts(content: list[Any], field: str) -> dict[str, list[Any]]:
-    """What parts say, by their kind.
-
-    Raises:
-        BadRow: for a part that is no text and cannot be written as one.
-    """
+    """Return the values of parts by kind; raise BadRow for a part of a kind that cannot become text."""
     values_by_kind: dict[str, list[Any]] = {"text": [], "thought": [], "call": [], "result": []}
     for part in content:
         kind = kind_of(part) if isinstance(part, dict) else None
         if kind not in values_by_kind:
-            raise BadRow(field, f"a part of type {kind!r}; known: {', '.join(KINDS)}")
+            raise BadRow(field, f"a part of type {kind!r} cannot be read; the known types are {', '.join(KINDS)}")
         nested = (value for key, value in part.items() if key in KINDS and isinstance(value, dict))
         values_by_kind[kind].append(READERS[kind](part if "type" in part else next(nested, part)))
     return values_by_kind
@@ -51,18 +47,18 @@ def part_value(part: Mapping[str, Any]) -> Any:
 
 
 def parse_call(part: Mapping[str, Any]) -> Any:
-    """A call with its name and arguments, or the JSON of one."""
+    """Return a tool call as an object with name and arguments, or its JSON."""
     arguments: Any = next((part[key] for key in ARGUMENT_KEYS if key in part), {})
     return {"name": part["name"], "arguments": arguments} if "name" in part else part_value(part)
 
 
 def result_text(part: Mapping[str, Any]) -> str:
-    """What a tool gave back, as text."""
+    """Return the result of a tool as text."""
     content = part.get("content", part.get("response", ""))
-    if isinstance(content, list) and all(
-        isinstance(item, dict) and isinstance(item.get("text"), str) for item in content
-    ):
-        return "\n".join(item["text"] for item in content)
+    if isinstance(content, list):
+        texts: list[Any] = [item.get("text") if isinstance(item, dict) else None for item in content]
+        if all(isinstance(text, str) for text in texts):
+            return "\n".join(texts)
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 

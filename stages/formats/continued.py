@@ -1,4 +1,4 @@
-"""Messages that end with a request, and the answer to it in a column of its own, maybe with reasoning (Dolphin-R1)."""
+"""Messages that end with a request, with its answer, and maybe its reasoning, in other columns (Dolphin-R1)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from stages.formats.answered import Answered
 from stages.formats.chat import ends_with_answer
 from stages.formats.format import COMPLETION, CONTEXT, THOUGHT, TURNS, WEIGHT, is_turns, roles_of
 
-# Of these a checker compares answers with what they hold, which need be none.
+# Columns that checkers compare answers with. They need not be answers themselves.
 CHECKED = {"target", "targets", "ground_truth"}
 
 

@@ -1,7 +1,7 @@
-"""The format of a file, told from its first rows.
+"""Recognise the format of a file from its first rows.
 
-`known.yaml` lists widely used sets whose columns do not say by their names what they are, or not rightly, with what
-`columns` and `labels` would say of them. A set more is an entry more there.
+`known.yaml` lists widely used data sets whose column names do not say what the columns hold, or say it wrongly. Each
+entry there gives the `columns` and `labels` that a user would otherwise have to type.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,27 +15,11 @@ import yaml
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
-from stages.formats.column_mapping import (
-    FORMATS,
-    ColumnMapping,
-    Purpose,
-    allowed_formats,
-    build_mapping,
-    format_name,
-    role_getters,
-    role_values,
-)
+from stages.formats import refusal_messages as refusals
+from stages.formats.column_mapping import FORMATS, ColumnMapping, Purpose, allowed_formats, build_mapping, format_name
 from stages.formats.columns import ChangesMeaning, list_unread
 from stages.formats.readers.files import Table
 from stages.formats.readers.row import validate_columns
-from stages.formats.refusal_messages import (
-    nested_user_paths,
-    refuse_judged,
-    refuse_options,
-    refuse_rivals,
-    refuse_unanswered,
-    unknown_format_error,
-)
 from stages.formats.texts import Texts
 from stages.formats.turns import is_empty
 
@@ -44,11 +28,10 @@ PEEKED = 200  # rows
 
 
 def detect_mapping(table: Table, source: Source, key: str, purpose: Purpose) -> ColumnMapping | None:
-    """The layout of a file, for preferences or for examples, whose format has looked at the rows that it learns from;
-    None where the file has no row that can be read.
+    """Return a file's format and its columns by role; None if no row can be read. The format has learnt from the rows.
 
     Raises:
-        UserError: as `recognised`, and where the rows do not go together.
+        UserError: as `recognise_format`; also if the format finds that the rows contradict each other.
     """
     rows = first_rows(table)
     mapping = recognise_format(table, rows, source, key, purpose)
@@ -58,7 +41,7 @@ def detect_mapping(table: Table, source: Source, key: str, purpose: Purpose) -> 
 
 
 def first_rows(table: Table) -> list[dict[str, Any]]:
-    """The first rows of a file, without those that cannot be read."""
+    """Return the readable rows among the first `PEEKED` rows of a file."""
     rows = list[dict[str, Any]]()
     for row in islice(table.rows(), PEEKED):
         if not row.error and isinstance(row.value, dict):
@@ -70,48 +53,43 @@ def first_rows(table: Table) -> list[dict[str, Any]]:
 def recognise_format(
     table: Table, rows: list[dict[str, Any]], source: Source, key: str, purpose: Purpose
 ) -> ColumnMapping | None:
-    """The layout of a file by its first rows alone; None where there are none.
+    """Return a file's format and its columns by role, from the first rows alone; None if there are no rows.
 
     Raises:
-        UserError: where it has no format of ours, naming its columns and the setting that would say what they are; and
-            where it may be read in several ways.
+        UserError: if no format fits, or several readings do. The message has the columns, and a setting to type.
     """
     block, _, _ = key.rpartition(".")
     if not allowed_formats(source, purpose):
-        format_names = ", ".join(map(format_name, FORMATS[purpose]))
-        raise UserError(
-            f"{block}.format={source.format}: here are read {purpose}; the formats of that are {format_names}."
-        )
+        names = ", ".join(map(format_name, FORMATS[purpose]))
+        raise UserError(f"{block}.format={source.format}: this format does not hold {purpose}. Type one of {names}.")
     if not rows:
         return None
     columns = list(dict.fromkeys(column for row in rows for column in row if not is_empty(row[column])))
     mapping = best_mapping(source, purpose, columns, rows)
+    head = refusals.FileHead(table.name, source, block, columns, rows, purpose)
     if purpose in (Purpose.answers, Purpose.prompts):
-        refuse_options(table, source, block, columns, rows)
+        refusals.refuse_options(head)
     if mapping is None:
-        raise unknown_format_error(table, source, block, columns, rows, purpose)
+        raise refusals.unknown_format_error(head)
     if purpose is Purpose.answers:
-        refuse_unanswered(table, mapping, source, block, columns, rows[0])
-        refuse_judged(table, mapping, source, block, columns, rows)
-    refuse_rivals(table, mapping, block, columns, rows)
-    mapping.prompts_only = (
-        purpose is Purpose.prompts
-        and mapping.format.compares
-        and bool({"prompt", "messages"} & {*mapping.first_paths})
-    )
+        refusals.refuse_unanswered(head, mapping)
+        refusals.refuse_judged(head, mapping)
+    refusals.refuse_rivals(head, mapping)
+    has_prompt = bool({"prompt", "messages"} & {*mapping.first_paths})
+    mapping.prompts_only = purpose is Purpose.prompts and mapping.format.compares and has_prompt
     return mapping
 
 
 def best_mapping(
     source: Source, purpose: Purpose, columns: list[str], rows: list[dict[str, Any]]
 ) -> ColumnMapping | None:
-    """The layout of the first format that most of these rows are of, or else of the one that the most are of; by what
-    is known of the set, or else by the names of its columns."""
+    """Return the first format that fits at least half of the rows, else the one that fits most; None if none fits.
+    Formats with the columns from `known.yaml` are tried first, then formats by the names of the columns.
+    """
     most_rows, best = 0, None
     known_source = with_known_columns(source, {column for row in rows for column in row})
-    for candidate, kind in [(known_source, kind) for kind in allowed_formats(known_source, purpose)] + [
-        (source, kind) for kind in allowed_formats(source, purpose)
-    ]:
+    candidates = [(each, kind) for each in (known_source, source) for kind in allowed_formats(each, purpose)]
+    for candidate, kind in candidates:
         mapping = build_mapping(kind(candidate), columns, candidate.columns)
         usable = sum(fits_row(mapping, row) for row in rows)
         if usable > most_rows:
@@ -119,37 +97,38 @@ def best_mapping(
         if 2 * usable >= len(rows):
             break
     if best:
-        best.missing_paths = nested_user_paths(source)
+        best.missing_paths = refusals.nested_user_paths(source)
     return best
 
 
 def fits_row(mapping: ColumnMapping, row: dict[str, Any]) -> bool:
-    """Whether a row is of this format: it has what is needed, and no column that would mean something else."""
+    """Return True if a row has the roles that the format needs, and no column that changes what running text is."""
     unresolved = {role for role, path in mapping.user_columns.items() if path is not None} - mapping.first_paths.keys()
-    values = role_values(row, role_getters(mapping.first_paths, row))
+    values = mapping.first_values(row)
     if unresolved or not values.keys() >= {*mapping.format.needs} or not mapping.format.fits(values):
         return False
     columns = mapping.find_columns(row)
     try:
-        list_unread(row, role_values(row, columns.getters), columns.unread)
+        list_unread(row, columns.values(row), columns.unread)
     except ChangesMeaning:
-        return not isinstance(mapping.format, Texts)  # else it is told by name
+        return not isinstance(mapping.format, Texts)  # for other formats, the reader raises it with the column's name
     return True
 
 
 def learn_from_rows(table: Table, mapping: ColumnMapping, rows: list[dict[str, Any]], labels: str) -> None:
-    """Have a format look at a file's rows before it reads them."""
-    seen = (row.value for row in table.rows() if isinstance(row.value, dict)) if mapping.format.learns_all else rows
-    values = (role_values(row, mapping.find_columns(row).getters) for row in seen)
+    """Let the format look at the first rows, or at all rows, before it parses any."""
+    form = mapping.format
+    seen = (row.value for row in table.rows() if isinstance(row.value, dict)) if form.learns_all else rows
+    values = (mapping.find_columns(row).values(row) for row in seen)
     try:
-        mapping.format.learn((v for v in values if v.keys() >= {*mapping.format.needs}), mapping.first_paths, labels)
+        form.learn((value for value in values if value.keys() >= {*form.needs}), mapping.first_paths, labels)
     except UserError as error:
         raise UserError(f"{table.name}: {error}") from error
 
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """A set: columns that it has, or with `alone` all of them; the columns of its roles, and words for its labels."""
+    """An entry of `known.yaml`. `of`: columns by which a data set is recognised; with `alone` it has no others."""
 
     name: str
     of: list[str]
@@ -164,7 +143,7 @@ def known_datasets() -> list[KnownDataset]:
 
 
 def with_known_columns(source: Source, columns: Collection[str]) -> Source:
-    """A source with what its columns tell of it, but for one of which the user says it: its roles, or its task."""
+    """Return the source with `columns` and `labels` from `known.yaml`, unless the user named roles or a task."""
     dropped = {column for column, path in source.columns.items() if path is None}
     if source.task or {*source.columns} - dropped:
         return source

@@ -1,7 +1,7 @@
-"""The protocol of formats: which columns say what was asked, what was answered, and which answers are learnt from.
+"""The base class of formats: a format parses the columns of a row into a prompt, its answers and their scores.
 
-Weights of a row or of its turns say the last. A turn is trained or it is not: the loss is a mean over tokens that all
-count alike, so a weight between 0 and 1 is refused by name.
+Weights of a row or a turn select the answers that are trained. The loss is a mean over equally weighted tokens, so a
+weight other than 0 and 1 is refused.
 """
 
 from abc import ABC, abstractmethod
@@ -31,7 +31,7 @@ from stages.formats.turns import (
 )
 from stages.store.records import Message
 
-# Roles of columns that several formats have, with the names that they go by, in order of preference.
+# Roles that several formats have, each with the column names that are tried for it, in this order.
 CONTEXT = {
     "system": "system system_prompt system_message systeminstruction system_instruction",
     "history": "history",
@@ -43,7 +43,7 @@ PROMPT = {
     "input": "input inputs context passage",
 }
 THOUGHT = {"reasoning": f"{' '.join(REASONING_KEYS)} complex_cot cot chain_of_thought"}
-SWITCHES = {"on", "off", "true", "false", "yes", "no"}  # of reasoning, and no reasoning
+SWITCHES = {"on", "off", "true", "false", "yes", "no"}  # values that turn reasoning on or off, and are not its text
 PROVENANCE = {"licence": "", "origin": ""}  # of any row, where `columns` says in which column
 WEIGHT = {"weight": "loss_weight sample_weight weight train"}
 COMPLETION = "output completion response answer solution assistant generation generated_solution target targets "
@@ -52,17 +52,15 @@ FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true
 
 
 def roles_of(*common: Mapping[str, str], **format_roles: str) -> dict[str, str]:
-    """Roles with their names. Those of the format's own take their columns first."""
-    return format_roles | {
-        role: names for roles in common for role, names in roles.items() if role not in format_roles
-    }
+    """Return roles with their column names; the format's roles come first, so that they take their columns first."""
+    return format_roles | {role: names for each in common for role, names in each.items() if role not in format_roles}
 
 
 class ParsedRow(NamedTuple):
-    """What a row says: the messages up to the last request (none of running text), and the answers to it. `scores` of
-    answers that somebody judged: higher is better. Those that are `graded` mean something from row to row; others tell
-    the answers of one row apart. `trained`: whether each assistant turn is, the one answer last; None: all are.
-    `licence` and `origin`: what the row states of itself."""
+    """The content of a row: `messages` up to the last request (empty for running text), and the answers to it.
+    `scores`: one for each answer, higher is better. `graded` scores can be compared between rows; other scores only
+    order the answers of one row. `trained`: a flag for each assistant turn, with the answer last; None if all are
+    trained. `licence` and `origin`: as the row states them."""
 
     messages: list[Message]
     answers: list[str]
@@ -73,20 +71,21 @@ class ParsedRow(NamedTuple):
     origin: str | None = None
 
     def rewrite_texts(self, write: Callable[[str, str], str]) -> "ParsedRow":
-        """The row with every text of it written anew, by the text and where it stands: a role, or `answer`."""
+        """Return the row with each text replaced by `write(text, role)`; the role of an answer is `answer`."""
         messages = [{**turn, "content": write(turn["content"], turn["role"])} for turn in self.messages]
         return self._replace(messages=messages, answers=[write(answer, "answer") for answer in self.answers])
 
 
 class Format(ABC):
-    """A format is a file in this folder with one such class; `format` of a source names the file. What it reads are
-    *roles*: `columns` of a source says which column has which, else the first of their names that a file has."""
+    """The base class of formats. A format is a file in this folder with one subclass; the setting `format` names it.
+    A format reads rows by role. The setting `columns` gives the column of a role; otherwise the first of the role's
+    names in `roles` that the file has is its column."""
 
     roles: Mapping[str, str]
     needs: tuple[str, ...] = ()
-    compares = False  # whether a row has several answers, of which some are better
-    learns_all = False  # whether `learn` needs all rows of a file
-    weighted_roles: tuple[str, ...] = ()  # roles of whose answers a weight is read
+    compares = False  # True if rows have several answers, and some are better
+    learns_all = False  # True if `learn` needs all rows of a file
+    weighted_roles: tuple[str, ...] = ()  # roles whose turns may have weights
 
     def __init__(self, source: Source):
         self.labels = {str(k).lower(): str(v) for k, v in source.labels.items()}
@@ -95,40 +94,40 @@ class Format(ABC):
         self.untrained = 0  # turns, of the rows so far
 
     def role_names(self, columns: Collection[str]) -> Mapping[str, str]:
-        """The names of every role, among these columns of a file."""
+        """Return the column names that are tried for each role in a file with these columns."""
         return self.roles
 
     def fits(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row has what is needed in the shape that it must have. Its keys are roles."""
+        """Return True if the values of a row, by role, have the types that this format parses."""
         return True
 
     def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:  # noqa: B027
-        """Look at a file's first rows, for what one alone does not tell. `names` are the columns by role.
+        """Learn from the first rows of a file, such as the set of labels. `names` are the columns by role.
 
         Raises:
-            UserError: where they cannot be understood; `labels` is the setting that would say what they mean.
+            UserError: if the values are ambiguous; `labels` is the key of the setting that explains them.
         """
 
     def remarks(self) -> list[str]:
-        """What a user should know of a file beside what was read as what."""
-        return [f"{self.untrained:,} answers have weight 0: they are read, and not trained"] if self.untrained else []
+        """Return notes for the user on how the file was read."""
+        return [f"{self.untrained:,} answers have weight 0 and are not trained on"] if self.untrained else []
 
     @abstractmethod
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
-        """What a row says. Its keys are roles that say something, those needed among them.
+        """Parse a row, given as its values by role. All roles in `needs` are there, and no value is empty.
 
         Raises:
-            BadRow: where it cannot be used.
+            BadRow: if the row cannot be used.
         """
 
     def parse_turns(self, value: Any, field: str) -> list[Message]:
-        """The turns in a list of them, in a transcript, or in texts that take turns."""
+        """Parse turns from a list of objects, a list of alternating texts, or a transcript in one string."""
         if (messages := parse_transcript(value, plain=True)) is not None:
             return [{**turn, "content": require_text(turn["content"], field)} for turn in messages]
         return [parse_turn(turn, field, self.strip) for turn in turn_objects(require_list(value, field))]
 
     def read_conversation(self, row: Mapping[str, Any]) -> list[Message]:
-        """The conversation in a row's `messages`, else up to the request in its `prompt`."""
+        """Return the conversation in `messages`, or else the one that ends with the request in `prompt`."""
         if "messages" in row:
             turns = with_context(row, self.parse_turns(row["messages"], "messages"))
         elif "prompt" not in row:
@@ -143,29 +142,31 @@ class Format(ABC):
                 request = f"{request}\n\n{require_text(only_text(row['input'], 'input'), 'input')}"
             return self.add_tools([*context_turns(row), {"role": "user", "content": request}], row)
         if "input" in row:
-            raise BadRow("input", "stands beside a prompt of several turns: `columns: {COLUMN: null}` leaves it out")
+            raise BadRow(
+                "input", "the prompt has several turns: type `columns: {COLUMN: null}` to leave the input out"
+            )
         return self.add_tools(turns, row)
 
     def add_tools(self, turns: list[Message], row: Mapping[str, Any]) -> list[Message]:
-        """The turns, with the tools that the row offers."""
+        """Return the turns, with the row's tools in the system message."""
         return with_tools(turns, row["tools"]) if "tools" in row else turns
 
     def read_prompt(self, row: Mapping[str, Any]) -> list[Message]:
-        """As `asked`; it must not end with an answer already."""
+        """Return the row's conversation, which must end with a request."""
         messages, answer = split_off_answer(self.read_conversation(row))
         if answer is not None:
             raise BadRow("", "the prompt ends with an assistant turn")
         return messages
 
     def weighted_row(self, row: Mapping[str, Any], messages: list[Message], answer: str | None) -> ParsedRow:
-        """A conversation with the answer that ends it, and which of its assistant turns are trained."""
+        """Return the parsed row of a conversation and its last answer, with the turns that its weights train."""
         trained = trained_by_weights(row, messages, self.dropped, answer is not None)
         if trained:
             self.untrained += trained.count(False)
         return ParsedRow(messages, [] if answer is None else [answer], trained=trained)
 
     def read_whole(self, row: Mapping[str, Any], side: str) -> tuple[list[Message], str]:
-        """The prompt and the answer of a whole conversation, which stands in one of several columns."""
+        """Return the prompt and the answer of a role such as `chosen` that holds a whole conversation."""
         turns = with_context(row, self.parse_turns(row[side], side))
         prompt, answer = split_off_answer(self.add_tools(turns, row))
         if answer is None:
@@ -173,7 +174,7 @@ class Format(ABC):
         return prompt, answer
 
     def read_answer(self, value: Any, field: str, prompt: list[Message], reasoning: Any = None) -> str:
-        """The answer in a string, a turn, or a list of turns that may repeat what was asked."""
+        """Return the answer from a string, a turn, or a list of turns that may repeat the prompt."""
         value = only_text(value, field)
         if isinstance(value, (bool, int, float)):
             value = self.answer_word(value, field)
@@ -183,43 +184,39 @@ class Format(ABC):
                 raise BadRow(field, "must be one assistant turn, alone or after the prompt")
             return turns[-1]["content"]
         if reasoning is not None and str(reasoning := only_text(reasoning, "reasoning")).lower() in SWITCHES:
-            raise ChangesMeaning("reasoning", f"is {reasoning!r}, which is no reasoning")
+            raise ChangesMeaning("reasoning", f"is {reasoning!r}, which is a switch and not a reasoning text")
         return with_reasoning(require_text(value, field), reasoning, field, self.strip)
 
     def answer_word(self, value: Any, field: str) -> str:
-        """An answer that is true, false or a number, in the word that `labels` has for it."""
-        if (word := self.labels.get(str(value).lower())) is None:
-            hint = f"`labels: {{{str(value).lower()}: WORD, …}}` says it in words"
+        """Return the word from `labels` for an answer that is true, false or a number."""
+        if (word := self.labels.get(key := str(value).lower())) is None:
+            hint = f"type `labels: {{{key}: WORD, …}}` with the text of each answer"
             raise BadRow(field, f"must be text, is {type(value).__name__}: {hint}")
         return word
 
 
 def with_context(row: Mapping[str, Any], turns: list[Message]) -> list[Message]:
-    """The turns of a conversation after what its row says of before."""
+    """Return the turns after the row's system message and history."""
     before = context_turns(row)
     if [turn["role"] for turn in (*before[:1], *turns[:1])] != ["system", "system"]:
         return before + turns
     if before[0] != turns[0]:
-        raise BadRow("system", "is not the one that the messages begin with: `columns: {COLUMN: null}` leaves it out")
+        raise BadRow("system", "differs from the first message: type `columns: {COLUMN: null}` to leave it out")
     return before + turns[1:]
 
 
 def only_text(value: Any, field: str) -> Any:
-    """The one text of a list; another value as it is.
-
-    Raises:
-        BadRow: where there are several, of which any may be meant.
-    """
-    if not isinstance(value, list) or not value or not all(isinstance(each, str) for each in value):
+    """Return the only text of a list; any other value unchanged. Raise BadRow for a list with several texts."""
+    if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
         return value
     if len(value) > 1:
         noun = "requests" if field == "prompt" else "texts" if field == "input" else "answers"
-        raise BadRow(field, f"holds {len(value)} {noun}: `columns: {{{field}: COLUMN.0}}` takes the first")
+        raise BadRow(field, f"holds {len(value)} {noun}: type `columns: {{{field}: COLUMN.0}}` to read the first")
     return value[0]
 
 
 def calls_text(value: Any) -> str | None:
-    """The calls of tools in a list of them, as text."""
+    """Return a list of tool calls as text; None if the value is not such a list."""
     parsed = parse_cell(value)
     if not isinstance(parsed, list) or not parsed or not all(isinstance(c, dict) and "arguments" in c for c in parsed):
         return None
@@ -227,30 +224,23 @@ def calls_text(value: Any) -> str | None:
 
 
 def is_turns(value: Any) -> bool:
-    """Whether a value looks like the turns of a conversation."""
+    """Return True for a list of objects, or a string that holds one or is a transcript."""
     if isinstance(value, str):
         return parse_transcript(value) is not None or value.lstrip().startswith("[{")
     return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) for turn in value)
 
 
 def is_trained(value: Any, column: str) -> bool:
-    """Whether a weight has its turn trained.
-
-    Raises:
-        ChangesMeaning: where it is neither 0 nor 1.
-    """
+    """Return True for weight 1 and False for weight 0; raise ChangesMeaning for any other."""
     if (flag := FLAGS.get(str(value).lower())) is None:
-        raise ChangesMeaning(column, f"is {value!r:.40}, and of weights only 0 and 1 are read")
+        raise ChangesMeaning(column, f"is {value!r:.40}, but a weight must be 0 or 1")
     return flag
 
 
 def trained_turns(messages: Any, column: str, dropped: Collection[str] = ()) -> list[bool]:
-    """Whether each assistant turn of a list is trained, by the weights that it has."""
-    turns = (
-        turn_objects(require_list(messages, column))
-        if isinstance(messages, list) or str(messages).lstrip()[:1] == "["
-        else []
-    )
+    """Return a flag for each assistant turn of a list: False if one of its weights is 0. A transcript has no flags."""
+    is_list = isinstance(messages, list) or str(messages).lstrip()[:1] == "["
+    turns = turn_objects(require_list(messages, column)) if is_list else []
     return [
         all(
             is_trained(value, f"{column}.{key}")
@@ -265,13 +255,13 @@ def trained_turns(messages: Any, column: str, dropped: Collection[str] = ()) -> 
 def trained_by_weights(
     row: Mapping[str, Any], turns: list[Message], dropped: Collection[str], answered: bool
 ) -> list[bool] | None:
-    """Whether each assistant turn of a conversation is trained, by its row's weight and those of its `messages`, which
-    come last in it; None where all are. `answered`: another one comes after these turns."""
+    """Return a flag for each assistant turn, by the weights of the row and of its messages; None if all are trained.
+    `turns` end with the messages; a history before them is trained. `answered`: one more answer follows the turns."""
     if "messages" not in row and "weight" not in row:
         return None
     count = sum(turn["role"] == "assistant" for turn in turns) + answered
     message_flags = trained_turns(row["messages"], "messages", dropped) if "messages" in row else []
-    message_flags += [True] * (answered and "completion" in row)  # beside messages that end with a request
+    message_flags += [True] * (answered and "completion" in row)  # the messages end with a request then
     flags = [True] * (count - len(message_flags)) + message_flags
     if "weight" in row and not is_trained(row["weight"], "weight"):
         flags = [False] * count

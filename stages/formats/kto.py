@@ -1,4 +1,4 @@
-"""KTO's rows: a conversation, and whether its answer is a good one."""
+"""KTO's rows: a conversation, and a label that calls its answer good or bad."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ class KTO(Format):
         self.column, self.values = names["label"], Counter[tuple[str, float]]()
 
     def remarks(self) -> list[str]:
-        """Which answers every label was read as."""
+        """Return notes for the user on how each label was read."""
         readings = [
             f"{value} was read as {'a good' if score else 'a bad'} answer ({rows:,} rows)"
             for (value, score), rows in sorted(self.values.items(), key=lambda item: -item[0][1])
@@ -31,20 +31,20 @@ class KTO(Format):
         return [*super().remarks(), f"{self.column}: {', '.join(readings)}"]
 
     def label_score(self, value: Any) -> float | None:
-        """1 of a good answer, 0 of a bad one; None of what says neither. Numbers need `labels: {1: true, 0: false}`:
-        elsewhere they are classes."""
+        """Return 1 for a label that means good, 0 for bad, None for any other. Numbers may be classes, so they need
+        `labels: {1: true, 0: false}`."""
         word = label_word(value)
         return SCORES.get(self.labels.get(word, word).lower())
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         if (score := self.label_score(row["label"])) is None:
-            raise BadRow("label", f"must be true or false, good or bad, is {row['label']!r:.40}")
+            raise BadRow("label", f"must be true, false, good or bad, is {row['label']!r:.40}")
         if "completion" in row and "messages" not in row:
             messages = self.read_prompt(row)
             answer: str | None = self.read_answer(row["completion"], "completion", messages, row.get("reasoning"))
         else:
             messages, answer = split_off_answer(self.read_conversation(row))
         if answer is None:
-            raise BadRow("", "no assistant turn that the label could be of")
+            raise BadRow("", "the conversation has no answer for the label")
         self.values[label_word(row["label"]), score] += 1
         return ParsedRow(messages, [answer], [score], graded=True)

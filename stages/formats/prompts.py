@@ -1,4 +1,4 @@
-"""Requests without answers, to be sampled."""
+"""Requests without answers, for models to answer."""
 
 from collections.abc import Mapping
 from typing import Any

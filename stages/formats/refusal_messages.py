@@ -1,37 +1,25 @@
-"""What a user is told of a file that is not understood, or that may be read in several ways: what there is, and the
-setting that would say what it means."""
+"""Errors for a file that matches no format, or that may be read in several ways. Each names the setting that helps."""
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError, nearest
+from stages.formats import columns as column_paths
 from stages.formats.chosen_rejected import is_whole
 from stages.formats.column_mapping import MAX_SHOWN, ColumnMapping, Purpose, allowed_formats, build_mapping
-from stages.formats.columns import (
-    CHOICE,
-    has_path,
-    label_word,
-    missing_column,
-    nested_keys,
-    normal_name,
-    path_parts,
-    resolve_columns,
-    top_columns,
-    value_at,
-)
+from stages.formats.columns import has_path, label_word, nested_keys, normal_name, value_at
 from stages.formats.format import CONTEXT, PROMPT, PROVENANCE
 from stages.formats.kto import KTO
 from stages.formats.phrased import LETTERS, Phrased
 from stages.formats.prompts import Prompts
-from stages.formats.readers.files import Table
 from stages.formats.texts import Texts
 from stages.formats.turns import is_empty
 from stages.store import plugins
 
-# What names the columns of answers, and of each kind of preference.
+# Values of `columns` for each kind of training example, and for each kind of preference.
 ANSWERED = ("{prompt: COLUMN, completion: COLUMN}", "{messages: COLUMN}", "{text: COLUMN}")
 PREFERRED = (
     "{prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}",
@@ -40,101 +28,108 @@ PREFERRED = (
     "{prompt: COLUMN, completion: COLUMN, label: COLUMN}",
 )
 OPTIONS_TASK = "multiple_choice"
-# What says how good the answer of its row is, as a column or inside of one.
+# Names of columns, or of keys inside a column, that score the answer of their row.
 JUDGING = {"quality", "helpfulness", "score", "scores", "overall_score", "rating", "ratings", "reward", "rewards"}
-# Several of these in a row with different texts: any may be meant. A rendering of the request is called prompt.
+# Columns that may all be the role, if their texts differ. A `prompt` beside them is the rendered request.
 RIVALS = {
     "prompt": ("instruction", "question", "query", "problem"),
     "completion": ("output", "completion", "response", "answer", "solution"),
 }
+TRUE_OR_FALSE = "with true for each WORD that marks a good answer, and false for the others"
 
 
-def unknown_format_error(
-    table: Table, source: Source, block: str, columns: list[str], rows: list[dict[str, Any]], purpose: Purpose
-) -> UserError:
-    """That a file has no format of ours, and what would say which it has."""
-    problem = f"{table.name}: no known columns among {shortlist(columns)}"
-    roles = {role for kind in allowed_formats(source, purpose) for role in kind(source).roles} | {*PROVENANCE}
+@dataclass(frozen=True)
+class FileHead:
+    """The first rows of a file, its name, and `block`: the config key of the source that the file belongs to.
+    `columns` are those that are not empty in at least one of these rows."""
+
+    name: str
+    source: Source
+    block: str
+    columns: list[str]
+    rows: list[dict[str, Any]]
+    purpose: Purpose
+
+
+def unknown_format_error(head: FileHead) -> UserError:
+    """Return the error for a file in no known format, naming the setting that maps its columns."""
+    source, block, columns = head.source, head.block, head.columns
+    problem = f"{head.name}: no known columns among {shortlist(columns)}"
+    kinds = allowed_formats(source, head.purpose)
+    roles = {role for kind in kinds for role in kind(source).roles} | {*PROVENANCE}
     for role, path in source.columns.items():
         if path is not None and role not in roles:
-            return UserError(f"{block}.columns: {role!r} is no role here.{nearest(role, roles)}")
-    if error := missing_column_error(source, block, table.name, columns):
+            return UserError(f"{block}.columns: {role!r} is not a role.{nearest(role, roles)}")
+    if error := missing_column_error(source, block, head.name, columns):
         return error
     if missing := {
-        (role, path) for role, path in nested_user_paths(source) if not any(has_path(row, path) for row in rows)
+        (role, path) for role, path in nested_user_paths(source) if not any(has_path(row, path) for row in head.rows)
     }:
-        return missing_key_error(missing, block, table.name, rows)
+        return missing_key_error(missing, block, head.name, head.rows)
     if source.task:
-        expected = "; ".join(f"{role} ({names})" for role, names in Phrased(source).roles.items())
+        needed = "; ".join(f"{role} ({names})" for role, names in Phrased(source).roles.items())
         return UserError(
-            f"{problem}. task={source.task} wants {expected}: {block}.columns={{ROLE: COLUMN}} names them."
+            f"{problem}. task={source.task} needs these roles, each from a column with one of the names in brackets: "
+            f"{needed}. Type {block}.columns={{ROLE: COLUMN}} to name other columns."
         )
-    if error := unclear_labels_error(table.name, source, block, columns, rows):
+    if error := unclear_labels_error(head):
         return error
-    labelled = [] if purpose in (Purpose.preferences, Purpose.candidates) else plugins.labelled()
-    fitting = [task for task in labelled if fits_task(task, source, columns)]
-    if fitting:
+    is_labelled = head.purpose not in (Purpose.preferences, Purpose.candidates)
+    if tasks := [task for task in plugins.labelled() if is_labelled and fits_task(task, source, columns)]:
         return UserError(
-            f"{problem}: this is a labelled set. {block}.task=TASK makes instructions of it, TASK being one of "
-            f"{', '.join(fitting)}; {block}.columns={{prompt: COLUMN, completion: COLUMN}} takes it as it is."
+            f"{problem}, and this looks like a labelled set. {block}.task=TASK writes its rows as instructions; "
+            f"TASK is one of {', '.join(tasks)}. {block}.columns={{prompt: COLUMN, completion: COLUMN}} reads two "
+            "columns as they are."
         )
-    problem += f"; {block}.columns={{OTHER: null}} leaves the others beside text out" * ("text" in columns)
-    names = {
-        name
-        for kind in allowed_formats(source, purpose)
-        for names in kind(source).roles.values()
-        for name in names.split()
-    }
-    problem += "" if names & {*map(normal_name, columns)} else missing_header_hint(table.name)
-    ways = PREFERRED if purpose is Purpose.preferences else ANSWERED[: 3 if purpose is Purpose.answers else 1]
-    more = "".join(f", or {way}" for way in ways[1:])
+    names = {name for kind in kinds for names in kind(source).roles.values() for name in names.split()}
+    ways = {Purpose.preferences: PREFERRED, Purpose.answers: ANSWERED}.get(head.purpose, ANSWERED[:1])
+    settings = f"{block}.columns={ways[0]}" + "".join(f" or {way}" for way in ways[1:])
+    text = f" {block}.columns={{OTHER: null}} leaves a column out, so that `text` can be read alone."
+    header = "" if names & {*map(normal_name, columns)} else missing_header_hint(head.name)
     return UserError(
-        f"{problem}. Wanted: {purpose}. {block}.columns={ways[0]} names them{more}{nested_paths_hint(rows)}."
+        f"{problem}. The file needs {head.purpose}. Type {settings}, with your columns' names for COLUMN."
+        f"{nested_paths_hint(head.rows)}{text * ('text' in columns)}{header}"
     )
 
 
-def unclear_labels_error(
-    name: str, source: Source, block: str, columns: list[str], rows: list[dict[str, Any]]
-) -> UserError | None:
-    """The error for answers with a label each, of which nobody knows whether it calls its answer a good one."""
-    roles = build_mapping(KTO(source), columns, source.columns).first_paths
+def unclear_labels_error(head: FileHead) -> UserError | None:
+    """Return the error for single answers with labels that may mean good or bad; None for any other file."""
+    roles = build_mapping(KTO(head.source), head.columns, head.source.columns).first_paths
     if "label" not in roles or not ("messages" in roles or {"prompt", "completion"} <= roles.keys()):
         return None
-    values = sorted({label_word(value_at(row, roles["label"])) for row in rows} - {""})
+    values = sorted({label_word(value_at(row, roles["label"])) for row in head.rows} - {""})
     if not values or len(values) > MAX_SHOWN:
         return None
-    words = ", ".join(f"{value}: WORD" for value in values)
     return UserError(
-        f"{name}: {roles['label']} holds {', '.join(values)}, and not all of these say whether an answer is good. "
-        f"{block}.labels={{{words}}} says it: each WORD is true (a good answer) or false."
+        f"{head.name}: {roles['label']} holds {', '.join(values)}, and some of these values do not say whether an "
+        f"answer is good. Type {head.block}.labels={{{', '.join(f'{value}: WORD' for value in values)}}}, "
+        f"{TRUE_OR_FALSE}."
     )
 
 
-def refuse_judged(
-    table: Table, mapping: ColumnMapping, source: Source, block: str, columns: list[str], rows: list[dict[str, Any]]
-) -> None:
-    """Raise UserError for examples to learn from, if something beside them says how good each answer is and is not
-    read: the bad answers would be learnt, too."""
-    form = mapping.format
-    if source.task or not block.startswith("data.sources") or form.compares or isinstance(form, KTO | Prompts | Texts):
+def refuse_judged(head: FileHead, mapping: ColumnMapping) -> None:
+    """Raise UserError for training examples with scores that nothing reads, since bad answers would be trained on."""
+    form, block = mapping.format, head.block
+    if head.source.task or not block.startswith("data.sources"):
         return
-    read = {top for path in mapping.first_paths.values() for top in top_columns(path)} | form.dropped
-    for column in columns:
-        for path in [] if column in read else score_paths(column, rows):
-            values = sorted({label_word(value_at(row, path)) for row in rows} - {"", "nan"})
+    if form.compares or isinstance(form, KTO | Prompts | Texts):
+        return
+    read = {top for path in mapping.first_paths.values() for top in column_paths.top_columns(path)} | form.dropped
+    for column in head.columns:
+        for path in [] if column in read else score_paths(column, head.rows):
+            values = sorted({label_word(value_at(row, path)) for row in head.rows} - {"", "nan"})
             if len(values) > 1:
-                words = (
-                    ", ".join(f"{value}: WORD" for value in values) if len(values) <= MAX_SHOWN else "VALUE: WORD, …"
-                )
+                words = ", ".join(f"{value}: WORD" for value in values)
+                words = words if len(values) <= MAX_SHOWN else "VALUE: WORD, …"
                 raise UserError(
-                    f"{table.name}: {path} says how good each answer is ({shortlist(values)}), and nothing reads it. "
-                    f"{block}.columns={{{column}: null}} learns from all answers; {block}.columns={{label: {path}}} "
-                    f"{block}.labels={{{words}}} from some: each WORD is true (a good answer) or false."
+                    f"{head.name}: {path} scores the answers ({shortlist(values)}), and nothing reads it. "
+                    f"Type {block}.columns={{{column}: null}} to train on all answers. Or type "
+                    f"{block}.columns={{label: {path}}} {block}.labels={{{words}}}, {TRUE_OR_FALSE}."
                 )
 
 
 def score_paths(column: str, rows: list[dict[str, Any]]) -> list[str]:
-    """The places in a column that say how good an answer is: itself, or what is inside of it."""
+    """Return the paths that score answers in a column: the column itself, or keys inside of it."""
     keys = dict.fromkeys(key for row in rows for key in nested_keys(row.get(column)))
     if not keys:
         return [column] if normal_name(column) in JUDGING else []
@@ -142,155 +137,146 @@ def score_paths(column: str, rows: list[dict[str, Any]]) -> list[str]:
 
 
 def nested_paths_hint(rows: list[dict[str, Any]]) -> str:
-    """Columns with something inside of them, as paths."""
-    paths = dict.fromkeys(f"{column}.{key}" for row in rows for column in row for key in nested_keys(row[column]))
-    return f"; a COLUMN may be what is inside of one: {shortlist([*paths])}" if paths else ""
+    """Return a sentence with the paths of keys inside columns; empty if no column has keys."""
+    nested = dict.fromkeys(f"{column}.{key}" for row in rows for column in row for key in nested_keys(row[column]))
+    return f" A COLUMN may also be a key inside a column: {shortlist([*nested])}." if nested else ""
 
 
 def missing_header_hint(name: str) -> str:
-    """What helps where the first line of a table was taken for its header, and is a row."""
+    """Return the command that adds a header to a table whose first line may be a row; empty for other files."""
     file = FilePath(name)
-    mark = next((mark for kind, mark in ((".csv", ","), (".tsv", "\\t")) if kind in file.suffixes), None)
-    return (
-        f". If its first line is a row: (printf 'NAME{mark}NAME\\n'; cat {file.name}) > NEW{file.suffix}"
-        if mark
-        else ""
-    )
+    comma = next((comma for kind, comma in ((".csv", ","), (".tsv", "\\t")) if kind in file.suffixes), None)
+    command = f"(printf 'NAME{comma}NAME\\n'; cat {file.name}) > NEW{file.suffix}"
+    return f" If the first line is a row, write a file with a header: {command}" if comma else ""
 
 
 def missing_column_error(source: Source, block: str, where: str, columns: list[str]) -> UserError | None:
-    """That a role is given a column which is not among these."""
-    if not (missing := missing_column(source.columns, columns)):
+    """Return the error for the first role whose column from the setting `columns` is missing; None if none is."""
+    if not (missing := column_paths.missing_column(source.columns, columns)):
         return None
     role, column = missing
     problem = f"{block}.columns={{{role}: {column}}}: {where} has no such column"
-    return UserError(f"{problem}. There are: {shortlist(columns)}.")
+    return UserError(f"{problem}. Type one of its columns: {shortlist(columns)}.")
 
 
 def nested_user_paths(source: Source) -> set[tuple[str, str]]:
-    """The roles that a user gives to what is inside of a column, each with its path."""
-    return {(role, path) for role, paths in source.columns.items() for path in path_parts(paths) if "." in path}
+    """Return (role, path) of every role that the setting `columns` reads from a key inside a column."""
+    return {
+        (role, path)
+        for role, value in source.columns.items()
+        for path in column_paths.path_parts(value)
+        if "." in path
+    }
 
 
 def missing_key_error(
     missing: Collection[tuple[str, str]], block: str, where: str, rows: list[dict[str, Any]]
 ) -> UserError:
-    """That a path leads into none of the rows, and what there is where it ends."""
+    """Return the error for a path that is in no row, with the keys at the place where the path ends."""
     role, path = min(missing)
     steps = path.split(".")
-    deep = max(i for i in range(1, len(steps)) if i == 1 or any(has_path(row, ".".join(steps[:i])) for row in rows))
-    before, step = ".".join(steps[:deep]), steps[deep]
-    keys = dict.fromkeys(key for row in rows for key in nested_keys(value_at(row, before)))
-    there = nearest(step, keys) if keys else " It has no keys."
-    return UserError(f"{block}.columns={{{role}: {path}}}: {where} has no {step!r} in {before}.{there}")
+    depth = max(i for i in range(1, len(steps)) if i == 1 or any(has_path(row, ".".join(steps[:i])) for row in rows))
+    parent, step = ".".join(steps[:depth]), steps[depth]
+    keys = dict.fromkeys(key for row in rows for key in nested_keys(value_at(row, parent)))
+    hint = nearest(step, keys) if keys else f" {parent} has no keys: type {{{role}: {parent}}}."
+    return UserError(f"{block}.columns={{{role}: {path}}}: {where} has no {step!r} in {parent}.{hint}")
 
 
-def shortlist(columns: list[str]) -> str:
-    """The first of them, and how many more there are."""
-    more = f" and {len(columns) - MAX_SHOWN} more" if len(columns) > MAX_SHOWN else ""
-    return f"{', '.join(columns[:MAX_SHOWN])}{more}"
+def shortlist(names: list[str]) -> str:
+    """Return the first names in a line, and how many more there are."""
+    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+    return f"{', '.join(names[:MAX_SHOWN])}{more}"
 
 
-def refuse_unanswered(
-    table: Table, mapping: ColumnMapping, source: Source, block: str, columns: list[str], row: dict[str, Any]
-) -> None:
-    """Raise UserError for a file that has no one answer to each request, where one is to be learnt from or compared
-    with."""
-    trained = block.startswith("data.sources")  # others are for the evaluation, which has one split and no pairs
-    shares = f" {block}.splits={{preference: 1.0}} takes its prompts alone;" * trained
+def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
+    """Raise UserError for a file without exactly one answer to each request, where training or a check needs one."""
+    block, source = head.block, head.source
+    # Other blocks are sets of the evaluation: they have no splits, and nothing is trained on their pairs.
+    trained = block.startswith("data.sources")
+    prompts_alone = [f"{block}.splits={{preference: 1.0}} to read the prompts alone"] * trained
     if isinstance(mapping.format, Prompts):
-        fitting = [task for task in plugins.labelled() if task != OPTIONS_TASK and fits_task(task, Source(), columns)]
-        phrased = f" {block}.task={fitting[0]} phrases them;" if fitting else ""
+        tasks = [t for t in plugins.labelled() if t != OPTIONS_TASK and fits_task(t, Source(), head.columns)]
+        ways = [f"{block}.columns={{completion: COLUMN}} to name the answers"]
+        ways += [f"{block}.task={task} to write the rows as instructions" for task in tasks[:1]] + prompts_alone
         raise UserError(
-            f"{table.name}: {mapping.describe()} are requests without answers. The columns are {', '.join(columns)}: "
-            f"{block}.columns={{completion: COLUMN}} names the answers;{phrased}{shares}".rstrip(";")
-            + "."
+            f"{head.name}: {mapping.describe()} are requests without answers. The columns are "
+            f"{', '.join(head.columns)}. Type {', or '.join(ways)}."
         )
     if mapping.format.compares:
         subset = f" label.subset={source.subset}" if source.subset else ""
-        pairs = f" label=dataset label.path={source.path}{subset} trains on them;" * trained
-        ways = f"{pairs}{chosen_only_hint(mapping, block, row)}{shares}".rstrip(";")
+        ways = [f"label=dataset label.path={source.path}{subset} to train on the preferences"] * trained
+        ways += chosen_only_settings(mapping, block, head.rows[0]) + prompts_alone
         raise UserError(
-            f"{table.name}: {mapping.describe()} are preferences, and one answer to each request is wanted"
-            + (f":{ways}." if ways else ".")
+            f"{head.name}: {mapping.describe()} are preferences, and one answer to each request is needed."
+            + (f" Type {', or '.join(ways)}." if ways else "")
         )
 
 
-def chosen_only_hint(mapping: ColumnMapping, block: str, row: dict[str, Any]) -> str:
-    """The setting that has only the chosen answers read, or the first of several."""
+def chosen_only_settings(mapping: ColumnMapping, block: str, row: dict[str, Any]) -> list[str]:
+    """Return the setting that reads only the chosen answer of each row, or the first of several; [] if none does."""
     chosen, completions = mapping.first_paths.get("chosen"), mapping.first_paths.get("completions")
-    prompt_paths = {
-        role: path
-        for role, path in mapping.first_paths.items()
-        if role in (*PROMPT, *CONTEXT) and role in mapping.user_columns
-    }
+    roles = {*PROMPT, *CONTEXT} & mapping.user_columns.keys()
+    prompt_paths = {role: path for role, path in mapping.first_paths.items() if role in roles}
     if "messages" in mapping.first_paths:
         prompt_paths["prompt"] = mapping.first_paths["messages"]
-    before = "".join(f"{role}: {path}, " for role, path in prompt_paths.items())
+    prompt = "".join(f"{role}: {path}, " for role, path in prompt_paths.items())
     answers = value_at(row, completions) if isinstance(completions, str) else None
     if isinstance(answers, list) and all(isinstance(answer, str) for answer in answers):
-        return f" {block}.columns={{{before}completion: {completions}.0}} takes the first answer of each;"
+        return [f"{block}.columns={{{prompt}completion: {completions}.0}} to read the first answer of each row"]
     if chosen is None:
-        return ""
-    role = "messages" if is_whole(value_at(row, chosen)) else f"{before}completion"
-    return f" {block}.columns={{{role}: {chosen}, rejected: null}} takes the chosen ones;"
+        return []
+    role = "messages" if is_whole(value_at(row, chosen)) else f"{prompt}completion"
+    return [f"{block}.columns={{{role}: {chosen}, rejected: null}} to read the chosen answers"]
 
 
 def fits_task(task: str, source: Source, columns: list[str]) -> bool:
-    """Whether a file has the columns of a ready-made task."""
+    """Return True if the columns include all that a ready-made task needs."""
     format = Phrased(replace(source, task=task))
-    return {*format.needs} <= resolve_columns(columns, format.roles, source.columns).keys()
+    return {*format.needs} <= column_paths.resolve_columns(columns, format.roles, source.columns).keys()
 
 
-def refuse_options(table: Table, source: Source, block: str, columns: list[str], rows: list[dict[str, Any]]) -> None:
-    """Raise UserError for a file whose requests have options to choose from, which mean nothing without them."""
+def refuse_options(head: FileHead) -> None:
+    """Raise UserError for multiple-choice questions that are not read as such: a question needs its options."""
+    source, block, columns = head.source, head.block, head.columns
     if source.task or source.format or source.columns:
         return
-    paths = resolve_columns(columns, Phrased(replace(source, task=OPTIONS_TASK)).roles, {})
-    problem = f"{table.name}: each request has options to choose from"
-    options = str(paths.get("options"))
-    if {"question", "options", "label"} <= {*paths} and any(isinstance(row.get(options), list | dict) for row in rows):
-        raise UserError(f"{problem}, in {options}. {block}.task={OPTIONS_TASK} phrases them.")
-    choices = [column for column in columns if CHOICE.fullmatch(normal_name(column))]
-    if len(choices) > 1 and "label" in paths:
-        question = f"question: {paths.get('question', 'COLUMN')}, "
-        label = str(paths["label"])
-        answers = [str(row[label]).strip() for row in rows if not is_empty(row.get(label))]
-        texts = [str(row.get(column)).strip() for row in rows for column in choices]
-        names = {*LETTERS[: len(choices)], *LETTERS[: len(choices)].lower(), *map(str, range(len(choices) + 1))}
-        if not {*answers} <= {*names, *texts}:  # the right one has a column of its own
-            choices = [*choices, label]
-        setting = f"{block}.columns={{{question}options: [{', '.join(choices)}], label: {label}}}"
-        raise UserError(f"{problem}, in {shortlist(choices)}. {block}.task={OPTIONS_TASK} {setting} phrases them.")
+    roles = column_paths.resolve_columns(columns, Phrased(replace(source, task=OPTIONS_TASK)).roles, {})
+    problem = f"{head.name}: each request has options to choose from, in"
+    option = str(roles.get("options"))
+    if {"question", "options", "label"} <= {*roles} and any(isinstance(r.get(option), list | dict) for r in head.rows):
+        raise UserError(f"{problem} {option}. Type {block}.task={OPTIONS_TASK} to write them into the request.")
+    choices = [column for column in columns if column_paths.CHOICE.fullmatch(normal_name(column))]
+    if len(choices) > 1 and "label" in roles:
+        label = str(roles["label"])
+        answers = {str(row[label]).strip() for row in head.rows if not is_empty(row.get(label))}
+        texts = {str(row.get(column)).strip() for row in head.rows for column in choices}
+        letters = LETTERS[: len(choices)]
+        if not answers <= {*letters, *letters.lower(), *map(str, range(len(choices) + 1)), *texts}:
+            choices = [*choices, label]  # the right option has a column of its own
+        question = f"question: {roles.get('question', 'COLUMN')}"
+        setting = f"{block}.columns={{{question}, options: [{', '.join(choices)}], label: {label}}}"
+        ways = f"{block}.task={OPTIONS_TASK} {setting}"
+        raise UserError(f"{problem} {shortlist(choices)}. Type {ways} to write them into the request.")
 
 
-def refuse_rivals(
-    table: Table, mapping: ColumnMapping, block: str, columns: list[str], rows: list[dict[str, Any]]
-) -> None:
-    """Raise UserError for a file in which several columns may be the request or the answer, and say something else."""
-    used = (
-        {*mapping.first_paths.values()}
-        if all(isinstance(path, str) for path in mapping.first_paths.values())
-        else set()
-    )
+def refuse_rivals(head: FileHead, mapping: ColumnMapping) -> None:
+    """Raise UserError for a file in which several columns may be the request or the answer, with different texts."""
+    first, user_columns = mapping.first_paths, mapping.user_columns
+    used = {*first.values()} if all(isinstance(path, str) for path in first.values()) else set()
     for role, names in RIVALS.items():
-        column = mapping.first_paths.get(role)
-        if not isinstance(column, str) or role in mapping.user_columns or normal_name(column) not in names:
+        column = first.get(role)
+        if not isinstance(column, str) or role in user_columns or normal_name(column) not in names:
             continue
-        for other in columns:
-            free = other not in used and mapping.user_columns.get(other, other) is not None
-            if (
-                free
-                and normal_name(other) in names
-                and any(texts_differ(row.get(column), row.get(other), role) for row in rows)
-            ):
-                ways = " or ".join(f"{block}.columns={{{role}: {candidate}}}" for candidate in (column, other))
-                raise UserError(f"{table.name}: both {column} and {other} may be the {role}. {ways} says which it is.")
+        for other in head.columns:
+            is_free = other not in used and user_columns.get(other, other) is not None and normal_name(other) in names
+            if is_free and any(texts_differ(row.get(column), row.get(other), role) for row in head.rows):
+                ways = " or ".join(f"{head.block}.columns={{{role}: {name}}}" for name in (column, other))
+                raise UserError(f"{head.name}: both {column} and {other} may be the {role}. Type {ways} to choose.")
 
 
-def texts_differ(one: Any, other: Any, role: str) -> bool:
-    """Whether two texts say different things. A request that holds another says it; an answer may do without."""
-    if not isinstance(one, str) or not isinstance(other, str) or not one.strip() or not other.strip():
+def texts_differ(first: Any, second: Any, role: str) -> bool:
+    """Return True for two different texts. A request that contains the other is the same; for an answer it is not."""
+    if not isinstance(first, str) or not isinstance(second, str) or not first.strip() or not second.strip():
         return False
-    a, b = one.strip(), other.strip()
+    a, b = first.strip(), second.strip()
     return a != b and (role == "completion" or not (a in b or b in a))

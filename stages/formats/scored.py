@@ -1,4 +1,4 @@
-"""Several answers to a request with scores or ranks: UltraFeedback, Nectar, lists beside lists, or a row for each."""
+"""Rows with several answers that have scores or ranks (UltraFeedback, Nectar), or with one answer and its score."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from stages.formats.format import CONTEXT, PROMPT, Format, ParsedRow, roles_of
 from stages.formats.readers.row import BadRow
 from stages.formats.turns import require_list
 
-# Of a list of objects, what each says under which of these keys.
+# For a list of objects: the keys of an object that are tried for each role.
 OBJECT_KEYS = {
     "completions": "response output text answer completion content generation solution",
     "scores": "overall_score score pm_score rating reward is_correct",
@@ -31,14 +31,14 @@ class Scored(Format):
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         answers = row["completions"]
-        if isinstance(answers, str):  # one answer of several, which have rows of their own
+        if isinstance(answers, str):  # each answer to a request has its own row
             return isinstance(row.get("scores"), int | float)
         if not isinstance(answers, list) or len(answers) < 2:
             return False
         return all(isinstance(item, str) for item in answers) or "completions" in self.split_objects(answers)
 
     def split_objects(self, objects: list[Any]) -> dict[str, list[Any]]:
-        """The lists of texts, of scores and of ranks in a list of objects."""
+        """Return the lists of texts, scores and ranks in a list of objects."""
         if not all(isinstance(item, dict) for item in objects):
             return {"completions": objects}
         lists: dict[str, list[Any]] = {}
@@ -48,28 +48,26 @@ class Scored(Format):
         return lists
 
     def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
-        row = next(iter(rows))
+        row = next(row for row in rows if isinstance(row["completions"], list | dict | str))
         lists = {**self.split_objects(row["completions"]), **row}
         if not {"scores", "ranks"} & lists.keys():
             column = names["completions"]
             keys = next((", ".join(each) for each in row["completions"] if isinstance(each, dict)), "")
             holds, path = (keys, f"{column}.KEY") if keys else ("text alone", "COLUMN")
-            raise UserError(
-                f"{column} holds {holds}: which is better? `columns: {{scores: {path}}}` says it, or ranks, where 1 "
-                "is the best."
-            )
+            ways = f"`columns: {{scores: {path}}}`, or `columns: {{ranks: {path}}}` if 1 is the best"
+            raise UserError(f"{column} holds {holds}, but no scores. Type {ways}.")
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         completions = [row["completions"]] if isinstance(row["completions"], str) else row["completions"]
         lists = {**self.split_objects(require_list(completions, "completions")), **row_lists(row)}
         if "completions" not in lists:
-            raise BadRow("completions", "holds objects without a text: `columns: {completions: COLUMN.KEY}` names it")
+            raise BadRow("completions", "holds objects without a text: type `columns: {completions: COLUMN.KEY}`")
         if "scores" not in lists and "ranks" not in lists:
-            raise BadRow("scores", "the answers have none: `columns: {scores: COLUMN.KEY}` names them")
+            raise BadRow("scores", "the answers have no scores: type `columns: {scores: COLUMN.KEY}`")
         by_rank = "scores" not in lists
         scores = [parse_number(value) for value in lists["ranks" if by_rank else "scores"]]
         if len(scores) != len(lists["completions"]):
-            raise BadRow("scores", f"{len(scores)} for {len(lists['completions'])} answers")
+            raise BadRow("scores", f"{len(scores)} scores for {len(lists['completions'])} answers")
         if by_rank:  # 1 is the best
             low, high = min(scores), max(scores)
             scores = [(high - rank) / (high - low or 1.0) for rank in scores]
@@ -79,7 +77,7 @@ class Scored(Format):
 
 
 def row_lists(row: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Scores and ranks that stand in columns of their own."""
+    """Return the scores and ranks from the row's own columns, as lists."""
     columns = {role: row[role] for role in ("scores", "ranks") if role in row}
     return {r: [value] if isinstance(value, int | float) else require_list(value, r) for r, value in columns.items()}
 
@@ -88,7 +86,7 @@ def parse_number(value: Any) -> float:
     try:
         parsed = float(value)
     except (TypeError, ValueError):
-        raise BadRow("scores", f"must be numbers, one is {value!r:.40}") from None
+        raise BadRow("scores", f"must be numbers, but one is {value!r:.40}") from None
     if not math.isfinite(parsed):
-        raise BadRow("scores", "must be numbers, one is none")
+        raise BadRow("scores", "must be finite numbers")
     return parsed

@@ -1,4 +1,4 @@
-"""A request with several answers that nobody judged: candidates."""
+"""Rows with a request and several answers without scores: candidates to be labelled."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,13 +21,11 @@ class Several(Scored):
         return texts or (isinstance(answers, list) and "completions" in self.split_objects(answers))
 
     def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
-        """Nothing: there are no scores to be understood."""
+        """Do nothing, since there are no scores to learn."""
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         lists = self.split_objects(require_list(row["completions"], "completions"))
         if "completions" not in lists:
-            raise BadRow("completions", "holds objects without a text: `columns: {completions: COLUMN.KEY}` names it")
+            raise BadRow("completions", "holds objects without a text: type `columns: {completions: COLUMN.KEY}`")
         messages = self.read_prompt(row)
-        return ParsedRow(
-            messages, [self.read_answer(completion, "completions", messages) for completion in lists["completions"]]
-        )
+        return ParsedRow(messages, [self.read_answer(text, "completions", messages) for text in lists["completions"]])

@@ -1,4 +1,4 @@
-"""What comes of a source: what is made of its rows, those that cannot be used, and columns that are not read."""
+"""Read the rows of a source, report on them, and write rows that cannot be used to `quarantine.jsonl`."""
 
 import json
 import textwrap
@@ -28,22 +28,20 @@ MAX_SHOWN = 100  # characters of a turn
 
 @dataclass
 class ReadReport:
-    """What there was in a source: rows, file and line of the last, those that cannot be used, how many were left out;
-    how many are unwanted and why, and those of them to be kept apart; the columns that nothing reads; and for every
-    file lines of what was read as what."""
+    """The counts and notes of reading a source."""
 
     rows: int = 0
-    position: tuple[str, int] = ("", 0)
-    bad_rows: list[Row] = field(default_factory=list)
-    left_out: int = 0
-    unwanted: Counter[str] = field(default_factory=Counter)
-    flagged_rows: list[Row] = field(default_factory=list)
+    position: tuple[str, int] = ("", 0)  # file and line of the last row
+    bad_rows: list[Row] = field(default_factory=list)  # rows that cannot be used
+    left_out: int = 0  # rows for which the caller has no use
+    unwanted: Counter[str] = field(default_factory=Counter)  # rows that data.audit takes out, by its codes
+    flagged_rows: list[Row] = field(default_factory=list)  # the unwanted rows that go to the quarantine
     unused_columns: dict[str, None] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # for the user: how each file was read
 
     @property
     def place(self) -> str:
-        """Where the last row lies."""
+        """The last row's file and line as FILE:LINE."""
         file, line = self.position
         return f"{file}:{line}"
 
@@ -60,20 +58,16 @@ def convert(
     report: ReadReport,
     user_reader: Callable[[Any], ParsedRow] | None = None,
 ) -> Iterator[Record]:
-    """What `made_of` makes of each row of a source; None leaves a row out, BadRow says why it cannot be used. What a
-    row says is read by the format of its file, or by a function of the user's `own`. `found` is filled meanwhile.
+    """Yield a record for each row of a source: `convert_row` applied to the row as its format, or the user, parses it.
+    If `convert_row` returns None, the row is left out. If it raises BadRow, the row is unusable. `report` is filled
+    while rows are read.
 
     Raises:
-        UserError: for a source without rows, a file that does not hold what is wanted, a column that changes what a
-            row means, and one that `columns` names and no row has.
+        UserError: if the source has no rows, a file holds something else than `purpose` needs, a column changes what a
+            row means, or no row has a column that `columns` names.
     """
-    files, before, columns, missing_paths = (
-        [*source_tables(source, key, purpose is Purpose.preferences)],
-        0,
-        dict[str, None](),
-        nested_user_paths(source),
-    )
-    size = sum(table.size for table in files)
+    files, columns = [*source_tables(source, key, purpose is Purpose.preferences)], dict[str, None]()
+    before, size, missing_paths = 0, sum(table.size for table in files), nested_user_paths(source)
     with Progress(0, f"reading {key.removesuffix('.path')}", "row") as progress:
         for table in files:
             mapping = detect_mapping(table, source, key, purpose) if user_reader is None else None
@@ -88,8 +82,8 @@ def convert(
                 columns.update(dict.fromkeys(chain.from_iterable(mapping.columns_by_keys)))
                 missing_paths &= mapping.missing_paths
     if not report.rows:
-        raise UserError(f"{key}={source.path}: holds no rows.")
-    # Only now: a column of JSON lines may first come in any row.
+        raise UserError(f"{key}={source.path}: holds no rows. Type the path of a file with rows.")
+    # Any row of JSON lines may be the first with a column, so missing columns are known only now.
     block = key.rpartition(".")[0]
     if columns and (error := missing_column_error(source, block, source.path, [*columns])):
         raise error
@@ -99,7 +93,7 @@ def convert(
 
 
 def refuse_row(row: Any) -> ParsedRow:
-    """What a row says in a file of which no row can be read."""
+    """Raise BadRow for any row, in a file of which no row can be read."""
     raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
 
 
@@ -111,7 +105,7 @@ def convert_table(
     report: ReadReport,
     key: str,
 ) -> Iterator[Record]:
-    """What comes of a file's rows."""
+    """Yield the records of a file's rows, as `convert` does."""
     rows_before, example = report.rows, None
     for row in table.rows():
         report.rows += 1
@@ -124,7 +118,7 @@ def convert_table(
                 report.unused_columns.update(dict.fromkeys(columns))
             record = convert_row(parsed)
         except UserError as error:
-            hint = f". {column_hint(key, error)}" if isinstance(error, ChangesMeaning) else ""
+            hint = column_hint(key, error) if isinstance(error, ChangesMeaning) else ""
             raise UserError(f"{row.file}: line {row.line}: {error}{hint}") from error
         except Unwanted as reason:
             row.error = reason
@@ -142,36 +136,34 @@ def convert_table(
         else:
             yield record
     if mapping and example:
-        report.notes.append(
-            f"{table.name}: {report.rows - rows_before:,} rows, read as {mapping.describe()}. {example_line(example)}"
-        )
-        remarks = mapping.placeholders.remarks() + ([] if mapping.prompts_only else mapping.format.remarks())
-        report.notes += [f"{table.name}: {remark}" for remark in remarks]
+        notes = [f"{report.rows - rows_before:,} rows, read as {mapping.describe()}. {example_line(example)}"]
+        notes += mapping.placeholders.remarks() + ([] if mapping.prompts_only else mapping.format.remarks())
+        report.notes += [f"{table.name}: {note}" for note in notes]
 
 
 def column_hint(key: str, error: ChangesMeaning) -> str:
+    """Return the settings that leave out a column which changes what a row means, or that read it."""
     block, name = key.rpartition(".")[0], error.column.rpartition(".")[2]
-    has_it_read = f"; {block}.columns={{{error.role}: {error.column}}} has it read" * bool(error.role)
-    judged = f"; {block}.labels={{VALUE: true, VALUE: false}} says which answers are good" * (
-        name in KTO.roles["label"].split()
-    )
-    return f"{block}.columns={{{name}: null}} leaves it out{has_it_read}{judged}."
+    ways = [f"{block}.columns={{{name}: null}} to leave it out"]
+    ways += [f"{block}.columns={{{error.role}: {error.column}}} to read it"] * bool(error.role)
+    if name in KTO.roles["label"].split():
+        ways.append(f"{block}.labels={{VALUE: true, VALUE: false}} to say which values mark a good answer")
+    return f". Type {', or '.join(ways)}."
 
 
 def is_tie(row: ParsedRow) -> bool:
-    """Whether a row compares answers, and calls none of them better."""
+    """Return True if a row has several answers with the same score."""
     return len(row.answers) > 1 and len({*(row.scores or [])}) == 1
 
 
 def example_line(row: ParsedRow) -> str:
-    """A row of a file as it is understood. Of answers that are compared it shows the best and the worst, so that a
-    reader sees whether they are the right way round."""
+    """Return a parsed row in one line. Of scored answers it has the best and the worst, to check their order."""
     turns = [(turn["role"], turn["content"]) for turn in row.messages]
-    scored = [f" ({score:g})" for score in row.scores or []] or [""] * len(row.answers)
+    scored = [f" (score {score:g})" for score in row.scores or []] or [""] * len(row.answers)
     compares = bool(row.scores) and len(row.answers) > 1
     if compares:
         ranking = sorted(zip(row.scores or [], row.answers, scored, strict=True), key=lambda entry: -entry[0])
-        names = ("as good", "as good") if is_tie(row) else ("better", "worse")
+        names = ("equally good",) * 2 if is_tie(row) else ("better", "worse")
         ends = zip(names, (ranking[0], ranking[-1]), strict=True)
         turns += [(name + score * row.graded, answer) for name, (_, answer, score) in ends]
     else:
@@ -182,14 +174,14 @@ def example_line(row: ParsedRow) -> str:
 
 
 def warn_unused_columns(path: str, columns: list[str], out: StageDir) -> None:
-    """Name the columns of a source that nothing reads."""
+    """Warn about the columns of a source that nothing reads."""
     if columns:
         more = f" and {len(columns) - MAX_NAMED} more" if len(columns) > MAX_NAMED else ""
         out.warn(f"{path}: columns {', '.join(columns[:MAX_NAMED])}{more} are not used")
 
 
 def quarantine(bad: list[Row], total: int, limit: float, out: StageDir, key: str = "data.max_bad") -> None:
-    """Keep unusable rows with their reasons; stop where they are too many. `key` names the limit's setting."""
+    """Write unusable rows to `quarantine.jsonl`, and warn; raise UserError if their share exceeds `limit` (`key`)."""
     if not bad:
         return
     write_quarantine(bad, out)
@@ -197,15 +189,15 @@ def quarantine(bad: list[Row], total: int, limit: float, out: StageDir, key: str
     first_error = f"{first.file}: line {first.line}: {first.error}"
     if len(bad) > limit * total:
         raise UserError(
-            f"{first_error}. {len(bad)} of {total} rows are unusable, more than {key}={limit:g} allows; "
-            f"all are in {out / 'quarantine.jsonl'} with their reasons."
+            f"{first_error}. {len(bad)} of {total} rows are unusable, more than {key}={limit:g} allows. "
+            f"Mend the rows listed in {out / 'quarantine.jsonl'}, or type {key}=SHARE to allow more."
         )
     reasons = ", ".join(f"{rows} ({reason})" for reason, rows in count_reasons(bad).most_common())
-    out.warn(f"{len(bad)} of {total} rows are unusable and in quarantine.jsonl: {reasons}; the first: {first_error}")
+    out.warn(f"{len(bad)} of {total} rows are unusable, see quarantine.jsonl: {reasons}. The first: {first_error}")
 
 
 def count_reasons(rows: Iterable[Row]) -> Counter[str]:
-    """How many rows cannot be used, by their reasons without what is particular to a row."""
+    """Count unusable rows by reason. The part of a reason after `: ` belongs to one row, and is dropped."""
     errors = (row.error for row in rows if row.error)
     return Counter(str(BadRow(error.field, error.reason.partition(": ")[0])) for error in errors)
 
@@ -220,7 +212,7 @@ def write_quarantine(rows: list[Row], out: StageDir) -> None:
 
 
 def as_json(value: Any) -> Any:
-    """A row as JSON can hold it: as it is, else as the text that Python shows of it."""
+    """Return a row unchanged if JSON can hold it, else its Python representation."""
     try:
         return json.loads(json.dumps(value, default=str, allow_nan=False))
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Running text, without a request."""
+"""Running text without a request."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,5 +16,5 @@ class Texts(Format):
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         content = require_text(row["text"], "text")
         if mark := RENDERED.search(content):
-            raise BadRow("text", f"holds {mark[0]!r}, a mark of some chat template: that is no running text")
+            raise BadRow("text", f"holds {mark[0]!r}: this mark of a chat template does not belong in running text")
         return ParsedRow([], [content])

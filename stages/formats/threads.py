@@ -1,7 +1,7 @@
-"""Trees of messages, as OpenAssistant has them, a message a row or a tree a row, as conversations.
+"""Turn trees of messages (OpenAssistant), with a message or a tree in each row, into conversations or preferences.
 
-Of every tree, whoever learns from answers gets one conversation, with the best reply at every turn; whoever compares
-them gets every request that has several ranked replies.
+A tree gives one conversation, with the best reply at each turn. Read as preferences, it gives each request that has
+several ranked replies.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ TREE = {"message_tree_id", "prompt"}
 
 
 def thread_rows(rows: Iterator[Row], compared: bool) -> Iterator[Row]:
-    """The conversations in a file's rows, where these are messages or trees; else the rows as they are."""
+    """Yield the conversations or preferences in rows that are messages or trees; yield other rows unchanged."""
     if (first := next(rows, None)) is None:
         return
     keys = first.value.keys() if isinstance(first.value, dict) else set()
@@ -29,14 +29,14 @@ def thread_rows(rows: Iterator[Row], compared: bool) -> Iterator[Row]:
 
 
 def tree_root(row: Row) -> Row:
-    """A tree's row, with its first message as its value."""
+    """Return the row of a tree with the first message as its value."""
     root = row.value.get("prompt") if isinstance(row.value, dict) else None
     return Row(row.file, row.line, root, row.error) if isinstance(root, dict) else row
 
 
 def build_trees(rows: Iterable[Row]) -> Iterator[Row]:
-    """The trees that messages make, each with its first message as its value and what answers it in `replies`; rows
-    that are none, and messages whose parent is not here, as they are."""
+    """Yield the trees of messages: rows whose value is the first message, with its answers in `replies`.
+    Broken rows come first. A message whose parent is missing is the root of a tree."""
     nodes, other_rows = dict[str, Row](), list[Row]()
     for row in rows:
         if row.error or not isinstance(row.value, dict) or not row.value.keys() >= FLAT:
@@ -61,18 +61,18 @@ def conversations(roots: Iterable[Row], compared: bool) -> Iterator[Row]:
 
 
 def best_conversation(node: dict[str, Any]) -> dict[str, Any]:
-    """A conversation with the best reply at every turn; how many other replies there were to its turns."""
+    """Return the conversation with the best reply at each turn, and the number of other replies to its turns."""
     turns, other_replies = [as_turn(node)], 0
     while replies := sorted_replies(node):
         node, other_replies = replies[0], other_replies + len(replies) - 1
         turns.append(as_turn(node))
-    while len(turns) > 1 and turns[-1]["role"] == "prompter":  # which nobody answered
+    while len(turns) > 1 and turns[-1]["role"] == "prompter":  # a request without an answer
         turns.pop()
     return {"messages": turns, "other_replies": other_replies or None}
 
 
 def ranked_requests(root: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The requests of a tree that have several ranked replies."""
+    """Yield the requests of a tree that have several ranked replies, with these replies."""
     pending: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [([], root)]
     while pending:
         before, node = pending.pop()
@@ -86,12 +86,9 @@ def ranked_requests(root: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def sorted_replies(node: dict[str, Any]) -> list[dict[str, Any]]:
-    """The replies to a message that nobody took back, the best first; those without a rank last."""
-    replies = [
-        node_reply
-        for node_reply in node.get("replies") or []
-        if isinstance(node_reply, dict) and not node_reply.get("deleted")
-    ]
+    """Return the replies to a message that are not deleted, the best first and those without a rank last."""
+    nodes = [reply for reply in node.get("replies") or [] if isinstance(reply, dict)]
+    replies = [reply for reply in nodes if not reply.get("deleted")]
     return sorted(replies, key=lambda reply: rank if isinstance(rank := reply.get("rank"), int) else len(replies))
 
 

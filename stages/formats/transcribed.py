@@ -1,5 +1,4 @@
-"""Conversations in a column of texts, with plain words before the turns: User: and Assistant:, ### Instruction: and
-### Response:."""
+"""Conversations as texts with plain words before the turns: User: and Assistant:, or ### Instruction: and so on."""
 
 from collections.abc import Mapping
 from typing import Any

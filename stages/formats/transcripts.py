@@ -1,5 +1,5 @@
-"""Conversations written into one string, with a mark before every turn: as chat templates render them, as Anthropic's
-HH and OpenAssistant's Guanaco write them, and in plain words (User: …, Assistant: …)."""
+"""Parse conversations in one string with a mark before each turn: as chat templates, Anthropic's HH and Guanaco write
+them, and with plain words as marks (User: …, Assistant: …)."""
 
 import json
 import re
@@ -9,13 +9,13 @@ from stages.formats.readers.row import BadRow
 from stages.formats.turns import ROLES, call_text
 from stages.store.records import Message
 
-ADDITION = "more"  # of the request before it, as Alpaca's input
+ADDITION = "more"  # a piece that is appended to the request before it, as Alpaca's input
 SPEAKERS = ROLES | {
     "[inst]": "user", "[/inst]": "assistant", "question": "user", "answer": "assistant",
     "instruction": "user", "input": ADDITION, "context": ADDITION, "response": "assistant", "output": "assistant",
     "function response": "tool",
 }  # fmt: skip
-# A mark with the speaker's name in it, and what ends a turn. These are no words that a text holds by chance.
+# Marks with the speaker's name, each with the end of its turns. No text contains these marks by chance.
 MARKS = {
     re.compile(r"(?:\A\s*|\n\n)(Human|Assistant|System): ?"): "",
     re.compile(r"(?:\A\s*|\s*)### (Human|Assistant|System): ?"): "",
@@ -26,7 +26,7 @@ MARKS = {
     re.compile(r"\s*<\|(system|user|assistant)\|>\n?"): "<|end|>",
     re.compile(r"\s*(?:<s>)?\s*(\[/?INST\])[ \n]?"): "</s>",
 }  # fmt: skip
-# These are, so they count only where a whole text, or a column of conversations, is made of them.
+# A text may contain these words by chance, so they are marks only in a column of conversations.
 PLAIN_MARKS = {
     re.compile(r"\s*### (Human|Assistant|System|User|Question|Answer|Instruction|Input|Context|Response|Output):"): "",
     re.compile(r"(?:\A\s*|\n\s*)(User|Human|Assistant|AI|Bot|System): ?"): "",
@@ -34,16 +34,16 @@ PLAIN_MARKS = {
     re.compile(r"(?:\A\s*|\n\s*)<(human|bot|user|assistant)>: ?"): "",
 }  # fmt: skip
 END_MARKS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")  # of any model's text
-# What stands before the first mark, and is then the system message.
+# A sentence before the first mark, which is then the system message.
 PREAMBLE = re.compile(r"\s*((?:Below is an instruction|A chat between|You are )[^\n]*?)(?=\s*(?:### |USER:|User:))")
-SYSTEM = re.compile(r"\A<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)  # Llama 2 has it in the first request
-CALL = re.compile(r"<functioncall>\s*(\{.*\})", re.DOTALL)  # Glaive's, with its arguments in single quotes
+SYSTEM = re.compile(r"\A<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)  # in Llama 2's first request
+CALL = re.compile(r"<functioncall>\s*(\{.*\})", re.DOTALL)  # Glaive's calls, with arguments in single quotes
 QUOTED = re.compile(r"(\"arguments\":\s*)'(.*)'(\s*\}\s*)\Z", re.DOTALL)
 OPEN = re.compile(
     r"(###\s*(Response|Assistant|Answer|Output)|^(Assistant|ASSISTANT|AI|Bot|<bot>)|\sASSISTANT):\s*\Z", re.M
 )
 SPOKEN = re.compile("|".join(mark.pattern for mark in MARKS))
-# What text that was rendered for some model holds: to read it as running text would train its marks as words.
+# Marks of chat templates. Read as running text, a rendered conversation would train these marks as words.
 RENDERED = re.compile(
     r"<\|im_(start|end)\|>|\[/?INST\]|<\|(user|assistant|system|start_header_id)\|>|<start_of_turn>|"
     r"^### (Instruction|Response|Human|Assistant):|\A\s*Human: .*\n\nAssistant:",
@@ -52,8 +52,8 @@ RENDERED = re.compile(
 
 
 def parse_transcript(value: object, plain: bool = False) -> list[Message] | None:
-    """The turns in a string; None where it is no transcript. The content of a turn may be empty. `plain`: words before
-    turns may be marks."""
+    """Return the turns of a transcript, of which some may be empty; None if the value is not a transcript. With
+    `plain`, plain words such as `User:` are marks, too."""
     if not isinstance(value, str):
         return None
     if not plain:
@@ -64,7 +64,7 @@ def parse_transcript(value: object, plain: bool = False) -> list[Message] | None
 
 
 def best_split(value: str, marks: Mapping[re.Pattern[str], str]) -> list[Message] | None:
-    """The turns by the first of these marks that divides a text among two who speak, or else among fewer."""
+    """Return the turns by the mark that finds the most different speakers, the first such mark in a tie."""
     candidates: list[list[Message]] = []
     for mark, end in marks.items():
         if mark.match(value):
@@ -82,8 +82,7 @@ def as_turn(who: str, content: str, end: str) -> Message:
 
 
 def merge_turns(turns: list[Message]) -> list[Message]:
-    """The turns, with what belongs to a request in it, and what Llama 2 has there of the system before it; calls in
-    the form that all calls have."""
+    """Return the turns with inputs joined to their requests, Llama 2's system message as a turn, and calls as text."""
     merged: list[Message] = []
     for turn in turns:
         role, content = turn["role"], turn["content"]
@@ -100,17 +99,17 @@ def merge_turns(turns: list[Message]) -> list[Message]:
 
 
 def glaive_call(source: str) -> str:
-    """Glaive's call as any other: its arguments are JSON in single quotes, which are no JSON."""
+    """Return a call as text from Glaive's notation, which is JSON except for single quotes around the arguments."""
     outer = QUOTED.sub(lambda quoted: quoted[1] + json.dumps(quoted[2]) + quoted[3], source)
     try:
         return call_text(json.loads(outer), "chat")
     except ValueError:
-        raise BadRow("messages", "a <functioncall> that is no JSON") from None
+        raise BadRow("messages", "a <functioncall> is not JSON") from None
 
 
 def parse_open_transcript(value: object) -> list[Message] | None:
-    """The turns in a string that ends where the assistant is to speak, with or without its mark; a mark in plain words
-    has to be there."""
+    """Return the turns of a transcript that ends where the assistant's answer begins; None if the value is not one.
+    Plain words count as marks only if the last of them, such as `Assistant:`, ends the string."""
     turns = parse_transcript(value)
     if turns is None and isinstance(value, str) and OPEN.search(value):
         turns = parse_transcript(value, plain=True)

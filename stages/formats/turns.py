@@ -1,5 +1,5 @@
-"""Turns of a conversation: who speaks when, and what is said. Tools, their calls and reasoning become text, in the
-form that Hermes and Qwen models were trained on: https://github.com/NousResearch/Hermes-Function-Calling."""
+"""Parse the turns of a conversation. Tools, their calls and reasoning become text, in the form that Hermes and Qwen
+models were trained on: https://github.com/NousResearch/Hermes-Function-Calling."""
 
 import ast
 import json
@@ -22,17 +22,17 @@ ROLES = {
 }  # fmt: skip
 ROLE_KEYS = ("role", "from", "author", "speaker", "sender")
 CONTENT_KEYS = ("content", "value", "parts", "text", "message", "utterance")
-CALL_ROLES = ("function_call", "tool_call")  # who speaks where a turn is a call and nothing else
+CALL_ROLES = ("function_call", "tool_call")  # roles of turns that are a tool call and nothing else
 REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
 PAIR_KEYS = ("input", "human", "user", "question", "prompt", "output", "assistant", "gpt", "answer", "response")
 CALL_KEYS = ("tool_calls", "function_call")
-# Who may speak after whom; a conversation begins with the user, after a system message if there is one.
+# The roles that may follow each role; None is the beginning, after a system message if there is one.
 NEXT_ROLES = {None: {"user"}, "user": {"assistant"}, "assistant": {"user", "tool"}, "tool": {"tool", "assistant"}}
-EMPTY_JSON = ("", "[]", "{}")  # in JSON; no set, for which a text would be hashed
+EMPTY_JSON = ("", "[]", "{}")  # a tuple, since a set would hash the whole text
 THOUGHT = re.compile(
     r"\s*(<(think|thinking|thought|reasoning)>.*?</\2>|<\|begin_of_thought\|>.*?<\|end_of_thought\|>)\s*", re.DOTALL
 )
-SOLUTION = re.compile(r"<\|begin_of_solution\|>(.*)<\|end_of_solution\|>\s*", re.DOTALL)  # what follows it then
+SOLUTION = re.compile(r"<\|begin_of_solution\|>(.*)<\|end_of_solution\|>\s*", re.DOTALL)  # follows <|end_of_thought|>
 TOOLS = (
     "You can call these tools. A call is a line of JSON with name and arguments between <tool_call> and </tool_call>."
     "\n\n<tools>\n{}\n</tools>"
@@ -40,13 +40,12 @@ TOOLS = (
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a column says nothing in this row: null, white space, an empty list or object, these as JSON too. Zero
-    and false are values."""
+    """Return True for null, white space, and an empty list or object, also as JSON. Zero and false are not empty."""
     return value.strip() in EMPTY_JSON if isinstance(value, str) else value is None or value == [] or value == {}
 
 
 def require_text(value: Any, field: str) -> str:
-    """A string with something in it; typed parts are joined where all are text."""
+    """Return a string that is not blank, or the joined texts of typed parts; raise BadRow for any other value."""
     if is_parts(value):
         parts = split_parts(value, field)
         texts = parts["text"]
@@ -58,17 +57,16 @@ def require_text(value: Any, field: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise BadRow(field, "holds half a surrogate pair, which no encoding can store") from None
+        raise BadRow(field, "holds half a surrogate pair, which is not a character") from None
     return value
 
 
 def require_list(value: Any, field: str) -> list[Any]:
-    """A list with something in it, also as JSON in a string, or as Python shows it: a cell of a table holds no
-    other."""
+    """Return a list that is not empty, also from a string in JSON or in Python's notation, as in a CSV cell."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = parse_list(value, field)
     if not isinstance(value, list) or not value:
-        raise BadRow(field, f"must be a list with something in it, is {type(value).__name__}")
+        raise BadRow(field, f"must be a list that is not empty, is {type(value).__name__}")
     return value
 
 
@@ -78,21 +76,21 @@ def parse_list(value: str, field: str) -> Any:
             return read(value)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-    raise BadRow(field, "must be a list, and is no JSON")
+    raise BadRow(field, "must be a list, but is not JSON")
 
 
 def first_value(turn: dict[str, Any], keys: tuple[str, ...]) -> Any:
-    """The first of these keys of a turn that says something."""
+    """Return the first value of a turn under these keys that is not empty; None if all are."""
     return next((turn[name] for name in keys if not is_empty(turn.get(name))), None)
 
 
 def bare_content(turn: dict[str, Any]) -> str | None:
-    """What a turn says where that is `{}` or `[]`: of a tool's result, or of an answer in JSON, it is the content."""
+    """Return the content of a turn that is the string `{}` or `[]`: a tool's result or an answer may be empty JSON."""
     return next((value for key in CONTENT_KEYS if isinstance(value := turn.get(key), str) and value.strip()), None)
 
 
 def parse_turn(turn: Any, field: str, strip: bool = False) -> Message:
-    """A turn as OpenAI, ShareGPT or LLaMA-Factory writes it. `strip` leaves the reasoning of an answer out."""
+    """Parse a turn as OpenAI, ShareGPT or LLaMA-Factory writes it. `strip` removes the reasoning of an answer."""
     if not isinstance(turn, dict):
         raise BadRow(field, "a turn must be an object with role and content")
     role = first_value(turn, ROLE_KEYS)
@@ -101,15 +99,9 @@ def parse_turn(turn: Any, field: str, strip: bool = False) -> Message:
         raise BadRow(field, f"unknown role {role!r}{keys}; known: {', '.join(ROLES)}")
     role = role.lower()
     if ROLES[role] != "assistant":
-        return {
-            "role": ROLES[role],
-            "content": require_text(first_value(turn, CONTENT_KEYS) or bare_content(turn), field),
-        }
-    reasoning, content, calls = (
-        first_value(turn, REASONING_KEYS),
-        first_value(turn, CONTENT_KEYS),
-        first_value(turn, CALL_KEYS),
-    )
+        content = first_value(turn, CONTENT_KEYS) or bare_content(turn)
+        return {"role": ROLES[role], "content": require_text(content, field)}
+    reasoning, content, calls = (first_value(turn, keys) for keys in (REASONING_KEYS, CONTENT_KEYS, CALL_KEYS))
     if reasoning is None and calls is None:
         content = content or bare_content(turn)
     calls = calls if isinstance(calls, list) else [calls] if calls is not None else []
@@ -118,7 +110,7 @@ def parse_turn(turn: Any, field: str, strip: bool = False) -> Message:
     elif isinstance(content, list):
         parts = split_parts(content, field)
         if parts["result"]:
-            raise BadRow(field, "a tool's result in an answer")
+            raise BadRow(field, "an assistant turn contains a tool's result")
         reasoning = reasoning or "\n".join(require_text(part, field) for part in parts["thought"]) or None
         calls += [call for part in parts["call"] for call in parse_calls(part, field)]
         content = "".join(require_text(part, field) for part in parts["text"]) or None
@@ -129,8 +121,8 @@ def parse_turn(turn: Any, field: str, strip: bool = False) -> Message:
 
 
 def turn_objects(turns: list[Any]) -> list[Any]:
-    """Turns as objects with a role: of texts, which take turns, of objects with a request and its answer each, and of
-    the user's with results of tools in their content."""
+    """Return turns as objects with a role. Texts alternate between user and assistant, objects with a request and its
+    answer give two turns, and tool results inside a user's turn give turns of the tool."""
     if all(isinstance(turn, str) for turn in turns):
         return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
     objects: list[Any] = []
@@ -138,17 +130,15 @@ def turn_objects(turns: list[Any]) -> list[Any]:
         pair = [turn[key] for key in PAIR_KEYS if key in turn] if isinstance(turn, dict) and len(turn) == 2 else []
         if len(pair) == 2 and all(isinstance(side, str) for side in pair):
             objects += turn_objects(pair)
-        elif not (
-            isinstance(turn, dict)
-            and first_value(turn, ROLE_KEYS) == "system"
-            and first_value(turn, CONTENT_KEYS) is None
-        ):
+            continue
+        keys = (ROLE_KEYS, CONTENT_KEYS)
+        if not isinstance(turn, dict) or [first_value(turn, names) for names in keys] != ["system", None]:
             objects += split_tool_results(turn)
     return objects
 
 
 def split_tool_results(turn: Any) -> list[Any]:
-    """A turn of the user's in which results of tools stand, as Anthropic and Gemini have them: turns of the tool's."""
+    """Return a turn as a list. Tool results inside a user's turn (Anthropic, Gemini) become turns of the tool."""
     content = first_value(turn, CONTENT_KEYS) if isinstance(turn, dict) else None
     results = [part for part in content or () if kind_of(part) == "result"] if is_parts(content) else []
     if not results or ROLES.get(str(first_value(turn, ROLE_KEYS)).lower()) != "user":
@@ -163,15 +153,15 @@ def parse_calls(value: Any, field: str) -> list[Any]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise BadRow(field, "a tool call is no JSON") from None
+            raise BadRow(field, "a tool call is not JSON") from None
     return value if isinstance(value, list) else [value]
 
 
 def call_text(call: Any, field: str) -> str:
-    """A call with its name and arguments, which OpenAI holds as JSON in a string."""
+    """Return a tool call as text; its arguments may be an object, or JSON in a string as OpenAI writes them."""
     call = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(call, dict) or not isinstance(call.get("name"), str) or "arguments" not in call:
-        raise BadRow(field, "a tool call has a name and arguments")
+        raise BadRow(field, "a tool call must have a name and arguments")
     arguments = call["arguments"]
     if isinstance(arguments, str):
         [arguments] = list(parse_calls(f"[{arguments or '{}'}]", field))
@@ -180,22 +170,22 @@ def call_text(call: Any, field: str) -> str:
 
 
 def with_reasoning(answer: str, reasoning: Any, field: str, strip: bool) -> str:
-    """An answer after its reasoning, or without any."""
+    """Return an answer with its reasoning before it; with `strip`, without any reasoning."""
     if strip:
         solution_text = answer[match.end() :] if (match := THOUGHT.match(answer)) else answer
         return require_text(SOLUTION.sub(lambda solution: solution[1].strip(), solution_text), field)
-    return (
-        f"<think>\n{require_text(reasoning, field).strip()}\n</think>\n\n{answer}" if reasoning is not None else answer
-    )
+    if reasoning is None:
+        return answer
+    return f"<think>\n{require_text(reasoning, field).strip()}\n</think>\n\n{answer}"
 
 
 def with_tools(turns: list[Message], tools: Any) -> list[Message]:
-    """The conversation with its tools in the system message."""
+    """Return the conversation with its tools in the system message, unless the system message has tools already."""
     tool_objects = parse_calls(tools, "tools")
     if not all(isinstance(tool, dict) for tool in tool_objects):
         raise BadRow("tools", "must be a list of objects")
     if turns and turns[0]["role"] == "system" and "<tools>" in turns[0]["content"]:
-        return turns  # which has them already
+        return turns
     instructions = TOOLS.format("\n".join(json.dumps(tool, ensure_ascii=False) for tool in tool_objects))
     if turns and turns[0]["role"] == "system":
         return [{"role": "system", "content": f"{turns[0]['content']}\n\n{instructions}"}, *turns[1:]]
@@ -203,7 +193,7 @@ def with_tools(turns: list[Message], tools: Any) -> list[Message]:
 
 
 def context_turns(row: Mapping[str, Any]) -> list[Message]:
-    """What came before the request: a system message, and Alpaca's `history` of requests with their answers."""
+    """Return the turns before the request: the system message, and Alpaca's `history` of requests and answers."""
     system = [{"role": "system", "content": system_text(row["system"])}] if "system" in row else []
     if "history" not in row:
         return system
@@ -215,14 +205,14 @@ def context_turns(row: Mapping[str, Any]) -> list[Message]:
 
 
 def system_text(value: Any) -> str:
-    """A system message, which may be marked as one, or be a turn."""
+    """Return the text of a system message, which may be an object, or begin with `SYSTEM: `."""
     if isinstance(value, dict):
         value = first_value(value, CONTENT_KEYS)
     return require_text(require_text(value, "system").removeprefix("SYSTEM: "), "system")
 
 
 def split_off_answer(turns: list[Message]) -> tuple[list[Message], str | None]:
-    """Check who speaks when, and take the last assistant turn off."""
+    """Split off the last assistant turn's text, None if the user is last; raise BadRow for a bad order of roles."""
     if reason := turn_order_error(tuple([turn["role"] for turn in turns])):
         raise BadRow("", reason)
     if turns[-1]["role"] == "assistant":
@@ -232,12 +222,12 @@ def split_off_answer(turns: list[Message]) -> tuple[list[Message], str | None]:
 
 @lru_cache(maxsize=1000)
 def turn_order_error(roles: tuple[str, ...]) -> str:
-    """What is wrong with the order in which these speak; empty where nothing is."""
+    """Return the error in an order of roles; empty if there is none."""
     if "system" in roles[1:]:
-        return "a system message that is not the first"
+        return "a system message is not the first message"
     spoken = roles[1:] if roles[:1] == ("system",) else roles
     if "user" not in spoken:
         return "no user turn"
     if any(role not in NEXT_ROLES[before] for before, role in zip((None, *spoken), spoken, strict=False)):
-        return f"user and assistant do not take turns: {', '.join(spoken)}"
+        return f"user and assistant do not alternate: {', '.join(spoken)}"
     return ""

@@ -37,7 +37,7 @@ def test_a_column_that_changes_the_meaning_is_refused_by_name(row: dict, column:
     with pytest.raises(UserError, match=rf"rows.jsonl: line 1: .* '{column}' changes") as raised:
         read(lines(tmp_path, [row]))
     name = column.rpartition(".")[2]
-    assert f"data.sources[0].columns={{{name}: null}} leaves it out" in str(raised.value)
+    assert f"data.sources[0].columns={{{name}: null}} to leave it out" in str(raised.value)
     assert summarize(read(lines(tmp_path, [row]), columns={name: None})) == [(["a"], ["b"], None)]
 
 
@@ -95,9 +95,9 @@ def test_any_column_can_be_given_a_role(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"promt": "frage"}, "'promt' is no role here. Did you mean 'prompt'"),
-        ({"prompt": "fragen"}, r"prompt: fragen.*rows.jsonl has no such column. There are: frage, antwort"),
-        (None, r"no known columns among frage, antwort.*columns={prompt: COLUMN, completion: COLUMN} names them"),
+        ({"promt": "frage"}, "columns: 'promt' .* Did you mean 'prompt'"),
+        ({"prompt": "fragen"}, r"prompt: fragen.*rows.jsonl has no such column.*: frage, antwort"),
+        (None, r"no known columns among frage, antwort.*columns={prompt: COLUMN, completion: COLUMN}"),
     ],
 )
 def test_unknown_columns_are_told_with_those_that_there_are(columns: Any, message: str, tmp_path: Path) -> None:
@@ -137,21 +137,21 @@ def test_a_format_can_be_chosen(tmp_path: Path) -> None:
 def test_the_way_out_is_one_that_the_source_has(tmp_path: Path) -> None:
     """An evaluation's set has no splits, and no pairs are trained on."""
     file = lines(tmp_path, [{"prompt": "a", "chosen": "b", "rejected": "c"}])
-    chosen = "columns={completion: chosen, rejected: null} takes the chosen ones"
+    chosen = "columns={completion: chosen, rejected: null} to read the chosen answers"
     with pytest.raises(UserError) as raised:
         read(tmp_path)
-    assert f"label=dataset label.path={tmp_path} trains on them; data.sources[0].{chosen}" in str(raised.value)
+    assert re.search(rf"Type label=dataset label.path={tmp_path} .* or data.sources\[0\].{chosen}", str(raised.value))
     with pytest.raises(UserError) as raised:
         list(convert(Source(str(file)), "outside[0].path", lambda row: row, Purpose.answers, ReadReport()))
-    assert str(raised.value).endswith(f"wanted: outside[0].{chosen}.")
+    assert str(raised.value).endswith(f"Type outside[0].{chosen}.")
 
 
 def test_a_format_that_cannot_be_is_refused_with_those_that_can(tmp_path: Path) -> None:
     file = lines(tmp_path, [ALPACA])
-    with pytest.raises(UserError, match=r"sources\[0\].format=several: .* kto, chat, answered"):
+    with pytest.raises(UserError, match=r"sources\[0\].format=several: .*Type one of kto, chat, answered"):
         read(file, format="several")
     message = refused("stage=data", f"data.sources=[{{path: {file}, format: phrased}}]", f"outputs={tmp_path}")
-    assert "data.sources[0].task=TASK" in message
+    assert "data.sources[0].task" in message
     assert "sentiment" in message
 
 
@@ -239,12 +239,12 @@ BAD_ANSWERS: list[tuple[dict[str, Any], str]] = [
 def test_a_column_that_calls_an_answer_a_bad_one_is_refused(row: dict, column: str, tmp_path: Path) -> None:
     good = {**row, column: not row[column]}
     file = lines(tmp_path, [good, row])
-    with pytest.raises(UserError, match=rf"line 2: the column '{column}' is .*a bad one") as raised:
+    with pytest.raises(UserError, match=rf"line 2: the column '{column}' is ") as raised:
         read(file)
-    assert f"columns={{{column}: null}} leaves it out" in str(raised.value)
+    assert f"columns={{{column}: null}} to leave it out" in str(raised.value)
     assert len(read(file, columns={column: None}).parsed) == 2
     if column != "is_harmful":
-        assert f"columns={{label: {column}}} has it read" in str(raised.value)
+        assert f"columns={{label: {column}}} to read it" in str(raised.value)
         labels = {1: "true", 0: "false"} if isinstance(row[column], int) else {}
         result = read(file, columns={"label": column}, labels=labels)
         assert [each.scores for each in result.parsed] == [[1], [0]]
@@ -260,7 +260,7 @@ def test_a_column_that_calls_an_answer_a_bad_one_is_refused(row: dict, column: s
 )
 def test_a_switch_thoughts_of_another_name_and_speakers_are_refused(row: dict, column: str, tmp_path: Path) -> None:
     file = lines(tmp_path, [row])
-    with pytest.raises(UserError, match=rf"the column '{column}' .*columns={{{column}: null}} leaves it out"):
+    with pytest.raises(UserError, match=rf"the column '{column}' .*columns={{{column}: null}} to leave it out"):
         read(file)
     assert summarize(read(file, columns={column: None})) == [(["a"], ["b"], None)]
 
@@ -290,7 +290,7 @@ def test_two_columns_that_may_be_the_same_are_refused(row: dict, one: str, other
         ("completion", "answer.vlaue", r"has no 'vlaue' in answer. Did you mean 'value'"),
         ("system", "meta.sytem", r"has no 'sytem' in meta. Did you mean 'system'"),
         ("input", "notes.0.txt", r"has no 'txt' in notes.0. Did you mean 'text'"),
-        ("licence", "frage.x", r"has no 'x' in frage. It has no keys"),
+        ("licence", "frage.x", r"has no 'x' in frage. .*type {licence: frage}"),
     ],
 )
 def test_a_typo_inside_of_a_path_is_refused_with_the_nearest_name(
@@ -324,10 +324,10 @@ def test_a_negative_preference_is_nobodys(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"prompt": ["a", "c"], "completion": "b"}, "prompt: holds 2 requests: `columns: {prompt: prompt.0}`"),
-        ({"prompt": [ASK], "input": "c", "completion": "b"}, "`columns: {input: null}` leaves it out"),
-        ({"question": "a", "answer": {"value": "b"}}, "`columns: {completion: answer.KEY}` reads one of value"),
-        ({"question": "a", "answer": True}, "must be text, is bool: `labels: {true: WORD, …}`"),
+        ({"prompt": ["a", "c"], "completion": "b"}, "prompt: holds 2 requests: type `columns: {prompt: prompt.0}`"),
+        ({"prompt": [ASK], "input": "c", "completion": "b"}, "type `columns: {input: null}`"),
+        ({"question": "a", "answer": {"value": "b"}}, "type `columns: {completion: answer.KEY}`; its keys are value"),
+        ({"question": "a", "answer": True}, "must be text, is bool: type `labels: {true: WORD, …}`"),
     ],
 )
 def test_a_row_says_what_would_have_it_read(row: dict, reason: str, tmp_path: Path) -> None:

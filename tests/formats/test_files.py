@@ -112,14 +112,14 @@ def test_a_packed_file_that_is_cut_off_is_told(packed: str, tmp_path: Path) -> N
             r"jq -c '{Definition} \+ \.Instances\[\]'",
         ),
         ("rows.json", json.dumps({"1": ROWS[0]}, indent=1), r"one JSON object .* jq -c '\.\[\]'"),
-        ("rows.csv", b"PK\x03\x04 a workbook", "is a zip archive or a workbook"),
+        ("rows.csv", b"PK\x03\x04 a workbook", "is a zip archive or an Excel workbook"),
         ("rows.db", b"SQLite format 3\0", r"sqlite3 -header -csv rows.db 'select \* from TABLE' > rows.csv"),
         ("rows.pkl", b"\x80\x04K", "a pickle, which may run code"),
         ("rows.yaml", "- prompt: a\n", r"is YAML. Write it as JSON lines: python -c .*rows.yaml"),
         ("rows.jsonl", b"rows.jsonl" + b"\0" * 247 + b"ustar", "is a tar archive. Unpack it: tar -xf rows.jsonl"),
         ("rows.tsv", "ham\tHi there.\nspam\tBuy.\n", r"\(printf 'NAME\\tNAME\\n'; cat rows.tsv\) > NEW.tsv"),
-        ("rows.csv", "instruction,output\n".encode("utf-16"), "is UTF-16. Save it as UTF-8"),
-        ("rows.txt", "a\n\nb\nc", r"`documents` of the source says it: file \(1\).*paragraphs \(2\), lines \(3\)"),
+        ("rows.csv", "instruction,output\n".encode("utf-16"), "is UTF-16. Save it as UTF-8: iconv"),
+        ("rows.txt", "a\n\nb\nc", r"Type `documents: WORD` .* file \(1\).*paragraphs \(2\), lines \(3\)"),
     ],
 )
 def test_what_has_no_rows_is_refused_with_a_way_out(

@@ -189,11 +189,11 @@ def test_a_row_unlike_the_others_says_why(row: object, reason: str, tmp_path: Pa
         ([{"role": "narrator", "content": "a"}, REPLY], "messages: unknown role 'narrator'"),
         ([{"role": ["user"], "content": "a"}, REPLY], "messages: unknown role"),
         ([REPLY], "no user turn"),
-        ([ASK, ASK, REPLY], "do not take turns"),
-        ([ASK, REPLY, {"role": "system", "content": "s"}, REPLY], "a system message that is not the first"),
+        ([ASK, ASK, REPLY], "do not alternate: user, user, assistant"),
+        ([ASK, REPLY, {"role": "system", "content": "s"}, REPLY], "a system message is not the first message"),
         ([ASK, {"role": "assistant", "content": [{"type": "text", "text": None}]}], "must be text"),
         ([ASK, {"role": "assistant", "content": [{"type": "image", "url": "b"}]}], "a part of type 'image'"),
-        ([ASK, {"role": "assistant", "tool_calls": [{"id": 1}]}], "a tool call has a name and arguments"),
+        ([ASK, {"role": "assistant", "tool_calls": [{"id": 1}]}], "a tool call must have a name and arguments"),
         ([ASK, {"role": "assistant", "content": " "}], "messages"),
     ],
 )
@@ -214,10 +214,10 @@ def test_reasoning_is_kept_or_stripped(tmp_path: Path) -> None:
 
 def test_text_that_was_rendered_for_a_model_is_no_running_text(tmp_path: Path) -> None:
     result = read(lines(tmp_path, [{"text": "b"}, {"text": "b"}, {"text": "[INST] a [/INST] b"}]))
-    assert "a mark of" in str(result.bad_rows[0].error)
+    assert "text: holds '[INST]'" in str(result.bad_rows[0].error)
 
 
 def test_a_call_whose_arguments_are_no_json_is_told() -> None:
     broken = {**CALL, "function": {"name": "f", "arguments": "{x"}}
-    with pytest.raises(BadRow, match="no JSON"):
+    with pytest.raises(BadRow, match="a tool call is not JSON"):
         parse_turn({"role": "assistant", "tool_calls": [broken]}, "messages")

@@ -46,7 +46,7 @@ def refusal(file: Path, limits: ReadLimits = LIMITS) -> str:
 def test_a_packed_file_is_unpacked_as_far_as_the_key_allows(kind: str, tmp_path: Path) -> None:
     file, content = tmp_path / f"rows.jsonl.{kind}", b'{"text": "a"}\n' * 250_000
     file.write_bytes(PACKERS[kind](content))
-    assert re.fullmatch(rf"{file}: .* 3 MB\. data\.max_file=MB .*", refusal(file))
+    assert re.fullmatch(rf"{file}: .* 3 MB\. Type data\.max_file=MB .*", refusal(file))
     file.write_bytes(PACKERS[kind](content[: 14 * 200_000]))
     assert sum(1 for _ in rows_of(file, limits=LIMITS)) == 200_000
 
@@ -64,7 +64,7 @@ def test_a_packed_file_is_unpacked_as_far_as_the_key_allows(kind: str, tmp_path:
 def test_a_line_is_as_long_as_the_key_allows(name: str, content: str, tmp_path: Path) -> None:
     file = tmp_path / name
     file.write_text(content)
-    assert re.fullmatch(rf"{file}: .* 1 MB\. data\.max_line=MB .*", refusal(file))
+    assert re.fullmatch(rf"{file}: .* 1 MB\. Type data\.max_line=MB .*", refusal(file))
     assert len([*rows_of(file, limits=ReadLimits(line=4))]) >= 1
 
 
@@ -91,11 +91,11 @@ def test_the_keys_reach_every_reader_and_no_fingerprint(tmp_path: Path) -> None:
     assert bounded["data_source_1"].config.source.limits == ReadLimits(2, 2)
     assert plain["report"].fingerprint == bounded["report"].fingerprint
     label = (f"label.path={long}", f"outputs={tmp_path / 'outputs'}", "data.max_line=1", "stage=label")
-    assert "data.max_line=MB reads longer ones" in refused(*TINY, "label=dataset", *label)
+    assert "Type data.max_line=MB" in refused(*TINY, "label=dataset", *label)
     candidates = tmp_path / "candidates.jsonl"
     candidates.write_text(json.dumps({"prompt": "a", "completion": LONG}))
     sample = (f"sample.file={candidates}", f"outputs={tmp_path / 'outputs'}", "data.max_line=1", "stage=plan")
-    assert "data.max_line=MB reads longer ones" in refused(*TINY, *sample)
+    assert "Type data.max_line=MB" in refused(*TINY, *sample)
 
 
 def test_a_table_of_too_many_columns_is_refused_at_once(tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ def test_a_broken_array_is_told_as_one_that_is_read_at_once(
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ('{"a": [1, {"b": "]", "b": 2}]}', "b: broken JSON: the key stands there twice"),
-        ('{"a": NaN, "b": "}, {"}', "broken JSON: NaN is no number"),
+        ('{"a": [1, {"b": "]", "b": 2}]}', "b: broken JSON: the key occurs twice"),
+        ('{"a": NaN, "b": "}, {"}', "broken JSON: NaN is not a number"),
         ("[" * 5000 + "]" * 5000, "broken JSON: nested too deeply"),
         (f'{{"a": {"9" * 5000}}}', "broken JSON: a number with too many digits"),
     ],

@@ -87,7 +87,7 @@ def test_a_number_that_comes_late_is_asked_for_too(tmp_path: Path) -> None:
 
 def test_a_word_that_comes_late_costs_its_row(tmp_path: Path) -> None:
     result = compared(tmp_path, "response 1", "response 2", [1, 2] * (PEEKED // 2) + ["unsure"])
-    assert [str(row.error) for row in result.bad_rows] == ["label: names neither answer, nor a tie: 'unsure'"]
+    assert [str(row.error) for row in result.bad_rows] == ["label: names neither answer nor a tie: 'unsure'"]
 
 
 def test_the_example_is_one_in_which_an_answer_is_better(tmp_path: Path) -> None:
@@ -95,20 +95,24 @@ def test_the_example_is_one_in_which_an_answer_is_better(tmp_path: Path) -> None
     assert result.notes[0].endswith("For example: user: 2 | better: c c | worse: b")
     assert "label: b was read as response_b better (1 rows), tie was read as a tie (2 rows)" in result.notes[1]
     tied = compared(tmp_path, "response_a", "response_b", ["tie"])
-    assert tied.notes[0].endswith("For example: user: 0 | as good: b | as good: c c")
+    assert tied.notes[0].endswith("For example: user: 0 | equally good: b | equally good: c c")
 
 
 def test_every_kind_of_preferences_shows_what_is_better(tmp_path: Path) -> None:
     rows: list[tuple[dict[str, Any], str, str]] = [
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "better: b | worse: c", ""),
-        ({"prompt": "a", "responses": ["b", "c", "d"], "scores": [1, 3, 2]}, "better (3): c | worse (1): b", ""),
-        ({"prompt": "a", "completions": ["b", "c"], "ranks": [2, 1]}, "better (1): c | worse (0): b", ""),
+        (
+            {"prompt": "a", "responses": ["b", "c", "d"], "scores": [1, 3, 2]},
+            "better (score 3): c | worse (score 1): b",
+            "",
+        ),
+        ({"prompt": "a", "completions": ["b", "c"], "ranks": [2, 1]}, "better (score 1): c | worse (score 0): b", ""),
         (
             {"prompt": "a", "response_a": "b", "response_b": "c", "score_a": 1, "score_b": 2},
             "better: c | worse: b",
-            "the higher one of score_a and score_b was read as better",
+            "the higher of score_a and score_b was read as better",
         ),
-        ({"prompt": "a", "completion": "b", "label": True}, "answer (1): b", "true was read as a good answer"),
+        ({"prompt": "a", "completion": "b", "label": True}, "answer (score 1): b", "true was read as a good answer"),
     ]
     for row, example, remark in rows:
         result = read(lines(tmp_path, [row]), Purpose.preferences)

@@ -107,7 +107,7 @@ def test_a_task_may_be_a_file_of_ones_own(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"capitals.yaml: .* 'city'"):
         read(file, task=str(task))
     task.write_text("- nothing")
-    with pytest.raises(UserError, match=r"capitals.yaml: columns, phrasings and answer "):
+    with pytest.raises(UserError, match=r"capitals.yaml: a task needs the keys columns, phrasings and answer "):
         read(file, task=str(task))
 
 
@@ -152,7 +152,7 @@ def test_a_question_with_options_is_refused_with_the_line_that_reads_it(
         question = next(key for key in row if row[key] == "q")
         columns = {"question": question, **columns, "label": label}
         setting = f"{{question: {question}, options: [{', '.join(columns['options'])}], label: {label}}}"
-        assert f"columns={setting} phrases them" in str(raised.value)
+        assert f"columns={setting} to write them" in str(raised.value)
     result = read(file, task="multiple_choice", columns=columns).parsed[0]
     assert result.answers == ["y"]
     assert all(
@@ -163,10 +163,10 @@ def test_a_question_with_options_is_refused_with_the_line_that_reads_it(
 def test_labels_that_are_none_are_kept_apart_and_lists_of_them_are_refused(tmp_path: Path) -> None:
     rows = [{"premise": f"p {i}", "hypothesis": "h", "label": i % 4 - 1} for i in range(12)]
     result = read(lines(tmp_path, rows), task="nli", labels={0: "yes", 1: "no", 2: "maybe"})
-    assert [str(row.error) for row in result.bad_rows] == ["label: is -1: nobody has labelled the row"] * 3
+    assert [str(row.error) for row in result.bad_rows] == ["label: is -1: the row has no label"] * 3
     assert "3 labels: maybe, no, yes" in result.notes[1]
     file = lines(tmp_path, [{"text": "t", "label": ["joy"]}, {"text": "u", "label": ["joy", "rage"]}])
-    with pytest.raises(UserError, match=r"`columns: {label: label.0}`"):
+    with pytest.raises(UserError, match=r"type `columns: {label: label.0}`"):
         read(file, task="sentiment")
     assert "joy" in str(read(file, task="sentiment", columns={"label": "label.0"}).parsed[0])
 

@@ -134,7 +134,7 @@ REFUSED: dict[str, str] = {
 }
 NO_ROW = {  # every row is bad: too many for any data.max_bad
     "classic/banking77_categories.json": "a row must be an object",
-    "formats/alpaca_farm_multisamples_sft.json": r"holds 4 answers: `columns: \{completion: output.0\}`",
+    "formats/alpaca_farm_multisamples_sft.json": r"holds 4 answers: type `columns: \{completion: output.0\}`",
 }
 # Rows of the malformed files that no reader may use, as their KEY has them.
 BAD_LINES = {

@@ -8,7 +8,7 @@ import pytest
 
 from stages.config.blocks.data import Data, Source
 from stages.config.errors import UserError
-from stages.curation.user_code import reader
+from stages.curation.user_code import row_reader
 from stages.formats.column_mapping import Purpose
 from stages.store.records import Example, load
 from stages.store.workspace import StageDir
@@ -53,10 +53,10 @@ def test_a_weight_says_which_answers_are_trained(row: dict, trained: list[bool] 
     ],
 )
 def test_a_weight_in_between_is_refused_with_the_way_out(row: dict, column: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"line 1: the column '{column}' is .*only 0 and 1 are read") as raised:
+    with pytest.raises(UserError, match=rf"line 1: the column '{column}' is .*must be 0 or 1") as raised:
         read(lines(tmp_path, [row]))
     name = column.rpartition(".")[2]
-    assert str(raised.value).endswith(f"data.sources[0].columns={{{name}: null}} leaves it out.")
+    assert str(raised.value).endswith(f"data.sources[0].columns={{{name}: null}} to leave it out.")
     [parsed] = read(lines(tmp_path, [row]), columns={name: None}).parsed
     assert parsed.trained is None
 
@@ -77,7 +77,7 @@ def test_a_function_of_the_users_may_weigh_too() -> None:
     def function(row: Any) -> Any:
         return row["messages"], None
 
-    assert reader(function, {}, "function")(TALK).trained == [False, True]
+    assert row_reader(function, {}, "function")(TALK).trained == [False, True]
 
 
 def test_weights_reach_the_examples_and_rows_that_teach_nothing_are_left_out(tmp_path: Path) -> None:

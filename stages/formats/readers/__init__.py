@@ -1,1 +1,1 @@
-"""Files become rows: bytes, archives, JSON, tables and lines. Knows no conversation."""
+"""Readers of rows from files (JSON, tables, plain text, archives), without a notion of conversations."""

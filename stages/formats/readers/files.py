@@ -1,8 +1,8 @@
-"""Reading other people's files, folders and hub datasets, row by row; a row that cannot be used keeps its reason.
+"""Read files, folders and hub datasets row by row. A row that cannot be read keeps the reason as its error.
 
-JSON and JSON lines, CSV and TSV, Parquet, Arrow and plain text; packed by gzip, bzip2, xz or Zstandard. What a file
-is, its content says; only CSV and plain text are known by their names. A file of another kind is refused by what it
-begins with, naming the command that converts it.
+The readers know JSON, JSON lines, CSV, TSV, Parquet, Arrow and plain text, also compressed by gzip, bzip2, xz or
+Zstandard. They detect the kind from the first bytes, and only CSV, TSV and plain text from the name. A file of another
+kind is refused with the command that converts it.
 """
 
 import bz2
@@ -39,26 +39,26 @@ PACKED: dict[bytes, Callable[[Any], Any]] = {
     b"\x28\xb5\x2f\xfd": lambda file: pa.input_stream(pa.PythonFile(file), compression="zstd"),
 }
 DEFAULT_LIMITS = ReadLimits()
-PEEK_BYTES = 1 << 16  # bytes that tell what a file is
+PEEK_BYTES = 1 << 16  # the beginning of a file, from which its kind is detected
 ENDS = dict(zip(DOCUMENTS, (r"\Z", r"\n\s*\n\s*\n", r"\n\s*\n", r"\n"), strict=True))
 
-# Files and folders of a split, as the hub names them, and the parts of one: train-00000-of-00002.parquet
+# The hub names files and folders by split, and the shards of a split like train-00000-of-00002.parquet.
 SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])")
 SHARD = re.compile(r"-\d{5}-of-\d{5}|\.")
 HELD_OUT = dict.fromkeys(("valid", "val", "dev", "eval"), "validation")
 
-Watch = Callable[[Callable[[], float]], None]  # takes what tells how much of a file was read so far
+Watch = Callable[[Callable[[], float]], None]  # takes a function that returns how much of a file was read so far
 
-# Files that are not read, by what they begin with, and how each becomes one that is.
+# Kinds of files that are not read, by their first bytes, each with a command that converts it.
 PICKLE = (
-    "a pickle, which may run code and is never read. Where you trust it: "
+    "a pickle, which may run code and is never read. If you trust it, convert it in Python: "
     "pandas.DataFrame(pandas.read_pickle('{name}')).to_parquet('{stem}.parquet')"
 )
 UNSUPPORTED = {
-    b"PK\x03\x04": "a zip archive or a workbook. Unpack it, or save its table as CSV",
-    b"SQLite format 3\0": "an SQLite database. Write a table of it as CSV: "
+    b"PK\x03\x04": "a zip archive or an Excel workbook. Unpack the archive, or save the sheet as CSV",
+    b"SQLite format 3\0": "an SQLite database. Write one of its tables as CSV: "
     "sqlite3 -header -csv {name} 'select * from TABLE' > {stem}.csv",
-    b"\xd0\xcf\x11\xe0": "an old workbook. Save its table as CSV",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook. Save the sheet as CSV",
     b"\x93NUMPY": "a NumPy array. Write its texts as JSON lines",
     b"\x89HDF": "an HDF5 file. Write its table as Parquet: pandas.read_hdf('{name}').to_parquet('{stem}.parquet')",
     b"ORC": "an ORC file. Write it as Parquet: pandas.read_orc('{name}').to_parquet('{stem}.parquet')",
@@ -66,28 +66,28 @@ UNSUPPORTED = {
     b"%PDF": "a PDF. Write its text: pdftotext {name} {stem}.txt",
     **{b"\x80" + bytes([version]): PICKLE for version in range(2, 6)},
 }
-# Texts that are no rows, by what their names end with.
+# Kinds of text files without rows, by the ends of their names.
 YAML = (
     'YAML. Write it as JSON lines: python -c "import json, yaml; '
     "[print(json.dumps(row, default=str)) for row in yaml.safe_load(open('{name}'))]\" > {stem}.jsonl"
 )
-PAGE = "a page. Write what it says as text or JSON lines"
+PAGE = "an HTML or XML page. Save its content as plain text or JSON lines"
 UNSUPPORTED_TEXT = {".yaml": YAML, ".yml": YAML, ".html": PAGE, ".htm": PAGE, ".xml": PAGE}
-BYTE_ORDER_MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}  # one begins as that of UTF-16 does
+# UTF-32 comes first, since one of its byte order marks begins like one of UTF-16.
+BYTE_ORDER_MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}
 BYTE_ORDER_MARKS |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
-# Without a mark, two ASCII characters at the beginning tell: which of their bytes are zero (RFC 4627, section 3).
+# Without a mark, the zero bytes of the first ASCII characters reveal the encoding (RFC 4627, section 3).
 ZERO_PATTERNS: dict[tuple[int, ...], str] = {
     (0, 1, 1, 1): "UTF-32LE",
     (1, 1, 1, 0): "UTF-32BE",
     (0, 1, 0, 1): "UTF-16LE",
     (1, 0, 1, 0): "UTF-16BE",
 }
-TAR_MAGIC = slice(257, 262)  # where a tar archive says that it is one
+TAR_MAGIC = slice(257, 262)  # the place of `ustar` in a tar archive
 
 
 class Table:
-    """A file of rows, which may be read more than once. `size` is in bytes, of a hub dataset in rows; `read` tells how
-    much of it the last reading has behind it."""
+    """A file of rows that can be read again. `size`, and what `read()` has read of it, are bytes (hub: rows)."""
 
     def __init__(self, name: str, size: int, reading: Callable[[Watch], Iterator[Row]]):
         self.name, self.size, self.reading = name, size, reading
@@ -101,13 +101,12 @@ class Table:
 
 
 def source_tables(source: Source, key: str, compared: bool = False) -> Iterator[Table]:
-    """The files of a source, in order; a hub dataset is one. `compared`: of trees of messages, the replies are."""
+    """Yield the files of a source, or its hub dataset. `compared`: read trees of messages as preferences."""
     local = locate(source.path, key)
     if local is None:
         dataset = load_hub_dataset(source, key)
-        yield Table(
-            source.path, len(dataset), lambda watch: thread_rows(hub_rows(source.path, dataset, watch), compared)
-        )
+        name, size = source.path, len(dataset)
+        yield Table(name, size, lambda watch: thread_rows(hub_rows(name, dataset, watch), compared))
         return
     files = readable(local, key)
     if local.is_dir():
@@ -117,7 +116,7 @@ def source_tables(source: Source, key: str, compared: bool = False) -> Iterator[
 
 
 def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
-    """Raise UserError for a folder with the splits of a set, some of them to be held out: a path names one of them."""
+    """Raise UserError for a folder with several splits: reading all of them would train on held-out rows."""
     path_by_split = dict[str, str]()
     for file in files:
         for part in (below := file.relative_to(folder)).parts:
@@ -127,12 +126,11 @@ def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
                 path_by_split.setdefault(HELD_OUT.get(named[1], named[1]), str(place / shards))
                 break
     if len(path_by_split) > 1:
-        ways = ", ".join(
-            f"{key}='{path_by_split[name]}'" for name in sorted(path_by_split, key=lambda name: name != "train")
+        splits = sorted(path_by_split)
+        ways = " or ".join(
+            f"{key}='{path_by_split[name]}'" for name in sorted(splits, key=lambda name: name != "train")
         )
-        raise UserError(
-            f"{key}={folder}: holds the splits {', '.join(sorted(path_by_split))}. A path names one of them: {ways}."
-        )
+        raise UserError(f"{key}={folder}: holds the splits {', '.join(splits)}. Type {ways} to read one of them.")
 
 
 def load_hub_dataset(source: Source, key: str) -> Any:
@@ -162,13 +160,13 @@ def threaded_rows(file: Path, source: Source, compared: bool, watch: Watch) -> I
 def rows_of(
     file: Path, documents: str | None = None, watch: Watch = lambda read: None, limits: ReadLimits = DEFAULT_LIMITS
 ) -> Iterator[Row]:
-    """The rows of a file. `documents`: where plain text is divided. `watch` is told how to see how far it is."""
+    """Yield the rows of a file. `documents` says how plain text is divided. `watch` takes a progress function."""
     try:
         yield from content_rows(file, documents, watch, limits)
     except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"{file}: {error.strerror}.") from error
-        raise UserError(f"{file}: cannot be read, it is broken or cut off ({error}).") from error
+        raise UserError(f"{file}: the file is broken or cut off ({error}). Download or write it again.") from error
 
 
 def content_rows(file: Path, documents: str | None, watch: Watch, limits: ReadLimits) -> Iterator[Row]:
@@ -186,7 +184,7 @@ def content_rows(file: Path, documents: str | None, watch: Watch, limits: ReadLi
 
 
 def stream_rows(file: Path, stream: BoundedLines, documents: str | None, watched: Callable[[], None]) -> Iterator[Row]:
-    """The rows of a file that is text. Those that are read a row at a time are `watched`."""
+    """Return the rows of a text file. `watched` starts the progress of files that are read row by row."""
     start = stream.peek(PEEK_BYTES)
     refuse_unsupported(file, start)
     refuse_encoding(file, start)
@@ -200,7 +198,7 @@ def stream_rows(file: Path, stream: BoundedLines, documents: str | None, watched
 
 
 def refuse_unsupported(file: Path, start: bytes) -> None:
-    """Raise UserError for a file that is not read here, by what it begins with."""
+    """Raise UserError for a file of a kind that is not read, with the command that converts it."""
     kind = next((kind for magic, kind in UNSUPPORTED.items() if start.startswith(magic)), None)
     if start[TAR_MAGIC] == b"ustar":
         kind = "a tar archive. Unpack it: tar -xf {name}"
@@ -211,24 +209,23 @@ def refuse_unsupported(file: Path, start: bytes) -> None:
 
 
 def refuse_encoding(file: Path, start: bytes) -> None:
-    """Raise UserError for a text in another encoding than UTF-8, of which every character has two or four bytes."""
+    """Raise UserError for a text in UTF-16 or UTF-32, with the command that converts it."""
     marked = next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
     if name := marked or ZERO_PATTERNS.get(tuple(int(byte == 0) for byte in start[:4])):
         converted = f"{file.stem}.utf8{file.suffix}"
-        raise UserError(
-            f"{file}: is {name.rstrip('LBE')}. Save it as UTF-8: iconv -f {name} -t UTF-8 {file.name} > {converted}"
-        )
+        command = f"iconv -f {name} -t UTF-8 {file.name} > {converted}"
+        raise UserError(f"{file}: is {name.rstrip('LBE')}. Save it as UTF-8: {command}")
 
 
 def open_bounded(file: Path, plain: io.FileIO, magic: bytes, limits: ReadLimits) -> BoundedLines:
-    """A file's content, unpacked, within limits: a few bytes may be endless."""
+    """Open a file for reading, unpacked, within limits: a few packed bytes may unpack to endless content."""
     unpack = next((unpack for head, unpack in PACKED.items() if magic.startswith(head)), None)
     raw = UnpackedFile(file, unpack(plain), limits.unpacked) if unpack else plain
     return BoundedLines(raw, PEEK_BYTES, file, limits.line)
 
 
 class UnpackedFile(io.RawIOBase):
-    """What a packed file unpacks to: more than `most` megabytes are a UserError."""
+    """The unpacked content of a packed file; more than `most` megabytes of it are a UserError."""
 
     def __init__(self, file: Path, stream: BinaryIO, most: int):
         self.file, self.stream, self.most, self.size = file, stream, most, 0
@@ -240,7 +237,7 @@ class UnpackedFile(io.RawIOBase):
         content = self.stream.read(len(buffer))
         self.size += len(content)
         if self.size > self.most * MEGABYTE:
-            raise UserError(f"{self.file}: unpacks to more than {self.most:,} MB. data.max_file=MB reads more.")
+            raise UserError(f"{self.file}: unpacks to over {self.most:,} MB. Type data.max_file=MB to allow more.")
         buffer[: len(content)] = content
         return len(content)
 
@@ -250,7 +247,7 @@ class UnpackedFile(io.RawIOBase):
 
 
 def text_rows(file: Path, content: bytes, documents: str | None) -> Iterator[Row]:
-    """The documents of plain text, each as a row with `text`."""
+    """Yield the documents of a plain text, each as a row with `text`."""
     text = decode_text(file, content).replace("\r\n", "\n")
     if not text.strip():
         return
@@ -258,7 +255,8 @@ def text_rows(file: Path, content: bytes, documents: str | None) -> Iterator[Row
     if documents is None:
         counts = ", ".join(f"{name} ({len(parts):,})" for name, parts in divided.items())
         raise UserError(
-            f"{file}: plain text does not say where a document ends. `documents` of the source says it: {counts}."
+            f"{file}: plain text does not say where a document ends. Type `documents: WORD` in the source; "
+            f"the words, with the number of documents by each, are {counts}."
         )
     for i, part in enumerate(divided[documents], 1):
         yield Row(str(file), i, {"text": part.strip()})

@@ -1,4 +1,4 @@
-"""Rows of a JSON array, however long: the file is read a piece at a time, and a row at a time is held of it."""
+"""Read the rows of a JSON array of any length: a piece of the file and one row are in memory at a time."""
 
 import codecs
 import json
@@ -18,10 +18,10 @@ TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[]["{},]', re.DOTALL)  # a quote a
 
 
 def array_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
-    """The rows of a JSON array.
+    """Yield the rows of a JSON array.
 
     Raises:
-        UserError: for one that is broken, where it is: what follows has no rows that could be told apart.
+        UserError: at the first syntax error, since no row can be found after it.
     """
     text = ArrayText(file, stream)
     text.expect("[")
@@ -38,14 +38,14 @@ def array_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
 
 
 class ArrayText:
-    """The piece of a file's text that is being read. `at` is where in it, `before` how many lines came before it."""
+    """The piece of a file's text that is being read: the `position` in it, and the number of lines before it."""
 
     def __init__(self, file: Path, stream: BoundedLines):
         self.file, self.stream, self.decoder = file, stream, codecs.getincrementaldecoder("utf-8-sig")()
         self.text, self.position, self.lines_before, self.ended = "", 0, 0, False
 
     def read_piece(self) -> bool:
-        """Drop what has been read, and add a piece; as much as is there where that is more. False at the end."""
+        """Drop the text before the position, and read another piece or more. Return False at the end of the file."""
         if self.ended:
             return False
         self.lines_before += self.text.count("\n", 0, self.position)
@@ -61,7 +61,7 @@ class ArrayText:
         return True
 
     def next_is(self, mark: str) -> bool:
-        """Whether the next sign that is no space is this one, or with an empty mark any. At the end there is none."""
+        """Skip white space, and return True if the text goes on with `mark`. At the end of the file return False."""
         while (at := SPACE.match(self.text, self.position).end()) == len(self.text):  # type: ignore[union-attr]
             self.position = at
             if not self.read_piece():
@@ -70,15 +70,15 @@ class ArrayText:
         return self.text.startswith(mark, at)
 
     def expect(self, marks: str) -> str:
-        """Go past the next sign, which must be one of these."""
+        """Read the next character after white space, which must be one of `marks`, and return it."""
         if not self.next_is("") or self.text[self.position] not in marks:
             raise self.broken_error("Expecting ',' delimiter", self.position)
         self.position += 1
         return self.text[self.position - 1]
 
     def next_row(self, number: int) -> Row:
-        """The next row. One that is cut off at the end of the piece is read again with more of it: where that is may
-        not show, since half a number is one."""
+        """Return the next row. A row that may go on in the next piece is read again with more text: half of a
+        number is a number, too."""
         self.next_is("")
         while True:
             try:
@@ -96,7 +96,7 @@ class ArrayText:
                 return row
 
     def row_end(self) -> int | None:
-        """Where the next row ends, whatever is in it; None where that is not in this piece."""
+        """Return the position where the next row ends, even if the row is broken; None if the piece ends before."""
         depth = 0
         for token in TOKEN.finditer(self.text, self.position):
             mark = token[0]
@@ -107,4 +107,4 @@ class ArrayText:
 
     def broken_error(self, message: str, position: int) -> UserError:
         line = self.lines_before + self.text.count("\n", 0, position) + 1
-        return UserError(f"{self.file}: line {line}: {message}. Mend the array, or use one JSON object a line.")
+        return UserError(f"{self.file}: line {line}: {message}. Mend the array, or write one JSON object a line.")

@@ -1,7 +1,7 @@
-"""Lines of a file, none longer than a key allows, and the rows of JSON lines.
+"""Read JSON lines, none longer than data.max_line allows.
 
-A line may be as long as the file, and memory is not. What no program should have to hold, such as a key twice or a
-number of a million digits, makes a row unusable.
+A line may be as long as its file, and memory is shorter. A row is unusable if it has a key twice, or a number of a
+million digits.
 """
 
 import io
@@ -17,7 +17,7 @@ from stages.formats.readers.row import BadRow, Row, first_repeated
 MEGABYTE = 1_000_000
 SPACE = " \t\r\n"
 COMMENT = re.compile(r"\s*(//|/\*|#)")
-BLANK = b"\xef\xbb\xbf" + SPACE.encode()  # bytes that say nothing: a mark of byte order, and white space
+BLANK = b"\xef\xbb\xbf" + SPACE.encode()  # the byte order mark and white space
 
 
 class BoundedLines(io.BufferedReader):
@@ -34,19 +34,19 @@ class BoundedLines(io.BufferedReader):
         raise StopIteration
 
     def refuse_longer(self, length: int) -> None:
-        """Raise UserError where a line, or a value that is read as one, is longer than it may be."""
+        """Raise UserError if a line, or a value of a JSON array, is longer than the limit."""
         if length > self.longest:
-            raise UserError(f"{self.file}: a line of more than {self.most} MB. data.max_line=MB reads longer ones.")
+            raise UserError(f"{self.file}: a line has more than {self.most} MB. Type data.max_line=MB to allow more.")
 
     def text_lines(self, text: io.TextIOWrapper) -> Iterator[str]:
-        """Yield the lines of a text that is decoded from this stream. A character is a byte or more."""
+        """Yield the lines of a text decoded from this stream; the limit counts characters here."""
         while line := text.readline(self.longest + 1):
             self.refuse_longer(len(line))
             yield line
 
 
 def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
-    """JSON lines. Only \\n ends a line: U+2028 may stand inside a string."""
+    """Yield the rows of JSON lines. Only \\n ends a line: U+2028 may occur inside a string."""
     name = str(file)
     for i, line in enumerate(lines, 1):
         if not line.strip(BLANK):
@@ -65,17 +65,17 @@ def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
 
 
 def broken_row(file: Path, line: int, text: str, error: json.JSONDecodeError) -> Row:
-    """A line that is no JSON, but for a comma after it: of an array without its brackets."""
+    """Return a row for a line that is not JSON. A comma at its end is allowed, as in an array without its brackets."""
     if error.msg == "Extra data" and error.doc[error.pos :].strip() == ",":
         return Row(str(file), line, parse_value(error.doc[: error.pos]))
     return Row(str(file), line, text, BadRow("", f"broken JSON: {json_message(error)}"))
 
 
 def json_message(error: json.JSONDecodeError) -> str:
-    """Return what is wrong with a JSON text; of a comment, which many programs write into JSON, how it goes."""
+    """Return the error of a JSON text; for a comment, also the command that removes it."""
     if not COMMENT.match(error.doc, error.pos):
         return error.msg
-    return "a comment, which JSON does not have. Take comments out: sed -E 's,^ *(//|#).*,,' removes lines of them"
+    return "a comment, which JSON does not allow. Remove lines with comments: sed -E 's,^ *(//|#).*,,'"
 
 
 def decode_text(file: Path, content: bytes) -> str:
@@ -87,8 +87,8 @@ def decode_text(file: Path, content: bytes) -> str:
 
 
 def not_utf8_error(file: Path, content: bytes) -> BadRow:
-    """That bytes are no UTF-8, and the way to make them so where they are likely Windows-1252: no control character
-    stands among its letters."""
+    """Return the error for bytes that are not UTF-8. It has the command that converts them if they decode as
+    Windows-1252 without control characters."""
     try:
         likely = not re.search(r"[\x00-\x08\x0e-\x1f]", content.decode("cp1252"))
     except UnicodeDecodeError:
@@ -100,19 +100,19 @@ def not_utf8_error(file: Path, content: bytes) -> BadRow:
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     items = dict(pairs)
     if len(items) < len(pairs):
-        raise BadRow(str(first_repeated([key for key, _ in pairs])), "broken JSON: the key stands there twice")
+        raise BadRow(str(first_repeated([key for key, _ in pairs])), "broken JSON: the key occurs twice")
     return items
 
 
 def refuse_constant(name: str) -> None:
-    raise BadRow("", f"broken JSON: {name} is no number: sed 's/: *{name}\\b/: null/g' writes null for it")
+    raise BadRow("", f"broken JSON: {name} is not a number. Replace it by null: sed 's/: *{name}\\b/: null/g'")
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=refuse_constant)
 
 
 def decode_whole(text: str) -> Any:
-    """As the decoder's `decode`, which looks for white space with a regular expression, before and after."""
+    """Return the value of a JSON text, without the slow regular expressions of the decoder's `decode`."""
     value, end = DECODER.raw_decode(text := text.lstrip(SPACE))
     if text[end:].strip(SPACE):
         raise json.JSONDecodeError("Extra data", text, end)
@@ -120,11 +120,11 @@ def decode_whole(text: str) -> Any:
 
 
 def parse_value(text: str, decode: Callable[[str], Any] = decode_whole) -> Any:
-    """The value of a JSON text, or what `decode` makes of it.
+    """Return the value of a JSON text, read by `decode`.
 
     Raises:
-        JSONDecodeError: where it is none.
-        BadRow: where it is one that cannot be held: nested too deeply, a number that is too long or none, a key twice.
+        JSONDecodeError: if the text is not JSON.
+        BadRow: if it is nested too deeply, or has a number with too many digits, NaN, or a key twice.
     """
     try:
         return decode(text)
@@ -132,5 +132,5 @@ def parse_value(text: str, decode: Callable[[str], Any] = decode_whole) -> Any:
         raise BadRow("", "broken JSON: nested too deeply") from None
     except json.JSONDecodeError:
         raise
-    except ValueError:  # Python reads no integer of more than some thousand digits
+    except ValueError:  # Python refuses integers of more than some thousand digits
         raise BadRow("", "broken JSON: a number with too many digits") from None

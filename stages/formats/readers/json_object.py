@@ -1,5 +1,5 @@
-"""A file that begins with a JSON object: it has one a line, or several lines for each, or it is a single one, in which
-the rows stand as pandas and others write tables."""
+"""Read files that begin with a JSON object: one object a line, objects over several lines, or a single object that
+holds a table as pandas and other programs write it."""
 
 import io
 import json
@@ -13,21 +13,17 @@ from stages.formats.readers.json_lines import BLANK, COMMENT, DECODER, json_mess
 from stages.formats.readers.row import BadRow, Row
 from stages.formats.turns import ROLE_KEYS
 
-# Where an object has its rows under one key, which is called so, and the other keys tell of the whole.
+# Keys under which a single object has its rows, and keys that describe the file as a whole.
 ROW_KEYS = ("data", "rows", "instances", "examples", "records", "samples", "items", "train", "results", "entries")
 METADATA_KEYS = set(
     "version schema license licence info meta metadata name url source date created count total num_rows size split "
     "language index format author homepage".split()
 )
-MAX_SHOWN = 9  # keys, in an error
+MAX_SHOWN = 9  # keys in an error
 
 
 def object_rows(file: Path, stream: BinaryIO) -> Iterator[Row]:
-    """The rows of a file that begins with an object.
-
-    Raises:
-        UserError: for a single object that is neither a table nor a row.
-    """
+    """Yield the rows of a file that begins with an object; raise UserError for one object that has no rows."""
     read = [*read_through_next(stream)]
     pretty = read[-1].strip(BLANK) == b"{"
     more = [] if pretty else [*read_through_next(stream)]
@@ -45,7 +41,7 @@ def object_rows(file: Path, stream: BinaryIO) -> Iterator[Row]:
 
 
 def read_through_next(stream: BinaryIO) -> Iterator[bytes]:
-    """Lines up to the next with something in it."""
+    """Yield lines up to and with the next that is not blank."""
     for line in stream:
         yield line
         if line.strip(BLANK):
@@ -53,10 +49,10 @@ def read_through_next(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def json_values(file: Path, content: bytes) -> list[tuple[int, Any]]:
-    """The values that stand in a file one after another, with their lines; none where there is anything else.
+    """Return the JSON values that follow each other in a file, with their lines; [] if there is anything else.
 
     Raises:
-        UserError: where a comment stands between them, or in one.
+        UserError: for a comment between or inside the values.
     """
     values, position = list[tuple[int, Any]](), 0
     try:
@@ -79,7 +75,7 @@ def json_values(file: Path, content: bytes) -> list[tuple[int, Any]]:
 def single_object_rows(file: Path, value: dict[str, Any], pretty: bool) -> Iterator[Row]:
     rows = table_rows(value)
     if {".jsonl", ".ndjson"} & {*file.suffixes} and all(isinstance(each, list) for each in value.values()):
-        rows = None  # it is named for one row a line, and this is one
+        rows = None  # the name promises one row a line, so the object is a row
     if rows is None:
         several = any(is_objects(each) for each in value.values())
         if several if pretty else several and {*map(str.lower, value)} & {*ROW_KEYS}:
@@ -91,17 +87,14 @@ def single_object_rows(file: Path, value: dict[str, Any], pretty: bool) -> Itera
 
 
 def table_rows(value: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The rows of an object that is a table: as pandas writes it (`split`, `columns`, `index`), columns as lists, rows
-    by their ids, or beside what tells of the whole."""
+    """Return the rows of an object that is a table, else None. It may have the form of pandas (orient `split`,
+    `columns` or `index`), lists as columns, rows by their ids, or rows under one of `ROW_KEYS`."""
     columns, data = value.get("columns"), value.get("data")
     if isinstance(columns, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
         return [dict(zip(columns, row, strict=False)) for row in data if len(row) == len(columns)]
     wrapped = [key for key, item in value.items() if is_objects(item)]
-    if (
-        len(wrapped) == 1
-        and wrapped[0].lower() in ROW_KEYS
-        and {k.lower() for k in value} <= {wrapped[0].lower(), *METADATA_KEYS}
-    ):
+    other_keys = {key.lower() for key in value} - METADATA_KEYS
+    if len(wrapped) == 1 and (row_key := wrapped[0].lower()) in ROW_KEYS and other_keys <= {row_key}:
         return value[wrapped[0]]
     items = [*value.values()]
     if len(items) < 2:
@@ -115,33 +108,28 @@ def table_rows(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     shared = set(items[0]).intersection(*items)
     if shared and all(key.isdecimal() for key in shared) and all({*each} == shared for each in items):
         return [{column: value[column][place] for column in value} for place in items[0]]
-    return (
-        [{"id": key, **row} for key, row in value.items()] if len(shared) > 1 and not shared & {*ROLE_KEYS} else None
-    )
+    are_rows = len(shared) > 1 and not shared & {*ROLE_KEYS}
+    return [{"id": key, **row} for key, row in value.items()] if are_rows else None
 
 
 def is_objects(value: Any) -> bool:
-    """Whether a value is a list of objects, which are no turns of a conversation."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(o, dict) and not o.keys() & {*ROLE_KEYS} for o in value)
-    )
+    """Return True for a list of objects that are not turns of a conversation."""
+    items = value if isinstance(value, list) else []
+    return bool(items) and all(isinstance(item, dict) and not item.keys() & {*ROLE_KEYS} for item in items)
 
 
 def no_rows_error(file: Path, value: dict[str, Any]) -> UserError:
-    """That an object has no rows, and the command that writes them where it has some. What stands beside them comes
-    into each, if it may belong there."""
+    """Return the error for an object without rows, with the jq command that writes its longest list as rows. Texts
+    beside the list go into each row."""
     lists = sorted((key for key in value if is_objects(value[key])), key=lambda key: -len(value[key]))
     text_keys = [k for k, v in value.items() if k.isidentifier() and k.lower() not in METADATA_KEYS and is_text(v)]
     if lists and lists[0].isidentifier():
         path = f"{{{', '.join(text_keys)}}} + .{lists[0]}[]" if text_keys else f".{lists[0]}[]"
     else:
         path = ".[]"
-    return UserError(
-        f"{file}: one JSON object with the keys {', '.join([*value][:MAX_SHOWN])}, and no rows. Write one object a line: "
-        f"jq -c '{path}' {file.name} > rows.jsonl"
-    )
+    keys = ", ".join([*value][:MAX_SHOWN])
+    command = f"jq -c '{path}' {file.name} > rows.jsonl"
+    return UserError(f"{file}: one JSON object without rows, with the keys {keys}. Write one row a line: {command}")
 
 
 def is_text(value: Any) -> bool:

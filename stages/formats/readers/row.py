@@ -1,4 +1,4 @@
-"""A row of a file as it was read."""
+"""A row of a file, and the errors of rows."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -11,7 +11,7 @@ MOST_COLUMNS = 10_000
 
 
 class BadRow(Exception):
-    """Why a row cannot be used, and which field is to blame."""
+    """The error of a row that cannot be used: the field, and the reason."""
 
     def __init__(self, field: str, reason: str):
         super().__init__(f"{field}: {reason}" if field else reason)
@@ -19,7 +19,7 @@ class BadRow(Exception):
 
 
 class Unwanted(BadRow):
-    """Why a row that can be used is taken out all the same. `kept`: it goes to the quarantine, to be looked at."""
+    """The error of a usable row that data.audit takes out. `quarantined`: the row goes to quarantine.jsonl."""
 
     def __init__(self, code: str, evidence: str, quarantined: bool):
         super().__init__(code, evidence)
@@ -28,10 +28,10 @@ class Unwanted(BadRow):
 
 @dataclass
 class Row:
-    """A row as it was read: its value, or with `error` why it cannot be used."""
+    """A row of a file: its value, and an error if it cannot be used."""
 
     file: str
-    line: int  # of the file where it has lines, else the row's number; both from 1
+    line: int  # the line in the file, or the number of the row if the file has no lines; from 1
     value: Any
     error: BadRow | None = None
 
@@ -43,11 +43,11 @@ def first_repeated(names: Collection[str]) -> str | None:
 
 
 def validate_columns(file: str, names: Collection[str]) -> None:
-    """Raise UserError for columns that are too many for a table of texts, or of which two have one name."""
+    """Raise UserError for more than `MOST_COLUMNS` columns, or for two columns with the same name."""
     if len(names) > MOST_COLUMNS:
         raise UserError(
-            f"{file}: {len(names):,} columns, and a table of texts has {MOST_COLUMNS:,} at most. Write a row for each "
-            "text: rows may stand as columns here."
+            f"{file}: {len(names):,} columns, but at most {MOST_COLUMNS:,} are allowed. Write one row for each text; "
+            "rows and columns may be swapped here."
         )
     if twice := first_repeated(names):
-        raise UserError(f"{file}: the column {twice!r} is there twice. Rename one.")
+        raise UserError(f"{file}: two columns have the name {twice!r}. Rename one of them.")

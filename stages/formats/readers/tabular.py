@@ -1,4 +1,4 @@
-"""Rows of tables: CSV and TSV, Parquet, Arrow. Read a group of rows at a time."""
+"""Read the rows of CSV, TSV, Parquet and Arrow files, with a group of rows in memory at a time."""
 
 import csv
 import io
@@ -17,11 +17,11 @@ from stages.formats.readers.json_lines import BoundedLines, not_utf8_error
 from stages.formats.readers.row import BadRow, Row, validate_columns
 
 GROUP = 1024  # rows
-SEPARATOR = re.compile(r"\ufeff?sep=(.)\s*", re.IGNORECASE)  # a line above the header, as Excel wants it
+SEPARATOR = re.compile(r"\ufeff?sep=(.)\s*", re.IGNORECASE)  # Excel's line above the header, with the separator
 
 
 def csv_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
-    """The rows of a CSV file with a header. One that does not fit the header is bad: who knows what stands where."""
+    """Yield the rows of a CSV file with a header. A row with more or fewer fields than the header is unusable."""
     text = stream.text_lines(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
     csv.field_size_limit(stream.longest)  # 131,072 characters by default: a document in a field may have more
     start = next(text, "")
@@ -38,7 +38,7 @@ def csv_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
             return
         except csv.Error as error:
             if header is None:
-                raise UserError(f"{file}: the header is no CSV: {error}.") from error
+                raise UserError(f"{file}: line {line}: the header is not CSV: {error}. Mend that line.") from error
             yield Row(str(file), line, None, BadRow("", f"broken CSV: {error}"))
             continue
         if not fields:
@@ -52,13 +52,13 @@ def csv_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
         if decoded != fields:
             yield Row(str(file), line, decoded, not_utf8_error(file, b"\n".join(raw_fields)))
         elif len(fields) != len(header):
-            yield Row(str(file), line, fields, BadRow("", f"{len(fields)} fields, the header has {len(header)}"))
+            yield Row(str(file), line, fields, BadRow("", f"{len(fields)} fields, but the header has {len(header)}"))
         else:
             yield Row(str(file), line, dict(zip(header, fields, strict=True)))
 
 
 def parquet_rows(file: Path, watch: Callable[[Callable[[], float]], None]) -> Iterator[Row]:
-    """The rows of a Parquet file. `watch` is told how to see how many bytes of it they stand for so far."""
+    """Yield the rows of a Parquet file. `watch` takes a function that returns how many bytes are read so far."""
     table, row = pq.ParquetFile(file), Row(str(file), 0, None)
     share = file.stat().st_size / max(1, table.metadata.num_rows)
     watch(lambda: row.line * share)
@@ -67,7 +67,7 @@ def parquet_rows(file: Path, watch: Callable[[Callable[[], float]], None]) -> It
 
 
 def arrow_rows(file: Path) -> Iterator[Row]:
-    """The rows of an Arrow file, or of a stream as `datasets` writes it."""
+    """Yield the rows of an Arrow file, or of an Arrow stream as `datasets` writes it."""
     with pa.memory_map(str(file)) as source:
         try:
             table = pa.ipc.open_file(source)
@@ -80,7 +80,7 @@ def arrow_rows(file: Path) -> Iterator[Row]:
 
 
 def batch_rows(file: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
-    """The rows of a table. One with a value that Python cannot hold, or with bytes that are no text, is bad."""
+    """Yield the rows of a table. A row with a value that Python cannot hold is unusable."""
     validate_columns(str(file), schema.names)
     classes = named_classes(schema)
     place = 0
@@ -103,7 +103,7 @@ def read_row(batch: pa.RecordBatch, i: int, classes: dict[str, list[str]]) -> An
 
 
 def named_classes(schema: pa.Schema) -> dict[str, list[str]]:
-    """The names of the classes that `datasets` notes beside a table whose labels are numbers."""
+    """Return the class names, by column, that `datasets` stores in a table whose labels are numbers."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
@@ -119,7 +119,7 @@ def with_class_names(row: dict[str, Any], classes: dict[str, list[str]]) -> dict
 
 
 def decode_bytes(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with its texts as text where they are kept as bytes."""
+    """Return a row with bytes decoded to text if they are UTF-8."""
     for column, value in row.items():
         if isinstance(value, bytes):
             with suppress(UnicodeDecodeError):
