@@ -1,5 +1,5 @@
-"""Stage `label`: every candidate gets a judgement, or its absence a reason. Judging is a node of its own because it
-may cost money: another pair strategy does not ask again."""
+"""Stage `label`: give every candidate a judgement, or a reason why it has none. Labeling is a node of its own because
+judges may cost money: another pair strategy reuses the judgements."""
 
 import json
 from collections import Counter, defaultdict
@@ -14,6 +14,7 @@ import numpy as np
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError, in_the_name_of
 from stages.evaluation import best_of, reliability
+from stages.evaluation.reliability import Key
 from stages.formats.source_reading import count_reasons, quarantine, warn_unused_columns
 from stages.labelers.labeler import Pool, make_labeler
 from stages.store import plugins
@@ -24,20 +25,20 @@ from stages.store.workspace import StageDir
 
 
 def run(cfg: Label, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Label what `cfg` says, under the name that the block has in the configuration."""
+    """Run the stage; its messages name the settings as the user's configuration block does."""
     with in_the_name_of(cfg.name):
         return publish_judged_pool(cfg, inputs, out)
 
 
 def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish the judged pool: `prompts.parquet`, `candidates.parquet`, `judgements.parquet`; `quarantine.jsonl` where
-    rows of a file could not be used; `audit.jsonl`, `reliability.json` and `known.jsonl` with `label.audit`.
+    """Publish the judged pool: `prompts.parquet`, `candidates.parquet`, `judgements.parquet`. If rows of a file are
+    unusable, `quarantine.jsonl` lists them. With `label.audit` there are also `audit.jsonl`, `reliability.json` and
+    `known.jsonl`.
 
     Raises:
-        UserError: where more judgements than `max_failed` are missing, or a labeler of the user's own gives what is
-            no judgement of these candidates.
+        UserError: if more judgements are missing than `max_failed` allows, or a judgement of user code is invalid.
     """
-    (out / "quarantine.jsonl").unlink(missing_ok=True)  # of an attempt that was killed
+    (out / "quarantine.jsonl").unlink(missing_ok=True)  # a killed attempt may have left one
     labeler = make_labeler(cfg, out)
     with plugins.told(cfg.own, "label.own", out.path):
         pool = labeler.pool(inputs)
@@ -52,12 +53,12 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     if failed.total() > cfg.max_failed * len(judgements):
         error, count = failed.most_common(1)[0]
         raise UserError(
-            f"{failed.total()} of {len(judgements)} {unit_name(judgements)} could not be judged, more than "
-            f"label.max_failed={cfg.max_failed:g} allows; most often ({count} times): {error}."
+            f"label.max_failed={cfg.max_failed:g}: {failed.total()} of {len(judgements)} {unit_name(judgements)} "
+            f"could not be judged, most often ({count} times) because: {error}. Remove the cause, or raise the limit."
         )
     if failed:
-        most = failed.most_common(1)[0][0]
-        out.warn(f"{failed.total()} of {len(judgements)} {unit_name(judgements)} have no judgement: {most}.")
+        reason = failed.most_common(1)[0][0]
+        out.warn(f"{failed.total()} of {len(judgements)} {unit_name(judgements)} have no judgement. Reason: {reason}.")
     save(out / "prompts.parquet", pool.prompts, Example)
     save(out / "candidates.parquet", pool.candidates, Candidate)
     save(out / "judgements.parquet", judgements, Judgement)
@@ -67,7 +68,7 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
         metrics["read"] = [*pool.notes]
     if pool.rows:
         metrics |= {"rows": pool.rows, "unusable": dict(count_reasons(pool.bad))}
-        unusable = f", {len(pool.bad)} of them unusable" if pool.bad else ""
+        unusable = f" ({len(pool.bad)} of them unusable)" if pool.bad else ""
         metrics["summary"] = f"{pool.rows} rows{unusable}: {metrics['summary']}"
     if out.asked:
         metrics["calls"] = out.asked
@@ -82,17 +83,16 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     return metrics
 
 
-def audit(
-    cfg: Label, pool: Pool, judgements: list[Judgement], people_verdicts: Mapping[reliability.Key, str], out: StageDir
-) -> str:
-    """Write `audit.jsonl`, judgements set aside at random, and `reliability.json`, how far they agree with what is
-    known: by a file, by what people have `said` of them, or by checks. What a file or people said of them becomes
-    `known.jsonl`. Return it in a few words."""
+def audit(cfg: Label, pool: Pool, judgements: list[Judgement], by_people: Mapping[Key, str], out: StageDir) -> str:
+    """Audit a random sample of the judgements, and return the result as a clause of the summary. Writes `audit.jsonl`
+    (the sample) and `reliability.json` (its agreement with known verdicts). The verdicts come from the file
+    `label.known`, else from `by_people`, else from the prompts' checks. Verdicts from the file or from people are also
+    written to `known.jsonl`."""
     prompts, candidates = {p.id: p for p in pool.prompts}, {c.candidate_id: c for c in pool.candidates}
     audited = reliability.draw_audit(reliability.countable(judgements, candidates), cfg.audit or 0)
     lines = [json.dumps(row, ensure_ascii=False) for row in reliability.audit_rows(audited, prompts, candidates)]
     (out / "audit.jsonl").write_text("".join(f"{row}\n" for row in lines), encoding="utf-8")
-    verdicts = reliability.read_known_words(plugins.user_path(cfg.known)) if cfg.known else people_verdicts or None
+    verdicts = reliability.read_known_words(plugins.user_path(cfg.known)) if cfg.known else by_people or None
     if verdicts is not None:
         keys = map(reliability.key_of, audited)
         lines = [json.dumps({"judged": key, "known": verdicts[key]}) for key in keys if key in verdicts]
@@ -101,26 +101,26 @@ def audit(
     report = reliability.reliability(judgements, audited, truth, prompts, candidates)
     note(out / "reliability.json", report)
     if "accuracy" not in report:
-        return f"nothing is known of {len(audited)} audited"
+        return f"accuracy unknown: {len(audited)} judgements audited, none with a known verdict"
     mean, low, high = report["accuracy"].values()
-    return f"right in {mean:.0%} ({low:.0%} to {high:.0%}) of {report['known']} audited"
+    return f"{mean:.0%} ({low:.0%} to {high:.0%}) of {report['known']} audited judgements are right"
 
 
 def complete_judgements(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[Judgement]:
-    """Return the judgements in the order of the pool, with a missing one for every candidate without any.
+    """Return the judgements in the order of the pool. A candidate that has none gets one with an error.
 
     Raises:
-        UserError: for a judgement of other candidates, or of one for the second time.
+        UserError: if a judgement is invalid, or scores a candidate a second time.
     """
     prompt_ids = dict(zip(column(pool.candidates, "candidate_id"), column(pool.candidates, "prompt_id"), strict=True))
     complete, judged_ids = list[Judgement](), set[str]()
     for j in judgements:
         validate_judgement(j, prompt_ids, f"the labeler {labeler}")
         if j.candidate_id in judged_ids:
-            raise UserError(f"the labeler {labeler} judges {j.candidate_id} twice.")
+            raise UserError(f"the labeler {labeler} scores {j.candidate_id} twice. Yield one score per candidate.")
         judged_ids |= {j.candidate_id} if j.candidate_id else set()
         complete.append(j)
-    judged = judged_ids | {str(of) for j in complete for of in (j.a, j.b)}
+    judged = judged_ids | {str(name) for j in complete for name in (j.a, j.b)}
     reason = "the labeler gave no judgement"
     unjudged = [(prompt, name) for name, prompt in prompt_ids.items() if name not in judged]
     complete += [Judgement(prompt, labeler, name, error=reason) for prompt, name in unjudged]
@@ -130,36 +130,39 @@ def complete_judgements(judgements: Iterable[Judgement], pool: Pool, labeler: st
 
 
 def validate_judgement(j: Judgement, prompt_ids: Mapping[str, str], labeler: str) -> None:
-    """Raise UserError for what is no judgement of these candidates, each with its prompt."""
+    """Raise UserError if `j` is not a valid judgement. `prompt_ids`: each candidate's prompt, by candidate id."""
     if not isinstance(j, Judgement):
-        raise UserError(f"{labeler} gives a {type(j).__name__}, which is no Judgement.")
+        raise UserError(f"{labeler} yields a {type(j).__name__}. Yield objects of the class Judgement.")
     candidate_ids = [j.candidate_id] if j.candidate_id is not None else [j.a, j.b]
     if any((name, j.prompt_id) not in prompt_ids.items() for name in candidate_ids):
-        raise UserError(f"{labeler} judges {', '.join(map(str, candidate_ids))}: no candidate of that prompt.")
+        names = ", ".join(map(str, candidate_ids))
+        raise UserError(f"{labeler} judges {names}: not a candidate of prompt {j.prompt_id}. Use the given ids.")
     outcomes = [name for name in ("score", "preference", "error") if vars(j)[name] is not None]
     if len(outcomes) != 1:
-        raise UserError(f"{labeler} gives {' and '.join(outcomes) or 'nothing'}: one of score, preference and error.")
+        fields = " and ".join(outcomes) or "nothing"
+        raise UserError(f"{labeler} sets {fields} in a judgement. Set exactly one of score, preference and error.")
     if j.score is not None and not (isinstance(j.score, Real) and j.candidate_id and 0 <= j.score <= 1):
-        raise UserError(f"{labeler} gives a score of {j.score}: a score is a number in [0, 1], of one candidate.")
+        raise UserError(f"{labeler} gives the score {j.score}. A score is a number from 0 to 1, of one candidate.")
     if j.preference is not None and (j.preference not in ("a", "b", "tie") or j.candidate_id or j.a == j.b):
-        raise UserError(f"{labeler} prefers {j.preference!r} of {j.a} and {j.b}: a, b or tie, of two candidates.")
+        raise UserError(
+            f"{labeler} gives the preference {j.preference!r} for {j.a} and {j.b}. A preference is a, b or tie, "
+            "between two different candidates."
+        )
 
 
 def unit_name(judgements: Iterable[Judgement]) -> str:
-    """Return what was judged: candidates one by one, or comparisons of two; judgements, where a labeler mixes both."""
+    """Return the noun for the judged units: candidates, comparisons, or judgements if a labeler mixes both."""
     single = {j.candidate_id is not None for j in judgements}
     return "judgements" if len(single) > 1 else "candidates" if True in single else "comparisons"
 
 
 def figures(lengths: Mapping[str, int], judgements: list[Judgement]) -> dict[str, Any]:
-    """What every labelling tells of itself: scores, ties, and how often the longer of two answers is the better one,
-    which is what length alone would order rightly. `lengths`: those of the candidates, by id."""
+    """Return metrics of any labeler's judgements: scores, ties, and how often the longer of two answers is preferred.
+    `lengths`: tokens of each candidate, by id."""
     scored = [j for j in judgements if j.score is not None]
     unequal = [gap > 0 for gap in length_gaps(lengths, judgements) if gap]
     longer = float(np.mean(unequal)) if unequal else None
-    length_note = (
-        f"; the longer answer is the better one in {longer:.1%} of {len(unequal)} comparisons" if unequal else ""
-    )
+    length_note = f"; the longer answer is preferred in {longer:.1%} of {len(unequal)} comparisons" if unequal else ""
     metrics: dict[str, Any] = {"judgements": len(judgements), "longer_preferred": longer}
     if scored:
         scores = np.array([j.score for j in scored])
@@ -171,7 +174,7 @@ def figures(lengths: Mapping[str, int], judgements: list[Judgement]) -> dict[str
             "scores": dict(sorted(Counter(f"{s:.2f}" for s in scores).items())),
             "length_correlation": float(np.corrcoef(scores, tokens)[0, 1]) if varied else None,
             "summary": f"{len(scored)} candidates judged: mean score {scores.mean():.3f}, "
-            f"{(scores == 1).mean():.1%} at 1{length_note}",
+            f"{(scores == 1).mean():.1%} with the full score 1{length_note}",
         }
     if swapped := [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]:
         metrics["order_flips"] = 1 - float(np.mean(swapped))
@@ -182,7 +185,7 @@ def figures(lengths: Mapping[str, int], judgements: list[Judgement]) -> dict[str
 
 
 def length_gaps(lengths: Mapping[str, int], judgements: Iterable[Judgement]) -> Iterator[int]:
-    """Return by how many tokens the better answer is longer, for every two answers of a prompt that are told apart."""
+    """Yield by how many tokens the better of two answers is longer, for all pairs of unequal answers to a prompt."""
     scored = defaultdict[str, list[tuple[float, int]]](list)
     for j in judgements:
         if j.preference in ("a", "b"):

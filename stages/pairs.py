@@ -1,4 +1,4 @@
-"""Stage `pairs`: chosen and rejected completions from judgements. Prompts that give no pair are counted by reason."""
+"""Stage `pairs`: make pairs of chosen and rejected completions from judgements, and count prompts without a pair."""
 
 from array import array
 from collections import Counter
@@ -10,20 +10,9 @@ from typing import Any
 from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy
 from stages.config.errors import UserError
-from stages.curation.answer_rules import band, broken, within
+from stages.curation.answer_rules import find_broken_rule, is_within, logprob_limits
 from stages.evaluation.pair_accuracy import PairAudit, accuracy_clause
-from stages.pairing.admission import (
-    BETTER_UNFINISHED,
-    COPIES,
-    DRAW,
-    GIVE,
-    TIES,
-    WORSE_UNFINISHED,
-    Admission,
-    WaysOut,
-    order_message,
-    quantile_margins,
-)
+from stages.pairing import admission
 from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.plackett_luce import rank_contrasts
 from stages.pairing.strategies import BY_STRENGTH, StrategyResult, pairs_per_prompt, table
@@ -36,10 +25,10 @@ from stages.store.workspace import StageDir
 
 
 def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `pairs.parquet`; the pairs of a prompt are all in training or all held out.
+    """Publish `pairs.parquet`. All pairs of a prompt are in the same split, training or validation.
 
     Raises:
-        UserError: where no prompt gives a pair.
+        UserError: if no prompt gives a pair.
     """
     pool = inputs["judged"]
     ended = share_ended(pool)
@@ -49,49 +38,41 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     audit = PairAudit(pool) if (pool / "audit.jsonl").exists() else None
     save(out / "pairs.parquet", generate_pairs(cfg, pool, admissions, results, stats, audit), Pair)
     result = next(each for each in results if each.strategy is cfg.strategy)
-    admission = admissions[cfg.strategy in BY_STRENGTH]
+    rules = admissions[cfg.strategy in BY_STRENGTH]
+    reasons = result.prompts_without_pair.most_common()
+    note = "; ".join(f"{count}: {reason}" for reason, count in reasons)
     if not result.pairs:
-        reasons_note = "; ".join(
-            f"{count} prompts: {reason}" for reason, count in result.prompts_without_pair.most_common()
-        )
-        reason = next((reason for reason, _ in result.prompts_without_pair.most_common(1)), "")
-        order_note = order_message(stream(pool / "judgements.parquet", Judgement)) if reason == TIES else ""
-        way_out = f" {order_note or admission.ways_out_by_reason[reason]}." if reason else ""
-        raise UserError(f"no pair could be made of {stats.prompts} prompts ({reasons_note}).{way_out}")
-    left_out = +(admission.refused_by_name() + result.left_out)
-    copies, passed_over = (admission.refused[COPIES], stats.passed_over) if stats.preferred else (0, 0)
+        ties = stream(pool / "judgements.parquet", Judgement) if reasons and reasons[0][0] == admission.TIES else ()
+        way_out = f" {admission.order_message(ties) or rules.advice[reasons[0][0]]}." if reasons else ""
+        raise UserError(f"{cfg.key}: no pair could be made from {stats.prompts} prompts ({note}).{way_out}")
+    left_out = +(rules.refused_by_name() + result.left_out)
+    copies, passed_over = (rules.refused[admission.COPIES], stats.passed_over) if stats.preferred else (0, 0)
     if copies:
-        out.warn(f"{copies} preferences are copies of others and left out")
-    if passed_over:  # every one was given by somebody; of scored candidates only some are meant to be taken
+        out.warn(f"{copies} preferences are left out because they repeat another preference with the same two texts")
+    if passed_over:  # warns only for preferences, each of which somebody gave; scores make more contrasts than needed
         limit = pairs_per_prompt(cfg.strategy, cfg)
         takes_one = cfg.strategy is Strategy.best_worst
-        more = f"{cfg.key}.strategy=all takes more" if takes_one else f"Raise {cfg.key}.max_per_prompt"
-        takes = f"{cfg.key}.strategy={cfg.strategy} takes {limit} of a prompt"
-        out.warn(f"{passed_over} preferences are left out: {takes}. {more}")
-    if admission.ways_out.texts in GIVE.values():  # candidates of a file, all of whose judgements somebody meant
-        for line in admission.filter_messages():
+        more = f"Set {cfg.key}.strategy=all" if takes_one else f"Raise {cfg.key}.max_per_prompt"
+        limits = f"{cfg.key}.strategy={cfg.strategy} makes at most {limit} pairs per prompt"
+        out.warn(f"{passed_over} preferences are left out, because {limits}. {more} to use more of them.")
+    if rules.ways_out.texts in admission.GIVE.values():  # the user provided the judgements, all of them to be used
+        for line in rules.filter_messages():
             out.warn(line)
         lost = ", ".join(f"{count} {name}" for name, count in left_out.most_common())
         comparisons = result.pairs + left_out.total()
-        out.say(f"Of {comparisons} comparisons {result.pairs} became pairs; left out: {lost or 'none'}")
-    unfinished = {  # pairs that have one, and contrasts that became none for it
+        out.say(f"{result.pairs} of {comparisons} comparisons became pairs. Left out: {lost or 'none'}.")
+    unfinished = {  # numbers of pairs with a truncated completion, and of contrasts refused because of one
         "kept as rejected": stats.unfinished,
-        "dropped as rejected": admission.refused[WORSE_UNFINISHED],
-        "refused as chosen": admission.refused[BETTER_UNFINISHED],
+        "dropped as rejected": rules.refused[admission.WORSE_UNFINISHED],
+        "refused as chosen": rules.refused[admission.BETTER_UNFINISHED],
     }
-    reasons = "; ".join(f"{count}: {reason}" for reason, count in result.prompts_without_pair.most_common())
-    reasons_note = f" ({reasons})" * bool(reasons)
-    reasons_note += "".join(f"; {count} unfinished {what}" for what, count in unfinished.items() if count)
-    figures_by_strategy = {str(each.strategy): each.figures() for each in results}
+    note = f" ({note})" * bool(note)
+    note += "".join(f"; {count} unfinished {use}" for use, count in unfinished.items() if count)
+    strategies = {str(each.strategy): each.figures() for each in results}
     if audit:
-        figures_by_strategy = {
-            name: {**figures, "accuracy": audit.figures(Strategy(name))}
-            for name, figures in figures_by_strategy.items()
-        }
-    accuracy = figures_by_strategy[cfg.strategy].get("accuracy")
-    out.say(
-        f"What each strategy would give of these judgements, all else as it is:\n{table(figures_by_strategy, cfg.strategy)}"
-    )
+        strategies = {key: {**value, "accuracy": audit.figures(Strategy(key))} for key, value in strategies.items()}
+    accuracy = strategies[cfg.strategy].get("accuracy")
+    out.say(f"Pairs of each strategy from these judgements (*: the one in use):\n{table(strategies, cfg.strategy)}")
     return {
         "pairs": result.pairs,
         "held_out": stats.held_out,
@@ -104,13 +85,13 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "left_out": dict(left_out),
         "copies_left_out": copies,
         "preferences_left_out": passed_over,
-        "chosen_longer_by": figures_by_strategy[cfg.strategy]["chosen_longer_by"],
-        "strategies": figures_by_strategy,
+        "chosen_longer_by": strategies[cfg.strategy]["chosen_longer_by"],
+        "strategies": strategies,
         **policy_counts(stats, pool),
         **({"expected_accuracy": accuracy} if accuracy else {}),
         **stats.licences.metrics(),
         "summary": f"{result.pairs} pairs ({stats.held_out} held out) from {stats.prompts} prompts; "
-        f"{result.prompts_without_pair.total()} prompts gave none{reasons_note}"
+        f"{result.prompts_without_pair.total()} prompts without a pair{note}"
         + (f"; {accuracy_clause(accuracy)}" if accuracy else "")
         + (f"; {copies} copies left out" if copies else "")
         + (f"; {passed_over} further preferences left out" if passed_over else ""),
@@ -119,9 +100,9 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 @dataclass
 class PairStats:
-    """What there is to tell of the pairs so far: of how many prompts, how many are held out or have an unfinished
-    completion, whose candidates were chosen and rejected; whether they come of preferences, and how many of these
-    became no pair because a prompt gives so many."""
+    """Counts over the pairs made so far. `unfinished`: pairs with a truncated rejected completion. `preferred`: True
+    if labels are preferences. `passed_over`: preferences beyond the limit per prompt. `chosen`, `rejected`: by policy.
+    """
 
     prompts: int = 0
     held_out: int = 0
@@ -142,35 +123,28 @@ class PairStats:
 def generate_pairs(
     cfg: Pairs,
     pool: Path,
-    admissions: Sequence[Admission],
+    admissions: Sequence[admission.Admission],
     results: Sequence[StrategyResult],
     stats: PairStats,
     audit: PairAudit | None,
 ) -> Iterator[Pair]:
-    """Yield the pairs of the strategy that is asked for, prompt by prompt. Every strategy takes of each prompt what it
-    would: contrasts as they were judged, or, for those BY_STRENGTH, as their ranking has them."""
+    """Yield the pairs of the configured strategy, prompt by prompt, and collect the results of all strategies.
+    Strategies in BY_STRENGTH choose from the ranking of a prompt's candidates, the others from the judged contrasts.
+    """
     labeler = next((j.labeler for j in stream(pool / "judgements.parquet", Judgement)), "")
     for prompt, judgements, contrasts, unsound in judged_prompts(cfg, pool):
         stats.prompts += 1
-        contrasts_by_admission = zip(admissions, (contrasts, rank_contrasts(contrasts)), strict=True)
-        usable = [
-            admission.admit(candidates_contrasts, unsound)
-            for admission, candidates_contrasts in contrasts_by_admission
-        ]
-        taken_by_strategy = {
-            each.strategy: each.take(prompt, *usable[each.strategy in BY_STRENGTH]) for each in results
-        }
+        variants = (contrasts, rank_contrasts(contrasts))
+        usable = [rules.admit(variant, unsound) for rules, variant in zip(admissions, variants, strict=True)]
+        choices = {each.strategy: each.take(prompt, *usable[each.strategy in BY_STRENGTH]) for each in results}
         if audit:
             sides = {side.candidate_id: side for c in contrasts for side in (c.better, c.worse)}
-            by_strategy = {
-                name: [(c.better, c.worse) for c in pairs] for name, (pairs, _) in taken_by_strategy.items()
-            }
+            by_strategy = {name: [(c.better, c.worse) for c in pairs] for name, (pairs, _) in choices.items()}
             audit.look_up(prompt, sides.values(), by_strategy)
-        chosen, passed_over = taken_by_strategy[cfg.strategy]
+        chosen, passed_over = choices[cfg.strategy]
         stats.preferred |= any(j.preference in ("a", "b") for j in judgements)
-        stats.passed_over += (
-            passed_over if cfg.strategy is not Strategy.ranked else 0
-        )  # there every preference has its part
+        if cfg.strategy is not Strategy.ranked:  # a ranking uses every preference
+            stats.passed_over += passed_over
         for contrast in chosen:
             new_pair = make_pair(prompt, contrast, labeler, cfg)
             stats.licences.count(prompt)
@@ -179,40 +153,41 @@ def generate_pairs(
 
 
 def judged_prompts(cfg: Pairs, pool: Path) -> Iterator[tuple[Example, list[Judgement], list[Contrast], set[str]]]:
-    """Every prompt with its judgements, the contrasts that they tell, and the candidates that must not be chosen."""
-    limits = band(stream(pool / "candidates.parquet", Candidate)) if cfg.quality else None
+    """Yield each prompt with its judgements, their contrasts, and the ids of candidates that must not be chosen."""
+    limits = logprob_limits(stream(pool / "candidates.parquet", Candidate)) if cfg.quality else None
     for prompt, candidates, judgements in judged(pool):
-        unsound = {c.candidate_id for c in candidates if limits and (broken(prompt, c) or not within(c, limits))}
+        unsound = {
+            c.candidate_id for c in candidates if limits and (find_broken_rule(prompt, c) or not is_within(c, limits))
+        }
         yield prompt, judgements, comparisons(judgements, {c.candidate_id: c for c in candidates}), unsound
 
 
-def make_admissions(cfg: Pairs, pool: Path, ended: float) -> list[Admission]:
-    """Which contrasts may become pairs, as they were judged and as their ranking has them. Where margins must lie
-    between quantiles, these are of the margins of all prompts. `ended`: the share of candidates that did."""
+def make_admissions(cfg: Pairs, pool: Path, ended: float) -> list[admission.Admission]:
+    """Return two filters of contrasts: for judged contrasts, and for those of a ranking. The quantiles of
+    `cfg.margin_quantiles` are over the margins of all prompts. `ended`: the share of candidates that ended their turn.
+    """
     samplers = {*Records(pool / "candidates.parquet", Candidate).column("sampler")}
-    way_out = GIVE.get(samplers.pop(), DRAW) if len(samplers) == 1 else DRAW
-    ways_out = WaysOut(way_out, way_out)
-    if way_out == DRAW and (advice := ending_advice(ended)):
-        ways_out = WaysOut(DRAW, advice, advice, advice)
+    way_out = admission.GIVE.get(samplers.pop(), admission.DRAW) if len(samplers) == 1 else admission.DRAW
+    ways_out = admission.WaysOut(way_out, way_out)
+    if way_out == admission.DRAW and (advice := ending_advice(ended)):
+        ways_out = admission.WaysOut(admission.DRAW, advice, advice, advice)
     if not cfg.margin_quantiles:
-        return [Admission(cfg, ways_out), Admission(cfg, ways_out)]
+        return [admission.Admission(cfg, ways_out), admission.Admission(cfg, ways_out)]
     distances = array("d"), array("d")
     for _, _, contrasts, unsound in judged_prompts(cfg, pool):
-        for margins, contrast_list in zip(distances, (contrasts, rank_contrasts(contrasts)), strict=True):
-            margins.extend(c.distance for c in Admission(cfg, ways_out).admit(contrast_list, unsound)[0])
-    return [Admission(cfg, ways_out, quantile_margins(found, cfg.margin_quantiles)) for found in distances]
+        for margins, variant in zip(distances, (contrasts, rank_contrasts(contrasts)), strict=True):
+            margins.extend(c.distance for c in admission.Admission(cfg, ways_out).admit(variant, unsound)[0])
+    intervals = [admission.quantile_margins(margins, cfg.margin_quantiles) for margins in distances]
+    return [admission.Admission(cfg, ways_out, interval) for interval in intervals]
 
 
 def policy_counts(stats: PairStats, pool: Path) -> dict[str, Any]:
-    """Of candidates of several policies, how many of each there were, and how many were chosen and rejected."""
+    """Return the numbers of candidates, chosen and rejected ones by policy; nothing for a single policy."""
     drawn = Counter(Records(pool / "candidates.parquet", Candidate).column("policy"))
     if len(drawn) < 2:
         return {}
-    counts = {
-        name: {"candidates": n, "chosen": stats.chosen[name], "rejected": stats.rejected[name]}
-        for name, n in drawn.items()
-    }
-    return {"policies": counts}
+    chosen, rejected = stats.chosen, stats.rejected
+    return {"policies": {k: {"candidates": n, "chosen": chosen[k], "rejected": rejected[k]} for k, n in drawn.items()}}
 
 
 def make_pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:

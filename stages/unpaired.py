@@ -1,9 +1,8 @@
-"""Stage `unpaired`: judged completions, each desirable or undesirable, in TRL's columns for KTO (arXiv:2402.01306).
+"""Stage `unpaired`: label judged completions as desirable or undesirable, in TRL's columns for KTO (arXiv:2402.01306).
 
-A score labels a completion by a threshold. Where labels are preferences, a completion that wins more often than it
-loses is desirable, one that loses more often is undesirable (Copeland, as in `pairing/contrasts.py`). A completion
-without a label is left out, with the reason. The stage reads judgements and no pairs: another pair strategy changes
-no label, and another threshold no pair.
+A scored completion is desirable from a threshold on. With preferences, a completion that wins more often than it loses
+is desirable, and one that loses more often is undesirable (Copeland, as in `pairing/contrasts.py`). A completion
+without a label is left out and counted by reason. The stage does not read pairs, so pair settings change no label.
 """
 
 from collections import Counter
@@ -27,21 +26,21 @@ TIED = "as many preferences for it as against it"
 COPY = "the text of another one"
 UNFINISHED_GOOD = "desirable and unfinished"
 UNFINISHED_BAD = "undesirable and unfinished"
-# What would give a label to what has none.
+# Advice to get labels, by the reason why completions have none.
 WAYS_OUT = {
-    UNJUDGED: "The labelling says why it could judge none",
-    COPY: "Raise sample.temperatures: most are copies",
-    TIED: "Preferences must have answers that win more often than they lose, and others that lose",
+    UNJUDGED: "The summary of the label stage says why judgements are missing",
+    COPY: "Raise sample.temperatures, because most completions are copies",
+    TIED: "Use preferences in which some answers win more often than they lose, and others lose",
     UNFINISHED_GOOD: "Raise sample.max_new_tokens",
     UNFINISHED_BAD: "Raise sample.max_new_tokens, or set unpaired.unfinished=keep",
 }
 
 
 def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `unpaired.parquet`; a prompt is held out here where its pairs are.
+    """Publish `unpaired.parquet`. The held-out prompts are the same as those of stage `pairs`.
 
     Raises:
-        UserError: where all labels are alike: there is nothing to tell apart.
+        UserError: if all labels are equal, because KTO needs both.
     """
     judged = inputs["judged"]
     candidates = Records(judged / "candidates.parquet", Candidate)
@@ -50,24 +49,22 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
     scores = {j.candidate_id: j.score for j in judgements if j.score is not None}
     ended = share_ended(judged)
     cfg = replace(cfg, unfinished=resolve_unfinished(cfg.unfinished, ended))
-    label_by_id, left_out = label_candidates(judgements, candidates, cfg)
-    desirable = sum(label_by_id.values())
-    left_out_note = "".join(f"; {count} left out: {reason}" for reason, count in left_out.most_common())
-    if desirable in (0, len(label_by_id)):
-        all_alike = f"all of {len(label_by_id)} completions are {'desirable' if desirable else 'undesirable'}"
-        finding = all_alike if label_by_id else "no completion has a label"
-        ended_ids = (c.candidate_id for c in candidates if c.candidate_id in label_by_id and c.finish_reason == "stop")
-        labelled_scores = [scores[name] for name in ended_ids if name in scores]
-        if labelled_scores:
+    labels, left_out = label_candidates(judgements, candidates, cfg)
+    desirable = sum(labels.values())
+    note = "".join(f"; {count} left out: {reason}" for reason, count in left_out.most_common())
+    if desirable in (0, len(labels)):
+        all_alike = f"all {len(labels)} labelled completions are {'desirable' if desirable else 'undesirable'}"
+        finding = all_alike if labels else "no completion has a label"
+        ended_ids = (c.candidate_id for c in candidates if c.candidate_id in labels and c.finish_reason == "stop")
+        ended_scores = [scores[name] for name in ended_ids if name in scores]
+        if ended_scores:
             finding = f"unpaired.threshold={cfg.threshold:g}: {finding}"
         reason = next((why for why, _ in left_out.most_common(1)), "")
         order_note = order_message(judgements) if reason == TIED else ""
-        way_out = (
-            threshold_advice(labelled_scores, bool(desirable))
-            if labelled_scores
-            else order_note or label_advice(ended).get(reason, "")
-        )
-        parts = [f"{finding}{left_out_note}", "KTO learns from desirable and undesirable ones", way_out]
+        way_out = order_note or label_advice(ended).get(reason, "")
+        if ended_scores:
+            way_out = threshold_advice(ended_scores, bool(desirable))
+        parts = [f"{finding}{note}", "KTO needs desirable and undesirable completions", way_out]
         raise UserError(". ".join(filter(None, parts)) + ".")
     prompts = {p.id: p for p in stream(judged / "prompts.parquet", Example)}
     held_out = 0
@@ -75,27 +72,41 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
     def rows() -> Iterator[UnpairedPreference]:
         nonlocal held_out
         for c in candidates:
-            if (label := label_by_id.get(c.candidate_id)) is not None:
-                record = row(prompts[c.prompt_id], c, label, scores.get(c.candidate_id), labeler, cfg)
-                held_out += record.split == "validation"
-                yield record
+            if (label := labels.get(c.candidate_id)) is not None:
+                prompt, split = prompts[c.prompt_id], side(c.prompt_id, cfg.validation_fraction)
+                held_out += split == "validation"
+                yield UnpairedPreference(
+                    id=content_id(prompt.id, c.text),
+                    prompt_id=prompt.id,
+                    prompt=prompt.messages,
+                    completion=[{"role": "assistant", "content": c.text}],
+                    label=label,
+                    score=scores.get(c.candidate_id),
+                    labeler=labeler,
+                    candidate_id=c.candidate_id,
+                    split=split,
+                    completion_token_ids=c.token_ids,
+                    completion_tokenizer=c.tokenizer,
+                    finish_reason=c.finish_reason,
+                    policy=c.policy,
+                )
 
     save(out / "unpaired.parquet", rows(), UnpairedPreference)
     return {
-        "completions": len(label_by_id),
+        "completions": len(labels),
         "desirable": desirable,
-        "undesirable": len(label_by_id) - desirable,
+        "undesirable": len(labels) - desirable,
         "held_out": held_out,
         "left_out": dict(left_out),
-        "summary": f"{desirable} desirable and {len(label_by_id) - desirable} undesirable completions ({held_out} held out) of "
-        f"{len(candidates)}{left_out_note}",
+        "summary": f"{desirable} desirable and {len(labels) - desirable} undesirable of {len(candidates)} completions "
+        f"({held_out} held out){note}",
     }
 
 
 @dataclass
 class UnpairedPreference:
-    """TRL's conversational columns for KTO, what the label comes from, and the token ids of the completion where they
-    were drawn. One that was cut off (length) is undesirable. `score` is None where the label comes from preferences.
+    """A row in TRL's conversational columns for KTO, with its origin and, if sampled, the completion's token ids. A
+    truncated completion (`finish_reason` length) is undesirable. `score` is None if the label comes from preferences.
     """
 
     id: str
@@ -113,31 +124,11 @@ class UnpairedPreference:
     policy: str | None = None
 
 
-def row(
-    prompt: Example, candidate: Candidate, label: bool, score: float | None, labeler: str, cfg: Unpaired
-) -> UnpairedPreference:
-    return UnpairedPreference(
-        id=content_id(prompt.id, candidate.text),
-        prompt_id=prompt.id,
-        prompt=prompt.messages,
-        completion=[{"role": "assistant", "content": candidate.text}],
-        label=label,
-        score=score,
-        labeler=labeler,
-        candidate_id=candidate.candidate_id,
-        split=side(prompt.id, cfg.validation_fraction),
-        completion_token_ids=candidate.token_ids,
-        completion_tokenizer=candidate.tokenizer,
-        finish_reason=candidate.finish_reason,
-        policy=candidate.policy,
-    )
-
-
 def label_candidates(
     judgements: Iterable[Judgement], candidates: Iterable[Candidate], cfg: Unpaired
 ) -> tuple[dict[str, bool], Counter[str]]:
-    """Whether each candidate is desirable, by id; how many have no label, by reason. A candidate that was cut off is
-    never desirable: that would teach to go on."""
+    """Return labels by candidate id (True: desirable), and counts of unlabelled candidates by reason. A truncated
+    candidate is never desirable, because it would teach endless answers."""
     scores, balance = dict[str, float](), Counter[str]()
     for j in judgements:
         if j.score is not None:
@@ -169,14 +160,15 @@ def label_candidates(
 
 
 def label_advice(ended: float) -> dict[str, str]:
-    """Return what would give a label to what has none, by reason, where this share of the candidates ended."""
+    """Return advice by reason; `ended` is the share of candidates that ended their turn."""
     advice = ending_advice(ended)
     return WAYS_OUT | dict.fromkeys((UNFINISHED_GOOD, UNFINISHED_BAD), advice) if advice else WAYS_OUT
 
 
 def threshold_advice(scores: Sequence[float], desirable: bool) -> str:
-    """Which threshold tells apart completions with these scores, all of them desirable or all undesirable."""
+    """Return advice for a threshold that divides scores of which all are now desirable, or all undesirable."""
     low, high = min(scores), max(scores)
     if low == high:
-        return f"Every score is {low:g}, which no threshold tells apart"
-    return f"Raise it above {low:g}" if desirable else f"Lower it to {high:g} or less"
+        return f"Every score is {low:g}, so no threshold divides them"
+    threshold = f"above {low:g}" if desirable else f"to {high:g} or less"
+    return f"{'Raise' if desirable else 'Lower'} unpaired.threshold {threshold}"

@@ -1,1 +1,1 @@
-"""Labelers: what turns candidates into judgements."""
+"""Labelers turn candidates into judgements."""

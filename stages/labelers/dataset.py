@@ -1,4 +1,4 @@
-"""`label=dataset`: an existing preference set, turned into a judged pool of two candidates per prompt."""
+"""`label=dataset`: read an existing preference dataset as a judged pool, with its answers as candidates."""
 
 from array import array
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from stages.store.workspace import SCRATCH, StageDir
 
 
 class Dataset(Labeler):
-    """Judges nothing: the file says which answer is better, or how good each is, and brings them."""
+    """Reads answers and their judgements from the file: which answer is better, or a score for each."""
 
     name = "dataset"
 
@@ -29,12 +29,12 @@ class Dataset(Labeler):
         return cls(cfg.source, cfg.key, out)
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
-        """The file's prompts and their candidates, which wait in a table, and the rows that cannot be used."""
+        """Return the file's prompts, candidates and unusable rows. The candidates are kept in a table on disk."""
         prompts, report = dict[str, Example](), ReadReport()
         name, scores, seen_ids = self.source.path.rsplit("/", 1)[-1], array("d"), set[str]()
 
         def candidates() -> Iterator[Candidate]:
-            for row in convert(self.source, self.key, lambda said: said, Purpose.preferences, report):
+            for row in convert(self.source, self.key, lambda row: row, Purpose.preferences, report):
                 prompt = Example(prompt_id(row.messages), row.messages, None, name, name, "preference")
                 prompt.licence, prompt.origin = row.licence or self.source.licence, row.origin
                 prompts[prompt.id] = prompt
@@ -52,24 +52,20 @@ class Dataset(Labeler):
         save(file, candidates(), Candidate)
         low, high = min(scores, default=0.0), max(scores, default=0.0)
         for j in chain.from_iterable(self.judgements_by_prompt.values()):
-            if j.score is not None:  # of scores that are all the same one nobody knows the scale
+            if j.score is not None:  # if all scores are equal, the file's scale is unknown, and they are only clipped
                 j.score = (j.score - low) / (high - low) if high > low else min(max(j.score, 0.0), 1.0)
         if self.repeated:
-            report.notes.append(f"{self.repeated} answers are judged more than once, and the first judgement counts")
+            report.notes.append(f"{self.repeated} answers have several scores in the file; only the first one is used")
         unused = {self.source.path: [*report.unused_columns]}
         return Pool([*prompts.values()], Records(file, Candidate), report.bad_rows, unused, report.notes, report.rows)
 
-    def judgements(
-        self, row: ParsedRow, prompt: str, candidates: list[Candidate], judged_ids: set[str | None]
-    ) -> list[Judgement]:
-        """What a row says: which of two is better, or how good each is but for those `known`, on the file's scale."""
+    def judgements(self, row: ParsedRow, prompt: str, of: list[Candidate], judged: set[str | None]) -> list[Judgement]:
+        """Return a row's preference, or its scores (on the file's scale) for candidates that are not in `judged`."""
         scores = row.scores or []
         if row.graded:
-            new_scores = {
-                c.candidate_id: s for c, s in zip(candidates, scores, strict=True) if c.candidate_id not in judged_ids
-            }
-            return [Judgement(prompt, self.name, c, score) for c, score in new_scores.items()]
-        a, b = candidates
+            new = {c.candidate_id: s for c, s in zip(of, scores, strict=True) if c.candidate_id not in judged}
+            return [Judgement(prompt, self.name, name, score) for name, score in new.items()]
+        a, b = of
         better = "tie" if scores[0] == scores[1] else "ab"[scores[0] < scores[1]]
         return [Judgement(prompt, self.name, a=a.candidate_id, b=b.candidate_id, preference=better)]
 
@@ -81,4 +77,4 @@ class Dataset(Labeler):
 
 
 def candidate(prompt: str, text: str, name: str) -> Candidate:
-    return Candidate.of_text(prompt, text, name, "dataset", len(text.split()))  # words: no tokenizer is known here
+    return Candidate.of_text(prompt, text, name, "dataset", len(text.split()))  # counts words: there is no tokenizer

@@ -1,12 +1,11 @@
-"""`label=ensemble`: several labelers, each a label node of its own, vote on two candidates of a prompt at a time.
-People are asked where these disagree.
+"""`label=ensemble`: several labelers vote on two candidates of a prompt at a time. Each labeler is a separate node.
 
-A labeler that scores candidates votes for the one with the higher score, one that compares them for what it preferred.
-Where votes differ is where a further word is worth most: query by committee (Seung, Opper & Sompolinsky 1992, COLT).
+A labeler with scores votes for the candidate with the higher score; a labeler with preferences votes for the preferred
+one. A further verdict is worth most where votes differ: query by committee (Seung, Opper & Sompolinsky 1992, COLT).
 
-With `label.ensemble.people`, the judgements that `label.audit` sets aside are asked about first: they are drawn at
-random, people's words on them say how often the ensemble is right, and change no judgement. Then come those on which
-the members disagree most, as many as the budget has; what people say of these is the judgement.
+With `label.ensemble.people`, people first judge the random sample of `label.audit`. Their verdicts on the sample
+measure the ensemble's accuracy and change no judgement. Then people judge the comparisons with the most disagreement,
+up to the budget, and these verdicts replace the ensemble's.
 """
 
 import json
@@ -20,7 +19,7 @@ from typing import Any
 from stages.config.blocks.labels import Label, Voter
 from stages.config.errors import UserError
 from stages.evaluation.reliability import Key, countable, draw_audit, key_of
-from stages.labelers.human import question_judgements as of_people
+from stages.labelers.human import question_judgements
 from stages.labelers.labeler import Labeler, Pool
 from stages.labelers.people import answer_rows
 from stages.labelers.people.questions import Question, mark_shared, question
@@ -29,18 +28,15 @@ from stages.store.records import Candidate, Example, Judgement, content_id, load
 from stages.store.workspace import StageDir
 
 VERDICTS = {1: "a", 0: "tie", -1: "b"}
-TIE_MARGIN = 1e-9  # a weighted mean of votes so near to 0 is a tie
-CandidateIds = tuple[str, str]  # candidates, the first of them `a`
+TIE_MARGIN = 1e-9  # a weighted mean of votes at most this far from 0 is a tie
+CandidateIds = tuple[str, str]  # the ids of `a` and `b`
 
 
 @dataclass(frozen=True)
 class JointVote:
-    """What the members say of two candidates: 1 for `a`, -1 for `b`, 0 for a tie; a member that says nothing is not
-    among `votes`. `preference` is what follows, None where those that vote weigh no more than half of all.
-
-    `disagreement`: the weighted variance of the votes, 0 where all say the same and 1 where they are split in halves.
-    Where a veto decides, there is none.
-    """
+    """The members' votes on two candidates: 1 for `a`, -1 for `b`, 0 for a tie. Members without a vote are absent.
+    `preference` is the weighted majority, or None if the votes have at most half of the total weight. `disagreement`
+    is the weighted variance of the votes: 0 if unanimous, 1 if split in halves, and 0 if a veto decides."""
 
     prompt_id: str
     ids: CandidateIds
@@ -51,7 +47,7 @@ class JointVote:
 
 
 class Member:
-    """A labeler of the ensemble, and its judgements of one prompt's candidates."""
+    """A labeler of the ensemble with its judgements of one prompt's candidates."""
 
     def __init__(self, voter: Voter, judgements: Iterable[Judgement]):
         self.name, self.weight, self.veto = voter.labeler, voter.weight, voter.veto
@@ -72,29 +68,26 @@ class Member:
         return None
 
     def vetoes(self, candidate: str) -> bool:
-        """Whether it vetoes a candidate; one that it could not judge it does not."""
+        """Return True if the member scored the candidate below its veto threshold."""
         return self.veto is not None and self.scores.get(candidate, self.veto) < self.veto
 
 
 def joint_votes(
-    voters: Sequence[Voter], judgements_by_labeler: Mapping[str, Iterable[Judgement]], candidates: Iterable[Candidate]
+    voters: Sequence[Voter], by_labeler: Mapping[str, Iterable[Judgement]], candidates: Iterable[Candidate]
 ) -> Iterator[JointVote]:
-    """What members come to, prompt by prompt. Two candidates are compared if every member that compares was asked of
-    them; where all give scores, every two. `said`: judgements by member."""
-    by_prompt, candidates_by_prompt = (
-        defaultdict[tuple[str, str], list[Judgement]](list),
-        defaultdict[str, list[Candidate]](list),
-    )
-    for name, judgements in judgements_by_labeler.items():
+    """Yield the joint votes on pairs of candidates, prompt by prompt. A pair is used if every member with preferences
+    compared it; if all members give scores, all pairs are used. `by_labeler`: judgements by the member's name."""
+    by_prompt, pools = defaultdict[tuple[str, str], list[Judgement]](list), defaultdict[str, list[Candidate]](list)
+    for name, judgements in by_labeler.items():
         for j in judgements:
             by_prompt[j.prompt_id, name].append(j)
     for candidate in candidates:
-        candidates_by_prompt[candidate.prompt_id].append(candidate)
-    comparing = {name for name, labelled in judgements_by_labeler.items() if any(j.a is not None for j in labelled)}
-    for prompt_id, prompt_candidates in candidates_by_prompt.items():
+        pools[candidate.prompt_id].append(candidate)
+    comparing = {name for name, labelled in by_labeler.items() if any(j.a is not None for j in labelled)}
+    for prompt_id, prompt_candidates in pools.items():
         members = [Member(voter, by_prompt[prompt_id, voter.labeler]) for voter in voters]
         compared_pairs = [m.preferred for m in members if m.name in comparing]
-        # Which is `a` is random: an audit counts how often it is the better one.
+        # Hashes decide which candidate is `a`, because an audit measures how often `a` is the better one.
         ordered = sorted(prompt_candidates, key=lambda c: content_id("ensemble", c.candidate_id))
         for a, b in combinations(ordered, 2):
             if all((a.candidate_id, b.candidate_id) in pairs for pairs in compared_pairs):
@@ -102,7 +95,7 @@ def joint_votes(
 
 
 def join_votes(members: Sequence[Member], a: Candidate, b: Candidate) -> JointVote:
-    """What follows from the votes on two candidates."""
+    """Return the members' joint vote on two candidates. Equal texts are a tie, and a veto overrides the majority."""
     ids = a.candidate_id, b.candidate_id
     if a.stripped_text == b.stripped_text:
         return JointVote(a.prompt_id, ids, {}, "tie")
@@ -121,30 +114,31 @@ def join_votes(members: Sequence[Member], a: Candidate, b: Candidate) -> JointVo
 
 
 class Ensemble(Labeler):
-    """Joins what other label nodes say."""
+    """Combines the judgements of other label nodes by weighted votes."""
 
     name = "ensemble"
 
     def __init__(self, cfg: Label, out: StageDir):
         self.cfg, self.out, self.tallies = cfg, out, dict[str, Any]()
-        self.judgements_by_labeler = dict[str, list[Judgement]]()
+        self.by_labeler = dict[str, list[Judgement]]()
 
     @classmethod
     def of(cls, cfg: Label, out: StageDir) -> "Ensemble":
         return cls(cfg, out)
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
-        """The pool that all members judged; their judgements are read beside it.
+        """Return the pool that all members judged, and load their judgements.
 
         Raises:
-            UserError: for a veto of a member that gives no scores.
+            UserError: if a member with a veto gives preferences instead of scores.
         """
         for i, voter in enumerate(self.cfg.voters):
-            self.judgements_by_labeler[voter.labeler] = judgements = load(
-                inputs[voter.labeler] / "judgements.parquet", Judgement
-            )
+            self.by_labeler[voter.labeler] = judgements = load(inputs[voter.labeler] / "judgements.parquet", Judgement)
             if voter.veto is not None and any(j.preference for j in judgements):
-                raise UserError(f"label.ensemble.members[{i}].veto goes by a score, and {voter.labeler} gives none.")
+                raise UserError(
+                    f"label.ensemble.members[{i}].veto={voter.veto:g}: a veto needs scores, and {voter.labeler} gives "
+                    "preferences. Remove the veto, or use a labeler that gives scores."
+                )
         return super().pool(inputs)
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
@@ -154,17 +148,18 @@ class Ensemble(Labeler):
         return {"ensemble": self.tallies}
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
-        """What the members come to, and people where they were asked."""
-        votes = [*joint_votes(self.cfg.voters, self.judgements_by_labeler, pool.candidates)]
+        """Yield the ensemble's judgements, and people's verdicts on the comparisons that people were asked about."""
+        votes = [*joint_votes(self.cfg.voters, self.by_labeler, pool.candidates)]
         judged: dict[Key, Judgement] = {each.ids: judgement_of(each) for each in votes}
-        self.tallies = count_votes(self.cfg, votes, self.judgements_by_labeler)
+        self.tallies = count_votes(self.cfg, votes, self.by_labeler)
         if self.cfg.ensemble.people:
             self.ask_people(pool, votes, judged)
         yield from judged.values()
 
     def ask_people(self, pool: Pool, votes: Sequence[JointVote], judged: dict[Key, Judgement]) -> None:
-        """Have people judge, first what is audited, then what is in doubt; the latter's judgements become theirs, also
-        those of copies. Nobody is asked about the same two texts twice."""
+        """Ask people about the audit sample first, then about the comparisons with the most disagreement. People's
+        verdicts on the latter replace the judgements in `judged`, copies included. The same two texts are asked about
+        only once."""
         prompts, candidates = {p.id: p for p in pool.prompts}, {c.candidate_id: c for c in pool.candidates}
 
         def question_of(key: Key) -> Question:
@@ -172,9 +167,8 @@ class Ensemble(Labeler):
             return question(prompts[judged[key].prompt_id], pair, self.cfg.human.instructions or "")
 
         count = 0 if self.cfg.known else self.cfg.audit or 0
-        audited = {
-            key_of(j): question_of(key_of(j)) for j in draw_audit(countable(judged.values(), candidates), count)
-        }
+        sample = draw_audit(countable(judged.values(), candidates), count)
+        audited = {key_of(j): question_of(key_of(j)) for j in sample}
         audited_ids = {each.id for each in audited.values()}
         disputed = [each for each in votes if each.disagreement > 0]
         disputed.sort(key=lambda each: (-each.disagreement, content_id("doubt", each.ids)))
@@ -185,61 +179,46 @@ class Ensemble(Labeler):
         by_id = {q.id: q for q in questions.values()}
         session = collect_answers(mark_shared([*by_id.values()], self.cfg.human), self.cfg.human, self.out)
         people_verdicts, changed = dict[Key, str](), 0
-        for ids, question_asked in questions.items():
-            [people_judgement] = of_people(question_asked, answer_rows.answers_of_question(question_asked, session))
-            if people_judgement.preference is None:  # everybody skipped it
+        for ids, asked_question in questions.items():
+            [verdict] = question_judgements(asked_question, answer_rows.answers_to(asked_question, session))
+            if (preference := verdict.preference) is None:  # all people skipped the question
                 continue
-            preference = (
-                people_judgement.preference
-                if people_judgement.a == ids[0]
-                else {"a": "b", "b": "a"}.get(people_judgement.preference, "tie")
-            )
+            if verdict.a != ids[0]:
+                preference = {"a": "b", "b": "a"}.get(preference, "tie")
             if ids in audited:
                 people_verdicts[ids] = preference
                 continue
             changed += judged[ids].preference != preference
-            raw = json.dumps(
-                {**json.loads(judged[ids].raw or "{}"), "human": json.loads(people_judgement.raw or "{}")}
-            )
-            judged[ids] = Judgement(
-                judged[ids].prompt_id, self.name, a=ids[0], b=ids[1], preference=preference, raw=raw
-            )
+            raw = json.dumps({**json.loads(judged[ids].raw or "{}"), "human": json.loads(verdict.raw or "{}")})
+            prompt_id, (a, b) = judged[ids].prompt_id, ids
+            judged[ids] = Judgement(prompt_id, self.name, a=a, b=b, preference=preference, raw=raw)
         self.people_verdicts = people_verdicts
-        self.tallies["people"] = {
-            "audited": len(audited),
-            "asked": len(chosen_ids),
-            "in_doubt": len(disputed_ids),
-            "changed": changed,
-        }
+        counts = {"audited": len(audited), "asked": len(chosen_ids), "in_doubt": len(disputed_ids), "changed": changed}
+        self.tallies["people"] = counts
 
 
 def judgement_of(joint: JointVote) -> Judgement:
-    """The members' own; `raw` says who voted for what."""
-    votes_json = json.dumps({name: VERDICTS[vote] for name, vote in joint.votes.items()})
-    a, b = joint.ids
-    error = None if joint.preference else "members that say nothing of it weigh half or more"
-    return Judgement(
-        joint.prompt_id, Ensemble.name, a=a, b=b, preference=joint.preference, raw=votes_json, error=error
-    )
+    """Return a joint vote as a judgement, with each member's vote in `raw`."""
+    raw = json.dumps({name: VERDICTS[vote] for name, vote in joint.votes.items()})
+    (a, b), preference = joint.ids, joint.preference
+    error = None if preference else "members with half of the weight or more gave no verdict"
+    return Judgement(joint.prompt_id, Ensemble.name, a=a, b=b, preference=preference, raw=raw, error=error)
 
 
-def count_votes(
-    cfg: Label, joint: Sequence[JointVote], judgements_by_labeler: Mapping[str, Sequence[Judgement]]
-) -> dict[str, Any]:
-    """How often each member votes, votes with the verdict, and vetoes; how often they disagree or a veto decides."""
+def count_votes(cfg: Label, joint: Sequence[JointVote], by_labeler: Mapping[str, list[Judgement]]) -> dict[str, Any]:
+    """Return how often each member votes, agrees with the result and vetoes, and how often members disagree."""
     members = dict[str, dict[str, Any]]()
     for voter in cfg.voters:
-        votes = [
-            (VERDICTS[each.votes[voter.labeler]], each.preference) for each in joint if voter.labeler in each.votes
-        ]
-        members[voter.labeler] = {
+        name = voter.labeler
+        votes = [(VERDICTS[each.votes[name]], each.preference) for each in joint if name in each.votes]
+        members[name] = {
             "weight": voter.weight,
             "votes": len(votes),
             "with_the_verdict": sum(vote == verdict for vote, verdict in votes) / len(votes) if votes else None,
         }
         if (veto := voter.veto) is not None:
-            vetoes = sum(j.score is not None and j.score < veto for j in judgements_by_labeler[voter.labeler])
-            members[voter.labeler] |= {"veto": veto, "vetoes": vetoes}
+            vetoes = sum(j.score is not None and j.score < veto for j in by_labeler[name])
+            members[name] |= {"veto": veto, "vetoes": vetoes}
     return {
         "members": members,
         "comparisons": len(joint),

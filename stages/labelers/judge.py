@@ -1,9 +1,9 @@
 """`label=judge`: models at endpoints judge candidates by a rubric (`pip install -e '.[endpoints]'`).
 
-Pairwise, two candidates are shown in both orders, and a judge that does not choose the same of them both times has
-seen a tie (position bias: Zheng et al. 2023, arXiv:2306.05685). Pointwise, each candidate gets a score. Several judges
-come together as their majority, or their mean. Of two judges that is unanimity: what they differ on is a tie, and what
-one of them gives no verdict on is missing. What is no verdict is missing, with its reason.
+A pairwise rubric shows two candidates in both orders. If a judge's choice differs between the orders, its vote is a
+tie (position bias: Zheng et al. 2023, arXiv:2306.05685). A pointwise rubric scores each candidate. Several judges
+decide by majority, or by the mean of their scores. Two judges must be unanimous: if they differ, the comparison is a
+tie, and if one of them gives no verdict, the judgement is missing. Missing judgements have a reason.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from stages.config.choices import Reading, Rubrics
 from stages.config.errors import UserError
 from stages.endpoints.client import Client, Question
 from stages.endpoints.reply import NoReply
-from stages.endpoints.together import answers
+from stages.endpoints.together import run_jobs
 from stages.labelers.labeler import Labeler, Pool, pair_up
 from stages.labelers.rubric import SYSTEM, Rubric
 from stages.labelers.verdicts import SCALE, SWAPPED, NoVerdict, json_value, one_key_schema, verdict
@@ -29,19 +29,21 @@ from stages.store.records import Candidate, Example, Judgement
 from stages.store.workspace import Progress, StageDir
 
 PROBE, WORD = "Say in a sentence what the weather is like at the sea.", "plumb"
+# the verdict, the reply, and the error if the reply is not a verdict
+VerdictReply = tuple[Any, dict[str, str] | None, str | None]
 
 
 class Vote(NamedTuple):
-    """What one judge says of a candidate (a score in [0, 1]) or of two (a, b or tie); or why it says nothing."""
+    """One judge's verdict: a score in [0, 1] of a candidate, or a, b or tie between two; else the error."""
 
     value: Any = None
     error: str | None = None
-    orders_agree: bool | None = None  # with itself, asked in the other order
-    raw: Any = None  # its replies
+    orders_agree: bool | None = None  # True if both orders of the two candidates give the same choice
+    raw: Any = None  # the judge's replies
 
 
 class Jury(Labeler):
-    """Asks every judge about every candidate, or about two of a prompt's candidates at a time."""
+    """Asks all judges about each candidate, or about two of a prompt's candidates at a time."""
 
     name = "judge"
 
@@ -59,47 +61,45 @@ class Jury(Labeler):
         return self.judge_all(Pool([prompt], candidates))
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
-        """Yield judgements in the order in which they are made.
+        """Yield judgements in the order in which they complete.
 
         Raises:
-            UserError: where a judge does not keep to a schema; as soon as more judgements than `max_failed` allows
-                are missing; where a budget is spent.
+            UserError: if a judge ignores the JSON schema; as soon as more judgements are missing than `max_failed`
+                allows; if a budget is exhausted.
         """
         questions = list(self.questions(pool))
         texts_differ = any(len({c.stripped_text for c in candidates}) > 1 for _, candidates in pool.by_prompt())
         if self.rubric.reading is Reading.json and (texts_differ or self.rubric.kind is Rubrics.pointwise):
-            list(answers(self.judges, [partial(self.probe, judge) for judge in self.judges], self.out))
+            list(run_jobs(self.judges, [partial(self.probe, judge) for judge in self.judges], self.out))
         failed = Counter[str]()
         with (
             Progress(len(questions), f"label {self.name}", "judgement") as progress,
-            closing(answers(self.judges, questions, self.out)) as judgements,
+            closing(run_jobs(self.judges, questions, self.out)) as judgements,
         ):
             for judgement in judgements:
                 failed.update([judgement.error] if judgement.error else [])
                 if failed.total() > self.max_failed * len(questions):
                     error, count = failed.most_common(1)[0]
                     raise UserError(
-                        f"{failed.total()} of {len(questions)} judgements are missing already, more than label.max_failed="
-                        f"{self.max_failed:g} allows; most often ({count} times): {error}. What was answered is kept."
+                        f"label.max_failed={self.max_failed:g}: {failed.total()} of {len(questions)} judgements are "
+                        f"already missing, most often ({count} times) because: {error}. Remove the cause, or raise "
+                        "the limit; the same command then resumes with the cached replies."
                     )
                 yield judgement
                 progress.update()
         if len(self.judges) == 2 and self.rubric.kind is Rubrics.pairwise:
             self.out.say(
-                "label.judge.endpoints: two judges must agree. A comparison on which they differ is a tie, as are "
-                f"{self.disagreements} of {len(questions)}. A third judge would decide."
+                f"label.judge.endpoints: two judges must agree. They differ on {self.disagreements} of "
+                f"{len(questions)} comparisons, which count as ties. Add a third judge to get a majority."
             )
 
     def figures(self) -> dict[str, Any]:
-        """Return on how many comparisons several judges differ."""
-        return (
-            {"judges_differ": self.disagreements}
-            if len(self.judges) > 1 and self.rubric.kind is Rubrics.pairwise
-            else {}
-        )
+        """Return the number of comparisons on which several pairwise judges differ; nothing for a single judge."""
+        several = len(self.judges) > 1 and self.rubric.kind is Rubrics.pairwise
+        return {"judges_differ": self.disagreements} if several else {}
 
     def questions(self, pool: Pool) -> Iterator[partial[Coroutine[Any, Any, Judgement]]]:
-        """What makes each judgement."""
+        """Yield one callable per judgement, whose coroutine asks the judges."""
         for prompt, candidates in pool.by_prompt():
             if self.rubric.kind is Rubrics.pointwise:
                 yield from (partial(self.judge_score, prompt, candidate) for candidate in candidates)
@@ -108,15 +108,19 @@ class Jury(Labeler):
                 yield from (partial(self.judge_preference, prompt, a, b) for a, b in pairs)
 
     async def probe(self, judge: Client) -> None:
-        """Require that a server keeps to a schema where a model left to itself would not. A server whose kept answer
-        did not is asked afresh: that answer may be of an earlier time, when another server was there."""
+        """Check that a server enforces a JSON schema, by a question that a free model would answer otherwise. A cached
+        reply that breaks the schema is asked for again, because it may come from an earlier server.
+
+        Raises:
+            UserError: if the server does not enforce the schema, or does not reply.
+        """
         schema = one_key_schema("word", {"type": "string", "enum": [WORD]})
         messages = [{"role": "system", "content": SYSTEM.format(mark="0")}, {"role": "user", "content": PROBE}]
         problem = ""
         for fresh in (False, True):
             try:
                 reply_text = (await judge.ask(Question(messages, 64, 0.0, 0, response_format=schema), fresh)).text
-                problem = f"it said {reply_text[:60]!r}"
+                problem = f"it replied {reply_text[:60]!r}"
                 json_value(reply_text, "word", (WORD,))
                 return
             except NoReply as error:
@@ -124,21 +128,19 @@ class Jury(Labeler):
             except NoVerdict:
                 continue
         raise UserError(
-            f"{judge.name}: {judge.endpoint.model} at {judge.endpoint.base_url} does not keep to a json_schema "
-            f"({problem}), so its verdicts could be anything. label.judge.reading=text reads a last line of words."
+            f"{judge.name}: {judge.endpoint.model} at {judge.endpoint.base_url} does not follow a json_schema "
+            f"({problem}). Set label.judge.reading=text, which reads the verdict from the last line of the reply."
         )
 
     async def judge_score(self, prompt: Example, candidate: Candidate) -> Judgement:
-        """The mean of the judges' scores."""
+        """Return the mean of the judges' scores as a judgement."""
         votes = await asyncio.gather(*(self.score(judge, prompt, candidate) for judge in self.judges))
         cast, error = cast_votes(votes)
-        score = None if error else fmean(vote.value for vote in cast)
-        return Judgement(
-            prompt.id, self.name, candidate.candidate_id, score=score, raw=self.raw_replies(votes), error=error
-        )
+        score, raw = None if error else fmean(vote.value for vote in cast), self.raw_replies(votes)
+        return Judgement(prompt.id, self.name, candidate.candidate_id, score=score, raw=raw, error=error)
 
     async def judge_preference(self, prompt: Example, a: Candidate, b: Candidate) -> Judgement:
-        """What more than half of the judges prefer; else a tie. Equal texts are one without being asked about."""
+        """Return the preference of more than half of the judges, else a tie. For equal texts no judge is asked."""
         judgement = partial(Judgement, prompt.id, self.name, a=a.candidate_id, b=b.candidate_id)
         if a.stripped_text == b.stripped_text:
             return judgement(preference="tie")
@@ -168,11 +170,10 @@ class Jury(Labeler):
         agrees = first == SWAPPED[second]
         return Vote(first.lower() if agrees else "tie", None, agrees, raw)
 
-    async def ask_verdict(
-        self, judge: Client, prompt: Example, texts: Sequence[str]
-    ) -> tuple[Any, dict[str, str] | None, str | None]:
-        """Return a judge's verdict, its reply, and the reason where there is no verdict. After a reply without one the
-        next attempt has another seed; after no reply the same: no fault on the way decides which reply counts."""
+    async def ask_verdict(self, judge: Client, prompt: Example, texts: Sequence[str]) -> VerdictReply:
+        """Return a judge's verdict, its reply, and the error if there is no verdict. If a reply is not a verdict, the
+        next attempt has another seed. If no reply arrives, the seed stays, so that network faults do not decide which
+        reply counts."""
         stored_reply = reason = None
         seed = 0
         for _ in range(self.cfg.attempts or 1):
@@ -187,12 +188,12 @@ class Jury(Labeler):
         return None, stored_reply, reason
 
     def raw_replies(self, votes: Sequence[Vote]) -> str:
-        """Every judge's replies, as JSON by its name: its model's, with a number where several endpoints have it."""
+        """Return all judges' replies as JSON, by the judge's model name (numbered if several endpoints share it)."""
         return json.dumps({name: vote.raw for name, vote in zip(self.names, votes, strict=True)})
 
 
 def cast_votes(votes: Sequence[Vote]) -> tuple[list[Vote], str | None]:
-    """The votes that were given; where those are not more than half, the reason that is missing most often."""
+    """Return the votes that have a value and, if they are not more than half, the most frequent error of the rest."""
     cast = [vote for vote in votes if vote.error is None]
     reasons = Counter(vote.error for vote in votes if vote.error)
     return cast, None if 2 * len(cast) > len(votes) else reasons.most_common(1)[0][0]

@@ -1,4 +1,4 @@
-"""The protocol of labelers, which turn candidates into judgements, and which candidates are shown together."""
+"""The base class of labelers, which turn candidates into judgements, and the choice of candidates shown together."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,8 +17,8 @@ from stages.store.workspace import Progress, StageDir
 
 
 class Pool(NamedTuple):
-    """Prompts with their candidates; of a file also how many `rows` it has, those that could not be read as such,
-    columns not read, and a line of what was read as what."""
+    """Prompts with their candidates. If the pool comes from a file: `bad` are its unusable rows, `unused` the columns
+    not read (by file), `notes` lines that say how its columns were read, and `rows` the number of all rows."""
 
     prompts: Sequence[Example] | Records[Example]
     candidates: Sequence[Candidate] | Records[Candidate]
@@ -32,43 +32,39 @@ class Pool(NamedTuple):
 
 
 class Labeler(ABC):
-    """Judges candidates. A labeler is a file in this folder with one such class; `label.labeler` is the file's name.
+    """A judge of candidates. Each file in this folder has one subclass; `label.labeler` is the name of the file. A
+    user-defined labeler (`label.own`) is constructed with the options of its block, and needs `name` and `judge`."""
 
-    One of the user's own (`label.own`) is made with its options and needs `name` and `judge`.
-    """
-
-    name: str  # stands in every judgement
-    learnt = False  # its scores were learnt, and may be won without a better answer: they are watched
-    people_verdicts: Mapping[Key, str] = {}  # what people said of the judgements that are set aside by `label.audit`
-    own = False  # the user's: an error on a prompt costs that prompt, ours are bugs and stop the stage
+    name: str  # written into every judgement
+    learnt = False  # True: a learned reward, so the stage warns about signs of overoptimization
+    people_verdicts: Mapping[Key, str] = {}  # people's verdicts on the judgements that `label.audit` samples
+    own = False  # True: user-defined, so an exception skips one prompt; in a built-in labeler it stops the stage
 
     @classmethod
     def of(cls, cfg: Label, out: StageDir) -> "Labeler":
-        """The labeler that a block asks for; `out` is where one that asks others keeps what they say."""
+        """Return the labeler for a block; labelers that query people or endpoints cache the replies through `out`."""
         return cls()
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
-        """What is to be judged: the pool that was sampled, unless the labeler brings one of its own."""
+        """Return the pool to judge: the sampled one, unless the labeler provides the candidates too."""
         folder = inputs["pool"]
         return Pool(Records(folder / "prompts.parquet", Example), Records(folder / "candidates.parquet", Candidate))
 
     @abstractmethod
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
-        """Judgements of a prompt's candidates: a score in [0, 1] each, or which of two is better. One that cannot be
-        made is missing, with its error: never a zero."""
+        """Return judgements of a prompt's candidates: a score in [0, 1] each, or preferences between two. A judgement
+        that cannot be made has an `error`, and never the score 0."""
 
     def figures(self) -> dict[str, Any]:
-        """What it found besides its judgements, once they are made: for the node's metrics."""
+        """Return further metrics of the labeler, after it has judged."""
         return {}
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
-        """Judgements of every prompt's candidates. Whoever asks others, and may ask for several at once, does it here.
-
-        A prompt on which a labeler of the user's fails has its candidates missing, with that error.
-        """
+        """Yield judgements of all prompts. Labelers that send many requests at once override this. If a user-defined
+        labeler raises an exception on a prompt, its candidates get judgements with that error."""
         with Progress(len(pool.prompts), f"label {self.name}", "prompt") as progress:
             for prompt, candidates in pool.by_prompt():
-                # The user's code gets copies: what it changes in them is not what was sampled.
+                # User code gets copies, so that its changes cannot reach the sampled pool.
                 arguments = deepcopy((prompt, candidates)) if self.own else (prompt, candidates)
                 try:
                     judgements = list(self.judge(*arguments))
@@ -82,10 +78,10 @@ class Labeler(ABC):
 
 
 def make_labeler(cfg: Label, out: StageDir) -> Labeler:
-    """The labeler that `label` names: a file of this folder, or the user's own.
+    """Return the labeler that `label` names: one of this folder, or a user-defined one.
 
     Raises:
-        UserError: where the user's own cannot be loaded or is no labeler.
+        UserError: if the user-defined one cannot be loaded or is not a Labeler.
     """
     if not cfg.own:
         return plugins.named("labelers", cfg.labeler, Labeler).of(cfg, out)  # type: ignore[type-abstract]
@@ -95,13 +91,13 @@ def make_labeler(cfg: Label, out: StageDir) -> Labeler:
 
 
 def hash_order(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
-    """The candidates in an order drawn by a hash: a subset of them comes in the same order."""
+    """Return the candidates ordered by a hash. Any subset of them has the same relative order."""
     return sorted(candidates, key=lambda c: content_id(seed, c.candidate_id))
 
 
 def pair_up(candidates: Sequence[Candidate], limit: int | None, seed: int) -> list[tuple[Candidate, Candidate]]:
-    """Two candidates of a prompt at a time: all such pairs, or the first `most` of an order in which every candidate
-    comes before any comes much more often: neighbours in a circle, then those two apart, and so on."""
+    """Return the first `limit` pairs of a prompt's candidates (None: all), in an order that uses all evenly. The
+    candidates form a circle. Pairs of neighbours come first, then pairs at distance two, and so on."""
     circle = hash_order(candidates, seed)
     count, pairs = len(circle), list[tuple[Candidate, Candidate]]()
     for gap in range(1, count // 2 + 1):
@@ -110,13 +106,12 @@ def pair_up(candidates: Sequence[Candidate], limit: int | None, seed: int) -> li
     return pairs[:limit]
 
 
-def group_up(
-    candidates: Sequence[Candidate], size: int, limit: int | None, seed: int
-) -> Sequence[tuple[Candidate, ...]]:
-    """Return `size` candidates at a time: of two, as `compared`; of more, neighbours in the circle. What fills up the
-    last group is one candidate of each group before it, so that no two candidates are shown together twice."""
+def group_up(candidates: Sequence[Candidate], size: int, limit: int | None, seed: int) -> list[tuple[Candidate, ...]]:
+    """Return groups of `size` candidates, at most `limit`. Groups of two are those of `pair_up`; larger groups are
+    neighbours in its circle. A last group that is too small gets one candidate from each of the groups before, so that
+    no two candidates are shown together twice."""
     if size == 2:
-        return pair_up(candidates, limit, seed)
+        return [*pair_up(candidates, limit, seed)]
     circle = hash_order(candidates, seed)
     *full_groups, last_group = [circle[start : start + size] for start in range(0, len(circle), size)]
     last_group += [group[0] for group in full_groups][: size - len(last_group)]

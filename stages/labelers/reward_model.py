@@ -1,7 +1,7 @@
-"""`label=reward_model`: a sequence-classification model with one output scores candidates.
+"""`label=reward_model`: score candidates by a sequence-classification model with one output.
 
-A reward is a number without a scale. So the score of a candidate is where its reward stands among those of all
-candidates: a quantile, and a margin is a difference of two.
+A reward has no fixed scale. So a candidate's score is the quantile of its reward among all candidates' rewards, and a
+margin is a difference of two quantiles.
 """
 
 from bisect import bisect_left, bisect_right
@@ -10,21 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from stages.config.blocks.labels import Label
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.labelers.labeler import Labeler, Pool
-from stages.models import hub
+from stages.models import hub, loading
 from stages.models.contract import Contract, load_contract
-from stages.models.loading import (
-    load_reward_model,
-    load_tokenizer,
-    read_context_length,
-    resolve_device,
-    sampling_weights,
-)
 from stages.models.rendering import ContractError, Conversation, tokenize_conversations, validate_chat_template
 from stages.models.scoring import autocast, ids_if_unchanged, round_weights_once
 from stages.sandbox.jinja_process import TemplateFault
@@ -33,11 +26,11 @@ from stages.store.shards import in_shards
 from stages.store.source_files import locate
 from stages.store.workspace import StageDir
 
-Readable = tuple[Candidate, list[int]]
+Readable = tuple[Candidate, list[int]]  # a candidate with the token ids of its prompt and answer
 
 
 class RewardModel(Labeler):
-    """Scores every candidate by one model, the rewards of which are kept over a kill."""
+    """Scores every candidate by a reward model. Rewards are saved in shards, so that a killed run resumes."""
 
     name = "reward_model"
     learnt = True
@@ -58,14 +51,14 @@ class RewardModel(Labeler):
         return super().pool(inputs)
 
     def figures(self) -> dict[str, Any]:
-        """The device, and the model's size where one was loaded: what the time depended on."""
-        return {"device": str(resolve_device(self.cfg.runtime.device)), **self.model_figures}
+        """Return the device and, if a model was loaded, its number of parameters: both determine the run time."""
+        return {"device": str(loading.resolve_device(self.cfg.runtime.device)), **self.model_figures}
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
         return self.judge_all(Pool([prompt], candidates))
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
-        """Judgements with the reward in `raw`. A candidate that the model cannot read is missing."""
+        """Yield judgements with the reward in `raw`. A candidate that the model cannot read gets an error."""
         reading = Reading(self.folder)
         prompts = {prompt.id: prompt for prompt in pool.prompts}
 
@@ -89,11 +82,11 @@ class RewardModel(Labeler):
         yield from judgements
 
     def rewards(self, readable: Sequence[Readable], pad_id: int) -> Iterator[tuple[Candidate, float]]:
-        """Yield rewards, the longest candidates first, batched alike whatever the order of the pool."""
+        """Yield candidates with rewards, longest first. The batches do not depend on the order of the pool."""
         if not readable:
             return
-        precision, device = self.cfg.precision or Precision.fp32, resolve_device(self.cfg.runtime.device)
-        model = load_reward_model(self.folder, sampling_weights(precision), device)
+        precision, device = self.cfg.precision or Precision.fp32, loading.resolve_device(self.cfg.runtime.device)
+        model = loading.load_reward_model(self.folder, loading.sampling_weights(precision), device)
         model.config.get_text_config().pad_token_id = pad_id
         self.model_figures["parameters"] = model.num_parameters()
         ordered = sorted(readable, key=lambda each: (-len(each[1]), each[0].candidate_id))
@@ -105,26 +98,28 @@ class RewardModel(Labeler):
 
 
 class Reading:
-    """How a model is shown a prompt with an answer: under our contract where it has one, else by its chat template."""
+    """Renders prompt and answer as token ids: by the model's contract if it has one, else by its chat template."""
 
     def __init__(self, folder: Path):
         self.contract: Contract | None = load_contract(folder) if (folder / "contract.json").exists() else None
-        self.tokenizer: PreTrainedTokenizerBase = self.contract.tokenizer if self.contract else load_tokenizer(folder)
+        self.tokenizer = self.contract.tokenizer if self.contract else loading.load_tokenizer(folder)
         if not self.tokenizer.chat_template:
             raise UserError(
-                f"{folder}: its tokenizer has no chat template, so nothing says how it reads a prompt with an answer. "
-                "Save the one that it was trained with into tokenizer_config.json."
+                f"label.reward_model.path={folder}: the tokenizer of this model does not have a chat template, so it "
+                "is unknown how to render a prompt with an answer. Save the chat template that the model was trained "
+                "with in its tokenizer_config.json."
             )
         validate_chat_template(self.tokenizer, str(folder))
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         self.pad_id = int(end if pad is None else pad)
-        self.context_length = read_context_length(folder)
+        self.context_length = loading.read_context_length(folder)
 
     def ids(self, prompt: Example, candidate: Candidate) -> list[int]:
-        """Token ids of both; what was drawn under the same contract is not tokenised anew.
+        """Return the token ids of prompt and answer. If the answer was sampled under the same contract, its own token
+        ids are used.
 
         Raises:
-            ContractError: where they cannot be rendered, or are longer than the model reads.
+            ContractError: if both cannot be rendered, or exceed the model's context.
         """
         answer = [{"role": "assistant", "content": candidate.text}]
         if contract := self.contract:
@@ -136,17 +131,15 @@ class Reading:
             try:
                 [(ids, _)] = tokenize_conversations(self.tokenizer, [Conversation([*prompt.messages, *answer])])
             except TemplateFault as error:
-                raise ContractError(f"the reward model's chat template refuses it: {error}") from error
+                raise ContractError(f"the reward model's chat template rejects the conversation: {error}") from error
         if self.context_length and len(ids) > self.context_length:
-            raise ContractError(f"longer than the {self.context_length} tokens that the reward model reads")
+            raise ContractError(f"the text exceeds the reward model's context of {self.context_length} tokens")
         return ids
 
 
 @torch.no_grad()
-def predict_rewards(
-    model: PreTrainedModel, rows: Sequence[list[int]], pad_id: int, precision: Precision
-) -> list[float]:
-    """The reward of every row, from one batch that is padded on the right."""
+def predict_rewards(model: PreTrainedModel, rows: list[list[int]], pad_id: int, precision: Precision) -> list[float]:
+    """Return the reward of every row of token ids, from one batch that is padded on the right."""
     width = max(map(len, rows))
     ids, mask = torch.full((len(rows), width), pad_id), torch.zeros(len(rows), width, dtype=torch.long)
     for i, row in enumerate(rows):
@@ -157,5 +150,5 @@ def predict_rewards(
 
 
 def quantile(reward: float, ordered: Sequence[float]) -> float:
-    """The share of all rewards that lie below, half of those that are equal counted: from above 0 to below 1."""
+    """Return the share of rewards below `reward`, with half of the equal ones: between 0 and 1, both excluded."""
     return (bisect_left(ordered, reward) + bisect_right(ordered, reward)) / (2 * len(ordered))

@@ -1,5 +1,5 @@
-"""What a judge's reply says, read strictly: whatever is no verdict is missing, with the reason. No number that happens
-to stand in it is taken for one. `voices` reads judges' replies again from `raw`, where `label=judge` keeps them."""
+"""Strict parsing of judges' replies. A reply that is not exactly a verdict counts as missing, with a reason; a number
+somewhere in a text is not a score. `judge_votes` parses the replies again that `label=judge` stores in `raw`."""
 
 import json
 import re
@@ -12,8 +12,8 @@ from stages.endpoints.reply import Reply
 from stages.store.records import Judgement
 
 SIDES = ("A", "B", "tie")
-SWAPPED = {"A": "B", "B": "A", "tie": "tie"}  # the same choice, where the other order was shown
-SCALE = tuple(range(1, 11))  # scores, from useless to nothing to improve
+SWAPPED = {"A": "B", "B": "A", "tie": "tie"}  # the same choice when the answers are shown in the other order
+SCALE = tuple(range(1, 11))  # scores from useless to perfect
 KEY = {Rubrics.pairwise: "verdict", Rubrics.pointwise: "score"}
 ALLOWED: Mapping[Rubrics, tuple[Any, ...]] = {Rubrics.pairwise: SIDES, Rubrics.pointwise: SCALE}
 LINE = {
@@ -24,7 +24,7 @@ ENDS = ("stop", "length", "refusal", "content_filter")
 
 
 class NoVerdict(Exception):
-    """A reply that says nothing that counts."""
+    """Raised for a reply that is not a verdict, with the reason."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -32,7 +32,7 @@ class NoVerdict(Exception):
 
 
 def reply_instruction(kind: Rubrics, reading: Reading) -> str:
-    """How a judge is told to reply."""
+    """Return the sentence that tells a judge in which form to reply."""
     if reading is Reading.json:
         score, choice = '{"score": N}', '{"verdict": "A"} or {"verdict": "B"}; {"verdict": "tie"}'
         opening = "Reply with JSON alone"
@@ -45,61 +45,62 @@ def reply_instruction(kind: Rubrics, reading: Reading) -> str:
 
 
 def schema_of(kind: Rubrics) -> dict[str, Any]:
-    """The `response_format` of a verdict."""
+    """Return the `response_format` that admits only verdicts."""
     numbers = kind is Rubrics.pointwise
     return one_key_schema(KEY[kind], {"type": "integer" if numbers else "string", "enum": [*ALLOWED[kind]]})
 
 
 def one_key_schema(key: str, value: Mapping[str, Any]) -> dict[str, Any]:
-    """The `response_format` of an object with one key."""
+    """Return the `response_format` for an object with one key, whose value has the schema `value`."""
     schema = {"type": "object", "properties": {key: value}, "required": [key], "additionalProperties": False}
     return {"type": "json_schema", "json_schema": {"name": key, "strict": True, "schema": schema}}
 
 
 def verdict(reply: Reply, kind: Rubrics, reading: Reading) -> Any:
-    """A, B or tie; or a score of SCALE.
+    """Return the verdict in a reply: A, B or tie for a pairwise rubric, else a score of SCALE.
 
     Raises:
-        NoVerdict: with the reason why it is neither.
+        NoVerdict: if the reply is neither.
     """
     if reply.finish_reason != "stop":
-        reasons = {"length": "cut off", "refusal": "refused", "content_filter": "filtered by the server"}
-        raise NoVerdict(reasons.get(reply.finish_reason, "ended in another way"))
+        reasons = {"length": "is truncated", "refusal": "is a refusal", "content_filter": "was filtered by the server"}
+        raise NoVerdict(f"the judge's reply {reasons.get(reply.finish_reason, 'did not end normally')}")
     if not reply.text.strip():
-        raise NoVerdict("empty")
+        raise NoVerdict("the judge's reply is empty")
     if reading is Reading.text:
         match = LINE[kind].fullmatch(reply.text.strip().splitlines()[-1].strip(" *_`"))
         if not match:
-            raise NoVerdict("no verdict in its last line")
+            raise NoVerdict("the last line of the judge's reply is not a verdict")
         return int(match[1]) if kind is Rubrics.pointwise else match[1]
     return json_value(reply.text, KEY[kind], ALLOWED[kind])
 
 
 def json_value(text: str, key: str, allowed: tuple[Any, ...]) -> Any:
-    """The value of the one key of a JSON object, if it is allowed."""
+    """Return the value of a JSON object with the single key `key`. Raise NoVerdict if it is not an allowed value."""
     try:
-        pairs = json.loads(text, object_pairs_hook=tuple)  # an object as its pairs: a dict would hide repeated keys
+        pairs = json.loads(text, object_pairs_hook=tuple)  # an object becomes its pairs: a dict hides repeated keys
     except (ValueError, RecursionError) as error:
-        raise NoVerdict("no JSON") from error
+        raise NoVerdict("the judge's reply is not JSON") from error
     if not (isinstance(pairs, tuple) and len(pairs) == 1 and pairs[0][0] == key):
-        raise NoVerdict(f"no object with {key} alone")
+        raise NoVerdict(f"the judge's reply is not an object with the single key {key}")
     value = pairs[0][1]
-    if not any(type(value) is type(each) and value == each for each in allowed):
-        raise NoVerdict(f"another {key} than it may be")
+    if not any(type(value) is type(option) and value == option for option in allowed):
+        raise NoVerdict(f"the judge's reply has a {key} that is not allowed")
     return value
 
 
 @dataclass(frozen=True)
 class JudgeVote:
-    """One judge's replies on one or two candidates, by the order in which they were shown (`ab`, `ba`; '' of one), and
-    what they come to: A (the first shown), B or tie; or a score. None where it said nothing that counts."""
+    """One judge's replies and verdicts on one candidate or two. Both dicts have the order of presentation as key: `ab`
+    and `ba`, or '' for a single candidate. A verdict is A (the answer shown first), B, tie, or a score; None if the
+    reply is not a verdict."""
 
     replies: Mapping[str, Reply | None]
     verdicts: Mapping[str, Any]
 
     @property
     def word(self) -> str | int | None:
-        """a, b or tie, or a score: where the orders differ, a tie, as in the judgement."""
+        """The judge's vote: a, b, tie, or a score. If its choice differs between the orders, the vote is a tie."""
         if None in self.verdicts.values():
             return None
         if "" in self.verdicts:
@@ -108,35 +109,32 @@ class JudgeVote:
 
     @property
     def order_decided(self) -> bool | None:
-        """Whether the order changed its choice; None where there was but one order, or no verdict."""
+        """True if the order changed the judge's choice; None if there was only one order, or a verdict is missing."""
         if len(self.verdicts) < 2 or None in self.verdicts.values():
             return None
         return bool(self.verdicts["ab"] != SWAPPED[self.verdicts["ba"]])
 
 
 def judge_votes(j: Judgement, kind: Rubrics, reading: Reading) -> dict[str, JudgeVote]:
-    """By the judge's name; none where two texts were equal, and nobody was asked."""
+    """Return each judge's vote by the judge's name; empty if the two texts were equal and no judge was asked."""
     votes = {}
     for judge, stored in json.loads(j.raw or "{}").items():
         by_order = stored if kind is Rubrics.pairwise else {"": stored}
         replies = {order: stored_reply(stored_replies) for order, stored_replies in by_order.items()}
-        votes[judge] = JudgeVote(
-            replies, {order: verdict_or_none(reply, kind, reading) for order, reply in replies.items()}
-        )
+        verdicts = {order: verdict_or_none(reply, kind, reading) for order, reply in replies.items()}
+        votes[judge] = JudgeVote(replies, verdicts)
     return votes
 
 
 def stored_reply(stored: Any) -> Reply | None:
-    """A reply as `raw` holds it; of nodes from before it had a finish reason, the text alone."""
-    if stored is None:
-        return None
-    return (
-        Reply(stored, "stop") if isinstance(stored, str) else Reply(str(stored["text"]), str(stored["finish_reason"]))
-    )
+    """Return a reply from its form in `raw`. Older runs stored only the text, without a finish reason."""
+    if isinstance(stored, str):
+        return Reply(stored, "stop")
+    return None if stored is None else Reply(str(stored["text"]), str(stored["finish_reason"]))
 
 
 def verdict_or_none(reply: Reply | None, kind: Rubrics, reading: Reading) -> Any:
-    """What a reply says, if it is a verdict."""
+    """Return the verdict in a reply; None if there is no reply or it is not a verdict."""
     try:
         return verdict(reply, kind, reading) if reply else None
     except NoVerdict:

@@ -1,4 +1,4 @@
-"""`label=verifier`: the checks that come with generated instructions. It needs no judge."""
+"""`label=verifier`: score candidates by the programmatic checks of generated instructions, without a judge."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ from stages.tasks.checks import share_passed
 
 
 class Verifier(Labeler):
-    """Scores a candidate by the share of its prompt's checks that it passes."""
+    """Scores a candidate by the share of its prompt's checks that pass."""
 
     name = "verifier"
 

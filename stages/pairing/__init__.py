@@ -1,1 +1,1 @@
-"""What pairs are made of: contrasts of judged candidates, which of them may be learnt from, and which are taken."""
+"""The making of pairs: contrasts of judged candidates, the rules that filter them, and the strategies that choose."""

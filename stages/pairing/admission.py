@@ -1,4 +1,4 @@
-"""Which contrasts may become pairs, which rule refused the others, and what would let those through."""
+"""The rules that decide which contrasts may become pairs, counts of the refused ones, and advice to admit more."""
 
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -19,7 +19,7 @@ TASK_FULL = "its task has pairs.max_per_task pairs"
 OUTSIDE_QUANTILES = "no margin within pairs.margin_quantiles"
 BETTER_UNFINISHED = "only an unfinished candidate was better"
 WORSE_UNFINISHED = "only an unfinished candidate was worse"
-# How candidates come that can be told apart, by what draws them; where somebody has them already, by giving others.
+# Advice to get candidates of different quality: for sampled ones DRAW, and for those of a file GIVE.
 DRAW = "Raise sample.temperatures or sample.candidates_per_prompt"
 GIVE = {
     "dataset": "The file must have two different answers to a prompt, one of them better",
@@ -29,7 +29,7 @@ LONGER = "Raise sample.max_new_tokens"
 
 
 class WaysOut(NamedTuple):
-    """What gives candidates whose texts differ, whose scores differ, that end, and whose worse ones end."""
+    """Advice to get candidates with different texts, with different scores, complete ones, and complete worse ones."""
 
     texts: str
     scores: str
@@ -38,8 +38,8 @@ class WaysOut(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What a contrast must be to become a pair; the reason that a prompt has none for it, what the contrasts are
-    called that it refuses, and what would let them through."""
+    """A condition on contrasts: the reason for a prompt without a pair, a name for the refused contrasts, the test
+    that a contrast must pass, and advice to admit more contrasts."""
 
     reason: str
     refused_name: str
@@ -48,32 +48,27 @@ class Rule(NamedTuple):
 
 
 class Admission:
-    """Which contrasts may become pairs: by the rules, and by `margins`, between which theirs must lie. How many
-    contrasts each rule refused is in `refused`, by reason."""
+    """A filter of contrasts by the rules and by an interval of margins. `refused` counts contrasts by reason."""
 
     def __init__(self, cfg: Pairs, ways_out: WaysOut, margins: tuple[float, float] | None = None):
         self.cfg, self.ways_out, self.margins = cfg, ways_out, margins
         self.unsound_ids: Container[str] = ()
-        self.build_rules = rules(cfg, lambda candidate: candidate.candidate_id not in self.unsound_ids, ways_out)
-        self.ways_out_by_reason = {rule.reason: rule.way_out for rule in self.build_rules}
-        self.ways_out_by_reason |= {FEWER: ways_out.texts, COPIES: ways_out.texts}
-        self.ways_out_by_reason |= {OUTSIDE_QUANTILES: f"Widen {cfg.key}.margin_quantiles (null: all)"}
-        self.ways_out_by_reason |= {
-            AGAINST_RANKING: "pairs=ranked takes what the ranking says",
-            TASK_FULL: f"Raise {cfg.key}.max_per_task",
-        }
-        self.names_by_reason = {rule.reason: rule.refused_name for rule in self.build_rules}
-        self.names_by_reason |= {
-            OUTSIDE_QUANTILES: f"outside {cfg.key}.margin_quantiles={cfg.margin_quantiles}",
-            COPIES: COPIES,
-        }
+        self.rules = build_rules(cfg, lambda candidate: candidate.candidate_id not in self.unsound_ids, ways_out)
+        self.advice = {rule.reason: rule.way_out for rule in self.rules}
+        self.advice |= {FEWER: ways_out.texts, COPIES: ways_out.texts}
+        self.advice |= {OUTSIDE_QUANTILES: f"Widen {cfg.key}.margin_quantiles (null: all)"}
+        self.advice[AGAINST_RANKING] = "Use pairs=ranked, which makes pairs from the ranking alone"
+        self.advice[TASK_FULL] = f"Raise {cfg.key}.max_per_task"
+        self.refused_names = {rule.reason: rule.refused_name for rule in self.rules}
+        self.refused_names[OUTSIDE_QUANTILES] = f"outside {cfg.key}.margin_quantiles={cfg.margin_quantiles}"
+        self.refused_names[COPIES] = COPIES
         self.refused = Counter[str]()
 
     def admit(self, contrasts: list[Contrast], unsound: Container[str]) -> tuple[list[Contrast], str]:
-        """Those of a prompt's contrasts that may; where none may, the rule that refused the last of them. `unsound`:
-        ids of candidates that must not be learnt from, whatever their score."""
+        """Return the admitted contrasts of a prompt and, if there are none, the reason of the rule that refused the
+        last one. `unsound`: ids of candidates that must not be chosen, whatever their score."""
         reason, self.unsound_ids = "" if contrasts else FEWER, unsound
-        for rule in self.build_rules:
+        for rule in self.rules:
             contrasts, reason = self.apply_rule(contrasts, rule.accepts, rule.reason, reason)
         different = [*{(c.better.stripped_text, c.worse.stripped_text): c for c in contrasts}.values()]
         self.refused[COPIES] += len(contrasts) - len(different)
@@ -83,14 +78,14 @@ class Admission:
         return self.apply_rule(different, lambda c: low <= c.distance <= high, OUTSIDE_QUANTILES, reason)
 
     def refused_by_name(self) -> Counter[str]:
-        """How many contrasts were refused, by what they are called."""
-        return Counter({self.names_by_reason[reason]: count for reason, count in self.refused.items()})
+        """Return the numbers of refused contrasts by their names."""
+        return Counter({self.refused_names[reason]: count for reason, count in self.refused.items()})
 
     def filter_messages(self) -> list[str]:
-        """What each setting refused of contrasts that might have become pairs, and how to switch it off."""
-        settings = {reason: way for reason, way in self.ways_out_by_reason.items() if way not in self.ways_out}
+        """Return a message for each setting that refused contrasts, with the way to switch the setting off."""
+        settings = {reason: way for reason, way in self.advice.items() if way not in self.ways_out}
         return [
-            f"{self.refused[reason]} comparisons {self.names_by_reason[reason]} are left out. {way}"
+            f"{self.refused[reason]} comparisons {self.refused_names[reason]} are left out. {way}."
             for reason, way in settings.items()
             if self.refused[reason]
         ]
@@ -98,33 +93,33 @@ class Admission:
     def apply_rule(
         self, contrasts: list[Contrast], keeps: Callable[[Contrast], bool], name: str, reason: str
     ) -> tuple[list[Contrast], str]:
-        """What a rule leaves of contrasts, and the reason for there being none, which may be an earlier one."""
+        """Return the contrasts that pass, and the reason if there are none: `name`, or the earlier `reason`."""
         remaining = [contrast for contrast in contrasts if keeps(contrast)]
         self.refused[name] += len(contrasts) - len(remaining)
         return remaining, name if contrasts and not remaining else reason
 
 
 def order_message(judgements: Iterable[Judgement]) -> str:
-    """Return how often the order of two answers decided a comparison, a tie then, and the way out; '' if never."""
+    """Return how many comparisons the order of the answers decided, with advice; '' if none."""
     agreements = [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]
     if all(agreements):
         return ""
     return (
-        f"The order of the two answers decided {agreements.count(False)} of {len(agreements)} comparisons, which are ties. "
-        "Name another judge in label.judge.endpoints, or set label.judge.kind=pointwise"
+        f"In {agreements.count(False)} of {len(agreements)} comparisons the judge's choice changed with the order of "
+        "the answers, so they are ties. Name another judge in label.judge.endpoints, or set label.judge.kind=pointwise"
     )
 
 
 def quantile_margins(distances: Sequence[float], quantiles: Sequence[float]) -> tuple[float, float]:
-    """The margins at these quantiles: of those that occur the nearest inside."""
+    """Return the margins at two quantiles, each rounded inwards to a margin that occurs."""
     if not distances:
         return 0.0, 0.0
     low, high = quantiles
     return float(np.quantile(distances, low, method="higher")), float(np.quantile(distances, high, method="lower"))
 
 
-def rules(cfg: Pairs, is_sound: Callable[[Candidate], bool], ways_out: WaysOut) -> list[Rule]:
-    """The rules in their order. `sound`: whether a candidate may be learnt from, whatever its score."""
+def build_rules(cfg: Pairs, is_sound: Callable[[Candidate], bool], ways_out: WaysOut) -> list[Rule]:
+    """Return the rules in the order of their use. `is_sound`: False for candidates that must not be chosen."""
     key = cfg.key
     return [
         Rule(
@@ -140,7 +135,7 @@ def rules(cfg: Pairs, is_sound: Callable[[Candidate], bool], ways_out: WaysOut) 
             lambda c: c.better.stripped_text != c.worse.stripped_text,
             ways_out.texts,
         ),
-        # A chosen completion without an end would teach to go on; with one that was never drawn, an end too soon.
+        # A truncated chosen completion teaches endless answers; with an added end of turn it teaches to stop early.
         Rule(
             BETTER_UNFINISHED,
             "with an unfinished better answer",

@@ -1,4 +1,4 @@
-"""Two candidates of a prompt, and which of them is better."""
+"""Contrasts: two candidates of a prompt, the better one first."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -9,11 +9,10 @@ from stages.store.records import Candidate, Judgement
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """Two candidates of a prompt, by how much one is better, and the score of that one. The margin is a difference of
-    scores, or in a ranking of preferences a difference of chances (`plackett_luce.py`). Score and margin are None
-    where a labeler gave the order of the two alone; `lead` is then by how many more others the better one was
-    preferred. `standing`: how high the better one stands among its prompt's candidates, by score or by preferences.
-    `compared`: a labeler said so of these two, and no ranking alone does."""
+    """A better and a worse candidate of a prompt. `margin` is the difference of their scores or, in a ranking, of two
+    probabilities (`plackett_luce.py`); `score` is the better one's. Both are None if a labeler gave only a preference;
+    then `lead` is the difference of their Copeland counts (wins minus losses). `standing` is the better one's score,
+    count or strength. `compared` is False if only a ranking orders the two, and no labeler compared them."""
 
     better: Candidate
     worse: Candidate
@@ -29,20 +28,19 @@ class Contrast:
 
     @property
     def length_ratio(self) -> float:
-        """Tokens of the longer one over those of the shorter."""
+        """The longer candidate's tokens divided by the shorter one's."""
         short, long = sorted((self.better.n_tokens, self.worse.n_tokens))
         return long / max(1, short)
 
     @property
     def longer_by(self) -> int:
-        """Tokens that the better one has more."""
+        """The number of tokens by which the better candidate is longer."""
         return self.better.n_tokens - self.worse.n_tokens
 
 
 def comparisons(judgements: list[Judgement], candidates: dict[str, Candidate]) -> list[Contrast]:
-    """Return every two candidates of a prompt that were judged, better first, in the order of their ids, whatever the
-    order of the judgements; equal scores and ties come with margin 0. Where there are preferences alone, a candidate
-    stands as high as it was preferred more often than not (Copeland)."""
+    """Return the contrasts of a prompt's judged candidates, ordered by candidate ids. Equal scores and ties have
+    margin 0. For preferences, a candidate's standing is its wins minus its losses (Copeland)."""
     contrasts: list[Contrast] = []
     preferred = [(j, str(j.a), str(j.b)) for j in judgements if j.preference is not None]
     copeland = Counter[str]()

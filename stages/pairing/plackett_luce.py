@@ -1,13 +1,12 @@
-"""One ranking of a prompt's candidates, and the pairs that it stands for.
+"""One ranking of a prompt's candidates from pairwise preferences, and all pairs of the ranking.
 
-A judge that is asked about two at a time may contradict itself, and may not have seen every two. The Plackett–Luce
-model (of two at a time: Bradley–Terry's) gives each candidate a strength from all that was said; strengths rank them
-all. A ranking is broken up into all its pairs, from which such strengths can be learnt without bias, as they cannot
-from neighbours alone (full breaking: Azari Soufiani et al. 2013). DPO of pairs is that of rankings two at a time
-(arXiv:2305.18290, appendix A.3). Lists that a file ranks or scores are rankings already.
+Pairwise preferences may contradict each other and may not cover all pairs. The Plackett–Luce model (Bradley–Terry, for
+pairs) estimates a strength of each candidate from all preferences, and the strengths give a ranking. All pairs of the
+ranking are used, because neighbours alone would give biased estimates of the strengths (full breaking: Azari Soufiani
+et al. 2013). Pairwise DPO is DPO on rankings of two (arXiv:2305.18290, appendix A.3). Scores are rankings already.
 
-Of two strengths s and t the model prefers the first with a chance of s / (s + t). The margin of a pair is the
-difference of its two chances, (s - t) / (s + t): from 0 to below 1, as a difference of two scores is.
+The model prefers a candidate of strength s to one of strength t with probability s / (s + t). The margin of a pair is
+the difference of the two probabilities, (s - t) / (s + t): from 0 to below 1, like a difference of scores.
 """
 
 from functools import lru_cache
@@ -19,12 +18,12 @@ from numpy.typing import NDArray
 
 from stages.pairing.contrasts import Contrast
 
-ROUNDS, TOLERANCE = 500, 1e-6  # of the iteration at most, and the change of a log-strength at which it ends
-EQUAL_STRENGTHS = 1e-3  # difference of log-strengths
+ROUNDS, TOLERANCE = 500, 1e-6  # limits of the iteration: their number, and the smallest change of a log-strength
+EQUAL_STRENGTHS = 1e-3  # log-strengths that differ by less count as equal
 
 
 def rank_contrasts(contrasts: list[Contrast]) -> list[Contrast]:
-    """Every two candidates of a prompt by rank, better first; equals have margin 0. Scores are a ranking already."""
+    """Return contrasts of all pairs of candidates by rank; equal ranks have margin 0. Scored ones return unchanged."""
     if not contrasts or any(c.score is not None for c in contrasts):
         return contrasts
     candidates = {side.candidate_id: side for c in contrasts for side in (c.better, c.worse)}
@@ -32,7 +31,7 @@ def rank_contrasts(contrasts: list[Contrast]) -> list[Contrast]:
     wins = np.zeros((len(index), len(index)))
     for c in contrasts:
         better, worse = index[c.better.candidate_id], index[c.worse.candidate_id]
-        share = 1.0 if c.margin is None else 0.5  # half a win each of a tie
+        share = 1.0 if c.margin is None else 0.5  # a tie gives half a win to each
         wins[better, worse] += share
         wins[worse, better] += 1 - share
     strength = dict(zip(candidates, cached_strengths(tuple(map(tuple, wins.tolist()))), strict=True))
@@ -48,14 +47,14 @@ def rank_contrasts(contrasts: list[Contrast]) -> list[Contrast]:
 
 @lru_cache(maxsize=10_000)
 def cached_strengths(wins: tuple[tuple[float, ...], ...]) -> tuple[float, ...]:
-    """Return the strengths of a table of wins: prompts with few candidates have the same few tables."""
+    """Return `strengths` of a table of wins, cached because prompts with few candidates share a few tables."""
     return tuple(strengths(np.array(wins)).tolist())
 
 
 def strengths(win_counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return log-strengths from how often row was preferred to column, by Hunter's iteration (2004, MM algorithms for
-    generalized Bradley–Terry models, Annals of Statistics 32). Each counts as if it had won and lost once against
-    another of strength 1, so that one that always won stays finite, and so does what nobody compared."""
+    """Return log-strengths from a table of how often the row was preferred to the column. Uses Hunter's iteration
+    (2004, MM algorithms for generalized Bradley–Terry models, Annals of Statistics 32). Each candidate gets one more
+    win and one more loss against strength 1, so that all strengths are finite."""
     comparisons, total_wins = win_counts + win_counts.T, win_counts.sum(axis=1) + 1
     strength = np.ones(len(win_counts))
     for _ in range(ROUNDS):

@@ -1,7 +1,7 @@
-"""Strategies: which of a prompt's contrasts become pairs first, and the table of figures that compares strategies.
+"""Strategies that choose which contrasts of a prompt become pairs, and a table that compares the strategies.
 
-Each strategy is a function from contrasts, which come in random order, to those that it would take, the first of them
-first. How many are taken says `pairs.max_per_prompt`.
+Each strategy is a function from contrasts in random order to the ones it prefers, best first. The setting
+`pairs.max_per_prompt` limits how many of them become pairs.
 """
 
 import random
@@ -20,38 +20,36 @@ from stages.store.records import Example
 
 
 def widest_first(contrasts: list[Contrast]) -> list[Contrast]:
-    """The best against the worst first (West-of-N: arXiv:2401.12086)."""
+    """Return the widest margins first: the best candidate against the worst (West-of-N: arXiv:2401.12086)."""
     return sorted(contrasts, key=lambda c: -c.distance)
 
 
 def narrowest_first(contrasts: list[Contrast]) -> list[Contrast]:
-    """Return those that are just told apart first; `pairs.min_margin` says how far apart that is. Where labels are
-    preferences, margins are by strength (`plackett_luce.py`), and what a labeler said against the strengths is left
-    out. The rule is ours, after the finding that the very worst of many candidates is not the best rejected one; that
-    paper takes one two standard deviations below the mean reward (arXiv:2502.16825)."""
+    """Return the narrowest margins first, down to `pairs.min_margin`. Margins of preferences come from strengths
+    (`plackett_luce.py`); preferences against the strengths are left out. This rule is our own. It follows the finding
+    that the worst of many candidates is not the best rejected one; the paper takes a candidate two standard deviations
+    below the mean reward (arXiv:2502.16825)."""
     return sorted((c for c in contrasts if c.compared), key=lambda c: c.distance)
 
 
 def best_against_worse(contrasts: list[Contrast]) -> list[Contrast]:
-    """The best candidate against any that is worse (Zephyr: arXiv:2310.16944)."""
+    """Return the contrasts of the best candidate with any worse one, in random order (Zephyr: arXiv:2310.16944)."""
     highest = max((c.standing for c in contrasts), default=0.0)
     return [c for c in contrasts if c.standing == highest]
 
 
 def hard_negatives(contrasts: list[Contrast]) -> list[Contrast]:
-    """The best candidate against the best of those that are worse: hard negatives (arXiv:2502.14400)."""
+    """Return the best candidate against the best worse ones first: hard negatives (arXiv:2502.14400)."""
     return narrowest_first(best_against_worse(contrasts))
 
 
 def equal_lengths_first(contrasts: list[Contrast]) -> list[Contrast]:
-    """Those of the most equal lengths first, so that length tells the two apart as little as it can (length bias:
-    arXiv:2310.03716); of equal ratios the widest."""
+    """Return the most equal lengths first, against length bias (arXiv:2310.03716); for equal ratios the widest."""
     return sorted(contrasts, key=lambda c: (c.length_ratio, -c.distance))
 
 
 def top_down(contrasts: list[Contrast]) -> list[Contrast]:
-    """The first of a ranking against all below it, then the second, and so on: as Plackett–Luce has one chosen after
-    the other. `plackett_luce.py` makes the contrasts."""
+    """Return the first of a ranking against all below it, then the second, and so on, as Plackett–Luce chooses."""
     return sorted(contrasts, key=lambda c: (-c.standing, -c.distance))
 
 
@@ -68,24 +66,24 @@ ORDERS: dict[Strategy, Callable[[list[Contrast]], list[Contrast]]] = {
 
 
 def select_contrasts(contrasts: list[Contrast], strategy: Strategy, cfg: Pairs, prompt: str) -> list[Contrast]:
-    """The contrasts that a strategy takes of a prompt; those alike to it come in an order drawn from the prompt."""
+    """Return a prompt's contrasts that a strategy chooses. A random order seeded by the prompt breaks ties."""
     shuffled = contrasts.copy()
     random.Random(f"{cfg.seed}/{prompt}").shuffle(shuffled)
     return ORDERS[strategy](shuffled)[: pairs_per_prompt(strategy, cfg)]
 
 
-BY_STRENGTH = (Strategy.margin, Strategy.ranked)  # what takes preferences by their ranking
+BY_STRENGTH = (Strategy.margin, Strategy.ranked)  # strategies that use the ranking instead of single preferences
 
 
 def pairs_per_prompt(strategy: Strategy, cfg: Pairs) -> int:
-    """How many pairs a prompt gives at most."""
+    """Return the maximal number of pairs per prompt."""
     return 1 if strategy is Strategy.best_worst else cfg.max_per_prompt
 
 
 class StrategyResult:
-    """What a strategy takes, prompt by prompt: how many pairs of how many prompts, their margins and by how many
-    tokens the better ones are longer; how many prompts gave none, by reason, and how many contrasts that might have
-    become pairs it left out."""
+    """Statistics of the pairs that a strategy chooses, collected prompt by prompt. `longer_by` has the chosen answers'
+    surplus tokens. `prompts_without_pair` counts prompts by reason, and `left_out` counts usable contrasts that did
+    not become pairs."""
 
     def __init__(self, strategy: Strategy, cfg: Pairs):
         self.strategy, self.cfg = strategy, cfg
@@ -95,8 +93,8 @@ class StrategyResult:
         self.left_out = Counter[str]()
 
     def take(self, prompt: Example, usable: list[Contrast], reason: str) -> tuple[list[Contrast], int]:
-        """Return the contrasts that the strategy takes of a prompt's usable ones, and how many more a labeler told.
-        `reason`: why there are none."""
+        """Return the contrasts that the strategy chooses from a prompt's usable ones, and the number of further usable
+        preferences that a labeler gave. `reason`: explains an empty `usable`."""
         task_limit, tasks, key = self.cfg.max_per_task, prompt.limited_tasks, self.cfg.key
         selected = select_contrasts(usable, self.strategy, self.cfg, prompt.id)
         room = task_limit - max(self.pairs_by_task[task] for task in tasks) if task_limit and tasks else len(selected)
@@ -116,7 +114,7 @@ class StrategyResult:
         return chosen, sum(c.compared for c in usable) - len(selected) if chosen else 0
 
     def figures(self) -> dict[str, Any]:
-        """What tells strategies apart. Lengths are in tokens; margin and share are None where nothing has any."""
+        """Return the figures that compare strategies. Lengths are in tokens; a figure without data is None."""
         chosen_is_longer = [by > 0 for by in self.longer_by if by]
         return {
             "pairs": self.pairs,
@@ -137,9 +135,9 @@ COLUMNS = {
 
 
 def table(figures: dict[str, dict[str, Any]], strategy_used: str) -> str:
-    """Return the figures of every strategy, as lines for a terminal; `mine` is the one that was taken."""
+    """Return the figures of all strategies as a table for a terminal, with a star at the strategy in use."""
     accuracies = [strategy.get("accuracy") or {} for strategy in figures.values()]
-    verdicts = [name for name in max(accuracies, key=len, default={}) if name != "pairs"]  # of an audited pool
+    verdicts = [name for name in max(accuracies, key=len, default={}) if name != "pairs"]  # empty without an audit
     rows: list[tuple[str, ...]] = [("strategy", *COLUMNS, *verdicts)]
     for (name, strategy), accuracy in zip(figures.items(), accuracies, strict=True):
         cells = [cell(strategy[key], form) for key, form in COLUMNS.values()]

@@ -1,1 +1,1 @@
-"""What `label=human` is made of: the questions, what people said, the page that they see, and its server."""
+"""The parts of `label=human`: questions, people's stored answers, the page that shows them, and its server."""

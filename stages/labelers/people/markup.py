@@ -1,7 +1,7 @@
-"""A text with all of its characters, for a page: Markdown is given a style, and nothing of it is taken away.
+"""Styled text for the page that keeps every character: Markdown gets a style, and its marks stay visible.
 
-Rendered Markdown hides what people would then not judge: a fence's language, comments, surplus cells, where a link
-leads. Here the marks stay. A character that shows nothing, or turns the text around it, is written out.
+Rendered Markdown would hide parts of an answer from the people who judge it: the language of a code fence, comments,
+surplus table cells, targets of links. Invisible and direction-changing characters are written as escapes.
 """
 
 import re
@@ -18,7 +18,7 @@ MARKUP = re.compile(
 
 
 def spans(text: str) -> list[tuple[str, str]]:
-    """Return the text from its beginning to its end, in pairs of a style, '' for none, and characters."""
+    """Return the whole text as pairs of a style ('': none) and characters."""
     pieces, end = list[tuple[str, str]](), 0
     for match in MARKUP.finditer(text):
         pieces += [*escape_spans("", text[end : match.start()]), *escape_spans(str(match.lastgroup), match[0])]
@@ -27,7 +27,7 @@ def spans(text: str) -> list[tuple[str, str]]:
 
 
 def escape_spans(style: str, text: str) -> Iterator[tuple[str, str]]:
-    """The characters of one style, and between them those that are written out, in a style of their own."""
+    """Yield the text in one style, with its invisible characters as escapes in the style ESCAPED."""
     end = 0
     for match in UNSEEN.finditer(text):
         if match[0] not in "\n\t":
@@ -38,5 +38,5 @@ def escape_spans(style: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 def shown_text(text: str) -> str:
-    """The text of `spans` in one string."""
+    """Return the characters of `spans(text)` as one string."""
     return visible(text, "\n\t")

@@ -1,4 +1,4 @@
-"""What people are asked: answers of a prompt side by side, drawn by hashes, and blind to where they came from."""
+"""Questions for people: answers to a prompt side by side, drawn by hashes, without the models that wrote them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,18 +7,16 @@ from stages.config.blocks.labels import Human
 from stages.labelers.labeler import Pool, group_up
 from stages.store.records import Candidate, Example, content_id
 
-LETTERS = "abcdef"  # of the answers, in the order of the question
-TIE, BAD, SKIP = "tie", "bad", "skip"  # equally good, all of them bad, cannot say
-VERDICTS = (*LETTERS, TIE, BAD)  # what labellers may agree on
+LETTERS = "abcdef"  # names of the answers, in the order of the question
+TIE, BAD, SKIP = "tie", "bad", "skip"  # equally good; all bad; cannot say
+VERDICTS = (*LETTERS, TIE, BAD)  # verdicts that count for agreement
 
 
 @dataclass(frozen=True)
 class Question:
-    """Different answers to a prompt, `a` the first, and how many people are to judge them.
-
-    The id is a hash of all that a person is shown, so that nobody is asked the same twice, in this node or another.
-    The answers' order is one of their hashes: which comes first is random, and the same in every node.
-    """
+    """Different answers to a prompt (the first is `a`), and the number of people who shall judge them (`needed`). The
+    id is a hash of all that a person sees, so that nobody gets the same question twice, in any node. The answers are
+    ordered by hashes of their texts: random, and the same in every node."""
 
     id: str
     prompt: Example
@@ -31,21 +29,18 @@ class Question:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What may be said of it."""
+        """All verdicts that a person may give on the question."""
         return (*self.letters, TIE, BAD, SKIP)
 
     def order(self, annotator: str) -> str:
-        """The letters as this person sees them from left to right: another order for everybody."""
+        """Return the letters in the order in which this person sees the answers, from left to right."""
         return "".join(sorted(self.letters, key=lambda letter: content_id(self.id, annotator, letter)))
 
 
 def draw_questions(pool: Pool, cfg: Human) -> list[Question]:
-    """The questions about a pool, in the order in which they are asked. A pool of nothing but the candidates that are
-    asked about gives the same ones."""
+    """Return the questions about a pool, in the order of asking. A pool reduced to their candidates gives the same."""
     seed = cfg.seed or 0
-    prompts_with_choice = [
-        (p, unlike) for p, candidates in pool.by_prompt() if len(unlike := distinct(candidates)) > 1
-    ]
+    prompts_with_choice = [(p, unlike) for p, pool_part in pool.by_prompt() if len(unlike := distinct(pool_part)) > 1]
     prompts_with_choice.sort(key=lambda each: content_id(seed, "prompt", each[0].id))
     questions = [
         question(prompt, group, cfg.instructions or "")
@@ -56,14 +51,14 @@ def draw_questions(pool: Pool, cfg: Human) -> list[Question]:
 
 
 def mark_shared(questions: Sequence[Question], cfg: Human) -> list[Question]:
-    """The same questions, of which `overlap` are asked of several people."""
+    """Return the questions, with a share `cfg.overlap` of them for `cfg.annotators` people instead of one."""
     by_hash = sorted(questions, key=lambda q: content_id(cfg.seed or 0, "shared", q.id))
     shared = {q.id for q in by_hash[: round((cfg.overlap or 0) * len(questions))]}
     return [replace(q, needed=cfg.annotators or 2) if q.id in shared else q for q in questions]
 
 
 def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the first candidate with each text: nobody can tell two copies apart."""
+    """Return the first candidate with each text, without copies."""
     return [*{c.stripped_text: c for c in reversed(candidates)}.values()]
 
 

@@ -1,8 +1,8 @@
-"""Questions are put to people, on a page with three requests: what is next, an answer, an answer taken back.
+"""The server of the page for people, with three requests: next question, answer, undo.
 
-Whoever could reach the server without being meant to is turned away: a site that has a name of its own lead here (DNS
-rebinding) by the Host, one that sends a form by the Origin and the type of the content, anybody beyond this machine by
-a token, without which nothing is answered, the page included. The page loads nothing but itself.
+Unwanted requests are rejected. The Host header stops websites that rebind their domain name to this machine (DNS
+rebinding). The Origin header and the content type stop forms of other sites. From other machines every request needs
+the token, even for the page. The page loads no other resources.
 """
 
 import asyncio
@@ -32,27 +32,27 @@ from stages.labelers.people import answer_rows
 from stages.labelers.people.access import Connection, host_name, is_loopback, link_host, load_token
 from stages.labelers.people.markup import shown_text, spans
 from stages.labelers.people.questions import Question
-from stages.labelers.people.session import NAME, Answer, Refused, Session
+from stages.labelers.people.session import NAME, NAME_RULE, Answer, Refused, Session
 from stages.store import locks, plugins
 from stages.store.sealed_json import WRONG_SHAPE, having
 from stages.store.workspace import Progress, StageDir
 
 HTML = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-LARGEST = 1 << 16  # bytes of a request's body
-GRACE = 5.0  # seconds after the last answer in which it can be taken back
+LARGEST = 1 << 16  # bytes of a request's body at most
+GRACE = 5.0  # seconds after the last answer in which it can be undone
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 Body = Mapping[str, Any]
 
 
 def collect_answers(questions: Sequence[Question], cfg: Human, out: StageDir) -> Session:
-    """The session of these questions when all is answered, by people here or in a file; its figures go to the node.
+    """Return the session of the questions once all are answered, on the page or by a file. Adds its metrics to `out`.
 
     Raises:
-        UserError: for a file of answers that cannot be used, and an address that cannot be listened at.
-        KeyboardInterrupt: where the server was stopped before that.
+        UserError: if the file of answers is unusable, or the server cannot listen at its address.
+        KeyboardInterrupt: if the server is stopped earlier.
     """
     folder = out.calls / "people"
-    # One process at a time: two of them would not know of each other's answers.
+    # The lock admits one process at a time, because two processes would not see each other's answers.
     with locks.held(locks.opened(folder / "people.lock"), "the page for people", "used"):
         session = Session([*questions], cfg.reasons or [], folder)
         try:
@@ -60,7 +60,7 @@ def collect_answers(questions: Sequence[Question], cfg: Human, out: StageDir) ->
                 out.say(answer_rows.read(plugins.user_path(cfg.answered), session))
             answer_rows.write(session, out)
             if not session.complete:
-                out.say(f"for people who judge elsewhere: {out / answer_rows.PLAIN}, {out / answer_rows.ARGILLA}")
+                out.say(f"Files for those who judge elsewhere: {out / answer_rows.PLAIN}, {out / answer_rows.ARGILLA}")
                 serve(session, cfg, out)
         finally:
             answer_rows.write(session, out)
@@ -69,28 +69,30 @@ def collect_answers(questions: Sequence[Question], cfg: Human, out: StageDir) ->
 
 
 def serve(session: Session, cfg: Human, out: StageDir) -> None:
-    """Ask until every question has its answers.
+    """Serve the page until every question has its answers.
 
     Raises:
-        UserError: where the address cannot be listened at, or a journal is not a file.
-        OSError: where an answer could not be kept.
-        KeyboardInterrupt: where the server was stopped before that.
+        UserError: if the server cannot listen at its address, or a journal is not a file.
+        OSError: if an answer could not be saved.
+        KeyboardInterrupt: if the server is stopped earlier.
     """
     host, port = cfg.runtime.host or "127.0.0.1", cfg.runtime.port or 0
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise UserError(
-            f"label.human.runtime: cannot listen at {host}, port {port}: {error.strerror}. port=0 takes a free one."
+            f"label.human.runtime: cannot listen at {host}, port {port}: {error.strerror}. Set "
+            "label.human.runtime.port=0 to get a free port."
         ) from error
-    # asyncio does so for sockets that name their protocol alone; without, answers wait 40 ms for an acknowledgement.
+    # Without this option each reply waits 40 ms for an acknowledgement; asyncio sets it only for other sockets.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # Where it listens, and not by what name: a name may lead anywhere.
+    # The address decides on the token and not the host name, because a name can resolve to any address.
     token = None if is_loopback(listening.getsockname()[0]) else load_token(session.folder)
     address = f"http://{link_host(host)}:{listening.getsockname()[1]}/"
-    out.say(f"{len(session.questions) - session.judged} questions for people at {address}; the same command resumes.")
-    if token:  # the terminal alone shows it: a log may be read by others
-        sys.stderr.write(f"The link for people, with its token: {address}?token={token}\n")
+    waiting = len(session.questions) - session.judged
+    out.say(f"{waiting} questions wait for people at {address} (if the run stops, the same command resumes it).")
+    if token:  # only the terminal shows the token, because others may read the log
+        sys.stderr.write(f"The link for people, with the token: {address}?token={token}\n")
     with listening, Progress(len(session.questions), "label human", "question", session.judged) as progress:
         page = Page(session, cfg, token, progress)
         page.server.run([listening])
@@ -101,7 +103,7 @@ def serve(session: Session, cfg: Human, out: StageDir) -> None:
 
 
 def policy_of(html: str) -> str:
-    """A Content-Security-Policy under which nothing runs but the page's own script, known by its digest."""
+    """Return a Content-Security-Policy that allows only the page's own script and style, by their digests."""
     sources = {}
     for kind in ("script", "style"):
         [content] = re.findall(rf"<{kind}>(.*?)</{kind}>", html, re.DOTALL)
@@ -113,11 +115,11 @@ def policy_of(html: str) -> str:
 
 
 class Page:
-    """The server of a session. Requests are dealt with one after the other, each to its end."""
+    """The web server of a session. Requests are processed one after the other."""
 
     def __init__(self, session: Session, cfg: Human, token: str | None, progress: Progress):
         self.session, self.token, self.progress = session, token, progress
-        self.failure: OSError | UserError | None = None  # why an answer could not be kept
+        self.failure: OSError | UserError | None = None  # the reason why an answer could not be saved
         self.page_texts = {"instructions": cfg.instructions, "reasons": session.reasons}
         self.headers = HEADERS | {"Content-Security-Policy": policy_of(HTML)}
         acts = {"/next": lambda body: None, "/answer": self.answer, "/undo": self.undo}
@@ -130,7 +132,7 @@ class Page:
         self.server = uvicorn.Server(uvicorn.Config(self.respond, **quiet, **plain, **bounded))
 
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, of whatever path and method, if it may be answered."""
+        """Check access for every path and method, then route the request."""
         try:
             self.require_access(Request(scope))
         except Refused as refused:
@@ -138,11 +140,11 @@ class Page:
         await self.app(scope, receive, send)
 
     async def html(self, request: Request) -> Response:
-        """The page, which holds nothing of the session."""
+        """Return the page, which has no data of the session."""
         return HTMLResponse(HTML, headers=self.headers)
 
     def handler(self, act: Callable[[Body], None]) -> Callable[[Request], Any]:
-        """What answers a request: it acts, and tells what is next."""
+        """Return a request handler that runs `act` and replies with the new state of the page."""
 
         async def respond(request: Request) -> Response:
             try:
@@ -156,56 +158,48 @@ class Page:
             except Refused as refused:
                 return error_response(refused)
             except ClientDisconnect:
-                return Response()  # which nobody reads
-            except (OSError, UserError) as error:  # a full disk, or what is not a file
+                return Response()  # the client is gone, and nobody reads the response
+            except (OSError, UserError) as error:  # the disk is full, or the journal is not a regular file
                 self.failure, self.server.should_exit = error, True
                 reason = error.strerror if isinstance(error, OSError) else "the journal is not a file"
-                return error_response(Refused(507, f"nothing was saved, and the server stops: {reason}"))
+                return error_response(Refused(507, f"the answer was not saved, and the server stops: {reason}"))
 
         return respond
 
     def end(self) -> None:
-        self.server.should_exit |= self.session.complete  # unless something was taken back
+        self.server.should_exit |= self.session.complete  # an undo makes the session incomplete again
 
     def require_access(self, request: Request) -> None:
-        """Raise Refused for a request of another site, or of somebody without the token."""
+        """Raise Refused if a request comes from another site or does not have the token."""
         host = request.headers.get("host", "")
-        if self.token is None and not is_loopback(host_name(host)):  # a name that no site can have
-            raise Refused(403, "this server is called 127.0.0.1 or localhost")
+        if self.token is None and not is_loopback(host_name(host)):  # no website can own these names
+            raise Refused(403, "open this page as 127.0.0.1 or localhost")
         if foreign := {*request.headers.getlist("origin")} - {f"http://{host}", f"https://{host}"}:
-            raise Refused(403, f"no request of {min(foreign)}")
+            raise Refused(403, f"requests from {min(foreign)} are not allowed")
         if self.token is not None and not hmac.compare_digest(token_of(request).encode(), self.token.encode()):
-            raise Refused(401, "the link ends in ?token= and a token, which is missing here or another one")
+            raise Refused(401, "the token is missing or wrong. Use the link that ends with ?token= and the token")
 
     def answer(self, body: Body) -> None:
-        """Keep a verdict. The page knows letters by what stands where; the journal by the question."""
-        annotator, verdict, seconds = (
-            body["annotator"],
-            required_field(body, "verdict", str),
-            required_field(body, "seconds", int, float),
-        )
-        question = self.session.questions.get(required_field(body, "question", str))
-        reasons = required_field(body, "reasons", list)
+        """Save a verdict. Letters of the page, which follow this person's order, become the question's letters."""
+        annotator, verdict = body["annotator"], get_field(body, "verdict", str)
+        seconds = get_field(body, "seconds", int, float)
+        question = self.session.questions.get(get_field(body, "question", str))
+        reasons = get_field(body, "reasons", list)
         if not all(isinstance(reason, str) for reason in reasons) or not (isfinite(seconds) and 0 <= seconds < 1e7):
-            raise Refused(400, "reasons are texts, and seconds a number")
+            raise Refused(400, "each reason must be a text, and seconds a number from 0 to 10,000,000")
         order = question.order(annotator) if question else ""
         if question and verdict in [*question.letters]:
             verdict = order[question.letters.index(verdict)]
         at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        fields = (
-            required_field(body, "question", str),
-            annotator,
-            verdict,
-            tuple(reasons),
-            shown_text(required_field(body, "comment", str).strip()),
-        )
-        self.session.save(Answer(*fields, order, round(seconds, 2), at))
+        comment = shown_text(get_field(body, "comment", str).strip())
+        name = get_field(body, "question", str)
+        self.session.save(Answer(name, annotator, verdict, tuple(reasons), comment, order, round(seconds, 2), at))
 
     def undo(self, body: Body) -> None:
-        self.session.undo(body["annotator"], required_field(body, "question", str))
+        self.session.undo(body["annotator"], get_field(body, "question", str))
 
     def state(self, annotator: str) -> dict[str, Any]:
-        """What the page shows: the question, and how far this person and all of them are."""
+        """Return the data that the page shows: the next question, and the progress of this person and of all."""
         answers = self.session.answers.get(annotator, {})
         question = self.session.next(annotator)
         return {
@@ -221,7 +215,7 @@ class Page:
 
 
 def question_as_shown(question: Question, annotator: str) -> dict[str, Any]:
-    """The texts of a question as this person sees them, and nothing of where they are from."""
+    """Return the texts of a question in this person's order, without their ids or models."""
     texts = [question.candidates[question.letters.index(letter)].text for letter in question.order(annotator)]
     return {
         "id": question.id,
@@ -231,41 +225,41 @@ def question_as_shown(question: Question, annotator: str) -> dict[str, Any]:
 
 
 def token_of(request: Request) -> str:
-    """The token that a request of the page sends, or the one in its address; '' where there is none."""
+    """Return the token in a request's Authorization header, else in its address; '' if there is none."""
     return request.headers.get("authorization", "").removeprefix("Bearer ") or request.query_params.get("token", "")
 
 
 def require_json(request: Request) -> None:
-    """Raise Refused for content that a form of another site could send."""
+    """Raise Refused if the content type is not JSON: forms of other sites can only send other types."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise Refused(415, "the content is application/json")
+        raise Refused(415, "the content type must be application/json")
 
 
 async def read_body(request: Request) -> bytes:
-    """The body of a request. Raises Refused as soon as it is too large."""
+    """Return the body of a request. Raise Refused as soon as it is too large."""
     content = b""
     async for chunk in request.stream():
         content += chunk
         if len(content) > LARGEST:
-            raise Refused(413, f"a request has {LARGEST} bytes at most")
+            raise Refused(413, f"a request may have at most {LARGEST} bytes")
     return content
 
 
 def parse_body(content: bytes) -> Body:
-    """The body's fields, an annotator's name among them."""
+    """Return the fields of a JSON body with a valid annotator name. Raise Refused for any other body."""
     try:
         body = having()(json.loads(content))
     except WRONG_SHAPE as error:
-        raise Refused(400, "no JSON object") from error
-    if not NAME.fullmatch(required_field(body, "annotator", str)):
-        raise Refused(400, "a name is up to 40 of a-z, 0-9, _ and -, and begins with a letter or a digit")
+        raise Refused(400, "the body is not a JSON object") from error
+    if not NAME.fullmatch(get_field(body, "annotator", str)):
+        raise Refused(400, NAME_RULE)
     return body
 
 
-def required_field(body: Body, name: str, *kinds: type) -> Any:
-    """A field of this type. Raises Refused for any other."""
+def get_field(body: Body, name: str, *kinds: type) -> Any:
+    """Return a field of the body. Raise Refused if its type is not among `kinds`."""
     if type(value := body.get(name)) not in kinds:
-        raise Refused(400, f"{name} is no {kinds[0].__name__}")
+        raise Refused(400, f"{name} must have the type {kinds[0].__name__}")
     return value
 
 

@@ -1,7 +1,7 @@
-"""What people say: journals of their answers, and the state of the page, made again from these at every start.
+"""People's answers in journals, and the state of the page, which is rebuilt from the journals at every start.
 
-A journal is a file that is only ever appended to: `outputs/cache/calls/people/ann.jsonl`. A line is on the disk before
-the page hears that it was saved. What is taken back gets a line of its own.
+A journal is an append-only file for each person: `outputs/cache/calls/people/ann.jsonl`. A line is on disk before the
+page reports it as saved. An undone answer gets a further line.
 """
 
 import json
@@ -20,15 +20,16 @@ from stages.store import json_log
 from stages.store.safe_files import open_regular
 from stages.store.sealed_json import sync
 
-LONGEST_SHOWN = 1e7  # seconds for which a question may have been shown
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")  # of a person, and of a file
+LONGEST_SHOWN = 1e7  # seconds; a longer time on the page counts as unknown
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")  # a person's name, which is also the name of a file
+NAME_RULE = "a name is up to 40 of a-z, 0-9, _ and -, and begins with a letter or a digit"
 LONGEST_COMMENT = 2000  # characters
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A person's word on a question, one of the question's; None takes back what they said before. `order` is how they
-    saw the answers, from left to right."""
+    """A person's verdict on a question, one of the question's words; None withdraws an earlier one. `order` has the
+    letters as the person saw the answers, from left to right."""
 
     question: str
     annotator: str
@@ -36,24 +37,24 @@ class Answer:
     reasons: tuple[str, ...] = ()
     comment: str = ""
     order: str = ""
-    seconds: float | None = None  # for which the question was shown
-    at: str = ""  # the time, as ISO 8601
+    seconds: float | None = None  # time on the page
+    at: str = ""  # date and time, ISO 8601
 
     @property
     def content(self) -> tuple[str | None, tuple[str, ...], str]:
         return self.verdict, self.reasons, self.comment
 
 
-def answer_in(row: Any) -> Answer:
-    """Return the answer in a row, without seconds that cannot be.
+def parse_answer(row: Any) -> Answer:
+    """Return the answer in a row of JSON. Impossible `seconds` become None.
 
     Raises:
-        ValueError, TypeError, LookupError: where there is none, or half a character in it.
+        ValueError, TypeError, LookupError: if a field is missing, has another type, or has a lone surrogate.
     """
     answer = Answer(**row | {"reasons": tuple(row["reasons"])})
     texts = [answer.question, answer.annotator, answer.comment, answer.order, answer.at, *answer.reasons]
     if not all(isinstance(text, str) for text in [*texts, answer.verdict or ""]):
-        raise TypeError("a text is not one")
+        raise TypeError("a field that must be text has another type")
     json.dumps([*texts, answer.verdict], ensure_ascii=False).encode()
     timed = isinstance(answer.seconds, int | float) and 0 <= answer.seconds < LONGEST_SHOWN
     return answer if timed else replace(answer, seconds=None)
@@ -61,7 +62,7 @@ def answer_in(row: Any) -> Answer:
 
 @dataclass
 class Journal:
-    """The file of one person. A line that a kill cut off, or that a disk or a hand damaged, is set aside and told."""
+    """The file with one person's answers. Truncated or damaged lines are set aside with a warning."""
 
     path: Path
 
@@ -70,12 +71,12 @@ class Journal:
         return self.path.stem
 
     def read(self) -> Iterator[Answer]:
-        """Return what was said, oldest first."""
-        lines = json_log.read(self.path, answer_in, "What they said is asked again.")
+        """Return the answers, oldest first."""
+        lines = json_log.read(self.path, parse_answer, "Their questions are asked again.")
         return (replace(line.value, annotator=self.annotator) for line in lines)
 
     def append(self, answer: Answer) -> None:
-        """Write an answer, which is durable when this returns."""
+        """Append an answer durably."""
         fresh = not self.path.exists()
         descriptor = open_regular(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         try:
@@ -88,7 +89,7 @@ class Journal:
 
 
 class Refused(Exception):
-    """What cannot be taken, with the HTTP status that says why (RFC 9110)."""
+    """Raised for a request or an answer that is rejected, with its HTTP status (RFC 9110)."""
 
     def __init__(self, status: int, reason: str):
         super().__init__(reason)
@@ -96,14 +97,14 @@ class Refused(Exception):
 
 
 class Session:
-    """Questions, and what every person said of them. Each is asked of as many people as it needs; a skip counts, so
-    that a question that nobody can answer holds nothing up."""
+    """The questions with every person's answers. A question is complete when as many people answered as it needs; a
+    skip counts, so that a question that nobody can answer does not block the run."""
 
     def __init__(self, questions: list[Question], reasons: list[str], folder: Path):
         self.questions, self.reasons, self.folder = {q.id: q for q in questions}, reasons, folder
         self.journals, self.answers = dict[str, Journal](), dict[str, dict[str, Answer]]()
-        self.answer_counts = Counter[str]()  # how many people have judged a question
-        self.showing = dict[str, str]()  # the question that everybody has before them
+        self.answer_counts = Counter[str]()  # answers to each question
+        self.showing = dict[str, str]()  # the question on each person's page
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("*.jsonl")):
             if NAME.fullmatch(path.stem):
@@ -114,8 +115,8 @@ class Session:
         return self.journals.setdefault(annotator, Journal(self.folder / f"{annotator}.jsonl"))
 
     def apply_answer(self, answer: Answer) -> None:
-        """An answer becomes the latest of its annotator's. One to another run's question, or with a word that the
-        question does not know, is none of ours."""
+        """Make an answer the annotator's current one. Answers to questions of other runs, or with a verdict that the
+        question does not have, are ignored."""
         question = self.questions.get(answer.question)
         if question and answer.verdict in (None, *question.words):
             answers = self.answers.setdefault(answer.annotator, {})
@@ -124,64 +125,62 @@ class Session:
                 answers[answer.question] = answer
                 self.answer_counts[answer.question] += 1
 
-    def missing_answers(self, question: Question) -> int:
-        """How many people are still to judge it; below 0 where more did than had to."""
+    def open_slots(self, question: Question) -> int:
+        """Return how many more people shall answer a question; below 0 if more answered than needed."""
         return question.needed - self.answer_counts[question.id]
 
     @property
     def judged(self) -> int:
-        return sum(self.missing_answers(q) <= 0 for q in self.questions.values())
+        return sum(self.open_slots(q) <= 0 for q in self.questions.values())
 
     @property
     def complete(self) -> bool:
         return self.judged == len(self.questions)
 
     def next(self, annotator: str) -> Question | None:
-        """What this person is shown: after a reload the same again; else what nobody is shown, if there is any."""
+        """Return the question to show to a person: after a reload the same one, else rather one that nobody sees."""
         answered = self.answers.get(annotator, {})
-        waiting = [q for q in self.questions.values() if q.id not in answered and self.missing_answers(q) > 0]
+        waiting = [q for q in self.questions.values() if q.id not in answered and self.open_slots(q) > 0]
         current = self.showing.pop(annotator, None)
-        shown_counts = Counter(self.showing.values())
-        question = min(
-            waiting, key=lambda q: (q.id != current, shown_counts[q.id] >= self.missing_answers(q)), default=None
-        )
+        shown = Counter(self.showing.values())
+        question = min(waiting, key=lambda q: (q.id != current, shown[q.id] >= self.open_slots(q)), default=None)
         if question:
             self.showing[annotator] = question.id
         return question
 
     def save(self, answer: Answer) -> bool:
-        """Keep an answer, on the disk when this returns. The same one again is kept once, and False.
+        """Save an answer durably and return True; return False if the same answer is already stored.
 
         Raises:
-            Refused: where it is no answer to a question of ours, or contradicts what this person has said.
+            Refused: if the answer is invalid, or contradicts the person's stored answer.
         """
         self.validate_answer(answer)
         earlier = self.answers.get(answer.annotator, {}).get(answer.question)
         if earlier and earlier.content != answer.content:
-            raise Refused(409, f"{answer.annotator} has said {earlier.verdict!r} of this question: undo that first")
+            raise Refused(409, f"{answer.annotator} already answered {earlier.verdict!r} here. Press Undo first")
         if not earlier:
             self.journal(answer.annotator).append(answer)
             self.apply_answer(answer)
         return not earlier
 
     def validate_answer(self, answer: Answer) -> None:
-        """Raise Refused for what is no answer to a question of ours."""
+        """Raise Refused if an answer is not a valid answer to a question of this run."""
         if not NAME.fullmatch(answer.annotator):
-            raise Refused(400, "a name is up to 40 of a-z, 0-9, _ and -, and begins with a letter or a digit")
+            raise Refused(400, NAME_RULE)
         if answer.question not in self.questions:
-            raise Refused(404, "no question of this run")
+            raise Refused(404, "this run does not have the question")
         words = self.questions[answer.question].words
         if answer.verdict not in words:
             raise Refused(400, f"a verdict is one of {', '.join(words)}, and not {answer.verdict!r}")
         if unknown := [*filter(lambda r: r not in self.reasons, answer.reasons)]:
-            raise Refused(400, f"{unknown[0]!r} is no reason of label.human.reasons={self.reasons}")
+            raise Refused(400, f"{unknown[0]!r} is not in label.human.reasons={self.reasons}")
         if len({*answer.reasons}) < len(answer.reasons) or len(answer.comment) > LONGEST_COMMENT:
-            raise Refused(400, f"a reason is given once, and a comment has {LONGEST_COMMENT} characters at most")
+            raise Refused(400, f"a reason may occur once, and a comment may have at most {LONGEST_COMMENT} characters")
 
     def undo(self, annotator: str, question: str) -> None:
-        """Take back what was said of a question, which is then shown again. The second time there is nothing to do."""
+        """Withdraw a person's answer and show its question again. Without an answer, nothing happens."""
         if question not in self.questions:
-            raise Refused(404, "no question of this run")
+            raise Refused(404, "this run does not have the question")
         if answer := self.answers.get(annotator, {}).get(question):
             retraction = replace(answer, verdict=None, reasons=(), comment="", seconds=None)
             self.journal(annotator).append(retraction)
@@ -189,7 +188,7 @@ class Session:
             self.showing[annotator] = question
 
     def agreement(self) -> dict[str, Any]:
-        """Krippendorff's α of all who judged the same questions, and the share of pairs that agree; no skips."""
+        """Return Krippendorff's α of questions with several verdicts, and the share of equal pairs, without skips."""
         verdicts = list[list[int]]()
         for question in self.questions:
             words = [answers[question].verdict for answers in self.answers.values() if question in answers]
@@ -199,12 +198,12 @@ class Session:
             return {"questions": 0, "alpha": None, "same": None}
         counts = coincidences(verdicts, len(VERDICTS))
         mean_alpha, same = float(alpha(counts)), float(counts.trace() / counts.sum())
-        rounded = round(mean_alpha, 4) if isfinite(mean_alpha) else None  # all said the same one thing
+        rounded = round(mean_alpha, 4) if isfinite(mean_alpha) else None  # undefined if all verdicts are equal
         return {"questions": len(verdicts), "alpha": rounded, "same": round(same, 4)}
 
     def figures(self) -> dict[str, Any]:
-        """What the answers came to: for the node's metrics."""
-        answers = [answer for answers_of_person in self.answers.values() for answer in answers_of_person.values()]
+        """Return counts of the answers and verdicts for the node's metrics."""
+        answers = [answer for by_question in self.answers.values() for answer in by_question.values()]
         preferences = [answer for answer in answers if len(str(answer.verdict)) == 1 and answer.order]
         first_shown = sum(answer.order[0] == answer.verdict for answer in preferences)
         return {
