@@ -1,8 +1,8 @@
-"""What an answer must be beside right, on answers as small models write them."""
+"""Answer rules, on answers as small models write them."""
 
 import pytest
 
-from stages.curation.answer_rules import band, broken, within
+from stages.curation.answer_rules import find_broken_rule, is_within, logprob_limits
 from stages.store.records import Candidate, Check, Example
 
 REQUEST = "Explain how tides work to somebody who has never seen the sea."
@@ -33,7 +33,7 @@ def candidate(text: str, finish_reason: str = "stop", logprob: float | None = -3
     ],
 )
 def test_a_plain_answer_breaks_no_rule(text: str) -> None:
-    assert broken(prompt(), candidate(text)) is None
+    assert find_broken_rule(prompt(), candidate(text)) is None
 
 
 @pytest.mark.parametrize(
@@ -59,19 +59,19 @@ def test_a_plain_answer_breaks_no_rule(text: str) -> None:
     ],
 )
 def test_a_rule_names_what_is_wrong(text: str, finish_reason: str, reason: str) -> None:
-    assert broken(prompt(), candidate(text, finish_reason)) == reason
+    assert find_broken_rule(prompt(), candidate(text, finish_reason)) == reason
 
 
-def test_another_language_may_be_what_was_asked_for() -> None:
+def test_a_requested_language_is_allowed() -> None:
     spanish = "La luna atrae el agua del mar hacia arriba, y cuando la fuerza cambia baja otra vez durante horas."
-    assert broken(prompt(Check("in_language", {"language": "Spanish"})), candidate(spanish)) is None
+    assert find_broken_rule(prompt(Check("in_language", {"language": "Spanish"})), candidate(spanish)) is None
 
 
-def test_the_band_leaves_out_the_likeliest_and_the_unlikeliest() -> None:
+def test_the_limits_exclude_the_highest_and_lowest_log_probs() -> None:
     pool = [candidate(GOOD, logprob=-30.0 * i / 100) for i in range(101)]
-    limits = band(pool)
-    kept = [c for c in pool if within(c, limits)]
-    assert kept == pool[2:99], "less than a twentieth in all"
-    assert all(within(c, band(pool[:20])) for c in pool[:20]), "of few, none"
-    assert within(candidate(GOOD, logprob=None), limits)
-    assert within(pool[0], band([candidate(GOOD, logprob=None)]))
+    limits = logprob_limits(pool)
+    inside = [c for c in pool if is_within(c, limits)]
+    assert inside == pool[2:99], "UNUSUAL leaves out fewer than a twentieth"
+    assert all(is_within(c, logprob_limits(pool[:20])) for c in pool[:20]), "few candidates are all inside"
+    assert is_within(candidate(GOOD, logprob=None), limits)
+    assert is_within(pool[0], logprob_limits([candidate(GOOD, logprob=None)]))

@@ -1,5 +1,5 @@
-"""What an audit says of rows: each code on a row that has it, none on rows that have nothing; copies and near copies
-among others; evaluation prompts that stand in rows, as they are and changed."""
+"""Audit codes: each code on a row that has the fault, none on faultless rows, copies and near copies, and evaluation
+prompts inside rows, verbatim and changed."""
 
 import json
 import random
@@ -11,10 +11,10 @@ import pytest
 from stages.config.blocks.data import Audit, Source
 from stages.config.choices import AUDIT_CODES
 from stages.curation.audit import arithmetic, personal_data
-from stages.curation.audit.codes import ALONE, TOLD
+from stages.curation.audit.codes import ALONE, DESCRIPTIONS
 from stages.curation.audit.contamination import FEWEST, HeldOut
 from stages.curation.audit.gate import Auditor, held_out
-from stages.curation.audit.near_duplicates import Seen, sketch
+from stages.curation.audit.near_duplicates import SeenTexts, sketch
 from stages.formats.format import ParsedRow
 from stages.tasks.words import NOUNS, VERBS
 
@@ -63,15 +63,15 @@ def row(request: str, *answers: str, scores: list[float] | None = None) -> Parse
     return ParsedRow([{"role": "user", "content": request}], [*answers], scores)
 
 
-def found(*rows: ParsedRow, split: str = "sft", against: tuple[str, ...] = ()) -> list[set[str]]:
-    """The codes of every row, each looked at after those before it."""
+def audit_rows(*rows: ParsedRow, split: str = "sft", against: tuple[str, ...] = ()) -> list[set[str]]:
+    """Return the codes of every row. Each row is compared with the rows before it."""
     prompts = HeldOut()
     for prompt in against:
         prompts.add(prompt, "eval.jsonl:1")
     auditor, codes = Auditor(AUDIT_CODES, prompts), []
-    for i, said in enumerate(rows):
-        codes.append({*auditor.findings(said, split)})
-        auditor.remember(said, split, f"file:{i}")
+    for i, row in enumerate(rows):
+        codes.append({*auditor.findings(row, split)})
+        auditor.remember(row, split, f"file:{i}")
     return codes
 
 
@@ -88,27 +88,27 @@ def edited(text: str, rng: random.Random) -> str:
 
 
 def test_every_code_has_a_sentence_and_an_example() -> None:
-    assert {*TOLD} == {*AUDIT_CODES}
+    assert {*DESCRIPTIONS} == {*AUDIT_CODES}
     assert {code for code, _, _ in WRONG} == {*ALONE}
 
 
 def test_nothing_is_found_in_plain_rows() -> None:
-    assert found(*(row(request, answer) for request, answer in PLAIN.items())) == [set()] * len(PLAIN)
+    assert audit_rows(*(row(request, answer) for request, answer in PLAIN.items())) == [set()] * len(PLAIN)
 
 
 @pytest.mark.parametrize(("code", "request_", "answer"), WRONG)
 def test_a_code_finds_what_it_says(code: str, request_: str, answer: str) -> None:
-    assert code in found(row(request_, answer))[0]
+    assert code in audit_rows(row(request_, answer))[0]
 
 
-def test_only_the_codes_that_are_wanted_are_looked_for() -> None:
+def test_only_configured_codes_are_searched() -> None:
     auditor = Auditor(["echo"], HeldOut())
     assert not auditor.findings(row("Name a tree.", "1"), "sft")
     assert [*auditor.findings(row("Name a tree.", "name a tree"), "sft")] == ["echo"]
 
 
 def test_prompts_without_answers_have_no_codes_of_answers() -> None:
-    assert found(row("Name a tree.")) == [set()]
+    assert audit_rows(row("Name a tree.")) == [set()]
 
 
 def test_copies_among_rows() -> None:
@@ -120,10 +120,10 @@ def test_copies_among_rows() -> None:
         row(request, "Nothing like it."),
         row("Something else.", answer),
     ]
-    assert found(*rows) == [set(), {"duplicate"}, {"near_duplicate"}, {"other_answer"}, set()]
+    assert audit_rows(*rows) == [set(), {"duplicate"}, {"near_duplicate"}, {"other_answer"}, set()]
 
 
-def test_a_near_copy_of_another_splits_prompt_is_told_and_moves_nothing() -> None:
+def test_a_near_copy_in_another_split_is_reported_and_stays() -> None:
     request = next(texts(1, 30))
     auditor = Auditor(["crosses_splits"], HeldOut())
     auditor.remember(row(request, "Yes."), "validation", "file:1")
@@ -133,46 +133,51 @@ def test_a_near_copy_of_another_splits_prompt_is_told_and_moves_nothing() -> Non
 
 
 def test_planted_edits_are_near_and_other_texts_are_not() -> None:
-    rng, seen = random.Random(0), Seen()
-    known = [*texts(300, 25)]
-    for text in known:
-        assert seen.twin(sketch(text)) is None
+    rng, seen = random.Random(0), SeenTexts()
+    earlier = [*texts(300, 25)]
+    for text in earlier:
+        assert seen.find_nearest(sketch(text)) is None
         seen.add(sketch(text), text)
-    twins = [seen.twin(sketch(edited(text, rng))) for text in known]
-    right = sum(twin is not None and twin.name == text for twin, text in zip(twins, known, strict=True))
-    assert right >= 0.95 * len(known)
+    twins = [seen.find_nearest(sketch(edited(text, rng))) for text in earlier]
+    right = sum(twin is not None and twin.name == text for twin, text in zip(twins, earlier, strict=True))
+    assert right >= 0.95 * len(earlier)
 
 
-def test_evaluation_prompts_are_found_as_they_are_changed_and_among_others() -> None:
-    rng, held = random.Random(0), HeldOut()
+def test_evaluation_prompts_are_found_changed_and_inside_longer_texts() -> None:
+    rng, held_out_prompts = random.Random(0), HeldOut()
     prompts = [*texts(60, 12, seed=1)]
     for prompt in prompts:
-        held.add(prompt, prompt)
+        held_out_prompts.add(prompt, prompt)
     for change in (str, str.upper, lambda text: f"Please, answer this: {text} Say why.", lambda t: edited(t, rng)):
-        matches = [held.found_in(change(prompt)) for prompt in prompts]
+        matches = [held_out_prompts.find_in(change(prompt)) for prompt in prompts]
         assert [match and match.name for match in matches] == prompts
-    assert not any(held.found_in(text) for text in texts(300, 40, seed=2))
+    assert not any(held_out_prompts.find_in(text) for text in texts(300, 40, seed=2))
 
 
-def test_a_short_evaluation_prompt_is_found_only_as_it_is() -> None:
+def test_a_short_evaluation_prompt_is_found_only_verbatim() -> None:
     short = "What is the meaning of life?"
     assert len(short.split()) < FEWEST
     rows = [row(short, "42."), row(f"Answer: {short}", "42."), row("What is the meaning of the word tide?", "Time.")]
-    assert [codes & {"contaminated"} for codes in found(*rows, against=(short,))] == [{"contaminated"}] * 2 + [set()]
+    assert [codes & {"contaminated"} for codes in audit_rows(*rows, against=(short,))] == [{"contaminated"}] * 2 + [
+        set()
+    ]
 
 
 def talk(*turns: str) -> ParsedRow:
-    """A conversation that the user begins and ends, with an answer."""
+    """Return a conversation that begins and ends with a user turn, with an answer."""
     return ParsedRow(
         [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)], ["So."]
     )
 
 
-def test_one_to_three_words_are_an_evaluation_prompt_only_where_they_are_all_that_was_asked(tmp_path: Path) -> None:
-    """Many conversations ask "Why?" at some point: that does not tell where a text comes from."""
+def test_an_evaluation_prompt_of_three_words_is_found_only_as_a_whole_request(tmp_path: Path) -> None:
+    """Accept "Why?" in a longer conversation, because many conversations contain it."""
     tides = ("Tell me how high the tide rises in a narrow bay.", "Six metres.", "Why?")
     rows = [talk("why"), talk("Say why the moon is near."), talk(*tides), talk("How?", "So.", "Why?")]
-    assert [codes & {"contaminated"} for codes in found(*rows, against=("Why?",))] == [{"contaminated"}, *[set()] * 3]
+    assert [codes & {"contaminated"} for codes in audit_rows(*rows, against=("Why?",))] == [
+        {"contaminated"},
+        *[set()] * 3,
+    ]
     file = tmp_path / "eval.jsonl"
     file.write_text(json.dumps({"messages": talk(*tides).messages}))
     auditor = Auditor(["contaminated"], held_out(Audit(against=[Source(str(file))])))
@@ -189,7 +194,13 @@ def test_preferences() -> None:
         row("c", "Yes, oaks.", "No, elms.", scores=[0.5, 0.5]),
     ]
     of_pairs = {"alike", "lopsided", "contradicted"}
-    assert [codes & of_pairs for codes in found(*rows)] == [{"lopsided"}, {"alike"}, set(), {"contradicted"}, set()]
+    assert [codes & of_pairs for codes in audit_rows(*rows)] == [
+        {"lopsided"},
+        {"alike"},
+        set(),
+        {"contradicted"},
+        set(),
+    ]
 
 
 def test_sums_that_hold_and_sums_that_do_not() -> None:
@@ -198,19 +209,19 @@ def test_sums_that_hold_and_sums_that_do_not() -> None:
         a, b, c = (rng.randint(2, 999) for _ in range(3))
         sums = [(a + b * c, f"{a} + {b} × {c}"), (a - b - c, f"{a:,} - {b} - {c}"), (a * b, f"${a} * {b}")]
         value, sum_ = rng.choice(sums)
-        assert arithmetic.wrong(f"It is {sum_} = {value}.") is None
-        assert arithmetic.wrong(f"It is {sum_} = {value + 1}.")
-        assert arithmetic.wrong(f"So {a} / {b} = {a / b:.2f} or {a}/{b} = {100 * a / b:.0f}%.") is None
+        assert arithmetic.find_wrong_sum(f"It is {sum_} = {value}.") is None
+        assert arithmetic.find_wrong_sum(f"It is {sum_} = {value + 1}.")
+        assert arithmetic.find_wrong_sum(f"So {a} / {b} = {a / b:.2f} or {a}/{b} = {100 * a / b:.0f}%.") is None
 
 
 @pytest.mark.parametrize(
     "text", ["x = 3 + 4", "5x + 3 = 7", "i = i + 1 = 4", "1/2 = 2/4", "f(2) - 1 = 9", "9 / 0 = 1"]
 )
 def test_algebra_and_code_are_no_sums(text: str) -> None:
-    assert arithmetic.wrong(text) is None
+    assert arithmetic.find_wrong_sum(text) is None
 
 
-def test_numbers_with_check_digits_are_somebodys_only_where_these_are_right() -> None:
+def test_numbers_are_personal_data_only_with_right_check_digits() -> None:
     card, account = "4539 1488 0343 6467", "DE89 3704 0044 0532 0130 00"
     for number in (card, account):
         assert personal_data.personal(f"Take {number}, please.") == number

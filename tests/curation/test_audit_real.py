@@ -1,4 +1,4 @@
-"""The audit's figures on real files: planted copies in full, evaluation prompts in a training set, no false alarm."""
+"""Audit results on real files: all planted copies, evaluation prompts in a training set, and no false alarm."""
 
 import gzip
 import json
@@ -10,7 +10,7 @@ import pytest
 from stages.config.blocks.data import Audit, Source
 from stages.curation.audit.contamination import HeldOut
 from stages.curation.audit.gate import Auditor, held_out
-from stages.formats.column_mapping import Wanted
+from stages.formats.column_mapping import Purpose
 from stages.formats.format import ParsedRow
 from stages.formats.source_reading import ReadReport, convert
 from tests.helpers import DATA
@@ -21,23 +21,23 @@ FILE = "preferences/alpaca_eval_candidates_shared.jsonl.gz"
 EVALUATION = Source(str(DATA / FILE))
 
 
-def rows(name: str, wanted: Wanted) -> list[ParsedRow]:
-    return list(convert(Source(str(DATA / name)), "data.sources[0].path", lambda said: said, wanted, ReadReport()))
+def rows(name: str, purpose: Purpose) -> list[ParsedRow]:
+    return list(convert(Source(str(DATA / name)), "data.sources[0].path", lambda row: row, purpose, ReadReport()))
 
 
-def contaminated(name: str, wanted: Wanted, *evaluation: Source) -> set[str]:
-    """The evaluation prompts that stand in a file, by their places."""
+def contaminated(name: str, purpose: Purpose, *evaluation: Source) -> set[str]:
+    """Return the places of the evaluation prompts that a file contains."""
     prompts = held_out(Audit(against=[*evaluation]))
-    found = [prompts.found_in(turn["content"]) for said in rows(name, wanted) for turn in said.messages]
-    return {match.name for match in found if match}
+    matches = [prompts.find_in(turn["content"]) for row in rows(name, purpose) for turn in row.messages]
+    return {match.name for match in matches if match}
 
 
-def test_copies_are_told_as_the_key_has_them() -> None:
+def test_planted_copies_are_found() -> None:
     key = json.loads(Path(DATA / "dirty/malformed/KEY.json").read_text())["duplicates.jsonl"]
     auditor, codes = Auditor(["duplicate", "near_duplicate", "other_answer"], HeldOut()), Counter[str]()
-    for i, said in enumerate(rows("dirty/malformed/duplicates.jsonl", Wanted.answers)):
-        codes.update(auditor.findings(said, "sft").keys() or ["unique"])
-        auditor.remember(said, "sft", str(i))
+    for i, row in enumerate(rows("dirty/malformed/duplicates.jsonl", Purpose.answers)):
+        codes.update(auditor.findings(row, "sft").keys() or ["unique"])
+        auditor.remember(row, "sft", str(i))
     assert codes == {
         "unique": key["unique"],
         "duplicate": key["exact_dup"],
@@ -47,16 +47,16 @@ def test_copies_are_told_as_the_key_has_them() -> None:
 
 
 def test_evaluation_prompts_are_found_in_what_they_were_taken_from() -> None:
-    """Prompts of the set `helpful_base` were taken from those dialogues; no other came from there as it is."""
-    lines = [f"{DATA / FILE}:{i}" for i, _ in enumerate(rows(FILE, Wanted.prompts), 1)]
-    assert contaminated(FILE, Wanted.prompts, EVALUATION) == {*lines}
+    """Find the prompts of set `helpful_base`, which come from these dialogues, and no other prompt verbatim."""
+    lines = [f"{DATA / FILE}:{i}" for i, _ in enumerate(rows(FILE, Purpose.prompts), 1)]
+    assert contaminated(FILE, Purpose.prompts, EVALUATION) == {*lines}
     with gzip.open(DATA / FILE, "rt", encoding="utf-8") as file:
         sets = [json.loads(line)["dataset"] for line in file]
-    taken = {line for line, name in zip(lines, sets, strict=True) if name == "helpful_base"}
-    assert contaminated("preferences/hh_helpful_base_test.jsonl.gz", Wanted.preferences, EVALUATION) >= taken
+    expected = {line for line, name in zip(lines, sets, strict=True) if name == "helpful_base"}
+    assert contaminated("preferences/hh_helpful_base_test.jsonl.gz", Purpose.preferences, EVALUATION) >= expected
 
 
 def test_no_false_alarm_on_training_problems() -> None:
     tested = Source(str(DATA / "preferences/gsm8k_model_solutions_200.jsonl.gz"))
     turns = Source(str(DATA / "benchmarks/mt_bench_question.jsonl"), columns={"prompt": "turns.0"})
-    assert not contaminated("benchmarks/gsm8k_train.jsonl.gz", Wanted.answers, EVALUATION, tested, turns)
+    assert not contaminated("benchmarks/gsm8k_train.jsonl.gz", Purpose.answers, EVALUATION, tested, turns)

@@ -1,4 +1,4 @@
-"""Rows in one form: what is mended, what is normalised, which system message a conversation has; and its counts."""
+"""Normalized rows: repairs, normal forms, the policy for system messages, and the counts of changes."""
 
 import json
 import unicodedata
@@ -10,7 +10,7 @@ import pytest
 
 from stages.config.blocks.data import Audit, Data, Form, Source
 from stages.curation.audit.answers import damaged
-from stages.curation.harmonize import FIXES, Harmonizer, trimmed, undamaged
+from stages.curation.harmonize import FIXES, Harmonizer, normalise_whitespace, repair_encoding
 from stages.formats.format import ParsedRow
 from stages.formats.turns import TOOLS
 from stages.store.records import Example, load
@@ -20,48 +20,49 @@ from tests.stages.reading import joined
 
 USER, SYSTEM = {"role": "user", "content": "a"}, {"role": "system", "content": "s"}
 TOOL = {"role": "system", "content": TOOLS.format("{}")}
-# Letters of every length in UTF-8, quotes and dashes that Windows-1252 has at other places, and both kinds of à.
+# Letters of every length in UTF-8, quotation marks and dashes of Windows-1252, and both forms of à.
 TEXTS = ["Größe", "café à la carte", "“Well”, she said — it’s 5 €…", "Ærø ¿qué? ½", "日本 ✓ 😀 ł İ", "plain"]
 
 
 def misread(text: str) -> str:
-    """UTF-8 read as Windows-1252, and as Latin-1 where that has no letter: what most programs do."""
+    """Return a text whose UTF-8 was decoded as Windows-1252, or as Latin-1 for undefined bytes, as most programs
+    do."""
     return "".join(bytes([b]).decode("cp1252", "ignore") or chr(b) for b in text.encode())
 
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("times", [1, 2])
 def test_what_was_read_in_a_wrong_encoding_is_read_again(text: str, times: int) -> None:
-    assert undamaged(text) == text, "what is whole stays as it is"
+    assert repair_encoding(text) == text, "undamaged text is unchanged"
     broken = f"caf\u00e9 {text}\ufeff"
     for _ in range(times):
         broken = misread(broken)
     assert damaged(broken)
-    assert undamaged(broken) == f"café {text}"
+    assert repair_encoding(broken) == f"café {text}"
 
 
 @pytest.mark.parametrize("text", ["a\ufffdb", "\x1b[0mred", "\ue000 item"])
 def test_what_could_mean_several_things_is_not_mended(text: str) -> None:
-    assert undamaged(text) == text
+    assert repair_encoding(text) == text
     assert damaged(text)
 
 
-def test_a_marker_in_place_of_an_input_is_removed_from_the_last_request_alone() -> None:
+def test_an_input_marker_is_removed_from_the_last_request_alone() -> None:
     first = {"role": "user", "content": "Name a tree.\n\n<noinput>"}
-    said = ParsedRow([first, {"role": "assistant", "content": "Oak."}, first], ["Ash."])
-    [*before, last] = FIXES["input_marker"](said).messages
-    assert before == said.messages[:2]
+    row = ParsedRow([first, {"role": "assistant", "content": "Oak."}, first], ["Ash."])
+    [*before, last] = FIXES["input_marker"](row).messages
+    assert before == row.messages[:2]
     assert last == {"role": "user", "content": "Name a tree."}
 
 
-def test_white_space_has_one_form_and_code_keeps_its_own() -> None:
-    assert trimmed("\r\n \r\n  def f():\t\r\n\treturn\u00a01  \u2028\n") == "  def f():\n\treturn 1"
+def test_white_space_is_normalised_and_code_keeps_its_indentation() -> None:
+    assert normalise_whitespace("\r\n \r\n  def f():\t\r\n\treturn\u00a01  \u2028\n") == "  def f():\n\treturn 1"
     for text in ("a\n\nb", "\tx", "全角\u3000空白", "a  b"):
-        assert trimmed(text) == text
-        assert trimmed(trimmed(f"\n{text} \n")) == text
+        assert normalise_whitespace(text) == text
+        assert normalise_whitespace(normalise_whitespace(f"\n{text} \n")) == text
 
 
-def test_characters_have_one_normal_form_and_rows_that_change_are_counted() -> None:
+def test_characters_are_normalised_and_changed_rows_counted() -> None:
     shape = Harmonizer(Form(unicode="NFC", whitespace="trim"))
     split = unicodedata.normalize("NFD", "Größe")
     assert shape(ParsedRow([USER], [split])).answers == ["Größe"]
@@ -79,31 +80,33 @@ def test_characters_have_one_normal_form_and_rows_that_change_are_counted() -> N
         ("drop", [None, None, TOOL["content"]]),
     ],
 )
-def test_one_policy_says_who_has_a_system_message(policy: str | None, expected: list[str | None]) -> None:
+def test_the_policy_decides_which_conversations_have_a_system_message(
+    policy: str | None, expected: list[str | None]
+) -> None:
     shape = Harmonizer(Form(system=policy, system_prompts=["one"]))
     rows = [[USER], [SYSTEM, USER], [TOOL, USER]]
-    found = [shape(ParsedRow(messages, ["b"])).messages for messages in rows]
-    assert [m[0]["content"] if m[0]["role"] == "system" else None for m in found] == expected
-    assert all(m[-1] == USER for m in found)
+    conversations = [shape(ParsedRow(messages, ["b"])).messages for messages in rows]
+    assert [m[0]["content"] if m[0]["role"] == "system" else None for m in conversations] == expected
+    assert all(m[-1] == USER for m in conversations)
     counts = {"before": 2, "after": sum(each is not None for each in expected)}
     assert shape.metrics().get("system") == (None if policy in (None, "keep") else counts)
-    assert shape(ParsedRow([], ["text"])) == ParsedRow([], ["text"]), "running text is no conversation"
+    assert shape(ParsedRow([], ["text"])) == ParsedRow([], ["text"]), "plain text is not a conversation"
 
 
-def test_system_prompts_vary_by_the_content_of_a_conversation_alone() -> None:
+def test_a_system_prompt_depends_on_its_conversation_alone() -> None:
     def drawn(order: range) -> dict[str, str]:
         shape = Harmonizer(Form(system="vary", system_prompts=["one", "two", "three"]))
         rows = ([*([SYSTEM] if i % 2 else []), {**USER, "content": str(i)}] for i in order)
         return {m[1]["content"]: m[0]["content"] for m in (shape(ParsedRow(row, ["b"])).messages for row in rows)}
 
-    found = drawn(range(300))
-    assert found == drawn(range(299, -1, -1))
+    system_by_id = drawn(range(300))
+    assert system_by_id == drawn(range(299, -1, -1))
     # 100 of each are expected; four standard deviations of a binomial of 300 and 1/3 are 33.
-    assert set(Counter(found.values())) == {"one", "two", "three"}
-    assert all(abs(count - 100) < 33 for count in Counter(found.values()).values())
+    assert set(Counter(system_by_id.values())) == {"one", "two", "three"}
+    assert all(abs(count - 100) < 33 for count in Counter(system_by_id.values()).values())
 
 
-def made(rows: list[Any], folder: Path, **settings: Any) -> tuple[list[Example], dict[str, Any]]:
+def run_data(rows: list[Any], folder: Path, **settings: Any) -> tuple[list[Example], dict[str, Any]]:
     folder.mkdir()
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = Source(str(folder / "rows.jsonl"), splits={"sft": 1.0})
@@ -119,34 +122,34 @@ def test_the_data_is_in_form_and_says_what_was_changed(tmp_path: Path) -> None:
     ]
     form = Form(system="insert", system_prompts=["Be brief."], whitespace="trim")
     audit = Audit({"damaged": "fix"})
-    examples, metrics = made(rows, tmp_path / "formed", form=form, audit=audit)
+    examples, metrics = run_data(rows, tmp_path / "formed", form=form, audit=audit)
     assert [([m["content"] for m in e.messages], e.reference) for e in examples] == [
         (["Be brief.", "Name a café."], "Brühe."),
         (["s", "Name a tree."], "Oak."),
     ]
-    assert metrics["unwanted"] == 1, "what cannot be mended is kept apart"
-    [kept] = map(json.loads, (tmp_path / "formed" / "quarantine.jsonl").read_text().splitlines())
-    assert (kept["field"], kept["row"]) == ("damaged", rows[0])
+    assert metrics["unwanted"] == 1, "a row that cannot be repaired is quarantined"
+    [quarantined] = map(json.loads, (tmp_path / "formed" / "quarantine.jsonl").read_text().splitlines())
+    assert (quarantined["field"], quarantined["row"]) == ("damaged", rows[0])
     assert metrics["system"] == {"before": 1, "after": 3}
     assert (metrics["fixed"], metrics["normalised"]) == ({"damaged": 2}, {"whitespace": 1})
-    told = "3 of 3 rows with a system message, 1 before, white space of 1 normalised, 2 mended (damaged)"
-    assert told in metrics["summary"]
-    examples, metrics = made(rows, tmp_path / "as-they-are")
+    summary = "3 of 3 rows with a system message, 1 before, white space of 1 normalised, 2 mended (damaged)"
+    assert summary in metrics["summary"]
+    examples, metrics = run_data(rows, tmp_path / "as-they-are")
     assert [e.reference for e in examples] == [row["output"] for row in rows]
     assert not {"system", "fixed", "normalised"} & metrics.keys()
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
-        ("data.form={system: insert}", "insert takes one of"),
-        ("data.form={system: vary, system_prompts: [a]}", "takes two or more"),
-        ("data.form={system_prompts: [a]}", "data.form.system=keep takes none"),
+        ("data.form={system: insert}", "data.form.system=insert needs one in data.form.system_prompts"),
+        ("data.form={system: vary, system_prompts: [a]}", "data.form.system=vary needs two or more"),
+        ("data.form={system_prompts: [a]}", "data.form.system=keep needs none"),
         ("data.form.system=inset", "Did you mean 'insert'"),
-        ("data.audit.actions={echo: fix}", "no one way to"),
+        ("data.audit.actions={echo: fix}", "data.audit.actions.echo=fix"),
         ("data.audit.thresholds={echo: 1}", "data.audit.thresholds=echo is unknown"),
         ("data.audit.thresholds={near_duplicate: 0.3}", "must be from 0.6"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(setting: str, told: str, tmp_path: Path) -> None:
-    assert told in refused("stage=data", f"outputs={tmp_path}", setting)
+def test_impossible_settings_are_refused(setting: str, message: str, tmp_path: Path) -> None:
+    assert message in refused("stage=data", f"outputs={tmp_path}", setting)

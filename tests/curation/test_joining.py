@@ -1,4 +1,4 @@
-"""Sources that come together: no prompt in two splits, no answer twice, and how often rows come."""
+"""Joined sources: no prompt in two splits, no answer twice, and the number of uses of each row."""
 
 import random
 from collections import Counter
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from stages.config.blocks.data import Mixture, Source
-from stages.curation.joining import SplitLedger, draw_counts, gathered, shuffled
-from stages.curation.mixing import amounts
+from stages.curation.joining import SplitLedger, draw_counts, gather_rows, shuffled
+from stages.curation.mixing import plan_amounts
 from stages.store.records import Example, SourceRow, content_id, save
 from tests.helpers import refused
 
@@ -21,25 +21,25 @@ def row(prompt: int, answer: int, split: str) -> Example:
 
 
 def one_by_one(generated: list[Example], sources: list[list[Example]]) -> list[tuple[int, int, str]]:
-    """The rule itself, row by row: source, place and id of rows that stay."""
+    """Return source, place and id of the rows that stay, by a plain loop over the rows."""
     owner = {e.id: e.split for e in generated}
-    answered, kept = {content_id(e.id, e.reference) for e in generated}, []
+    answered, expected = {content_id(e.id, e.reference) for e in generated}, []
     for number, rows in enumerate(sources):
         for place, e in enumerate(rows):
             pair = content_id(e.id, e.reference)
             if e.id not in owner:
-                kept.append((number, place, e.id))
+                expected.append((number, place, e.id))
             elif owner[e.id] == e.split == "sft" and pair not in answered:
-                kept.append((number, place, pair))
+                expected.append((number, place, pair))
             else:
                 continue
             owner.setdefault(e.id, e.split)
             answered.add(pair)
-    return kept
+    return expected
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_rows_that_stay_are_those_of_the_rule(seed: int, tmp_path: Path) -> None:
+def test_rows_that_stay_equal_those_of_a_plain_loop(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     splits = ("sft", "sft", "validation", "test")
     sources = [[row(rng.randrange(60), rng.randrange(3), rng.choice(splits)) for _ in range(80)] for _ in range(3)]
@@ -47,32 +47,32 @@ def test_rows_that_stay_are_those_of_the_rule(seed: int, tmp_path: Path) -> None
     files = [tmp_path / f"{i}.parquet" for i in range(3)]
     for file, rows in zip(files, sources, strict=True):
         save(file, [SourceRow(**vars(e)) for e in rows], SourceRow)
-    rows = gathered(generated, files)
-    taken, found = SplitLedger(rows), []
-    taken.hold(np.arange(len(generated)))
-    for number, part in enumerate(rows.parts):
-        fresh = taken.fresh(np.arange(part.start, part.stop))
-        taken.hold(fresh)
-        found += [(number, int(i) - part.start, f"{int(taken.names[i]):016x}") for i in fresh]
-    assert found == one_by_one(generated, sources)
-    assert 20 < len(found) < 200
+    rows = gather_rows(generated, files)
+    ledger, published = SplitLedger(rows), []
+    ledger.claim(np.arange(len(generated)))
+    for number, part in enumerate(rows.slices):
+        fresh = ledger.new_rows(np.arange(part.start, part.stop))
+        ledger.claim(fresh)
+        published += [(number, int(i) - part.start, f"{int(ledger.names[i]):016x}") for i in fresh]
+    assert published == one_by_one(generated, sources)
+    assert 20 < len(published) < 200
 
 
 def test_a_drawn_second_answer_takes_its_prompt(tmp_path: Path) -> None:
-    """Of a source that brings one row of two, another split gets no prompt that this one has."""
+    """Claim the prompt of a drawn row for its split, if the source may contribute only one of two rows."""
     both, later = [row(1, 0, "sft"), row(1, 1, "sft")], [row(1, 2, "validation")]
     for file, rows in (("a", both), ("b", later)):
         save(tmp_path / file, [SourceRow(**vars(e)) for e in rows], SourceRow)
-    rows = gathered([], [tmp_path / "a", tmp_path / "b"])
-    taken = SplitLedger(rows)
-    drawn = taken.drawn(taken.fresh(np.arange(2)), 1)
-    taken.hold(drawn)
+    rows = gather_rows([], [tmp_path / "a", tmp_path / "b"])
+    ledger = SplitLedger(rows)
+    drawn = ledger.draw(ledger.new_rows(np.arange(2)), 1)
+    ledger.claim(drawn)
     assert len(drawn) == 1
-    assert len(taken.fresh(np.arange(2, 3))) == 0
+    assert len(ledger.new_rows(np.arange(2, 3))) == 0
 
 
 def total(sources: list[Source], rows: list[int], **mixture: object) -> list[int]:
-    return [amount.total for amount in amounts(sources, Mixture(**mixture), rows)]
+    return [amount.total for amount in plan_amounts(sources, Mixture(**mixture), rows)]
 
 
 def test_amounts_are_proportional_with_a_cap_by_quota_epochs_and_weight() -> None:
@@ -82,15 +82,15 @@ def test_amounts_are_proportional_with_a_cap_by_quota_epochs_and_weight() -> Non
     assert total(tasks, [100, 300, 50], quotas={"nli": 101}) == [25, 76, 50]
     assert total(tasks, [100, 300, 50], quotas={"nli": 1000}) == [100, 300, 50]
     three = [Source(name, task="nli") for name in "abc"]
-    assert total(three, [334, 333, 333], quotas={"nli": 100}) == [34, 33, 33], "of 33.4, 33.3 and 33.3"
+    assert total(three, [334, 333, 333], quotas={"nli": 100}) == [34, 33, 33], "shares of 33.4, 33.3 and 33.3"
     assert total([Source("a", epochs=2.5), Source("b", epochs=0.1)], [10, 50]) == [25, 5]
     weighed = [Source("a", weight=3.0), Source("b", weight=1.0)]
-    assert total(weighed, [100, 100]) == [100, 33]  # the scarcest for its share comes once
+    assert total(weighed, [100, 100]) == [100, 33]  # the source that is scarcest for its weight is used once
     assert total([Source("a", weight=3.0, epochs=2.0), Source("b", weight=1.0)], [100, 100]) == [200, 67]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_quota_is_met_and_a_source_with_more_rows_brings_no_fewer(seed: int) -> None:
+def test_a_quota_is_met_and_a_larger_source_contributes_no_less(seed: int) -> None:
     draw = random.Random(seed)
     rows = [draw.randint(0, 400) for _ in range(draw.randint(1, 9))]
     quota = draw.randint(1, 500)
@@ -102,37 +102,40 @@ def test_a_quota_is_met_and_a_source_with_more_rows_brings_no_fewer(seed: int) -
     assert in_order == sorted(in_order)
 
 
-def test_rows_come_as_often_as_told_and_stay_when_more_come() -> None:
+def test_rows_are_drawn_as_often_as_configured_and_stay_drawn() -> None:
     ids = np.random.default_rng(0).integers(0, 2**63, 1000).astype(np.uint64)
-    [half], [more] = (amounts([Source("a", epochs=e)], Mixture(), [1000]) for e in (0.5, 1.3))
+    [half], [more] = (plan_amounts([Source("a", epochs=e)], Mixture(), [1000]) for e in (0.5, 1.3))
     few, many = draw_counts(ids, half, 0), draw_counts(ids, more, 0)
     assert Counter(few.tolist()) == {0: 500, 1: 500}
     assert Counter(many.tolist()) == {1: 700, 2: 300}
     assert set(np.flatnonzero(many == 2)) < set(np.flatnonzero(few))
     backwards = draw_counts(ids[::-1], half, 0)[::-1]
-    assert (backwards == few).all(), "whatever the order"
-    assert (draw_counts(ids, half, 1) != few).any(), "another seed draws others"
+    assert (backwards == few).all(), "the order of the ids does not matter"
+    assert (draw_counts(ids, half, 1) != few).any(), "another seed draws other rows"
     assert len(set(shuffled(ids, 0).tolist())) == len(ids)
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("data.sources=[{path: a, weight: 1}, {path: b}]", "data.sources[1].weight is missing"),
-        ("data.sources=[{path: a, epochs: 2, splits: {test: 1.0}}]", "data.sources[0].epochs is for rows"),
+        (
+            "data.sources=[{path: a, epochs: 2, splits: {test: 1.0}}]",
+            "data.sources[0].epochs is only for sources with rows for sft",
+        ),
         ("data.sources=[{path: a, epochs: 0}]", "data.sources[0].epochs must be positive"),
-        ("outside=[{path: a, check: label, weight: 2}]", "outside[0].weight is for rows"),
-        ("data.mixture.cap=100", "data.mixture mixes rows of data.sources for sft, and there are none"),
+        ("outside=[{path: a, check: label, weight: 2}]", "outside[0].weight is only for sources with rows for sft"),
+        ("data.mixture.cap=100", "data.mixture mixes the data.sources with rows for sft"),
         ("data.mixture.cap=0", "data.mixture.cap must be from 1"),
     ],
 )
-def test_what_mixes_nothing_is_refused(override: str, told: str) -> None:
-    assert refused("recipe=tiny", override).startswith(told)
+def test_a_mixture_without_effect_is_refused(override: str, message: str) -> None:
+    assert refused("recipe=tiny", override).startswith(message)
 
 
-def test_a_quota_is_of_a_task_that_there_is() -> None:
+def test_a_quota_needs_an_existing_task() -> None:
     source = "data.sources=[{path: films.csv, task: sentiment}]"
-    told = refused("recipe=tiny", source, "data.mixture.quotas={sentimnt: 5}")
-    assert "data.mixture.quotas" in told
-    assert "Did you mean 'sentiment'" in told
+    message = refused("recipe=tiny", source, "data.mixture.quotas={sentimnt: 5}")
+    assert "data.mixture.quotas" in message
+    assert "Did you mean 'sentiment'" in message
     assert "at least 1" in refused("recipe=tiny", source, "data.mixture.quotas={sentiment: 0}")

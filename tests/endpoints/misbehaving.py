@@ -1,4 +1,4 @@
-"""A judge's server that misbehaves, in one of WAYS: bytes on a socket, as no library would send them."""
+"""A judge's server that misbehaves in one of WAYS. It writes raw bytes to a socket, which no library would send."""
 
 import base64
 import gzip
@@ -17,11 +17,11 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 
 class Misbehaving(Server):
-    """Answers every request with the bytes of one way, for which it is given the key that came along."""
+    """A server that answers every request with the bytes of one way, which gets the request's API key."""
 
     def __init__(self, way: "Way"):
         super().__init__(Answering)
-        self.way, self.asked, self.sent = way, 0, 0
+        self.way, self.n_requests, self.sent = way, 0, 0
 
 
 class Answering(Quiet):
@@ -30,10 +30,10 @@ class Answering(Quiet):
     def do_POST(self) -> None:
         self.body()
         with self.server.lock:
-            self.server.asked += 1
+            self.server.n_requests += 1
         self.close_connection = True
         for content in self.server.way(self.headers["Authorization"].removeprefix("Bearer ")):
-            self.connection.sendall(content)  # fails once the client has gone
+            self.connection.sendall(content)  # raises OSError after the client has disconnected
             self.server.sent += len(content)
 
 
@@ -46,7 +46,7 @@ def completion(text: Any = VERDICT, usage: Any = None, finish: Any = "stop", mes
 
 
 def plain(body: str | bytes, head: bytes = OK, *headers: str) -> Iterator[bytes]:
-    """A reply of the right length."""
+    """Return a reply with the right content length."""
     content = body.encode() if isinstance(body, str) else body
     lines = "".join(f"{each}\r\n" for each in (*headers, f"Content-Length: {len(content)}"))
     yield head + lines.encode("latin-1") + b"\r\n" + content
@@ -57,13 +57,13 @@ def error(status: int, body: str | bytes, *headers: str) -> Iterator[bytes]:
 
 
 def usage(**counts: Any) -> Way:
-    """A usage whose numbers are written as these texts."""
+    """Return a reply whose usage has these texts as numbers."""
     body = completion().replace('"prompt_tokens": 5', f'"prompt_tokens": {counts["prompt"]}')
     return lambda key: plain(body.replace('"completion_tokens": 6', f'"completion_tokens": {counts["answer"]}'))
 
 
 def flood(head: bytes, block: bytes = BLOCK) -> Way:
-    """A GiB of blocks after a head."""
+    """Yield a head and 1 GiB of blocks."""
 
     def sent(key: str) -> Iterator[bytes]:
         yield head
@@ -74,7 +74,7 @@ def flood(head: bytes, block: bytes = BLOCK) -> Way:
 
 
 def drip(content: bytes) -> Way:
-    """A byte each 50 ms."""
+    """Yield a byte every 50 ms."""
 
     def sent(key: str) -> Iterator[bytes]:
         for i in range(len(content)):
@@ -89,7 +89,7 @@ def chunk(content: bytes) -> bytes:
 
 
 def bomb(wbits: int = 31) -> bytes:
-    """1 MB that is a GiB once it is inflated."""
+    """Return 1 MB that inflates to 1 GiB."""
     packer = zlib.compressobj(9, wbits=wbits)
     head, block = packer.flush(zlib.Z_FULL_FLUSH), packer.compress(bytes(1 << 24)) + packer.flush(zlib.Z_FULL_FLUSH)
     return head + block * 64
@@ -115,9 +115,9 @@ def escaped(key: str) -> Iterator[bytes]:
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 LONG, BROKE, WRONG = "no answer in 2 s", "the connection broke", "the body is no chat completion"
 LARGE, PACKED = "the reply has more than", "the reply is compressed"
-PRESENT = None  # a judgement, and no reason
+PRESENT = None  # a judgement is present, so there is no reason
 WAYS: dict[str, tuple[Way, Any]] = {
-    # A GiB, where nobody stops it.
+    # Replies of 1 GiB unless the client stops reading.
     "plain": (flood(OK + b"Content-Length: %d\r\n\r\n" % GIGABYTE), LARGE),
     "without a length": (flood(OK + b"\r\n"), LARGE),
     "chunked": (flood(CHUNKED, chunk(BLOCK)), LARGE),
@@ -134,10 +134,10 @@ WAYS: dict[str, tuple[Way, Any]] = {
     "a chunk's extension": (flood(CHUNKED + b"1;", b"a" * (1 << 16)), BROKE),
     "trailers": (flood(CHUNKED + b"0\r\n", b"X-Many: a\r\n" * 4096), BROKE),
     "lists": (lambda key: plain("[" + "[]," * 600_000 + "[]]"), f"{LONG}|{WRONG}"),
-    # Times.
+    # Slow replies.
     "a dripping body": (drip(OK + b"Content-Length: 4000\r\n\r\n" + b" " * 4000), LONG),
     "a dripping head": (drip(OK * 100), LONG),
-    # Numbers.
+    # Wrong numbers.
     "usage of 400 digits": (usage(prompt="9" * 400, answer="9" * 400), PRESENT),
     "usage of 5000 digits": (usage(prompt="9" * 5000, answer="1"), "the body is no JSON"),
     "usage of 1e15": (usage(prompt=10**15, answer=10**15), PRESENT),
@@ -146,7 +146,7 @@ WAYS: dict[str, tuple[Way, Any]] = {
     "usage that is not a number": (usage(prompt="NaN", answer="-Infinity"), PRESENT),
     "usage in words": (usage(prompt='"5"', answer="true"), PRESENT),
     "usage in lists": (usage(prompt="[5]", answer="{}"), PRESENT),
-    # Texts.
+    # Wrong texts.
     "a charset of two bytes": (
         lambda key: plain(completion().encode("utf-16"), OK, "Content-Type: application/json; charset=utf-16"),
         "the body is not UTF-8",
@@ -160,7 +160,7 @@ WAYS: dict[str, tuple[Way, Any]] = {
     "a text that is NaN": (lambda key: plain(completion().replace(json.dumps(VERDICT), "NaN")), WRONG),
     "nested lists": (lambda key: plain("[" * 1_000_000), "the body is no JSON"),
     "half a character": (lambda key: plain(completion(f"\ud800{VERDICT}")), PRESENT),
-    # HTTP.
+    # Wrong HTTP.
     "another host": (redirected(302, "Location: http://evil.example/v1"), "redirects to 'evil.example'"),
     "another path": (redirected(307, "Location: /v2/chat"), "redirects to ''"),
     "a place that is none": (redirected(308, "Location: http://[::1"), "redirects to ''"),
@@ -175,8 +175,8 @@ WAYS: dict[str, tuple[Way, Any]] = {
     "a rest of NaN": (lambda key: error(503, "x", "Retry-After: nan"), "HTTP 503"),
     "a rest of a date": (lambda key: error(503, "x", "Retry-After: Wed, 99 Foo 99999999999"), "HTTP 503"),
     "a rest of no ASCII": (lambda key: error(503, "x", "Retry-After: \xff5"), "HTTP 503"),
-    "a rest for ever": (lambda key: error(429, "x", "Retry-After: inf"), "wants to be left alone for 86400 s"),
-    # The key.
+    "a rest for ever": (lambda key: error(429, "x", "Retry-After: inf"), "asks for a pause of 86400 s"),
+    # The API key in replies.
     "the key": (echoed(str), PRESENT),
     "the key in base64": (echoed(lambda key: base64.b64encode(f"Bearer {key}".encode()).decode()), PRESENT),
     "the key in hexadecimal": (echoed(lambda key: key.encode().hex()), PRESENT),

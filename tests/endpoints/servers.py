@@ -1,4 +1,4 @@
-"""A small OpenAI-compatible server, whose answers are a function of the request, and a proxy before it that fails."""
+"""A small OpenAI-compatible server, whose answers are a function of the request, and a proxy that fails some calls."""
 
 import json
 import random
@@ -39,7 +39,7 @@ class Quiet(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Listens on 127.0.0.1, at any free port. Its threads end with the test."""
+    """A server on 127.0.0.1 at any free port. Its threads end with the test."""
 
     daemon_threads, request_queue_size = True, 128
 
@@ -52,12 +52,12 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/v1"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is what some tests are about."""
+        """Ignore clients that disconnect, which some tests provoke."""
 
 
 class Model(Server):
-    """Answers by `says(request)`, after some seconds, and up to `late` more, so that answers overtake each other. It
-    keeps what it was asked, with which key and headers."""
+    """A model that answers `says(request)` after a delay, and up to `late` seconds more, so that answers overtake each
+    other. It records requests, keys and headers."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Model(Server):
         super().__init__(Answering)
         self.says, self.seconds, self.status, self.late, self.message = says, seconds, status, late, message
         self.refusal = "Incorrect API key provided: {key}"  # with another status than 200
-        self.asked, self.keys, self.headers = list[Request](), list[str | None](), list[list[tuple[str, str]]]()
+        self.requests, self.keys, self.headers = list[Request](), list[str | None](), list[list[tuple[str, str]]]()
 
     def completion(self, request: Request) -> dict[str, Any]:
         text = self.says(request)
@@ -91,19 +91,19 @@ class Answering(Quiet):
     def do_POST(self) -> None:
         request = json.loads(self.body())
         with self.server.lock:
-            self.server.asked.append(request)
+            self.server.requests.append(request)
             self.server.keys.append(self.headers["Authorization"])
             self.server.headers.append(self.headers.items())
         time.sleep(self.server.seconds + random.uniform(0, self.server.late))
         if self.server.status != 200:
-            said = self.server.refusal.format(key=self.headers["Authorization"])
-            self.answer(self.server.status, json.dumps({"error": {"message": said}}).encode(), Retry_After="3600")
+            message = self.server.refusal.format(key=self.headers["Authorization"])
+            self.answer(self.server.status, json.dumps({"error": {"message": message}}).encode(), Retry_After="3600")
         else:
             self.answer(200, json.dumps(self.server.completion(request)).encode())
 
 
 class Proxy(Server):
-    """Hands on to a model, and fails a share of the calls in one of the ways of FAULTS, each from a fixed seed."""
+    """A proxy that forwards calls to a model, and fails a share of them in the ways of FAULTS, from a fixed seed."""
 
     def __init__(self, model: Model, share: float, hang: float, faults: tuple[str, ...] = FAULTS):
         super().__init__(Failing)
@@ -112,9 +112,9 @@ class Proxy(Server):
 
     def fault(self) -> str:
         with self.lock:
-            found = self.rng.choice(self.faults) if self.rng.random() < self.share else ""
-            self.failed.update([found] if found else [])
-        return found
+            fault = self.rng.choice(self.faults) if self.rng.random() < self.share else ""
+            self.failed.update([fault] if fault else [])
+        return fault
 
 
 class Failing(Quiet):

@@ -1,4 +1,5 @@
-"""An endpoint is asked once, whatever fails on the way, within its budget, and tells nobody the key."""
+"""The endpoint client: each question is asked once despite failures, within the budget, and the API key stays
+secret."""
 
 import asyncio
 import json
@@ -20,9 +21,9 @@ from stages.config.blocks.endpoints import Budget, Endpoint, EndpointRuntime, Pr
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.endpoints.client import Client, Question
-from stages.endpoints.reply import NoReply, Reply, read
+from stages.endpoints.reply import NoReply, Reply, parse_reply
 from stages.endpoints.spending import retry_after
-from stages.endpoints.together import Job, answers
+from stages.endpoints.together import Job, run_jobs
 from stages.store import json_log
 from stages.store.workspace import StageDir
 from tests.endpoints.servers import FAULTS, Model, Proxy, Request, running
@@ -51,8 +52,8 @@ def question(i: int, **options: Any) -> Question:
     return Question([{"role": "user", "content": f"question {i}"}], 16, 0.0, 0, **options)
 
 
-def asked(client: Client, questions: Iterable[Question], out: StageDir) -> dict[str, str]:
-    """What is answered to each question; of a missing answer, the reason."""
+def ask_all(client: Client, questions: Iterable[Question], out: StageDir) -> dict[str, str]:
+    """Return the answer to each question, or the reason why it is missing."""
 
     def job(question: Question) -> Job[tuple[str, str]]:
         async def ask() -> tuple[str, str]:
@@ -63,7 +64,7 @@ def asked(client: Client, questions: Iterable[Question], out: StageDir) -> dict[
 
         return ask
 
-    return dict(answers([client], map(job, questions), out))
+    return dict(run_jobs([client], map(job, questions), out))
 
 
 def client(url: str, out: StageDir, **options: Any) -> Client:
@@ -74,16 +75,16 @@ def test_every_answer_comes_and_none_is_wrong_whatever_fails_on_the_way(tmp_path
     expected = {f"question {i}": f"QUESTION {i}" for i in range(300)}
     with running(Model(shout)) as model, running(Proxy(model, 0.2, hang=1.0)) as proxy:
         out = work(tmp_path / "node")
-        assert asked(client(proxy.url, out, runtime=IMPATIENT), map(question, range(300)), out) == expected
-        assert set(proxy.failed) == set(FAULTS), "each of them has happened"
+        assert ask_all(client(proxy.url, out, runtime=IMPATIENT), map(question, range(300)), out) == expected
+        assert set(proxy.failed) == set(FAULTS), "every fault has occurred"
         figures = out.asked["sample.endpoint"]
         assert figures["made"] == 300 + sum(figures["failed"].values()) >= 300 + proxy.failed.total()
-        before = len(model.asked)
-        assert asked(client(proxy.url, out), map(question, range(300)), out) == expected
-        assert len(model.asked) == before, "what was answered is not asked again"
+        before = len(model.requests)
+        assert ask_all(client(proxy.url, out), map(question, range(300)), out) == expected
+        assert len(model.requests) == before, "answered questions are not asked again"
 
 
-def test_what_keeps_failing_is_missing_with_its_reason(tmp_path: Path) -> None:
+def test_a_question_that_keeps_failing_is_missing_with_a_reason(tmp_path: Path) -> None:
     reasons = {
         "429": "HTTP 429",
         "500": "HTTP 500",
@@ -98,36 +99,36 @@ def test_what_keeps_failing_is_missing_with_its_reason(tmp_path: Path) -> None:
         for fault, reason in reasons.items():
             with running(Proxy(model, 1.0, 1.0, (fault,))) as proxy:
                 out = work(tmp_path / fault)
-                found = asked(
+                answers = ask_all(
                     client(proxy.url, out, runtime={"retries": 1, **(IMPATIENT if fault == "hang" else {})}),
                     [question(0)],
                     out,
                 )
-                assert found == {"question 0": reason}
-                assert proxy.failed[fault] == 2, "tried again once"
+                assert answers == {"question 0": reason}
+                assert proxy.failed[fault] == 2, "one retry"
 
 
 def test_equal_questions_on_their_way_are_one_call(tmp_path: Path) -> None:
     with running(Model(shout, seconds=0.05)) as model:
         out = work(tmp_path / "node")
-        assert asked(client(model.url, out), [question(0)] * 8, out) == {"question 0": "QUESTION 0"}
-        assert len(model.asked) == 1 and out.asked["sample.endpoint"]["kept"] == 0
-        asked(client(model.url, out), [question(0)] * 3, out)
-        assert len(model.asked) == 1 and out.asked["sample.endpoint"]["kept"] == 1
+        assert ask_all(client(model.url, out), [question(0)] * 8, out) == {"question 0": "QUESTION 0"}
+        assert len(model.requests) == 1 and out.asked["sample.endpoint"]["kept"] == 0
+        ask_all(client(model.url, out), [question(0)] * 3, out)
+        assert len(model.requests) == 1 and out.asked["sample.endpoint"]["kept"] == 1
 
 
 def test_a_budget_of_calls_makes_so_many_calls_and_a_larger_one_goes_on(tmp_path: Path) -> None:
     with running(Model(shout)) as model, running(Proxy(model, 0.2, 0.0, ("500", "malformed"))) as proxy:
-        made = 0
+        n_attempts = 0
         for calls in (7, 7, 19):
             out = work(tmp_path / "node")
             with pytest.raises(UserError, match=rf"^sample.endpoint.budget.calls={calls} allows no further call"):
-                asked(client(proxy.url, out, budget=Budget(calls=calls)), map(question, range(60)), out)
-            made = len(model.asked) + proxy.failed["500"]
-            assert made == calls, "failed calls count, and those of an earlier attempt at the node"
+                ask_all(client(proxy.url, out, budget=Budget(calls=calls)), map(question, range(60)), out)
+            n_attempts = len(model.requests) + proxy.failed["500"]
+            assert n_attempts == calls, "failed calls and calls of earlier attempts at the node count"
         out = work(tmp_path / "node")
-        assert len(asked(client(proxy.url, out), map(question, range(60)), out)) == 60
-        assert len(model.asked) == 60 + proxy.failed["malformed"]
+        assert len(ask_all(client(proxy.url, out), map(question, range(60)), out)) == 60
+        assert len(model.requests) == 60 + proxy.failed["malformed"]
 
 
 @pytest.mark.parametrize(("name", "amount"), [("tokens", 900), ("money", 9e-4)])
@@ -136,22 +137,22 @@ def test_tokens_and_money_stop_before_the_call_that_could_be_too_much(name: str,
         out = work(tmp_path / "node")
         asking = client(model.url, out, budget=Budget(**{name: amount}), price=Price(1.0, 1.0))
         with pytest.raises(UserError, match=rf"^sample.endpoint.budget.{name}=.*the same command goes on"):
-            asked(asking, map(question, range(400)), out)
-        used = sum(len(r["messages"][0]["content"].split()) * 2 + 1 for r in model.asked)
-        assert asking.spending.tokens == used, "as the server counts them"
-        assert 900 - sum(question(100).most({})) < used <= 900
+            ask_all(asking, map(question, range(400)), out)
+        used = sum(len(r["messages"][0]["content"].split()) * 2 + 1 for r in model.requests)
+        assert asking.spending.tokens == used, "the server counts the same tokens"
+        assert 900 - sum(question(100).token_bounds({})) < used <= 900
 
 
-def test_no_file_stays_open_once_all_is_asked(tmp_path: Path) -> None:
+def test_no_file_stays_open_after_the_last_question(tmp_path: Path) -> None:
     with running(Model(shout)) as model:
         out = work(tmp_path / "node")
         asking = client(model.url, out)
-        asked(asking, map(question, range(3)), out)
+        ask_all(asking, map(question, range(3)), out)
         assert asking.spending.calls == 3
         opened = {os.path.realpath(place) for place in Path("/proc/self/fd").iterdir()}
         assert not [place for place in opened if place.startswith(str(tmp_path))]
-        asked(asking, map(question, range(5)), out)
-    assert asking.spending.calls == client(model.url, out).spending.calls == 5, "opened again, it goes on counting"
+        ask_all(asking, map(question, range(5)), out)
+    assert asking.spending.calls == client(model.url, out).spending.calls == 5, "a new client continues the counts"
 
 
 SCRIPT = """
@@ -167,23 +168,23 @@ def test_a_kill_loses_nothing_that_had_come_and_asks_nothing_of_it_again(tmp_pat
     with running(Model(shout, seconds=0.02)) as model:
         process = subprocess.Popen([sys.executable, "-c", SCRIPT, model.url, str(tmp_path / "node")], cwd=ROOT)
         deadline = time.monotonic() + 120
-        while len(model.asked) < 25 and time.monotonic() < deadline:
+        while len(model.requests) < 25 and time.monotonic() < deadline:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        time.sleep(0.1)  # for the threads that were answering it
+        time.sleep(0.1)  # until the server's threads have answered the killed process
         (journal,) = (tmp_path / "calls").glob("*.jsonl")
         lines = [json.loads(line) for line in journal.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-        kept = [line["asked"]["request"]["messages"][0]["content"] for line in lines]
-        assert 25 - 4 <= len(kept) == len(set(kept)) < 80
-        before = len(model.asked)
+        stored = [line["asked"]["request"]["messages"][0]["content"] for line in lines]
+        assert 25 - 4 <= len(stored) == len(set(stored)) < 80
+        before = len(model.requests)
         out = work(tmp_path / "node")
         asking = client(model.url, out)
-        assert len(asked(asking, map(question, range(80)), out)) == 80
-        again = [r["messages"][0]["content"] for r in model.asked[before:]]
-        assert sorted(again) == sorted({f"question {i}" for i in range(80)} - set(kept))
-        # Calls that the kill interrupted are counted, also those of which the server has seen nothing yet.
-        assert len(model.asked) <= asking.spending.calls <= len(model.asked) + 4
+        assert len(ask_all(asking, map(question, range(80)), out)) == 80
+        asked_again = [r["messages"][0]["content"] for r in model.requests[before:]]
+        assert sorted(asked_again) == sorted({f"question {i}" for i in range(80)} - set(stored))
+        # Interrupted calls count as spent, even if the server has not received them.
+        assert len(model.requests) <= asking.spending.calls <= len(model.requests) + 4
 
 
 def test_a_line_that_cannot_be_read_is_set_aside_said_once_and_asked_again(
@@ -191,37 +192,43 @@ def test_a_line_that_cannot_be_read_is_set_aside_said_once_and_asked_again(
 ) -> None:
     with running(Model(shout)) as model:
         out = work(tmp_path / "node")
-        asked(client(model.url, out), map(question, range(6)), out)
+        ask_all(client(model.url, out), map(question, range(6)), out)
         [journal] = (tmp_path / "calls").glob("*.jsonl")
         first, *lines = journal.read_bytes().splitlines(keepends=True)
-        aside = journal.with_name(f"{journal.name}.unreadable")
-        before = first[: first.rindex(b', "digest"')] + b"}\n"  # as an earlier version wrote it
+        unreadable = journal.with_name(f"{journal.name}.unreadable")
+        before = first[: first.rindex(b', "digest"')] + b"}\n"  # a line without digest, as earlier versions wrote it
         turned = lines[0].replace(b"QUESTION", b"QUESTIOM")
         typed = json_log.sealed(json.loads(lines[1]) | {"answer": 7})
-        wrong = [turned, typed, b"\xff\x00\n", b"[" * 10_000 + b"\n", lines[2][:-30]]  # the last by a kill
+        wrong = [
+            turned,
+            typed,
+            b"\xff\x00\n",
+            b"[" * 10_000 + b"\n",
+            lines[2][:-30],
+        ]  # the last line is truncated, as after a kill
         journal.write_bytes(b"".join([before, lines[3], lines[4], *wrong]))
         for _ in range(2):
             expected = {f"question {i}": f"QUESTION {i}" for i in range(6)}
-            assert asked(client(model.url, out), map(question, range(6)), out) == expected
-        assert len(model.asked) == 6 + 3, "the three whose lines were damaged, once"
+            assert ask_all(client(model.url, out), map(question, range(6)), out) == expected
+        assert len(model.requests) == 6 + 3, "only the three damaged lines, once each"
         assert journal.read_bytes().startswith(before + lines[3] + lines[4])
-        assert aside.read_bytes() == b"".join(wrong) + b"\n"
+        assert unreadable.read_bytes() == b"".join(wrong) + b"\n"
         warnings = [record.getMessage() for record in caplog.records if "cannot be read" in record.getMessage()]
-        assert len(warnings) == 1 and f"{journal}: 5 of 8 lines" in warnings[0] and aside.name in warnings[0]
+        assert len(warnings) == 1 and f"{journal}: 5 of 8 lines" in warnings[0] and unreadable.name in warnings[0]
 
 
 def test_a_flipped_bit_of_a_kept_answer_turns_no_answer(tmp_path: Path) -> None:
     with running(Model(shout)) as model:
         out = work(tmp_path / "node")
-        asked(client(model.url, out), map(question, range(2)), out)
+        ask_all(client(model.url, out), map(question, range(2)), out)
         [journal] = (tmp_path / "calls").glob("*.jsonl")
         content, draw = journal.read_bytes(), random.Random(0)
         for _ in range(200):
             place = draw.randrange(8 * len(content))
             journal.write_bytes(flipped(content, place))
-            kept = client(model.url, out).calls
-            with kept.opened():
-                answers = [read(str(kept.get(key))).text for key in kept.places]
+            calls = client(model.url, out).calls
+            with calls.opened():
+                answers = [parse_reply(str(calls.get(key))).text for key in calls.places]
             assert set(answers) <= {"QUESTION 0", "QUESTION 1"}, place
 
 
@@ -229,24 +236,25 @@ def flipped(content: bytes, bit: int) -> bytes:
     return content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
 
 
-def test_what_is_no_file_is_told(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_reported(tmp_path: Path) -> None:
     out = work(tmp_path / "node")
     asking = client("http://127.0.0.1:1/v1", out)
     asking.calls.path.parent.mkdir(parents=True)
     os.mkfifo(asking.calls.path)
     with pytest.raises(UserError, match=f"{asking.calls.path} is a FIFO"):
-        asked(asking, [question(0)], out)
+        ask_all(asking, [question(0)], out)
 
 
-def test_a_slow_disk_is_waited_for_once_for_all_who_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a turn for each of three lines of a call, the disk is waited for 120 times."""
+def test_waiting_calls_share_one_flush_of_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share one flush between waiting calls. With a flush for each of a call's three lines, the disk would be waited
+    for 120 times."""
     sync, waits = os.fsync, list[int]()
     monkeypatch.setattr(
         os, "fsync", lambda descriptor: [waits.append(descriptor), time.sleep(0.1), sync(descriptor)][2]
     )
     with running(Model(shout, seconds=0.1)) as model:
         out = work(tmp_path / "node")
-        assert len(asked(client(model.url, out), map(question, range(40)), out)) == 40
+        assert len(ask_all(client(model.url, out), map(question, range(40)), out)) == 40
     assert len(waits) < 60
 
 
@@ -255,72 +263,70 @@ def test_the_key_goes_to_the_server_and_nowhere_else(tmp_path: Path, monkeypatch
     monkeypatch.setenv("OPENAI_API_KEY", "of somebody else")
     with running(Model(shout)) as model:
         out = work(tmp_path / "node")
-        asked(client(model.url, out, api_key_env="JUDGE_KEY"), [question(0)], out)
-        asked(client(model.url, out, model="other"), [question(0)], out)
-        assert model.keys == [f"Bearer {SECRET}", "Bearer none"], "a key of OpenAI's is for no other server"
+        ask_all(client(model.url, out, api_key_env="JUDGE_KEY"), [question(0)], out)
+        ask_all(client(model.url, out, model="other"), [question(0)], out)
+        assert model.keys == [f"Bearer {SECRET}", "Bearer none"], "OPENAI_API_KEY is not sent to other servers"
     with running(Model(shout, status=401)) as model:
-        with pytest.raises(UserError) as told:
-            asked(client(model.url, out, api_key_env="JUDGE_KEY"), map(question, range(9)), out)
-        assert "refuses the key (HTTP 401" in str(told.value) and SECRET not in str(told.value)
-        assert len(model.asked) <= 8, "those that were on their way, and no more"
+        with pytest.raises(UserError) as error:
+            ask_all(client(model.url, out, api_key_env="JUDGE_KEY"), map(question, range(9)), out)
+        assert "refuses the key (HTTP 401" in str(error.value) and SECRET not in str(error.value)
+        assert len(model.requests) <= 8, "only the calls that were running"
     for file in tmp_path.rglob("*"):
         assert not file.is_file() or SECRET not in file.read_text()
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(UserError, match="api_key_env=JUDGE_KEY: "):
-        asked(client(model.url, out, api_key_env="JUDGE_KEY"), [question(1)], out)
+        ask_all(client(model.url, out, api_key_env="JUDGE_KEY"), [question(1)], out)
 
 
 def test_what_the_environment_holds_for_openai_goes_to_no_server_and_stays_in_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    theirs = {
+    foreign_variables = {
         "OPENAI_API_KEY": "key-of-theirs",
         "OPENAI_ADMIN_KEY": "admin-of-theirs",
         "OPENAI_ORG_ID": "org-of-theirs",
         "OPENAI_PROJECT_ID": "project-of-theirs",
         "OPENAI_CUSTOM_HEADERS": "Authorization: Bearer token-of-theirs\nX-Gateway: gateway-of-theirs",
     }
-    for name, value in theirs.items():
+    for name, value in foreign_variables.items():
         monkeypatch.setenv(name, value)
     with running(Model(shout)) as model:
         out = work(tmp_path / "node")
-        asked(client(model.url, out), [question(0)], out)
-        asked(client(model.url, out, api_key_env="OPENAI_API_KEY"), [question(1)], out)
-    assert model.keys == ["Bearer none", "Bearer key-of-theirs"], "the one that is named is sent"
+        ask_all(client(model.url, out), [question(0)], out)
+        ask_all(client(model.url, out, api_key_env="OPENAI_API_KEY"), [question(1)], out)
+    assert model.keys == ["Bearer none", "Bearer key-of-theirs"], "only the key in api_key_env is sent"
     sent = [(name, value) for headers in model.headers for name, value in headers if name.lower() != "authorization"]
     assert sent and "of-theirs" not in str(sent)
-    assert {name: os.environ[name] for name in theirs} == theirs
+    assert {name: os.environ[name] for name in foreign_variables} == foreign_variables
 
 
-def test_a_server_is_asked_as_fast_as_it_may_be_and_left_alone_when_it_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_rate_limit_and_retry_after_are_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sleep, rests = asyncio.sleep, list[float]()
     monkeypatch.setattr(asyncio, "sleep", lambda seconds, *rest: (rests.append(seconds), sleep(seconds, *rest))[1])
     with running(Model(shout)) as model:
         out, began = work(tmp_path / "node"), time.monotonic()
-        asked(client(model.url, out, runtime={"requests_per_minute": 1200}), map(question, range(8)), out)
+        ask_all(client(model.url, out, runtime={"requests_per_minute": 1200}), map(question, range(8)), out)
         assert time.monotonic() - began >= 7 * 0.05
         rests.clear()
-        most = sum(question(0).most({}))
+        most = sum(question(0).token_bounds({}))
         one_by_one = {"tokens_per_minute": most * 60, "concurrency": 1}
-        asked(client(model.url, out, runtime=one_by_one), map(question, range(10, 14)), out)
-        assert sum(rests) < 3 * 1.0, "tokens that were not used are given back"
+        ask_all(client(model.url, out, runtime=one_by_one), map(question, range(10, 14)), out)
+        assert sum(rests) < 3 * 1.0, "unused tokens are returned"
     with running(Model(shout, status=429)) as model, pytest.raises(UserError, match=r" 3600 s\. "):
-        asked(client(model.url, out), [question(20)], out)
+        ask_all(client(model.url, out), [question(20)], out)
     assert retry_after({"retry-after": "2.5"}) == 2.5
     assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
     assert retry_after({"retry-after": "soon"}) is retry_after({}) is None
 
 
-def test_what_is_kept_needs_neither_server_nor_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_replies_need_neither_server_nor_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = work(tmp_path / "node")
     with running(Model(shout)) as model:
-        asked(client(model.url, out), [question(0)], out)
+        ask_all(client(model.url, out), [question(0)], out)
     monkeypatch.setitem(sys.modules, "openai", None)
-    assert asked(client(model.url, out), [question(0)], out) == {"question 0": "QUESTION 0"}
+    assert ask_all(client(model.url, out), [question(0)], out) == {"question 0": "QUESTION 0"}
     with pytest.raises(UserError, match=r"pip install -e '\.\[endpoints\]'"):
-        asked(client(model.url, out), [question(1)], out)
+        ask_all(client(model.url, out), [question(1)], out)
 
 
 JSON = st.recursive(
@@ -337,18 +343,18 @@ BODY = st.fixed_dictionaries({}, optional={"choices": st.lists(CHOICE | JSON, ma
 @given(st.one_of(st.text(), BODY.map(json.dumps), JSON.map(json.dumps)))
 def test_any_body_is_a_reply_or_a_reason(body: str) -> None:
     try:
-        reply = read(body)
+        reply = parse_reply(body)
     except NoReply as error:
-        assert error.reason and error.again
+        assert error.reason and error.retryable
         return
-    said = json.loads(body)["choices"][0]["message"]
+    message = json.loads(body)["choices"][0]["message"]
     assert isinstance(reply, Reply)
-    assert reply.text in ("", said.get("refusal"), said.get("content"))
+    assert reply.text in ("", message.get("refusal"), message.get("content"))
 
 
-def test_deep_and_broken_text_is_no_traceback() -> None:
+def test_deep_and_broken_json_raises_no_traceback() -> None:
     for body in ("[" * 100_000, "", "null", "\ufeff{}"):
         with pytest.raises(NoReply):
-            read(body)
+            parse_reply(body)
     content = {"choices": [{"message": {"content": "half \ud800 a pair"}, "finish_reason": "stop"}]}
-    assert read(json.dumps(content)).text == "half \ufffd a pair"
+    assert parse_reply(json.dumps(content)).text == "half \ufffd a pair"

@@ -1,5 +1,5 @@
-"""Whatever a judge's server sends, judgements are present or missing with a reason, the budget is right, and the key
-is in no file and no line of the log."""
+"""Replies of misbehaving judge servers: judgements are present or missing with a reason, the budget is right, and
+neither files nor logs contain the API key."""
 
 import base64
 import copy
@@ -23,7 +23,7 @@ from tests.labelers.judging import block
 from tests.labelers.pools import pool, work
 
 pytest.importorskip("openai")
-KEY = "sk-0/1+2=abcDEF0123456789"  # with signs that every form escapes in its own way
+KEY = "sk-0/1+2=abcDEF0123456789"  # characters that every encoding escapes differently
 FORMS = [
     KEY,
     KEY.encode().hex(),
@@ -47,7 +47,7 @@ def judged(url: str, folder: Path) -> tuple[list[Judgement] | UserError, Jury]:
 
 
 def peak() -> float:
-    """MB of memory that this process had at most since the last look."""
+    """Return the largest memory of this process in MB since the last call."""
     megabytes = int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1000
     Path("/proc/self/clear_refs").write_text("5")
     return megabytes
@@ -74,16 +74,16 @@ def test_judgements_are_there_or_missing_with_a_reason_in_time_and_memory_and_th
         else:
             assert len(judgements) == 2
             assert all(re.search(expected, str(j.error)) if expected else j.error is None for j in judgements)
-        spent, asked = jury.judges[0].spending, server.asked
+        spent, n_requests = jury.judges[0].spending, server.n_requests
         most = jury.cfg.max_tokens or 0
-        assert asked <= spent.calls <= CALLS
-        assert 0 <= spent.input <= spent.calls * 10_000, "a token is a byte or more"
+        assert n_requests <= spent.calls <= CALLS
+        assert 0 <= spent.input <= spent.calls * 10_000, "a token has at least one byte"
         assert 0 <= spent.output <= spent.calls * most
         if name in ("usage of 400 digits", "usage of 1e15", "usage in words"):
             assert spent.output == spent.calls * most
         if not expected:
-            again, _ = judged(server.url, tmp_path)
-            assert again == judgements and server.asked == asked, "what was paid for is kept"
-    told = f"{judgements} {caplog.text}".encode()
-    for place, content in [("told", told), *((f, f.read_bytes()) for f in tmp_path.rglob("*") if f.is_file())]:
+            judgements_again, _ = judged(server.url, tmp_path)
+            assert judgements_again == judgements and server.n_requests == n_requests, "paid replies are cached"
+    output = f"{judgements} {caplog.text}".encode()
+    for place, content in [("told", output), *((f, f.read_bytes()) for f in tmp_path.rglob("*") if f.is_file())]:
         assert not [form for form in FORMS if form.encode() in content], place

@@ -1,4 +1,4 @@
-"""`sample.file`: candidates that somebody has already; every row is used, left out and counted, or told by line."""
+"""Candidates from a file (`sample.file`): every row is used, skipped and counted, or reported with its line."""
 
 import json
 from dataclasses import replace
@@ -18,25 +18,25 @@ Rows = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def asked(built: Path) -> list[Example]:
+def sampled_prompts(built: Path) -> list[Example]:
     return load(Store(built).folder(nodes(built)["sample"]) / "prompts.parquet", Example)
 
 
-def read(folder: Path, asked: list[Example], rows: Rows, **changes: Any) -> tuple[list[Candidate], StageDir]:
-    _, candidates, out = read_both(folder, asked, rows, **changes)
+def read(folder: Path, prompts: list[Example], rows: Rows, **changes: Any) -> tuple[list[Candidate], StageDir]:
+    _, candidates, out = read_both(folder, prompts, rows, **changes)
     return candidates, out
 
 
 def read_both(
-    folder: Path, asked: list[Example], rows: Rows, **changes: Any
+    folder: Path, data_prompts: list[Example], rows: Rows, **changes: Any
 ) -> tuple[list[Example], list[Candidate], StageDir]:
     file = folder / "mine.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     cfg = replace(settings("recipe=tiny").sample, file=str(file), **changes).candidate_file
     assert cfg is not None
     out = StageDir(folder, lambda metrics, step: None)
-    known, later = (None, None) if cfg.own_prompts else (asked, asked[-1].id)
-    prompts, candidates = read_candidates(cfg, known, lambda those: [p for p in those if p.id != later], out)
+    allowed, later = (None, None) if cfg.own_prompts else (data_prompts, data_prompts[-1].id)
+    prompts, candidates = read_candidates(cfg, allowed, lambda items: [p for p in items if p.id != later], out)
     assert {c.prompt_id for c in candidates} <= {p.id for p in prompts}
     return prompts, candidates, out
 
@@ -46,9 +46,9 @@ def request(prompt: Example) -> str:
 
 
 def test_rows_in_every_form_become_candidates_and_what_is_left_out_is_told(
-    asked: list[Example], tmp_path: Path
+    sampled_prompts: list[Example], tmp_path: Path
 ) -> None:
-    prompts = asked
+    prompts = sampled_prompts
     a, b, c, *_, later = prompts
     rows: Rows = [
         {"messages": a.messages, "completions": ["one", "two", "one"], "model": "x"},
@@ -56,58 +56,64 @@ def test_rows_in_every_form_become_candidates_and_what_is_left_out_is_told(
         {"prompt": request(a), "completions": ["two", "four"]},
         {"prompt": request(later), "completions": ["of another round"]},
     ]
-    found, out = read(tmp_path, asked, rows)
-    assert [(x.prompt_id, x.text) for x in found] == [(a.id, t) for t in ("one", "two", "four")] + [(b.id, "three")]
-    assert {(x.policy, x.sampler, x.token_ids, x.finish_reason) for x in found} == {
+    candidates, out = read(tmp_path, sampled_prompts, rows)
+    assert [(x.prompt_id, x.text) for x in candidates] == [(a.id, t) for t in ("one", "two", "four")] + [
+        (b.id, "three")
+    ]
+    assert {(x.policy, x.sampler, x.token_ids, x.finish_reason) for x in candidates} == {
         ("mine.jsonl", "file", None, "stop")
     }
-    assert [x.n_tokens for x in found] == [len(x.text.split()) for x in found], "no model is there to count by"
+    assert [x.n_tokens for x in candidates] == [len(x.text.split()) for x in candidates], (
+        "words are counted without a tokenizer"
+    )
     assert out.warnings[1:] == [
-        "mine.jsonl: 1 rows answer prompts that are not asked now",
-        "mine.jsonl: 2 completions are copies",
-        f"mine.jsonl: {len(prompts) - 3} prompts have no candidate in it",
+        "mine.jsonl: 1 rows were skipped: their prompts are not in this round",
+        "mine.jsonl: 2 completions were skipped as copies",
+        f"mine.jsonl: {len(prompts) - 3} prompts have no candidate in this file",
     ]
     assert out.warnings[0].endswith("columns model are not used")
     (tmp_path / "one").mkdir()
-    single, _ = read(tmp_path / "one", asked, [{"q": request(c), "completion": "x"}], columns={"prompt": "q"})
+    single, _ = read(
+        tmp_path / "one", sampled_prompts, [{"q": request(c), "completion": "x"}], columns={"prompt": "q"}
+    )
     assert [(x.prompt_id, x.text) for x in single] == [(c.id, "x")]
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ({"completions": []}, "completions: is empty"),
         ({"completions": ["a", " "]}, "completions: is empty"),
         ({"completions": ["a", 7]}, "completions: must be text, is int: `labels: {7: WORD, …}` says it in words"),
         (
             {"prompt": "nobody asks this", "completions": ["a"]},
-            "prompt: is none of the data's that are sampled (sample=file takes the file's own)",
+            "prompt: is not a sampled prompt of the data. Type sample=file to use the file's own prompts",
         ),
     ],
 )
 def test_a_row_that_cannot_be_used_is_told_with_its_line_and_may_be_quarantined(
-    row: dict[str, Any], told: str, asked: list[Example], tmp_path: Path
+    row: dict[str, Any], message: str, sampled_prompts: list[Example], tmp_path: Path
 ) -> None:
-    good = {"prompt": request(asked[0]), "completions": ["a"]}
-    rows = [good, {"prompt": request(asked[1]), **row}]
+    good = {"prompt": request(sampled_prompts[0]), "completions": ["a"]}
+    rows = [good, {"prompt": request(sampled_prompts[1]), **row}]
     with pytest.raises(UserError) as error:
-        read(tmp_path, asked, rows)
-    assert str(error.value).startswith(f"{tmp_path / 'mine.jsonl'}: line 2: {told}. 1 of 2 rows")
-    found, _ = read(tmp_path, asked, rows, max_failed=0.5)
-    assert len(found) == 1
+        read(tmp_path, sampled_prompts, rows)
+    assert str(error.value).startswith(f"{tmp_path / 'mine.jsonl'}: line 2: {message}. 1 of 2 rows")
+    candidates, _ = read(tmp_path, sampled_prompts, rows, max_failed=0.5)
+    assert len(candidates) == 1
     [bad] = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
-    assert bad["line"] == 2 and told == f"{bad['field']}: {bad['reason']}"
+    assert bad["line"] == 2 and message == f"{bad['field']}: {bad['reason']}"
 
 
-def test_prompts_of_its_own_are_each_taken_once_with_what_their_rows_state(tmp_path: Path) -> None:
+def test_a_files_own_prompts_are_used_once_with_their_licence(tmp_path: Path) -> None:
     rows: Rows = [
         {"prompt": "Name a colour.", "completions": ["red", "blue"], "terms": "cc0"},
         {"prompt": "Say hello.", "completions": ["Hello there."], "terms": "mit"},
         {"prompt": "name a  COLOUR.", "completions": ["green"], "terms": "mit"},
     ]
     changes = {"sampler": "file", "columns": {"licence": "terms"}}
-    prompts, found, out = read_both(tmp_path, [], rows, **changes)
-    assert sorted((c.text, c.n_tokens, c.policy) for c in found) == [
+    prompts, candidates, out = read_both(tmp_path, [], rows, **changes)
+    assert sorted((c.text, c.n_tokens, c.policy) for c in candidates) == [
         ("Hello there.", 2, "mine.jsonl"),
         *((colour, 1, "mine.jsonl") for colour in ("blue", "green", "red")),
     ]
@@ -118,8 +124,8 @@ def test_prompts_of_its_own_are_each_taken_once_with_what_their_rows_state(tmp_p
     assert not out.warnings
 
 
-def test_a_file_of_something_else_is_told(asked: list[Example], tmp_path: Path) -> None:
+def test_a_file_without_candidates_is_reported(sampled_prompts: list[Example], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"question_id, text.*sample.columns=\{prompt: COLUMN"):
-        read(tmp_path, asked, [{"question_id": 1, "text": "a"}])
+        read(tmp_path, sampled_prompts, [{"question_id": 1, "text": "a"}])
     with pytest.raises(UserError, match="none of its rows"):
-        read(tmp_path, asked, [{"prompt": request(asked[-1]), "completion": "a"}])
+        read(tmp_path, sampled_prompts, [{"prompt": request(sampled_prompts[-1]), "completion": "a"}])

@@ -1,4 +1,4 @@
-"""`sample=openai`: candidates of another model over HTTP, each paid for once, in the chain."""
+"""Candidates of another model over HTTP (`sample=openai`) in the pipeline. Each call is paid for once."""
 
 import json
 import shutil
@@ -34,15 +34,15 @@ def test_candidates_are_the_servers_and_a_rebuild_asks_nothing(chain: Chain, mon
         line = asking(proxy.url, "sample.endpoint.api_key_env=WRITER_KEY")
         build(chain.root, "stage=sample", *line)
         candidates = load(chain.folder("sample", *line) / "candidates.parquet", Candidate)
-        requests = {json.dumps(request, sort_keys=True) for request in model.asked}
-        assert len(candidates) == len(requests) == COUNT, "each by a seed of its own"
-        assert {c.text for c in candidates} == {says(request) for request in model.asked}
+        requests = {json.dumps(request, sort_keys=True) for request in model.requests}
+        assert len(candidates) == len(requests) == COUNT, "every request has another seed"
+        assert {c.text for c in candidates} == {says(request) for request in model.requests}
         assert {(c.policy, c.sampler, c.token_ids, c.finish_reason) for c in candidates} == {
             ("writer", "openai", None, "stop")
         }
-        before = len(model.asked)
+        before = len(model.requests)
         build(chain.root, "stage=sample", "rebuild=sample", *line)
-        assert len(model.asked) == before
+        assert len(model.requests) == before
         assert chain.manifest("sample", *line)["metrics"]["calls"]["sample.endpoint"]["kept"] == COUNT
     for file in chain.root.rglob("*"):
         assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
@@ -56,7 +56,7 @@ def test_candidates_that_overtake_each_other_make_one_file(chain: Chain) -> None
             build(chain.root, "stage=sample", "rebuild=sample", *line)
             files.add((chain.folder("sample", *line) / "candidates.parquet").read_bytes())
             shutil.rmtree(chain.root / "cache" / "calls")
-        assert len(model.asked) == 2 * COUNT
+        assert len(model.requests) == 2 * COUNT
     assert len(files) == 1
 
 
@@ -64,9 +64,9 @@ def test_a_candidate_that_does_not_come_is_missing_and_too_many_stop(chain: Chai
     def refuse(request: Request) -> str:
         return "" if request["seed"] % 20 else "x"
 
-    with running(Model(refuse, refusal="I will not.")) as model, pytest.raises(UserError) as told:
+    with running(Model(refuse, refusal="I will not.")) as model, pytest.raises(UserError) as error:
         build(chain.root, "stage=sample", *asking(model.url))
-    assert "96 of 96 candidates are missing" in str(told.value)
+    assert "96 of 96 candidates are missing" in str(error.value)
     with running(Model(says)) as model, running(Proxy(model, 0.05, 0.0, ("500",))) as proxy:
         line = asking(proxy.url, "sample.endpoint.runtime.retries=0")
         build(chain.root, "stage=sample", *line)
@@ -77,21 +77,22 @@ def test_a_candidate_that_does_not_come_is_missing_and_too_many_stop(chain: Chai
 
 
 def test_what_did_not_come_is_asked_for_again_until_it_has_come_and_nothing_else_is(chain: Chain) -> None:
-    """Each prompt fills a shard; most of those with a candidate missing have the other."""
+    """Request only missing candidates again. Each prompt fills a shard, and most prompts with a missing candidate have
+    the other one."""
     with running(Model(says)) as model, running(Proxy(model, 0.4, 0.0, ("500",))) as proxy:
         line = asking(
             proxy.url, "sample.endpoint.runtime.retries=0", "sample.runtime.shard_size=1", "sample.max_failed=0"
         )
         left = COUNT
         for _ in range(2):
-            asked = len(model.asked)
-            with pytest.raises(UserError, match=r"candidates are missing; ") as told:
+            n_before = len(model.requests)
+            with pytest.raises(UserError, match=r"candidates are missing; ") as error:
                 build(chain.root, "stage=sample", *line)
-            left -= len(model.asked) - asked
-            assert f"{left} of {COUNT} candidates are missing" in str(told.value)
+            left -= len(model.requests) - n_before
+            assert f"{left} of {COUNT} candidates are missing" in str(error.value)
         proxy.share = 0.0
         build(chain.root, "stage=sample", *line)
-        assert len(model.asked) == COUNT, "no call whose answer had come was made again"
+        assert len(model.requests) == COUNT, "answered calls are not repeated"
         assert len(load(chain.folder("sample", *line) / "candidates.parquet", Candidate)) == COUNT
         assert not chain.manifest("sample", *line)["warnings"]
 
@@ -111,10 +112,10 @@ def test_what_cannot_change_an_answer_is_not_in_the_fingerprint(chain: Chain) ->
         assert fingerprint(f"sample.endpoint.{other}") != plain
 
 
-def test_a_budget_that_ends_leaves_what_is_paid_for_to_the_next_command(chain: Chain, tmp_path: Path) -> None:
+def test_paid_replies_remain_after_the_budget_ends(chain: Chain, tmp_path: Path) -> None:
     with running(Model(says)) as model:
         with pytest.raises(UserError, match=r"^sample.endpoint.budget.calls=50 .*: 50 calls"):
             build(chain.root, "stage=sample", *asking(model.url, "sample.endpoint.budget.calls=50"))
-        assert len(model.asked) == 50
+        assert len(model.requests) == 50
         build(chain.root, "stage=sample", *asking(model.url, "sample.endpoint.budget.calls=96"))
-        assert len(model.asked) == COUNT
+        assert len(model.requests) == COUNT

@@ -1,4 +1,4 @@
-"""Linear layers laid out for inference on a CPU: the plain model's function, its weights in memory once."""
+"""Prepacked linear layers on a CPU: the same logits as the plain model, with the weights in memory once."""
 
 import weakref
 from pathlib import Path
@@ -33,13 +33,13 @@ FAMILIES = {
 }
 PRECISIONS = [
     (torch.float32, 1e-5),
-    # Rounded to 8 bits in every one of two layers, of sums in another order.
+    # bf16 rounds to 8 bits in both layers, after sums in another order.
     pytest.param(torch.bfloat16, 0.02, marks=pytest.mark.skipif(not BF16, reason="a CPU that emulates bf16")),
 ]
 
 
-def made(family: str, dtype: torch.dtype = torch.float32, bias: bool = False) -> PreTrainedModel:
-    """A tiny model whose biases, too, say something."""
+def make_model(family: str, dtype: torch.dtype = torch.float32, bias: bool = False) -> PreTrainedModel:
+    """Return a tiny model with random biases."""
     torch.manual_seed(0)
     model = FAMILIES[family](bias)
     for name, parameter in model.named_parameters():
@@ -57,19 +57,21 @@ def linears(model: torch.nn.Module) -> list[torch.nn.Module]:
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
-def test_logits_are_the_plain_models(family: str, dtype: torch.dtype, tolerance: float, bias: bool, rows: int) -> None:
-    """Laid out for seven rows; any number may come."""
+def test_prepacked_logits_equal_the_plain_models(
+    family: str, dtype: torch.dtype, tolerance: float, bias: bool, rows: int
+) -> None:
+    """Prepack for seven rows, and multiply any number of rows."""
     ids = torch.randint(3, 600, (rows, 4), generator=torch.Generator().manual_seed(1))
-    plain, laid_out = made(family, dtype, bias), prepack(made(family, dtype, bias), 7)
+    plain, laid_out = make_model(family, dtype, bias), prepack(make_model(family, dtype, bias), 7)
     layers = [layer for layer in laid_out.modules() if isinstance(layer, Prepacked)]
     assert not linears(laid_out) and len(layers) == len(linears(plain))
     assert any(layer.bias is not None for layer in layers) == bias
-    expected, found = plain(ids).logits.float(), laid_out(ids).logits.float()
-    assert float((found - expected).norm() / expected.norm()) < tolerance
+    expected, logits = plain(ids).logits.float(), laid_out(ids).logits.float()
+    assert float((logits - expected).norm() / expected.norm()) < tolerance
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_plain_weight_is_gone_before_the_next_is_laid_out(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_weight_is_freed_before_the_next_is_prepacked(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = LlamaForCausalLM(LlamaConfig(tie_word_embeddings=tied, **SHAPE)).eval()
     embedding = model.get_input_embeddings().weight
     weights = [weakref.ref(layer.weight) for layer in linears(model)]
@@ -88,39 +90,45 @@ def test_a_plain_weight_is_gone_before_the_next_is_laid_out(tied: bool, monkeypa
 
 
 def test_layers_on_other_devices_and_of_other_precisions_are_left_alone() -> None:
-    for model in (made("llama").to("meta"), made("llama", torch.float64), made("llama", torch.float16)):
+    for model in (
+        make_model("llama").to("meta"),
+        make_model("llama", torch.float64),
+        make_model("llama", torch.float16),
+    ):
         before = linears(model)
         assert before and linears(prepack(model, 7)) == before
 
 
 def test_bf16_that_a_cpu_emulates_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    assert len(linears(prepack(made("llama", torch.bfloat16), 7))) == len(linears(made("llama")))
-    assert not linears(prepack(made("llama"), 7))
+    assert len(linears(prepack(make_model("llama", torch.bfloat16), 7))) == len(linears(make_model("llama")))
+    assert not linears(prepack(make_model("llama"), 7))
 
 
-def test_without_onednn_nothing_of_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where PyTorch is built without, it has no such operations."""
+def test_without_onednn_no_onednn_operation_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call no oneDNN operation if PyTorch was built without oneDNN."""
 
     def unknown() -> bool:
         raise AttributeError
 
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", unknown)
-    assert len(linears(prepack(made("llama"), 7))) == len(linears(made("llama")))
+    assert len(linears(prepack(make_model("llama"), 7))) == len(linears(make_model("llama")))
 
 
 @torch.inference_mode()
-def test_a_model_under_an_adapter_says_the_same() -> None:
-    """The adapter's own layers stay; the plain ones that they wrap are laid out."""
-    model = adapters.attach(made("llama"), LoRA(rank=4, alpha=8, target_modules=["all-linear"]), seed=0).eval()
+def test_a_model_under_an_adapter_has_the_same_logits() -> None:
+    """Keep the adapter's layers, and prepack the plain layers inside them."""
+    model = adapters.attach_new_adapter(
+        make_model("llama"), LoRA(rank=4, alpha=8, target_modules=["all-linear"]), seed=0
+    ).eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     ids = torch.tensor([prompts(1)[0]])
     expected, kinds = model(ids).logits, [type(layer).__module__ for layer in model.modules()]
-    found = prepack(model, 7)(ids).logits
-    assert torch.allclose(found, expected, atol=1e-5)
+    logits = prepack(model, 7)(ids).logits
+    assert torch.allclose(logits, expected, atol=1e-5)
     left = [type(layer).__module__ for layer in model.modules()]
     assert [kind for kind in left if kind.startswith("peft")] == [kind for kind in kinds if kind.startswith("peft")]
 
@@ -134,9 +142,9 @@ def test_layers_in_4_bits_are_left_alone(_: None) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_opened_sampler_says_what_transformers_generates(family: str, tmp_path: Path) -> None:
-    """Greedily, in fp32: token for token."""
-    made(family, bias=True).save_pretrained(tmp_path)
+def test_an_opened_sampler_generates_what_transformers_generates(family: str, tmp_path: Path) -> None:
+    """Compare greedy tokens in fp32 one by one."""
+    make_model(family, bias=True).save_pretrained(tmp_path)
     cfg = settings("recipe=tiny", "precision=fp32", "sample.max_new_tokens=12").sample
     cfg.runtime.device, cfg.runtime.batch_size = "cpu", 5
     sampler = HFSampler.open(tmp_path, [2], cfg)

@@ -1,4 +1,4 @@
-"""The sampler: equal to transformers' own generation where both are defined, and independent of batch and order."""
+"""The sampler `hf`: equal to transformers' generation where both are defined, and independent of batch and order."""
 
 import copy
 import math
@@ -27,10 +27,10 @@ from transformers import (
 )
 
 from stages.hardware import machine, memory
-from stages.models import contract
+from stages.models.contract import load_contract
 from stages.models.loading import load_model
-from stages.models.packing import only_attends, pack_pairs, pack_segments
-from stages.samplers.drawing import blocks, gumbel_max, nucleus
+from stages.models.packing import has_only_attention, pack_pairs, pack_segments
+from stages.samplers.drawing import gumbel_max, nucleus, to_blocks
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import SHORTEST_SHARED, HFSampler, Slots, shared_beginnings
 from stages.samplers.sampler import Completion, Request, Sampler
@@ -81,50 +81,50 @@ def test_greedy_is_transformers_generate_token_for_token(name: str) -> None:
     requests = [Request(f"{i:04x}", [], ids, [0.0], 0) for i, ids in enumerate(prompts(12))]
     first = complete(model, requests, rows=5)
     stop = Counter(c[0].token_ids[4] for c in first.values()).most_common(1)[0][0]  # so that some rows end early
-    found = complete(model, requests, rows=5, stop=stop)
+    completions = complete(model, requests, rows=5, stop=stop)
     for request in requests:
         ids = torch.tensor([request.token_ids])
         expected = model.generate(ids, do_sample=False, max_new_tokens=12, eos_token_id=stop, pad_token_id=0)
-        assert found[request.id][0].token_ids == expected[0, ids.shape[1] :].tolist()
-    assert {c[0].finish_reason for c in found.values()} == {"stop", "length"}
+        assert completions[request.id][0].token_ids == expected[0, ids.shape[1] :].tolist()
+    assert {c[0].finish_reason for c in completions.values()} == {"stop", "length"}
 
 
 @pytest.mark.parametrize(("room", "places"), [(0, 1), (3.5, 3), (1000, 8)])
-def test_where_memory_is_short_fewer_rows_are_decoded_at_once_to_the_same(
+def test_short_memory_decodes_fewer_rows_at_once_with_the_same_result(
     room: float, places: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`room`: rows whose keys and values fit in what is free of the memory for them."""
+    """Decode as many rows as fit. `room`: rows whose keys and values fit into free memory."""
     torch.manual_seed(0)
     model = ARCHITECTURES["qwen3"]().eval()
     requests = [Request(f"{i:04x}", [], ids, [1.0, 0.0], 0) for i, ids in enumerate(prompts(12))]
     expected = complete(copy.deepcopy(model), requests, rows=8)
     row = 2 * 4 * SHAPE["num_hidden_layers"] * SHAPE["num_key_value_heads"] * 8  # bytes of a token: heads of 8, fp32
     row *= max(len(r.token_ids) for r in requests) + 12
-    held = list[tuple[int, int]]()
+    allocations = list[tuple[int, int]]()
     allocate = Slots._allocate
 
     def watched(self: Slots, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         allocate(self, layer, keys, values)
-        held.append((len(self.keys[layer]), self.keys[layer].nbytes + self.values[layer].nbytes))
+        allocations.append((len(self.keys[layer]), self.keys[layer].nbytes + self.values[layer].nbytes))
 
     monkeypatch.setattr(Slots, "_allocate", watched)
-    monkeypatch.setattr(machine, "free_memory", lambda: int(room * row / memory.CACHED))
-    found = complete(model, requests, rows=8)
-    assert set(held) == {(places, places * row // SHAPE["num_hidden_layers"])}
+    monkeypatch.setattr(machine, "free_memory", lambda: int(room * row / memory.CACHE_SHARE))
+    completions = complete(model, requests, rows=8)
+    assert set(allocations) == {(places, places * row // SHAPE["num_hidden_layers"])}
     for request in requests:
-        for a, b in zip(expected[request.id], found[request.id], strict=True):
+        for a, b in zip(expected[request.id], completions[request.id], strict=True):
             assert (a.token_ids, a.finish_reason) == (b.token_ids, b.finish_reason)
             assert a.logprob == pytest.approx(b.logprob, abs=1e-4)  # up to 12 tokens in fp32
 
 
 def test_samples_do_not_depend_on_batch_order_or_company(built: Path) -> None:
     folder = next((built / "sft").glob("*/model"))
-    model, terms = load_model(folder), contract.load(folder)
+    model, contract = load_model(folder), load_contract(folder)
     examples = load(next((built / "sample").glob("*/prompts.parquet")), Example)[:20]
-    requests = [Request(e.id, e.messages, terms.prompt(e.messages), [2.0, 0.0, 0.7, 2.0], 0) for e in examples]
-    together = complete(model, requests, rows=64, stop=terms.stop_ids[0])
-    small = complete(model, requests[::-1], rows=3, stop=terms.stop_ids[0])
-    alone = complete(model, requests[7:8], rows=1, stop=terms.stop_ids[0])
+    requests = [Request(e.id, e.messages, contract.prompt(e.messages), [2.0, 0.0, 0.7, 2.0], 0) for e in examples]
+    together = complete(model, requests, rows=64, stop=contract.stop_ids[0])
+    small = complete(model, requests[::-1], rows=3, stop=contract.stop_ids[0])
+    alone = complete(model, requests[7:8], rows=1, stop=contract.stop_ids[0])
     tokens = {i: [c.token_ids for c in completions] for i, completions in together.items()}
     assert tokens == {i: [c.token_ids for c in completions] for i, completions in small.items()}
     assert tokens[requests[7].id] == [c.token_ids for c in alone[requests[7].id]]
@@ -143,45 +143,45 @@ LIKE = [
 ]
 
 
-def test_prompts_that_begin_alike_are_read_once_as_far_as_they_do() -> None:
+def test_a_shared_beginning_of_prompts_is_read_once() -> None:
     order, continued, lengths = shared_beginnings(LIKE)
     assert sorted(order) == list(range(len(LIKE)))
     for place, (index, whole, length) in enumerate(zip(order, continued, lengths, strict=True)):
         assert LIKE[index][:length] == LIKE[order[whole]][:length]
         assert length == 0 if whole == place else length >= SHORTEST_SHARED
-        assert lengths[whole] == 0, "what is continued is read whole"
+        assert lengths[whole] == 0, "a prompt that others continue is read whole"
     assert sum(lengths) == 4 * len(OPENING)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_beginning_that_was_read_for_another_prompt_gives_the_same_answer(name: str) -> None:
+def test_a_shared_beginning_gives_the_same_answer(name: str) -> None:
     torch.manual_seed(0)
     model = ARCHITECTURES[name]().eval()
     requests = [Request(f"{i:016x}", [], [*prompt, 5], [0.0], 0) for i, prompt in enumerate(LIKE)]
     together = complete(model, requests, rows=16)
     alone = {request.id: complete(model, [request], rows=16)[request.id] for request in requests}
-    assert {i: [c.token_ids for c in found] for i, found in together.items()} == {
-        i: [c.token_ids for c in found] for i, found in alone.items()
+    assert {i: [c.token_ids for c in completions] for i, completions in together.items()} == {
+        i: [c.token_ids for c in completions] for i, completions in alone.items()
     }
 
 
 def test_generate_draws_the_same(built: Path) -> None:
-    """The sampler for models that ours cannot hold, on one that it can: token for token, with the same log-probs."""
+    """Compare the sampler `generate` with `hf` on a model for both, by tokens and log-probs."""
     folder = next((built / "sft").glob("*/model"))
-    terms = contract.load(folder)
+    contract = load_contract(folder)
     examples = load(next((built / "sample").glob("*/prompts.parquet")), Example)[:20]
-    requests = [Request(e.id, e.messages, terms.prompt(e.messages), [1.3, 0.0, 0.7], 0) for e in examples]
-    ours = complete(load_model(folder), requests, rows=64, stop=terms.stop_ids[0])
-    theirs = complete(load_model(folder), requests, rows=7, stop=terms.stop_ids[0], kind=GenerateSampler)
+    requests = [Request(e.id, e.messages, contract.prompt(e.messages), [1.3, 0.0, 0.7], 0) for e in examples]
+    by_hf = complete(load_model(folder), requests, rows=64, stop=contract.stop_ids[0])
+    by_generate = complete(load_model(folder), requests, rows=7, stop=contract.stop_ids[0], kind=GenerateSampler)
     for request in requests:
-        for a, b in zip(ours[request.id], theirs[request.id], strict=True):
+        for a, b in zip(by_hf[request.id], by_generate[request.id], strict=True):
             assert (a.token_ids, a.finish_reason) == (b.token_ids, b.finish_reason)
             assert a.logprob == pytest.approx(b.logprob, abs=1e-4)  # up to 12 tokens in fp32
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_generate_draws_the_same_from_a_model_that_was_used_before(name: str) -> None:
-    """Laid out for packed rows by the other sampler, and with settings of its own for `generate`."""
+    """Use a model that `hf` has changed for packed rows, and that has settings for `generate`."""
     torch.manual_seed(0)
     model = ARCHITECTURES[name]().eval()
     requests = [Request(f"{i:04x}", [], ids, [0.9, 0.0], 0) for i, ids in enumerate(prompts(12))]
@@ -189,9 +189,9 @@ def test_generate_draws_the_same_from_a_model_that_was_used_before(name: str) ->
     complete(model, requests[:1], rows=2)
     model.generation_config.repetition_penalty = 5.0
     used = complete(model, requests, rows=5, kind=GenerateSampler)
-    ours = complete(model, requests, rows=5)
+    by_hf = complete(model, requests, rows=5)
     for request in requests:
-        for a, b, c in zip(fresh[request.id], used[request.id], ours[request.id], strict=True):
+        for a, b, c in zip(fresh[request.id], used[request.id], by_hf[request.id], strict=True):
             assert a.token_ids == b.token_ids == c.token_ids
             assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
 
@@ -207,15 +207,15 @@ def test_a_model_that_reads_packed_rows_completes_no_prompts(
         complete(model, [Request("aa", [], [5, 6], [0.0], 0)], rows=1, kind=kind)
 
 
-def test_a_model_with_a_state_of_its_own_is_left_to_generate() -> None:
+def test_a_recurrent_model_is_sampled_by_generate() -> None:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 600, "state_size": 4}
     model = MambaForCausalLM(MambaConfig(**sizes)).eval()
-    assert not only_attends(model)
-    assert all(only_attends(make()) for make in ARCHITECTURES.values())
+    assert not has_only_attention(model)
+    assert all(has_only_attention(make()) for make in ARCHITECTURES.values())
     requests = [Request(f"{i:04x}", [], ids, [0.0, 1.0], 0) for i, ids in enumerate(prompts(5))]
-    found = complete(model, requests, rows=1, kind=GenerateSampler)
-    assert all(len(c.token_ids) == 12 for completions in found.values() for c in completions)
+    completions = complete(model, requests, rows=1, kind=GenerateSampler)
+    assert all(len(c.token_ids) == 12 for several in completions.values() for c in several)
 
 
 def test_another_seed_draws_something_else(built: Path) -> None:
@@ -237,19 +237,18 @@ def test_the_log_prob_is_that_of_the_tokens_at_temperature_one(name: str) -> Non
 
 
 def test_drawn_tokens_follow_the_distribution() -> None:
-    """χ² at temperature 2 over a vocabulary of two blocks; the bound is the 1 - 1e-6 quantile, so a right sampler
-    never fails."""
+    """Bound χ² at temperature 2, over a vocabulary of two blocks, by its 1 - 1e-6 quantile."""
     draws = 40_000
     logits = torch.full((300,), -40.0)
-    wanted = {3: 0.4, 100: 0.25, 255: 0.2, 256: 0.1, 299: 0.05}
-    for token, probability in wanted.items():
+    expected = {3: 0.4, 100: 0.25, 255: 0.2, 256: 0.1, 299: 0.05}
+    for token, probability in expected.items():
         logits[token] = 2 * math.log(probability)
     uniform = torch.rand(draws, 2 + 256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     noise = -torch.log(-torch.log(uniform)).float()
-    tokens, _ = gumbel_max(blocks(logits.expand(draws, -1)), torch.full((draws,), 2.0), noise)
-    found = Counter(tokens.tolist())
-    assert set(found) == set(wanted)
-    chi2 = sum((found[t] - p * draws) ** 2 / (p * draws) for t, p in wanted.items())
+    tokens, _ = gumbel_max(to_blocks(logits.expand(draws, -1)), torch.full((draws,), 2.0), noise)
+    counts = Counter(tokens.tolist())
+    assert set(counts) == set(expected)
+    chi2 = sum((counts[t] - p * draws) ** 2 / (p * draws) for t, p in expected.items())
     assert chi2 < 33.4  # 4 degrees of freedom
 
 
@@ -259,13 +258,13 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     assert nucleus(logits, 1.0) is logits
 
 
-def test_the_sampler_that_is_asked_for_samples(chain: Chain) -> None:
-    """`generate` draws what `hf` draws, in fp32, and every candidate says who drew it."""
+def test_the_configured_sampler_samples(chain: Chain) -> None:
+    """Draw the same with `generate` and `hf` in fp32, and store the sampler's name in every candidate."""
     build(chain.root, "stage=sample", "sample.sampler=generate")
-    ours, theirs = (
+    by_hf, by_generate = (
         load(chain.folder("sample", *chosen) / "candidates.parquet", Candidate)
         for chosen in ((), ("sample.sampler=generate",))
     )
-    assert {c.sampler for c in ours} == {"hf"}
-    assert {c.sampler for c in theirs} == {"generate"}
-    assert [(c.candidate_id, c.token_ids) for c in ours] == [(c.candidate_id, c.token_ids) for c in theirs]
+    assert {c.sampler for c in by_hf} == {"hf"}
+    assert {c.sampler for c in by_generate} == {"generate"}
+    assert [(c.candidate_id, c.token_ids) for c in by_hf] == [(c.candidate_id, c.token_ids) for c in by_generate]

@@ -1,4 +1,4 @@
-"""Every kind of constraint against answers by hand, and against what no answer is."""
+"""Every kind of constraint, against handwritten answers and against texts that are no answer."""
 
 import random
 import time
@@ -11,10 +11,10 @@ from stages.tasks.checks import CHECKS
 from stages.tasks.constraint import CONSTRAINTS, known_constraints
 
 BY_HAND = Path(__file__).parent / "answers"
-EACH = 6  # answers of either sort, at least
+EACH = 6  # smallest number of good answers, and of near misses
 
 KINDS = sorted(known_constraints())
-MOST = 150  # above every count in an answer by hand
+MOST = 150  # above every count in a handwritten answer
 NAMED = {"word", "words", "phrase", "sentence", "name", "marker", "tag", "labels", "keys", "text", "one"}
 NO_WORD = "zyxgloop"
 FORBID = ("avoid_words",)
@@ -38,7 +38,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_a_checker_tells_good_answers_from_near_misses() -> None:
+def test_a_checker_separates_good_answers_from_near_misses() -> None:
     wrong = []
     for kind in KINDS:
         answers, holds = ANSWERS[kind], CONSTRAINTS[kind].holds
@@ -65,7 +65,7 @@ def test_every_wording_has_its_parameters() -> None:
 
 
 def test_a_count_decides_as_the_wording_says() -> None:
-    """`exactly`: of all counts one holds. `at least` or `at most`: they hold up to a point, or from one on."""
+    """For `exactly`, one count holds. For `at least` and `at most`, counts hold up to a limit, or from a limit on."""
     wrong = []
     for kind in COUNTING:
         params, holds = ANSWERS[kind]["params"], CONSTRAINTS[kind].holds
@@ -77,7 +77,7 @@ def test_a_count_decides_as_the_wording_says() -> None:
     assert not wrong
 
 
-def test_what_is_named_is_what_has_to_be_there() -> None:
+def test_parameters_in_a_wording_are_those_of_the_check() -> None:
     wrong = []
     for kind in NAMING:
         params, holds = ANSWERS[kind]["params"], CONSTRAINTS[kind].holds
@@ -90,17 +90,17 @@ def test_what_is_named_is_what_has_to_be_there() -> None:
     assert not wrong
 
 
-def test_no_text_makes_a_checker_fail_or_linger() -> None:
+def test_no_text_makes_a_checker_raise_or_run_long() -> None:
     wrong = []
     for kind in KINDS:
         params, started = ANSWERS[kind].get("params", {}), time.process_time()
         for text in ODD:
             try:
-                decided = CONSTRAINTS[kind].kept(text.strip(), **params)
+                decided = CONSTRAINTS[kind].is_satisfied(text.strip(), **params)
             except Exception as error:
                 wrong.append(f"{kind}: {text[:9]!r}: {error!r}")
             else:
                 wrong += [f"{kind}: {decided!r}"] if decided not in (True, False) else []
-        if time.process_time() - started > SLOW or CONSTRAINTS[kind].kept("", **params):
+        if time.process_time() - started > SLOW or CONSTRAINTS[kind].is_satisfied("", **params):
             wrong.append(f"{kind}: lingers, or takes an empty answer")
     assert not wrong

@@ -1,4 +1,4 @@
-"""Open requests under constraints: who is asked what, and what no answer passes."""
+"""Open requests with constraints: the kinds in each group, and the answers that pass no prompt's checks."""
 
 from collections import Counter
 
@@ -7,9 +7,9 @@ import pytest
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.store.records import Example
 from stages.tasks.checks import share_passed
-from stages.tasks.constraint import CONSTRAINTS, Side, clash, known_constraints
+from stages.tasks.constraint import CONSTRAINTS, Side, known_constraints, may_clash
 from stages.tasks.generator import known_families
-from stages.tasks.open_requests import HOW_MANY, SIDES, TRAINED, echoes, generate, members, stems
+from stages.tasks.open_requests import HOW_MANY, SIDES, TRAINED, generate, is_echo, kinds_of_group, stems
 
 COUNTS = dict.fromkeys(SIDES, 120) | dict.fromkeys(TRAINED, 600)
 
@@ -23,13 +23,13 @@ def kinds_of(example: Example) -> list[str]:
     return [check.kind for check in example.checks if check.kind in CONSTRAINTS]
 
 
-def test_there_are_kinds_enough_on_every_side() -> None:
+def test_every_side_has_enough_kinds() -> None:
     sides = Counter(kind.side for kind in known_constraints().values())
     assert sides[Side.train] >= 28
     assert sides[Side.validation] >= 8
-    assert len(members("unseen_kinds")) >= 16
-    assert len(members("unseen_areas")) >= 8
-    assert len({kind.area for kind in members("unseen_areas")}) >= 2
+    assert len(kinds_of_group("unseen_kinds")) >= 16
+    assert len(kinds_of_group("unseen_areas")) >= 8
+    assert len({kind.area for kind in kinds_of_group("unseen_areas")}) >= 2
     assert len({kind.area for kind in CONSTRAINTS.values()}) >= 8
 
 
@@ -58,31 +58,31 @@ def test_prompts_differ_and_the_seed_decides_them(examples: list[Example]) -> No
 def test_constraints_of_a_prompt_never_clash(examples: list[Example]) -> None:
     for e in examples:
         kinds = [CONSTRAINTS[kind] for kind in kinds_of(e)]
-        assert not any(clash(one, other) for i, one in enumerate(kinds) for other in kinds[:i])
+        assert not any(may_clash(one, other) for i, one in enumerate(kinds) for other in kinds[:i])
 
 
 def test_trained_prompts_have_the_mix_and_others_one_constraint(examples: list[Example]) -> None:
     counts = Counter(len(kinds_of(e)) for e in examples if e.split in ("sft", "preference"))
     for many, share in HOW_MANY.items():
         assert counts[many] / counts.total() == pytest.approx(share, abs=0.05)
-    others = [e for e in examples if e.split in ("validation", "test")]
-    assert {len(kinds_of(e)) for e in others if e.group != "open_plain"} == {1}
-    assert {len(kinds_of(e)) for e in others if e.group == "open_plain"} == {0}
+    held_out = [e for e in examples if e.split in ("validation", "test")]
+    assert {len(kinds_of(e)) for e in held_out if e.group != "open_plain"} == {1}
+    assert {len(kinds_of(e)) for e in held_out if e.group == "open_plain"} == {0}
 
 
 def test_kinds_of_a_test_have_as_many_prompts_each(examples: list[Example]) -> None:
     for group in ("unseen_kinds", "unseen_areas"):
-        asked = Counter(e.task for e in examples if e.group == group)
-        assert max(asked.values()) - min(asked.values()) <= 1
-        assert asked.keys() == {kind.name for kind in members(group)}
+        counts = Counter(e.task for e in examples if e.group == group)
+        assert max(counts.values()) - min(counts.values()) <= 1
+        assert counts.keys() == {kind.name for kind in kinds_of_group(group)}
 
 
 def test_no_answer_passes_that_is_empty_an_echo_or_off_topic(examples: list[Example]) -> None:
-    """An echo is told by the rules of curation, where a check does not refuse it already."""
+    """Refuse echoes by a check or by the rules of curation."""
     for e in examples:
         prompt = e.messages[-1]["content"]
         assert share_passed(e.checks, "") == 0
-        assert share_passed(e.checks, prompt) < 1 or echoes(prompt, prompt)
+        assert share_passed(e.checks, prompt) < 1 or is_echo(prompt, prompt)
         assert share_passed(e.checks, "Nobody knows.") < 1
 
 
