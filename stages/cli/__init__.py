@@ -1,1 +1,1 @@
-"""The command line: with run.py, all that knows Hydra."""
+"""The command line. Only this package and run.py use Hydra."""

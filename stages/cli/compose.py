@@ -1,4 +1,4 @@
-"""Around Hydra: what the command line may look like, and what a composed configuration says."""
+"""Prepare the command line for Hydra, and turn a composed configuration into a checked Config, a store and a graph."""
 
 import os
 import re
@@ -14,14 +14,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from stages.cli import recipes, spelling, unread
-from stages.cli.explain import no_setting
+from stages.cli.explain import unknown_setting_message
 from stages.config.blocks.models import Own
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Command, Precision
 from stages.config.errors import Errors, UserError
 from stages.config.schema import Config
 from stages.hardware import machine, process
-from stages.pipeline.graph import graph
+from stages.pipeline.graph import wire_graph
 from stages.preflight import building, constraints, servers
 from stages.store import source_files
 from stages.store.node import Node
@@ -32,34 +32,34 @@ FREE = re.compile(rf"({spelling.FREE})=")
 
 
 def normalise(argv: list[str]) -> list[str]:
-    """`-m` may stand anywhere; dicts of any keys need no plus sign: TRL's arguments (`sft.trainer.weight_decay=0.1`),
-    the options of one's own parts. A path that is typed takes the place of random weights, and the other way round.
-    With preferences of a file all of them become pairs, where nothing else is said of pairs.
+    """Return the command line as Hydra reads it: `-m` first, and `++` before keys of open dicts (`sft.trainer.x`).
+
+    A typed `model.path` replaces random weights, `model.random_init` replaces a path, and `label=dataset` adds
+    `pairs=all`.
 
     Raises:
-        UserError: for an argument that Hydra cannot take.
+        UserError: for an argument that Hydra cannot read.
     """
-    if os.environ.get(OUTPUTS) == "":  # Hydra would begin to write at the root of the file system
-        raise UserError(f"{OUTPUTS} names no folder: set it to one, or unset it.")
+    if os.environ.get(OUTPUTS) == "":  # otherwise Hydra writes to the root of the file system
+        raise UserError(f"{OUTPUTS} is empty. Set it to a folder, or unset it.")
     options = [a for a in argv if a in ("-m", "--multirun")]
-    given = [a for a in argv if a not in options]
-    for argument in given:
-        spelling.refuse(argument)
-    rest = [f"++{a}" if FREE.match(a) else a for a in given]
-    typed = {key: value for key, value in recipes.overrides(argv).items() if value != "null"}
+    arguments = [a for a in argv if a not in options]
+    for argument in arguments:
+        spelling.validate_argument(argument)
+    line = [f"++{a}" if FREE.match(a) else a for a in arguments]
+    typed = {key: value for key, value in recipes.typed_values(argv).items() if value != "null"}
     path, random = "model.path" in typed, any(key.startswith("model.random_init") for key in typed)
-    follows = []
+    implied = []
     if "model" not in typed and (path or random):
-        follows.append("model=tiny" if random else "model.random_init=null")
+        implied.append("model=tiny" if random else "model.random_init=null")
     if typed.get("label") == "dataset" and "pairs" not in typed:
-        follows.append("pairs=all")
-    return options + rest + [each for each in [*follows, *unlogged(argv)] if each not in rest]
+        implied.append("pairs=all")
+    return options + line + [each for each in [*implied, *unlogged_overrides(argv)] if each not in line]
 
 
-def unlogged(argv: list[str]) -> list[str]:
-    """Return the overrides that keep Hydra from writing to a store that may only be read, as another user's: no folder
-    and no log of this command. A sweep needs both."""
-    typed = recipes.overrides(argv).get("outputs", "").strip("'\"")
+def unlogged_overrides(argv: list[str]) -> list[str]:
+    """Return the overrides that turn off Hydra's folder and log file for a read-only store; none for a sweep."""
+    typed = recipes.typed_values(argv).get("outputs", "").strip("'\"")
     root = Path(typed or os.environ.get(OUTPUTS, "outputs"))
     if Store(root).writable or {"-m", "--multirun"} & {*argv}:
         return []
@@ -67,8 +67,8 @@ def unlogged(argv: list[str]) -> list[str]:
     return ["hydra.run.dir=.", "hydra.output_subdir=null", *logs]
 
 
-def caches(root: Path) -> None:
-    """Keep the libraries' own files under the store. Downloaded models stay in the hub's shared cache."""
+def set_cache_folders(root: Path) -> None:
+    """Put the caches of libraries under the store. Downloaded models stay in the hub's shared cache."""
     cache = (root / "cache").resolve()
     for variable, name in {
         "HF_DATASETS_CACHE": "datasets",
@@ -80,39 +80,39 @@ def caches(root: Path) -> None:
 
 
 def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tuple[Config, Store, dict[str, Node]]:
-    """What a composed configuration says: typed and checked, with its artifact store, and as a graph.
+    """Return a composed configuration as a checked Config, its artifact store, and its nodes by name.
 
     Args:
-        overrides: those of this job, before Hydra runs it and says so itself.
+        overrides: the overrides of this job, if Hydra does not run it yet.
 
     Raises:
-        UserError: for what is missing, unknown or cannot work.
+        UserError: for settings that are missing or unknown, or cannot work.
     """
-    process.prepare()  # a job of a sweep may be a process of its own
+    process.prepare()  # a sweep may run each job in a separate process
     if missing := sorted(OmegaConf.missing_keys(composed)):
-        raise UserError(f"{missing[0]} is required and has no value.")
-    unknown_keys(composed)
+        raise UserError(f"{missing[0]} is required and has no value. Set it.")
+    refuse_unknown_keys(composed)
     cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
-    caches(Path(cfg.outputs))
+    set_cache_folders(Path(cfg.outputs))
     if HydraConfig.initialized():
         hydra = HydraConfig.get()
-        own_parts(cfg, list(hydra.overrides.task), hydra.sweeper.get("params") or {})
+        require_typed_code(cfg, list(hydra.overrides.task), hydra.sweeper.get("params") or {})
         overrides = overrides or hydra.overrides.task
     if overrides is not None:
-        fit_micro_batches(cfg, recipes.overrides([*overrides]))
-    servers.priced(cfg)
-    constraints.refuse(cfg)
-    unread.refuse(cfg, process.typed())
+        fit_micro_batches(cfg, recipes.typed_values([*overrides]))
+    servers.fill_prices(cfg)
+    constraints.validate_config(cfg)
+    unread.refuse_unread(cfg, process.read_typed_arguments())
     resolve_precision(cfg)
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"))
-    return cfg, store, looked_at(cfg, store) if needs_graph(cfg.stage, process.typed()) else {}
+    return cfg, store, checked_graph(cfg, store) if needs_graph(cfg.stage, process.read_typed_arguments()) else {}
 
 
-def looked_at(cfg: Config, store: Store) -> dict[str, Node]:
-    """The graph of a configuration of which nothing lacks on this machine.
+def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:
+    """Return the nodes of a configuration, after checking that they can be built on this machine.
 
     Raises:
-        UserError: for every file that is not there, and for what building the nodes would fail on.
+        UserError: for all missing files, and for everything that building the nodes would fail on.
     """
     errors, nodes = Errors(), dict[str, Node]()
 
@@ -122,60 +122,59 @@ def looked_at(cfg: Config, store: Store) -> dict[str, Node]:
         return block, {}
 
     with errors:
-        nodes = graph(cfg, store.remembered, pin, built=lambda node: store.find(node) is not None)
-        building.refuse(cfg, nodes, store)
+        nodes = wire_graph(cfg, store.remembered, pin, is_built=lambda node: store.find(node) is not None)
+        building.require_buildable(cfg, nodes, store)
     errors.refuse()
     return nodes
 
 
 def needs_graph(stage: str, typed: list[str]) -> bool:
-    """Return whether a command is about the nodes of a configuration: those that look at the store are not, nor those
-    that use a finished run, unless settings are typed that say of which."""
+    """Return whether a command needs the nodes of its configuration. Commands that read the whole store do not; chat
+    and export only do if typed settings select a run."""
     if stage in (Command.chat, Command.export):
-        keys = {key.partition(".")[0] for key in recipes.overrides(typed)}
+        keys = {key.partition(".")[0] for key in recipes.typed_values(typed)}
         return bool(keys - {"stage", "outputs", "chat", "export", "tracker", "upstream", "hydra"})
     return stage not in (Command.compare, Command.sync, Command.doctor, Command.gc)
 
 
-def own_parts(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:
-    """Only the command line may name code to be run: a recipe that came with a model, or what it sweeps, must not, nor
-    may it slip overrides of its own among the typed ones.
+def require_typed_code(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:
+    """Require that only the command line names code to run: no recipe, no value that a recipe sweeps, and no override
+    that a recipe adds.
 
     Raises:
         UserError: naming the key that was set elsewhere.
     """
     for name, own in cfg.own_parts.items():
-        mine = re.compile(rf"\+*{name}\.own[.=]")
-        given, typed = ([o for o in told if mine.match(o)] for told in (overrides, process.typed()))
-        hidden = any(mine.match(f"{key}=") for key in swept)
-        if not hidden and not given and own == Own():
-            continue  # as nearly always: a parser is not made for nothing
-        said = OmegaConf.structured(Own)
-        with open_dict(said):
-            for override in OverridesParser.create().parse_overrides(given):
+        pattern = re.compile(rf"\+*{name}\.own[.=]")
+        lines = overrides, process.read_typed_arguments()
+        applied, typed = ([argument for argument in line if pattern.match(argument)] for line in lines)
+        hidden = any(pattern.match(f"{key}=") for key in swept)
+        if not hidden and not applied and own == Own():
+            continue  # skips the parser, which is slow to create
+        composed = OmegaConf.structured(Own)
+        with open_dict(composed):
+            for override in OverridesParser.create().parse_overrides(applied):
                 key = override.key_or_group.removeprefix(f"{name}.own").lstrip(".")
                 if key:
-                    OmegaConf.update(said, key, override.value())
+                    OmegaConf.update(composed, key, override.value())
                 else:
-                    said.merge_with(override.value())
-        if hidden or len(given) > len(typed) or OmegaConf.to_object(said) != own:
-            raise UserError(
-                f"{name}.own runs code, so only the command line may set it: {name}.own={{file: FILE, name: NAME}}."
-            )
+                    composed.merge_with(override.value())
+        if hidden or len(applied) > len(typed) or OmegaConf.to_object(composed) != own:
+            raise UserError(f"{name}.own runs code. Type it in the command: {name}.own={{file: FILE, name: NAME}}.")
 
 
 def resolve_precision(cfg: Config) -> None:
-    """Put what `auto` means here into every block: the fingerprint names the arithmetic, not the wish."""
-    here = Precision.bf16 if machine.computes_bf16() else Precision.fp32
+    """Replace `precision=auto` by this machine's precision in every block, so that fingerprints name the real one."""
+    precision = Precision.bf16 if machine.computes_bf16() else Precision.fp32
     scoring = (cfg.sample, *(label.reward_model for label in (cfg.label, cfg.eval.judged)), cfg.reference)
     scoring += (cfg.answer, cfg.eval, cfg.chat)
     for block in (*(vars(cfg)[name] for name in OBJECTIVES), *scoring):
         if block.precision is Precision.auto:
-            block.precision = here
+            block.precision = precision
 
 
 def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:
-    """Lower a recipe's micro-batch, where none is typed, to the most rows that divide those of a step."""
+    """Lower each micro-batch that is not typed to the largest size that divides the rows of a step."""
     for name, block in cfg.trained.items():
         key, runtime = f"{name}.runtime.micro_batch", block.runtime
         is_typed = any(
@@ -183,34 +182,34 @@ def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:
         )
         if is_typed or type(runtime.micro_batch) is not int or runtime.world_size < 1:
             continue
-        rows, rest = divmod(block.batch_size, runtime.world_size)
-        if not rest:
+        rows, remainder = divmod(block.batch_size, runtime.world_size)
+        if not remainder:
             runtime.micro_batch = max((n for n in range(1, runtime.micro_batch + 1) if rows % n == 0), default=1)
 
 
-def unknown_keys(composed: DictConfig, prefix: str = "") -> None:
-    """Refuse keys that were added with + or ++ and that no dataclass has: they would be ignored.
+def refuse_unknown_keys(composed: DictConfig, prefix: str = "") -> None:
+    """Refuse keys added with + or ++ that no dataclass has, as they would be ignored.
 
     Raises:
-        UserError: naming the key and the nearest that exists.
+        UserError: naming the key and the nearest existing one.
     """
     kind = OmegaConf.get_type(composed)
-    known = [f.name for f in fields(kind)] if is_dataclass(kind) else None
+    field_names = [f.name for f in fields(kind)] if is_dataclass(kind) else None
     for key in composed:
-        if known is not None and key not in known:
-            raise UserError(no_setting(f"{prefix}{key!s}", kind))  # type: ignore[arg-type]  # a dataclass
+        if field_names is not None and key not in field_names:
+            raise UserError(unknown_setting_message(f"{prefix}{key!s}", kind))  # type: ignore[arg-type]  # a dataclass
         if OmegaConf.is_interpolation(composed, key):  # type: ignore[arg-type]  # any key
             continue
         if isinstance(value := composed[key], DictConfig):
-            unknown_keys(value, f"{prefix}{key!s}.")
+            refuse_unknown_keys(value, f"{prefix}{key!s}.")
 
 
 def register(line: list[str]) -> None:
-    """Tell Hydra the schema, and the recipes (`recipe=NAME` is `recipes/NAME.yaml`, composed after the groups) as they
-    are under this command line."""
-    # OmegaConf derives its loader from this one: with libyaml's parser it reads conf/ and recipes/ much faster.
+    """Register the schema and the recipes with Hydra: `recipe=NAME` is `recipes/NAME.yaml`, composed after the groups,
+    without what this command line overrides."""
+    # OmegaConf derives its YAML loader from this one, and reads conf/ and recipes/ much faster with libyaml.
     yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    # Hydra copies the whole store for every group that --help lists: seconds, for a singleton that it never changes.
+    # Hydra copies this store for every group that --help lists, which takes seconds and is never needed.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     ConfigStore.instance().store(name="schema", node=Config)
     recipes.register(line)

@@ -1,8 +1,10 @@
-"""Errors of the user's told in one line, with the key, the file and the nearest valid name."""
+"""Explain errors that the user can mend in one line, with the key, the file and the nearest valid name."""
 
+import difflib
 import errno
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -20,31 +22,32 @@ from stages.cli import spelling
 from stages.config import trl_arguments
 from stages.config.blocks.training import Training
 from stages.config.errors import SYNONYMS, UserError, causes, full_disk, nearest, visible
+from stages.config.schema import CONF, Config
 from stages.hardware import process
 
 OF_HYDRA = {"hydra.mode", *(f"hydra.sweeper.{key}" for key in ("params", "n_trials", "n_jobs", "direction"))}
-# What OmegaConf says, and how a user would: its words hold the value again, and its own types.
-PLAINER = {
+# Messages of OmegaConf, and plainer ones: its own repeat the value and name internal types.
+PLAIN_WORDS = {
     r"Value '.*' of type '[\w$]+'": "the value",
     r"Invalid value '.*',": "Invalid value,",
-    r"Invalid value assigned: .* is not a ListConfig.*|Cannot merge DictConfig with ListConfig": "a list is wanted",
-    r"Invalid type assigned: .*|field '.*' is not Optional": "it is a block of keys",
-    r"Cannot assign \w+ to Dict.*": "a mapping is wanted, {KEY: VALUE}",
-    r"Interpolation key '(.*)' not found": r"${\1} names no key",
+    r"Invalid value assigned: .* is not a ListConfig.*|Cannot merge DictConfig with ListConfig": "a list is needed",
+    r"Invalid type assigned: .*|field '.*' is not Optional": "this is a block of keys, not a value",
+    r"Cannot assign \w+ to Dict.*": "a mapping is needed, {KEY: VALUE}",
+    r"Interpolation key '(.*)' not found": r"${\1} is not a key",
 }
 MENDABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 MENDABLE |= {errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def explain(error: BaseException) -> str | None:
-    """One line for what the user can mend, as a terminal may show it; None for a bug, which deserves its traceback."""
-    line = reason(error)
+    """Return one line for an error that the user can mend; None for a bug, which needs its traceback."""
+    line = error_message(error)
     return None if line is None else visible(line)
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """End the process with one line for what the user can mend."""
+    """End the process with one line if the block raises an error that the user can mend."""
     try:
         yield
     except Exception as error:
@@ -53,27 +56,27 @@ def explained() -> Iterator[None]:
         sys.exit(f"error: {line}")
 
 
-def reason(error: BaseException) -> str | None:
+def error_message(error: BaseException) -> str | None:
     if line := full_disk(error):
         return line
     chain = list(causes(error))
-    where = next((found for e in chain if (found := in_file(e))), "")
+    place = next((prefix for e in chain if (prefix := place_prefix(e))), "")
     for e in chain:
         if isinstance(e, UserError):
             return str(e)
         if isinstance(e, MissingConfigException):
-            return missing_group(e)
+            return missing_group_message(e)
         if isinstance(e, OverrideParseException):
-            return spelling.unreadable(e)
+            return spelling.unreadable_message(e)
         if ambiguous := re.match(r"Ambiguous value for argument '(.+)'", str(e)):
-            return spelling.several(ambiguous[1])
-    told = [e for e in reversed(chain) if isinstance(e, OmegaConfBaseException)]
-    if told:  # the innermost that knows its key
-        return setting(next((e for e in told if e.full_key), told[0]), where)
+            return spelling.several_values_message(ambiguous[1])
+    config_errors = [e for e in reversed(chain) if isinstance(e, OmegaConfBaseException)]
+    if config_errors:  # the innermost error with a key says most
+        return setting_message(next((e for e in config_errors if e.full_key), config_errors[0]), place)
     if isinstance(error, PermissionError) and is_unreadable(error.filename):
-        return f"{error.filename}: {error.strerror}. Its owner lets others read: chmod -R go+rX FOLDER."
-    if isinstance(error, OSError) and (error.errno in MENDABLE or in_making(error)):
-        return f"{error.filename}: {error.strerror}. If this is the store: nothing was lost, outputs=FOLDER moves it."
+        return f"{error.filename}: {error.strerror}. Its owner can let others read it: chmod -R go+rX FOLDER."
+    if isinstance(error, OSError) and (error.errno in MENDABLE or is_mkdir_failure(error)):
+        return f"{error.filename}: {error.strerror}. No node is lost. To use another store, set outputs=FOLDER."
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
     return None
@@ -83,86 +86,99 @@ def is_unreadable(path: Any) -> bool:
     return isinstance(path, str | os.PathLike) and os.path.exists(path) and not os.access(path, os.R_OK)
 
 
-def in_making(error: BaseException) -> bool:
-    """Whether a folder could not be made, as under /proc. Any other file that is missing may be a bug."""
+def is_mkdir_failure(error: BaseException) -> bool:
+    """Return whether creating a folder failed, as under /proc. Any other missing file may be a bug."""
     return traceback.extract_tb(error.__traceback__)[-1].name == "mkdir"
 
 
-def in_file(error: BaseException) -> str:
-    """`"recipes/x.yaml: "` where Hydra says that it was merging that file; `"dpo.beta=x: "` for an override."""
+def place_prefix(error: BaseException) -> str:
+    """Return the file or override that Hydra was merging, as `"recipes/x.yaml: "` or `"dpo.beta=x: "`, else ''."""
     if not isinstance(error, ConfigCompositionException):
         return ""
     if override := re.match(r"Error merging override (.+)", str(error)):
         return f"{override[1].lstrip('+')}: "
     if override := re.match(r"Could not override '(.+\W.+)'", str(error)):
         return f"{override[1]}: "
-    found = re.match(r"In '(\w+)/(.+?)': ", str(error))
-    return f"{place_of(*found.groups())}: " if found else ""
+    merged_file = re.match(r"In '(\w+)/(.+?)': ", str(error))
+    return f"{option_file(*merged_file.groups())}: " if merged_file else ""
 
 
-def place_of(group: str, name: str) -> str:
-    """Return how a message calls the file of a group's option."""
+def option_file(group: str, name: str) -> str:
+    """Return the path that messages use for the file of a group's option."""
     folder = "recipes" if group == "recipe" else f"conf/{group}"
     return name if group == "recipe" and name.endswith(".yaml") else f"{folder}/{name}.yaml"
 
 
-def setting(error: OmegaConfBaseException, where: str = "") -> str:
-    """A key that does not exist, with the nearest that does; a value of the wrong type; a missing value. `where`: the
-    file or override that it stands in."""
+def setting_message(error: OmegaConfBaseException, where: str = "") -> str:
+    """Return the message for an unknown key, a value of the wrong type, or a missing value. `where`: the file or
+    override with the error, as a prefix."""
     key = str(error.full_key or error.key or "")
     kind = error.object_type
     if is_dataclass(kind) and error.key is not None and "not in" in str(error):
         place = "" if where == f"{key}: " else where
-        return place + no_setting(key, kind)  # type: ignore[arg-type]  # a class, as all types are
+        return place + unknown_setting_message(key, kind)  # type: ignore[arg-type]  # a class, as all types are
     message = str(error).splitlines()[0].removesuffix(".")
-    for pattern, plainer in PLAINER.items():
+    for pattern, plainer in PLAIN_WORDS.items():
         message = re.sub(pattern, plainer, message)
-    form = spelling.right_form(key, where.partition("=")[2].removesuffix(": "))
-    if not key and (expression := re.match(r"\$\{.*\}", message)):  # in a sweep OmegaConf does not say whose it is
-        key = next((typed for typed in process.typed() if expression[0] in typed), "")
+    form = spelling.correct_form(key, where.partition("=")[2].removesuffix(": "))
+    if not key and (expression := re.match(r"\$\{.*\}", message)):  # in a sweep OmegaConf does not name the key
+        key = next((typed for typed in process.read_typed_arguments() if expression[0] in typed), "")
     head = "" if not key or key in message or key.partition("[")[0] in where else f"{key}: "
     return f"{where}{head}{message}.{form}"
 
 
-def no_setting(key: str, kind: type) -> str:
-    """A key that its block does not have: what it may be called there, or which other block has it."""
-    name, known = key.rpartition(".")[2], [f.name for f in fields(kind)]
+def unknown_setting_message(key: str, kind: type) -> str:
+    """Return the message for a key that its block does not have, with the nearest name or the blocks that have it."""
+    name, field_names = key.rpartition(".")[2], [f.name for f in fields(kind)]
+    if key == "recipe":
+        return "a recipe in the folder of --config-dir has no name here. Type its path: recipe=FILE.yaml."
+    if corrected := corrected_top_level(key):
+        return f"{key} is not a setting. Did you mean {' '.join(corrected)}?"
     if issubclass(kind, Training) and name in trl_arguments.allowed(kind.__name__.lower()):
-        return f"{key} is no setting. Did you mean {f'{key.removesuffix(name)}trainer.{name}'!r}?"
-    others = [other for other in spelling.hints() if other.rpartition(".")[2] == name]
-    if others and SYNONYMS.get(name) not in known:
-        return f"{key} is no setting. Did you mean {' or '.join(others)}?"
-    return f"{key} is no setting.{nearest(name, known)}"
+        return f"{key} is not a setting. Did you mean {f'{key.removesuffix(name)}trainer.{name}'!r}?"
+    elsewhere = [other for other in spelling.setting_types() if other.rpartition(".")[2] == name]
+    if elsewhere and SYNONYMS.get(name) not in field_names:
+        return f"{key} is not a setting. Did you mean {' or '.join(elsewhere)}?"
+    return f"{key} is not a setting.{nearest(name, field_names)}"
 
 
-def missing_group(error: MissingConfigException) -> str:
+def corrected_top_level(key: str) -> list[str]:
+    """Return the typed arguments with the right group or block: `label=judge` for `labels=judge`."""
+    names = ["recipe", *(f.name for f in fields(Config)), *(path.name for path in CONF.iterdir() if path.is_dir())]
+    close = [] if key in names else difflib.get_close_matches(key, names, n=1, cutoff=0.8)
+    typed = [argument.lstrip("+") for argument in process.read_typed_arguments()]
+    return [shlex.quote(close[0] + line.removeprefix(key)) for line in typed if close and re.match(rf"{key}\b", line)]
+
+
+def missing_group_message(error: MissingConfigException) -> str:
+    """Return the message for an option of a group that does not exist, or for a recipe that cannot be read."""
     missing = str(error.missing_cfg_file or "")
     group, _, name = missing.partition("/") if missing.startswith("recipe/") else missing.rpartition("/")
     if not group:
         return str(error).splitlines()[0]
     path = spelling.recipe_files(name).get(name) if group == "recipe" else None
     if path and path.is_file():
-        if place := yaml_place(path):
-            return f"{place_of(group, name)} is not valid YAML{place}."
-        keys = ", ".join(foreign(OmegaConf.load(path)))
-        return f"{place_of(group, name)} sets {keys}. Of Hydra's keys a recipe may set {', '.join(sorted(OF_HYDRA))}."
+        if place := yaml_problem(path):
+            return f"{option_file(group, name)} is not valid YAML{place}. Correct the file."
+        keys = ", ".join(forbidden_keys(OmegaConf.load(path)))
+        return f"{option_file(group, name)} sets {keys}. It may only set {', '.join(sorted(OF_HYDRA))} of Hydra."
     return f"{group}={name} does not exist.{nearest(name, error.options or [])}"
 
 
-def foreign(recipe: Any) -> list[str]:
-    """Hydra's keys that a recipe sets and must not: some name code, which Hydra imports even for a plan."""
+def forbidden_keys(recipe: Any) -> list[str]:
+    """Return the keys of Hydra that a recipe sets but must not: some name code, which Hydra imports even to plan."""
     hydra = (recipe or {}).get("hydra") or {}
     keys = [f"hydra.{key}" for key in hydra if key != "sweeper"]
     keys += [f"hydra.sweeper.{key}" for key in hydra.get("sweeper") or {}]
     return [key for key in keys if key not in OF_HYDRA]
 
 
-def yaml_place(path: Path) -> str:
-    """Return why and where a file is not a mapping in YAML; '' for one that is."""
+def yaml_problem(path: Path) -> str:
+    """Return where and why a file is not a YAML mapping, or '' if it is one."""
     try:
         keys = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         return f": line {error.problem_mark.line + 1}, {error.problem}" if error.problem_mark else ""
     except ValueError as error:
         return f": {error}"
-    return "" if isinstance(keys, dict) else ": it holds no KEY: VALUE"
+    return "" if isinstance(keys, dict) else ": it has no KEY: VALUE"

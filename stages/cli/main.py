@@ -1,4 +1,4 @@
-"""The command `plumbline`, in a checkout `python run.py`: compose, plan, execute, and say what comes next."""
+"""The command `plumbline`, or `python run.py` in a checkout: compose, plan, execute, and name the next command."""
 
 import logging
 import re
@@ -21,7 +21,7 @@ from stages.config.schema import CONF, DOCS, Config, Target
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
-from stages.pipeline.graph import NEXT, targets
+from stages.pipeline.graph import NEXT, requested_nodes
 from stages.preflight import constraints
 from stages.store import safe_files
 from stages.store.node import Node
@@ -42,29 +42,29 @@ def main() -> None:
         with explained():
             line = compose.normalise(sys.argv[1:])
             compose.register(line)
-            if text := information(line):
+            if text := option_text(line):
                 sys.stdout.write(f"{text}\n")
                 return
             sys.argv[1:] = line
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(run)()
     except KeyboardInterrupt:
-        sys.exit("interrupted: the same command resumes it")
+        sys.exit("interrupted: run the same command again to resume")
 
 
-def information(line: list[str]) -> str | None:
-    """Return the text that an option asks for in place of a run; None where none does."""
+def option_text(line: list[str]) -> str | None:
+    """Return the text for `--version` or `--help=BLOCK`, or None without these options."""
     if "--version" in line:
-        return provenance.installed()
+        return provenance.describe_installation()
     for block in (word.removeprefix("--help=") for word in line if word.startswith("--help=")):
         return block_help(block)
     return None
 
 
 def block_help(name: str) -> str:
-    """Return a line for every option of a group and every key of a block: its default, its type, and what it is for.
+    """Return a line for every option of a group and every key of a block, with default, type and meaning.
 
     Raises:
-        UserError: for a name that no group, block or key has.
+        UserError: if no group, block or key has this name.
     """
     blocks, titles, lines = (name, *BLOCKS.get(name, ())), set[str](), []
     for title, section in SECTION.findall((DOCS / "reference" / "configuration.md").read_text(encoding="utf-8")):
@@ -80,8 +80,8 @@ def block_help(name: str) -> str:
 
 
 def run(composed: DictConfig) -> float | None:
-    """Build what `stage` names and return what a sweep may optimise; or look at what was built."""
-    # Hydra adds a line of its own to an exception; of a sweep's job stages/cli/sweep.py tells it, with the job's name.
+    """Run the stage or command in `stage`, and return the metric that a sweep may optimise."""
+    # Hydra adds its own line to an exception. For the jobs of a sweep, stages/cli/sweep.py reports errors instead.
     alone = HydraConfig.initialized() and HydraConfig.get().mode is not RunMode.MULTIRUN
     with explained() if alone else nullcontext():
         cfg, store, nodes = compose.prepare(composed)
@@ -111,18 +111,18 @@ def run(composed: DictConfig) -> float | None:
 
                 gc.collect(store, cfg.gc.remove)
             case Command.chat | Command.export:
-                use(cfg, store, nodes)
+                use_finished_run(cfg, store, nodes)
             case _:
                 return execute(cfg, store, nodes)
     return None
 
 
-def use(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
-    """Talk to models of a finished run, or have one leave the store, or what it learnt from."""
+def use_finished_run(cfg: Config, store: Store, nodes: dict[str, Node]) -> None:
+    """Chat with models of a finished run, or export a model or the data that it was trained on."""
     from stages.commands import finished_run
 
     process.warn_of_versions()
-    run, chosen = finished_run.find(cfg, nodes, store, typed_overrides())
+    run, chosen = finished_run.find_run(cfg, nodes, store, typed_overrides())
     store.verify(*map(store.folder, chosen))
     if cfg.stage == Command.export:
         from stages.commands import export
@@ -138,48 +138,48 @@ def typed_overrides() -> list[str]:
 
 
 def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
-    """Build the targets, then say where they are and what comes next."""
+    """Build the nodes of the stage, then log their pages and the next command."""
     process.warn_of_versions()
     overrides = typed_overrides()
-    wanted = targets(cfg, nodes)
+    target_nodes = requested_nodes(cfg, nodes)
     if cfg.upstream is Upstream.require:
-        require_inputs(wanted, store, overrides)
+        require_inputs(target_nodes, store, overrides)
     if HydraConfig.initialized() and store.writable:
-        sweep.remember(nodes)
-    build(wanted, store, cfg, overrides)
+        sweep.record_nodes(nodes)
+    build(target_nodes, store, cfg, overrides)
     match cfg.stage:
         case Target.report:
-            folder = store.folder(wanted[0])
+            folder = store.folder(target_nodes[0])
             for page in (page for page in ("labels.html", "report.html") if (folder / page).exists()):
                 written = safe_files.write_if_allowed(store.root / page, (folder / page).read_bytes())
             log.info("The report: %s", (store.root if written else folder) / "report.html")
         case _:
             label = nodes.get("label")
-            if label and any(label in target.lineage for target in wanted) and store.folder(label).exists():
+            if label and any(label in target.lineage for target in target_nodes) and store.folder(label).exists():
                 from stages.pages import label_page
 
                 folder = store.folder(label)
                 if safe_files.write_if_allowed(store.root / label_page.PAGE, label_page.page(folder)):
-                    log.info("How good the labels are: %s", store.root / label_page.PAGE)
+                    log.info("The page of the labels: %s", store.root / label_page.PAGE)
             if line := next_command(cfg, nodes, overrides):
                 log.info("Next: %s", line)
-    return sweep.metric(cfg, nodes, store)
+    return sweep.sweep_metric(cfg, nodes, store)
 
 
 def next_command(cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> str | None:
-    """Return the command line; None where nothing that these settings allow comes after `cfg.stage`."""
+    """Return the command for the next stage, or None if these settings allow no stage after `cfg.stage`."""
     stage = NEXT.get(cfg.stage)
-    while stage and not allowed(replace(cfg, stage=stage), nodes, overrides):
+    while stage and not is_allowed(replace(cfg, stage=stage), nodes, overrides):
         stage = NEXT.get(stage)
-    if stage is None and cfg.stage == Target.dpo:  # of a policy that no prompt evaluates
+    if stage is None and cfg.stage == Target.dpo:  # no prompt evaluates this policy
         stage = Command.chat
     return provenance.command(stage, overrides) if stage else None
 
 
-def allowed(cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> bool:
+def is_allowed(cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> bool:
     try:
-        constraints.refuse(cfg)
-        unread.refuse(cfg, overrides)
-        return bool(targets(cfg, nodes))
+        constraints.validate_config(cfg)
+        unread.refuse_unread(cfg, overrides)
+        return bool(requested_nodes(cfg, nodes))
     except UserError:
         return False

@@ -1,14 +1,14 @@
-"""A sweep (`-m`): what its jobs share is built once and first, a failed job stops no other, the end says what to do.
+"""A sweep (`-m`): build shared nodes before the jobs, let no failed job stop the others, name the next command.
 
-All of it is one callback of Hydra's, so that every launcher (this process, joblib, submitit, Ray) is served alike and
-no sweeper or launcher is replaced. Before the jobs start, the callback builds each node that two or more of them need.
-The builds run through the sweep's launcher, since that is where the GPUs are: jobs that waited for one another's locks
-would hold GPUs idle. They run in waves. One build makes all nodes that exactly the same jobs need, and a build for
-more jobs is in an earlier wave. An input is needed by every job that needs what is made from it, so it is made in the
-same build or in an earlier wave: no build waits for another of its wave.
+All of this is one Hydra callback, so it works with every launcher (this process, joblib, submitit, Ray). Before the
+jobs start, the callback builds each node that two or more of them need. The builds run through the sweep's launcher,
+since the GPUs are there, and jobs that wait for each other's locks would keep GPUs idle. The builds run in waves: one
+build makes all nodes that the same set of jobs needs, and builds for more jobs are in earlier waves. Every job that
+needs a node also needs its inputs, so these are in the same build or an earlier wave, and no build waits for another
+of its wave.
 
-A sweeper that chooses settings as it goes (Optuna) has no list of jobs before it starts. Its jobs share nodes by the
-store's locks alone.
+A sweeper that chooses settings step by step (Optuna) has no list of jobs at the start. Its jobs only share nodes
+through the store's locks.
 """
 
 import logging
@@ -38,7 +38,7 @@ from stages.config.errors import UserError, one_of, visible
 from stages.config.schema import Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.build import build
-from stages.pipeline.graph import VERSIONS, targets
+from stages.pipeline.graph import VERSIONS, requested_nodes
 from stages.preflight import constraints
 from stages.store.node import Node
 from stages.store.sealed_json import note
@@ -46,27 +46,27 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-ERROR = "error.txt"  # in the folder of a job
+ERROR = "error.txt"  # in the folder of a failed job
 MEASURED_BY = {SweepMetric.pass_rate: (Target.eval, Target.report), SweepMetric.validation_loss: tuple(OBJECTIVES)}
 DIRECTIONS = {SweepMetric.pass_rate: "maximize", SweepMetric.validation_loss: "minimize"}
 
-Jobs = list[dict[str, Node]]  # of each job the nodes to build, by name
-Wave = list[tuple[int, list[str]]]  # whose configuration, and the names of the nodes to build under it
+Jobs = list[dict[str, Node]]  # for each job, the nodes to build by name
+Wave = list[tuple[int, list[str]]]  # for each build, the job whose configuration is used, and the names of the nodes
 
 
 class Sweep(Callback):
-    """`hydra.callbacks.sweep`. Hydra turns an exception of a callback into a warning, but for SystemExit."""
+    """The callback `hydra.callbacks.sweep`. It raises SystemExit, as Hydra turns other exceptions into warnings."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         with explained():
             if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
                 build_shared(config)
             else:
-                refuse(config)
+                validate_sweep(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Where the job ran: tell a failure in one line, and return nothing in its place. A sweeper would stop at an
-        exception, which may not even survive the way back from another process."""
+        """Report a failed job in one line, in the process that ran it, and return None as its result. An exception
+        would stop the sweeper, and cannot always be pickled on its way from another process."""
         if config.hydra.mode is not RunMode.MULTIRUN or job_return.status is not JobStatus.FAILED:
             return
         try:
@@ -74,7 +74,7 @@ class Sweep(Callback):
         except Exception as error:
             line = explain(error)
             if line is None:
-                log.exception("A bug, or something that went wrong underneath:")
+                log.exception("An unexpected error, perhaps a bug:")
                 line = f"{type(error).__name__}: {' '.join(str(error).split())}"
             log.error("error: %s", line)
             job = " ".join(config.hydra.overrides.task)
@@ -85,19 +85,19 @@ class Sweep(Callback):
         folder = Path(config.hydra.sweep.dir)
         typed = list(config.hydra.overrides.task)
         if any(config.stage in stages for stages in MEASURED_BY.values()):
-            theirs = [o for o in typed if o.startswith("outputs=")]
-            log.info("Compare: %s", provenance.command("compare", [*theirs, f"compare.sweep={folder}"]))
+            outputs = [o for o in typed if o.startswith("outputs=")]
+            log.info("Compare: %s", provenance.command("compare", [*outputs, f"compare.sweep={folder}"]))
         split = [] if any(o.startswith("answer.split=") for o in typed) else ["answer.split=validation"]
-        # The evaluations reuse what was trained, and say more than held-out pairs.
-        if config.stage == Target.dpo and not untested(config, validation=bool(split)):
+        # Evaluations reuse the trained models and measure more than held-out pairs.
+        if config.stage == Target.dpo and not is_untested(config, validation=bool(split)):
             log.info("To evaluate them: %s -m", provenance.command("eval", [*typed, *split]))
         if failed := [path.read_text(encoding="utf-8") for path in sorted(folder.glob(f"*/{ERROR}"))]:
             jobs = len(list(folder.glob("*/.hydra")))
-            sys.exit("\n  ".join([f"error: {len(failed)} of {jobs} jobs failed; the others are done.", *failed]))
+            sys.exit("\n  ".join([f"error: {len(failed)} of {jobs} jobs failed. The others have finished.", *failed]))
 
 
-def untested(config: DictConfig, validation: bool) -> bool:
-    """Return whether no prompt could evaluate the jobs of a sweep, of the split that is typed or of validation."""
+def is_untested(config: DictConfig, validation: bool) -> bool:
+    """Return whether the sweep's models cannot be evaluated on the validation split, or else on `answer.split`."""
     plain = config.copy()
     with read_write(plain), open_dict(plain):
         plain.pop("hydra", None)
@@ -107,12 +107,12 @@ def untested(config: DictConfig, validation: bool) -> bool:
 
 
 def build_shared(config: DictConfig) -> None:
-    """Build what two or more jobs of a grid need and the store lacks, wave by wave through the sweep's launcher.
+    """Build the missing nodes that two or more jobs of a grid need, in waves, through the sweep's launcher.
 
-    A job whose configuration cannot work shares nothing: it is told when it runs, and stops no other.
+    A job whose configuration cannot work is ignored here: it fails when it runs, and stops no other job.
 
     Raises:
-        UserError: where no job's configuration can work.
+        UserError: if no job has a configuration that can work.
     """
     loader = GlobalHydra.instance().config_loader()
     arguments = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
@@ -122,15 +122,15 @@ def build_shared(config: DictConfig) -> None:
     needed, refused = [], list[UserError]()
     for job in jobs:
         try:
-            needed.append(missing(loader.load_sweep_config(config, job)))
+            needed.append(nodes_to_build(loader.load_sweep_config(config, job)))
         except UserError as error:
             needed.append({})
             refused.append(error)
     if len(refused) == len(jobs):
         raise refused[0]
-    for number, wave in enumerate(waves(needed)):
+    for number, wave in enumerate(plan_waves(needed)):
         builds = [[*jobs[job], f"hydra.sweep.subdir=shared/{number}-{job}"] for job, _ in wave]
-        log.info("Before the jobs, what they share: %s", "; ".join(", ".join(names) for _, names in wave))
+        log.info("Building the nodes that several jobs need: %s", "; ".join(", ".join(names) for _, names in wave))
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=HydraContext(loader, Callbacks(config)),
             task_function=partial(build_nodes, [names for _, names in wave]),
@@ -139,20 +139,20 @@ def build_shared(config: DictConfig) -> None:
         launcher.launch(builds, initial_job_idx=0)
 
 
-def missing(composed: DictConfig) -> dict[str, Node]:
-    """The nodes that a job will build, by name."""
+def nodes_to_build(composed: DictConfig) -> dict[str, Node]:
+    """Return the nodes that a job will build, by name."""
     with read_write(composed), open_dict(composed):
         overrides = composed.pop("hydra").overrides.task
     cfg, store, nodes = compose.prepare(composed, overrides)
     if cfg.stage not in VERSIONS or cfg.upstream is Upstream.require:
         return {}
-    wanted = store.missing(targets(cfg, nodes))
-    return {name: node for name, node in nodes.items() if node in wanted}
+    missing_nodes = store.missing(requested_nodes(cfg, nodes))
+    return {name: node for name, node in nodes.items() if node in missing_nodes}
 
 
-def waves(jobs: Jobs) -> list[Wave]:
-    """The builds of nodes that two or more jobs need: one for all that exactly the same jobs need, those of most jobs
-    first."""
+def plan_waves(jobs: Jobs) -> list[Wave]:
+    """Return the waves of builds for nodes that two or more jobs need, those for most jobs first. One build makes all
+    nodes that exactly the same jobs need."""
     users: dict[str, list[int]] = {}
     for job, nodes in enumerate(jobs):
         for fingerprint in {node.fingerprint for node in nodes.values()}:
@@ -168,25 +168,21 @@ def waves(jobs: Jobs) -> list[Wave]:
 
 
 def build_nodes(wave: list[list[str]], composed: DictConfig) -> None:
-    """The task of a wave's builds. Nodes go by name: the machine of a job may choose another precision."""
+    """Build the nodes of one job of a wave, by name, as the job's machine may choose another precision."""
     cfg, store, nodes = compose.prepare(composed)
     job = HydraConfig.get()
     build([nodes[name] for name in wave[job.job.num]], store, cfg, list(job.overrides.task))
 
 
-def remember(nodes: dict[str, Node]) -> None:
-    """Write down in the job's folder which nodes it is about: `stage=compare` reads it."""
+def record_nodes(nodes: dict[str, Node]) -> None:
+    """Write the fingerprints of a job's nodes to its folder, where `stage=compare` reads them."""
     file = Path(HydraConfig.get().runtime.output_dir) / provenance.JOB_NODES
     note(file, {name: node.fingerprint for name, node in nodes.items()})
 
 
-def refuse(config: DictConfig) -> None:
-    """What a sweeper that optimises must not do.
-
-    Raises:
-        UserError: where it would read test, optimise what the target does not measure, compare losses that do not
-            compare, or go the wrong way.
-    """
+def validate_sweep(config: DictConfig) -> None:
+    """Raise UserError for an optimising sweeper that would read the test split, optimise a metric that the stage does
+    not measure, compare losses with different definitions, or optimise in the wrong direction."""
     one_of("stage", [config.stage], [*Target, *Command])
     stages, direction = MEASURED_BY[config.sweep_metric], DIRECTIONS[config.sweep_metric]
     if config.stage not in stages:
@@ -196,34 +192,34 @@ def refuse(config: DictConfig) -> None:
         )
     if config.sweep_metric is SweepMetric.pass_rate and config.answer.split is Split.test:
         raise UserError(
-            "test prompts are no target of optimisation: add answer.split=validation, and read test once, with what "
-            "it finds."
+            "answer.split=test must not be optimised. Add answer.split=validation, and evaluate the best settings on "
+            "test once."
         )
     if config.sweep_metric is SweepMetric.validation_loss:
-        of_loss = {f"{config.stage}.{key}" for key in OBJECTIVES[config.stage].of_loss}
-        if unlike := [key for key in swept(config) if key in of_loss]:
+        loss_keys = {f"{config.stage}.{key}" for key in OBJECTIVES[config.stage].of_loss}
+        if changed_loss := [key for key in swept_keys(config) if key in loss_keys]:
             raise UserError(
-                f"{unlike[0]} changes what the loss of {config.stage} is, so sweep_metric=validation_loss cannot "
-                "choose it: stage=eval answer.split=validation sweep_metric=pass_rate can."
+                f"{changed_loss[0]} changes the definition of the {config.stage} loss, so losses cannot choose it. "
+                "Use stage=eval answer.split=validation sweep_metric=pass_rate."
             )
     if str(config.hydra.sweeper.direction).rpartition(".")[2] != direction:
-        raise UserError(f"sweep_metric={config.sweep_metric} wants hydra.sweeper.direction={direction}.")
+        raise UserError(f"sweep_metric={config.sweep_metric} needs hydra.sweeper.direction={direction}.")
 
 
-def swept(config: DictConfig) -> list[str]:
-    """Return the keys that a sweeper chooses values of."""
+def swept_keys(config: DictConfig) -> list[str]:
+    """Return the keys that the sweep varies."""
     overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
     typed = [override.key_or_group for override in overrides if override.is_sweep_override()]
     return [*typed, *(str(key) for key in config.hydra.sweeper.params or {})]
 
 
-def metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | None:
-    """What Optuna and its like optimise, averaged over seeds; None where the target does not measure it."""
+def sweep_metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | None:
+    """Return the metric for sweepers such as Optuna, the mean over seeds; None if the stage does not measure it."""
     if cfg.stage not in MEASURED_BY[cfg.sweep_metric]:
         return None
-    measured = "eval" if cfg.sweep_metric is SweepMetric.pass_rate else str(cfg.stage)
-    found = [store.find(node) for name, node in nodes.items() if name.partition("_seed_")[0] == measured]
-    metrics = [manifest["metrics"] for manifest in found if manifest]
+    stage = "eval" if cfg.sweep_metric is SweepMetric.pass_rate else str(cfg.stage)
+    manifests = [store.find(node) for name, node in nodes.items() if name.partition("_seed_")[0] == stage]
+    metrics = [manifest["metrics"] for manifest in manifests if manifest]
     if cfg.sweep_metric is SweepMetric.pass_rate:
         return fmean(m["pass_rate"]["policy"] for m in metrics) if all(m["pass_rate"] for m in metrics) else None
     return fmean(m["eval_loss"] for m in metrics) if all("eval_loss" in m for m in metrics) else None

@@ -1,4 +1,4 @@
-"""The words of `stage=` that build nothing: they look at the store, or use what is in it.
+"""The commands (`stage=plan`, `stage=chat` …): they read the store or use its models, and train nothing.
 
-A file is such a word; what it is made of lies in a folder.
+The file of a command has its name; folders hold the parts of the longer ones.
 """

@@ -1,7 +1,7 @@
-"""`stage=audit`: what is wrong with the rows of `data.sources`, and of a preference set, by code and with examples.
-Nothing is built: `data.audit.actions` has stage=data take rows out.
+"""`stage=audit`: report problems in the rows of `data.sources` and of a preference set, by code and with examples.
 
-`audit.jsonl` in the store's folder has every row in which something was found, `audit.html` tells it on a page.
+It builds nothing; `data.audit.actions` makes stage=data remove such rows. `audit.jsonl` in the store's folder lists
+every row with a code, and `audit.html` shows the counts and examples.
 """
 
 import logging
@@ -18,19 +18,19 @@ from stages.commands.auditing.audited_rows import (
     TOO_LONG,
     UNUSABLE,
     AuditedSource,
-    Measure,
-    distribution,
-    look,
-    measure,
-    sources_of,
+    LengthCheck,
+    audit_source,
+    audited_sources,
+    length_distribution,
+    make_length_check,
 )
 from stages.commands.auditing.diversity import Diversity
 from stages.config.blocks.data import Data
 from stages.config.choices import AUDIT_CODES
 from stages.config.errors import UserError, visible
-from stages.curation.audit.codes import TOLD
+from stages.curation.audit.codes import DESCRIPTIONS
 from stages.curation.audit.gate import Auditor, held_out
-from stages.curation.user_code import KEY, own_part
+from stages.curation.user_code import KEY, load_user_code
 from stages.pipeline import provenance
 from stages.store import plugins, safe_files
 from stages.store.node import Node
@@ -41,105 +41,105 @@ from stages.store.workspace import StageDir
 log = logging.getLogger(__name__)
 
 ROWS, PAGE = "audit.jsonl", "audit.html"  # in the store's root
-COUNTS = "audit.json"  # what the last audit counted, in the store's cache
-TELLS = {
-    UNUSABLE: "the row cannot be used, and its reason is told",
-    TOO_LONG: "longer than a training takes, under the template",
-} | TOLD
+COUNTS = "audit.json"  # counts of the last audit, in the store's cache
+MEANINGS = {
+    UNUSABLE: "no stage can use the row, for the reason in the report",
+    TOO_LONG: "longer than training allows, with the chat template",
+} | DESCRIPTIONS
 
 
 def show(nodes: dict[str, Node], store: Store) -> None:
-    """Audit every source, print how often each code was found, and write rows and page.
+    """Audit every source, print the count of each code, and write the rows and the page.
 
     Raises:
-        UserError: where there is no source, or one cannot be read.
+        UserError: if there is no source, or a source cannot be read.
     """
     data: Data = nodes["data"].config
     with tempfile.TemporaryDirectory() as folder, plugins.told(data.own, KEY, Path(folder)):
-        _, own = own_part(data.own, StageDir(Path(folder), lambda metrics, step: None))
-        audit(data, sources_of(nodes, own), measure(nodes, store), store)
+        _, own = load_user_code(data.own, StageDir(Path(folder), lambda metrics, step: None))
+        audit(data, audited_sources(nodes, own), make_length_check(nodes, store), store)
 
 
-def audit(data: Data, looked: list[AuditedSource], lengths: Measure | None, store: Store) -> None:
-    """Audit these sources."""
-    if not looked:
-        raise UserError("there is nothing to audit: 'data.sources=[{path: FILE}]' or label=dataset label.path=FILE.")
+def audit(data: Data, sources: list[AuditedSource], lengths: LengthCheck | None, store: Store) -> None:
+    """Audit these sources, print the table, and write the rows and the page to the store."""
+    if not sources:
+        raise UserError("stage=audit needs rows: 'data.sources=[{path: FILE}]', or label=dataset label.path=FILE.")
     auditor = Auditor(AUDIT_CODES, held_out(data.audit), data.audit.thresholds)
     diversity = Diversity()
     file, counts = store.root / ROWS, store.root / "cache" / COUNTS
-    before = counts_before(counts, looked)
+    previous = previous_counts(counts, sources)
     counts.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{ROWS}-{uuid.uuid4().hex}.draft")
     try:
         with open(draft, "w", encoding="utf-8", errors="backslashreplace") as rows:
-            for source in looked:
-                look(source, auditor, diversity, lengths, rows)
+            for source in sources:
+                audit_source(source, auditor, diversity, lengths, rows)
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
-    for source in looked:
-        for line in source.found.told:
+    for source in sources:
+        for line in source.report.notes:
             log.info("%s", visible(f"{source.key}: {line}"))
-    if told := looked[0].shape.told():
-        log.info("data.form and data.audit: %s", told)
-    Console(width=None if os.isatty(1) else 120, markup=False).print(sentence(looked), table(looked, before))
-    safe_files.write(store.root / PAGE, html(looked, before, diversity, data))
-    note(counts, {"sources": paths(looked), "codes": total(looked)})
+    if summary := sources[0].harmonizer.describe():
+        log.info("data.form and data.audit: %s", summary)
+    console = Console(width=None if os.isatty(1) else 120, markup=False)
+    console.print(summary_sentence(sources), codes_table(sources, previous))
+    safe_files.write(store.root / PAGE, render_page(sources, previous, diversity, data))
+    note(counts, {"sources": source_paths(sources), "codes": count_codes(sources)})
     if not lengths:
         way = provenance.command("base", [])
-        log.info("Whether rows are too long to be trained on needs the tokenizer: %s builds it.", way)
-    log.info("The rows: %s. The page: %s", file, store.root / PAGE)
+        log.info("To also find rows that are too long, build the tokenizer first: %s", way)
+    log.info("Rows with codes: %s. Page: %s", file, store.root / PAGE)
 
 
-def counts_before(file: Path, looked: list[AuditedSource]) -> Counter[str] | None:
-    """How often each code was found by the last audit in this store; None where there was none of the same sources."""
-    told = recall(file, having("sources", "codes"))
-    return Counter(told["codes"]) if told and told["sources"] == paths(looked) else None
+def previous_counts(file: Path, sources: list[AuditedSource]) -> Counter[str] | None:
+    """Return the count of each code in this store's last audit, or None if that had other sources."""
+    last = recall(file, having("sources", "codes"))
+    return Counter(last["codes"]) if last and last["sources"] == source_paths(sources) else None
 
 
-def paths(looked: list[AuditedSource]) -> list[str]:
-    return [source.source.path for source in looked]
+def source_paths(sources: list[AuditedSource]) -> list[str]:
+    return [source.source.path for source in sources]
 
 
-def total(looked: list[AuditedSource]) -> Counter[str]:
-    return sum((source.codes for source in looked), Counter[str]())
+def count_codes(sources: list[AuditedSource]) -> Counter[str]:
+    return sum((source.codes for source in sources), Counter[str]())
 
 
-def sentence(looked: list[AuditedSource]) -> str:
-    """What was found, in one."""
-    rows, flagged, codes = sum(s.found.rows for s in looked), sum(s.flagged for s in looked), total(looked)
+def summary_sentence(sources: list[AuditedSource]) -> str:
+    """Return the sentence that sums up the audit."""
+    rows, flagged = sum(source.report.rows for source in sources), sum(source.flagged for source in sources)
     if not flagged:
-        return f"Nothing was found in {rows:,} rows."
-    most = ", ".join(f"{name} ({count:,})" for name, count in codes.most_common(3))
-    return f"Something was found in {flagged:,} of {rows:,} rows ({flagged / rows:.1%}), most often {most}."
+        return f"None of {rows:,} rows has a code."
+    most = ", ".join(f"{name} ({count:,})" for name, count in count_codes(sources).most_common(3))
+    return f"{flagged:,} of {rows:,} rows have a code ({flagged / rows:.1%}). The most frequent: {most}."
 
 
-def table(looked: list[AuditedSource], before: Counter[str] | None) -> Table:
-    shown = Table("code", "what it says", box=None, header_style="bold", pad_edge=False)
-    for title in ("rows", *(["last time"] if before is not None else [])):
-        shown.add_column(title, justify="right", no_wrap=True)
-    for code, count in total(looked).most_common():
-        shown.add_row(code, TELLS[code], f"{count:,}", *([] if before is None else [f"{before[code]:,}"]))
-    return shown
+def codes_table(sources: list[AuditedSource], previous: Counter[str] | None) -> Table:
+    table = Table("code", "meaning", box=None, header_style="bold", pad_edge=False)
+    for title in ("rows", *(["last time"] if previous is not None else [])):
+        table.add_column(title, justify="right", no_wrap=True)
+    for code, count in count_codes(sources).most_common():
+        table.add_row(code, MEANINGS[code], f"{count:,}", *([] if previous is None else [f"{previous[code]:,}"]))
+    return table
 
 
-def html(looked: list[AuditedSource], before: Counter[str] | None, diversity: Diversity, data: Data) -> str:
-    """The page."""
+def render_page(sources: list[AuditedSource], previous: Counter[str] | None, diversity: Diversity, data: Data) -> str:
     from stages.pages.environment import environment
 
-    codes = total(looked)
-    lengths = {what: [n for source in looked for n in source.lengths[what]] for what in ("requests", "answers")}
+    codes = count_codes(sources)
+    lengths = {kind: [n for source in sources for n in source.lengths[kind]] for kind in ("requests", "answers")}
     page = environment().get_template("audit.html.jinja")
     return page.render(
-        sentence=sentence(looked),
-        looked=looked,
-        codes=codes.most_common() + [(code, 0) for code in before or {} if code not in codes],
-        tells=TELLS,
-        before=before,
-        rows=sum(source.found.rows for source in looked),
+        sentence=summary_sentence(sources),
+        sources=sources,
+        codes=codes.most_common() + [(code, 0) for code in previous or {} if code not in codes],
+        meanings=MEANINGS,
+        previous=previous,
+        rows=sum(source.report.rows for source in sources),
         actions=data.audit.actions,
-        examples={code: [case for s in looked for case in s.examples.get(code, [])] for code in codes},
-        distributions={what: distribution(those) for what, those in lengths.items() if those},
-        diversity=diversity.tables(),
-        distinct=diversity.told(),
+        examples={code: [case for s in sources for case in s.examples.get(code, [])] for code in codes},
+        distributions={kind: length_distribution(word_counts) for kind, word_counts in lengths.items() if word_counts},
+        diversity=diversity.most_frequent(),
+        distinct=diversity.distinct_sentence(),
     )

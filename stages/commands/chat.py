@@ -1,7 +1,7 @@
-"""`stage=chat`: talk to a model in the terminal, or put every prompt to all of them side by side.
+"""`stage=chat`: talk to one model in the terminal, or compare the answers of all models side by side.
 
-Prompts come from the terminal or, one per line, from a pipe. What is drawn depends on the conversation and the seed
-alone: asked again, a model says the same.
+Prompts come from the terminal or, one per line, from a pipe. Answers only depend on the conversation and the seed, so
+the same prompt gets the same answer.
 """
 
 import io
@@ -17,42 +17,42 @@ from transformers.generation.streamers import BaseStreamer
 
 from stages.config.errors import UserError, visible
 from stages.config.schema import Chat
-from stages.models.contract import Contract, form_of
-from stages.models.loading import context, device_of, load_model, sampled_as
+from stages.models.contract import Contract, load_or_derive_contract
+from stages.models.loading import context_length, load_model, resolve_device, sampling_weights
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.sampler import Request
 from stages.store.records import Message, content_id
 
 NEW, QUIT = "/new", "/quit"
-APART = "Side by side every prompt stands by itself, and nothing is remembered."
-# Of the control characters in an answer those that move no cursor and begin no escape sequence.
-KEPT = "".join(c for c in map(chr, range(32)) if c not in "\b\v\f\r\x1b")
+SEPARATE = "Side by side, each prompt is a new conversation."
+# Control characters in an answer that neither move the cursor nor begin an escape sequence.
+SAFE_CONTROLS = "".join(c for c in map(chr, range(32)) if c not in "\b\v\f\r\x1b")
 
-# A character whose bytes are still to come, and joiners: what they are seen by is still to come.
+# Incomplete characters and joiners: they cannot be printed before the next token.
 UNDECIDED = ("\ufffd", "\u200c", "\u200d", "\ufe0f")
 
-terminal = Console(highlight=False)  # without colours where it is a pipe
+terminal = Console(highlight=False)  # no colours in a pipe
 
 
-class Printed(BaseStreamer):  # type: ignore[no-untyped-call]
-    """Prints an answer as far as it is decided: what the contract makes of its tokens so far."""
+class AnswerPrinter(BaseStreamer):  # type: ignore[no-untyped-call]
+    """Prints an answer during generation, as far as its text cannot change any more."""
 
-    def __init__(self, terms: Contract):
-        self.terms, self.ids, self.text, self.shown = terms, list[int](), "", 0
+    def __init__(self, contract: Contract):
+        self.contract, self.ids, self.text, self.shown = contract, list[int](), "", 0
         self.reading = True
 
     def put(self, value: torch.Tensor) -> None:
-        """Called with the prompt, then with every token."""
+        """Print a token. The first call has the prompt, which is not printed."""
         if not self.reading:
             self.ids += value.tolist()
-            self.text = self.terms.text(self.ids).strip()
+            self.text = self.contract.text(self.ids).strip()
             if not self.text.endswith(UNDECIDED):
                 self._show()
         self.reading = False
 
     def _show(self) -> None:
-        before = visible(self.text[: self.shown], KEPT)
-        terminal.out(visible(self.text, KEPT)[len(before) :], end="")
+        before = visible(self.text[: self.shown], SAFE_CONTROLS)
+        terminal.out(visible(self.text, SAFE_CONTROLS)[len(before) :], end="")
         self.shown = len(self.text)
 
     def end(self) -> None:
@@ -61,38 +61,38 @@ class Printed(BaseStreamer):  # type: ignore[no-untyped-call]
 
 
 class Speaker:
-    """A published model that continues conversations, asked in the form that suits it."""
+    """A published model that continues conversations in its chat template."""
 
     def __init__(self, model: Path, cfg: Chat):
-        self.cfg, self.terms = cfg, form_of(model)
-        self.model = load_model(model, sampled_as(cfg.precision), device_of(cfg.runtime.device))
+        self.cfg, self.contract = cfg, load_or_derive_contract(model)
+        self.model = load_model(model, sampling_weights(cfg.precision), resolve_device(cfg.runtime.device))
 
     def answer(self, messages: list[Message], streamer: BaseStreamer | None = None) -> str:
-        """The next assistant turn.
+        """Return the next assistant turn.
 
         Raises:
-            UserError: where the conversation and an answer are longer than what the model reads.
+            UserError: if the conversation and an answer do not fit in the model's context.
         """
-        prompt = self.terms.prompt(messages)
-        longest = context(self.model.config)
+        prompt = self.contract.prompt(messages)
+        longest = context_length(self.model.config)
         if longest and len(prompt) + self.cfg.max_new_tokens > longest:
-            again = f"{NEW} starts again; a" if len(messages) > 1 else "A"
+            way_out = f"Type {NEW} to start again, or lower" if len(messages) > 1 else "Lower"
             raise UserError(
-                f"{len(prompt)} tokens and an answer of {self.cfg.max_new_tokens} are more than the {longest} that "
-                f"the model reads. {again} lower chat.max_new_tokens leaves more room."
+                f"{len(prompt)} tokens and an answer of {self.cfg.max_new_tokens} do not fit in the model's context "
+                f"of {longest}. {way_out} chat.max_new_tokens."
             )
         request = Request(content_id(messages), messages, prompt, [self.cfg.temperature], self.cfg.seed)
-        sampler = GenerateSampler(self.model, self.terms.stop_ids, self.cfg.max_new_tokens, 1.0, 1, streamer)
+        sampler = GenerateSampler(self.model, self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, 1, streamer)
         [(_, [completion])] = sampler.complete([request])
         assert completion.token_ids is not None
-        return self.terms.text(completion.token_ids).strip()
+        return self.contract.text(completion.token_ids).strip()
 
 
 def talk(cfg: Chat, nodes: dict[str, Path]) -> None:
-    """Answer prompts until the end of input: one model in conversation, several each prompt by itself."""
+    """Answer prompts until the input ends: one model in conversation, or several models side by side."""
     speakers = {name: Speaker(folder / "model", cfg) for name, folder in nodes.items()}
     if sys.stdin.isatty():
-        forgets = APART if cfg.side_by_side else f"{NEW} forgets the conversation."
+        forgets = SEPARATE if cfg.side_by_side else f"{NEW} forgets the conversation."
         terminal.out(f"{forgets} {QUIT} or Ctrl-D ends it.")
     if cfg.side_by_side:
         side_by_side(speakers)
@@ -104,47 +104,47 @@ def converse(speaker: Speaker) -> None:
     messages = list[Message]()
 
     def say(prompt: str) -> None:
-        asked = [*messages, {"role": "user", "content": prompt}]
-        answer = speaker.answer(asked, Printed(speaker.terms))
-        messages[:] = [*asked, {"role": "assistant", "content": answer}]
+        conversation = [*messages, {"role": "user", "content": prompt}]
+        answer = speaker.answer(conversation, AnswerPrinter(speaker.contract))
+        messages[:] = [*conversation, {"role": "assistant", "content": answer}]
 
-    ask(say, messages.clear)
+    answer_prompts(say, messages.clear)
 
 
 def side_by_side(speakers: dict[str, Speaker]) -> None:
     def say(prompt: str) -> None:
         table = Table(*(Column(name, ratio=1) for name in speakers), expand=True)
-        asked = [{"role": "user", "content": prompt}]
-        table.add_row(*(Text(visible(speaker.answer(asked), KEPT)) for speaker in speakers.values()))
+        conversation = [{"role": "user", "content": prompt}]
+        table.add_row(*(Text(visible(speaker.answer(conversation), SAFE_CONTROLS)) for speaker in speakers.values()))
         terminal.print(table)
 
-    ask(say, lambda: terminal.out(APART))
+    answer_prompts(say, lambda: terminal.out(SEPARATE))
 
 
-def ask(say: Callable[[str], None], forget: Callable[[], None]) -> None:
-    """Have every prompt answered; one that cannot be is told, and the next one waited for."""
-    for prompt in prompts():
+def answer_prompts(say: Callable[[str], None], forget: Callable[[], None]) -> None:
+    """Answer every prompt, and print the error of one that cannot be answered."""
+    for prompt in read_prompts():
         try:
             forget() if prompt == NEW else say(prompt)
         except UserError as error:
             terminal.out(error)
 
 
-def prompts() -> Iterator[str]:
-    """What is typed, up to `/quit` or the end; a pipe's lines are shown as if typed. No UTF-8: told, passed over."""
-    typed = sys.stdin.isatty()
+def read_prompts() -> Iterator[str]:
+    """Yield the prompts up to `/quit` or the end of input. Lines of a pipe are printed, and skipped if not UTF-8."""
+    is_terminal = sys.stdin.isatty()
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     while True:
         try:
-            line = input("> " if typed else "").strip()
+            line = input("> " if is_terminal else "").strip()
         except (EOFError, KeyboardInterrupt):
             return
         if line == QUIT:
             return
-        if line and not typed:
+        if line and not is_terminal:
             terminal.out(f"> {visible(line)}")
         if any("\udc80" <= character <= "\udcff" for character in line):
-            terminal.out("error: this line is not UTF-8, and no model is asked.")
+            terminal.out("error: this line is not UTF-8 and is skipped.")
         elif line:
             yield line

@@ -1,8 +1,8 @@
-"""`stage=compare`: what a store or a sweep holds, side by side, in the terminal and in `outputs/compare.html`.
+"""`stage=compare`: compare the runs of a store or a sweep in the terminal and in `outputs/compare.html`.
 
-Evaluations are compared by pass rates, trainings that nothing evaluated by their held-out rows. What was measured on
-other prompts stands in a table of its own. The best of several is chosen by the prompts that measure it, so its own
-rate there is optimistic: read test once, with what is chosen. Nothing is built.
+Evaluations are compared by pass rates, trainings without evaluation by their held-out rows. Each set of prompts has a
+separate table. The rate of the best setting is optimistic, because the same prompts chose it: evaluate the chosen
+setting once on test. Nothing is built.
 """
 
 import logging
@@ -13,10 +13,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from stages.commands.comparing.groups import Group, grouped
-from stages.commands.comparing.measured import Key, rows
-from stages.commands.comparing.trained import Trainings, trainings
-from stages.commands.node_settings import Nodes, words
+from stages.commands.comparing.groups import Group, group_by_prompts
+from stages.commands.comparing.measured import Key, measured_rows
+from stages.commands.comparing.trained import Trainings, comparable_trainings
+from stages.commands.node_settings import Nodes, settings_text
 from stages.config.errors import UserError, visible
 from stages.config.schema import Compare
 from stages.pipeline.provenance import JOB_NODES
@@ -27,107 +27,108 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-PAGE = "compare.html"  # in the store's root; `stage=gc` keeps what it names
+PAGE = "compare.html"  # in the store's root; `stage=gc` keeps the nodes that it shows
 
 
 def show(store: Store, cfg: Compare) -> None:
-    """Say which setting is best, print a table for each set of prompts, and write the page.
+    """Print the best setting and a table for each set of prompts, and write the page.
 
     Raises:
-        UserError: where there is nothing to compare.
+        UserError: if there is nothing to compare.
     """
-    nodes, wanted = manifests(store), of_sweep(store, cfg.sweep)
-    groups, trained = grouped(rows(store, nodes, wanted)), trainings(store, nodes, wanted)
+    nodes, is_included = published_nodes(store), sweep_filter(store, cfg.sweep)
+    groups = group_by_prompts(measured_rows(store, nodes, is_included))
+    trained = comparable_trainings(store, nodes, is_included)
     if not groups and not trained:
-        raise UserError("there is no evaluation to compare yet: stage=eval makes one.")
+        raise UserError("stage=compare: there is no evaluation yet. Make one with stage=eval.")
     console = Console(width=None if os.isatty(1) else 160, markup=False)
     for group in groups:
-        console.print(visible(group.sentence), table(group), differences(group))
+        console.print(visible(group.sentence), group_table(group), settings_table(group))
         if group.note:
             log.info("%s", group.note)
-    for course in trained:
-        console.print(visible(course.sentence), trained_table(course))
+    for compared in trained:
+        console.print(visible(compared.sentence), trainings_table(compared))
     page = store.root / PAGE
-    if safe_files.write_if_allowed(page, html(groups, trained)):
-        log.info("The page: %s", page)
+    if safe_files.write_if_allowed(page, render_page(groups, trained)):
+        log.info("Page: %s", page)
     else:
-        log.info("No page: %s may only be read.", store.root)
+        log.info("The page is not written, as %s is read-only.", store.root)
 
 
-def manifests(store: Store) -> Nodes:
-    """What the store holds, the oldest first."""
+def published_nodes(store: Store) -> Nodes:
+    """Return the folders and manifests of all published nodes, the oldest first."""
     return {(m["stage"], m["fingerprint"]): (folder, m) for folder, m in store.manifests()}
 
 
-def of_sweep(store: Store, sweep: str | None) -> Callable[[Key], bool]:
-    """Whether a node is one of a sweep's jobs; without a sweep, every node is wanted."""
+def sweep_filter(store: Store, sweep: str | None) -> Callable[[Key], bool]:
+    """Return the test whether a node belongs to a sweep; without a sweep, every node does."""
     if sweep is None:
         return lambda key: True
     jobs = [load_json(path, having()) for path in Path(sweep).glob(f"*/{JOB_NODES}")]
     if not jobs:
-        raise UserError(f"compare.sweep={sweep} holds no jobs of a sweep: they lie in {store.root}/multirun/.")
-    theirs = {fingerprint for job in jobs for fingerprint in job.values()}
-    return lambda key: key[1] in theirs
+        raise UserError(f"compare.sweep={sweep} is not the folder of a sweep. Sweeps are in {store.root}/multirun/.")
+    fingerprints = {fingerprint for job in jobs for fingerprint in job.values()}
+    return lambda key: key[1] in fingerprints
 
 
-def table(group: Group) -> Table:
-    """What came out, in 80 columns."""
-    shown = plain(group.title, "passes, %", "over SFT", "KL", "tokens", "ended", "time")
+def group_table(group: Group) -> Table:
+    """Return the table of results, 80 columns wide."""
+    table = empty_table(group.title, "passes, %", "over SFT", "KL", "tokens", "ended", "time")
     for i, (setting, rate, gain) in enumerate(zip(group.settings, group.rates, group.gains, strict=True)):
         over = "" if gain is None else f"{points(gain.mean)} ({gain.bounds()})"
-        shown.add_row(
+        table.add_row(
             f"{i + 1}{'*' if group.front[i] else ''}",
             f"{100 * rate.mean:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})",
-            setting.title if setting.start else over,
+            setting.title if setting.is_sft else over,
             f"{setting.kl:.4f}",
             f"{setting.mean('mean_tokens'):.1f}",
             f"{setting.mean('stop_rate'):.1%}",
             f"{setting.seconds:.0f} s",
         )
-    shown.caption, shown.caption_justify = "* no other has a higher rate at no more KL from SFT", "left"
-    return shown
+    table.caption, table.caption_justify = "* no other setting has a higher rate at the same KL or less", "left"
+    return table
 
 
-def differences(group: Group) -> Table:
-    """Where the rows come from, in lines as long as the terminal is wide: any number of settings may differ."""
-    shown = Table("", "eval", "settings", box=None, header_style="bold", pad_edge=False)
+def settings_table(group: Group) -> Table:
+    """Return the table of the settings that differ, as wide as the terminal."""
+    table = Table("", "eval", "settings", box=None, header_style="bold", pad_edge=False)
     for i, setting in enumerate(group.settings):
-        told = setting.line or ("" if setting.title == setting.name else "as most")
+        settings = setting.line or ("" if setting.title == setting.name else "as most")
         title = "" if setting.runs[0].role == "policy" else f"{setting.title} "
-        shown.add_row(f"{i + 1}", " ".join(run.fingerprint for run in setting.runs), visible(title + told))
-    if group.usual:
-        shown.add_row("", "most", visible(words(group.usual)))
-    return shown
+        table.add_row(f"{i + 1}", " ".join(run.fingerprint for run in setting.runs), visible(title + settings))
+    if group.common_settings:
+        table.add_row("", "most", visible(settings_text(group.common_settings)))
+    return table
 
 
-def trained_table(group: Trainings) -> Table:
+def trainings_table(group: Trainings) -> Table:
     measures = [*(["pairs, %"] if group.by_pairs else []), *(["loss"] if group.by_loss else [])]
-    shown = plain(group.title, *measures, "from the first", "time")
-    shown.add_column("settings")
-    for i, (training, line, gap) in enumerate(zip(group.trainings, group.lines, group.behind, strict=True)):
+    table = empty_table(group.title, *measures, "from the first", "time")
+    table.add_column("settings")
+    for i, (training, line, gap) in enumerate(zip(group.trainings, group.lines, group.gaps, strict=True)):
         figures = [f"{100 * training.accuracy:.1f}"] if group.by_pairs else []
         figures += [f"{training.loss:.4f}"] if group.by_loss else []
-        behind = f"{group.shown(gap.mean)} ({group.shown(gap.low)} to {group.shown(gap.high)})" if gap else ""
-        shown.add_row(f"{i + 1}", *figures, behind, f"{training.seconds:.0f} s", visible(line or "as most"))
-    return shown
+        mean, low, high = map(group.format_gap, (gap.mean, gap.low, gap.high)) if gap else ("", "", "")
+        behind = f"{mean} ({low} to {high})" if gap else ""
+        table.add_row(f"{i + 1}", *figures, behind, f"{training.seconds:.0f} s", visible(line or "as most"))
+    return table
 
 
-def plain(title: str, *columns: str) -> Table:
-    shown = Table("", title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+def empty_table(title: str, *columns: str) -> Table:
+    table = Table("", title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for name in columns:
-        shown.add_column(name, justify="right", no_wrap=True)
-    return shown
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
-def html(groups: list[Group], trained: list[Trainings]) -> str:
-    """The page: what follows from each set of prompts, and its tables."""
+def render_page(groups: list[Group], trained: list[Trainings]) -> str:
     from stages.pages import scatter
     from stages.pages.environment import environment
 
     def plot(group: Group) -> scatter.Scatter:
-        both = zip(group.settings, group.rates, strict=True)
-        points = [scatter.Point(s.kl, rate.mean, rate.low, rate.high, s.start) for s, rate in both]
+        rated_settings = zip(group.settings, group.rates, strict=True)
+        points = [scatter.Point(s.kl, rate.mean, rate.low, rate.high, s.is_sft) for s, rate in rated_settings]
         return scatter.scatter(points, group.front)
 
     page = environment().get_template("compare.html.jinja")
-    return page.render(words=words, groups=[(group, plot(group)) for group in groups], trained=trained)
+    return page.render(settings_text=settings_text, groups=[(group, plot(group)) for group in groups], trained=trained)

@@ -1,4 +1,4 @@
-"""`stage=doctor`: every file of every published node, against the digest that its manifest has of it."""
+"""`stage=doctor`: compare every file of every published node with the digest in its manifest."""
 
 import logging
 from pathlib import Path
@@ -17,48 +17,49 @@ MIB = 2**20
 
 
 def examine(store: Store) -> None:
-    """Say what is damaged with the command that builds it again, and what lies in the store without being a node.
+    """Log each damaged file with the command that rebuilds it, and files in the store that belong to no node.
 
     Raises:
-        UserError: where something is damaged, or the folder is no store.
+        UserError: if a file is damaged, or the folder is not a store.
     """
-    gc.refuse_foreign(store)
-    nodes, wrong = dict[Path, Manifest](), list[str]()
+    gc.require_store(store)
+    nodes, problems = dict[Path, Manifest](), list[str]()
     for folder in sorted(store.published()):
         try:
             nodes[folder] = manifest_of(folder)
         except Damaged as error:
-            wrong.append(str(error))
+            problems.append(str(error))
     sizes = {folder: sum(entry["bytes"] for entry in m["files"].values()) for folder, m in nodes.items()}
     total = sum(sizes.values())
     with Progress(round(total / MIB), "doctor", "MiB") as progress:
         for folder, manifest in nodes.items():
-            torn = [(name, why) for name, why in hashed(folder, manifest, manifest["files"]) if why]
-            wrong += [f"{folder / name}: {why}. Again: {rebuild_command(folder)}" for name, why in torn]
+            damaged = [(name, reason) for name, reason in hashed(folder, manifest, manifest["files"]) if reason]
+            problems += [f"{folder / name}: {why}. To rebuild it: {rebuild_command(folder)}" for name, why in damaged]
             progress.update(round(sizes[folder] / MIB))
-    for line in wrong:
+    for line in problems:
         log.error("%s", line)
-    for line in besides(store):
+    for line in leftover_lines(store):
         log.info("%s", line)
-    if wrong:
-        raise UserError(f"{len(wrong)} files of {len(nodes)} nodes are damaged: they are named above.")
-    log.info("%d nodes, %.1f GiB, all as published.", len(nodes), total / 2**30)
+    if problems:
+        raise UserError(f"{len(problems)} files of {len(nodes)} nodes are damaged. Rebuild them as shown above.")
+    log.info("All files of %d nodes (%.1f GiB) are intact.", len(nodes), total / 2**30)
 
 
-def besides(store: Store) -> list[str]:
-    """What is no published node: harmless, but it takes room or stands for something that a kill left undone."""
-    left = gc.left_behind(store)
-    told = [f"{p}: left by a kill. The command that began it goes on with it; stage=gc removes it." for p in left]
+def leftover_lines(store: Store) -> list[str]:
+    """Return a line for each path that is not a published node: it is harmless, but takes room."""
+    leftovers = gc.leftover_folders(store)
+    way_out = "Run that command again to resume it, or stage=gc to remove this."
+    lines = [f"{path}: left by a killed command. {way_out}" for path in leftovers]
     for stage in Target:
         for path in sorted((store.root / stage).glob("*")):
             building = store.is_locked(stage, path.name[:12])
             whole = NODE.fullmatch(path.name) and (path / "manifest.json").exists()
-            if path not in left and not building and not whole:
-                told.append(f"{path}: nothing that this store made.")
+            if path not in leftovers and not building and not whole:
+                lines.append(f"{path}: not created by this store.")
     locks = [lock.name.split("-", 1) for lock in (store.root / "cache" / "locks").glob("*-*")]
     idle = [name for name in locks if not store.is_locked(*name)]
     gone = [name for name in idle if not any((store.root / name[0]).glob(f"{name[1]}*"))]
-    told += [f"{len(gone)} lock files of nodes that are gone: harmless."] if gone else []
+    lines += [f"{len(gone)} lock files belong to deleted nodes. They are harmless."] if gone else []
     links = [link for link in (store.root / "latest").glob("*") if not link.exists()]
-    again = "leads to a node that is gone; the next command of that stage points it at another."
-    return told + [f"{link}: {again}" for link in links]
+    consequence = "links to a deleted node. The next command of that stage updates the link."
+    return lines + [f"{link}: {consequence}" for link in links]

@@ -1,4 +1,4 @@
-"""`stage=export`: a model, or as a dataset what it learnt from, leaves the store: as files, or to the hub."""
+"""`stage=export`: write a model, or its training data as a dataset, to files or to the hub."""
 
 import logging
 from typing import Any
@@ -20,46 +20,46 @@ EVALUATION = """
 
 {verdict}
 
-Share of held-out prompts whose answer passes all checks. Intervals are over other prompts of the same tasks, and for
-tasks that nothing was trained on over other tasks like these:
+Share of held-out prompts whose answer passes all checks, with 95% intervals. The intervals are for new prompts of the
+same tasks; in the rows of tasks without training data, they are for new tasks of this kind:
 
 {table}
 """
 
 
 def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store) -> None:
-    """Export a model, or a dataset of several nodes. A pushed model takes along what an evaluation of it found."""
+    """Export a model, or a dataset of several nodes. The card of a pushed model has the results of its evaluation."""
     if cfg.format is ExportFormat.dataset:
         return dataset_folder.publish(cfg, nodes, store)
     [node] = nodes
     model = store.folder(node) / "model"
     if cfg.format is ExportFormat.gguf:
         file = store.root / "export" / f"{node.stage}-{node.fingerprint}-{cfg.dtype}.gguf"
-        with store.lock("export", file.stem):  # of two at once the second waits
-            gguf_file.write(model, file, cfg.dtype, f"{node.stage} {node.fingerprint}")
+        with store.lock("export", file.stem):  # a second export waits for the first
+            gguf_file.write_gguf(model, file, cfg.dtype, f"{node.stage} {node.fingerprint}")
         log.info("The file: %s (%.1f MiB)", file, file.stat().st_size / 2**20)
     else:
         card = (model / "README.md").read_text(encoding="utf-8")
         if evaluation and store.find(evaluation):
             store.verify(store.folder(evaluation))
-            card += evaluated(load_json(store.folder(evaluation) / "results.json", having("models")))
+            card += evaluation_section(load_json(store.folder(evaluation) / "results.json", having("models")))
         else:
-            log.info("The model is not evaluated, so the card has no results: stage=eval makes them.")
-        card = visible(card, "\n\t")  # those of earlier versions too
-        log.info("Pushed to %s", hub.push(model, str(cfg.repo), cfg.private, f"Plumbline {node}", card))
+            log.info("The model is not evaluated, so its card has no results. stage=eval adds them.")
+        card = visible(card, "\n\t")  # cards of earlier versions may have invisible characters
+        log.info("Pushed to %s", hub.push_folder(model, str(cfg.repo), cfg.private, f"Plumbline {node}", card))
 
 
-def evaluated(results: dict[str, Any]) -> str:
-    """The part of a card that only an evaluation can write."""
+def evaluation_section(results: dict[str, Any]) -> str:
+    """Return the section of a model card with the results of an evaluation."""
     models, differences = results["models"], results["differences"]
     columns = ["", "prompts", *models.values(), *differences.values()]
     rows = [columns, ["---"] * len(columns)]
     for group, row in results["groups"].items():
-        rates = [rate(Interval(**row[role])) for role in models]
+        rates = [format_rate(Interval(**row[role])) for role in models]
         rows.append([group, str(row["prompts"]), *rates, *(Interval(**row[name]).points() for name in differences)])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return EVALUATION.format(verdict=results["verdict"], table=table)
 
 
-def rate(share: Interval) -> str:
+def format_rate(share: Interval) -> str:
     return f"{share.mean:.1%} ({share.low:.1%} to {share.high:.1%})"

@@ -1,8 +1,8 @@
-"""`stage=plan`: nothing runs. Every node with its state, what changed since the nearest one, and what it would cost.
+"""`stage=plan`: show every node with its state, its changes since the nearest finished node, and its cost.
 
-Memory is the peak: on a GPU of what is allocated there, else of what is resident; that of such a node where nothing
-differs that it depends on, else an estimate. Tokens and time are scaled from finished nodes of the same stage; a stage
-of which nothing like it ran on this processor is `not measured yet`.
+Nothing runs. Memory is the peak that is allocated on a GPU, else the resident peak. It is measured if a finished node
+has the same settings for memory, else estimated. Tokens and time are scaled from finished nodes of the same stage; if
+none ran on this processor, they are `not measured yet`.
 """
 
 import math
@@ -13,11 +13,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from stages.commands.node_settings import named
+from stages.commands.node_settings import named_settings
 from stages.commands.planning import cost, expected_calls
 from stages.commands.planning.cost import RunHistory
 from stages.commands.planning.expected_calls import ExpectedCalls
-from stages.commands.planning.peak import on_gpu
+from stages.commands.planning.peak import uses_gpu
 from stages.commands.planning.tokens import Contribution, contributions
 from stages.config.blocks.evaluation import Versus
 from stages.config.errors import visible
@@ -29,146 +29,150 @@ from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
 HASHED_PER_SECOND = 1.7e9  # bytes, SHA-256 on one core of an AMD EPYC
-SHOWN_SECONDS = 5  # of hashing, and more
+SHOWN_SECONDS = 5  # shorter hashing is not mentioned
 UNMEASURED = "not measured yet"
 
 
 def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
-    """Print the plan of every node, in the order in which they would be built. What the usual store holds tells how
-    fast this machine is, wherever this store may lie. `untested`: why a run refuses to evaluate, so that it is not
-    planned either; '' where it does not refuse."""
+    """Print the plan of every node, in build order. The default store also counts for this machine's speed.
+
+    `untested`: why this run cannot be evaluated, so that evaluation is not planned; '' if it can.
+    """
     table = Table("node", "fingerprint", "state", "what changed", box=None, header_style="bold", pad_edge=False)
     for title in ("tokens", "memory", "disk", "time"):
         table.add_column(title, justify="right", no_wrap=True)
-    usual = Store(Path(os.environ.get(OUTPUTS) or (ROOT / "outputs" if checkout_project() else "outputs")))
-    past = RunHistory(store, *([usual] if usual.root.resolve() != store.root.resolve() else []))
+    default_store = Store(Path(os.environ.get(OUTPUTS) or (ROOT / "outputs" if checkout_project() else "outputs")))
+    history = RunHistory(store, *([default_store] if default_store.root.resolve() != store.root.resolve() else []))
     seconds, renewed, unmeasured = dict[str, float](), dict[str, float](), list[str]()
-    asked, read = dict[str, list[ExpectedCalls]](), set[Node]()
+    calls_by_node, inputs = dict[str, list[ExpectedCalls]](), set[Node]()
     planned = {name: node for name, node in nodes.items() if not (untested and node.stage in EVALUATING)}
     for name, node in planned.items():
         state = store.state(node)
-        costs = cost.expected(node, nodes, store, past)
-        notes = changed(node, state, store)
-        if asked_here := expected_calls.expected(node, store, past):
-            asked[name] = asked_here
-        if (asked_here or expected_calls.of_people(node)) and not past.earlier.of(node):  # at the pace of others
+        costs = cost.expected_cost(node, nodes, store, history)
+        notes = changes(node, state, store)
+        if calls := expected_calls.endpoint_calls(node, store, history):
+            calls_by_node[name] = calls
+        depends_on_others = calls or expected_calls.waits_for_people(node)  # on servers or people
+        if depends_on_others and not history.earlier.last_match(node):
             costs = replace(costs, seconds=math.nan)
         if state != "cached":
-            read.update(node.inputs.values())
+            inputs.update(node.inputs.values())
             if math.isnan(costs.seconds):
                 unmeasured.append(name)
             else:
                 seconds[name] = costs.seconds
-                if past.earlier.of(node):
+                if history.earlier.last_match(node):
                     renewed[name] = costs.seconds
+        place = "GPU" if uses_gpu(node) else "RAM"
         table.add_row(
             name.replace("_", " "),
             node.fingerprint,
             state,
             visible("; ".join(notes)),
             f"{costs.tokens:,}" if costs.tokens else "",
-            "?" if math.isnan(costs.memory) else f"{costs.memory / 2**30:.1f} GiB {'GPU' if on_gpu(node) else 'RAM'}",
+            "?" if math.isnan(costs.memory) else f"{costs.memory / 2**30:.1f} GiB {place}",
             f"{costs.disk / 2**30:.1f} GiB" if costs.disk > 2**26 else "",
             "" if state == "cached" else UNMEASURED if math.isnan(costs.seconds) else f"{costs.seconds:.0f} s",
         )
     console = Console(width=None if os.isatty(1) else 160, markup=False)
     console.print(table)
-    if brought := contributions(nodes["data"], store):
-        console.print(sources(brought))
-    if asked:
-        console.print(endpoints(asked))
+    if amounts := contributions(nodes["data"], store):
+        console.print(sources_table(amounts))
+    if calls_by_node:
+        console.print(endpoints_table(calls_by_node))
     for name, node in planned.items():
         if isinstance(node.config, Versus) and not node.config.constant:
-            console.print(comparison(name, node, store, past))
-    console.print(to_build(seconds, unmeasured))
-    if (hashed := hashing(read, store)) >= SHOWN_SECONDS:
-        console.print(f"Finished nodes that these read are hashed first: {hashed:.0f} s where the disk keeps up.")
+            console.print(comparison_sentence(name, node, store, history))
+    console.print(time_summary(seconds, unmeasured))
+    if (hash_seconds := hashing_seconds(inputs, store)) >= SHOWN_SECONDS:
+        console.print(f"Before that, finished inputs are hashed: {hash_seconds:.0f} s on a fast disk.")
     if untested:
         console.print(f"Not planned: {', '.join(EVALUATING)}. {untested}")
     if renewed:
         console.print(
-            f"Of these, {len(renewed)} nodes only because Plumbline makes something else of the same settings now "
-            f"(version): {sum(renewed.values()):.0f} s, for {', '.join(renewed)}. CHANGELOG.md says what."
+            f"{len(renewed)} of these nodes have unchanged settings, and are rebuilt because Plumbline's version of "
+            f"the stage changed: {', '.join(renewed)}, {sum(renewed.values()):.0f} s. CHANGELOG.md lists the changes."
         )
 
 
-def to_build(seconds: dict[str, float], unmeasured: list[str]) -> str:
-    """Return the sentences on the whole time, by the seconds of nodes and the nodes without a measured time."""
+def time_summary(seconds: dict[str, float], unmeasured: list[str]) -> str:
+    """Return the sentence on the total time, from the seconds of nodes and the names of unmeasured nodes."""
     least = "at least " if unmeasured else ""
-    total = f"{least}{sum(seconds.values()) / 60:.1f} min, from nodes of the same stage on this processor."
+    total = f"{least}{sum(seconds.values()) / 60:.1f} min, measured on nodes of the same stage on this processor."
     parts = [total] if seconds or not unmeasured else []
     missing = [f"{UNMEASURED} ({len(unmeasured)}): {', '.join(unmeasured)}."] if unmeasured else []
     return f"To build: {' '.join(parts + missing)}"
 
 
-def hashing(inputs: set[Node], store: Store) -> float:
-    """Return the seconds in which the files of finished nodes are hashed, a file to a core."""
+def hashing_seconds(inputs: set[Node], store: Store) -> float:
+    """Return the seconds for hashing the files of finished nodes, with one core per file."""
     manifests = [manifest for node in inputs if (manifest := store.find(node))]
     sizes = [entry["bytes"] for manifest in manifests for entry in manifest["files"].values()]
     return sum(sizes) / HASHED_PER_SECOND / max(1, min(len(sizes), os.cpu_count() or 1))
 
 
-def sources(brought: list[Contribution]) -> Table:
-    """What each source brings for sft."""
+def sources_table(contributions: list[Contribution]) -> Table:
+    """Return the table of the rows and tokens that each source adds to sft."""
     table = Table("source", box=None, header_style="bold", pad_edge=False)
     for title in ("rows for sft", "come", "tokens", "share"):
         table.add_column(title, justify="right", no_wrap=True)
-    every = sum(each.tokens or 0 for each in brought)
-    for each in brought:
-        mark = "" if each.exact else "~"
-        amounts = ["?" if n is None else f"{mark}{n:,.0f}" for n in (each.rows, each.total, each.tokens)]
-        known = each.tokens is not None and all(other.tokens is not None for other in brought)
-        table.add_row(visible(each.name), *amounts, f"{(each.tokens or 0) / max(1, every):.0%}" if known else "?")
+    total_tokens = sum(source.tokens or 0 for source in contributions)
+    for source in contributions:
+        mark = "" if source.exact else "~"
+        amounts = ["?" if n is None else f"{mark}{n:,.0f}" for n in (source.rows, source.total, source.tokens)]
+        has_tokens = source.tokens is not None and all(other.tokens is not None for other in contributions)
+        share = f"{(source.tokens or 0) / max(1, total_tokens):.0%}" if has_tokens else "?"
+        table.add_row(visible(source.name), *amounts, share)
     return table
 
 
-def comparison(name: str, node: Node, store: Store, past: RunHistory) -> str:
-    """Return how small a difference a comparison of so many prompts can show."""
-    from stages.evaluation.win_rates import detectable  # with numpy, which other plans are spared
+def comparison_sentence(name: str, node: Node, store: Store, history: RunHistory) -> str:
+    """Return the sentence on the smallest difference that a comparison of so many prompts can show."""
+    from stages.evaluation.win_rates import detectable  # imported here, as it loads numpy
 
-    prompts, title = cost.pool_to_be(node, store, past).rows / 2, name.replace("_", " ")
+    prompts, title = cost.expected_pool_sizes(node, store, history).rows / 2, name.replace("_", " ")
     if not prompts:
-        return f"{title}: nobody knows yet how many prompts are compared."
+        return f"{title}: the number of compared prompts is not known yet."
     points = 100 * detectable(int(prompts))
-    return f"{title}: {prompts:,.0f} prompts show a win rate that is {points:.0f} points off 50%, four times of five."
+    return f"{title}: {prompts:,.0f} prompts detect a win rate {points:.0f} points from 50% with 80% probability."
 
 
-def endpoints(asked: dict[str, list[ExpectedCalls]]) -> Table:
-    """What nodes would ask of endpoints, and what that costs where it is known."""
+def endpoints_table(calls_by_node: dict[str, list[ExpectedCalls]]) -> Table:
+    """Return the table of expected calls to endpoints, with their tokens and costs."""
     table = Table("asks", "endpoint", "model", box=None, header_style="bold", pad_edge=False)
     for title in ("calls", "tokens in", "out, at most", "money, at most"):
         table.add_column(title, justify="right", no_wrap=True)
-    for name, those in asked.items():
-        for each in those:
-            amounts = [f"{n:,.0f}" if math.isfinite(n) else "?" for n in (each.calls, each.input, each.output)]
-            known = each.money is not None and math.isfinite(each.money)
-            money = f"{each.money:,.2f}" if known else "?"
-            table.add_row(name.replace("_", " "), each.key, visible(str(each.endpoint.model)), *amounts, money)
+    for name, expected in calls_by_node.items():
+        for calls in expected:
+            amounts = [f"{n:,.0f}" if math.isfinite(n) else "?" for n in (calls.calls, calls.input, calls.output)]
+            has_price = calls.money is not None and math.isfinite(calls.money)
+            money = f"{calls.money:,.2f}" if has_price else "?"
+            table.add_row(name.replace("_", " "), calls.key, visible(str(calls.endpoint.model)), *amounts, money)
     return table
 
 
-def changed(node: Node, state: str, store: Store) -> list[str]:
-    """Which settings and inputs differ from the nearest published node of the stage."""
-    notes = [f"not neutral here: {key}={value}" for key, value in node.fixed.items()]
+def changes(node: Node, state: str, store: Store) -> list[str]:
+    """Return the settings and inputs that differ from the most similar published node of the stage."""
+    notes = [f"{key}={value} changes the results here" for key, value in node.fixed.items()]
     if state != "cached":
-        earlier = [differences(node, manifest) for _, manifest in store.manifests(node.stage)]
+        earlier = [node_differences(node, manifest) for _, manifest in store.manifests(node.stage)]
         if not earlier:
-            notes.append("the first of its kind")
+            notes.append("no earlier node to compare with")
         else:
             nearest = min(earlier, key=len)
-            notes += nearest or ["rebuild asked for it, an input was built again, or a file is damaged"]
+            notes += nearest or ["rebuilt because of rebuild=, a rebuilt input or a damaged file"]
     return notes
 
 
-def differences(node: Node, manifest: Manifest) -> list[str]:
-    """`learning_rate 5e-05 -> 0.0001`, `path pairs.jsonl: its content`, `input sft`."""
-    now = {key: (value, name) for key, value, name in named(node.settings, asdict(node.config))}
-    then = {key: (value, name) for key, value, name in named(manifest["settings"], manifest["config"])}
-    found = [f"version {manifest['version']} -> {node.version}"] if manifest["version"] != node.version else []
-    for key in sorted(now | then):
-        (value, name), (old_value, old_name) = now.get(key, (None, "–")), then.get(key, (None, "–"))
+def node_differences(node: Node, manifest: Manifest) -> list[str]:
+    """Return differences such as `learning_rate 5e-05 -> 0.0001`, `path pairs.jsonl: its content` and `input sft`."""
+    current = {key: (value, name) for key, value, name in named_settings(node.settings, asdict(node.config))}
+    previous = {key: (value, name) for key, value, name in named_settings(manifest["settings"], manifest["config"])}
+    differences = [f"version {manifest['version']} -> {node.version}"] if manifest["version"] != node.version else []
+    for key in sorted(current | previous):
+        (value, name), (old_value, old_name) = current.get(key, (None, "–")), previous.get(key, (None, "–"))
         if value != old_value:
-            found.append(f"{key} {name}: its content" if name == old_name else f"{key} {old_name} -> {name}")
-    before = {role: given["fingerprint"] for role, given in manifest["inputs"].items()}
-    after = {role: given.fingerprint for role, given in node.inputs.items()}
-    return found + [f"input {role}" for role in sorted(before | after) if before.get(role) != after.get(role)]
+            differences.append(f"{key} {name}: its content" if name == old_name else f"{key} {old_name} -> {name}")
+    before = {role: entry["fingerprint"] for role, entry in manifest["inputs"].items()}
+    after = {role: node_input.fingerprint for role, node_input in node.inputs.items()}
+    return differences + [f"input {role}" for role in sorted(before | after) if before.get(role) != after.get(role)]

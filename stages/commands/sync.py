@@ -1,6 +1,6 @@
-"""`stage=sync`: runs that were tracked offline go to W&B, and what each run used is told there.
+"""`stage=sync`: send runs that were tracked offline to W&B, and link each run with its inputs there.
 
-It may be stopped at any point and run again: in a run's folder W&B marks that it was sent, we that inputs were told.
+It can be stopped and repeated at any point: files in a run's folder mark that it was sent and linked.
 """
 
 import logging
@@ -23,79 +23,79 @@ def push(store: Store, settings: Tracker) -> None:
     """Send the offline runs under `outputs/cache/wandb` to `tracker.project`, then link every run with its inputs.
 
     Raises:
-        UserError: without a key or a connection; where runs were not taken, after all others were.
+        UserError: without a key or a connection; or after all others were sent, if W&B refused some runs.
     """
     if not has_key():
-        raise UserError("stage=sync sends runs to W&B and needs a key: set WANDB_API_KEY, or run `wandb login`.")
+        raise UserError("stage=sync needs a W&B key. Set WANDB_API_KEY, or run `wandb login`.")
     files = home(store.root)
     import wandb
 
     try:
         project = f"{settings.entity or wandb.Api().default_entity}/{settings.project}"
     except wandb.errors.Error as error:
-        raise UserError(f"W&B cannot be reached, nothing was sent. Try again later. It said: {error}") from error
-    runs = unsent(store, files)
-    refused = send(runs, project)
+        raise UserError(f"stage=sync: W&B cannot be reached ({error}). Try again later.") from error
+    runs = unsent_runs(store, files)
+    refused = send_runs(runs, project)
     log.info("%s: %d runs sent.", project, len(runs) - len(refused))
-    refused += build_lineage(store, files, project)
+    refused += link_inputs(store, files, project)
     if refused:
-        raise UserError(f"W&B did not take {len(refused)} runs, {refused[0]} first. The same command tries again.")
+        raise UserError(f"stage=sync: W&B refused {len(refused)} runs, {refused[0]} first. Try again.")
 
 
-def unsent(store: Store, files: Path) -> list[Path]:
-    """The folders of runs that are over and not sent, oldest first."""
-    found = list[Path]()
-    for run in sorted(run for run in files.glob("*run-*") if not sent(run)):
+def unsent_runs(store: Store, files: Path) -> list[Path]:
+    """Return the folders of finished runs that are not sent yet, the oldest first."""
+    runs = list[Path]()
+    for run in sorted(run for run in files.glob("*run-*") if not is_sent(run)):
         stage, fingerprint, _ = run_id(run).split("-")
         if store.is_locked(stage, fingerprint):
-            log.info("%s %s is being built: its run is left for the next time.", stage, fingerprint)
+            log.info("%s %s is being built. Sync its run later.", stage, fingerprint)
         else:
-            found.append(run)
-    return found
+            runs.append(run)
+    return runs
 
 
 def run_id(run: Path) -> str:
-    """`<stage>-<fingerprint>-<attempt>`, with which the names of runs' folders end."""
+    """Return `<stage>-<fingerprint>-<attempt>`, the end of a run folder's name."""
     return "-".join(run.name.split("-")[-3:])
 
 
-def sent(run: Path) -> bool:
+def is_sent(run: Path) -> bool:
     online = not run.name.startswith("offline-") and not (run / CUT_OFF).exists()
     return online or any(run.glob("*.wandb.synced"))
 
 
-def send(runs: list[Path], project: str) -> list[str]:
-    """`wandb sync`, which shows its progress and what hinders it; the runs that were not taken."""
+def send_runs(runs: list[Path], project: str) -> list[str]:
+    """Run `wandb sync`, which prints progress and errors, and return the ids of runs that it did not send."""
     entity, name = project.split("/")
     place = ["--include-online", "--entity", entity, "--project", name]
     if runs:
         subprocess.run([sys.executable, "-m", "wandb", "sync", *place, *map(str, runs)], check=False)
-    return [run_id(run) for run in runs if not sent(run)]
+    return [run_id(run) for run in runs if not is_sent(run)]
 
 
-def build_lineage(store: Store, files: Path, project: str) -> list[str]:
-    """Link the sent runs behind what the store holds with their inputs; the runs for which that failed."""
+def link_inputs(store: Store, files: Path, project: str) -> list[str]:
+    """Link the sent runs of published nodes with their inputs, and return the ids of runs for which that failed."""
     import wandb
 
-    told, missing, failed = 0, set[str](), list[str]()
+    linked, missing, failed = 0, set[str](), list[str]()
     api = wandb.Api()
-    runs = [run for run in sorted(files.glob("*run-*")) if sent(run) and not (run / LINKED).exists()]
+    runs = [run for run in sorted(files.glob("*run-*")) if is_sent(run) and not (run / LINKED).exists()]
     with Progress(len(runs), "lineage", "run") as progress:
         for run in runs:
             stage, fingerprint, _ = run_id(run).split("-")
             manifest = read_manifest(store.root / stage / fingerprint)
             if manifest and run_id(run) in [attempt["wandb_run"] for attempt in manifest["attempts"]]:
-                inputs = [version(**given) for given in manifest["inputs"].values()]
+                inputs = [version(**entry) for entry in manifest["inputs"].values()]
                 try:
                     absent = link(api, run, f"{project}/{run_id(run)}", inputs)
                 except wandb.errors.Error as error:
                     log.warning("warning: %s: %s", run_id(run), error)
                     failed.append(run_id(run))
                 else:
-                    told += not absent
+                    linked += not absent
                     missing.update(absent)
             progress.update()
-    log.info("%s: the inputs of %d runs told.", project, told)
+    log.info("%s: %d runs linked with their inputs.", project, linked)
     if missing:
-        log.info("Not found there, as if built without W&B: %s.", ", ".join(sorted(missing)))
+        log.info("These inputs are not on W&B, perhaps built without it: %s.", ", ".join(sorted(missing)))
     return failed

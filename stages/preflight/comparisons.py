@@ -1,4 +1,4 @@
-"""Comparisons of answers that cannot be made: who judges, whose answers, and to which prompts."""
+"""Checks of `eval.judged`: who judges, which models' answers are compared, and on which prompts."""
 
 from stages.config.blocks.evaluation import NOBODY, REFERENCE
 from stages.config.choices import Align, Role
@@ -6,20 +6,19 @@ from stages.config.errors import UserError, one_of
 from stages.config.schema import Config
 from stages.store import plugins
 
-LABELED = ("dataset", "verifier")  # who says nothing of two answers that were not labelled, or that nothing checks
+LABELED = ("dataset", "verifier")  # labelers that cannot compare two new answers without checks
 
 
-def refuse(cfg: Config) -> None:
-    """Raise UserError for the first thing that is wrong with `eval.judged`, or for an `align=none` that compares
-    nothing."""
+def validate_judged(cfg: Config) -> None:
+    """Raise UserError for the first setting of `eval.judged` that cannot work, or if `align=none` compares nothing."""
     judged = cfg.eval.judged
     labelers = [NOBODY, *(word for word in plugins.words("labelers", "Labeler") if word not in LABELED)]
     one_of("eval.judged.labeler", [str(judged.labeler)], labelers)
-    untrained = cfg.align is Align.none and not cfg.sft.train  # the policy is a model that came as it is
+    untrained = cfg.align is Align.none and not cfg.sft.train  # the policy is the base model itself
     if untrained and not judged.folders:
         raise UserError(
-            "align=none sft=none trains nothing, so that there is nothing to compare: eval.judged.against=[FOLDER] "
-            "names another model."
+            "align=none sft=none trains nothing, so there is nothing to compare. Name another model: "
+            "eval.judged.against=[FOLDER]."
         )
     if not judged.wanted:
         return
@@ -28,15 +27,13 @@ def refuse(cfg: Config) -> None:
         roles = [Role.sft, REFERENCE] if untrained else [Role.base, Role.sft, REFERENCE]
     for i, name in enumerate(judged.against):
         if name in judged.against[:i]:
-            raise UserError(f"eval.judged.against[{i}]={name} stands there twice: name it once.")
+            raise UserError(f"eval.judged.against[{i}]={name} is named twice. Name it once.")
         if name in (*Role, REFERENCE) and name not in roles:
-            raise UserError(f"eval.judged.against[{i}]={name}: this run has {', '.join(roles)}, or name a folder.")
+            raise UserError(f"eval.judged.against[{i}]={name}: not in this run. Use {', '.join(roles)} or a folder.")
     if not judged.against:
-        raise UserError("eval.judged.against names nobody: [sft] holds the policy's answers against those of SFT.")
+        raise UserError("eval.judged.against is empty. [sft] compares the policy's answers with those of SFT.")
     for i, source in enumerate(judged.source):
         if source.splits or source.check:
-            raise UserError(
-                f"eval.judged.source[{i}]: all of its rows are asked, and judged: leave splits and check out."
-            )
+            raise UserError(f"eval.judged.source[{i}]: judges read every row. Leave splits and check out.")
     if not (judged.source or cfg.tested or cfg.align is not Align.none):
-        raise UserError("eval.judged has no prompts: 'eval.judged.source=[{path: FILE}]' names some.")
+        raise UserError("eval.judged has no prompts. Name a file of them: 'eval.judged.source=[{path: FILE}]'.")

@@ -1,4 +1,4 @@
-"""Refuse settings of data that cannot work: how rows are formed and audited, how files are read, how sources mix."""
+"""Checks of `data`: how rows are formed and audited, how files are read, and how sources are mixed."""
 
 import math
 from typing import Any
@@ -12,8 +12,8 @@ from stages.store import plugins
 from stages.store.source_files import locate
 
 
-def refuse(cfg: Config) -> None:
-    """Raise UserError for the rows and sources that cannot be formed, audited, read or mixed as they are to be."""
+def validate_data(cfg: Config) -> None:
+    """Raise one UserError for all settings of data that cannot work."""
     errors = Errors()
     with errors:
         validate_form(cfg.data.form)
@@ -23,82 +23,78 @@ def refuse(cfg: Config) -> None:
             validate_shares(f"data.sources[{i}].splits", source.splits)
     with errors:
         validate_mixture(cfg)
-    for key, read in [*of_run(cfg), ("label", cfg.label)]:
+    for key, block in [*run_sources(cfg), ("label", cfg.label)]:
         with errors:
-            validate_reading(key, read)
+            validate_reading(key, block)
     errors.refuse()
 
 
-def of_run(cfg: Config) -> list[tuple[str, Source | Label]]:
-    """Return every source of files, with its key."""
-    given = {"data.sources": cfg.data.sources, "outside": cfg.outside, "eval.retention": cfg.eval.retention}
-    found: list[tuple[str, Source | Label]] = [("reward.source", cfg.reward.source)] if cfg.reward.source.path else []
-    return found + [(f"{key}[{i}]", source) for key, those in given.items() for i, source in enumerate(those)]
+def run_sources(cfg: Config) -> list[tuple[str, Source | Label]]:
+    """Return every file source of the configuration with its key, such as `data.sources[0]`."""
+    lists = {"data.sources": cfg.data.sources, "outside": cfg.outside, "eval.retention": cfg.eval.retention}
+    reward = {"reward.source": cfg.reward.source} if cfg.reward.source.path else {}
+    listed = [(f"{key}[{i}]", source) for key, sources in lists.items() for i, source in enumerate(sources)]
+    return [*reward.items(), *listed]
 
 
 def validate_form(form: Form) -> None:
-    """Raise UserError where there are more or fewer system prompts than their policy takes."""
-    given, policy = len(form.system_prompts or []), form.system or "keep"
-    wanted = {"insert": (given == 1, "one"), "vary": (given > 1, "two or more, to draw from")}
-    enough, told = wanted.get(policy, (given == 0, "none"))
-    if not enough:
-        raise UserError(f"data.form.system={policy} takes {told} of data.form.system_prompts, and there are {given}.")
+    """Raise UserError if the number of system prompts does not fit `data.form.system`."""
+    count, policy = len(form.system_prompts or []), form.system or "keep"
+    amounts = {"insert": (count == 1, "one"), "vary": (count > 1, "two or more")}
+    is_right, amount = amounts.get(policy, (count == 0, "none"))
+    if not is_right:
+        raise UserError(f"data.form.system={policy} needs {amount} in data.form.system_prompts, which has {count}.")
 
 
 def validate_audit(cfg: Config) -> None:
-    """Raise UserError for an audit that cannot work, or that holds rows against nothing."""
+    """Raise UserError for audit settings that cannot work or have no effect."""
     validate_codes(cfg.data.audit)
     audit, contaminated = cfg.data.audit, cfg.data.audit.actions.get("contaminated", "keep")
     if audit.against and "contaminated" not in audit.actions and cfg.stage != Command.audit:
-        raise UserError(
-            "data.audit.against does nothing: data.audit.actions={contaminated: drop} takes those rows out."
-        )
+        raise UserError("data.audit.against has no effect alone. Add data.audit.actions={contaminated: drop}.")
     if contaminated != "keep" and not audit.against:
-        raise UserError("data.audit.actions.contaminated: by what? data.audit.against=[{path: FILE}] says it.")
+        raise UserError("data.audit.actions.contaminated needs test sets. Add data.audit.against=[{path: FILE}].")
 
 
 def validate_codes(audit: Audit) -> None:
-    """Raise UserError for the audit's codes, actions and thresholds."""
+    """Raise UserError for an unknown audit code or action, or a threshold outside its range."""
     one_of("data.audit.actions", audit.actions, AUDIT_CODES)
     one_of("data.audit.actions", audit.actions.values(), AUDIT_ACTIONS)
     one_of("data.audit.thresholds", audit.thresholds, AUDIT_THRESHOLDS)
     for code, action in audit.actions.items():
         if action == "fix" and code not in AUDIT_FIXES:
-            raise UserError(
-                f"data.audit.actions.{code}=fix: there is no one way to mend that, but for {', '.join(AUDIT_FIXES)}. "
-                "Drop or quarantine them."
-            )
+            raise UserError(f"data.audit.actions.{code}=fix: fix is only for {', '.join(AUDIT_FIXES)}. Use drop.")
     for code, threshold in audit.thresholds.items():
         low, high = AUDIT_THRESHOLDS[code]
         if not low <= threshold <= high:
             raise UserError(f"data.audit.thresholds.{code}={threshold:g} must be from {low:g} to {high:g}.")
 
 
-def validate_reading(key: str, read: Source | Label) -> None:
-    """Raise UserError for the format, the columns, the task and the hub's keys of one source."""
-    one_of(f"{key}.format", [read.format] if read.format else [], plugins.words("formats", "Format"))
-    for role, column in read.columns.items():
+def validate_reading(key: str, block: Source | Label) -> None:
+    """Raise UserError for an unknown format, column, task or hub key of one source."""
+    one_of(f"{key}.format", [block.format] if block.format else [], plugins.words("formats", "Format"))
+    for role, column in block.columns.items():
         if not (column is None or is_name(column) or (isinstance(column, list) and all(map(is_name, column)))):
-            raise UserError(f"{key}.columns={{{role}: {column}}}: a column is its name, a list of names, or null.")
-    if not isinstance(read, Source):
+            raise UserError(f"{key}.columns={{{role}: {column}}}: a column must be a name, a list of names, or null.")
+    if not isinstance(block, Source):
         return
-    if read.format == "phrased" and not read.task:
+    if block.format == "phrased" and not block.task:
         raise UserError(
-            f"{key}.format=phrased: by which task? {key}.task=TASK says it, and is enough alone: "
-            f"{', '.join(plugins.labelled())}, or a YAML file."
+            f"{key}.format=phrased needs a task. Set {key}.task to {', '.join(plugins.labelled())}, or a YAML file. "
+            "Then format can be left out."
         )
-    if read.task and not plugins.user_path(read.task).is_file():
-        one_of(f"{key}.task", [read.task], plugins.labelled())
-    of_hub = read.revision or read.subset or read.hub_split != Source.hub_split
-    if of_hub and is_local(read.path, f"{key}.path"):
+    if block.task and not plugins.user_path(block.task).is_file():
+        one_of(f"{key}.task", [block.task], plugins.labelled())
+    of_hub = block.revision or block.subset or block.hub_split != Source.hub_split
+    if of_hub and is_local(block.path, f"{key}.path"):
         raise UserError(
-            f"{key}.path={read.path} is no dataset of the hub, which alone has a revision, a subset and a hub_split. "
-            "Leave these out."
+            f"{key}.path={block.path} is a local path. Only hub datasets have revision, subset and hub_split. Leave "
+            "them out."
         )
 
 
 def is_local(path: str | None, key: str) -> bool:
-    """Return whether a path lies on this machine. If it exists nowhere, the stage that reads it reports that."""
+    """Return whether a path exists on this machine. If it exists nowhere, the stage that reads it reports that."""
     try:
         return path is not None and locate(path, key) is not None
     except UserError:
@@ -110,31 +106,30 @@ def is_name(column: Any) -> bool:
 
 
 def validate_shares(key: str, splits: dict[str, float]) -> None:
-    """Raise UserError for a source's shares of the splits."""
+    """Raise UserError for unknown splits, or shares outside 0 to 1, summing above 1, or all zero."""
     one_of(key, splits, list(Split))
     shares = splits.values()
     if not all(math.isfinite(share) and 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
-        raise UserError(f"{key}={splits}: each is a share from 0 to 1, and all together no more than 1.")
+        raise UserError(f"{key}={splits}: each share must be from 0 to 1, and their sum at most 1.")
     if splits and not any(shares):
-        raise UserError(f"{key}={splits}: no row of the source would be used. Leave the source out, or raise a share.")
+        raise UserError(f"{key}={splits}: every share is 0. Raise one, or leave the source out.")
 
 
 def validate_mixture(cfg: Config) -> None:
-    """Raise UserError for the first setting that cannot work: by weight come all sources or none, and only those mix
-    that SFT learns from."""
+    """Raise UserError for weights, caps or quotas without rows for SFT, or a weight that only some sources have."""
     by_key = {f"data.sources[{i}]": source for i, source in enumerate(cfg.data.sources)}
     to_learn = {key: source for key, source in by_key.items() if source.shares.get(Split.sft)}
     weighed = [key for key, source in to_learn.items() if source.weight]
-    for key, source in of_run(cfg):
+    for key, source in run_sources(cfg):
         for name in ("weight", "epochs"):
             if isinstance(source, Source) and vars(source)[name] and key not in to_learn and key != "reward.source":
-                raise UserError(f"{key}.{name} is for rows that SFT learns from, and this source brings none.")
+                raise UserError(f"{key}.{name} is only for sources with rows for sft. Leave it out.")
     if weighed and len(weighed) < len(to_learn):
-        lacking = next(key for key in to_learn if key not in weighed)
-        raise UserError(f"{lacking}.weight is missing: {weighed[0]} has one, and shares are of all sources for sft.")
+        missing_key = next(key for key in to_learn if key not in weighed)
+        raise UserError(f"{missing_key}.weight is missing. Every source for sft needs one if {weighed[0]} has one.")
     mixture = cfg.data.mixture
     if (mixture.cap or mixture.quotas) and not to_learn:
-        raise UserError("data.mixture mixes rows of data.sources for sft, and there are none.")
+        raise UserError("data.mixture mixes the data.sources with rows for sft, and there are none. Leave it out.")
     one_of("data.mixture.quotas", mixture.quotas, sorted({source.of_task for source in to_learn.values()}))
-    if fewest := [task for task, quota in mixture.quotas.items() if quota < 1]:
-        raise UserError(f"data.mixture.quotas.{fewest[0]} must be at least 1. To have no row of it, leave it out.")
+    if empty_tasks := [task for task, quota in mixture.quotas.items() if quota < 1]:
+        raise UserError(f"data.mixture.quotas.{empty_tasks[0]} must be at least 1. For no row, leave the source out.")

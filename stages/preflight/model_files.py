@@ -1,4 +1,4 @@
-"""Folders and files of models, read as far as their heads: no weights are loaded."""
+"""Checks of model folders and files that read only headers and config.json, never weights."""
 
 import json
 import mmap
@@ -15,10 +15,10 @@ from stages.store.node import Node
 from stages.store.source_files import commit_of, locate
 from stages.store.store import Store
 
-SCORES = "ForSequenceClassification"  # how transformers calls the classes whose head gives scores
-HEADS = ("score.", "classifier.", "classification_head.")  # and what their heads are called in the weights
+SCORES = "ForSequenceClassification"  # in the class names of transformers' models with a score head
+HEADS = ("score.", "classifier.", "classification_head.")  # prefixes of a score head's tensor names
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
-LONGEST_HEAD = 1 << 27  # bytes of a header of safetensors
+LONGEST_HEAD = 1 << 27  # bytes of a safetensors header
 
 # GGUF's metadata types as struct formats; 8 is a string, 9 an array (ggml's docs/gguf.md).
 GGUF_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -38,7 +38,7 @@ GGUF_KEYS = {
 
 
 def require_model(node: Node, store: Store) -> None:
-    """Raise UserError where `base` cannot load what its path names."""
+    """Raise UserError if the stage `base` cannot load the model at its path."""
     cfg = node.config
     if not cfg.path:
         return
@@ -48,17 +48,16 @@ def require_model(node: Node, store: Store) -> None:
     elif place.is_dir():
         require_folder(place, key)
     elif place.suffix != ".gguf" or not place.is_file():
-        raise UserError(f"{key}: a single file must be a .gguf; for safetensors, name the folder.")
+        raise UserError(f"{key}: a single file must be a .gguf. For safetensors, name the folder.")
     else:
         try:
-            gguf(place)
+            gguf_config(place)
         except (OSError, ValueError, LookupError, ArithmeticError, struct.error) as error:
-            raise UserError(f"{key}: cannot be read as GGUF: {error}. Name a whole GGUF file.") from error
+            raise UserError(f"{key}: cannot be read as GGUF: {error}. Name a complete GGUF file.") from error
 
 
 def require_reward_model(node: Node, store: Store) -> None:
-    """Raise UserError where `label.reward_model.path` names no model with a head of one score, or one without a chat
-    template."""
+    """Raise UserError if `label.reward_model.path` is not a model with one score output and a chat template."""
     cfg = node.config.reward_model
     if node.config.labeler != "reward_model" or node.config.own or not cfg.path:
         return
@@ -68,18 +67,18 @@ def require_reward_model(node: Node, store: Store) -> None:
         commit_of(cfg.path, cfg.revision, "model", setting)
         return
     if not folder.is_dir():
-        raise UserError(f"{key}: a reward model is a folder of safetensors, and this is a file. Name the folder.")
+        raise UserError(f"{key}: a reward model is a folder of safetensors, not a file. Name the folder.")
     config = require_folder(folder, key)
     classes = [str(name) for name in config.get("architectures") or []]
-    tensors = {name for file in folder.glob("*.safetensors") for name in names_in(file, key)}
+    tensors = {name for file in folder.glob("*.safetensors") for name in tensor_names(file, key)}
     if classes and not any(SCORES in name for name in classes) and not any(name.startswith(HEADS) for name in tensors):
-        raise UserError(f"{key}: {classes[0]} gives no scores. A reward model is a …{SCORES} with one output.")
-    if (outputs := outputs_of(config)) != 1:
-        raise UserError(f"{key}: its config.json names {outputs} outputs, and a reward model has one.")
+        raise UserError(f"{key}: {classes[0]} gives no scores. Name a …{SCORES} model with one output.")
+    if (outputs := output_count(config)) != 1:
+        raise UserError(f"{key}: its config.json has {outputs} outputs. Name a model with one output.")
     if not (folder / "contract.json").exists() and not has_chat_template(folder):
         raise UserError(
-            f"{key}: its tokenizer has no chat template, so nothing says how it reads a prompt with an answer. Save "
-            "the one that it was trained with into tokenizer_config.json."
+            f"{key}: its tokenizer has no chat template, so prompts and answers cannot be formatted for it. Save "
+            "the template of its training in tokenizer_config.json."
         )
 
 
@@ -87,23 +86,23 @@ def require_folder(folder: Path, key: str) -> dict[str, Any]:
     """Return the config.json of a model's folder.
 
     Raises:
-        UserError: naming `key`, where the folder lacks a part of a model, or holds what is never read.
+        UserError: naming `key`, if the folder lacks a part of a model, or holds files that are unsafe to read.
     """
     try:
-        safe_folder.check(folder)
+        safe_folder.validate_folder(folder)
     except UserError as error:
         raise UserError(f"{key}: {error}") from error
     if not (folder / "config.json").is_file():
-        raise UserError(f"{key}: the folder holds no config.json. Name the folder of a model.")
+        raise UserError(f"{key}: the folder has no config.json. Name the folder of a model.")
     if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{key}: {folder} holds no *.safetensors. Convert the weights to safetensors.")
+        raise UserError(f"{key}: {folder} has no *.safetensors. Convert the weights to safetensors.")
     if not any((folder / name).is_file() for name in TOKENIZERS):
-        raise UserError(f"{key}: the folder holds no tokenizer. Save the model's own beside it: tokenizer.json.")
-    return model_shape.read(folder)
+        raise UserError(f"{key}: the folder has no tokenizer. Save the model's tokenizer.json there.")
+    return model_shape.read_config(folder)
 
 
-def names_in(file: Path, key: str) -> list[str]:
-    """Return the names of the tensors in a file of safetensors, from its header."""
+def tensor_names(file: Path, key: str) -> list[str]:
+    """Return the tensor names in the header of a safetensors file."""
     try:
         with open(file, "rb") as content:
             (length,) = struct.unpack("<Q", content.read(8))
@@ -114,9 +113,8 @@ def names_in(file: Path, key: str) -> list[str]:
         raise UserError(f"{key}: {file.name} cannot be read as safetensors: {error}. Copy it again.") from error
 
 
-def outputs_of(config: dict[str, Any]) -> Any:
-    """Return how many outputs a classification model has by its config.json: transformers takes two where it says
-    nothing."""
+def output_count(config: dict[str, Any]) -> Any:
+    """Return the number of outputs in a classification model's config.json; without one, transformers assumes two."""
     labels = config.get("id2label")
     return len(labels) if isinstance(labels, dict) and labels else config.get("num_labels", 2)
 
@@ -125,25 +123,25 @@ def has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
         return True
     file = folder / "tokenizer_config.json"
-    config = safe_folder.read(file) if file.is_file() else {}
+    config = safe_folder.read_json(file) if file.is_file() else {}
     return isinstance(config, dict) and bool(config.get("chat_template"))
 
 
-def config_of(cfg: Model, published: Path | None = None) -> dict[str, Any] | None:
-    """The config.json of a base model: from its node where that is `published`, else from the folder, file or
-    repository that it will be made from. None where the hub has it and cannot be reached."""
+def model_config(cfg: Model, published: Path | None = None) -> dict[str, Any] | None:
+    """Return a base model's config.json from its node's `published` folder, else from its path in `cfg`; None if the
+    hub cannot be reached."""
     if published and (published / "config.json").exists():
-        return model_shape.read(published)
+        return model_shape.read_config(published)
     if cfg.random_init:
-        return random_init(cfg.random_init)
+        return random_init_config(cfg.random_init)
     local = locate(str(cfg.path), "model.path")
     if local is None:
-        return on_hub(str(cfg.path), cfg.revision)
-    return model_shape.read(local) if local.is_dir() else gguf(local)
+        return hub_config(str(cfg.path), cfg.revision)
+    return model_shape.read_config(local) if local.is_dir() else gguf_config(local)
 
 
-def random_init(cfg: RandomInit) -> dict[str, Any]:
-    """Of the small Llama that `base` makes."""
+def random_init_config(cfg: RandomInit) -> dict[str, Any]:
+    """Return the config of the small Llama that `base` creates with random weights."""
     return {
         "model_type": "llama",
         "hidden_size": cfg.hidden_size,
@@ -157,44 +155,44 @@ def random_init(cfg: RandomInit) -> dict[str, Any]:
     }
 
 
-def on_hub(repo: str, revision: str | None) -> dict[str, Any] | None:
-    """One small file of the hub, or of its cache on this machine."""
+def hub_config(repo: str, revision: str | None) -> dict[str, Any] | None:
+    """Return a hub model's config.json, downloaded or from the cache; None if it is in neither."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return model_shape.read(Path(hf_hub_download(repo, "config.json", revision=revision)).parent)
+        return model_shape.read_config(Path(hf_hub_download(repo, "config.json", revision=revision)).parent)
     except (LocalEntryNotFoundError, HfHubHTTPError):
         return None
 
 
-def gguf(path: Path) -> dict[str, Any]:
-    """From the head of a GGUF file. The gguf package's reader takes seconds, for the tokenizer's lists."""
+def gguf_config(path: Path) -> dict[str, Any]:
+    """Return the config in a GGUF file's header. The gguf package takes seconds, as it reads the tokenizer's lists."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as head:
-        reader = Reader(head)
+        reader = GGUFReader(head)
         _, _, tensors, entries = reader.numbers("4sIQQ")
-        found = {reader.string(): reader.value() for _ in range(entries)}
+        metadata = {reader.string(): reader.value() for _ in range(entries)}
         names = [reader.tensor() for _ in range(tensors)]
-    kind = found["general.architecture"]
-    config = {key: found[f"{kind}.{name}"] for key, name in GGUF_KEYS.items() if f"{kind}.{name}" in found}
+    kind = metadata["general.architecture"]
+    config = {key: metadata[f"{kind}.{name}"] for key, name in GGUF_KEYS.items() if f"{kind}.{name}" in metadata}
     return config | {
         "model_type": kind,
-        "vocab_size": found["tokenizer.ggml.tokens"],
+        "vocab_size": metadata["tokenizer.ggml.tokens"],
         "tie_word_embeddings": "output.weight" not in names,
     }
 
 
 @dataclass
-class Reader:
-    """Goes through the head of a GGUF file."""
+class GGUFReader:
+    """Reads the header of a GGUF file; `place` is the next byte."""
 
     head: mmap.mmap
     place: int = 0
 
     def numbers(self, form: str) -> tuple[Any, ...]:
-        found = struct.unpack_from(f"<{form}", self.head, self.place)
+        numbers = struct.unpack_from(f"<{form}", self.head, self.place)
         self.place += struct.calcsize(f"<{form}")
-        return found
+        return numbers
 
     def string(self) -> str:
         (length,) = self.numbers("Q")
@@ -202,7 +200,7 @@ class Reader:
         return self.head[self.place - length : self.place].decode(errors="replace")
 
     def value(self) -> Any:
-        """A value of the metadata; of an array, how long it is."""
+        """Return the next metadata value; of an array only its length."""
         (kind,) = self.numbers("I")
         if kind == GGUF_STRING:
             return self.string()
@@ -211,15 +209,15 @@ class Reader:
         kind, length = self.numbers("IQ")
         if kind in GGUF_NUMBERS:
             self.place += length * struct.calcsize(f"<{GGUF_NUMBERS[kind]}")
-        else:  # strings: nothing nests arrays
+        else:  # an array of strings, as no file nests arrays
             for _ in range(length):
                 if self.place > len(self.head):
-                    raise ValueError("a GGUF file that is cut off")
+                    raise ValueError("the file is truncated")
                 self.place += 8 + int.from_bytes(self.head[self.place : self.place + 8], "little")
         return length
 
     def tensor(self) -> str:
-        """The name of a tensor; its shape, type and place are passed over."""
+        """Return the next tensor's name, and skip its shape, type and offset."""
         name = self.string()
         (dimensions,) = self.numbers("I")
         self.place += 8 * dimensions + 12

@@ -1,5 +1,4 @@
-"""Files of rows, read as far as their first rows: whether there are any, and what their format is; and files of what
-people said: answers to the questions of `label=human`, and words that judgements are held against."""
+"""Checks of row files that read only the first rows, and of files with people's answers or known labels."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,72 +11,71 @@ from stages.store.source_files import commit_of, locate
 from stages.store.store import Store
 
 if TYPE_CHECKING:
-    from stages.formats.column_mapping import Wanted
+    from stages.formats.column_mapping import Purpose
 
 
 def require_source(node: Node, store: Store) -> None:
-    """Raise UserError where a source of data cannot be read as what its splits need, nor an evaluation set that rows
-    are held against."""
-    from stages.formats.column_mapping import Wanted, wanted_of
+    """Raise UserError if a data source lacks rows for its splits, or an audit's test set has no prompts."""
+    from stages.formats.column_mapping import Purpose, source_purpose
 
     block = node.config
-    require_rows(block.source, block.key, wanted_of(block.source), of_own=bool(block.own))
+    require_rows(block.source, block.key, source_purpose(block.source), own_reader=bool(block.own))
     for i, source in enumerate(block.audit.against or ()):
-        require_rows(source, f"data.audit.against[{i}].path", Wanted.prompts)
+        require_rows(source, f"data.audit.against[{i}].path", Purpose.prompts)
 
 
 def require_preferences(node: Node, store: Store) -> None:
-    """Raise UserError where a file of preferences holds none."""
-    from stages.formats.column_mapping import Wanted
+    """Raise UserError if the preference file of `label=dataset` has no preferences."""
+    from stages.formats.column_mapping import Purpose
 
     if node.config.brings_pool:
-        require_rows(node.config.source, node.config.key, Wanted.preferences)
+        require_rows(node.config.source, node.config.key, Purpose.preferences)
 
 
 def require_candidates(node: Node, store: Store) -> None:
-    """Raise UserError where a file of candidates holds none."""
-    from stages.formats.column_mapping import Wanted
+    """Raise UserError if the file of candidates has no candidates."""
+    from stages.formats.column_mapping import Purpose
 
     if not plugins.user_path(node.config.file).is_file():
-        return  # told where it is pinned
-    require_rows(node.config.source, f"{node.config.key}.file", Wanted.candidates)
+        return  # `source_files.pin` reports the missing file
+    require_rows(node.config.source, f"{node.config.key}.file", Purpose.candidates)
 
 
-def require_rows(source: Source, key: str, wanted: "Wanted", of_own: bool = False) -> None:
-    """Raise UserError where a source's first rows are not what is wanted. Rows that a reader `of_own` reads may be
-    anything; those of the hub are looked at when they are there."""
+def require_rows(source: Source, key: str, purpose: "Purpose", own_reader: bool = False) -> None:
+    """Raise UserError if a source has no rows, or the first ones do not fit their purpose. A user-defined reader
+    (`own_reader`) may take any row. Hub datasets are checked after their download."""
     from stages.formats import detection
-    from stages.formats.column_mapping import Wanted
+    from stages.formats.column_mapping import Purpose
     from stages.formats.readers import files
 
     if locate(source.path, key) is None:
         commit_of(source.path, source.revision, "dataset", key)
         return
     try:
-        for table in files.tables(source, key, wanted is Wanted.preferences):
+        for table in files.source_tables(source, key, purpose is Purpose.preferences):
             if next(table.rows(), None):
-                if not of_own:
-                    detection.recognised(table, detection.peeked(table), source, key, wanted)
+                if not own_reader:
+                    detection.recognise_format(table, detection.first_rows(table), source, key, purpose)
                 return
     except UserError as error:
         block = key.removesuffix(".path").removesuffix(".file")
         raise UserError(str(error) if block in str(error) else f"{key}: {error}") from error
-    raise UserError(f"{key}={source.path}: holds no rows.")
+    raise UserError(f"{key}={source.path}: has no rows. Name another file.")
 
 
 def require_known(node: Node, store: Store) -> None:
-    """Raise UserError for the first line of `label.known` that is not a row of audit.jsonl."""
+    """Raise UserError if `label.known` has a line that is not a row of audit.jsonl, or no known label."""
     if node.config.known and (file := plugins.user_path(node.config.known)).is_file():
-        from stages.evaluation.reliability import from_file
+        from stages.evaluation.reliability import read_known_words
 
         require_readable(file, "label.known")
-        if not from_file(file):
-            raise UserError(f"label.known={node.config.known}: says nothing of any judgement. Fill in its blanks.")
+        if not read_known_words(file):
+            raise UserError(f"label.known={node.config.known}: every `known` in it is empty. Fill some in.")
 
 
 def require_answered(node: Node, store: Store) -> None:
-    """Raise UserError where `label.human.answered` holds no answers, or none to the questions of a pool that the store
-    holds. Of a pool that is still to be made nobody knows the questions."""
+    """Raise UserError if `label.human.answered` has no answers, or, once the pool is in the store, none to its
+    questions."""
     cfg = node.config
     if "human" not in cfg.labelers or not cfg.human.answered:
         return
@@ -85,19 +83,19 @@ def require_answered(node: Node, store: Store) -> None:
 
     file = plugins.user_path(cfg.human.answered)
     require_readable(file, "label.human.answered")
-    answers = [answer for _, each in answer_rows.answers_of(file) for answer in each]
+    answers = [answer for _, each in answer_rows.parse_answers(file) for answer in each]
     if not answers:
-        raise UserError(f"label.human.answered={file}: holds no answers. Have its blanks filled in, or leave it out.")
+        raise UserError(f"label.human.answered={file}: has no answers. Fill in its empty fields, or leave it out.")
     if cfg.labeler == "human" and store.find(node.inputs["pool"]):
         from stages.labelers.labeler import Pool
-        from stages.labelers.people.questions import drawn
+        from stages.labelers.people.questions import draw_questions
         from stages.store.records import Candidate, Example, Records
 
         folder = store.folder(node.inputs["pool"])
         prompts, candidates = folder / "prompts.parquet", folder / "candidates.parquet"
         pool = Pool(Records(prompts, Example), Records(candidates, Candidate))
-        if not {answer.question for answer in answers} & {question.id for question in drawn(pool, cfg.human)}:
-            raise answer_rows.of_other_runs(file, len(answers))
+        if not {answer.question for answer in answers} & {question.id for question in draw_questions(pool, cfg.human)}:
+            raise answer_rows.other_runs_error(file, len(answers))
 
 
 def require_readable(file: Path, key: str) -> None:

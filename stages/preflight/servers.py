@@ -1,5 +1,4 @@
-"""Servers: endpoints that a configuration names (where they are, what they cost, and that it holds no key, but its
-name), what asking them needs, and addresses that a page for people is to listen at."""
+"""Checks of endpoints (address, price, no secret in the configuration) and of the address of the page for people."""
 
 import ipaddress
 import json
@@ -20,10 +19,10 @@ from stages.config.schema import Config
 from stages.store.node import Node
 from stages.store.store import Store
 
-NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # of an environment variable
+NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # the name of an environment variable
 PORTS = {"http": 80, "https": 443}
-LONGEST = 2000  # characters of an address
-# Names of settings that hold a key, and texts that are one: of OpenAI, Hugging Face, Google and others, and JWTs.
+LONGEST = 2000  # characters in an address
+# Names of settings that hold an API key, and texts that look like one: OpenAI, Hugging Face, Google, JWTs and others.
 KEY_NAME = re.compile(
     r"(api|access|auth|private|secret|client|bearer|refresh)[-_ ]?(key|token|secret)|authori[sz]ation|passw(or)?d"
     r"|passphrase|credential|^(x[-_])?(auth|bearer|key|secret|token)$",
@@ -33,21 +32,21 @@ KEY = re.compile(
     r"\b(sk|pk|hf|gsk|xai|nvapi|ghp|glpat|r8|csk)[-_][\w-]{16,}|\bAIza[\w-]{30,}|\beyJ[\w-]{8,}\.eyJ[\w-]+"
     r"|\b(Bearer|Basic) [\w+/=.~-]{8,}"
 )
-OURS = {"messages", "model", "stream", "n"}  # of a request
+REQUEST_FIELDS = {"messages", "model", "stream", "n"}  # fields that every request sets itself
 
 
-def refuse(cfg: Config) -> None:
-    """Raise UserError for the endpoints that cannot be asked."""
+def validate_endpoints(cfg: Config) -> None:
+    """Raise one UserError for all endpoints and judges that cannot work."""
     errors = Errors()
     for label in cfg.labels:
         if "judge" in label.labelers:
             with errors, in_the_name_of(label.name):
-                judged(cfg, label)
+                validate_judge(cfg, label)
     for key, endpoint in cfg.endpoints.items():
         with errors:
-            reachable(key, endpoint)
+            validate_address(key, endpoint)
         with errors:
-            sendable(key, endpoint)
+            validate_extra(key, endpoint)
         if endpoint.budget.money and not endpoint.price.known:
             errors.add(
                 f"{key}.budget.money={endpoint.budget.money:g}: nobody knows what {endpoint.model} costs. Say so: "
@@ -56,46 +55,44 @@ def refuse(cfg: Config) -> None:
     errors.refuse()
 
 
-def judged(cfg: Config, label: Label) -> None:
-    """Judges, each of them once, and as many comparisons as show every candidate to them."""
+def validate_judge(cfg: Config, label: Label) -> None:
+    """Raise UserError for missing or repeated judges, or too few comparisons to show every candidate."""
     judge, drawn = label.judge, None if label.of else cfg.sample.most
     if not judge.endpoints or not judge.kind or not judge.reading:
-        raise UserError("label=judge needs judges: 'label.judge.endpoints=[{base_url: ADDRESS, model: NAME}]'.")
-    if len({(address(e.base_url), e.model) for e in judge.endpoints}) < len(judge.endpoints):
-        raise UserError("label.judge.endpoints names a model twice: it would be one judge, and no majority.")
+        raise UserError("label=judge needs a judge: 'label.judge.endpoints=[{base_url: ADDRESS, model: NAME}]'.")
+    if len({(normal_address(e.base_url), e.model) for e in judge.endpoints}) < len(judge.endpoints):
+        raise UserError("label.judge.endpoints names a model twice, and its votes would count double. Name each once.")
     selecting = cfg.sft.demonstrations is Demonstrations.selected and not label.of
     if judge.kind is Rubrics.pairwise and selecting:
-        raise UserError("sft.demonstrations=selected takes answers by their scores: label.judge.kind=pointwise.")
+        raise UserError("sft.demonstrations=selected needs scores. Set label.judge.kind=pointwise.")
     if judge.kind is Rubrics.pairwise and judge.comparisons and drawn and 2 * judge.comparisons < drawn:
         raise UserError(
-            f"label.judge.comparisons={judge.comparisons} leaves some of {drawn} candidates out. "
-            f"{(drawn + 1) // 2} show each of them once."
+            f"label.judge.comparisons={judge.comparisons} leaves out some of the {drawn} candidates of a prompt. "
+            f"Use {(drawn + 1) // 2} or more."
         )
 
 
-def reachable(key: str, endpoint: Endpoint) -> None:
-    """An address without a secret in it, and the name of a variable, never a key."""
-    url = split(endpoint.base_url)
+def validate_address(key: str, endpoint: Endpoint) -> None:
+    """Raise UserError for an address that cannot be used, or a secret in the settings of an endpoint."""
+    url = parse_address(endpoint.base_url)
     if url is None:
-        raise UserError(f"{key}.base_url is no address: http://127.0.0.1:8000/v1, for example.")
+        raise UserError(f"{key}.base_url is not an address. Use one such as http://127.0.0.1:8000/v1.")
     if not endpoint.model:
-        raise UserError(f"{key}.model: which of the server's models is it?")
-    way_out = f"Set a variable of the environment to it, and name that: {key}.api_key_env=NAME."
+        raise UserError(f"{key}.model is missing. Set {key}.model=NAME, a model of this server.")
+    way_out = f"Put the key in an environment variable, and set {key}.api_key_env=NAME."
     if "@" in url.netloc or url.query or url.fragment or KEY.search(url.path):
-        raise UserError(
-            f"{key}.base_url holds a user, a password, a query or a key, which every node keeps. {way_out}"
-        )
+        raise UserError(f"{key}.base_url holds a user, a password, a query or a key, which would be stored. {way_out}")
     secret = os.environ.get(endpoint.api_key_env or "", "").strip()
-    hidden = [secret] if len(secret) >= SHORTEST_KEY else []
-    for place, value in texts(endpoint.extra, f"{key}.extra"):
-        if KEY_NAME.search(place.rpartition(".")[2]) or KEY.search(value) or any(each in value for each in hidden):
-            raise UserError(f"{place} holds a key, which every node keeps. {way_out}")
+    secrets = [secret] if len(secret) >= SHORTEST_KEY else []
+    for place, value in texts_in(endpoint.extra, f"{key}.extra"):
+        if KEY_NAME.search(place.rpartition(".")[2]) or KEY.search(value) or any(each in value for each in secrets):
+            raise UserError(f"{place} is an API key, which would be stored. {way_out}")
     if endpoint.api_key_env and not NAME.fullmatch(endpoint.api_key_env):
-        raise UserError(f"{key}.api_key_env is the name of an environment variable, OPENAI_API_KEY, and never a key.")
+        raise UserError(f"{key}.api_key_env must name an environment variable, such as OPENAI_API_KEY, not be a key.")
 
 
-def split(address: str | None) -> SplitResult | None:
-    """Return the parts of an address; None where no HTTP client can ask there."""
+def parse_address(address: str | None) -> SplitResult | None:
+    """Return the parts of an address, or None if it is not an HTTP address."""
     try:
         url = urlsplit(address or "")
         host, port = url.hostname or "", url.port
@@ -107,78 +104,77 @@ def split(address: str | None) -> SplitResult | None:
         return None
 
 
-def address(base_url: str | None) -> str:
-    """Return a base_url as everybody who means the same server and path can spell it."""
-    url = split(base_url)
+def normal_address(base_url: str | None) -> str:
+    """Return a base_url in one normal form, so that two spellings of the same server and path are equal."""
+    url = parse_address(base_url)
     if url is None:
         return str(base_url)
     return f"{url.scheme}://{url.hostname}:{url.port or PORTS[url.scheme]}{url.path.rstrip('/')}"
 
 
-def texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Yield every text in a setting, with its key."""
+def texts_in(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Yield the key and the value of every text inside a setting."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from texts(inner, f"{place}.{name}")
+            yield from texts_in(inner, f"{place}.{name}")
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            yield from texts(inner, f"{place}[{i}]")
+            yield from texts_in(inner, f"{place}[{i}]")
     elif isinstance(value, str) and value:
         yield place, value
 
 
-def priced(cfg: Config) -> None:
-    """Put the price of its model into every endpoint that was given none."""
+def fill_prices(cfg: Config) -> None:
+    """Fill in the price of each endpoint that has none, from `prices` by its model."""
     for endpoint in cfg.endpoints.values():
         if not endpoint.price.known:
             endpoint.price = cfg.prices.get(str(endpoint.model), endpoint.price)
 
 
-def sendable(key: str, endpoint: Endpoint) -> None:
-    """Names in `extra` that a server is told anyway, and numbers that JSON does not have."""
-    if named := OURS & endpoint.extra.keys():
-        name = min(named)
+def validate_extra(key: str, endpoint: Endpoint) -> None:
+    """Raise UserError for fields in `extra` that every request sets itself, or values that JSON cannot hold."""
+    if repeated := REQUEST_FIELDS & endpoint.extra.keys():
+        name = min(repeated)
         raise UserError(f"{key}.extra.{name}={endpoint.extra[name]}: every request sets {name} itself. Leave it out.")
     try:
         json.dumps(endpoint.extra, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{key}.extra={endpoint.extra}: cannot be sent as JSON ({error}). Write numbers or text."
+            f"{key}.extra={endpoint.extra}: cannot be sent as JSON ({error}). Use numbers or text."
         ) from error
 
 
 def require_sampled(node: Node, store: Store) -> None:
-    """Raise UserError where the endpoint that draws candidates cannot be asked."""
+    """Raise UserError if the endpoint for candidates lacks its package or its key."""
     if node.config.sampler == "openai" and not node.config.own:
         require_askable(f"{node.config.key}.endpoint", node.config.endpoint, store)
 
 
 def require_judges(node: Node, store: Store) -> None:
-    """Raise UserError where a judge cannot be asked."""
+    """Raise UserError if the endpoint of a judge lacks its package or its key."""
     if node.config.labeler == "judge" and not node.config.own:
         for i, endpoint in enumerate(node.config.judge.endpoints or ()):
             require_askable(f"label.judge.endpoints[{i}]", endpoint, store)
 
 
 def require_askable(key: str, endpoint: Endpoint, store: Store) -> None:
-    """Raise UserError without the package that asks, or the key that is named. Where answers of this model are kept,
-    they may be all that is needed, and the stage tells what else is."""
-    from stages.store.call_cache import Calls  # loads tables, which a plan does without
+    """Raise UserError if the package openai or the API key is missing. With cached replies of this model in the store,
+    the stage may need neither, so it reports them itself."""
+    from stages.store.call_cache import Calls  # imported here, as it loads pyarrow, which a plan does not need
 
     if Calls(store.root / "cache" / "calls", str(endpoint.base_url), str(endpoint.model)).path.exists():
         return
     if find_spec("openai") is None:
-        raise UserError(f"{key} needs the package openai: {install_command('endpoints')}.")
+        raise UserError(f"{key} needs the package openai. Install it: {install_command('endpoints')}.")
     if endpoint.api_key_env and not os.environ.get(endpoint.api_key_env, "").strip():
         raise UserError(
-            f"{key}.api_key_env={endpoint.api_key_env}: the environment has no such variable, or it is empty. Set "
-            f"it: export {endpoint.api_key_env}=KEY"
+            f"{key}.api_key_env={endpoint.api_key_env}: this environment variable is missing or empty. "
+            f"Set it: export {endpoint.api_key_env}=KEY"
         )
 
 
 def require_page(node: Node, store: Store) -> None:
-    """Raise UserError where the page for people cannot listen at its address, unless a command that runs now already
-    asks them there."""
+    """Raise UserError if the page for people cannot listen at its address and no running command serves it."""
     cfg = node.config
     if "human" not in cfg.labelers or store.is_locked(node.stage, node.fingerprint):
         return
@@ -190,6 +186,6 @@ def require_page(node: Node, store: Store) -> None:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", error)
         raise UserError(
-            f"label.human.runtime: cannot listen at {host}, port {port}: {reason}. port=0 takes a free one, and "
-            "host=127.0.0.1 is this machine."
+            f"label.human.runtime: cannot listen at {host}, port {port}: {reason}. Use port=0 for a free "
+            "port, and host=127.0.0.1 for this machine."
         ) from error

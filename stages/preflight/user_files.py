@@ -1,8 +1,7 @@
-"""Files that the user wrote, tried before anything is built: rubrics, tasks and chat templates by rendering them,
-Python code by its text alone, as none of it is run before its stage.
+"""Checks of files that the user wrote: rubrics, tasks and chat templates are rendered, Python code is only parsed.
 
-The stage itself judges what the text of code does not show: a name that is imported, assigned or made by a decorator,
-and a class whose bases are of other files.
+The stage that runs the code checks the rest: names that are imported, assigned or made by a decorator, and classes
+whose bases are in other files.
 """
 
 import ast
@@ -27,7 +26,7 @@ from stages.store.source_files import read_template
 from stages.store.store import Store
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-NEUTRAL = {"object", "abc.ABC", "typing.Generic", "typing.Protocol"}  # bases that bring no method
+NEUTRAL = {"object", "abc.ABC", "typing.Generic", "typing.Protocol"}  # bases without methods
 CONVERSATION = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Name a colour."},
@@ -36,8 +35,8 @@ CONVERSATION = [
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
 
 
-def refuse(cfg: Config) -> None:
-    """Raise UserError for the templates that cannot work."""
+def validate_user_files(cfg: Config) -> None:
+    """Raise one UserError for all rubrics, chat templates and tasks that cannot be rendered."""
     errors = Errors()
     for label in cfg.labels:
         if label.judge.kind and label.judge.rubric:
@@ -46,7 +45,7 @@ def refuse(cfg: Config) -> None:
     if cfg.sft.template.path:
         with errors:
             validate_chat_template(Path(cfg.sft.template.path))
-    for key, source in data_sources.of_run(cfg):
+    for key, source in data_sources.run_sources(cfg):
         if isinstance(source, Source) and source.task and plugins.user_path(source.task).is_file():
             with errors:
                 validate_task(f"{key}.task", source.task)
@@ -54,27 +53,26 @@ def refuse(cfg: Config) -> None:
 
 
 def validate_rubric(judge: Judge, file: Path) -> None:
-    """Refuse a rubric that cannot be rendered, or that leaves out what is to be judged."""
+    """Raise UserError for a rubric that cannot be rendered, or does not show the judge all texts."""
     texts = RUBRIC_TEXTS[judge.kind or Rubrics.pairwise]
     setting, source = f"label.judge.rubric={file}", read_template(file, "label.judge.rubric")
     with blaming(setting, f"It may read {', '.join(texts)} and reply"):
-        [(shown, _)] = render(source, [{name: f"<{name}>" for name in (*texts, "reply")}])
-    if lacking := [name for name in texts if f"<{name}>" not in shown]:
-        raise UserError(f"{setting} shows the judge no {', '.join(lacking)}: it holds {{{{ {lacking[0]} }}}}.")
+        [(prompt, _)] = render(source, [{name: f"<{name}>" for name in (*texts, "reply")}])
+    if missing := [name for name in texts if f"<{name}>" not in prompt]:
+        raise UserError(f"{setting}: {', '.join(missing)} is missing from the text. Add {{{{ {missing[0]} }}}}.")
 
 
 def validate_chat_template(file: Path) -> None:
-    """Refuse a chat template that is not Jinja, fails, or takes too much for a short conversation. It may refuse the
-    conversation: SFT tries it with the model's own tokens."""
+    """Raise UserError for a chat template that is not Jinja, or fails or takes too long on a short conversation."""
     source = read_template(file)
-    with blaming(f"sft.template.path={file}", "Mend the file, or leave it out: template=auto"):
+    with blaming(f"sft.template.path={file}", "Correct the file, or leave it out: template=auto"):
         facts_of(source, chat=True)
-        with suppress(Refusal):
+        with suppress(Refusal):  # SFT tries the template again with the model's tokens
             render(source, [{**TOKENS, "messages": CONVERSATION, "add_generation_prompt": False}], chat=True)
 
 
 def validate_task(key: str, path: str) -> None:
-    """Refuse a task that lacks something, or of which a phrasing cannot be rendered."""
+    """Raise UserError for a task file that is incomplete or has a phrasing that cannot be rendered."""
     from stages.formats.phrased import read_task
 
     try:
@@ -84,57 +82,57 @@ def validate_task(key: str, path: str) -> None:
 
 
 def require_labeler(node: Node, store: Store) -> None:
-    """Raise UserError where `label.own` is not a labeler."""
+    """Raise UserError if `label.own` is not a labeler."""
     if node.config.own:
-        require_class(node.config.own, "label.own", "stages.labelers.labeler.Labeler", "judge", "__init__", given=1)
+        require_class(node.config.own, "label.own", "stages.labelers.labeler.Labeler", "judge", "__init__", 1)
 
 
 def require_sampler(node: Node, store: Store) -> None:
-    """Raise UserError where `sample.own` is not a sampler."""
+    """Raise UserError if `sample.own` is not a sampler."""
     if node.config.own:
-        require_class(node.config.own, "sample.own", "stages.samplers.sampler.Sampler", "complete", "open", given=4)
+        require_class(node.config.own, "sample.own", "stages.samplers.sampler.Sampler", "complete", "open", 4)
 
 
 def require_data_part(node: Node, store: Store) -> None:
-    """Raise UserError where `data.own` is neither a task family nor a function of a row."""
+    """Raise UserError if `data.own` is neither a task family nor a function that reads a row."""
     own = node.config.own
-    found = Text(own, "data.own").defined() if own else None
-    if isinstance(found, ast.ClassDef):
-        raise UserError(f"data.own.name={own.name} must be a task family, without options, or a function of a row.")
-    if found and not found.decorator_list:
-        require_options(own, "data.own", found, given=1)
+    definition = PythonFile(own, "data.own").defined() if own else None
+    if isinstance(definition, ast.ClassDef):
+        raise UserError(f"data.own.name={own.name} is a class. Name a task family, or a function that takes a row.")
+    if definition and not definition.decorator_list:
+        require_options(own, "data.own", definition, positional=1)
 
 
-def require_class(own: Own, key: str, kind: str, acts: str, made_by: str, given: int) -> None:
-    """Raise UserError where the file's text shows no class of this kind that `acts`, or one that is `made_by` a method
-    which takes other options beside what it is `given`."""
-    text = Text(own, key)
-    if (found := text.defined()) is None:
+def require_class(own: Own, key: str, kind: str, method: str, constructor: str, positional: int) -> None:
+    """Raise UserError unless the file defines a class of this kind with `method`, and with a `constructor` that takes
+    `positional` arguments and the options."""
+    text = PythonFile(own, key)
+    if (definition := text.defined()) is None:
         return
-    lineage, bases = text.lineage(found) if isinstance(found, ast.ClassDef) else ([], set[str]())
+    lineage, bases = text.lineage(definition) if isinstance(definition, ast.ClassDef) else ([], set[str]())
     if bases <= NEUTRAL:
         raise plugins.of_another_kind(own, key, kind)
     if bases - NEUTRAL != {kind} or any(one.decorator_list or one.keywords for one in lineage):
         return
-    members = {name: member for one in reversed(lineage) for name, member in members_of(one)}
-    plugins.require_whole(own, key, "name" in members, {acts, made_by} - {"__init__", *members})
-    maker = members.get(made_by)
-    if maker is None and own.options:
-        raise UserError(f"{key}.options={own.options}: {own.name} takes none, as it has no {made_by}.")
-    if isinstance(maker, Function):
-        static = any(ast.unparse(each) == "staticmethod" for each in maker.decorator_list)
-        require_options(own, key, maker, given - static)
+    members = {name: member for one in reversed(lineage) for name, member in class_members(one)}
+    plugins.require_whole(own, key, "name" in members, {method, constructor} - {"__init__", *members})
+    construct = members.get(constructor)
+    if construct is None and own.options:
+        raise UserError(f"{key}.options={own.options}: {own.name} has no {constructor} to take them. Leave them out.")
+    if isinstance(construct, Function):
+        static = any(ast.unparse(each) == "staticmethod" for each in construct.decorator_list)
+        require_options(own, key, construct, positional - static)
 
 
-def require_options(own: Own, key: str, function: Function, given: int) -> None:
-    """Raise UserError where a function does not take the options beside what it is given by place."""
+def require_options(own: Own, key: str, function: Function, positional: int) -> None:
+    """Raise UserError if a function does not take `positional` arguments and the options as keywords."""
     kind, args = inspect.Parameter, function.args
-    by_place = [*args.posonlyargs, *args.args]
-    needed = len(by_place) - len(args.defaults)
+    arguments = [*args.posonlyargs, *args.args]
+    needed = len(arguments) - len(args.defaults)
     parameters = [
         kind(arg.arg, kind.POSITIONAL_ONLY if i < len(args.posonlyargs) else kind.POSITIONAL_OR_KEYWORD,
              default=kind.empty if i < needed else None)
-        for i, arg in enumerate(by_place)
+        for i, arg in enumerate(arguments)
     ]  # fmt: skip
     parameters += [kind(args.vararg.arg, kind.VAR_POSITIONAL)] if args.vararg else []
     parameters += [
@@ -142,66 +140,64 @@ def require_options(own: Own, key: str, function: Function, given: int) -> None:
         for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
     ]
     parameters += [kind(args.kwarg.arg, kind.VAR_KEYWORD)] if args.kwarg else []
-    plugins.fitting(own, key, inspect.Signature(parameters), *[None] * given)
+    plugins.fitting(own, key, inspect.Signature(parameters), *[None] * positional)
 
 
-class Text:
-    """The text of a user's file.
+class PythonFile:
+    """The parsed text of a user's Python file.
 
     Raises:
-        UserError: where it cannot be read, or imports what is not installed.
+        UserError: if the file cannot be read, or imports a module that is not installed.
     """
 
     def __init__(self, own: Own, key: str):
         self.own, self.key = own, key
         self.tree = ast.parse(plugins.python(own, key))
-        self.origins = dict[str, str]()  # of imported names: `Labeler` is stages.labelers.labeler.Labeler
+        self.origins = dict[str, str]()  # by imported name: `Labeler` is stages.labelers.labeler.Labeler
         for statement in ast.walk(self.tree):
-            for name, origin in imported(statement):
+            for name, origin in imported_names(statement):
                 self.origins[name] = origin
         for statement in self.tree.body:
-            for module in modules_of(statement):
-                if not is_there(module):
-                    raise UserError(
-                        f"{key}: line {statement.lineno}: there is no module {module!r}. Install or mend it."
-                    )
+            for module in imported_modules(statement):
+                if not module_exists(module):
+                    raise UserError(f"{key}: line {statement.lineno}: no module {module!r}. Install it.")
 
     def defined(self) -> ast.ClassDef | Function | None:
-        """Return what the file defines under the name; None where the text does not show what that is.
+        """Return the class or function of this name; None if the text does not show its definition.
 
         Raises:
-            UserError: where nothing of that name is in it.
+            UserError: if the file does not mention the name at all.
         """
-        name, found = self.own.name, None
+        name, definition = self.own.name, None
         for statement in self.tree.body:
             if isinstance(statement, ast.ClassDef | Function) and statement.name == name:
-                found = statement
-        if found is None and name not in self.origins and "*" not in self.origins and not self.mentions(str(name)):
+                definition = statement
+        if not definition and not {name, "*"} & {*self.origins} and not self.mentions(str(name)):
             raise plugins.undefined(self.own, self.key)
-        return found
+        return definition
 
     def mentions(self, name: str) -> bool:
-        """Return whether the name stands anywhere in the file, as a name or a text."""
+        """Return whether the name occurs anywhere in the file, as a name or in a text."""
         values = (vars(each).get(field) for each in ast.walk(self.tree) for field in ("id", "name", "value", "attr"))
         return name in [value for value in values if isinstance(value, str)]
 
-    def lineage(self, found: ast.ClassDef) -> tuple[list[ast.ClassDef], set[str]]:
-        """Return a class with its bases in this file, and where its other bases come from."""
+    def lineage(self, class_node: ast.ClassDef) -> tuple[list[ast.ClassDef], set[str]]:
+        """Return a class with its bases in this file, and the dotted names of its other bases."""
         local = {each.name: each for each in self.tree.body if isinstance(each, ast.ClassDef)}
-        lineage, bases, waiting = list[ast.ClassDef](), set[str](), [found]
-        while waiting:
-            lineage.append(one := waiting.pop(0))
-            for base in map(ast.unparse, one.bases):
+        lineage, bases, queue = list[ast.ClassDef](), set[str](), [class_node]
+        while queue:
+            lineage.append(current := queue.pop(0))
+            for base in map(ast.unparse, current.bases):
                 first, _, rest = base.partition("[")[0].partition(".")
                 if base in local and local[base] not in lineage:
-                    waiting.append(local[base])
+                    queue.append(local[base])
                 else:
                     bases.add(".".join(filter(None, (self.origins.get(first, first), rest))))
         return lineage, bases
 
 
-def imported(statement: ast.AST) -> Iterator[tuple[str, str]]:
-    """Yield the names that a statement imports, with their origins."""
+def imported_names(statement: ast.AST) -> Iterator[tuple[str, str]]:
+    """Yield each name that a statement imports, with its dotted origin."""
     if isinstance(statement, ast.Import):
         for alias in statement.names:
             yield (alias.asname, alias.name) if alias.asname else (alias.name.partition(".")[0],) * 2
@@ -210,15 +206,15 @@ def imported(statement: ast.AST) -> Iterator[tuple[str, str]]:
             yield alias.asname or alias.name, f"{statement.module}.{alias.name}"
 
 
-def modules_of(statement: ast.stmt) -> list[str]:
+def imported_modules(statement: ast.stmt) -> list[str]:
     """Return the modules that a statement imports."""
     if isinstance(statement, ast.Import):
         return [alias.name for alias in statement.names]
     return ["." * statement.level + (statement.module or "")] if isinstance(statement, ast.ImportFrom) else []
 
 
-def is_there(module: str) -> bool:
-    """Return whether a module can be imported, as far as that is known without importing its package."""
+def module_exists(module: str) -> bool:
+    """Return whether a module can probably be imported; its package is not imported to find out."""
     root = module.partition(".")[0]
     if root == "stages":
         place = ROOT.joinpath(*module.split("."))
@@ -226,9 +222,9 @@ def is_there(module: str) -> bool:
     return bool(root) and (root == "__main__" or find_spec(root) is not None)
 
 
-def members_of(found: ast.ClassDef) -> Iterator[tuple[str, ast.stmt]]:
-    """Yield what a class body defines, by name."""
-    for statement in found.body:
+def class_members(class_node: ast.ClassDef) -> Iterator[tuple[str, ast.stmt]]:
+    """Yield the name and the statement of each member of a class."""
+    for statement in class_node.body:
         if isinstance(statement, Function | ast.ClassDef):
             yield statement.name, statement
         elif isinstance(statement, ast.Assign):

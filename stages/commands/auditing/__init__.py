@@ -1,1 +1,1 @@
-"""What `stage=audit` is made of: the rows of every source, read and looked at, and what was found told by code."""
+"""The parts of `stage=audit`: audit the rows of a source, and measure how diverse they are."""

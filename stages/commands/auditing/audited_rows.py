@@ -1,7 +1,6 @@
-"""The rows of a source as stage=data reads them, what an audit finds in each, and how they are distributed.
+"""Audit the rows of a source as stage=data reads them, and measure the lengths of their texts.
 
-stage=data knows no tokenizer. An audit does where the store holds the base, so it also finds the rows that are too
-long to be trained on once the template has rendered them.
+If the store has the base model, its tokenizer also finds rows that are too long for training, which stage=data cannot.
 """
 
 import json
@@ -16,9 +15,9 @@ from stages.commands.auditing.diversity import Diversity
 from stages.config.blocks.data import Data, Form, Source
 from stages.config.blocks.training import SFT
 from stages.config.choices import Split
-from stages.curation.audit.gate import Auditor, ends_of, fixed, request_of
+from stages.curation.audit.gate import Auditor, best_and_worst, mended_codes, request_of
 from stages.curation.harmonize import Harmonizer
-from stages.formats.column_mapping import Wanted, wanted_of
+from stages.formats.column_mapping import Purpose, source_purpose
 from stages.formats.format import ParsedRow
 from stages.formats.source_reading import ReadReport, as_json, convert
 from stages.store.node import Node
@@ -26,18 +25,18 @@ from stages.store.records import Message
 from stages.store.splits import prompt_of, split_of
 from stages.store.store import Store
 
-UNUSABLE = "unusable"  # the code of a row that no stage can use; its reason is what was found
+UNUSABLE = "unusable"  # the code of a row that no stage can use
 TOO_LONG = "too_long"
-EXAMPLES = 3  # of every code
-FEWER = (5, 10, 20, 50, 100, 200, 500)  # words: where a distribution is divided
+EXAMPLES = 3  # per code
+FEWER = (5, 10, 20, 50, 100, 200, 500)  # bounds of the length distribution, in words
 SHORT: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
 
-Measure = Callable[[Wanted, list[Message], list[str]], str]  # what is said of a row; '' of one that fits
+LengthCheck = Callable[[Purpose, list[Message], list[str]], str]  # returns why a row is too long, or ''
 
 
 @dataclass
 class Case:
-    """A row in which something was found."""
+    """A row with at least one code."""
 
     place: str
     codes: dict[str, str]
@@ -48,128 +47,133 @@ class Case:
 
 @dataclass
 class AuditedSource:
-    """What there was in a source, and what was found in it. `lengths`: in words, of requests and of answers."""
+    """The codes, examples and lengths of one source. `lengths`: words of each request and of each answer."""
 
     key: str
     source: Source
-    wanted: Wanted
-    shape: Harmonizer = field(default_factory=lambda: Harmonizer(Form()))
-    own: Callable[[Any], ParsedRow] | None = None  # what reads its rows in place of a format
-    found: ReadReport = field(default_factory=ReadReport)
+    purpose: Purpose
+    harmonizer: Harmonizer = field(default_factory=lambda: Harmonizer(Form()))
+    read_row: Callable[[Any], ParsedRow] | None = None  # the user's reader, in place of a format
+    report: ReadReport = field(default_factory=ReadReport)
     codes: Counter[str] = field(default_factory=Counter)
     flagged: int = 0
     examples: dict[str, list[Case]] = field(default_factory=dict)
     lengths: dict[str, list[int]] = field(default_factory=lambda: {"requests": [], "answers": []})
 
     def note(self, case: Case) -> None:
-        """Count a row's codes. Of each, the rows in which most was found are kept as examples."""
+        """Count a row's codes. For each code, the rows with the most codes become its examples."""
         self.flagged += 1
         for code in case.codes:
             self.codes[code] += 1
-            shown = self.examples.setdefault(code, [])
-            shown.append(case)
-            shown.sort(key=lambda each: -len(each.codes))  # stable: of equals the first
-            del shown[EXAMPLES:]
+            cases = self.examples.setdefault(code, [])
+            cases.append(case)
+            cases.sort(key=lambda each: -len(each.codes))  # stable, so of equal rows the first stays
+            del cases[EXAMPLES:]
 
 
-def sources_of(nodes: dict[str, Node], own: Callable[[Any], ParsedRow] | None) -> list[AuditedSource]:
-    """What stage=data reads, and the preference set that stage=label does."""
+def audited_sources(nodes: dict[str, Node], read_row: Callable[[Any], ParsedRow] | None) -> list[AuditedSource]:
+    """Return the sources of stage=data, and the preference set of `label=dataset`."""
     data: Data = nodes["data"].config
-    shape, read = Harmonizer(data.form, fixed(data.audit)), [source.config for source in nodes["data"].inputs.values()]
-    looked = [AuditedSource(each.key, each.source, wanted_of(each.source), shape, own) for each in read]
+    harmonizer, sources = Harmonizer(data.form, mended_codes(data.audit)), list[AuditedSource]()
+    for block in (node.config for node in nodes["data"].inputs.values()):
+        purpose = source_purpose(block.source)
+        sources.append(AuditedSource(block.key, block.source, purpose, harmonizer, read_row))
     label = nodes["label"].config if "label" in nodes else None
-    return looked + (
-        [AuditedSource("label.path", label.source, Wanted.preferences)] if label and label.brings_pool else []
+    return sources + (
+        [AuditedSource("label.path", label.source, Purpose.preferences)] if label and label.brings_pool else []
     )
 
 
-def look(into: AuditedSource, auditor: Auditor, diversity: Diversity, measure: Measure | None, file: IO[str]) -> None:
-    """Audit a source; `measure` tells which rows are too long. Rows in which something was found, and those that
-    cannot be used, are written to `file`.
+def audit_source(
+    audited: AuditedSource, auditor: Auditor, diversity: Diversity, length_check: LengthCheck | None, file: IO[str]
+) -> None:
+    """Audit a source, and write every row with a code to `file`. `length_check` finds rows that are too long.
 
     Raises:
-        UserError: where the source cannot be read at all.
+        UserError: if the source cannot be read at all.
     """
-    for said, split in rows(into):
-        best, worst = ends_of(said)
-        request = request_of(said)
-        into.lengths["requests"] += [len(request.split())] if request else []
-        into.lengths["answers"] += [] if best is None else [len(best.split())]
+    for parsed, split in parsed_rows(audited):
+        best, worst = best_and_worst(parsed)
+        request = request_of(parsed)
+        audited.lengths["requests"] += [len(request.split())] if request else []
+        audited.lengths["answers"] += [] if best is None else [len(best.split())]
         diversity.note(request, best)
-        codes = auditor.findings(said, split)
+        codes = auditor.findings(parsed, split)
         ends = [end for end in (best, worst) if end is not None]
-        if measure and (long := measure(into.wanted, said.messages, ends)):
+        if length_check and (long := length_check(audited.purpose, parsed.messages, ends)):
             codes[TOO_LONG] = long
-        auditor.remember(said, split, into.found.place)
+        auditor.remember(parsed, split, audited.report.place)
         if codes:
-            into.note(Case(into.found.place, codes, request, best, worst))
-            told = {"messages": said.messages, "answers": said.answers}
-            write(file, into, into.found.place, codes, told | ({"scores": said.scores} if said.scores else {}))
-    for row in into.found.bad:
+            audited.note(Case(audited.report.place, codes, request, best, worst))
+            content: dict[str, Any] = {"messages": parsed.messages, "answers": parsed.answers}
+            content |= {"scores": parsed.scores} if parsed.scores else {}
+            write_row(file, audited, audited.report.place, codes, content)
+    for row in audited.report.bad_rows:
         assert row.error is not None
         place, codes = f"{row.file}:{row.line}", {UNUSABLE: str(row.error)}
-        into.note(Case(place, codes, json.dumps(as_json(row.value), ensure_ascii=False), None, None))
-        write(file, into, place, codes, {"row": as_json(row.value)})
+        audited.note(Case(place, codes, json.dumps(as_json(row.value), ensure_ascii=False), None, None))
+        write_row(file, audited, place, codes, {"row": as_json(row.value)})
 
 
-def rows(of: AuditedSource) -> Iterator[tuple[ParsedRow, str]]:
-    """What a source's rows say, with the split of each; those that its splits leave out are passed over."""
+def parsed_rows(audited: AuditedSource) -> Iterator[tuple[ParsedRow, str]]:
+    """Yield the parsed rows of a source with their splits, without rows that belong to no split."""
 
-    def placed(said: ParsedRow) -> tuple[ParsedRow, str] | None:
-        if of.wanted is Wanted.preferences:
-            return said, Split.preference
-        said = of.shape(said)
-        answer = said.answers[0] if len(said.answers) == 1 else None
-        split = split_of(prompt_of(said.messages, answer), of.source.shares)
-        return (said, split) if split else None
+    def with_split(parsed: ParsedRow) -> tuple[ParsedRow, str] | None:
+        if audited.purpose is Purpose.preferences:
+            return parsed, Split.preference
+        parsed = audited.harmonizer(parsed)
+        answer = parsed.answers[0] if len(parsed.answers) == 1 else None
+        split = split_of(prompt_of(parsed.messages, answer), audited.source.shares)
+        return (parsed, split) if split else None
 
-    return convert(of.source, of.key, placed, of.wanted, of.found, of.own)
-
-
-def write(file: IO[str], of: AuditedSource, place: str, codes: dict[str, str], row: dict[str, object]) -> None:
-    file.write(json.dumps({"source": of.key, "place": place, "codes": codes, **row}, ensure_ascii=False) + "\n")
+    return convert(audited.source, audited.key, with_split, audited.purpose, audited.report, audited.read_row)
 
 
-def distribution(lengths: list[int]) -> list[tuple[str, int]]:
-    """How many texts have how many words."""
+def write_row(file: IO[str], audited: AuditedSource, place: str, codes: dict[str, str], row: dict[str, Any]) -> None:
+    file.write(json.dumps({"source": audited.key, "place": place, "codes": codes, **row}, ensure_ascii=False) + "\n")
+
+
+def length_distribution(lengths: list[int]) -> list[tuple[str, int]]:
+    """Return how many texts have 0–4 words, 5–9 words and so on."""
     counts = np.bincount(np.searchsorted(FEWER, lengths, side="right"), minlength=len(FEWER) + 1).tolist()
     names = [f"{low}–{high - 1}" for low, high in zip((0, *FEWER), FEWER, strict=False)] + [f"{FEWER[-1]} or more"]
     return list(zip(names, counts, strict=True))
 
 
-def measure(nodes: dict[str, Node], store: Store) -> Measure | None:
-    """What finds rows longer than `sft.max_length`, and preferences longer than `dpo.max_length`, or than the model's
-    context, under the template that SFT fixes; None where the base is not built.
+def make_length_check(nodes: dict[str, Node], store: Store) -> LengthCheck | None:
+    """Return the check for rows longer than `sft.max_length`, preferences longer than `dpo.max_length`, or either
+    longer than the model's context, with SFT's template. None if the base model is not built.
 
     Raises:
-        ContractError: where the template cannot keep the contract.
+        ContractError: if the chat template cannot be used for training.
     """
     base, sft = nodes["sft"].inputs["base"], nodes["sft"].config
     assert isinstance(sft, SFT)
     if not store.find(base):
         return None
-    from stages.models import chat_templates  # seconds of imports, which an audit without a base is spared
-    from stages.models.loading import context_of, embedding_rows, load_tokenizer
+    from stages.models import chat_templates  # imported here, as it takes seconds
+    from stages.models.loading import count_embedding_rows, load_tokenizer, read_context_length
     from stages.models.rendering import ContractError
 
     model = store.folder(base) / "model"
-    terms = chat_templates.establish(load_tokenizer(model), sft.template, sft.train, embedding_rows(model))
-    frame = len(terms.example(SHORT)[0])  # no less than the template adds to a turn
-    context, dpo = context_of(model), nodes["dpo"].config if "dpo" in nodes else None
+    tokenizer, rows = load_tokenizer(model), count_embedding_rows(model)
+    contract = chat_templates.establish_contract(tokenizer, sft.template, sft.train, rows)
+    frame = len(contract.example(SHORT)[0])  # at least as many tokens as the template adds to a turn
+    context, dpo = read_context_length(model), nodes["dpo"].config if "dpo" in nodes else None
 
-    def told(wanted: Wanted, messages: list[Message], answers: list[str]) -> str:
-        block = dpo if dpo and wanted is Wanted.preferences else sft
+    def too_long_message(purpose: Purpose, messages: list[Message], answers: list[str]) -> str:
+        block = dpo if dpo and purpose is Purpose.preferences else sft
         stage, (limit, too_long) = block.block, block.longest(context)
         for answer in answers:
             turns = [*messages, {"role": "assistant", "content": answer}]
             if sum(len(turn["content"].encode("utf-8", "replace")) + frame for turn in turns) <= limit:
-                continue  # a token is a byte or more
+                continue  # each token has one byte or more
             try:
-                tokens = len(terms.example(turns)[0])
+                tokens = len(contract.example(turns)[0])
             except ContractError as reason:
-                return f"{stage} drops it: {reason}"
+                return f"{stage} drops this row: {reason}"
             if tokens > limit:
-                return f"{stage} drops it: {tokens:,} tokens, {too_long}"
+                return f"{stage} drops this row: {tokens:,} tokens, {too_long}"
         return ""
 
-    return told
+    return too_long_message

@@ -1,1 +1,1 @@
-"""What `stage=compare` is made of: evaluations and trainings of the store, read back and held against each other."""
+"""The parts of `stage=compare`: read the evaluations and trainings of the store, and compare them."""

@@ -1,4 +1,4 @@
-"""Models measured on the same prompts, side by side: which settings differ, what came out, and which is best."""
+"""Compare models measured on the same prompts: their settings, their results, and which one is best."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 
 from stages.commands.comparing.measured import Row
-from stages.commands.node_settings import Differing, unseeded
+from stages.commands.node_settings import SettingDifferences, without_seeds
 from stages.config.installation import arguments_of
-from stages.evaluation.best_model import Comparison, Contender, compared, conclusion
+from stages.evaluation.best_model import Comparison, Contender, compare_models, conclusion
 from stages.evaluation.intervals import Interval
 from stages.pipeline import provenance
 
-NAMED = 90  # characters of settings in a sentence
+NAMED = 90  # characters; longer settings are cut off in a sentence
 
 
 @dataclass
 class Setting:
-    """Runs that differ in their seeds alone, of one model: the policy, the control, or SFT."""
+    """One model (policy, control or SFT) under one setting: its runs differ only in their seeds."""
 
     runs: list[Row]
     name: str = ""  # `dpo.beta=0.1`, `SFT`
-    line: str = ""  # its settings, as far as they differ from most
+    line: str = ""  # the settings that differ from the common ones
 
     @property
-    def start(self) -> bool:
+    def is_sft(self) -> bool:
         return self.runs[0].role == "sft"
 
     @property
@@ -45,9 +45,9 @@ class Setting:
     def kl(self) -> float:
         return fmean(run.kl for run in self.runs)
 
-    def mean(self, figure: str) -> float:
-        """Of `mean_tokens` or `stop_rate`."""
-        return fmean(run.results[figure][run.role] for run in self.runs)
+    def mean(self, name: str) -> float:
+        """Return the mean over runs of `mean_tokens` or `stop_rate`."""
+        return fmean(run.results[name][run.role] for run in self.runs)
 
 
 @dataclass
@@ -76,91 +76,92 @@ class Group:
 
     @property
     def caveat(self) -> str:
-        """As the evaluation has it: too few tasks to say."""
+        """The evaluation's warning that there are too few tasks, or ''."""
         return str(self.rows[0].results["primary"].get("note", ""))
 
     @cached_property
     def settings(self) -> list[Setting]:
-        """The highest pass rate first."""
-        alike: dict[Any, list[Row]] = {}
+        """The settings, the highest pass rate first."""
+        rows_by_settings: dict[Any, list[Row]] = {}
         for row in self.rows:
-            alike.setdefault((row.role, *sorted(unseeded(row.settings).items())), []).append(row)
-        found = [Setting(runs) for runs in alike.values()]
-        for role in {s.runs[0].role for s in found}:
-            those = [s for s in found if s.runs[0].role == role]
-            for setting, line in zip(those, self.differing(those).lines, strict=True):
+            rows_by_settings.setdefault((row.role, *sorted(without_seeds(row.settings).items())), []).append(row)
+        settings = [Setting(runs) for runs in rows_by_settings.values()]
+        for role in {s.runs[0].role for s in settings}:
+            same_role = [s for s in settings if s.runs[0].role == role]
+            for setting, line in zip(same_role, self.differences(same_role).lines, strict=True):
                 setting.line, setting.name = line, setting.title
                 if role == "policy" and line:
                     setting.name = line
-                elif len(those) > 1:
+                elif len(same_role) > 1:
                     setting.name = f"{setting.title} ({line or 'as most'})"
-        return sorted(found, key=lambda s: (-s.rate, s.kl))
+        return sorted(settings, key=lambda s: (-s.rate, s.kl))
 
-    def differing(self, settings: list[Setting]) -> Differing:
-        return Differing([unseeded(setting.runs[0].settings) for setting in settings])
-
-    @property
-    def usual(self) -> dict[str, str]:
-        """What most policies have of the settings that differ between them."""
-        return self.differing([s for s in self.settings if s.runs[0].role == "policy"]).usual
+    def differences(self, settings: list[Setting]) -> SettingDifferences:
+        return SettingDifferences([without_seeds(setting.runs[0].settings) for setting in settings])
 
     @property
-    def start(self) -> int:
-        """The place of the SFT with the highest rate."""
-        return next(i for i, setting in enumerate(self.settings) if setting.start)
+    def common_settings(self) -> dict[str, str]:
+        """The differing settings with the value that most policies share."""
+        return self.differences([s for s in self.settings if s.runs[0].role == "policy"]).common
+
+    @property
+    def sft_index(self) -> int:
+        """The index of the SFT model with the highest rate."""
+        return next(i for i, setting in enumerate(self.settings) if setting.is_sft)
 
     @cached_property
     def comparison(self) -> Comparison | None:
-        """None where the answers of one of them are gone, or were checked by other rules."""
+        """The paired comparison, or None if answers of a model are missing or were checked by other rules."""
         outcomes = [[run.passed for run in setting.runs if run.passed is not None] for setting in self.settings]
-        if any(len(known) < len(s.runs) for known, s in zip(outcomes, self.settings, strict=True)):
+        if any(len(passed) < len(s.runs) for passed, s in zip(outcomes, self.settings, strict=True)):
             return None
-        rows = np.array([np.mean(known, 0) for known in outcomes]).T
-        return compared(rows, self.rows[0].tasks, self.tasks_drawn)
+        rows = np.array([np.mean(passed, 0) for passed in outcomes]).T
+        return compare_models(rows, self.rows[0].tasks, self.tasks_drawn)
 
     @cached_property
     def rates(self) -> list[Interval]:
-        """The pass rate of each setting, of its seeds together. Where answers are gone, from the lowest bound to the
-        highest that its evaluations have."""
+        """The pass rate of each setting over its seeds. If answers are missing, its interval spans those of its
+        evaluations."""
         if self.comparison is None:
-            own = [[run.interval for run in setting.runs] for setting in self.settings]
+            intervals = [[run.interval for run in setting.runs] for setting in self.settings]
             return [
                 Interval(setting.rate, min(i["low"] for i in each), max(i["high"] for i in each))
-                for setting, each in zip(self.settings, own, strict=True)
+                for setting, each in zip(self.settings, intervals, strict=True)
             ]
         return [self.comparison.means.share(i) for i in range(len(self.settings))]
 
     @property
     def gains(self) -> list[Interval | None]:
-        """Of each setting over the best SFT, with the interval that an evaluation of the two prints."""
+        """The gain of each setting over the best SFT, with its uncorrected interval; None for SFT."""
         if self.comparison is None:
             return [None] * len(self.settings)
-        return [None if s.start else self.comparison.alone(self.start, i) for i, s in enumerate(self.settings)]
+        gain = self.comparison.uncorrected
+        return [None if setting.is_sft else gain(self.sft_index, i) for i, setting in enumerate(self.settings)]
 
     @property
     def marks(self) -> list[str]:
-        """Of each setting, whether it is `better` or `worse` than the best SFT by more than chance among so many."""
+        """`better` or `worse` for each setting that differs from the best SFT after correction, else ''."""
         if self.comparison is None:
             return [""] * len(self.settings)
-        corrected = [self.comparison.between(self.start, i) for i in range(len(self.settings))]
-        return ["better" if each.low > 0 else "worse" if each.high < 0 else "" for each in corrected]
+        gains = [self.comparison.corrected(self.sft_index, i) for i in range(len(self.settings))]
+        return ["better" if gain.low > 0 else "worse" if gain.high < 0 else "" for gain in gains]
 
     @property
     def rivals(self) -> list[int]:
-        """The settings that may be as good as the best, where that is better than SFT."""
-        settings = [i for i, setting in enumerate(self.settings) if not setting.start]
-        if self.comparison is None or settings[0] > self.start:
+        """The indices of settings that may be as good as the best one; empty if SFT is the best."""
+        settings = [i for i, setting in enumerate(self.settings) if not setting.is_sft]
+        if self.comparison is None or settings[0] > self.sft_index:
             return []
         return self.comparison.rivals(settings[0], settings)
 
     @property
     def sentence(self) -> str:
-        models = [Contender(shortened(s.name), s.rate, s.start) for s in self.settings]
+        models = [Contender(shortened(s.name), s.rate, s.is_sft) for s in self.settings]
         return conclusion(models, f"passes {{}} of {self.prompts}", self.comparison)
 
     @property
     def front(self) -> list[bool]:
-        """Of each setting, whether no other has a higher rate at no more KL, or less KL at no lower a rate."""
+        """True for each setting on the Pareto front: no other has a higher rate at the same KL or less."""
         return [
             not any(o.rate >= s.rate and o.kl <= s.kl and (o.rate, o.kl) != (s.rate, s.kl) for o in self.settings)
             for s in self.settings
@@ -168,27 +169,27 @@ class Group:
 
     @property
     def note(self) -> str:
-        """How far the first setting may be trusted."""
-        chosen_from = [setting for setting in self.settings if not setting.start]
+        """The warning that the rate of the best setting is optimistic, with the command that measures it again."""
+        chosen_from = [setting for setting in self.settings if not setting.is_sft]
         first, count = chosen_from[0], len(chosen_from)
         if count == 1:
             return ""
         overrides = [o for o in arguments_of(first.runs[0].command) if not o.startswith("answer.split=")]
         once = provenance.command("report", overrides)
-        note = f"The best of {count} on the {self.split} prompts that choose it looks better than it is. "
+        note = f"The rate of the best of {count} settings is optimistic, as the same {self.split} prompts chose it. "
         if self.split == "test":
-            return note + "Choose by answer.split=validation, and read test once, with what is chosen."
-        if self.settings[0].start:
-            return f"{note}Read test once, if at all."
-        return f"{note}Read test once, with what is chosen; for {shortened(first.name)}: {once}"
+            return note + "Choose with answer.split=validation, and evaluate the chosen setting on test once."
+        if self.settings[0].is_sft:
+            return f"{note}Evaluate on test once, if at all."
+        return f"{note}Evaluate the chosen setting on test once; for {shortened(first.name)}: {once}"
 
 
 def shortened(name: str) -> str:
     return name if len(name) <= NAMED else f"{name[:NAMED]}…"
 
 
-def grouped(found: list[Row]) -> list[Group]:
+def group_by_prompts(rows: list[Row]) -> list[Group]:
     by_prompts: dict[tuple[str, ...], list[Row]] = {}
-    for row in found:
+    for row in rows:
         by_prompts.setdefault(row.prompts, []).append(row)
     return sorted(map(Group, by_prompts.values()), key=lambda group: -len(group.settings))

@@ -1,5 +1,5 @@
-"""Trainings of the store that nothing evaluated yet, side by side: SFT by its loss on validation rows, DPO and
-reward models by the share of held-out pairs that they order rightly."""
+"""Compare trainings that no evaluation measured yet: SFT by its loss on validation rows, DPO and reward models by the
+share of held-out pairs that they order correctly."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from stages.commands.comparing.measured import Key, input_key, sound
-from stages.commands.node_settings import Differing, Nodes, flat, lineage, of_lineage, unseeded
+from stages.commands.comparing.measured import Key, input_key, is_intact
+from stages.commands.node_settings import Nodes, SettingDifferences, flatten, lineage, lineage_settings, without_seeds
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Reads
-from stages.evaluation.best_model import Comparison, Contender, compared, conclusion, of_others
+from stages.evaluation.best_model import Comparison, Contender, compare_models, conclusion, rivals_clause
 from stages.evaluation.intervals import Interval
 from stages.store.manifest import Manifest
 from stages.store.numbers import points, signed
@@ -24,14 +24,14 @@ OF_PAIRS = [name for name, objective in OBJECTIVES.items() if objective.reads is
 
 
 @dataclass
-class Run:
-    """`held_out`: of what learns from pairs, by held-out pair, whether chosen has the higher reward; of SFT by
-    validation row, its loss. None where the node is of a time when that was not kept. `measure`: what the loss is."""
+class TrainedRun:
+    """A finished training. `held_out`: for each held-out pair, 1 if chosen has the higher reward, else 0; for SFT, the
+    loss of each validation row. It is empty for nodes of earlier versions."""
 
     stage: str
     fingerprint: str
-    rows: tuple[str, ...]  # the same for runs that compare
-    measure: tuple[str, ...]  # the same for runs whose losses compare
+    rows_id: tuple[str, ...]  # equal for runs that can be compared
+    loss_id: tuple[str, ...]  # the definition of the loss; equal if losses can be compared
     settings: dict[str, str]
     loss: float
     seconds: float
@@ -40,13 +40,13 @@ class Run:
 
 @dataclass
 class Training:
-    """Runs that differ in their seeds alone."""
+    """Runs that differ only in their seeds."""
 
-    runs: list[Run]
+    runs: list[TrainedRun]
 
     @property
     def settings(self) -> dict[str, str]:
-        return unseeded(self.runs[0].settings)
+        return without_seeds(self.runs[0].settings)
 
     @property
     def loss(self) -> float:
@@ -58,7 +58,7 @@ class Training:
 
     @property
     def held_out(self) -> dict[str, float]:
-        """By held-out row, the mean over runs; none where they did not read the same ones."""
+        """The mean over runs for each held-out row; empty if runs read different rows."""
         rows = self.runs[0].held_out
         if any(run.held_out.keys() != rows.keys() for run in self.runs):
             return {}
@@ -66,21 +66,21 @@ class Training:
 
     @property
     def accuracy(self) -> float:
-        """The share of held-out pairs that it orders rightly."""
+        """The share of held-out pairs that are ordered correctly."""
         return fmean(self.held_out.values())
 
 
 @dataclass
 class Trainings:
-    """Of one stage, on the same held-out rows, the best first."""
+    """Trainings of one stage on the same held-out rows, the best first."""
 
     trainings: list[Training]
 
     @property
     def title(self) -> str:
         first = self.trainings[0].runs[0]
-        of = "Control" if "control.control" in first.settings else OBJECTIVES[first.stage].title
-        return f"{len(self.trainings)} trainings of {of}"
+        kind = "Control" if "control.control" in first.settings else OBJECTIVES[first.stage].title
+        return f"{len(self.trainings)} trainings of {kind}"
 
     @property
     def by_pairs(self) -> bool:
@@ -88,120 +88,122 @@ class Trainings:
 
     @property
     def by_loss(self) -> bool:
-        """True where the losses compare."""
-        return len({run.measure for training in self.trainings for run in training.runs}) == 1
+        """True if all losses have the same definition."""
+        return len({run.loss_id for training in self.trainings for run in training.runs}) == 1
 
     @property
-    def differing(self) -> Differing:
-        return Differing([t.settings for t in self.trainings])
+    def differences(self) -> SettingDifferences:
+        return SettingDifferences([t.settings for t in self.trainings])
 
     @property
-    def usual(self) -> dict[str, str]:
-        return self.differing.usual
+    def common_settings(self) -> dict[str, str]:
+        return self.differences.common
 
     @property
     def lines(self) -> list[str]:
-        """The settings of each, as far as they differ from most."""
-        return self.differing.lines
+        """The settings of each training that differ from the common ones."""
+        return self.differences.lines
 
     @property
     def sentence(self) -> str:
-        """Which is best, and whether that is more than chance."""
-        names, first = [line or "what most have" for line in self.lines], self.trainings[0]
+        """The sentence on the best training, and whether its lead may be chance."""
+        names, first = [line or "the most common setting" for line in self.lines], self.trainings[0]
         if self.by_pairs:
             models = [Contender(name, t.accuracy) for name, t in zip(names, self.trainings, strict=True)]
-            does = f"orders {{}} of {len(first.held_out)} held-out pairs rightly"
+            does = f"orders {{}} of {len(first.held_out)} held-out pairs correctly"
             return conclusion(models, does, self.comparison)
-        chance = "whether that is chance is not known"
+        chance = "it is not known whether this is chance"
         if self.comparison:
-            chance = of_others(self.comparison, 0, [*range(len(names))])
+            chance = rivals_clause(self.comparison, 0, [*range(len(names))])
         return (
-            f"Of {len(names)} settings, {names[0]} has the lowest validation loss: {first.loss:.4f}, the next "
+            f"Of {len(names)} settings, {names[0]} has the lowest validation loss: {first.loss:.4f}. The next has "
             f"{self.trainings[1].loss:.4f}; {chance}."
         )
 
     @cached_property
     def comparison(self) -> Comparison | None:
-        """Of what came of every held-out row, more of which is better; None where they did not read the same ones."""
-        each = [training.held_out for training in self.trainings]
-        if not each[0] or any(its.keys() != each[0].keys() for its in each):
+        """The comparison by held-out row, or None if trainings read different rows. Losses are negated."""
+        row_outcomes = [training.held_out for training in self.trainings]
+        if not row_outcomes[0] or any(rows.keys() != row_outcomes[0].keys() for rows in row_outcomes):
             return None
-        outcomes, alike = np.array([[its[row] for its in each] for row in each[0]]), [""] * len(each[0])
-        return compared(outcomes, alike) if self.by_pairs else compared(-outcomes, alike, shares=False)
+        outcomes = np.array([[rows[row] for rows in row_outcomes] for row in row_outcomes[0]])
+        tasks = [""] * len(outcomes)
+        return compare_models(outcomes, tasks) if self.by_pairs else compare_models(-outcomes, tasks, shares=False)
 
     @property
-    def behind(self) -> list[Interval | None]:
-        """How far each is from the first, in pairs ordered rightly or in loss, corrected for all that stand here."""
+    def gaps(self) -> list[Interval | None]:
+        """The gap of each training to the best, in correct pairs or in loss, with corrected intervals."""
         if self.comparison is None:
             return [None] * len(self.trainings)
-        found = [self.comparison.between(0, i) for i in range(1, len(self.trainings))]
-        return [None, *(each if self.by_pairs else Interval(-each.mean, -each.high, -each.low) for each in found)]
+        gaps = [self.comparison.corrected(0, i) for i in range(1, len(self.trainings))]
+        return [None, *(gap if self.by_pairs else Interval(-gap.mean, -gap.high, -gap.low) for gap in gaps)]
 
-    def shown(self, difference: float) -> str:
-        """In points, or in nats per token."""
+    def format_gap(self, difference: float) -> str:
+        """Return a gap in percentage points, or a loss in nats per token."""
         return points(difference) if self.by_pairs else signed(difference, "{:+z.4f}")
 
 
-def trainings(store: Store, nodes: Nodes, wanted: Callable[[Key], bool]) -> list[Trainings]:
-    """Those of two or more that compare, where no evaluation in the store is about one of them."""
+def comparable_trainings(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]) -> list[Trainings]:
+    """Return groups of two or more comparable trainings of which at least one is not evaluated."""
     evaluated = {
         input_key(m, role)
         for (stage, _), (_, m) in nodes.items()
         if stage == "eval" and m["metrics"]["pass_rate"]
         for role in m["inputs"]
     }
-    groups: dict[tuple[str, ...], dict[Any, list[Run]]] = {}
-    fresh = set[tuple[str, ...]]()
+    groups: dict[tuple[str, ...], dict[Any, list[TrainedRun]]] = {}
+    unevaluated = set[tuple[str, ...]]()
     for key, (_, manifest) in nodes.items():
-        if key[0] in OBJECTIVES and "eval_loss" in manifest["metrics"] and wanted(key) and sound(store, nodes, key):
-            run = read(nodes, key)
-            alike = tuple(sorted(unseeded(run.settings).items()))
-            groups.setdefault(run.rows, {}).setdefault(alike, []).append(run)
-            fresh |= set() if key in evaluated else {run.rows}
-    found = {rows: [Training(runs) for runs in alike.values()] for rows, alike in groups.items() if rows in fresh}
-    return [best_first(Trainings(those)) for those in found.values() if len(those) > 1]
+        is_training = key[0] in OBJECTIVES and "eval_loss" in manifest["metrics"]
+        if is_training and is_included(key) and is_intact(store, nodes, key):
+            run = read_run(nodes, key)
+            settings = tuple(sorted(without_seeds(run.settings).items()))
+            groups.setdefault(run.rows_id, {}).setdefault(settings, []).append(run)
+            unevaluated |= set() if key in evaluated else {run.rows_id}
+    fresh = [by_settings for rows, by_settings in groups.items() if rows in unevaluated and len(by_settings) > 1]
+    return [best_first(Trainings([Training(runs) for runs in by_settings.values()])) for by_settings in fresh]
 
 
 def best_first(group: Trainings) -> Trainings:
-    """Return the trainings by their share of pairs in order, then by loss, each where it compares."""
+    """Sort trainings by their share of correct pairs, then by loss if losses can be compared."""
     rank = lambda t: (-t.accuracy if group.by_pairs else 0.0, t.loss if group.by_loss else 0.0)
     return Trainings(sorted(group.trainings, key=rank))
 
 
-def read(nodes: Nodes, key: Key) -> Run:
+def read_run(nodes: Nodes, key: Key) -> TrainedRun:
     folder, manifest = nodes[key]
-    above = lineage(nodes, key)
-    kept = folder / "held_out.json"
-    held_out = load_json(kept, list) if kept.exists() else []
-    return Run(
+    ancestors = lineage(nodes, key)
+    file = folder / "held_out.json"
+    held_out = load_json(file, list) if file.exists() else []
+    return TrainedRun(
         stage=key[0],
         fingerprint=key[1],
-        rows=(key[0], *same_rows(manifest)),
-        measure=loss_of(manifest),
-        settings=of_lineage(above),
+        rows_id=(key[0], *comparison_key(manifest)),
+        loss_id=loss_definition(manifest),
+        settings=lineage_settings(ancestors),
         loss=float(manifest["metrics"]["eval_loss"]),
-        seconds=sum(m["wall_seconds"] for m in above),
-        held_out={row["id"]: came_to(row) for row in held_out},
+        seconds=sum(m["wall_seconds"] for m in ancestors),
+        held_out={row["id"]: row_outcome(row) for row in held_out},
     )
 
 
-def came_to(row: dict[str, Any]) -> float:
-    """Whether chosen has the higher reward, by DPO's margin or by both rewards; of SFT the loss."""
+def row_outcome(row: dict[str, Any]) -> float:
+    """Return 1 if chosen has the higher reward in a held-out pair, else 0; for SFT the loss of the row."""
     if "loss" in row:
         return float(row["loss"])
     return float((row["margin"] if "margin" in row else row["chosen"] - row["rejected"]) > 0)
 
 
-def same_rows(manifest: Manifest) -> list[str]:
-    """What makes trainings comparable: the same pairs; or the same data, read by the same tokenizer, and loss."""
+def comparison_key(manifest: Manifest) -> list[str]:
+    """Return the ids that comparable trainings share: the pairs; or data, base, template and loss definition."""
     if manifest["stage"] in OF_PAIRS:
         return [input_key(manifest, "pairs")[1]]
     template = str(manifest["settings"]["template"])
-    return [input_key(manifest, "data")[1], input_key(manifest, "base")[1], template, *loss_of(manifest)]
+    return [input_key(manifest, "data")[1], input_key(manifest, "base")[1], template, *loss_definition(manifest)]
 
 
-def loss_of(manifest: Manifest) -> tuple[str, ...]:
-    """Return what a training's loss is: its settings, and of DPO the reference."""
-    settings = flat(manifest["settings"])
+def loss_definition(manifest: Manifest) -> tuple[str, ...]:
+    """Return the definition of a training's loss: the settings that define it, and for DPO the reference."""
+    settings = flatten(manifest["settings"])
     reference = [input_key(manifest, "reference")[1]] if "reference" in manifest["inputs"] else []
     return (*(str(settings.get(key)) for key in OBJECTIVES[manifest["stage"]].of_loss), *reference)

@@ -1,1 +1,1 @@
-"""What `stage=export export.format=dataset` is made of: the tables, and the card beside them."""
+"""The parts of `stage=export export.format=dataset`: the tables and their card."""
