@@ -73,7 +73,7 @@ def claims(cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answe
         if not readable.all():
             out.warn(f"eval.retention: left out {(~readable).sum()} of {len(texts)} texts, shorter than two tokens.")
         if not readable.any():
-            raise UserError("eval.retention: no text has two or more tokens. Name a file with longer texts.")
+            raise UserError("eval.retention: no text has two tokens or more. Name a file with longer texts.")
         scored = {role: log_p[readable] for role, log_p in scored.items()}
         text = "log-prob of running text, nats per token"
         for against, margin in TEXT.items():

@@ -50,7 +50,7 @@ def test_a_measure_in_which_nothing_varies_is_no_surer_than_so_many_answers_make
     few = mean_claim("asked length", "sft", (full, full), 0.05, 0.02, bounded=True)
     assert few.p == pytest.approx(0.98**64)
     assert few.needed is not None and few.prompts < few.needed < 1000
-    assert mean_claim("different pairs", "base", (0 * full, 0 * full), 0.05, retained=0.9, bounded=True).needed is None
+    assert mean_claim("different pairs", "base", (0 * full, 0 * full), 0.05, share=0.9, bounded=True).needed is None
 
 
 def test_many_claims_have_to_be_clearer_than_one() -> None:
@@ -62,7 +62,7 @@ def test_many_claims_have_to_be_clearer_than_one() -> None:
     assert [c.holds for c in both] == [False, False], "0.03 is above 0.05 / 2"
     assert [c.holds for c in three] == [True, True, True], "0.001 <= 0.05/3, 0.02 <= 0.05/2, 0.04 <= 0.05"
     titles = {"sft": "SFT", "policy": "DPO"}
-    summary = "0 of 2 claims of retention hold. Not shown to be kept by DPO: what (against SFT); what (against SFT)."
+    summary = "0 of 2 claims of retention hold. DPO is not shown to keep: what (against SFT); what (against SFT)."
     assert sentence(both, titles) == summary
     assert "all 3 claims" in sentence(three, titles)
 

@@ -14,7 +14,7 @@ from stages.config.blocks.pairs import Select
 from stages.config.errors import UserError
 from stages.labelers.verifier import Verifier
 from stages.pages.settings_table import learnt_from
-from stages.pipeline.graph import targets
+from stages.pipeline.graph import requested_nodes
 from stages.store.manifest import read_manifest
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
 from stages.store.store import Store
@@ -201,7 +201,7 @@ def test_a_control_sees_what_dpo_sees_in_its_order_and_steps(controlled: Chain) 
 def test_sft_as_a_target_is_what_the_chain_starts_from_and_no_control(tmp_path: Path) -> None:
     with_seed = nodes(tmp_path, CONTROL, "seeds=[1]", "stage=sft")
     cfg = settings(*TINY, CONTROL, "seeds=[1]", "stage=sft")
-    assert [n.fingerprint for n in targets(cfg, with_seed)] == [
+    assert [n.fingerprint for n in requested_nodes(cfg, with_seed)] == [
         with_seed[k].fingerprint for k in ("sft_seed_1", "sft")
     ]
 
