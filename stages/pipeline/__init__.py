@@ -1,1 +1,1 @@
-"""The graph of the whole pipeline, and how a target is built from it. Start reading in `graph.py`."""
+"""The graph of the whole pipeline (start reading in `graph.py`), and the build of its missing nodes (`build.py`)."""

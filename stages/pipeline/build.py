@@ -1,4 +1,4 @@
-"""How a target is built: like make, inputs first, each node under its lock."""
+"""Build the nodes that a target needs, as `make` does: inputs first, and only nodes that the store does not have."""
 
 import importlib
 import logging
@@ -21,53 +21,63 @@ log = logging.getLogger(__name__)
 
 
 def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -> None:
-    """Like make: nodes that the store holds are used, missing ones are built, inputs first."""
+    """Build the targets and their missing inputs. On `launch.node_rank` above 0, join the training of node 0."""
     if cfg.launch.node_rank > 0:
         return processes.follow(cfg.launch, targets, store)
-    with locks.shared(store.root):  # what is found here is not removed before it is used
-        make(targets, store, cfg, overrides)
+    with locks.shared(store.root):  # so that stage=gc removes no node that this build uses
+        build_missing(targets, store, cfg, overrides)
 
 
-def make(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -> None:
-    """Build what the store lacks, each node under its lock, and point `latest/` at all of it."""
-    from stages.store.text_lengths import text_lengths  # with pyarrow, for what builds
+def build_missing(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -> None:
+    """Build every missing node, each under its lock, and let the links in `latest/` point at the targets' nodes."""
+    from stages.store.text_lengths import (
+        text_lengths,  # imports pyarrow, which a command without a build does not need
+    )
 
-    missing, kept = store.missing(targets), OpenResource()
+    missing, open_resource = store.missing(targets), OpenResource()
     for node in in_order(targets):
         if node not in missing:
             if store.folder(node).exists():
                 log.info("%s: reused %s", node, store.folder(node))
             continue
         with store.claim(node) as folder:
-            if folder is None:  # built by another process meanwhile, or looked at again by `rebuild`
+            if folder is None:  # another process has built it meanwhile
                 log.info("%s: reused %s", node, store.folder(node))
                 continue
-            log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "the configuration")
+            log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "configuration")
             outside = Outside(node, store.remembered)
             store.verify(*map(store.folder, node.inputs.values()), weights=node.stage != Target.report)
-            alone = processes.world_size(node) == 1
-            stage = importlib.import_module(f"stages.{node.stage}") if alone else None  # workers load it themselves
+            stage = None  # several workers import the stage themselves
+            if processes.world_size(node) == 1:
+                stage = importlib.import_module(f"stages.{node.stage}")
             inputs = {role: store.folder(n) for role, n in node.inputs.items()}
-            if not isinstance(node.config, Sample | Answer):  # a sampler stays open for those alone
-                kept.clear()
+            if not isinstance(node.config, Sample | Answer):  # only these stages use an open sampler
+                open_resource.clear()
                 machine.give_back_gpu_memory()
             with track(cfg.tracker, node, store.root) as run:
-                work = StageDir(folder, run.log, kept=kept, calls=store.root / "cache" / "calls")
-                attempts = provenance.begin(work, run.id)
+                out = StageDir(folder, run.log, kept=open_resource, calls=store.root / "cache" / "calls")
+                attempts = provenance.begin_attempt(out, run.id)
                 with outside.still(folder):
-                    metrics = processes.execute(cfg.launch, node, stage, inputs, work, run.log)
-                record = provenance.end(attempts, node, overrides, metrics, work.warnings)
+                    metrics = processes.execute(cfg.launch, node, stage, inputs, out, run.log)
+                record = provenance.end_attempt(attempts, node, overrides, metrics, out.warnings)
                 if lengths := text_lengths(node.stage, folder):
                     record["lengths"] = lengths
                 run.published(store.folder(node), store.publish(node, record))
-            log.info("%s: made %s in %.1f s: %s", node, store.folder(node), record["wall_seconds"], metrics["summary"])
+            log.info(
+                "%s: built %s in %.1f s: %s", node, store.folder(node), record["wall_seconds"], metrics["summary"]
+            )
     store.link_latest(targets)
 
 
 def require_inputs(targets: list[Node], store: Store, overrides: list[str]) -> None:
-    """`upstream=require`: refuse to build anything but the targets."""
+    """Check, for `upstream=require`, that every input of the targets is built.
+
+    Raises:
+        UserError: for the first input that is not, with the command that builds it.
+    """
     for target in targets:
-        for given in target.inputs.values():
-            if not store.find(given):
-                wanted = provenance.command(provenance.target_of(given), overrides)
-                raise UserError(f"{target} needs {given}, which is not built. Build it with: {wanted}")
+        for input_node in target.inputs.values():
+            if not store.find(input_node):
+                build_command = provenance.command(provenance.target_stage(input_node), overrides)
+                message = f"upstream=require: {target} needs {input_node}, which is not built."
+                raise UserError(f"{message} Build it with: {build_command}")

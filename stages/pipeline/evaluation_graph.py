@@ -1,5 +1,8 @@
-"""The part of the graph that asks models and compares them: answers to every set of prompts, comparisons of the
-policy's answers with those of others and the labels of these, and the evaluation that reads it all."""
+"""The nodes that evaluate the models of a run.
+
+Every model answers every set of prompts (`answer`). With `eval.judged`, each opponent's answers are put beside the
+policy's (`versus`), and a labeler judges these pairs of answers (`label`). The node `eval` reads all of them.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,52 +13,61 @@ from stages.config.blocks.models import Model
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Role, Split
 from stages.config.schema import Config
-from stages.pipeline.subgraphs import labels
+from stages.pipeline.subgraphs import wire_labels
 from stages.store.node import Node
 
 TITLES = {Role.base: "Base", Role.control: "Control", REFERENCE: REFERENCES}
-CONSTANT_PROMPTS = 50  # at most: enough to see that it wins often
-WAITING = "waiting_"  # begins the names of nodes that people have not completed: no report waits for them
+CONSTANT_PROMPTS = 50  # at most: enough prompts to see that a labeler often prefers a constant answer
+WAITING = "waiting_"  # prefix of the names of judgements that people still owe: the report does not wait for them
 
 MakeNode = Callable[..., Node]
 
 
-def evaluation(
+def wire_evaluation(
     cfg: Config,
-    node: MakeNode,
+    make_node: MakeNode,
     models: Mapping[str, Node],
     sets: Mapping[str, Node],
     reward: Mapping[str, Node],
-    built: Callable[[Node], bool],
+    is_built: Callable[[Node], bool],
 ) -> dict[str, Node]:
-    """Return all that evaluates the models, by name. `sets`: the prompts that are asked, `data`, `pairs` (those that
-    are held out), `outside` and `judged_prompts`; and `retained`, texts that are read. `reward`: the run's own reward
-    model, where there is one. `built`: whether a node is in the store already."""
-    asks = questions(cfg, sets)
+    """Return the nodes of the evaluation by name.
+
+    Args:
+        models: the evaluated models by role.
+        sets: the nodes with prompts (`data`, `pairs` for held-out pairs, `outside`, `judged_prompts`) and with plain
+            texts (`retained`).
+        reward: the reward model that this run trains, if it labels; else empty.
+        is_built: tells if a node is in the store.
+    """
+    prompts = prompt_sets(cfg, sets)
     answers = {
-        f"{name}_{role}": node("answer", block, model=model, **prompts)
-        for role, model in models.items()  # a sweep answers for base and SFT once; a model is loaded once
-        for name, (block, prompts) in asks.items()
+        f"{name}_{role}": make_node("answer", block, model=model, **source)
+        for role, model in models.items()  # the models are the outer loop, so that each is loaded once
+        for name, (block, source) in prompts.items()
     }
-    judged, opponents = dict[str, Node](), opponents_of(cfg, models) if cfg.eval.judged.wanted else {}
+    judged, opponents = dict[str, Node](), name_opponents(cfg, models) if cfg.eval.judged.wanted else {}
     if opponents:
-        last = [*asks][-1]  # prompts of `eval.judged.source`, or of held-out pairs, or the data's
-        judged = comparisons(cfg, node, models, opponents, answers, (last, *asks[last]), reward, built)
-    read = {name: made for name, made in judged.items() if name.startswith(("versus_", "judged_"))}
-    titles = titles_of(cfg, models)
+        name = [*prompts][-1]  # the prompts of `eval.judged.source`, else of held-out pairs, else of the data
+        compared = (name, *prompts[name])
+        judged = wire_comparisons(cfg, make_node, models, opponents, answers, compared, reward, is_built)
+    eval_inputs = {name: node for name, node in judged.items() if name.startswith(("versus_", "judged_"))}
+    titles = name_models(cfg, models)
     block = replace(
         cfg.eval,
         models=titles,
         compared={key: titles.get(key) or TITLES.get(key) or Path(name).name for key, name in opponents.items()},
-        retention=[],  # these are of nodes of their own, and so is who judges
+        retention=[],  # other nodes read these texts, and other nodes hold the labeler's settings
         judged=Judged(labeler=cfg.eval.judged.labeler, max_longer=cfg.eval.judged.max_longer),
     )
-    return answers | judged | {"eval": node("eval", block, **sets, **models, **answers, **read)}
+    return answers | judged | {"eval": make_node("eval", block, **sets, **models, **answers, **eval_inputs)}
 
 
-def questions(cfg: Config, sets: Mapping[str, Node]) -> dict[str, tuple[Answer, dict[str, Node]]]:
-    """Return what every model is asked: by the name of its answers, how, and the node that has the prompts. Those of
-    held-out pairs are asked where they are somebody's own, or there are no others."""
+def prompt_sets(cfg: Config, sets: Mapping[str, Node]) -> dict[str, tuple[Answer, dict[str, Node]]]:
+    """Return, by the name of the answers, the `answer` block and the node that holds the prompts.
+
+    Prompts of held-out pairs are a set if the user's file brought them, or if there are no other prompts.
+    """
     by_name = dict[str, tuple[Answer, dict[str, Node]]]()
     if "outside" in sets:
         by_name["answer_outside"] = replace(cfg.answer, split=Split.test), {"data": sets["outside"]}
@@ -69,8 +81,8 @@ def questions(cfg: Config, sets: Mapping[str, Node]) -> dict[str, tuple[Answer, 
     return by_name
 
 
-def opponents_of(cfg: Config, models: Mapping[str, Node]) -> dict[str, str]:
-    """Return whose answers the policy's are held against: the name of the comparison, and the role or the path."""
+def name_opponents(cfg: Config, models: Mapping[str, Node]) -> dict[str, str]:
+    """Return the models of `eval.judged.against`: the name of each comparison, and the opponent's role or path."""
     opponents, folders = dict[str, str](), cfg.eval.judged.folders
     for number, name in enumerate(cfg.eval.judged.against, 1):
         if name == Role.sft and name not in models:  # the policy is SFT itself
@@ -82,57 +94,67 @@ def opponents_of(cfg: Config, models: Mapping[str, Node]) -> dict[str, str]:
     return opponents
 
 
-def comparisons(
+def wire_comparisons(
     cfg: Config,
-    node: MakeNode,
+    make_node: MakeNode,
     models: Mapping[str, Node],
     opponents: Mapping[str, str],
     answers: Mapping[str, Node],
-    asked: tuple[str, Answer, dict[str, Node]],
+    compared: tuple[str, Answer, dict[str, Node]],
     reward: Mapping[str, Node],
-    built: Callable[[Node], bool],
+    is_built: Callable[[Node], bool],
 ) -> dict[str, Node]:
-    """Return the nodes of `eval.judged`, by name: for each opponent the two models' answers side by side, and their
-    labels. `asked`: the name of the answers that are compared, how they are asked for, and who has the prompts."""
-    name, block, prompts = asked
-    label, most = cfg.eval.judged.label, cfg.eval.judged.prompts or 0
+    """Return the nodes of `eval.judged` by name: for each opponent, both models' answers side by side, and labels.
+
+    Args:
+        opponents: the opponents as `name_opponents` returns them.
+        answers: the nodes of the answers of this run's models by name.
+        compared: the name of the compared answers, their `answer` block, and the node of their prompts by role.
+    """
+    name, block, prompts = compared
+    label, max_prompts = cfg.eval.judged.label, cfg.eval.judged.prompts or 0
     by_people, by_reward = "human" in label.labelers, reward if label.by_reward else {}
-    nodes, theirs = dict[str, Node](), dict[str, Node]()
+    nodes, opponent_answers = dict[str, Node](), dict[str, Node]()
     for key, path in opponents.items():
         if key in models:
-            theirs[key] = answers[f"{name}_{key}"]
+            opponent_answers[key] = answers[f"{name}_{key}"]
         elif key != REFERENCE:
-            nodes[key] = node("base", other_model(cfg, path))
-            nodes[f"{name}_{key}"] = theirs[key] = node("answer", block, model=nodes[key], **prompts)
-    versus = {key: Versus(key, most) for key in opponents}
-    if not by_people:
-        versus[CONSTANT] = Versus([*theirs, *opponents][0], min(most, CONSTANT_PROMPTS), constant=True)
+            nodes[key] = make_node("base", other_model_block(cfg, path))
+            nodes[f"{name}_{key}"] = opponent_answers[key] = make_node("answer", block, model=nodes[key], **prompts)
+    versus = {key: Versus(key, max_prompts) for key in opponents}
+    if not by_people:  # a labeler that prefers one constant answer to real ones cannot be trusted: the report says so
+        first = [*opponent_answers, *opponents][0]
+        versus[CONSTANT] = Versus(first, min(max_prompts, CONSTANT_PROMPTS), constant=True)
     policy = {**prompts, "model": models[Role.policy], "policy": answers[f"{name}_{Role.policy}"]}
     for key, sides in versus.items():
-        other = {"other": theirs[sides.against]} if sides.against in theirs else {}
-        nodes[f"versus_{key}"] = pool = node("versus", sides, **policy, **other)
-        judgements, members = labels(label, node, pool, **by_reward)
-        nodes |= {f"{member}_of_{key}": made for member, made in members.items() if made is not judgements}
-        waits = by_people and not label.human.answered and not built(judgements)
-        nodes[f"{WAITING if waits else ''}judged_{key}"] = judgements
+        other = {"other": opponent_answers[sides.against]} if sides.against in opponent_answers else {}
+        nodes[f"versus_{key}"] = pool = make_node("versus", sides, **policy, **other)
+        judgements, members = wire_labels(label, make_node, pool, **by_reward)
+        nodes |= {f"{member}_of_{key}": node for member, node in members.items() if node is not judgements}
+        waits_for_people = by_people and not label.human.answered and not is_built(judgements)
+        nodes[f"{WAITING if waits_for_people else ''}judged_{key}"] = judgements
     return nodes
 
 
-def other_model(cfg: Config, path: str) -> Model:
-    """Return the block of a model that is none of this run's."""
+def other_model_block(cfg: Config, path: str) -> Model:
+    """Return the block of a model in `eval.judged.against` that this run does not train or start from."""
     return Model(path, None, of=f"eval.judged.against[{cfg.eval.judged.against.index(path)}]")
 
 
-def titles_of(cfg: Config, models: Mapping[str, Node]) -> dict[str, str]:
-    """Name the models in the evaluation: by their roles, or the objective that trained them; two that came as they are
-    by their folders."""
+def name_models(cfg: Config, models: Mapping[str, Node]) -> dict[str, str]:
+    """Return the models' titles for the report by role: the role or the objective that trained the model.
+
+    If the run trains nothing, the two compared models are named by their folders.
+    """
     if Role.other not in models:
         return {role: TITLES.get(role) or OBJECTIVES[model.stage].title for role, model in models.items()}
     paths = [Path(path) for path in (cfg.eval.judged.folders[0], cfg.model.path or "random weights")]
-    names = [path.parent.name if path.name == "model" else path.name for path in paths]  # as in a node of a store
+    names = [
+        path.parent.name if path.name == "model" else path.name for path in paths
+    ]  # a node's folder is NODE/model
     return dict(zip((Role.other, Role.policy), names if len({*names}) > 1 else map(str, paths), strict=True))
 
 
-def evaluated(nodes: Mapping[str, Node]) -> dict[str, Node]:
-    """Return the models that the evaluation is about, by role, in its order."""
+def evaluated_models(nodes: Mapping[str, Node]) -> dict[str, Node]:
+    """Return the nodes of the evaluated models by role, in the order of the evaluation."""
     return {role: nodes["eval"].inputs[role] for role in nodes["eval"].config.models}

@@ -1,7 +1,12 @@
-"""The graph of the whole pipeline. Start reading here: `build.py` then builds a target from it.
+"""The graph of the whole pipeline: the nodes of a run, and the inputs of each. Start reading here.
 
-Every stage is one function, `run(cfg, inputs, out) -> metrics`, in a module of its own: `cfg` is its block of the
-configuration, `inputs` the folders of its inputs by role, `out` the folder it fills.
+Each stage is one function, `run(cfg, inputs, out) -> metrics`, in `stages/STAGE.py`. `cfg` is the stage's block of the
+configuration, `inputs` maps the role of each input to its folder, and `out` is the folder that the stage fills.
+A node is one such computation: a stage, its block and its input nodes. Their hash is the node's fingerprint, the name
+of the node's folder in the store. This file only describes nodes. `build.py` runs those that the store does not have.
+
+    base, data → sft → sample → label → pairs → reference, dpo      a further round of DPO samples from this DPO model
+    base, sft, dpo → answer → eval → report                         with `eval.judged`, versus and label before eval
 """
 
 from collections.abc import Callable
@@ -17,202 +22,227 @@ from stages.config.blocks.training import OBJECTIVES, SFT, Training
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
 from stages.config.schema import Config, Target
-from stages.pipeline.evaluation_graph import WAITING, MakeNode, evaluation, other_model
-from stages.pipeline.provenance import target_of
-from stages.pipeline.subgraphs import candidates, labels, with_limits, with_sources
+from stages.pipeline.evaluation_graph import WAITING, MakeNode, other_model_block, wire_evaluation
+from stages.pipeline.provenance import target_stage
+from stages.pipeline.subgraphs import set_read_limits, wire_candidates, wire_labels, wire_sources
 from stages.store import source_files
 from stages.store.node import Node
 
-# A stage's version is part of its nodes' fingerprints: raise it when the stage would make something else.
+# The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
 VERSIONS = {"base": 5, "source": 3, "data": 8, "sft": 9, "sample": 8, "label": 7, "pairs": 8, "reference": 9, "dpo": 9}
 VERSIONS |= {"unpaired": 2, "reward": 1, "select": 4, "pool": 1, "answer": 10, "versus": 1, "eval": 13, "report": 17}
 
+# The stage to suggest after each stage, on the command line.
 NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sample": "label", "pool": "label"}
 NEXT |= {"label": "pairs", "pairs": "reference", "reference": "dpo", "unpaired": "pairs", "answer": "eval"}
 NEXT |= {"versus": "eval", "eval": "report"} | {objective.name: objective.next for objective in OBJECTIVES.values()}
 
-WHY_NONE: dict[str, str] = {  # nodes of a stage
-    Target.select: "data.tasks.open_sft, sft.demonstrations=selected and control=true have one",
-    Target.source: "data.sources names none",
-    Target.versus: "eval/judged=judge, reward_model, human or ensemble makes one",
+MISSING_STAGES: dict[str, str] = {  # by stage, the settings that add nodes of this stage to the graph
+    Target.select: "Set data.tasks.open_sft, sft.demonstrations=selected or control=true.",
+    Target.source: "List files or hub datasets in data.sources.",
+    Target.versus: "Set eval/judged=judge, reward_model, human or ensemble.",
 }
-# What align=none has none of.
-LABELLED = (Target.sample, Target.pool, Target.label, Target.pairs, Target.unpaired, Target.reference, Target.dpo)
-SETS = ("outside", "judged_prompts", "retained")  # roots that only the evaluation reads
-BEFORE_SFT = ("sample_base", "label_base")  # what demonstrations are selected from, and no preferences
+# Stages that align=none leaves out.
+PREFERENCE_STAGES = "sample pool label pairs unpaired reference dpo".split()
+EVALUATION_SETS = ("outside", "judged_prompts", "retained")  # data that only the evaluation reads
+DEMONSTRATION_NODES = ("sample_base", "label_base")  # the base model's answers for SFT: not part of the preferences
+SEEDED_BLOCKS = ("sample", *OBJECTIVES)  # blocks with a seed; its default is the run's seed
 
-Pin = Callable[[Any, Path], tuple[Any, dict[str, str]]]
-
-SEEDED = ("sample", *OBJECTIVES)  # blocks with a seed of their own, which is the run's where none is given
+Pin = Callable[[Any, Path], tuple[Any, dict[str, str]]]  # from block and digest cache to pinned block and digests
 
 
-def graph(
-    cfg: Config, cache: Path, pin: Pin = source_files.pin, built: Callable[[Node], bool] = lambda node: True
+def wire_graph(
+    cfg: Config, cache: Path, pin: Pin = source_files.pin, is_built: Callable[[Node], bool] = lambda node: True
 ) -> dict[str, Node]:
-    """Every node of this configuration, by name. `cache` remembers the digests of outside files, which `pin` finds.
-    `built`: whether a node is in the store, as no report waits for what people are asked."""
+    """Return all nodes of a configuration by name: the roots, a chain per seed, the evaluations and the report.
 
-    def node(stage: str, block: Any, **inputs: Node) -> Node:
-        block, digests = pin(with_limits(block, cfg.data.limits), cache)
+    Args:
+        cache: the file that remembers digests of files outside the store.
+        pin: replaces files and hub revisions in a block by fixed versions, and returns the digests of the files.
+        is_built: tells if a node is in the store. The report does not wait for judgements that people still owe.
+    """
+
+    def make_node(stage: str, block: Any, **inputs: Node) -> Node:
+        block, digests = pin(set_read_limits(block, cfg.data.limits), cache)
         not_neutral = block.not_neutral if isinstance(block, Training) else {}
         return Node(stage, VERSIONS[stage], block, inputs, digests, not_neutral)
 
     if cfg.without_model:
-        return of_somebody(cfg, node)
-    roots = {"base": node("base", cfg.model), **with_sources("data", cfg.data, node)}
-    if cfg.outside:  # labelled sets for the evaluation alone: they change nothing before it
-        held_out = [replace(source, splits={"test": 1.0}) for source in cfg.outside]
-        asked = Data(None, held_out, max_bad=cfg.data.max_bad, form=cfg.data.form, of="outside")
-        roots = {**with_sources("outside", asked, node), **roots}
+        return wire_imported_candidates(cfg, make_node)
+    roots = {"base": make_node("base", cfg.model), **wire_sources("data", cfg.data, make_node)}
+    if cfg.outside:  # labelled test sets: only the evaluation reads them, so they change no training
+        test_sets = [replace(source, splits={"test": 1.0}) for source in cfg.outside]
+        block = Data(None, test_sets, max_bad=cfg.data.max_bad, form=cfg.data.form, of="outside")
+        roots = {**wire_sources("outside", block, make_node), **roots}
     if cfg.eval.judged.source:
-        own = [replace(source, splits={"test": 1.0}) for source in cfg.eval.judged.source]
-        read = Data(None, own, max_bad=cfg.data.max_bad, form=cfg.data.form, of="eval.judged.source")
-        roots = {**with_sources("judged_prompts", read, node), **roots}
+        prompt_sets = [replace(source, splits={"test": 1.0}) for source in cfg.eval.judged.source]
+        block = Data(None, prompt_sets, max_bad=cfg.data.max_bad, form=cfg.data.form, of="eval.judged.source")
+        roots = {**wire_sources("judged_prompts", block, make_node), **roots}
     if cfg.eval.retention:
         texts = [replace(source, splits={"sft": 1.0}) for source in cfg.eval.retention]
-        read = Data(None, texts, max_bad=cfg.data.max_bad, of="eval.retention")
-        roots = {**with_sources("retained", read, node), **roots}
-    if cfg.selects:  # seeds share it, as they share the base
-        roots |= demonstrations(cfg, node, roots["base"], roots["data"])
-    others = dict[str, Node]()
+        block = Data(None, texts, max_bad=cfg.data.max_bad, of="eval.retention")
+        roots = {**wire_sources("retained", block, make_node), **roots}
+    if cfg.selects:  # all seeds share these demonstrations, as they share the base model
+        roots |= wire_demonstrations(cfg, make_node, roots["base"], roots["data"])
+    seed_nodes = dict[str, Node]()
     for seed in cfg.seeds:
-        made = chain(with_seed(cfg, seed), node, built, **roots)
-        others |= {f"{name}_seed_{seed}": its for name, its in made.items()}
-    main = roots | chain(cfg, node, built, **roots)
-    evaluations = [made.fingerprint for name, made in (others | main).items() if made.stage == "eval"]
-    if len(set(evaluations)) < len(evaluations):
-        raise UserError(f"seeds={cfg.seeds} change nothing: sft, sample and dpo all have seeds of their own.")
-    nodes = others | main
-    told = {name: its for name, its in nodes.items() if not name.startswith(WAITING)}
-    return nodes | {"report": node("report", cfg.report, **told)}
+        chain = wire_chain(with_seed(cfg, seed), make_node, is_built, **roots)
+        seed_nodes |= {f"{name}_seed_{seed}": node for name, node in chain.items()}
+    nodes = seed_nodes | roots | wire_chain(cfg, make_node, is_built, **roots)
+    evaluations = [node.fingerprint for node in nodes.values() if node.stage == "eval"]
+    if len({*evaluations}) < len(evaluations):
+        raise UserError(
+            f"seeds={cfg.seeds}: two of the runs are equal, because sft.seed, sample.seed and dpo.seed are all set. "
+            "Leave one of these out, or set seeds=[]."
+        )
+    reported = {name: node for name, node in nodes.items() if not name.startswith(WAITING)}
+    return nodes | {"report": make_node("report", cfg.report, **reported)}
 
 
-def of_somebody(cfg: Config, node: MakeNode) -> dict[str, Node]:
-    """Labels and pairs of candidates that somebody has already."""
+def wire_imported_candidates(cfg: Config, make_node: MakeNode) -> dict[str, Node]:
+    """Return the nodes of a run that reads its candidates, or labelled candidates, from a file. It needs no model."""
     if cfg.label.brings_pool:
-        return judgements(cfg, node, node("label", cfg.label))
-    pool = node("sample", cfg.sample.candidate_file)
-    judged, labelling = labels(cfg.label, node, pool)
-    return {"sample": pool} | labelling | judgements(cfg, node, judged)
+        return wire_judgements(cfg, make_node, make_node("label", cfg.label))
+    pool = make_node("sample", cfg.sample.candidate_file)
+    judged, label_nodes = wire_labels(cfg.label, make_node, pool)
+    return {"sample": pool} | label_nodes | wire_judgements(cfg, make_node, judged)
 
 
-def judgements(cfg: Config, node: MakeNode, judged: Node) -> dict[str, Node]:
-    """Judgements, and what becomes of them."""
-    made = {"label": judged}
+def wire_judgements(cfg: Config, make_node: MakeNode, judged: Node) -> dict[str, Node]:
+    """Return the node of the judgements, of the pairs made of them and, if wanted, of labelled single completions."""
+    nodes = {"label": judged}
     if cfg.unpaired_wanted:
-        made["unpaired"] = node("unpaired", cfg.unpaired, judged=judged)
-    return made | {"pairs": node("pairs", cfg.pairs, judged=judged)}
+        nodes["unpaired"] = make_node("unpaired", cfg.unpaired, judged=judged)
+    return nodes | {"pairs": make_node("pairs", cfg.pairs, judged=judged)}
 
 
-def demonstrations(cfg: Config, node: MakeNode, base: Node, data: Node) -> dict[str, Node]:
-    """SFT without a teacher: the base answers the prompts that nobody has answered, and its best answers are kept.
-    Generated requests have checks, whoever samples and labels the preferences; unless it is asked for, nothing else
-    judges here, and no endpoint answers."""
+def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node) -> dict[str, Node]:
+    """Return the nodes that select demonstrations for SFT from the base model's own answers.
+
+    The base model answers the prompts that have no reference answer. A labeler scores its answers, and `select` keeps
+    the best. By default, the labeler is the verifier, since generated requests carry checks, and no endpoint is asked.
+    With `sft.demonstrations=selected`, the candidates' sampler and labeler work here too.
+    """
     label, sample = cfg.label, cfg.sample
     if cfg.sft.demonstrations is None:
         label = Label(labeler="verifier", path=None, revision=None, hub_split="train", max_failed=label.max_failed)
         if sample.sampler == "openai":
             sample = replace(sample, sampler="hf", endpoint=Endpoint(), max_failed=None)
-    if sample.brings_prompts:  # which nobody draws
+    if sample.brings_prompts:  # that sampler reads candidates from a file and cannot answer other prompts
         sample = replace(sample, sampler="hf")
-    drawn = {name: getattr(cfg.select, name) for name in ("candidates_per_prompt", "temperatures", "max_new_tokens")}
-    asked = replace(sample, split=Split.sft, prompts=None, rounds=1, file=None, pool=None, **drawn)
-    pool = node("sample", asked, policy=base, data=data)
-    judged = node("label", label, pool=pool)
-    return {"sample_base": pool, "label_base": judged, "select": node("select", cfg.select, judged=judged, data=data)}
+    settings = {key: getattr(cfg.select, key) for key in ("candidates_per_prompt", "temperatures", "max_new_tokens")}
+    sample = replace(sample, split=Split.sft, prompts=None, rounds=1, file=None, pool=None, **settings)
+    pool = make_node("sample", sample, policy=base, data=data)
+    judged = make_node("label", label, pool=pool)
+    select = make_node("select", cfg.select, judged=judged, data=data)
+    return {"sample_base": pool, "label_base": judged, "select": select}
 
 
-def chain(
+def wire_chain(
     cfg: Config,
-    node: MakeNode,
-    built: Callable[[Node], bool],
+    make_node: MakeNode,
+    is_built: Callable[[Node], bool],
     base: Node,
     data: Node,
     select: Node | None = None,
     **roots: Node,
 ) -> dict[str, Node]:
-    """From SFT to the evaluation, with one seed."""
-    learnt = Demonstrations.selected if select else Demonstrations.given
-    sft = policy = node("sft", replace(cfg.sft, demonstrations=learnt), base=base, data=select or data)
-    frozen = {"frozen": base} if cfg.dpo.adapter is Adapter.continued else {}  # what the SFT's adapter lies on
+    """Return the nodes of one seed: SFT, every round of DPO, a reward model, the control and the evaluation.
+
+    Args:
+        select: the node of selected demonstrations, from which SFT learns instead of `data`.
+        roots: further data by name, of which the evaluation reads `EVALUATION_SETS`.
+    """
+    demonstrations = Demonstrations.selected if select else Demonstrations.given
+    sft = policy = make_node("sft", replace(cfg.sft, demonstrations=demonstrations), base=base, data=select or data)
+    # DPO with a continued adapter trains the SFT's LoRA, whose frozen weights are those of the base model.
+    frozen = {"frozen": base} if cfg.dpo.adapter is Adapter.continued else {}
     scoring = replace(cfg.reference, weights=cfg.dpo.held, forward=cfg.dpo.forward)
-    nodes, sets = {"sft": sft}, {"data": data} | {name: its for name, its in roots.items() if name in SETS}
+    nodes, sets = {"sft": sft}, {"data": data} | {name: roots[name] for name in roots if name in EVALUATION_SETS}
     if cfg.reward.source.path:
-        nodes |= reward_of_its_own(cfg, node, sft)
+        nodes |= wire_reward_model(cfg, make_node, sft)
     reward = {"reward": nodes["reward"]} if "reward" in nodes else {}
     models: dict[str, Node] = {Role.base: base, Role.sft: sft}
     if cfg.align is Align.none:
-        if not cfg.sft.train:  # two models that came as they are
-            nodes["other"] = node("base", other_model(cfg, cfg.eval.judged.folders[0]))
-        before: dict[str, Node] = {Role.base: base} if cfg.sft.train else {Role.other: nodes["other"]}
-        return nodes | evaluation(cfg, node, {**before, Role.policy: sft}, sets, reward, built)
-    by = reward if cfg.label.by_reward else {}
-    for r in range(cfg.rounds):  # more than one round is iterative DPO
-        made: dict[str, Node] = {}
+        if cfg.sft.train:
+            models = {Role.base: base, Role.policy: sft}
+        else:  # nothing is trained: the evaluation compares the given model with another folder or hub model
+            nodes["other"] = make_node("base", other_model_block(cfg, cfg.eval.judged.folders[0]))
+            models = {Role.other: nodes["other"], Role.policy: sft}
+        return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built)
+    for number in range(cfg.rounds):  # more than one round is iterative DPO
+        round_nodes: dict[str, Node] = {}
         if cfg.label.brings_pool:
-            judged = node("label", cfg.label)
+            judged = make_node("label", cfg.label)
         else:
-            pool, made = candidates(cfg, node, r, policy, data, {"base": base, "sft": sft})
-            judged, labelling = labels(cfg.label, node, pool, **by)
-            made |= labelling
-        made |= judgements(cfg, node, judged)
-        pairs = made["pairs"]
-        anchor = policy if cfg.dpo.reference is DPOReference.previous else sft
-        reference = node("reference", scoring, reference=anchor, pairs=pairs)
-        policy = node("dpo", cfg.dpo, policy=policy, pairs=pairs, reference=reference, **frozen)
-        made |= {"reference": reference, "dpo": policy}
-        last = r == cfg.rounds - 1
-        nodes |= {name if last else f"{name}_{r + 1}": n for name, n in made.items()}
+            pool, round_nodes = wire_candidates(cfg, make_node, number, policy, data, {"base": base, "sft": sft})
+            judged, label_nodes = wire_labels(cfg.label, make_node, pool, **(reward if cfg.label.by_reward else {}))
+            round_nodes |= label_nodes
+        round_nodes |= wire_judgements(cfg, make_node, judged)
+        pairs = round_nodes["pairs"]
+        reference_model = policy if cfg.dpo.reference is DPOReference.previous else sft
+        reference = make_node("reference", scoring, reference=reference_model, pairs=pairs)
+        policy = make_node("dpo", cfg.dpo, policy=policy, pairs=pairs, reference=reference, **frozen)
+        round_nodes |= {"reference": reference, "dpo": policy}
+        suffix = "" if number == cfg.rounds - 1 else f"_{number + 1}"  # the last round's nodes have the plain names
+        nodes |= {f"{name}{suffix}": node for name, node in round_nodes.items()}
     if cfg.stage == Target.reward and not cfg.reward.source.path:
-        nodes["reward"] = node("reward", cfg.reward, policy=sft, judged=judged, pairs=pairs)
+        nodes["reward"] = make_node("reward", cfg.reward, policy=sft, judged=judged, pairs=pairs)
     if cfg.control:
-        nodes["select_control"] = same = node("select", cfg.select, pairs=pairs)
-        nodes["control"] = models[Role.control] = node("sft", as_control(cfg), base=sft, data=same)
+        nodes["select_control"] = chosen = make_node("select", cfg.select, pairs=pairs)
+        nodes["control"] = models[Role.control] = make_node("sft", control_block(cfg), base=sft, data=chosen)
     models[Role.policy] = policy
-    return nodes | evaluation(cfg, node, models, sets | {"pairs": pairs}, reward, built)
+    return nodes | wire_evaluation(cfg, make_node, models, sets | {"pairs": pairs}, reward, is_built)
 
 
-def reward_of_its_own(cfg: Config, node: MakeNode, sft: Node) -> dict[str, Node]:
-    """A reward model of preferences that are no part of the chain: labels and pairs of their own."""
-    source, known = cfg.reward.source, {key.name for key in fields(Label)}
-    given = {key.name: getattr(source, key.name) for key in fields(Source) if key.name in known}
-    read = Label(labeler="dataset", max_failed=cfg.label.max_failed, of="reward.source", **given)
-    judged = node("label", read)
-    pairs = node("pairs", replace(cfg.reward.pairs, of="reward.pairs"), judged=judged)
-    reward = node("reward", cfg.reward, policy=sft, judged=judged, pairs=pairs)
+def wire_reward_model(cfg: Config, make_node: MakeNode, sft: Node) -> dict[str, Node]:
+    """Return the nodes of a reward model trained on `reward.source`, preferences that DPO does not train on."""
+    source, label_keys = cfg.reward.source, {key.name for key in fields(Label)}
+    source_settings = {key.name: getattr(source, key.name) for key in fields(Source) if key.name in label_keys}
+    label_block = Label(labeler="dataset", max_failed=cfg.label.max_failed, of="reward.source", **source_settings)
+    judged = make_node("label", label_block)
+    pairs = make_node("pairs", replace(cfg.reward.pairs, of="reward.pairs"), judged=judged)
+    reward = make_node("reward", cfg.reward, policy=sft, judged=judged, pairs=pairs)
     return {"label_reward": judged, "pairs_reward": pairs, "reward": reward}
 
 
-def as_control(cfg: Config) -> SFT:
-    """SFT that does with the chosen completions alone what DPO does with pairs: as long, in the same order."""
-    as_dpo = {name: getattr(cfg.dpo, name) for name in vars(cfg.sft) if name in vars(cfg.dpo)}
-    as_dpo["trainer"] = {key: cfg.dpo.trainer[key] for key in cfg.dpo.trainer if key in trl_arguments.allowed("sft")}
-    own = {"train": True, "learning_rate": cfg.control_learning_rate, "packing": False, "control": True}
-    return replace(cfg.sft, **as_dpo | own)
+def control_block(cfg: Config) -> SFT:
+    """Return the block of the control: SFT on the chosen completions alone, with DPO's settings and order of rows."""
+    dpo_settings = {name: getattr(cfg.dpo, name) for name in vars(cfg.sft) if name in vars(cfg.dpo)}
+    dpo_settings["trainer"] = {
+        key: cfg.dpo.trainer[key] for key in cfg.dpo.trainer if key in trl_arguments.allowed("sft")
+    }
+    control_settings = {"train": True, "learning_rate": cfg.control_learning_rate, "packing": False, "control": True}
+    return replace(cfg.sft, **dpo_settings | control_settings)
 
 
 def with_seed(cfg: Config, seed: int) -> Config:
-    """The same run from another seed; a stage that was given a seed of its own keeps it."""
-    blocks = {name: replace(vars(cfg)[name]) for name in SEEDED}
+    """Return the configuration with another seed. A stage whose seed differs from the run's keeps its seed."""
+    blocks = {name: replace(vars(cfg)[name]) for name in SEEDED_BLOCKS}
     for block in blocks.values():
         block.seed = seed if block.seed == cfg.seed else block.seed
     return replace(cfg, seed=seed, **blocks)
 
 
-def published(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
-    """What a dataset is made of: pairs and labels of single completions of every round, and what SFT learns from."""
-    rounds = [f"_{r + 1}" for r in range(cfg.rounds - 1)] + [""]
-    found = [nodes[f"{name}{which}"] for which in rounds for name in ("pairs", "unpaired") if "pairs" in nodes]
-    return found + ([nodes["sft"].inputs["data"]] if cfg.sft.train else [])
+def dataset_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
+    """Return the nodes that an exported dataset is made of: each round's pairs and unpaired labels, and SFT's data."""
+    suffixes = [f"_{number + 1}" for number in range(cfg.rounds - 1)] + [""]
+    preferences = [nodes[f"{name}{end}"] for end in suffixes for name in ("pairs", "unpaired") if "pairs" in nodes]
+    return preferences + ([nodes["sft"].inputs["data"]] if cfg.sft.train else [])
 
 
-def targets(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
-    """The nodes that `stage` asks for. What is said of a comparison belongs to that, and to no preferences."""
-    mine = [node for name, node in nodes.items() if target_of(node) == cfg.stage and name not in BEFORE_SFT]
-    found = [node for node in mine if not (isinstance(node.config, SFT) and node.config.control)]  # that is after DPO
-    if not found:
-        why = WHY_NONE.get(cfg.stage, f"label={cfg.label.labeler} needs none")
-        if cfg.align is Align.none and cfg.stage in LABELLED:
-            why = "align=none labels nothing"
-        raise UserError(f"this configuration has no {cfg.stage} stage: {why}.")
-    return found
+def requested_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
+    """Return the nodes that `stage` asks for.
+
+    `stage=sample` and `stage=label` ask for preferences, neither for demonstrations nor for compared answers. The
+    control is trained after DPO, so `stage=sft` does not ask for it.
+    """
+    candidates = [node for name, node in nodes.items() if name not in DEMONSTRATION_NODES]
+    of_stage = [node for node in candidates if target_stage(node) == cfg.stage]
+    requested = [node for node in of_stage if not (isinstance(node.config, SFT) and node.config.control)]
+    if not requested:
+        way_out = MISSING_STAGES.get(cfg.stage, f"label={cfg.label.labeler} does not need this stage.")
+        if cfg.align is Align.none and cfg.stage in PREFERENCE_STAGES:
+            way_out = "align=none leaves preferences out. Set align=dpo."
+        raise UserError(f"stage={cfg.stage}: this configuration does not have the stage {cfg.stage}. {way_out}")
+    return requested

@@ -1,4 +1,4 @@
-"""What a manifest says of where a node came from, besides its configuration: command, code, libraries, machine."""
+"""The origin of a node, as its manifest states it: command, commit, versions of libraries, machine and times."""
 
 import platform
 import shlex
@@ -17,61 +17,67 @@ from stages.store.node import Node
 from stages.store.sealed_json import having, note, recall
 from stages.store.workspace import SCRATCH, StageDir
 
-JOB_NODES = "nodes.json"  # in the folder of a sweep's job: the nodes that it is about
+JOB_NODES = "nodes.json"  # in the folder of a sweep's job: the nodes of that job
 LIBRARIES = "torch transformers trl peft accelerate datasets tokenizers hydra-core omegaconf wandb numpy".split()
-NOT_OF_THE_RESULT = ("stage=", "rebuild=", "upstream=", "tracker", "hydra")
+# Beginnings of settings that change no result: the recorded command does not repeat them.
+NEUTRAL_SETTINGS = ("stage=", "rebuild=", "upstream=", "tracker", "hydra")
 
 
 def command(stage: str, overrides: list[str]) -> str:
-    """The command line that makes a stage under the overrides of this run."""
-    kept = [o.removeprefix("++") for o in overrides if not o.lstrip("+~").startswith(NOT_OF_THE_RESULT)]
-    return shlex.join([*program(), f"stage={stage}", *kept])
+    """Return the command line that runs a stage with the settings of this run."""
+    result_settings = [o.removeprefix("++") for o in overrides if not o.lstrip("+~").startswith(NEUTRAL_SETTINGS)]
+    return shlex.join([*program(), f"stage={stage}", *result_settings])
 
 
-def target_of(node: Node) -> str:
-    """The stage to ask for that builds a node: its own; the control's is asked for by what compares it, and labels of
-    a comparison come with that."""
+def target_stage(node: Node) -> str:
+    """Return the stage to type so that a node is built: the stage that runs in the node, with two exceptions.
+
+    `stage=eval` builds the control (an SFT), and `stage=versus` builds the labels of compared answers.
+    """
     if isinstance(node.config, SFT) and node.config.control:
         return str(Target.eval)
     pool = node.inputs.get("pool")
     return str(pool.stage if pool and pool.stage == Target.versus else node.stage)
 
 
-def begin(work: StageDir, run_id: str | None) -> list[dict[str, Any]]:
-    """Note that an attempt at a node starts now; all attempts so far, this one last. They outlive a kill."""
-    file = work / SCRATCH / "attempts.json"
-    attempts = recall(file, of_attempts) or []
-    if attempts:  # an attempt that was killed lived until it last wrote something
-        attempts[-1]["ended"] = max(p.lstat().st_mtime for p in work.path.rglob("*"))
+def begin_attempt(out: StageDir, run_id: str | None) -> list[dict[str, Any]]:
+    """Write to the scratch folder that an attempt at a node starts now, and return all its attempts, in order.
+
+    A killed attempt stays in that file. Its end is the last time when it changed a file.
+    """
+    file = out / SCRATCH / "attempts.json"
+    attempts = recall(file, parse_attempts) or []
+    if attempts:
+        attempts[-1]["ended"] = max(p.lstat().st_mtime for p in out.path.rglob("*"))
     attempts.append({"started": time.time(), "wandb_run": run_id})
     note(file, attempts)
     machine.reset_peak_memory()
     return attempts
 
 
-def of_attempts(value: Any) -> list[dict[str, Any]]:
-    """The shape of what is noted: one at least."""
+def parse_attempts(value: Any) -> list[dict[str, Any]]:
+    """Return the attempts in parsed JSON. Raise one of WRONG_SHAPE if the value is not a list of attempts."""
     first, *more = value
     return [{**having("wandb_run")(attempt), "started": float(attempt["started"])} for attempt in (first, *more)]
 
 
-def end(
+def end_attempt(
     attempts: list[dict[str, Any]], node: Node, overrides: list[str], metrics: dict[str, Any], warnings: list[str]
 ) -> Manifest:
-    """What the manifest says of a node whose last attempt ends now."""
+    """Return the manifest's fields for a node whose last attempt ends now."""
     attempts[-1]["ended"] = time.time()
     device = metrics.get("device", "cpu")
     return {
-        "command": command(target_of(node), overrides),
-        **here(),
+        "command": command(target_stage(node), overrides),
+        **read_environment(),
         "seed": asdict(node.config).get("seed"),
         "device": device,
-        "processor": machine.processor(device != "cpu"),
+        "processor": machine.processor_name(device != "cpu"),
         "attempts": attempts,
         "started": attempts[0]["started"],
         "ended": attempts[-1]["ended"],
         "wall_seconds": round(sum(max(0.0, a["ended"] - a["started"]) for a in attempts), 3),  # clocks may differ
-        # Of the first worker, where there are some.
+        # If several workers train, the first one measures its memory.
         "peak_memory": metrics.pop("peak_memory", machine.peak_memory()),
         "peak_gpu_memory": metrics.pop("peak_gpu_memory", machine.peak_gpu_memory()),
         "metrics": metrics,
@@ -80,33 +86,36 @@ def end(
 
 
 @cache
-def here() -> dict[str, Any]:
-    """Return the versions of this project, Python and the libraries, the machine, and the commit of the code with
-    whether it was changed since: no commit where a repository tracks none of it, as one around an environment."""
+def read_environment() -> dict[str, Any]:
+    """Return the versions of this project, Python and the libraries, the machine, and the commit of the code.
+
+    `dirty` tells if the code differs from the commit. The commit is None if git does not track this file.
+    """
     versions = {DISTRIBUTION: version(DISTRIBUTION), "python": platform.python_version()}
     versions |= {name: version(name) for name in LIBRARIES}
-    tracked = git("ls-files", "--error-unmatch", __file__) is not None
+    tracked = run_git("ls-files", "--error-unmatch", __file__) is not None
     return {
         "versions": {name: number for name, number in versions.items() if number},
         "machine": f"{platform.system()} {platform.machine()}",
         "git": {
-            "commit": git("rev-parse", "HEAD") if tracked else None,
-            "dirty": tracked and bool(git("status", "--porcelain", "--untracked-files=no")),
+            "commit": run_git("rev-parse", "HEAD") if tracked else None,
+            "dirty": tracked and bool(run_git("status", "--porcelain", "--untracked-files=no")),
         },
     }
 
 
-def installed() -> str:
-    """Return what is installed in three lines: this project with its commit, the libraries, the machine."""
-    (own, *libraries), origin = (" ".join(each) for each in here()["versions"].items()), here()["git"]
+def describe_installation() -> str:
+    """Return the installation in three lines: this project with its commit, the libraries, the machine."""
+    environment = read_environment()
+    (project, *libraries), origin = map(" ".join, environment["versions"].items()), environment["git"]
     if origin["commit"]:
-        own += f" (commit {origin['commit'][:12]}{', with changes' if origin['dirty'] else ''})"
-    return f"{own}\n{', '.join(libraries)}\n{here()['machine']}"
+        project += f" (commit {origin['commit'][:12]}{', with changes' if origin['dirty'] else ''})"
+    return f"{project}\n{', '.join(libraries)}\n{environment['machine']}"
 
 
-def git(*arguments: str) -> str | None:
+def run_git(*arguments: str) -> str | None:
     try:
-        ran = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        process = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return None
-    return ran.stdout.strip() if ran.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None

@@ -1,9 +1,7 @@
-"""Parts of the graph whose nodes depend on lists in the configuration: one for each source of data, of candidates and
-of labels, and the node that joins them.
+"""Parts of the graph that follow lists of the configuration: a node for each list item, and a node that joins them.
 
-A source of data is a node of its own, so that one more source is read without the others. A round's candidates come
-from the policy itself, or from the sources of `sample.pool`; their labels from one labeler, or from the members of
-`label.ensemble`.
+The lists are `data.sources`, `sample.pool` and the members of `label.ensemble`. Since each item is a node, a run with
+one more data source reads only that source again. Without `sample.pool`, the policy's samples are the candidates.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,20 +18,21 @@ from stages.store.node import Node
 from stages.store.numbers import numbered
 
 
-def with_sources(name: str, block: Data, node: Callable[..., Node]) -> dict[str, Node]:
-    """Return a node of `data` under this name, after one for each of its sources."""
-    of, alone = block.of or "data.sources", block.audit.of_rows_alone
-    read = [
-        node("source", OneSource(as_read(source), block.max_bad, block.form, alone, block.own, f"{of}[{i}]"))
-        for i, source in enumerate(block.sources)
-    ]
-    joined = replace(block, sources=[as_joined(s, r.config.source) for s, r in zip(block.sources, read, strict=True)])
-    inputs = {f"source_{i}": source for i, source in enumerate(read, 1)}
-    return {f"{name}_{role}": source for role, source in inputs.items()} | {name: node("data", joined, **inputs)}
+def wire_sources(name: str, block: Data, make_node: Callable[..., Node]) -> dict[str, Node]:
+    """Return the nodes of the block's sources, and under `name` the `data` node that joins them."""
+    setting, row_audit = block.of or "data.sources", block.audit.of_rows_alone
+    inputs, joined = dict[str, Node](), list[Source]()
+    for i, source in enumerate(block.sources):
+        rows = without_mixture_keys(source)
+        one = OneSource(rows, block.max_bad, block.form, row_audit, block.own, f"{setting}[{i}]")
+        inputs[f"source_{i + 1}"] = node = make_node("source", one)
+        joined.append(joined_source(source, node.config.source))
+    data = make_node("data", replace(block, sources=joined), **inputs)
+    return {f"{name}_{role}": node for role, node in inputs.items()} | {name: data}
 
 
-def with_limits(block: Any, limits: ReadLimits) -> Any:
-    """Return a node's block whose files are read within these limits."""
+def set_read_limits(block: Any, limits: ReadLimits) -> Any:
+    """Return the block with these limits on the size of lines and files that its node reads."""
     if isinstance(block, Label | CandidateFile):
         return replace(block, limits=limits)
     if not isinstance(block, OneSource):
@@ -43,64 +42,80 @@ def with_limits(block: Any, limits: ReadLimits) -> Any:
     return replace(block, source=replace(block.source, limits=limits), audit=audit)
 
 
-def as_read(source: Source) -> Source:
-    """Return a source without what is decided where it joins others."""
+def without_mixture_keys(source: Source) -> Source:
+    """Return a source without the keys that the `data` node reads: rows, weight and epochs."""
     return replace(source, rows=None, weight=None, epochs=None)
 
 
-def as_joined(source: Source, pinned: Source) -> Source:
-    """Return a source as `data` joins it. Its files stand in the fingerprint of its own node, wherever they lie; a hub
-    dataset, which alone is pinned to a revision, goes by its name."""
+def joined_source(source: Source, pinned: Source) -> Source:
+    """Return the part of a source that the `data` node reads.
+
+    The `source` node's fingerprint covers the content of local files, so here a file's name without its folder is
+    enough: the same file in another folder gives the same node. A hub dataset, which is pinned to a revision, keeps
+    its full name.
+    """
     path = source.path if pinned.revision else Path(source.path).name
     task = source.of_task if source.task else None
-    kept = {key: getattr(source, key) for key in ("check", "rows", "weight", "epochs")}
-    return Source(path, pinned.revision, source.subset, source.hub_split, task=task, **kept)
+    mixture_settings = {key: getattr(source, key) for key in ("check", "rows", "weight", "epochs")}
+    return Source(path, pinned.revision, source.subset, source.hub_split, task=task, **mixture_settings)
 
 
-def candidates(
-    cfg: Config, node: Callable[..., Node], number: int, policy: Node, data: Node, models: Mapping[str, Node]
+def wire_candidates(
+    cfg: Config, make_node: Callable[..., Node], number: int, policy: Node, data: Node, models: Mapping[str, Node]
 ) -> tuple[Node, dict[str, Node]]:
-    """Return the node that holds the candidates of a round, and all nodes that make them, by name. `models`: those
-    that a source may name; any other name is a path or a hub id."""
-    asked = replace(cfg.sample, round=number)
-    if not asked.pool:
-        pool = candidate_source(replace(asked, pool=None), node, policy, data)
+    """Return the node of one round's candidates, and by name all nodes that make them.
+
+    Args:
+        number: the round's number, from 0.
+        models: the models that a member of `sample.pool` can name. Any other name is a folder or a hub id.
+    """
+    block = replace(cfg.sample, round=number)
+    if not block.pool:
+        pool = wire_candidate_source(replace(block, pool=None), make_node, policy, data)
         return pool, {"sample": pool}
-    made, sources = dict[str, Node](), dict[str, Node]()
-    known = {**models, "policy": policy, "previous": policy.inputs.get("policy") or policy.inputs["base"]}
-    for i, (member, block) in enumerate(zip(asked.pool, asked.members, strict=True)):
-        name = member.model or "policy"  # which an endpoint is asked for
-        if name not in known:
-            known[name] = made[f"model_{i + 1}"] = node("base", Model(name, None, of=f"{block.key}.model"))
-        sources[f"source_{i + 1}"] = candidate_source(block, node, known[name], data)
-    pool = node("pool", Pool(source_names(asked.pool)), policy=policy, **sources)
-    return pool, made | sources | {"pool": pool}
+    model_nodes, sources = dict[str, Node](), dict[str, Node]()
+    models_by_name = {**models, "policy": policy, "previous": policy.inputs.get("policy") or policy.inputs["base"]}
+    for i, (member, settings) in enumerate(zip(block.pool, block.members, strict=True)):
+        name = member.model or "policy"  # an endpoint samples for the policy, and loads no model here
+        if name not in models_by_name:
+            model = Model(name, None, of=f"{settings.key}.model")
+            models_by_name[name] = model_nodes[f"model_{i + 1}"] = make_node("base", model)
+        sources[f"source_{i + 1}"] = wire_candidate_source(settings, make_node, models_by_name[name], data)
+    pool = make_node("pool", Pool(source_names(block.pool)), policy=policy, **sources)
+    return pool, model_nodes | sources | {"pool": pool}
 
 
-def candidate_source(block: Sample, node: Callable[..., Node], policy: Node, data: Node) -> Node:
-    """Return the node of candidates that are drawn, or read from a file. Files need no model, so that what is wrong
-    with one is told before any is trained; a file that brings its prompts needs no data either."""
+def wire_candidate_source(block: Sample, make_node: Callable[..., Node], policy: Node, data: Node) -> Node:
+    """Return the node of candidates that a sampler draws or that a file holds.
+
+    A node that reads a file has no model among its inputs, so errors in the file appear before any training. If the
+    file brings prompts too, the node does not need the data either.
+    """
     if not (file := block.candidate_file):
-        return node("sample", block, policy=policy, data=data)
-    return node("sample", file) if file.own_prompts else node("sample", file, data=data)
+        return make_node("sample", block, policy=policy, data=data)
+    return make_node("sample", file) if file.own_prompts else make_node("sample", file, data=data)
 
 
 def source_names(members: list[Member]) -> list[str]:
-    """Return the names of sources in candidates and pairs. Equal names are numbered."""
+    """Return the name of each source as candidates and pairs state it. Equal names get numbers."""
     return numbered([str(m.endpoint.model or Path(m.file or m.model or "policy").name) for m in members])
 
 
-def labels(cfg: Label, node: Callable[..., Node], pool: Node, **reward: Node) -> tuple[Node, dict[str, Node]]:
-    """Return the node of a pool's labels, and all nodes that label it, by name. A member's is that of a run in which
-    it labels alone: what was asked and paid for once is not again. `reward`: the run's own reward model, where it
-    labels."""
+def wire_labels(
+    cfg: Label, make_node: Callable[..., Node], pool: Node, **reward: Node
+) -> tuple[Node, dict[str, Node]]:
+    """Return the node of a pool's labels, and by name all nodes that label the pool.
+
+    An ensemble's member has the same node as in a run in which it labels alone, so no judgement is paid for twice.
+    `reward` is the reward model that this run trains, if it labels.
+    """
     if not cfg.voters:
-        judged = node("label", cfg, pool=pool, **reward)
+        judged = make_node("label", cfg, pool=pool, **reward)
         return judged, {"label": judged}
-    given = {"reward_model": reward}
+    inputs_by_labeler = {"reward_model": reward}
     members = {
-        name: node("label", cfg.member(name), pool=pool, **given.get(name, {}))
+        name: make_node("label", cfg.member(name), pool=pool, **inputs_by_labeler.get(name, {}))
         for name in (voter.labeler for voter in cfg.voters)
     }
-    judged = node("label", cfg.joined, pool=pool, **members)
+    judged = make_node("label", cfg.joined, pool=pool, **members)
     return judged, {f"label_{name}": member for name, member in members.items()} | {"label": judged}

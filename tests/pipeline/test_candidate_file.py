@@ -29,12 +29,12 @@ def line(file: Path, url: str, *more: str) -> tuple[str, ...]:
 def test_candidates_and_a_judge_need_no_model_and_no_data(tmp_path: Path) -> None:
     file, root = written(tmp_path / "mine.jsonl"), tmp_path / "outputs"
     with running(Model(judging(better))) as server:
-        asked = line(file, server.url)
+        overrides = line(file, server.url)
         for stage in ("label", "pairs", "unpaired"):
-            build(root, f"stage={stage}", *asked)
+            build(root, f"stage={stage}", *overrides)
     chain = Chain(root)
     assert chain.count() == {"sample": 1, "label": 1, "pairs": 1, "unpaired": 1}
-    pairs = load(chain.folder("pairs", *asked) / "pairs.parquet", Pair)
+    pairs = load(chain.folder("pairs", *overrides) / "pairs.parquet", Pair)
     assert len(pairs) == 24
     assert {(p.chosen[0]["content"][:4], p.rejected[0]["content"][:4]) for p in pairs} == {("good", "fair")}
     assert {p.chosen_policy for p in pairs} == {"mine.jsonl"}
@@ -44,9 +44,9 @@ def test_candidates_and_a_judge_need_no_model_and_no_data(tmp_path: Path) -> Non
 def test_scores_of_candidates_are_labels_of_single_ones(tmp_path: Path) -> None:
     file, root = written(tmp_path / "mine.jsonl"), tmp_path / "outputs"
     with running(Model(judging(lambda texts: 10 if quality(texts["ANSWER"]) > 3 else 1, "score"))) as server:
-        asked = line(file, server.url, "label.judge.kind=pointwise")
-        build(root, "stage=unpaired", *asked)
-        metrics = Chain(root).manifest("unpaired", "stage=unpaired", *asked)["metrics"]
+        overrides = line(file, server.url, "label.judge.kind=pointwise")
+        build(root, "stage=unpaired", *overrides)
+        metrics = Chain(root).manifest("unpaired", "stage=unpaired", *overrides)["metrics"]
     assert (metrics["desirable"], metrics["undesirable"]) == (24, 24)
     assert Chain(root).count() == {"sample": 1, "label": 1, "unpaired": 1}
 
@@ -56,7 +56,7 @@ def test_what_is_wrong_with_a_file_is_told_before_anything_is_trained(tmp_path: 
     wrong.write_text('{"prompt": "Nobody asks this.", "completions": ["a", "b"]}\n{"prompt": "Nor this."}')
     root = tmp_path / "outputs"
     typed = (*TINY, f"outputs={root}")
-    foreign = "is none of the data's that are sampled (sample=file takes the file's own)"
+    foreign = "is not a sampled prompt of the data. Type sample=file to use the file's own prompts"
     assert foreign in refused(*typed, f"sample.file={wrong}")
     assert foreign in refused(*typed, f"sample.pool=[{{n: 2}}, {{file: {wrong}}}]")
     own = ("sample=file", f"sample.file={wrong}", "label=human")
@@ -73,21 +73,23 @@ def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(chain:
         rows.write("\n" + json.dumps({"messages": test.messages, "completions": ["fair 1", "good 4"]}))
     before = chain.count()
     with running(Model(judging(better))) as server:
-        asked = line(file, server.url, "seeds=[1]")
-        plan.show(nodes(chain.root, *asked), Store(chain.root))
-        build(chain.root, *asked)
-    made = chain.count() - before
-    assert (made["base"], made["data"], made["sample"], made["label"]) == (0, 0, 1, 1), "seeds draw nothing here"
-    assert made["dpo"] == 2 and made["sft"] == 1
+        overrides = line(file, server.url, "seeds=[1]")
+        plan.show(nodes(chain.root, *overrides), Store(chain.root))
+        build(chain.root, *overrides)
+    new_nodes = chain.count() - before
+    assert (new_nodes["base"], new_nodes["data"], new_nodes["sample"], new_nodes["label"]) == (0, 0, 1, 1), (
+        "seeds draw nothing here"
+    )
+    assert new_nodes["dpo"] == 2 and new_nodes["sft"] == 1
     page = (chain.root / "report.html").read_text()
     assert "mine.jsonl" in page
-    results = json.loads((chain.folder("eval", *asked) / "results.json").read_text())
+    results = json.loads((chain.folder("eval", *overrides) / "results.json").read_text())
     plain = json.loads((chain.folder("eval") / "results.json").read_text())
     assert results["groups"]["seen tasks"]["prompts"] == plain["groups"]["seen tasks"]["prompts"] - 1
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "pattern"),
     [
         ("sample=file", "sample=file needs sample.file"),
         ("sample.sampler=file", "sample=file needs sample.file"),
@@ -100,8 +102,8 @@ def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(chain:
         ),
     ],
 )
-def test_what_cannot_be_is_refused_at_composition(typed: str, told: str, tmp_path: Path) -> None:
-    assert told in refused(*TINY, f"outputs={tmp_path}", *typed.split())
+def test_what_cannot_be_is_refused_at_composition(typed: str, pattern: str, tmp_path: Path) -> None:
+    assert pattern in refused(*TINY, f"outputs={tmp_path}", *typed.split())
 
 
 def test_the_command_line_says_where_the_labels_are(tmp_path: Path) -> None:

@@ -12,15 +12,15 @@ from statistics import fmean
 import pytest
 
 from stages.commands import plan
-from stages.commands.node_settings import flat
+from stages.commands.node_settings import flatten
 from stages.commands.planning import cost
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.hardware import memory
-from stages.models import contract
+from stages.models.contract import load_contract
 from stages.pipeline import provenance
-from stages.pipeline.graph import VERSIONS, targets
+from stages.pipeline.graph import VERSIONS, requested_nodes
 from stages.store.records import Candidate, Example, load
 from stages.store.store import Store
 from stages.store.text_lengths import text_lengths
@@ -31,8 +31,8 @@ STAGES = ("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo",
 
 
 def test_one_command_makes_the_whole_chain_in_a_minute_of_one_core(built: Path) -> None:
-    told = json.loads(built.with_name("built.json").read_text())
-    assert told["cpu_seconds"] < 60
+    built_record = json.loads(built.with_name("built.json").read_text())
+    assert built_record["cpu_seconds"] < 60
     chain = Chain(built)
     assert {stage: chain.count()[stage] for stage in STAGES} == {
         stage: 3 if stage == "answer" else 1 for stage in STAGES
@@ -41,7 +41,7 @@ def test_one_command_makes_the_whole_chain_in_a_minute_of_one_core(built: Path) 
     assert {p.name for p in (built / "latest").iterdir()} == set(STAGES)
     for stage in STAGES:
         assert (built / "latest" / stage / "manifest.json").exists()
-        assert f"{stage} " in told["stdout"]
+        assert f"{stage} " in built_record["stdout"]
     assert not list(built.glob("*/*.partial"))
 
 
@@ -77,8 +77,8 @@ def test_the_manifest_says_where_a_node_came_from(built: Path) -> None:
 def test_another_beta_rebuilds_only_what_depends_on_it(chain: Chain) -> None:
     before = chain.count()
     build(chain.root, "dpo.beta=0.7")
-    made = chain.count() - before
-    assert made == {"dpo": 1, "answer": 1, "eval": 1, "report": 1}
+    new_nodes = chain.count() - before
+    assert new_nodes == {"dpo": 1, "answer": 1, "eval": 1, "report": 1}
 
 
 def test_upstream_require_names_the_missing_node_and_its_command(chain: Chain) -> None:
@@ -86,9 +86,10 @@ def test_upstream_require_names_the_missing_node_and_its_command(chain: Chain) -
     shutil.rmtree(chain.folder("pairs"))
     ran = inside(*TINY, f"outputs={chain.root}", "stage=dpo", "upstream=require", "dpo.beta=0.3")
     assert ran.returncode != 0
-    wanted = nodes(chain.root)["pairs"].fingerprint
+    pairs_fingerprint = nodes(chain.root)["pairs"].fingerprint
     assert (
-        f"needs pairs {wanted}, which is not built. Build it with: python run.py stage=pairs recipe=tiny" in ran.stderr
+        f"needs pairs {pairs_fingerprint}, which is not built. Build it with: python run.py stage=pairs recipe=tiny"
+        in ran.stderr
     )
     assert "dpo.beta=0.3" in ran.stderr, "the command carries the other settings along"
 
@@ -119,7 +120,7 @@ def test_two_rounds_divide_the_prompts(chain: Chain) -> None:
     assert {"sample_1", "dpo_1", "sample", "dpo"} <= set(nodes(chain.root, "rounds=2"))
     drawn = load(chain.folder("sample", "rounds=2") / "candidates.parquet", Candidate)
     assert {c.policy for c in drawn} == {chain.folder("dpo_1", "rounds=2").name}
-    assert {c.tokenizer for c in drawn} == {contract.load(chain.folder("sft") / "model").digest}
+    assert {c.tokenizer for c in drawn} == {load_contract(chain.folder("sft") / "model").digest}
     assert chain.manifest("reference", "rounds=2")["metrics"]["retokenised"] == 0
     last = chain.manifest("dpo", "rounds=2")
     assert last["inputs"]["policy"]["stage"] == "dpo"
@@ -131,17 +132,17 @@ def test_every_command_that_is_shown_builds_its_node(built: Path) -> None:
         words = shlex.split(chain.manifest(name)["command"])
         assert words[:2] == ["python", "run.py"]
         cfg = settings(*words[2:], f"rebuild={node.stage}")
-        asked = targets(cfg, nodes(chain.root, *words[2:]))
-        assert node.fingerprint in {n.fingerprint for target in asked for n in target.lineage}
+        target_nodes = requested_nodes(cfg, nodes(chain.root, *words[2:]))
+        assert node.fingerprint in {n.fingerprint for target in target_nodes for n in target.lineage}
 
 
 def test_the_command_that_is_shown_for_the_control_builds_it(tmp_path: Path) -> None:
     """It is an SFT after DPO: `stage=sft` does not reach it."""
     typed = (*TINY, "control=true")
     control = nodes(tmp_path, "control=true")["control"]
-    words = shlex.split(provenance.command(provenance.target_of(control), [*typed]))
-    asked = targets(settings(*words[2:]), nodes(tmp_path, "control=true"))
-    assert control.fingerprint in {n.fingerprint for target in asked for n in target.lineage}
+    words = shlex.split(provenance.command(provenance.target_stage(control), [*typed]))
+    target_nodes = requested_nodes(settings(*words[2:]), nodes(tmp_path, "control=true"))
+    assert control.fingerprint in {n.fingerprint for target in target_nodes for n in target.lineage}
     line = refused(*typed, "stage=eval", "upstream=require", f"outputs={tmp_path}")
     assert "stage=sft" not in line
 
@@ -185,13 +186,13 @@ def test_plan_says_what_a_new_version_builds_again_and_what_that_costs(
     cost = sum(store.find(nodes(built)[name])["wall_seconds"] for name in ("dpo", "answer_policy", "eval", "report"))
     monkeypatch.setitem(VERSIONS, "dpo", VERSIONS["dpo"] + 1)
     plan.show(nodes(built), store)
-    told = " ".join(capsys.readouterr().out.split())
-    assert f"version {VERSIONS['dpo'] - 1} -> {VERSIONS['dpo']}" in told
-    assert "Of these, 4 nodes only" in told
-    assert f"(version): {cost:.0f} s, for dpo, answer_policy, eval, report." in told
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"version {VERSIONS['dpo'] - 1} -> {VERSIONS['dpo']}" in printed
+    assert "Of these, 4 nodes only" in printed
+    assert f"(version): {cost:.0f} s, for dpo, answer_policy, eval, report." in printed
     plan.show(nodes(built, "sft.seed=4"), store)
-    told = " ".join(capsys.readouterr().out.split())
-    assert "(version)" not in told, "another seed is another computation, whatever the version"
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "(version)" not in printed, "another seed is another computation, whatever the version"
     monkeypatch.undo()
     plan.show(nodes(built, "seeds=[1]"), store)
     assert "(version)" not in capsys.readouterr().out, "a report of more seeds is of no other version"
@@ -201,7 +202,7 @@ def test_a_key_that_is_null_has_no_say_in_a_fingerprint(built: Path) -> None:
     """So that a later optional key invalidates nothing."""
     node = nodes(built)["label"]
     assert asdict(node.config)["own"] == {"file": None, "name": None, "options": {}}
-    assert not [key for key, value in flat(node.settings).items() if value is None or key.startswith("own")]
+    assert not [key for key, value in flatten(node.settings).items() if value is None or key.startswith("own")]
     keys = {f.name: f.type for f in fields(Label)} | {"judge": str | None}
     later = make_dataclass("Label", [(name, kind) for name, kind in keys.items()])
     block = later(**{**vars(node.config), "judge": None, "limits": None})
@@ -222,7 +223,7 @@ def test_plan_takes_memory_from_a_node_only_if_it_would_need_the_same(chain: Cha
 
     def peak(*overrides: str) -> float:
         planned = nodes(chain.root, *overrides)
-        return cost.expected(planned["dpo"], planned, store, cost.RunHistory(store)).memory
+        return cost.expected_cost(planned["dpo"], planned, store, cost.RunHistory(store)).memory
 
     assert peak() == 12345, "its own"
     assert peak("dpo.beta=0.3") == 12345
@@ -233,7 +234,7 @@ def test_plan_takes_memory_from_a_node_only_if_it_would_need_the_same(chain: Cha
 
 
 def loaded_by_a_plan(*lines: tuple[Path, str]) -> str:
-    """What is loaded, of all that takes long, after the plans of these stores and typed settings in one process."""
+    """Return which slow modules are loaded after planning these stores and overrides in one process."""
     code = f"""
 import sys, pathlib, run
 from stages.commands import plan
@@ -264,8 +265,8 @@ def test_lengths_in_manifests_are_those_of_the_tables(built: Path) -> None:
     """A plan of a node without them, of an earlier version, expects the same."""
     store = Store(built)
     for node in nodes(built).values():
-        made = store.find(node)
-        assert made is not None and made.get("lengths", {}) == text_lengths(node.stage, store.folder(node))
+        folder = store.find(node)
+        assert folder is not None and folder.get("lengths", {}) == text_lengths(node.stage, store.folder(node))
     splits = store.find(nodes(built)["data"])["lengths"]
     examples = [e for e in load(Chain(built).folder("data") / "examples.parquet", Example) if e.split == "sft"]
     assert splits["sft"]["prompt"] == fmean(sum(len(m["content"]) for m in e.messages) for e in examples)

@@ -40,9 +40,9 @@ def killed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(root: Path) -> None:
         shutil.copytree(built, root, symlinks=True)
-        store, made = Store(root), nodes(root)
+        store, node_by_name = Store(root), nodes(root)
         for name in ("sft", "reference", "dpo"):
-            folder, scratch = store.folder(made[name]), store.partial(made[name]) / SCRATCH
+            folder, scratch = store.folder(node_by_name[name]), store.partial(node_by_name[name]) / SCRATCH
             folder.rename(root / f"kept-{name}")
 
             def reached(scratch: Path = scratch, name: str = name) -> bool:
@@ -104,20 +104,20 @@ def test_damaged_scratch_is_said_and_built_again(
 ) -> None:
     chain = begun(stage)
     node = nodes(chain.root)[stage]
-    found = (Store(chain.root).partial(node) / SCRATCH).glob(file)
-    *_, path = (p for p in found if "checkpoints" not in p.parts or (p.parent / SEAL).exists())
+    matches = (Store(chain.root).partial(node) / SCRATCH).glob(file)
+    *_, path = (p for p in matches if "checkpoints" not in p.parts or (p.parent / SEAL).exists())
     path.write_bytes(DAMAGE[how](path.read_bytes()))
     build(chain.root, f"stage={stage}", *CADENCE)
     assert chain.manifest(stage)["digest"] == Chain(killed).manifest(stage)["digest"], "as if nothing had happened"
-    told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert file.startswith("..") or any(path.name in line or path.parent.name in line for line in told), told
-    assert not any("\n" in line for line in told)
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert file.startswith("..") or any(path.name in line or path.parent.name in line for line in warnings), warnings
+    assert not any("\n" in line for line in warnings)
     if file.startswith("best/"):
         assert first_steps(chain) == 2, "what was best before the checkpoint is only found from the first step"
 
 
 def first_steps(chain: Chain) -> int:
-    """How often SFT began at its first step."""
+    """Count how often SFT started at its first step."""
     lines = (chain.folder("sft") / "curves.jsonl").read_bytes().splitlines()
     return sum(b'"step": 1,' in line and b'"loss"' in line for line in lines)
 
@@ -136,13 +136,13 @@ def test_a_kill_between_two_bests_loses_neither(begun: Callable[[str], Chain]) -
     """The new one is whole, and not yet in the place of the old one. No later step reaches its loss."""
     chain = begun("sft")
     best = Store(chain.root).partial(nodes(chain.root)["sft"]) / SCRATCH / "best"
-    found = {"eval_loss": -1.0, "step": best_step(best.parent)}
-    sealed_json.note(best / "best.json", found)
+    best_record = {"eval_loss": -1.0, "step": best_step(best.parent)}
+    sealed_json.note(best / "best.json", best_record)
     sealed_json.seal(best)
     best.rename(best.with_suffix(".draft"))
     build(chain.root, "stage=sft", *CADENCE)
     metrics = chain.manifest("sft")["metrics"]
-    assert {name: metrics[name] for name in found} == found
+    assert {name: metrics[name] for name in best_record} == best_record
     assert first_steps(chain) == 1, "it was resumed"
 
 
@@ -164,8 +164,8 @@ def test_what_was_saved_is_checked_once_more_before_it_is_published(
         wrong.append(folder)
 
     monkeypatch.setattr(fit, "save_trained", edited)
-    told = refused(*TINY, f"outputs={chain.root}", "stage=dpo")
-    assert wrong and str(wrong[0]) in told and "model.safetensors is not" in told
+    message = refused(*TINY, f"outputs={chain.root}", "stage=dpo")
+    assert wrong and str(wrong[0]) in message and "model.safetensors is not" in message
     assert not chain.folder("dpo").exists()
     monkeypatch.undo()
     build(chain.root, "stage=dpo")
@@ -274,9 +274,9 @@ def test_training_hashes_what_it_reads(chain: Chain) -> None:
     digest = chain.manifest("data")["digest"]
     shutil.rmtree(chain.folder("sft"))
     flip(chain.folder("data") / "examples.parquet")
-    told = refused(*TINY, f"outputs={chain.root}", "stage=sft")
-    assert f"{chain.folder('data') / 'examples.parquet'} is damaged" in told
-    assert "rebuild=data builds it again" in told
+    message = refused(*TINY, f"outputs={chain.root}", "stage=sft")
+    assert f"{chain.folder('data') / 'examples.parquet'} is damaged" in message
+    assert "rebuild=data builds it again" in message
     assert not chain.folder("sft").exists()
     build(chain.root, "stage=sft", "rebuild=data")
     assert chain.manifest("data")["digest"] == digest
@@ -306,11 +306,11 @@ def test_no_stage_uses_a_file_of_another_node_in_which_a_bit_flipped(chain: Chai
                 if name.endswith(".safetensors") and reader == "report":
                     continue
                 flip(folder / name)
-                told, tried = refused(*TINY, f"outputs={chain.root}", f"stage={stages[reader]}"), tried + 1
+                message, tried = refused(*TINY, f"outputs={chain.root}", f"stage={stages[reader]}"), tried + 1
                 flip(folder / name)
-                assert told.startswith(f"{folder / name} is damaged"), told
+                assert message.startswith(f"{folder / name} is damaged"), message
                 command = f"stage={stages[source]} recipe=tiny outputs={chain.root}"
-                assert f"{command} rebuild={stages[source]} builds it again" in told, told
+                assert f"{command} rebuild={stages[source]} builds it again" in message, message
         away.rename(chain.folder(reader))
     assert tried > 30
 
@@ -357,9 +357,9 @@ def test_a_copied_store_is_hashed_once_and_then_remembered(chain: Chain, monkeyp
 
 def test_export_hashes_what_it_writes(chain: Chain) -> None:
     flip(chain.folder("dpo") / "model" / "model.safetensors")
-    told = refused(*TINY, f"outputs={chain.root}", "stage=export")
-    assert "model.safetensors is damaged" in told
-    assert "rebuild=dpo" in told
+    message = refused(*TINY, f"outputs={chain.root}", "stage=export")
+    assert "model.safetensors is damaged" in message
+    assert "rebuild=dpo" in message
 
 
 def test_an_unreadable_table_names_what_builds_it_again(chain: Chain) -> None:
@@ -368,9 +368,9 @@ def test_an_unreadable_table_names_what_builds_it_again(chain: Chain) -> None:
     stat = pairs.stat()
     pairs.write_bytes(bytes(stat.st_size))
     os.utime(pairs, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    told = refused(*TINY, f"outputs={chain.root}")
-    assert f"{pairs} is damaged" in told
-    assert "rebuild=pairs" in told
+    message = refused(*TINY, f"outputs={chain.root}")
+    assert f"{pairs} is damaged" in message
+    assert "rebuild=pairs" in message
 
 
 def test_curves_that_cannot_be_read_are_left_out(chain: Chain) -> None:

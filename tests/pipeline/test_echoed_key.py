@@ -39,8 +39,8 @@ def test_a_key_that_a_writer_and_a_judge_repeat_is_in_no_file_of_the_store(
     candidates = load(chain.folder("sample", *line) / "candidates.parquet", Candidate)
     judgements = load(chain.folder("label", *line) / "judgements.parquet", Judgement)
     assert all(c.text.startswith("***") for c in candidates)
-    asked = [j.raw for j in judgements if j.raw]
-    assert asked and all("I was sent ***." in raw for raw in asked)
+    replies = [j.raw for j in judgements if j.raw]
+    assert replies and all("I was sent ***." in raw for raw in replies)
     assert "***" in (chain.root / "labels.html").read_text()
     files = [file for file in chain.root.rglob("*") if file.is_file()]
     for form in (SECRET, SECRET.encode().hex()):

@@ -25,10 +25,10 @@ def test_killed_amid_faults_a_judges_chain_ends_as_nobody_disturbed_it(chain: Ch
     ):
         line = judge_kills.asking(proxy.url)
         build(chain.root, "stage=dpo", *CADENCE, *line)
-        calls, proxy.share = len(model.asked), judge_kills.SHARE
+        calls, proxy.share = len(model.requests), judge_kills.SHARE
         for share in (0.3, 0.5):
-            until = len(model.asked) + share * calls
-            kill_when(lambda until=until: len(model.asked) >= until, root, "dpo", False, *line)
+            until = len(model.requests) + share * calls
+            kill_when(lambda until=until: len(model.requests) >= until, root, "dpo", False, *line)
         build(root, "stage=dpo", *CADENCE, *line)
     assert judge_kills.twice_answered(root, chain.root) == ""
     for name in ("label", "pairs", "reference", "dpo"):

@@ -16,15 +16,15 @@ from tests.helpers import Chain, build, nodes
 from tests.pipeline.test_resume import CADENCE
 
 
-def limited(root: Path, stage: str, size: int, told: Connection) -> None:
+def limited(root: Path, stage: str, size: int, connection: Connection) -> None:
     """Build a stage where no file may grow larger than `size`: the kernel then refuses to write, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     try:
         build(root, f"stage={stage}", *CADENCE)
     except Exception as error:
-        told.send(explain(error))
+        connection.send(explain(error))
     else:
-        told.send("it is built")
+        connection.send("it is built")
 
 
 @pytest.mark.parametrize(

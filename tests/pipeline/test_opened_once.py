@@ -19,7 +19,7 @@ OTHERS = ("label", "pairs", "reference", "dpo", "eval")
 
 
 class Watch:
-    """Which stage loaded which model, and how many models that sampled are still there when another stage begins."""
+    """Records which stage loads which model, and how many sampling models are alive when the next stage starts."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now, self.loads = "", Counter[str]()
@@ -29,15 +29,17 @@ class Watch:
             monkeypatch.setattr(module, "run", self.entering(name, module.run))
         real = loading.AutoModelForCausalLM.from_pretrained
         monkeypatch.setattr(
-            loading.AutoModelForCausalLM, "from_pretrained", lambda folder, **given: self.noted(real(folder, **given))
+            loading.AutoModelForCausalLM,
+            "from_pretrained",
+            lambda folder, **options: self.noted(real(folder, **options)),
         )
 
     def entering(self, name: str, run: Any) -> Any:
-        def entered(*given: Any) -> Any:
+        def entered(*arguments: Any) -> Any:
             self.now = name
             if name in OTHERS:
                 self.alive[name] = sum(model() is not None for model in self.sampling)
-            return run(*given)
+            return run(*arguments)
 
         return entered
 
@@ -64,13 +66,13 @@ def outside(tmp_path: Path) -> str:
 def test_a_model_that_answers_two_sets_is_loaded_once_and_answers_as_it_does_alone(
     chain: Chain, watch: Watch, outside: str
 ) -> None:
-    asked = "answer.max_new_tokens=11"
-    build(chain.root, "stage=eval", asked, outside)
+    override = "answer.max_new_tokens=11"
+    build(chain.root, "stage=eval", override, outside)
     assert watch.loads["answer"] == 3, "base, SFT and DPO, each asked two sets"
     assert watch.alive == {"eval": 0}
-    second = chain.folder("answer_sft", asked) / "answers.parquet"  # after the outside set
+    second = chain.folder("answer_sft", override) / "answers.parquet"  # after the outside set
     together = load(second, Candidate)
-    build(chain.root, "stage=answer", asked, "rebuild=answer")
+    build(chain.root, "stage=answer", override, "rebuild=answer")
     assert load(second, Candidate) == together
 
 
@@ -89,12 +91,12 @@ def test_a_model_whose_files_were_replaced_is_loaded_again(
     run = answer.run
 
     def replaced_after(cfg: Any, inputs: dict[str, Path], out: Any) -> Any:
-        made = run(cfg, inputs, out)
+        metrics = run(cfg, inputs, out)
         if inputs["model"].parent.name == "base":
             weights = folder / "model.safetensors"
             (folder / "copy").write_bytes(weights.read_bytes())
             os.replace(folder / "copy", weights)
-        return made
+        return metrics
 
     monkeypatch.setattr(answer, "run", replaced_after)
     build(chain.root, "stage=answer", outside, "answer.max_new_tokens=11")

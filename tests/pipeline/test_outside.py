@@ -9,7 +9,7 @@ import pytest
 
 from stages import data as data_stage
 from stages import source as source_stage
-from stages.commands.node_settings import named
+from stages.commands.node_settings import named_settings
 from stages.store.source_files import Outside, read_template
 from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, nodes, refused
@@ -25,10 +25,10 @@ def swap_while(module: object, monkeypatch: pytest.MonkeyPatch, swap: object) ->
     """Do something at the end of a stage, before the next one is reached."""
     run = module.run
 
-    def and_then(*given: object) -> object:
-        made = run(*given)
+    def and_then(*arguments: object) -> object:
+        result = run(*arguments)
         swap()
-        return made
+        return result
 
     monkeypatch.setattr(module, "run", and_then)
 
@@ -39,9 +39,9 @@ def test_a_preference_file_that_is_swapped_while_another_stage_works_is_refused(
 ) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text(preferences("good", "evil"))
-    asked = ("stage=label", "label=dataset", f"label.path={file}")
-    target = (*TINY, f"outputs={chain.root}", "stage=dpo", "data.tasks.seed=7", *asked[1:])
-    before = nodes(chain.root, *asked)["label"].fingerprint
+    overrides = ("stage=label", "label=dataset", f"label.path={file}")
+    target = (*TINY, f"outputs={chain.root}", "stage=dpo", "data.tasks.seed=7", *overrides[1:])
+    before = nodes(chain.root, *overrides)["label"].fingerprint
 
     def swap() -> None:
         stat = file.stat()
@@ -53,13 +53,13 @@ def test_a_preference_file_that_is_swapped_while_another_stage_works_is_refused(
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
     swap_while(data_stage, monkeypatch, swap)
-    told = refused(*target)
-    assert told.startswith(f"{file} changed since the command began")
+    message = refused(*target)
+    assert message.startswith(f"{file} changed since the command began")
     assert not (chain.root / "label" / before).exists()
     monkeypatch.undo()
-    after = nodes(chain.root, *asked)["label"]
+    after = nodes(chain.root, *overrides)["label"]
     assert after.fingerprint != before
-    build(chain.root, *asked)
+    build(chain.root, *overrides)
     judged = Store(chain.root).folder(after)
     assert (judged / "candidates.parquet").exists()
 
@@ -114,10 +114,10 @@ def test_a_template_may_be_worked_on_while_sft_trains(tmp_path: Path) -> None:
     """A training takes hours, and reads its template as it begins."""
     file = tmp_path / "mine.jinja"
     file.write_text("{{ messages }}")
-    asked = ("template=file", f"sft.template.path={file}")
-    node = nodes(tmp_path, *asked)["sft"]
+    overrides = ("template=file", f"sft.template.path={file}")
+    node = nodes(tmp_path, *overrides)["sft"]
     with Outside(node, tmp_path / "cache" / "digests.json").still(tmp_path / "begun"):
         file.write_text("{{ others }}")
     assert read_template(Path(node.config.template.path)) == "{{ messages }}"
-    assert "mine.jinja" in [name for _, _, name in named(node.settings, asdict(node.config))]
-    assert nodes(tmp_path, *asked)["sft"].fingerprint != node.fingerprint
+    assert "mine.jinja" in [name for _, _, name in named_settings(node.settings, asdict(node.config))]
+    assert nodes(tmp_path, *overrides)["sft"].fingerprint != node.fingerprint

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stages.commands import compare
-from stages.commands.node_settings import lineage, of_lineage, unseeded
+from stages.commands.node_settings import lineage, lineage_settings, without_seeds
 from stages.store.records import Candidate, Example, Pair, load
 from stages.store.store import Store
 from tests.endpoints.servers import Model, Request, running
@@ -18,9 +18,9 @@ pytest.importorskip("openai")
 
 def right(chain: Chain) -> list[Example]:
     """The prompts that are sampled, with their references."""
-    asked = {p.id for p in load(chain.folder("sample") / "prompts.parquet", Example)}
+    prompt_ids = {p.id for p in load(chain.folder("sample") / "prompts.parquet", Example)}
     examples = load(chain.folder("data") / "examples.parquet", Example)
-    return sorted((e for e in examples if e.id in asked), key=lambda e: e.id)
+    return sorted((e for e in examples if e.id in prompt_ids), key=lambda e: e.id)
 
 
 def written(file: Path, rows: list[dict]) -> Path:
@@ -31,7 +31,7 @@ def written(file: Path, rows: list[dict]) -> Path:
 def test_a_model_a_checkpoint_an_endpoint_and_a_file_are_one_pool(chain: Chain, tmp_path: Path) -> None:
     prompts = right(chain)
     own = [{"messages": p.messages, "completions": [str(p.reference), "my own"]} for p in prompts[:30]]
-    mine = written(tmp_path / "mine.jsonl", own)
+    candidate_file = written(tmp_path / "mine.jsonl", own)
     checkpoint = chain.folder("sft") / "model"
 
     def says(request: Request) -> str:
@@ -41,10 +41,10 @@ def test_a_model_a_checkpoint_an_endpoint_and_a_file_are_one_pool(chain: Chain, 
         endpoint = f"{{base_url: '{server.url}', model: writer}}"
         line = (
             f"sample.pool=[{{n: 2}}, {{model: {checkpoint}, n: 1, temperature: 0.5}}, {{model: base, n: 1}}, "
-            f"{{endpoint: {endpoint}, n: 1}}, {{file: {mine}}}]",
+            f"{{endpoint: {endpoint}, n: 1}}, {{file: {candidate_file}}}]",
         )
         build(chain.root, "stage=pairs", *line)
-        assert len(server.asked) == len(prompts)
+        assert len(server.requests) == len(prompts)
     pool = chain.folder("pool", *line)
     candidates = load(pool / "candidates.parquet", Candidate)
     metrics = chain.manifest("pool", *line)["metrics"]
@@ -67,46 +67,46 @@ def test_a_model_a_checkpoint_an_endpoint_and_a_file_are_one_pool(chain: Chain, 
     assert won["mine.jsonl"]["chosen"] > 0
     assert sum(each["chosen"] for each in won.values()) == len(pairs) == sum(each["rejected"] for each in won.values())
 
-    known = compare.manifests(Store(chain.root))
-    told = of_lineage(lineage(known, ("pairs", chain.manifest("pairs", *line)["fingerprint"])))
-    counts = [told.get(f"sample.pool[{i}].candidates_per_prompt") for i in range(4)]
-    assert counts == ["2", "1", "1", "1"] and "sample.candidates_per_prompt" not in told
-    assert told["sample.pool[1].temperatures"] == "[0.5]"
-    assert told["sample.pool[4].file"].startswith("mine.jsonl (")
-    assert told["sample.pool[1].model.path"].startswith("model (")
-    assert "sample.pool[2].model.path" not in told, "it is the one that is trained"
-    assert not [key for key in unseeded(told) if key.startswith("sample.") and key.endswith(".seed")]
+    published = compare.published_nodes(Store(chain.root))
+    settings_by_key = lineage_settings(lineage(published, ("pairs", chain.manifest("pairs", *line)["fingerprint"])))
+    counts = [settings_by_key.get(f"sample.pool[{i}].candidates_per_prompt") for i in range(4)]
+    assert counts == ["2", "1", "1", "1"] and "sample.candidates_per_prompt" not in settings_by_key
+    assert settings_by_key["sample.pool[1].temperatures"] == "[0.5]"
+    assert settings_by_key["sample.pool[4].file"].startswith("mine.jsonl (")
+    assert settings_by_key["sample.pool[1].model.path"].startswith("model (")
+    assert "sample.pool[2].model.path" not in settings_by_key, "it is the one that is trained"
+    assert not [key for key in without_seeds(settings_by_key) if key.startswith("sample.") and key.endswith(".seed")]
 
 
 def test_a_source_is_what_it_holds_and_the_others_stay(chain: Chain, tmp_path: Path) -> None:
     file = written(tmp_path / "mine.jsonl", [{"prompt": "p", "completion": "a"}])
 
-    def made(*members: str) -> dict[str, str]:
+    def fingerprints_of(*members: str) -> dict[str, str]:
         return {name: n.fingerprint for name, n in nodes(chain.root, f"sample.pool=[{', '.join(members)}]").items()}
 
-    before = made("{n: 2}", f"{{file: {file}}}")
+    before = fingerprints_of("{n: 2}", f"{{file: {file}}}")
     written(file, [{"prompt": "p", "completion": "b"}])
-    after = made("{n: 2}", f"{{file: {file}}}")
+    after = fingerprints_of("{n: 2}", f"{{file: {file}}}")
     assert {name for name in before if before[name] != after[name]} >= {"source_2", "pool", "label", "pairs", "dpo"}
     assert all(before[name] == after[name] for name in ("sft", "source_1", "answer_sft"))
-    swapped = made(f"{{file: {file}}}", "{n: 2}")
+    swapped = fingerprints_of(f"{{file: {file}}}", "{n: 2}")
     assert swapped["source_2"] == after["source_1"], "whatever its place"
     plain = {name: n.fingerprint for name, n in nodes(chain.root).items()}
-    assert made() == plain, "an empty pool is none"
-    assert made("{n: 4}")["source_1"] == plain["sample"]
+    assert fingerprints_of() == plain, "an empty pool is none"
+    assert fingerprints_of("{n: 4}")["source_1"] == plain["sample"]
 
 
 def test_rounds_sample_anew_from_their_own_policies(chain: Chain) -> None:
-    made = nodes(chain.root, "rounds=2", "sample.pool=[{n: 2}, {model: previous, n: 1}, {model: sft, n: 1}]")
-    given = {name: n.inputs["policy"] for name, n in made.items() if name.startswith("source")}
-    assert [given[f"source_{i}_1"].stage for i in (1, 2, 3)] == ["sft", "base", "sft"]
-    assert [given[f"source_{i}"].stage for i in (1, 2, 3)] == ["dpo", "sft", "sft"]
-    assert made["label"].inputs["pool"] is made["pool"]
-    assert made["dpo"].roots["base"] == made["base"].fingerprint
+    node_by_name = nodes(chain.root, "rounds=2", "sample.pool=[{n: 2}, {model: previous, n: 1}, {model: sft, n: 1}]")
+    policy_by_source = {name: n.inputs["policy"] for name, n in node_by_name.items() if name.startswith("source")}
+    assert [policy_by_source[f"source_{i}_1"].stage for i in (1, 2, 3)] == ["sft", "base", "sft"]
+    assert [policy_by_source[f"source_{i}"].stage for i in (1, 2, 3)] == ["dpo", "sft", "sft"]
+    assert node_by_name["label"].inputs["pool"] is node_by_name["pool"]
+    assert node_by_name["dpo"].roots["base"] == node_by_name["base"].fingerprint
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "pattern"),
     [
         (("sample.pool=[{model: sft, file: f.jsonl}]",), "sample.pool[0] names model and file"),
         (("sample.pool=[{n: 2}, {n: 2}]",), "sample.pool[1] is a source"),
@@ -121,5 +121,5 @@ def test_rounds_sample_anew_from_their_own_policies(chain: Chain) -> None:
         (("sample.file=none.jsonl",), "sample.file=none.jsonl: no such file"),
     ],
 )
-def test_what_is_no_source_is_refused_before_anything_is_built(overrides: tuple[str, ...], told: str) -> None:
-    assert refused("recipe=tiny", *overrides).startswith(told)
+def test_what_is_no_source_is_refused_before_anything_is_built(overrides: tuple[str, ...], pattern: str) -> None:
+    assert refused("recipe=tiny", *overrides).startswith(pattern)

@@ -14,7 +14,7 @@ from stages.config.blocks.labels import Label
 from stages.config.choices import Command, Split
 from stages.config.schema import RECIPES, Config, Target
 from stages.labelers.dataset import Dataset
-from stages.pipeline.graph import graph
+from stages.pipeline.graph import wire_graph
 from stages.preflight import constraints
 from stages.store.source_files import HUB_ID
 from stages.store.store import Store
@@ -52,7 +52,7 @@ def test_its_own_command_composes_for_every_stage(name: str, monkeypatch: pytest
     monkeypatch.setattr(constraints, "find_spec", lambda package: package)  # whatever extra it asks for is there
     cfg = settings(*overrides(name))
     for stage in (*Target, *Command):
-        constraints.refuse(replace(cfg, stage=stage))
+        constraints.validate_config(replace(cfg, stage=stage))
     for source in cfg.data.sources:
         assert HUB_ID.fullmatch(source.path)
         assert set(source.splits) <= set(Split) and sum(source.splits.values()) <= 1 + 1e-9
@@ -60,10 +60,10 @@ def test_its_own_command_composes_for_every_stage(name: str, monkeypatch: pytest
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_head_says_what_it_costs_and_what_to_expect(name: str) -> None:
-    told = dict(re.findall(r"^#   (\w+): +(\S.*)$", head(name), flags=re.MULTILINE))
-    assert {"command", "hardware", "expected"} <= set(told)
+    head_fields = dict(re.findall(r"^#   (\w+): +(\S.*)$", head(name), flags=re.MULTILINE))
+    assert {"command", "hardware", "expected"} <= set(head_fields)
     if name not in ("demo", "tiny"):
-        assert f"recipe={name}" in told["command"]
+        assert f"recipe={name}" in head_fields["command"]
     if name not in ("demo", "tiny", "instructions"):
         assert re.search("not run|depends on", head(name), flags=re.IGNORECASE), "nothing is claimed that was not seen"
 
@@ -87,12 +87,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_it_runs_to_its_report_at_toy_scale(
     name: str, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = (f"recipe={name}", "scale=toy", "tracker=none", f"outputs={store.root}")
-    main.run(composed(*given, "stage=plan"))
+    overrides = (f"recipe={name}", "scale=toy", "tracker=none", f"outputs={store.root}")
+    main.run(composed(*overrides, "stage=plan"))
     assert "report" in capsys.readouterr().out
-    main.run(composed(*given))
-    cfg: Config = settings(*given)
-    nodes = graph(cfg, store.root / "cache" / "digests.json")
+    main.run(composed(*overrides))
+    cfg: Config = settings(*overrides)
+    nodes = wire_graph(cfg, store.root / "cache" / "digests.json")
     manifests = {role: store.find(node) for role, node in nodes.items()}
     assert all(manifests.values())
     assert manifests["sft"]["metrics"]["trained"] is cfg.sft.train

@@ -81,8 +81,8 @@ def interrupted(chain: Chain, name: str, kills: int) -> None:
     store = Store(chain.root)
     folder, partial = store.folder(node), store.partial(node)
     before = json.loads((folder / "manifest.json").read_text())
-    kept = chain.root / "kept"
-    folder.rename(kept)
+    undisturbed = chain.root / "kept"
+    folder.rename(undisturbed)
     for kill in range(1, kills + 1):
 
         def reached(kill: int = kill) -> bool:
@@ -108,12 +108,12 @@ def interrupted(chain: Chain, name: str, kills: int) -> None:
         "sample",
         "answer_policy",
     ):  # tokens to the bit; their log-prob, which nothing reads, to fp32's noise
-        for ours, theirs in zip(rows(folder), rows(kept), strict=True):
-            assert ours.pop("logprob") == pytest.approx(theirs.pop("logprob"), abs=1e-4)
-            assert ours == theirs
+        for resumed_row, undisturbed_row in zip(rows(folder), rows(undisturbed), strict=True):
+            assert resumed_row.pop("logprob") == pytest.approx(undisturbed_row.pop("logprob"), abs=1e-4)
+            assert resumed_row == undisturbed_row
     else:
         assert after["digest"] == before["digest"]
-        assert read_samples(folder) == read_samples(kept), "none lost, none twice"
+        assert read_samples(folder) == read_samples(undisturbed), "none lost, none twice"
 
 
 @pytest.mark.parametrize("name", slow_but(TRAINED + SHARDED + AT_ONCE, "dpo", "sample", "label"))
@@ -175,15 +175,15 @@ def test_a_resume_with_another_runtime_gives_the_same(chain: Chain) -> None:
         node, store = nodes(chain.root)[name], Store(chain.root)
         before = store.find(node)
         assert before is not None
-        kept = chain.root / f"kept-{name}"
-        store.folder(node).rename(kept)
+        copy = chain.root / f"kept-{name}"
+        store.folder(node).rename(copy)
         partial = store.partial(node) / SCRATCH
         pattern = f"checkpoints/*/{SEAL}" if name == "sft" else "shards/*.parquet"
-        kill_when(lambda found=partial, p=pattern: bool(list(found.glob(p))), chain.root, name, at_publish=False)
+        kill_when(lambda folder=partial, p=pattern: bool(list(folder.glob(p))), chain.root, name, at_publish=False)
         build(chain.root, f"stage={name}", other)
         after = store.find(node)
         assert after is not None
         if name == "sample":
-            assert [r["token_ids"] for r in rows(store.folder(node))] == [r["token_ids"] for r in rows(kept)]
+            assert [r["token_ids"] for r in rows(store.folder(node))] == [r["token_ids"] for r in rows(copy)]
         else:
             assert after["metrics"]["eval_loss"] == pytest.approx(before["metrics"]["eval_loss"], abs=1e-5)

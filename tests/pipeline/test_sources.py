@@ -21,7 +21,7 @@ def written(file: Path, rows: range, answer: str = "Yes") -> Path:
     return file
 
 
-def given(*sources: str) -> tuple[str, ...]:
+def overrides_of(*sources: str) -> tuple[str, ...]:
     return ("data=file", "stage=data", f"data.sources=[{', '.join(sources)}]")
 
 
@@ -29,30 +29,30 @@ def test_one_more_source_reads_itself_alone(tmp_path: Path) -> None:
     chain, shares = Chain(tmp_path / "store"), "splits: {sft: 0.6, validation: 0.2, test: 0.2}"
     a = f"{{path: {written(tmp_path / 'a.jsonl', range(300))}, {shares}}}"
     b = f"{{path: {written(tmp_path / 'b.jsonl', range(200, 500), 'No')}, splits: {{sft: 0.5, preference: 0.5}}}}"
-    build(chain.root, *given(a))
-    first = chain.folder("data_source_1", *given(a))
-    made = first.stat().st_mtime_ns
-    build(chain.root, *given(a, b))
+    build(chain.root, *overrides_of(a))
+    first = chain.folder("data_source_1", *overrides_of(a))
+    first_time = first.stat().st_mtime_ns
+    build(chain.root, *overrides_of(a, b))
     assert chain.count() == {"source": 2, "data": 2}
-    assert first.stat().st_mtime_ns == made
-    examples = load(chain.folder("data", *given(a, b)) / "examples.parquet", Example)
+    assert first.stat().st_mtime_ns == first_time
+    examples = load(chain.folder("data", *overrides_of(a, b)) / "examples.parquet", Example)
     assert len({e.id for e in examples}) == len(examples)
     of_prompt: dict[str, set[str]] = {}
     for e in examples:
         of_prompt.setdefault(e.messages[0]["content"], set()).add(e.split)
     assert len(of_prompt) == 500
     assert all(len(splits) == 1 for splits in of_prompt.values()), "over all sources together"
-    metrics = chain.manifest("data", *given(a, b))["metrics"]
+    metrics = chain.manifest("data", *overrides_of(a, b))["metrics"]
     assert metrics["examples"] == Counter(e.split for e in examples)
-    told = metrics["sources"]
-    assert [each["rows"] for each in told] == [300, 300]
-    assert all(each["rows"] == each["duplicates"] + sum(each["examples"].values()) for each in told)
+    source_metrics = metrics["sources"]
+    assert [each["rows"] for each in source_metrics] == [300, 300]
+    assert all(each["rows"] == each["duplicates"] + sum(each["examples"].values()) for each in source_metrics)
 
 
 def test_what_a_source_is_does_not_depend_on_its_place_or_its_mixture(tmp_path: Path) -> None:
     a, b = (written(tmp_path / f"{name}.jsonl", range(9)) for name in "ab")
     one, other = (
-        nodes(tmp_path, *given(*sources))
+        nodes(tmp_path, *overrides_of(*sources))
         for sources in (
             (f"{{path: {a}}}", f"{{path: {b}}}"),
             (f"{{path: {b}, weight: 2, epochs: 3}}", f"{{path: {a}, weight: 1, rows: 5}}"),
@@ -62,10 +62,10 @@ def test_what_a_source_is_does_not_depend_on_its_place_or_its_mixture(tmp_path: 
     assert one["data_source_2"].fingerprint == other["data_source_1"].fingerprint
     assert one["data"].fingerprint != other["data"].fingerprint
     moved = a.rename(tmp_path / "elsewhere" / "a.jsonl") if (tmp_path / "elsewhere").mkdir() is None else a
-    again = nodes(tmp_path, *given(f"{{path: {moved}}}", f"{{path: {b}}}"))
-    assert again["data"].fingerprint == one["data"].fingerprint, "wherever it lies"
+    moved_nodes = nodes(tmp_path, *overrides_of(f"{{path: {moved}}}", f"{{path: {b}}}"))
+    assert moved_nodes["data"].fingerprint == one["data"].fingerprint, "wherever it lies"
     rows = "data.audit.actions={refusal: drop}", "data.audit.actions={duplicate: drop}"
-    alone, among = (nodes(tmp_path, *given(f"{{path: {b}}}"), action) for action in rows)
+    alone, among = (nodes(tmp_path, *overrides_of(f"{{path: {b}}}"), action) for action in rows)
     assert among["data_source_1"].fingerprint == one["data_source_2"].fingerprint != alone["data_source_1"].fingerprint
 
 
@@ -73,20 +73,23 @@ def test_a_mixture_is_told_in_the_manifest_and_in_a_plan(tmp_path: Path) -> None
     chain = Chain(tmp_path / "store")
     a = f"{{path: {written(tmp_path / 'a.jsonl', range(400))}, splits: {{sft: 1.0}}}}"
     b = f"{{path: {written(tmp_path / 'b.jsonl', range(400, 440))}, epochs: 2.5, splits: {{sft: 0.9, test: 0.1}}}}"
-    line = (*given(a, b), "data.mixture.cap=100")
+    line = (*overrides_of(a, b), "data.mixture.cap=100")
     build(chain.root, *line)
-    told = chain.manifest("data", *line)["metrics"]
-    own = told["sources"][1]["for_sft"]
+    data_metrics = chain.manifest("data", *line)["metrics"]
+    own = data_metrics["sources"][1]["for_sft"]
     examples = load(chain.folder("data", *line) / "examples.parquet", Example)
     counted = Counter(e.source for e in examples if e.split == "sft")
     assert counted == {"a.jsonl": 100, "b.jsonl": round(2.5 * own)}
-    assert f"mixed for sft: 100 of a.jsonl's 400, {round(2.5 * own)} of b.jsonl's {own}" in told["summary"]
+    assert (
+        f"100 from the 400 sft rows of a.jsonl, {round(2.5 * own)} from the {own} sft rows of b.jsonl"
+        in data_metrics["summary"]
+    )
     times = Counter(e.messages[0]["content"] for e in examples if e.source == "b.jsonl" and e.split == "sft")
     assert set(times.values()) == {2, 3}
     assert len({e.id for e in examples}) == len(examples)
     plan = (*line[:1], line[2], line[3], "recipe=tiny", "tracker=none", f"outputs={chain.root}", "label=dataset")
-    shown = inside("stage=plan", *plan, "label.path=stages/tasks/toy_preferences.jsonl")
-    [line_of_a] = [each for each in shown.stdout.splitlines() if each.startswith("a.jsonl")]
+    plan_result = inside("stage=plan", *plan, "label.path=stages/tasks/toy_preferences.jsonl")
+    [line_of_a] = [each for each in plan_result.stdout.splitlines() if each.startswith("a.jsonl")]
     assert line_of_a.split()[1:3] == ["400", "100"]
     assert line_of_a.endswith("%")
 

@@ -48,26 +48,26 @@ def module_of(path: Path) -> str:
 
 def sources(module: str) -> set[Path]:
     """Return the project's files that a stage's module imports, itself included, except what decides no result."""
-    found: set[Path] = set()
+    files: set[Path] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
         path = ROOT / Path(*name.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        if not path.exists() or path in found or name in NOT_OF_THE_RESULT:
+        if not path.exists() or path in files or name in NOT_OF_THE_RESULT:
             continue
-        found.add(path)
+        files.add(path)
         by_folder = [*ROOT.glob(BY_FOLDER[name])] if name in BY_FOLDER else []
-        found |= {each for each in by_folder if each.suffix != ".py"}
+        files |= {each for each in by_folder if each.suffix != ".py"}
         waiting += [module_of(each) for each in by_folder if each.suffix == ".py"]
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stages"):
                 waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return found
+    return files
 
 
 def digest(module: str) -> str:
-    """Of the code of a stage, blind to comments, docstrings and blank lines."""
+    """The digest of a stage's code without comments, docstrings and blank lines."""
     code: list[str] = []
     for path in sorted(sources(module)):
         text = path.read_text()
