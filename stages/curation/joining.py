@@ -96,7 +96,7 @@ class SplitLedger:
         self.answered = np.zeros(len(rows.ids), bool)
 
     def new_rows(self, rows: RowIndex) -> RowIndex:
-        """Return the rows that may stay, in their order."""
+        """Return the rows, in order, that break no rule: new prompts, and in `sft` also new answers to its prompts."""
         splits, prompts = self.rows.splits[rows], self.prompt[rows]
         _, first, number = np.unique(prompts, return_index=True, return_inverse=True)
         owner = self.owner[prompts]
@@ -159,7 +159,7 @@ class SourceRows:
         return self.drawn[ledger.rows.splits[self.drawn] == SFT]
 
     def draw_counts(self, ledger: SplitLedger, seed: int) -> NDArray[np.int32]:
-        """Return how often each row of the source is used."""
+        """Return how often each row of the source is written: 0 for rows that are not drawn."""
         counts = np.zeros(len(self.rows), np.int32)
         if len(self.rows):
             first, sft_rows = self.rows[0], self.sft_rows(ledger)
@@ -168,7 +168,7 @@ class SourceRows:
         return counts
 
     def counts(self, ledger: SplitLedger) -> dict[str, int]:
-        """Return the number of used rows by split."""
+        """Return the number of rows that the source contributes to each split, with repetitions in sft."""
         counts = np.bincount(ledger.rows.splits[self.drawn], minlength=len(SPLITS)).tolist()
         counts[SFT] = self.amount.total
         return {split: count for split, count in zip(SPLITS, counts, strict=True) if count}

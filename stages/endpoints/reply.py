@@ -31,7 +31,7 @@ def escaped_pattern(character: str) -> str:
 
 
 def encode_base64(key: bytes) -> list[str]:
-    """Return the base64 characters that depend on the key alone, for each offset modulo 3; also URL-safe."""
+    """Return the base64 characters that encode only the key, for each of its offsets modulo 3; also URL-safe."""
     encodings = list[str]()
     for before, shared in ((0, 0), (1, 2), (2, 3)):  # bytes before the key, and characters that also encode them
         encoded = base64.b64encode(bytes(before) + key).decode().rstrip("=")

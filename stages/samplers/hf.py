@@ -134,7 +134,7 @@ class HFSampler(Sampler):
                     yield row.request, [done[i] for i in range(len(done))]
 
     def _rows_at_once(self, length: int) -> int:
-        """Return how many rows of `length` tokens fit into memory."""
+        """Return how many rows of `length` tokens are decoded at once, at most those that fit into memory."""
         shape = ModelShape.from_config(self.model.config.to_dict())
         size, device = self.model.dtype.itemsize, self.device.type
         return memory.decoded_at_once(shape, size, self.rows, length, device) if shape else self.rows
@@ -257,10 +257,9 @@ class Prepacked(torch.nn.Module):
 
 @torch.inference_mode()
 def prepack(model: PreTrainedModel, rows: int) -> PreTrainedModel:
-    """Replace the model's linear layers by prepacked ones, in place, and return the model. One layer at a time is
-    copied, so the extra memory is that of the largest layer, and of a head that is tied to the embedding. Layers on
-    other devices or of other types (4 bits) stay; all stay if PyTorch has no oneDNN; bf16 layers stay if the CPU only
-    emulates bf16."""
+    """Replace the model's linear layers by prepacked ones, in place, and return the model. Layers are copied one at a
+    time, which needs memory for the largest layer and for a tied head. Layers on other devices or of other types (4
+    bits) stay. All layers stay if PyTorch has no oneDNN, and bf16 layers if the CPU only emulates bf16."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return model
     bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -115,8 +115,8 @@ def watch_endings(
         advice = f"A probe found no temperature at which most of them end and differ: {longer}, or train SFT longer."
         if (suggested := best_temperature(probed)) is not None:
             advice = (
-                f"Type {key}={form.format(f'{suggested:g}')}: in a probe, {probed[suggested].ended:.0%} of candidates ended, "
-                f"and {probed[suggested].differ:.0%} of the prompts had two different ended candidates."
+                f"Type {key}={form.format(f'{suggested:g}')}: in a probe, {probed[suggested].ended:.0%} of candidates "
+                f"ended, and {probed[suggested].differ:.0%} of prompts had two different ended candidates."
             )
     temperatures = form.format(",".join(f"{t:g}" for t in by_temperature))
     out.warn(

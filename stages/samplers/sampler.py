@@ -1,4 +1,4 @@
-"""The protocol of samplers, which are interchangeable ways to complete prompts."""
+"""The protocol of samplers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence

@@ -17,9 +17,8 @@ Draw = Callable[[random.Random, str], dict[str, Any]]  # draws the parameters of
 
 
 class Side(StrEnum):
-    """The split in which a kind is used. `aside`: in no split, because the embedded base model satisfies the kind in
-    fewer than 5% or more than 80% of 40 answers, so a test would say little (`python -m tests.bench.kinds
-    side=test`)."""
+    """The split in which a kind is used. `aside` means no split: the embedded base model satisfies the kind in fewer
+    than 5% or more than 80% of 40 answers. A test of it would say little (`python -m tests.bench.kinds side=test`)."""
 
     train = "train"
     validation = "validation"

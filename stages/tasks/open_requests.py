@@ -85,9 +85,9 @@ def on_topic(answer: str, topics: Sequence[Sequence[str]]) -> bool:
 
 
 def is_echo(answer: str, text: str) -> bool:
-    """Return whether an answer mostly repeats a request. Case and punctuation are ignored. A word counts as repeated
-    if it is in a run of 4 words, or of all words of a shorter answer, that is also in the request. An answer is an
-    echo if words are repeated and fewer than 4 words, or less than 20%, are new."""
+    """Return whether an answer mostly repeats a request. Case and punctuation are ignored. A word is repeated if it is
+    in a run of 4 words that the request also has; a shorter answer is one run. An answer is an echo if it has repeated
+    words, and its new words are fewer than 4 or less than 20%."""
     answer_words, request_words = lower_words(answer), lower_words(text)
     size = min(4, len(answer_words))
     runs = {tuple(request_words[i : i + size]) for i in range(len(request_words) - size + 1)}

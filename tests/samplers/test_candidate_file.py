@@ -84,7 +84,10 @@ def test_rows_in_every_form_become_candidates_and_what_is_left_out_is_told(
     [
         ({"completions": []}, "completions: is empty"),
         ({"completions": ["a", " "]}, "completions: is empty"),
-        ({"completions": ["a", 7]}, "completions: must be text, is int: `labels: {7: WORD, …}` says it in words"),
+        (
+            {"completions": ["a", 7]},
+            "completions: must be text, is int: type `labels: {7: WORD, …}` with the text of each answer",
+        ),
         (
             {"prompt": "nobody asks this", "completions": ["a"]},
             "prompt: is not a sampled prompt of the data. Type sample=file to use the file's own prompts",
@@ -127,5 +130,5 @@ def test_a_files_own_prompts_are_used_once_with_their_licence(tmp_path: Path) ->
 def test_a_file_without_candidates_is_reported(sampled_prompts: list[Example], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"question_id, text.*sample.columns=\{prompt: COLUMN"):
         read(tmp_path, sampled_prompts, [{"question_id": 1, "text": "a"}])
-    with pytest.raises(UserError, match="none of its rows"):
+    with pytest.raises(UserError, match=r"sample\.file=.*no row answers a prompt of this round\..*sample\.columns"):
         read(tmp_path, sampled_prompts, [{"prompt": request(sampled_prompts[-1]), "completion": "a"}])

@@ -73,8 +73,7 @@ def boilerplate(answer: str) -> str | None:
 
 
 def unfinished(answer: str) -> str | None:
-    """Return the end of an answer that breaks off: after a comma or an empty item, or in running text without a
-    closing mark."""
+    """Return the end of an answer that breaks off: after a comma or empty item, or in a long line without end."""
     if answer_rules.is_cut_short(answer):
         return answer.strip()[-40:]
     last = (lines(answer) or [""])[-1]
@@ -109,8 +108,7 @@ def repeats(request: str, answer: str, threshold: float = answer_rules.REPEATED)
 
 
 def echo(request: str, answer: str) -> str | None:
-    """Return the beginning of an answer whose words are those of the request, or of one of its paragraphs, in the same
-    order."""
+    """Return the beginning of an answer that copies the words of the request, or of one of its paragraphs."""
     answer_words = plain_words(answer)
     if len(answer_words) < FEWEST:
         return None

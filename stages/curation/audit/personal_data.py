@@ -26,8 +26,7 @@ def secret(text: str) -> str | None:
 
 
 def personal(text: str) -> str | None:
-    """Return an email address, a telephone, social security or card number, or an IBAN. Obviously invented ones are
-    skipped."""
+    """Return an email address, IBAN, or telephone, social security or card number that is not plainly invented."""
     for match in EMAIL.finditer(text):
         if not INVENTED.search(match[1].lower()):
             return match[0]

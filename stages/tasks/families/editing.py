@@ -1,4 +1,4 @@
-"""Tasks to rewrite and edit a text, and on the beginnings and ends of texts."""
+"""Tasks to edit and rewrite a text, or to begin or end it in a given way."""
 
 import random
 
