@@ -57,8 +57,8 @@ BUDGET_STEP = 256  # a token budget is a multiple of it
 
 def weight_bytes(shape: ModelShape, kind: Weights) -> float:
     """Return the bytes of a model in memory; in 4-bit models only the layers have 4 bits."""
-    rest = shape.parameters - shape.linear
-    return shape.linear * BYTES[kind] + rest * (BYTES[Weights.fp32] if kind is Weights.nf4 else BYTES[kind])
+    embeddings = shape.parameters - shape.linear
+    return shape.linear * BYTES[kind] + embeddings * (BYTES[Weights.fp32] if kind is Weights.nf4 else BYTES[kind])
 
 
 def cast_copy_bytes(shape: ModelShape, kind: Weights, precision: Precision) -> float:

@@ -163,7 +163,7 @@ def broken_requirement(key: str, value: Any) -> str:
     if key in TYPES:
         return "" if isinstance(value, str | dict) else "a word"
     if key in LISTS:
-        words = isinstance(value, list) and all(isinstance(each, str) for each in value)
+        words = isinstance(value, list) and all(isinstance(word, str) for word in value)
         return "" if words else "a list of words"
     return ""
 
@@ -176,6 +176,6 @@ def numbers_at_any_depth(config: Any) -> Iterator[tuple[str, int | float]]:
         if isinstance(value, dict):
             waiting += value.items()
         elif isinstance(value, list):
-            waiting += [(key, each) for each in value]
+            waiting += [(key, element) for element in value]
         elif isinstance(value, int | float):
             yield key, value

@@ -130,8 +130,7 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def own_template(tokenizer: PreTrainedTokenizerBase, markers: bool) -> str | None:
-    """Return the tokenizer's own template; with `markers`, only if it or TRL's version marks the assistant's
-    tokens."""
+    """Return the tokenizer's template; with `markers`, its or TRL's version that marks assistant tokens, else None."""
     from trl import get_training_chat_template
     from trl.chat_template_utils import has_generation_markers
 

@@ -89,8 +89,7 @@ def head_dim(config: PretrainedConfig) -> int:
 
 
 def add_weights(writer: gguf.GGUFWriter, model: Path, cfg: PretrainedConfig, dtype: gguf.GGMLQuantizationType) -> None:
-    """Add every tensor under its GGUF name: matrices as `dtype`, or f16 if its blocks do not fit, and vectors as
-    f32."""
+    """Add every tensor under its GGUF name: vectors as f32, matrices as `dtype`, or f16 if its blocks do not fit."""
     names = gguf.get_tensor_name_map(ARCHITECTURES[cfg.model_type], cfg.num_hidden_layers)
     for weight_name, tensor in load_model(model).state_dict().items():
         if weight_name == "lm_head.weight" and cfg.tie_word_embeddings:
@@ -173,8 +172,7 @@ def pre_tokenizer_name(definition: dict[str, Any]) -> str:
 
 
 def without_markers(template: str) -> str:
-    """Return the template with `{% generation %}` commented out: only training needs it, and most readers refuse
-    it."""
+    """Return the template with `{% generation %}` commented out, which only training needs and most readers refuse."""
     return re.sub(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}", r"{#\1 \2#}", template)
 
 

@@ -88,8 +88,8 @@ class CPULogProbFunction(torch.autograd.Function):
 
 
 def gradient_by_logits(p: torch.Tensor, target: torch.Tensor, log_p: torch.Tensor, slope: Slope) -> torch.Tensor:
-    """Return the gradient of -log p(target) by the logits, (tokens, vocabulary), in place of `p`: p, minus 1 at the
-    target. There it is expm1(log p), because rounding would lose the digits of a p close to 1."""
+    """Write the gradient of -log p(target) by the logits, (tokens, vocabulary), into `p`, and return it: p, minus 1 at
+    the target, computed as expm1(log p), because rounding would lose the digits of p close to 1."""
     p.scatter_(-1, target[:, None], log_p.expm1()[:, None].to(p.dtype))
     return p if slope is None else p.mul_(slope)
 

@@ -43,7 +43,7 @@ def tokenize_conversations(tokenizer: PreTrainedTokenizerBase, conversations: Se
         Unbounded: if the template takes too much time or memory, or produces too much text.
     """
     texts = render_conversations(tokenizer, conversations)
-    encoding = tokenizer([each.text for each in texts], add_special_tokens=False, return_attention_mask=False)
+    encoding = tokenizer([rendered.text for rendered in texts], add_special_tokens=False, return_attention_mask=False)
     tokens = list[Tokens]()
     for row, (ids, (_, spans)) in enumerate(zip(encoding["input_ids"], texts, strict=True)):
         marked = [False] * len(ids)

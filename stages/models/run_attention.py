@@ -76,7 +76,7 @@ class RunLayout:
     def sequences(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Indices from a row to padded sequences and back: (runs, width), the places of each run's prefix and own
         tokens in the row, then 0; and (tokens,), every token's place in the flattened first tensor."""
-        rows = [torch.cat([torch.arange(s.start, s.stop) for s in both]) for both in self.slices]
+        rows = [torch.cat([torch.arange(s.start, s.stop) for s in parts]) for parts in self.slices]
         width = max(map(len, rows))
         own_places = [torch.arange(prefix, len(row)) for prefix, row in zip(self.prefixes, rows, strict=True)]
         sources = torch.cat([i * width + places for i, places in enumerate(own_places)])
@@ -157,13 +157,13 @@ class RunAttention(torch.autograd.Function):
         layout, window, dtype = ctx.layout, ctx.window, torch.promote_types(query.dtype, torch.float32)
         rounded = [t.to(query.dtype) for t in (grad.transpose(1, 2), query, key, value, output.transpose(1, 2))]
         exact = [t.to(dtype) for t in rounded]
-        for run, (places, own) in enumerate(layout.places):
+        for run, (places, own) in enumerate(layout.attended_places):
             scores = (own.stop - own.start) * layout.lengths_attended[run]
             by_kernel = dtype is query.dtype or scores <= MOST_KERNEL_SCORES
             g, q, k, v, o = exact if by_kernel else rounded
             states = g[:, :, own], q[:, :, own], pick(k, places), pick(v, places)
             if by_kernel:
-                causal = layout.causal(run, window)
+                causal = layout.is_causal(run, window)
                 mask = None if causal else layout.mask(run, window, dtype)[None, None]
                 options = {"attn_mask": mask, "scale": ctx.scale}
                 run_grads = backward_kernel(*states, o[:, :, own], log_sums[run], 0.0, causal, **options)

@@ -60,7 +60,7 @@ def sampled_ids(pair: Pair, contract: Contract) -> list[list[int] | None]:
         (pair.chosen, pair.chosen_token_ids, pair.chosen_tokenizer),
         (pair.rejected, pair.rejected_token_ids, pair.rejected_tokenizer),
     )
-    return [ids_if_unchanged(ids, of, messages[0]["content"], contract) for messages, ids, of in sides]
+    return [ids_if_unchanged(ids, digest, messages[0]["content"], contract) for messages, ids, digest in sides]
 
 
 def ids_if_unchanged(ids: list[int] | None, digest: str | None, text: str, contract: Contract) -> list[int] | None:

@@ -193,8 +193,8 @@ class FirstStepCheck(TrainerCallback):
         return recall(self.file, parse_first_figures) or {}
 
     def measure(self) -> None:
-        """Store the mean gap in nats per token, and the loss. Store nothing in a later round of `dpo.reference=sft`,
-        whose policy is no longer the reference.
+        """Store the mean gap in nats per token, and the loss. In a later round of `dpo.reference=sft` the policy is
+        not the reference, and nothing is stored.
 
         Raises:
             UserError: naming both models, if they differ, or if the loss is not that of log-ratio 0.
@@ -236,7 +236,7 @@ def parse_first_figures(value: Any) -> dict[str, float]:
 
 
 def mean_gap(trainer: StoredReferenceTrainer, scored: list[PairLogProbs]) -> float:
-    """The mean of |log π - log π_ref| over completion tokens, in nats, for the stored reference."""
+    """The mean of |log π - log π_ref| over completion tokens, in nats, with π_ref from the store."""
     gaps: list[float] = []
     for p, scores in zip(scored, trainer.log_probs(scored), strict=True):
         for log_probs, stored in zip(scores, (p.chosen_logps, p.rejected_logps), strict=True):

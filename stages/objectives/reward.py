@@ -132,7 +132,7 @@ def score_held_out(inputs: dict[str, Path], rows: PreferenceRows, rewards: list[
     sources = {e.id: e.source for e in stream(inputs["judged"] / "prompts.parquet", Example)}
     lengths = zip(rows.tokens("chosen_ids"), rows.tokens("rejected_ids"), strict=True)
     scores = zip(rows.ids, rewards, lengths, strict=True)
-    return [Scored(pair, sources[prompts[pair]], *both, *tokens) for pair, both, tokens in scores]
+    return [Scored(pair, sources[prompts[pair]], *values, *tokens) for pair, values, tokens in scores]
 
 
 def held_out_warnings(figures: dict[str, Any], pairs: int, key: str = "pairs") -> list[str]:

@@ -85,9 +85,9 @@ class DivergenceCheck(TrainerCallback):
         return min(self.losses[-recent:]) > max(RISE * began, began + NATS)
 
 
-def format_losses(losses: Sequence[float], most: int = 8) -> str:
+def format_losses(losses: Sequence[float], max_count: int = 8) -> str:
     """Return `4.57 → 5.78 → 12.4`: the first loss, the last, and losses at even distances between them."""
-    count = min(most, len(losses))
+    count = min(max_count, len(losses))
     steps = [round(i * (len(losses) - 1) / max(1, count - 1)) for i in range(count)]
     return " → ".join(signed(losses[place], "{:z.3g}") for place in steps)
 

@@ -6,7 +6,7 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 PARENTS = {  # an operator belongs to what it was called by
-    "LM head": ("ChunkedLogProb", "OnCPU"),
+    "LM head": ("ChunkedLogProb", "CPULogProb"),
     "optimizer": ("Optimizer.", "_fused_adamw_", "_foreach_"),
 }
 OPERATORS = {

@@ -1,4 +1,4 @@
-"""What a computing process keeps of the memory that its tensors leave."""
+"""Tests of the memory that a process keeps when tensors are freed."""
 
 import ctypes
 import platform
@@ -19,8 +19,8 @@ BYTES = 256 * 2**20
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def taken() -> int:
-    """New pages that the system has given to this process so far."""
+def resident_bytes() -> int:
+    """Return the number of new pages that the system has given to this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
@@ -29,22 +29,22 @@ def resident() -> int:
 
 
 def take() -> int:
-    """How many pages a large tensor takes, which is written to and freed."""
+    """Return how many new pages a large tensor takes when it is written to and freed."""
     import torch
 
-    before = taken()
+    before = resident_bytes()
     torch.ones(BYTES, dtype=torch.uint8)
-    return taken() - before
+    return resident_bytes() - before
 
 
 def watch() -> None:
     whole = take()
     with allocator.keep_freed_memory():
-        first, second, held = take(), take(), resident()
+        first, second, resident_while_kept = take(), take(), resident()
     assert whole >= BYTES / resource.getpagesize(), "glibc gives it back: each tensor takes all its pages anew"
     assert first < whole / 8 or "[never]" in HUGE_PAGES.read_text()
     assert second < whole / 100, "those that the first left"
-    assert resident() < held - BYTES / 2, "in the end, what is not in use goes back"
+    assert resident() < resident_while_kept - BYTES / 2, "in the end, what is not in use goes back"
 
 
 def addresses() -> int:
@@ -52,7 +52,7 @@ def addresses() -> int:
 
 
 def reserve(overcommit: str) -> None:
-    """Writes how many addresses are taken."""
+    """Print how many addresses are reserved."""
     allocator.OVERCOMMIT = Path(overcommit)
     before = addresses()
     with allocator.keep_freed_memory():
@@ -63,21 +63,21 @@ def reserve(overcommit: str) -> None:
 def test_where_addresses_count_as_memory_none_are_reserved(mode: str, tmp_path: Path) -> None:
     (tmp_path / "overcommit").write_text(f"{mode}\n")
     code = f"from {__name__} import reserve; reserve({str(tmp_path / 'overcommit')!r})"
-    taken = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
     if mode == "2":
-        assert int(taken) < BYTES
+        assert int(output) < BYTES
     elif allocator.OVERCOMMIT.read_text().strip() != "2":
-        assert int(taken) > BYTES
+        assert int(output) > BYTES
 
 
 def test_memory_of_a_freed_tensor_serves_the_next_and_goes_back_in_the_end() -> None:
-    """In a process of its own: what an allocator was once told stays."""
+    """Use a separate process, because settings of an allocator cannot be undone."""
     code = f"from {__name__} import watch; watch()"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def fragment(blocks: int) -> None:
-    """Leave free blocks of many sizes between small ones that stay, as a long training does."""
+    """Leave free blocks of many sizes between small used ones, as after a long training."""
     libc, draw = ctypes.CDLL(None), random.Random(0)
     libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
         ctypes.c_void_p,
@@ -93,7 +93,7 @@ def fragment(blocks: int) -> None:
 
 
 def seconds_of_tensors(count: int = 1000) -> float:
-    """Processor time of making so many tensors of many sizes, nine of them at once, none written to."""
+    """Return the processor time of allocating many tensors of many sizes, nine at once, without writing to them."""
     import torch
 
     draw, live, before = random.Random(1), list[torch.Tensor](), time.process_time()
@@ -105,7 +105,7 @@ def seconds_of_tensors(count: int = 1000) -> float:
 
 
 def after_another() -> None:
-    allocator.MADV_HUGEPAGE = allocator.MADV_NOHUGEPAGE  # pages that are quickly made
+    allocator.MADV_HUGEPAGE = allocator.MADV_NOHUGEPAGE  # the system makes normal pages faster
     with allocator.keep_freed_memory():
         seconds_of_tensors()
         fragment(4000)
@@ -115,7 +115,7 @@ def after_another() -> None:
         seconds_of_tensors(50)
         assert seconds_of_tensors() < slow / 4, "blocks that the first left are not searched by the second"
         assert resident() < before + BYTES, "nor do they take memory again"
-        with allocator.keep_freed_memory():  # of a stage within a stage, nobody takes what the outer one holds
+        with allocator.keep_freed_memory():  # a nested stage must not take the memory of the outer one
             assert seconds_of_tensors() < slow / 4
 
 

@@ -1,4 +1,4 @@
-"""The estimate of memory against what real models hold: tensors kept for the backward, and live bytes of a step."""
+"""Tests of the memory estimates on real models: tensors saved for the backward, and live bytes of a step."""
 
 import itertools
 import multiprocessing
@@ -39,7 +39,7 @@ from stages.models import lm_head
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs, pack_segments
 from stages.models.scoring import autocast
-from stages.pipeline.graph import graph
+from stages.pipeline.graph import wire_graph
 from stages.preflight.model_files import model_config
 from stages.store.store import Store
 from stages.training import adapters
@@ -51,7 +51,7 @@ KINDS = {
     "qwen3": (Qwen3ForCausalLM, Qwen3Config),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig),
 }
-SHAPES = [(64, 160, 4, 4, 16), (96, 320, 8, 2, 16)]  # hidden, intermediate, heads, of keys, their width
+SHAPES = [(64, 160, 4, 4, 16), (96, 320, 8, 2, 16)]  # hidden, intermediate, heads, key heads, head width
 WIDE = (256, 704, 4, 2, 64)
 CPU = torch.device("cpu")
 
@@ -83,7 +83,7 @@ def block_of(stage: str, *overrides: str) -> Any:
 
 
 def as_trained(model: PreTrainedModel, block: SFT | DPO, folder: Path) -> Any:
-    """The model as a training stage holds it."""
+    """Return the model in the form in which a training stage holds it."""
     if block.held is Weights.nf4:
         model.save_pretrained(folder)
         model = load_model(folder, Weights.nf4)
@@ -99,7 +99,7 @@ def as_trained(model: PreTrainedModel, block: SFT | DPO, folder: Path) -> Any:
 
 
 def batch_of(block: SFT | DPO, tokens: int) -> dict[str, torch.Tensor]:
-    """Four examples that fill a packed row, or two pairs that share nothing; half of each is scored."""
+    """Return four examples that fill a packed row, or two pairs without a shared prefix; half of each is scored."""
     place = torch.arange(tokens)
     if isinstance(block, DPO):
         ids = place.view(4, -1) % 500
@@ -111,13 +111,13 @@ def batch_of(block: SFT | DPO, tokens: int) -> dict[str, torch.Tensor]:
     return {"input_ids": place[None] % 500, "position_ids": positions, "labels": labels}
 
 
-def kept(model: Any, block: SFT | DPO, tokens: int) -> int:
-    """Bytes that the layers keep for the backward."""
+def saved_bytes(model: Any, block: SFT | DPO, tokens: int) -> int:
+    """Return the bytes that the layers save for the backward."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    found: dict[int, torch.Tensor] = {}
+    saved_tensors: dict[int, torch.Tensor] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        found[tensor.untyped_storage().data_ptr()] = tensor
+        saved_tensors[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     batch = batch_of(block, tokens)
@@ -125,7 +125,7 @@ def kept(model: Any, block: SFT | DPO, tokens: int) -> int:
     whole = model.get_base_model() if block.adapter is not Adapter.none else model
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), autocast(block.precision, CPU):
         whole.base_model(**batch, use_cache=False)
-    return sum(t.untyped_storage().nbytes() for place, t in found.items() if place not in weights)
+    return sum(t.untyped_storage().nbytes() for place, t in saved_tensors.items() if place not in weights)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -144,19 +144,19 @@ def test_a_layer_keeps_what_the_formula_says(
     block = block_of(stage, f"precision={precision}", f"adapter={adapter}")
     for widths in SHAPES:
         slopes, shape = [], ModelShape.from_config(tiny(kind, widths, 1).config.to_dict())
-        for layers in (1, 2):  # the second layer's alone, and alone what grows with tokens
+        for layers in (1, 2):  # differences give the second layer alone, and only the bytes that grow with tokens
             model = as_trained(tiny(kind, widths, layers), block, tmp_path)
-            slopes.append((kept(model, block, 192) - kept(model, block, 64)) / 128)
-        # Within 4% of SDPA's, as on a GPU; over runs, as on a CPU, attention's output is kept once, not twice.
+            slopes.append((saved_bytes(model, block, 192) - saved_bytes(model, block, 64)) / 128)
+        # SDPA as on a GPU agrees within 4%; over runs, as on a CPU, attention's output is stored once, not twice.
         assert memory.layer_bytes(shape, block) == pytest.approx(slopes[1] - slopes[0], rel=0.06)
 
 
 class Live(TorchDispatchMode):
-    """Counts the bytes of tensors alive, as torch's allocator on a GPU would."""
+    """Counts the bytes of live tensors, as torch's allocator on a GPU does."""
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
-        self.known: set[int] = set()
+        self.counted_storages: set[int] = set()
         self.now = self.peak = 0
         for parameter in model.parameters():
             self.see(parameter)
@@ -164,26 +164,26 @@ class Live(TorchDispatchMode):
     def see(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
-        if key not in self.known:
-            self.known.add(key)
+        if key not in self.counted_storages:
+            self.counted_storages.add(key)
             self.now += size
             self.peak = max(self.peak, self.now)
             weakref.finalize(storage, self.forget, key, size)
 
     def forget(self, key: int, size: int) -> None:
-        self.known.remove(key)
+        self.counted_storages.remove(key)
         self.now -= size
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = operation(*args, **(kwargs or {}))
-        for value in tree_iter(made):
+        result = operation(*args, **(kwargs or {}))
+        for value in tree_iter(result):
             if isinstance(value, torch.Tensor):
                 self.see(value)
-        return made
+        return result
 
 
 def step(model: Any, block: SFT | DPO, tokens: int, checkpointing: Checkpointing, micro_batches: int) -> Live:
-    """Two optimizer steps, the second of which has Adam's moments from the first."""
+    """Run two optimizer steps; the second has Adam's moments from the first."""
     if checkpointing is not Checkpointing.none:
         enable_checkpointing(model, checkpointing)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
@@ -216,7 +216,7 @@ def test_live_bytes_of_a_training_step(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "HEAP_FACTOR", 1.0)  # gaps between tensors are none of this count
+    monkeypatch.setattr(memory, "HEAP_FACTOR", 1.0)  # gaps in the heap are not counted here
     monkeypatch.setattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 2048)  # a buffer wider than the vocabulary is
     block, kind = block_of("sft", f"precision={precision}", f"adapter={adapter}"), Checkpointing(checkpointing)
     model = as_trained(tiny("llama", WIDE, 3, vocabulary=2048), block, tmp_path)
@@ -273,8 +273,8 @@ def test_a_gguf_says_its_shape_before_it_is_read(tied: bool, tmp_path: Path) -> 
     assert ModelShape.from_config(config) == ModelShape(96, 320, 2, 3, query=96, key=24, tied=tied)
 
 
-def resident(folder: Path, told: Any) -> None:
-    """In a process of its own: resident bytes of a training step, over what the libraries take."""
+def resident(folder: Path, results: Any) -> None:
+    """Return the resident bytes of a training step above those of the libraries, from a separate process."""
     block = block_of("sft")
     model = as_trained(tiny("llama", (512, 1408, 8, 4, 64), 4, vocabulary=2048), block, folder)
     held_before = sum(p.numel() * 4 for p in model.parameters())
@@ -284,17 +284,17 @@ def resident(folder: Path, told: Any) -> None:
     expected = memory.training_bytes(
         ModelShape.from_config(model.config.to_dict()), block, "cpu", 512, Checkpointing.none, False
     )
-    told.put((held_before + machine.peak_memory() - before, expected))
+    results.put((held_before + machine.peak_memory() - before, expected))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the high-water mark cannot be set back")
 def test_resident_bytes_of_a_process_that_trains(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    told = context.Queue()
-    process = context.Process(target=resident, args=(tmp_path, told))
+    results = context.Queue()
+    process = context.Process(target=resident, args=(tmp_path, results))
     process.start()
-    measured, expected = told.get(timeout=120)
+    measured, expected = results.get(timeout=120)
     process.join()
     assert expected == pytest.approx(measured, rel=0.3)
 
@@ -339,9 +339,9 @@ def test_a_recipe_for_a_cpu_needs_no_more_memory_than_it_says_however_much_is_fr
     promise = re.search(r"hardware: .* (\d+) GiB of memory", (RECIPES / f"{recipe}.yaml").read_text())
     assert promise is not None
     cfg = replace(settings(f"recipe={recipe}", f"precision={precision}"), outputs=str(tmp_path))
-    recipe_nodes, store = graph(cfg, tmp_path / "digests.json"), Store(tmp_path)
+    recipe_nodes, store = wire_graph(cfg, tmp_path / "digests.json"), Store(tmp_path)
     needs = {
         name: expected_peak(node, recipe_nodes, model_shape(node, recipe_nodes["base"], store))
         for name, node in recipe_nodes.items()
     }
-    assert max(needs.values()) < 0.85 * int(promise[1]) * 2**30, needs  # the rest is the system's
+    assert max(needs.values()) < 0.85 * int(promise[1]) * 2**30, needs  # the rest is for the system

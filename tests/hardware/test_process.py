@@ -1,4 +1,4 @@
-"""What a process is told at its start."""
+"""Tests of the preparation of a process at its start."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from tests.helpers import SECRET
 
 
 def test_a_mode_in_the_environment_is_heard_by_wandb_alone() -> None:
-    """transformers would tell of it on stdout as it is imported, whatever the tracker."""
+    """transformers would print a message about it at import, with any tracker."""
     with mock.patch.dict(os.environ, {"WANDB_MODE": "offline", "WANDB_API_KEY": SECRET}):
         process.prepare()
         assert wandb.mode() == "offline"

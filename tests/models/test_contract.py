@@ -1,4 +1,4 @@
-"""The contract: on real tokenizers, with templates that keep it and templates that break it."""
+"""Tests of the contract on real tokenizers, with templates that fulfil it and templates that break it."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 def byte_level(special: list[str], **options: object) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained here, without any chat template."""
+    """Return a byte-level BPE tokenizer, trained here, without a chat template."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -33,7 +33,7 @@ def byte_level(special: list[str], **options: object) -> PreTrainedTokenizerFast
 
 
 def with_bos() -> PreTrainedTokenizerFast:
-    """A tokenizer that puts <s> before every text, as Llama's do."""
+    """Return a tokenizer that puts <s> before every text, as Llama's do."""
     tokenizer = byte_level(["<s>", "</s>", "<unk>"], bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
@@ -42,7 +42,7 @@ def with_bos() -> PreTrainedTokenizerFast:
 
 
 def establish(tokenizer: PreTrainedTokenizerBase, kind: str, path: Path | None = None, train: bool = True) -> Contract:
-    """The contract for a model whose embedding has a row to spare."""
+    """Return the contract for a model whose embedding has a spare row."""
     return chat_templates.establish_contract(
         tokenizer, Template(kind, path and str(path), False), train, len(tokenizer) + 1
     )
@@ -50,7 +50,7 @@ def establish(tokenizer: PreTrainedTokenizerBase, kind: str, path: Path | None =
 
 @pytest.fixture
 def model(built: Path, tmp_path: Path) -> Path:
-    """The folder of an SFT model."""
+    """Return the folder of an SFT model."""
     shutil.copytree(next((built / "sft").glob("*/model")), tmp_path / "model")
     return tmp_path / "model"
 
@@ -70,8 +70,8 @@ def test_the_end_of_turn_is_trained_and_padding_ends_nothing(
     for messages in GOLDEN:
         ids, trained = contract.example(messages)
         words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
-        said = "".join(m["content"] + end for m in messages if m["role"] == "assistant")
-        assert words == said, "exactly the assistant's words and its end of turn are trained"
+        answers = "".join(m["content"] + end for m in messages if m["role"] == "assistant")
+        assert words == answers, "exactly the assistant's words and its end of turn are trained"
         assert ids[: len(contract.prompt(messages[:-1]))] == contract.prompt(messages[:-1])
     assert tokenizer.pad_token_id not in contract.stop_ids
     assert tokenizer.eos_token == end
@@ -123,7 +123,7 @@ def test_white_space_around_an_answer_does_not_move_the_prompt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("jinja", "told"),
+    ("jinja", "reason"),
     [
         ("{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}", "generation %}"),
         (
@@ -143,11 +143,11 @@ def test_white_space_around_an_answer_does_not_move_the_prompt() -> None:
         ),
     ],
 )
-def test_a_template_that_breaks_the_contract_is_refused(jinja: str, told: str, tmp_path: Path) -> None:
+def test_a_template_that_breaks_the_contract_is_refused(jinja: str, reason: str, tmp_path: Path) -> None:
     file = tmp_path / "template.jinja"
     file.write_text(jinja)
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>", bos_token="<|im_start|>")
-    with pytest.raises(ContractError, match=told):
+    with pytest.raises(ContractError, match=reason):
         establish(tokenizer, "file", file)
 
 
@@ -175,39 +175,41 @@ def test_a_template_that_never_ends_is_refused(jinja: str, tmp_path: Path) -> No
     ],
 )
 def test_a_template_that_grows_on_a_word_is_refused_when_the_word_comes(growth: str, reason: str) -> None:
-    """The golden conversations do not hold the word, so the template is accepted with them."""
+    """Check a word that is not in the golden conversations, so the template passes with them."""
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     tokenizer.chat_template = f"{{% if 'plumbline' in messages[0]['content'] %}}\n{growth}{{% endif %}}{OWN}"
     contract = establish(tokenizer, "auto", train=False)
-    said = [{"role": "user", "content": "A plumbline?"}, *GOLDEN[0][1:]]
-    found = contract.examples([*[GOLDEN[0]] * (RENDERED_AT_ONCE - 1), said])
-    assert [next(found) for _ in range(RENDERED_AT_ONCE - 1)] == [contract.example(GOLDEN[0])] * (RENDERED_AT_ONCE - 1)
-    with pytest.raises(Unbounded) as told:
-        next(found)
-    assert reason in str(told.value)
-    assert "'A plumbline?'" in str(told.value)
-    assert "template=chatml" in str(told.value)
+    conversation = [{"role": "user", "content": "A plumbline?"}, *GOLDEN[0][1:]]
+    examples = contract.examples([*[GOLDEN[0]] * (RENDERED_AT_ONCE - 1), conversation])
+    assert [next(examples) for _ in range(RENDERED_AT_ONCE - 1)] == [contract.example(GOLDEN[0])] * (
+        RENDERED_AT_ONCE - 1
+    )
+    with pytest.raises(Unbounded) as error:
+        next(examples)
+    assert reason in str(error.value)
+    assert "'A plumbline?'" in str(error.value)
+    assert "template=chatml" in str(error.value)
     assert contract.example(GOLDEN[0]), "the next process renders on"
 
 
 def test_long_conversations_are_rendered_within_the_bounds() -> None:
     contract = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
-    said = [{"role": "user", "content": "long " * 4_000_000}, *GOLDEN[0][1:]]
-    [(text, [(start, end)])] = render_conversations(contract.tokenizer, [Conversation(said)])
+    conversation = [{"role": "user", "content": "long " * 4_000_000}, *GOLDEN[0][1:]]
+    [(text, [(start, end)])] = render_conversations(contract.tokenizer, [Conversation(conversation)])
     assert len(text) > 20_000_000
     assert text[start:end] == "Blue.<|im_end|>"
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(b"{{ '\xe4' }}", "byte 4 is not UTF-8"), (b"x" * (2 << 20), "are no template")]
+    ("content", "reason"), [(b"{{ '\xe4' }}", "byte 4 is not UTF-8"), (b"x" * (2 << 20), "are no template")]
 )
-def test_a_file_that_is_no_template_is_told_before_work(content: bytes, told: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_template_is_told_before_work(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "template.jinja"
     path.write_bytes(content)
     line = refused("recipe=tiny", "template=file", f"sft.template.path={path}", f"outputs={tmp_path / 'outputs'}")
     assert line.startswith(f"sft.template.path={path}")
-    assert told in line
-    with pytest.raises(UserError, match=told):
+    assert reason in line
+    with pytest.raises(UserError, match=reason):
         establish(byte_level(CHATML, eos_token="<|endoftext|>"), "file", path)
 
 
@@ -227,7 +229,7 @@ OWN = (
 
 
 def test_after_an_sft_of_somebody_elses_the_template_is_kept_as_it_is(tmp_path: Path) -> None:
-    """It marks nothing and TRL does not know it: SFT would need another, what follows an SFT must keep it."""
+    """Keep a template without marks that TRL does not know: SFT would need another, later stages must keep it."""
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     tokenizer.chat_template = OWN
     contract = establish(tokenizer, "auto", train=False)
@@ -240,17 +242,17 @@ def test_after_an_sft_of_somebody_elses_the_template_is_kept_as_it_is(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("jinja", "told"),
+    ("jinja", "reason"),
     [
         (None, "the tokenizer has no chat template"),
         (OWN.replace("assistant: ", "assistant, please: "), "not a prefix"),
         ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "no special token ends the assistant's turn"),
     ],
 )
-def test_a_checkpoint_that_breaks_the_contract_is_refused(jinja: str | None, told: str) -> None:
+def test_a_checkpoint_that_breaks_the_contract_is_refused(jinja: str | None, reason: str) -> None:
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     tokenizer.chat_template = jinja
-    with pytest.raises(ContractError, match=told):
+    with pytest.raises(ContractError, match=reason):
         establish(tokenizer, "auto", train=False)
 
 
@@ -270,25 +272,25 @@ def test_many_conversations_are_each_as_alone_and_what_breaks_the_contract_is_to
     if not train:
         tokenizer.chat_template = OWN
     contract = establish(tokenizer, "auto", train=train)
-    said = [
+    conversations = [
         [*GOLDEN[1][: 1 + i % 3], {"role": "assistant", "content": f"ja, 日本 {i}"}] for i in range(RENDERED_AT_ONCE)
     ]
-    said.append([{"role": "assistant", "content": "Nobody asked."}])
+    conversations.append([{"role": "assistant", "content": "Nobody asked."}])
     broken = {
         i: [{"role": who, "content": "a<|im_end|>b"}, *GOLDEN[0]]
         for i, who in ((2, "system"), (RENDERED_AT_ONCE, "user"))
     }
     for place, messages in broken.items():
-        said.insert(place, messages)
-    found = list(contract.examples(said))
-    assert {i for i, each in enumerate(found) if isinstance(each, ContractError)} == {*broken}
-    assert [found[i] for i in range(len(said)) if i not in broken] == [
-        contract.example(messages) for i, messages in enumerate(said) if i not in broken
+        conversations.insert(place, messages)
+    examples = list(contract.examples(conversations))
+    assert {i for i, each in enumerate(examples) if isinstance(each, ContractError)} == {*broken}
+    assert [examples[i] for i in range(len(conversations)) if i not in broken] == [
+        contract.example(messages) for i, messages in enumerate(conversations) if i not in broken
     ]
     for place, messages in broken.items():
         with pytest.raises(ContractError) as alone:
             contract.example(messages)
-        assert str(found[place]) == str(alone.value)
+        assert str(examples[place]) == str(alone.value)
 
 
 def test_text_that_would_end_a_turn_is_refused() -> None:
@@ -306,7 +308,7 @@ def test_a_changed_template_is_refused_naming_both_sides(model: Path) -> None:
 
 
 def test_changed_merges_are_refused_naming_both_sides(model: Path) -> None:
-    """The template is the same, yet the tokenizer cuts text differently."""
+    """Change merges only: the template is the same, but the tokenizer splits text differently."""
     file = model / "tokenizer.json"
     content = json.loads(file.read_text())
     content["model"]["merges"] = content["model"]["merges"][:5]

@@ -1,4 +1,4 @@
-"""The model card: a header that the hub takes, and where the model comes from."""
+"""Tests of the model card: a header that the hub accepts, and the model's origin."""
 
 import json
 import shutil
@@ -20,13 +20,13 @@ def test_a_card_tells_every_step_since_the_base(chain: Chain) -> None:
         "pipeline_tag": "text-generation",
         "tags": ["plumbline", "trl", "dpo"],
     }
-    made = nodes(chain.root)
+    chain_nodes = nodes(chain.root)
     steps = [line for line in text.splitlines() if line.startswith("1. ")]
     assert len(steps) == 3
     for step, name in zip(steps, ("base", "sft", "dpo"), strict=True):
-        node = made[name]
+        node = chain_nodes[name]
         assert f"`{node}`" in step
-        assert all(f"`{given}`" in step for given in node.inputs.values())
+        assert all(f"`{fingerprint}`" in step for fingerprint in node.inputs.values())
     metrics = chain.manifest("dpo")["metrics"]
     assert chain.manifest("pairs")["metrics"]["summary"] in steps[2]
     assert f"| eval_loss | {metrics['eval_loss']:.4g} |" in text
@@ -36,7 +36,7 @@ def test_a_card_tells_every_step_since_the_base(chain: Chain) -> None:
 
 
 def with_config(node: Path, manifest: dict[str, object], changes: dict[str, object]) -> Path:
-    """A node's folder with this manifest, its configuration changed."""
+    """Return a node's folder with this manifest and a changed configuration."""
     node.mkdir()
     config = {**manifest["config"], **changes}
     (node / "manifest.json").write_text(json.dumps({**manifest, "config": config}))
@@ -68,8 +68,8 @@ def test_the_hub_is_told_a_base_it_knows_and_nobody_where_files_lie(chain: Chain
     assert "someone/preferences" not in text, "SFT learns from none of its rows"
 
     aligned = chain.folder("dpo") / "model"
-    given = {role: chain.folder(role) for role in ("pairs", "reference")} | {"policy": chain.folder("sft")}
-    model_card.write_card(aligned, settings("recipe=tiny").dpo, given, {})
+    dpo_inputs = {role: chain.folder(role) for role in ("pairs", "reference")} | {"policy": chain.folder("sft")}
+    model_card.write_card(aligned, settings("recipe=tiny").dpo, dpo_inputs, {})
     after = metadata_load(aligned / "README.md")
     assert (after["base_model"], after["tags"]) == ("someone/model", ["plumbline", "trl", "dpo"])
 
@@ -85,13 +85,13 @@ def test_a_card_says_nothing_of_data_that_nothing_was_trained_on(chain: Chain, t
         (checkpoint / name).unlink()
     line = ("sft=none", "model.random_init=null", f"model.path={checkpoint}")
     build(chain.root, "stage=dpo", *line)
-    made = nodes(chain.root, *line)
+    chain_nodes = nodes(chain.root, *line)
     text = (chain.folder("sft", *line) / "model" / "README.md").read_text()
     assert metadata_load(chain.folder("sft", *line) / "model" / "README.md")["tags"] == ["plumbline"]
     assert "supervised" not in text and "Settings of the last step" not in text and "instructions" not in text
     base, sft, dpo = steps_of(chain.folder("dpo", *line))
-    assert sft == f"1. `{made['sft']}` <- `{made['base']}`: not trained here"
-    assert "preference pairs" in dpo and base.startswith(f"1. `{made['base']}`: mine")
+    assert sft == f"1. `{chain_nodes['sft']}` <- `{chain_nodes['base']}`: not trained here"
+    assert "preference pairs" in dpo and base.startswith(f"1. `{chain_nodes['base']}`: mine")
 
 
 def test_a_card_counts_what_was_trained_on_and_says_by_which_adapter(chain: Chain) -> None:

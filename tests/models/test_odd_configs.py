@@ -1,4 +1,4 @@
-"""A model folder's config.json with odd values: one line that names file and key, as soon as the folder is read."""
+"""Tests of odd values in config.json: an error of one line names file and key as soon as the folder is read."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from tests.helpers import TINY, refused
 NAN = float("nan")
 OF_AMOUNTS = (0, -1, 1.5, "64", [], {}, True, 10**7, 10**12, 10**30, NAN, ["64"])
 DROPPED = object()
-# Values that no model has: refused by file and key as the command is composed, before any library reads them.
+# No model has these values: an error names file and key before any library reads them.
 REFUSED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size"), (*OF_AMOUNTS, None)),
     **dict.fromkeys(("num_hidden_layers", "num_attention_heads"), (*OF_AMOUNTS, None)),
@@ -37,7 +37,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "eos_token_id": (NAN, 10**30),
     "anything_else": (NAN, [10**30], {"deep": [NAN]}),
 }
-# Values that the library which reads config.json, or the weights, contradict: refused as the model is loaded.
+# The library that reads config.json, or the weights, contradict these values: loading the model fails.
 CONTRADICTED: dict[str, tuple[Any, ...]] = {
     "vocab_size": (512, 2000, DROPPED),
     "hidden_size": (32, 65, DROPPED),
@@ -73,13 +73,13 @@ def write(model: Path, folder: Path, key: str, value: Any) -> None:
 
 
 def inside(value: Any) -> list[str]:
-    """The keys of an object, where one of them may be the odd one."""
+    """Return the keys of an object, one of which may have the odd value."""
     return [*value] if isinstance(value, dict) else []
 
 
 @pytest.fixture(scope="module")
 def folder(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The tiny base, and a copy of it to put another config into."""
+    """Return the tiny base, and a copy of it for another config."""
     model = next((built / "base").glob("*/model"))
     return model, Path(shutil.copytree(model, tmp_path_factory.mktemp("odd") / "model"))
 
@@ -119,9 +119,9 @@ def test_a_broken_config_is_told_before_anything_is_built(folder: tuple[Path, Pa
     model, copy = folder
     for content in ("", "null", "[]", "{}", "[" * 100_000, "// no JSON\n{}", "\0"):
         (copy / "config.json").write_text(content)
-        told = refused(*TINY, f"outputs={tmp_path}", f"model.path={copy}", "stage=report")
-        assert told.startswith(f"{copy / 'config.json'} is damaged: "), told
+        message = refused(*TINY, f"outputs={tmp_path}", f"model.path={copy}", "stage=report")
+        assert message.startswith(f"{copy / 'config.json'} is damaged: "), message
     write(model, copy, "vocab_size", "1024")
-    told = refused(*TINY, f"outputs={tmp_path}", f"model.path={copy}", "stage=report")
-    assert "vocab_size='1024': " in told
+    message = refused(*TINY, f"outputs={tmp_path}", f"model.path={copy}", "stage=report")
+    assert "vocab_size='1024': " in message
     assert not [*tmp_path.glob("*/*/manifest.json")]

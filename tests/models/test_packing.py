@@ -1,4 +1,4 @@
-"""Packed rows of examples against examples alone, what keeps them apart, and what stops where nothing does."""
+"""Tests of packed examples: they train like separate examples, or an error stops the training."""
 
 import json
 import shutil
@@ -43,14 +43,14 @@ from tests.samplers.test_samplers import ARCHITECTURES, SHAPE
 
 WIDTH = 30
 LENGTHS = [20, 30, 14, 22, 13, 14]  # three pairs: chosen, then rejected
-SHARED = [12, 12, 14]  # tokens that a pair has in common; the last two are the same sequence
-# Ways of attending within the examples of a row: laid out, or by the dense mask that positions tell transformers.
+SHARED = [12, 12, 14]  # the number of tokens that a pair shares; the last two are the same sequence
+# Two kinds of attention within the examples of a row: by a RunLayout, or by transformers' dense mask from positions.
 WAYS = [(name, "laid out") for name in ARCHITECTURES if name != "gemma2"]
 WAYS += [(name, dense) for name in ("llama", "gemma3") for dense in ("sdpa", "eager")] + [("gemma2", "eager")]
 
 
 def pairs() -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch as TRL collates it: ids and attention mask, (6, WIDTH)."""
+    """Return a batch in TRL's layout: ids and attention mask, (6, WIDTH)."""
     ids = torch.randint(3, 600, (6, WIDTH), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(WIDTH) < torch.tensor(LENGTHS)[:, None]
     for i, shared in enumerate(SHARED):
@@ -60,16 +60,16 @@ def pairs() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rows() -> TokenRows:
-    """Tokenised examples; the first third of each is not trained."""
-    made = TokenRows()
+    """Return tokenised examples; the first third of each is not trained."""
+    rows = TokenRows()
     for i, length in enumerate(LENGTHS):
         ids = torch.randint(3, 600, (length,), generator=torch.Generator().manual_seed(i)).tolist()
-        made.add(str(i), (ids, [place >= length // 3 for place in range(length)]))
-    return made
+        rows.add(str(i), (ids, [place >= length // 3 for place in range(length)]))
+    return rows
 
 
 def sft_trainer(model: Any, built: Path, folder: Path, packed: bool) -> SFTTrainer:
-    """TRL's trainer as the stage makes it; its collator puts packed rows one behind the other, without a mask."""
+    """Return TRL's trainer with the stage's settings; its collator joins packed rows without a mask."""
     settled = {"use_cpu": True, "bf16": False, "report_to": "none", "gradient_checkpointing": False}
     args = SFTConfig(
         str(folder), packing=packed, eval_packing=False, dataset_kwargs={"skip_prepare_dataset": True}, **settled
@@ -87,7 +87,7 @@ def sft_trainer(model: Any, built: Path, folder: Path, packed: bool) -> SFTTrain
 def test_examples_teach_the_same_packed_and_alone(
     name: str, attention: str, dtype: torch.dtype, built: Path, tmp_path: Path
 ) -> None:
-    def made(packed: bool) -> SFTTrainer:
+    def trainer(packed: bool) -> SFTTrainer:
         torch.manual_seed(0)
         model = ARCHITECTURES[name]().to(dtype)
         if attention != "laid out":
@@ -99,8 +99,8 @@ def test_examples_teach_the_same_packed_and_alone(
     trained, bins = torch.tensor(sum(rows().trained_counts)), rows()
     bins.pack(2 * WIDTH, batch_size=1)
     assert 1 < len(bins) < len(rows())
-    together = step(made(packed=True), list(bins.dataset), num_items_in_batch=trained)
-    alone = step(made(packed=False), list(rows().dataset), num_items_in_batch=trained)
+    together = step(trainer(packed=True), list(bins.dataset), num_items_in_batch=trained)
+    alone = step(trainer(packed=False), list(rows().dataset), num_items_in_batch=trained)
     assert_equal(*({k: v for k, v in each.items() if not k.startswith(TOKENS)} for each in (alone, together)))
 
 
@@ -125,7 +125,7 @@ def test_a_copy_behind_an_example_is_scored_like_it(name: str, attention: str, b
 @pytest.mark.parametrize("adapter", [False, True])
 @pytest.mark.parametrize("attention", ["laid out", "sdpa"])
 def test_a_copy_is_scored_alike_in_bf16_too(attention: str, adapter: bool, built: Path, tmp_path: Path) -> None:
-    """Under autocast; with an adapter, over weights held in bf16."""
+    """Check under autocast; with an adapter, over bf16 weights."""
     torch.manual_seed(0)
     model = ARCHITECTURES["llama"]()
     if attention == "laid out":
@@ -137,18 +137,18 @@ def test_a_copy_is_scored_alike_in_bf16_too(attention: str, adapter: bool, built
 
 
 def test_an_attention_that_drops_the_mask_is_refused(built: Path, tmp_path: Path) -> None:
-    """As any would be that transformers knows no mask for."""
+    """Check an attention for which transformers makes no mask."""
     AttentionInterface.register("careless", sdpa_attention_forward)
     torch.manual_seed(0)
     model = ARCHITECTURES["llama"]()
     model.set_attn_implementation("careless")
-    told = r"sft.packing=true: with this model \(careless attention\) .* packed before it: .* Set it to false"
-    with pytest.raises(UserError, match=told):
+    message = r"sft.packing=true: .*\(careless attention\).* sft.packing=false"
+    with pytest.raises(UserError, match=message):
         isolation(model, built, tmp_path).on_train_begin(None, None, None)
 
 
 def test_a_mask_of_ones_is_refused(built: Path, tmp_path: Path) -> None:
-    """Given a mask, transformers does not look at positions: the whole row would be one example."""
+    """With a mask, transformers ignores positions: the whole row would be one example."""
     torch.manual_seed(0)
     check = isolation(ARCHITECTURES["llama"](), built, tmp_path)
     check.on_train_begin(None, None, None)
@@ -175,7 +175,7 @@ def test_layers_that_hand_no_layout_on_are_left_alone() -> None:
 
 
 def test_weights_that_deepspeed_divides_are_left_alone() -> None:
-    """transformers divides whatever it loads while such a configuration is alive, and asks the same of it."""
+    """transformers shards every model that it loads while such a configuration exists."""
 
     class Configuration:
         def is_zero3(self) -> bool:
@@ -197,15 +197,15 @@ ALIBI = lambda vocabulary: BloomForCausalLM(
 )
 
 
-@pytest.mark.parametrize("made", [RECURRENT, ALIBI], ids=["recurrent", "alibi"])
+@pytest.mark.parametrize("build_model", [RECURRENT, ALIBI], ids=["recurrent", "alibi"])
 def test_sft_stops_before_a_step_on_examples_that_see_each_other(
-    made: Callable[[int], PreTrainedModel], chain: Chain, tmp_path: Path
+    build_model: Callable[[int], PreTrainedModel], chain: Chain, tmp_path: Path
 ) -> None:
-    """A state goes on from one example into the next, and biases by distance take no positions: no mask helps."""
+    """No mask helps: a recurrent state continues into the next example, and distance biases ignore positions."""
     base = shutil.copytree(chain.folder("base"), tmp_path / "base")
     vocabulary = json.loads((base / "model" / "config.json").read_text())["vocab_size"]
     torch.manual_seed(0)
-    made(vocabulary).save_pretrained(base / "model")
+    build_model(vocabulary).save_pretrained(base / "model")
     cfg = replace(settings("recipe=tiny").sft, packing=True, batch_size=1)
     cfg.runtime.micro_batch = 1
     (tmp_path / "out").mkdir()

@@ -1,4 +1,4 @@
-"""A model's folder is read, never run: no code that it names, no pickled weights, nothing that lies beside a file."""
+"""Tests of hostile model folders: no code, no pickled weights and no file beside a GGUF file is read."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ class Tokenizer(PreTrainedTokenizerFast):
 def generate(*args, **kwargs):
     pass
 """
-# Jinja that climbs from a string to a class that starts processes, if its renderer lets it.
+# This Jinja template climbs from a string to a class that starts processes, unless its renderer prevents it.
 CLIMBING = (
     "{% generation %}{% for c in ''.__class__.__mro__[1].__subclasses__() %}{% if c.__name__ == 'Popen' %}"
     "{{ c(['touch', 'MARKER']) }}{% endif %}{% endfor %}{% endgeneration %}"
@@ -71,7 +71,7 @@ def of_template(folder: Path) -> None:
 
 
 def folder_with(built: Path, tmp_path: Path, change: Callable[[Path], None]) -> tuple[Path, Path]:
-    """The tiny base beside a module that leaves a file behind where it is run, changed; and that file."""
+    """Return a changed copy of the tiny base with a module that would write a file, and that file."""
     folder, marker = tmp_path / "model", tmp_path / "ran"
     shutil.copytree(next((built / "base").glob("*/model")), folder)
     (folder / "hostile.py").write_text(HOSTILE.format(marker=str(marker)))
@@ -84,7 +84,7 @@ def of_folder(folder: Path, tmp_path: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reason"),
     [
         (of_config, "config.json: auto_map names code"),
         (of_tokenizer, "tokenizer_config.json: auto_map names code"),
@@ -95,19 +95,19 @@ def of_folder(folder: Path, tmp_path: Path) -> tuple[str, ...]:
     ],
 )
 def test_code_of_a_folder_is_not_run_though_a_y_is_typed(
-    change: Callable[[Path], None], told: str, built: Path, tmp_path: Path
+    change: Callable[[Path], None], reason: str, built: Path, tmp_path: Path
 ) -> None:
     folder, marker = folder_with(built, tmp_path, change)
     ran = inside(*of_folder(folder, tmp_path), "template=own", typed="y\n" * 50)
     assert not marker.exists()
     assert ran.returncode == 1
     [line] = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
-    assert told in line and "[y/N]" not in ran.stdout + ran.stderr
-    assert not list((tmp_path / "outputs" / "sft").glob("*[!l]"))  # only a .partial
+    assert reason in line and "[y/N]" not in ran.stdout + ran.stderr
+    assert not list((tmp_path / "outputs" / "sft").glob("*[!l]"))  # only a .partial folder exists
 
 
 def test_a_pipe_of_yes_is_no_consent(built: Path, tmp_path: Path) -> None:
-    """As it would be typed: in a shell, in a process of its own."""
+    """Run the command in a shell, in a separate process, as a user would."""
     folder, marker = folder_with(built, tmp_path, of_config)
     command = [sys.executable, str(ROOT / "run.py"), *of_folder(folder, tmp_path)]
     with subprocess.Popen(["yes"], stdout=subprocess.PIPE) as yes:
@@ -118,7 +118,7 @@ def test_a_pipe_of_yes_is_no_consent(built: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "reason"),
     [
         ("model.safetensors.index.json", {"weight_map": {"a": "weights.bin"}}, "weight_map names weights.bin"),
         (
@@ -133,9 +133,9 @@ def test_a_pipe_of_yes_is_no_consent(built: Path, tmp_path: Path) -> None:
     ],
 )
 def test_weights_that_are_no_safetensors_in_the_folder_are_refused(
-    file: str, content: dict[str, Any] | None, told: str, chain: Chain, tmp_path: Path
+    file: str, content: dict[str, Any] | None, reason: str, chain: Chain, tmp_path: Path
 ) -> None:
-    """The weights are pickled beside a dummy that passes for safetensors: torch would unpickle them."""
+    """The weights are pickled, beside a dummy safetensors file: torch would unpickle them."""
     folder = chain.folder("base") / "model"
     torch.save(load_file(folder / "model.safetensors"), folder / "weights.bin")
     shutil.copy(folder / "weights.bin", folder / "adapter_model.bin")
@@ -146,7 +146,7 @@ def test_weights_that_are_no_safetensors_in_the_folder_are_refused(
         edit(folder / file, **{"metadata": {}} | content)
     with pytest.raises(UserError) as refused:
         load_model(folder)
-    assert f"{folder / file}" in str(refused.value) and told in str(refused.value)
+    assert f"{folder / file}" in str(refused.value) and reason in str(refused.value)
 
 
 def test_an_adapter_is_read_from_safetensors_alone(chain: Chain) -> None:
@@ -160,7 +160,7 @@ def test_an_adapter_is_read_from_safetensors_alone(chain: Chain) -> None:
 
 
 def test_what_lies_beside_a_gguf_file_is_not_read(built: Path, tmp_path: Path) -> None:
-    """transformers would: another template, say. The file's fingerprint does not know of it."""
+    """Check that a template beside the file is ignored: transformers would read it, and the fingerprint lacks it."""
     file = tmp_path / "model.gguf"
     gguf_file.write_gguf(next((built / "sft").glob("*/model")), file, GGUFType.f32, "a model")
     _, before = load_gguf(file)

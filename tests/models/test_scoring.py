@@ -1,4 +1,4 @@
-"""Scoring: the fused head gives the model's own log-probs and gradients, from the positions that count alone."""
+"""Tests of scoring: the fused head gives the model's log-probs and gradients, computed only for labelled positions."""
 
 from pathlib import Path
 
@@ -21,22 +21,24 @@ def folder(built: Path) -> Path:
 def test_log_probs_are_the_models_own_whatever_the_company(folder: Path) -> None:
     plain, scoring = load_model(folder), install_scoring(load_model(folder))
     ids = [([5, 6, 7], [8, 9], [8, 10, 11]), ([10], [11, 12, 13, 14], [2]), ([15, 16, 17, 18, 19, 20], [21], [22])]
-    pairs = [PairLogProbs(str(i), *given, [], []) for i, given in enumerate(ids)]
+    pairs = [PairLogProbs(str(i), *token_ids, [], []) for i, token_ids in enumerate(ids)]
     together = pair_log_probs(scoring, pairs, 3, Precision.fp32)
     for pair, both in zip(pairs, together, strict=True):
         alone = pair_log_probs(scoring, [pair], 3, Precision.fp32)[0]
-        for completion, found, again in zip((pair.chosen_ids, pair.rejected_ids), both, alone, strict=True):
+        for completion, log_probs, log_probs_alone in zip(
+            (pair.chosen_ids, pair.rejected_ids), both, alone, strict=True
+        ):
             with torch.no_grad():
                 logits = plain(torch.tensor([pair.prompt_ids + completion])).logits[0, len(pair.prompt_ids) - 1 : -1]
             expected = logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
-            assert found == pytest.approx(expected.tolist(), abs=1e-5)
-            assert found == pytest.approx(again, abs=1e-5)
+            assert log_probs == pytest.approx(expected.tolist(), abs=1e-5)
+            assert log_probs == pytest.approx(log_probs_alone, abs=1e-5)
 
 
 def test_the_fused_head_projects_what_is_trained_and_trains_the_same(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keeps watch over the two private places of TRL's that `head.install` sets."""
+    """Check the two private names of TRL that `lm_head.install_cpu_head` sets."""
     ids = torch.arange(20, 52).view(2, 16)
     labels = ids.clone()
     labels[:, :12] = -100
@@ -54,8 +56,8 @@ def test_the_fused_head_projects_what_is_trained_and_trains_the_same(
     monkeypatch.setattr(trl_utils._ChunkedLogProbFunction, "apply", counted)
     fused(input_ids=ids, labels=labels, use_cache=False, fused_lm_head=True).loss.backward()
     assert projected == [int((labels[:, 1:] != -100).sum())]
-    for (name, ours), theirs in zip(fused.named_parameters(), plain.parameters(), strict=True):
-        assert torch.allclose(ours.grad, theirs.grad, atol=1e-6), name
+    for (name, fused_weight), plain_weight in zip(fused.named_parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(fused_weight.grad, plain_weight.grad, atol=1e-6), name
 
 
 def test_weights_that_are_not_finite_are_not_saved(folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""Pairs read as prompt, chosen, rejected against TRL's padded batch of them, under TRL's own trainer: the same
-log-probs, loss, metrics and gradients."""
+"""Tests of packed pairs (prompt, chosen, rejected) against TRL's padded batch, in TRL's trainer: equal log-probs,
+loss, metrics and gradients."""
 
 import math
 from pathlib import Path
@@ -36,10 +36,10 @@ from tests.stages.test_dpo import block
 from tests.stages.test_dpo import trainers as plain_and_stored
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
-EXPERTS["experts_implementation"] = "eager"  # grouped matrix products know no float64
-FAMILIES = {name: made for name, made in ARCHITECTURES.items() if name != "gemma2"}
+EXPERTS["experts_implementation"] = "eager"  # grouped matrix products do not support float64
+FAMILIES = {name: build for name, build in ARCHITECTURES.items() if name != "gemma2"}
 FAMILIES["qwen3_moe"] = lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**SHAPE, **EXPERTS))
-# Its value heads are narrower than its query heads.
+# The value heads of this model are narrower than its query heads.
 LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 12}
 LATENT |= {"num_key_value_heads": 4, "first_k_dense_replace": 2}
 FAMILIES["deepseek_v3"] = lambda: DeepseekV3ForCausalLM(DeepseekV3Config(**{**SHAPE, **LATENT}))
@@ -71,7 +71,7 @@ def tokenizer(built: Path) -> PreTrainedTokenizerBase:
 
 
 def policy(family: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """A tiny model whose weights are large enough that what a token sees decides what follows it."""
+    """Return a tiny model with weights so large that logits depend strongly on the visible tokens."""
     torch.manual_seed(seed)
     model = FAMILIES[family]()
     model.resize_token_embeddings(len(tokenizer))
@@ -83,7 +83,7 @@ def policy(family: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTra
 
 
 def adapted(model: PreTrainedModel) -> Any:
-    """The model under an adapter that has learnt something."""
+    """Return the model with an adapter that is not zero."""
     torch.manual_seed(2)
     under = adapters.attach_new_adapter(model, LoRA(rank=4, alpha=8, target_modules=["all-linear"]), seed=0)
     for name, parameter in under.named_parameters():
@@ -100,17 +100,17 @@ def trainers(
     wrapped: Any = lambda model: model,
     **arguments: Any,
 ) -> tuple[DPOTrainer, DPOTrainer]:
-    """TRL's trainer over a padded model and over a packed one, equal in everything else: weights, reference, pairs."""
+    """Return TRL's trainer on a padded and on a packed model, with equal weights, reference and pairs."""
     texts = [
         {
-            "prompt": [{"role": "user", "content": asked}],
+            "prompt": [{"role": "user", "content": question}],
             "chosen": [{"role": "assistant", "content": chosen}],
             "rejected": [{"role": "assistant", "content": rejected}],
         }
-        for asked, chosen, rejected in zip(ASKED, ANSWERED[::2], ANSWERED[1::2], strict=True)
+        for question, chosen, rejected in zip(ASKED, ANSWERED[::2], ANSWERED[1::2], strict=True)
     ]
 
-    def made(packed: bool) -> DPOTrainer:
+    def trainer(packed: bool) -> DPOTrainer:
         model, reference = policy(family, tokenizer, seed=0), policy(family, tokenizer, seed=1)
         assert not packed or (pack_pairs(model) and pack_pairs(reference))
         args = DPOConfig(
@@ -124,7 +124,7 @@ def trainers(
             processing_class=tokenizer,
         )
 
-    return made(packed=False), made(packed=True)
+    return trainer(packed=False), trainer(packed=True)
 
 
 def row(prompt: list[int], chosen: list[int], rejected: list[int]) -> Row:
@@ -132,7 +132,7 @@ def row(prompt: list[int], chosen: list[int], rejected: list[int]) -> Row:
 
 
 def tokenised(trainer: DPOTrainer) -> list[Row]:
-    """The pairs as TRL tokenised them."""
+    """Return the pairs as TRL tokenised them."""
     return [
         {name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in trainer.train_dataset
     ]
@@ -146,8 +146,8 @@ def test_every_loss_of_trl_is_the_padded_one(
     if loss == "alpha_divergence" and dtype is torch.float64:
         pytest.skip("TRL clamps it by a table without float64")
     padded, packed = trainers(tokenizer, tmp_path, dtype=dtype, **LOSSES[loss])
-    theirs, ours = (step(t, tokenised(padded)) for t in (padded, packed))
-    assert_equal(theirs, ours)
+    padded_step, packed_step = (step(t, tokenised(padded)) for t in (padded, packed))
+    assert_equal(padded_step, packed_step)
     assert {
         "token/log_probs",
         "token/entropy",
@@ -155,7 +155,7 @@ def test_every_loss_of_trl_is_the_padded_one(
         "logits/chosen",
         "rewards/margins",
         "mean_token_accuracy",
-    } <= ours.keys()
+    } <= packed_step.keys()
 
 
 @pytest.mark.parametrize("devices", [("cpu",), ()], ids=["run by run", "all at once"])
@@ -169,8 +169,8 @@ def test_every_family_of_models_reads_each_token_once_and_learns_the_same(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Under a mixture of losses; with experts, their router's loss too. Windows are shorter than the sequences. In
-    the way of a CPU and in that of other devices."""
+    """Check a mixture of losses, and the router's loss of a mixture of experts, with windows shorter than the
+    sequences, as on a CPU and as on other devices."""
     monkeypatch.setattr(packing, "RUN_BY_RUN_DEVICES", devices)
     padded, packed = trainers(tokenizer, tmp_path, family, dtype, **MIXTURE)
     read: list[int] = []
@@ -202,15 +202,15 @@ EDGES: dict[str, tuple[list[Row], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("edge", EDGES)
 def test_pairs_of_every_shape(edge: str, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    """Without a prompt, TRL scores all but the first token of a completion: nothing precedes it."""
+    """Without a prompt, TRL scores all tokens of a completion except the first, which has no predecessor."""
     rows, arguments = EDGES[edge]
     padded, packed = trainers(tokenizer, tmp_path, "gemma3", **MIXTURE, **arguments)
-    theirs, ours = (step(t, rows) for t in (padded, packed))
-    assert_equal(theirs, ours)
+    padded_step, packed_step = (step(t, rows) for t in (padded, packed))
+    assert_equal(padded_step, packed_step)
     if edge == "no prompt":
-        assert (ours["token/log_probs"] != 0).sum(1).tolist() == [2, 3, 1, 1]
+        assert (packed_step["token/log_probs"] != 0).sum(1).tolist() == [2, 3, 1, 1]
     if edge == "chosen is rejected":
-        assert float(ours["rewards/margins"]) == 0
+        assert float(packed_step["rewards/margins"]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def with_windows(
     return trainers(tokenizer, tmp_path_factory.mktemp("drawn"), "gemma3", **MIXTURE)
 
 
-TOKENS = st.integers(4, 6)  # few, so that completions often begin alike
+TOKENS = st.integers(4, 6)  # few tokens, so that completions often share a prefix
 DRAWN = st.builds(
     row,
     st.lists(TOKENS, max_size=9),
@@ -236,20 +236,20 @@ def test_whatever_is_drawn_is_the_padded_batch(
 ) -> None:
     for trainer in with_windows:
         trainer.data_collator.max_length = max_length
-    theirs, ours = (step(trainer, rows) for trainer in with_windows)
-    for metrics in (theirs, ours):
-        del metrics["rewards/accuracies"]  # chosen and rejected may be drawn alike: rounding decides then
-    assert_equal(theirs, ours)
+    padded_step, packed_step = (step(trainer, rows) for trainer in with_windows)
+    for metrics in (padded_step, packed_step):
+        del metrics["rewards/accuracies"]  # rounding decides if chosen and rejected are equal
+    assert_equal(padded_step, packed_step)
 
 
 @pytest.mark.parametrize("dtype", AGREEMENT, ids=str)
 def test_an_adapter_learns_the_same(dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     padded, packed = trainers(tokenizer, tmp_path, dtype=dtype, wrapped=adapted, **MIXTURE)
-    theirs, ours = (step(t, tokenised(padded)) for t in (padded, packed))
-    assert_equal(theirs, ours)
-    learnt = [name for name in ours if "lora_" in name]
+    padded_step, packed_step = (step(t, tokenised(padded)) for t in (padded, packed))
+    assert_equal(padded_step, packed_step)
+    learnt = [name for name in packed_step if "lora_" in name]
     assert len(learnt) == sum("lora_" in name for name, _ in padded.model.named_parameters())
-    assert all(float(ours[name].abs().max()) > 0 for name in learnt)
+    assert all(float(packed_step[name].abs().max()) > 0 for name in learnt)
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -257,39 +257,40 @@ def test_an_adapter_learns_the_same(dtype: torch.dtype, tokenizer: PreTrainedTok
 def test_gradient_checkpointing_computes_the_layers_again_and_the_same(
     kind: str, bf16: bool, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the bit; in float32, as the second run through a layer is autograd's, beyond `exact`; and in bf16."""
+    """Results are equal to the bit; in float32 `exact` is looser, because autograd's second run through a layer
+    differs."""
     _, packed = trainers(tokenizer, tmp_path, "gemma3", torch.float32, **MIXTURE)
     rows = tokenised(packed)
     attend, seen = RunAttention.apply, set[tuple[bool, torch.dtype]]()
-    noted = lambda *given: (found := attend(*given), seen.add((found.requires_grad, found.dtype)))[0]
+    noted = lambda *arguments: (output := attend(*arguments), seen.add((output.requires_grad, output.dtype)))[0]
     monkeypatch.setattr(RunAttention, "apply", noted)
     runs: list[int] = []
     packed.model.model.layers[0].mlp.register_forward_pre_hook(lambda module, args: runs.append(len(runs)))
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
-    packed.model.forward = autocast(packed.model.forward)  # as accelerate does: the backward is not within
+    packed.model.forward = autocast(packed.model.forward)  # accelerate also leaves the backward outside autocast
     once = step(packed, rows)
     assert len(runs) == 1
-    if kind == "reentrant":  # which TRL asks for under ZeRO-3 with an adapter
+    if kind == "reentrant":  # TRL uses this under ZeRO-3 with an adapter
         packed.model.activation_checkpointing_enable({"use_reentrant": True})
     else:
         enable_checkpointing(packed.model, Checkpointing(kind))
-    again = step(packed, rows)
+    second_step = step(packed, rows)
     assert len(runs) == 3
-    assert all(torch.equal(value, again[name]) for name, value in once.items() if name != "num_tokens")
+    assert all(torch.equal(value, second_step[name]) for name, value in once.items() if name != "num_tokens")
     assert {dtype for learns, dtype in seen if learns} == {torch.bfloat16 if bf16 else torch.float32}
 
 
 def test_fifty_steps_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Path) -> None:
-    """Our trainer, packed, on stored log-probs; TRL's, padded, beside its reference model: the same pairs in the same
-    order. What rounding leaves is carried from step to step; after 50 of them it is still below 1e-5."""
+    """Compare our packed trainer on stored log-probs with TRL's padded trainer and reference model, on the same pairs
+    in the same order. Rounding accumulates over the steps, but stays below 1e-5 after 50."""
     inputs = {"policy": chain.folder("sft"), "pairs": chain.folder("pairs"), "reference": chain.folder("reference")}
     steady = {"lr_scheduler_type": "constant", "warmup_steps": 0}
     cfg = block(epochs=25.0, learning_rate=1e-3, batch_size=4, micro=4, trainer=steady)
-    theirs, ours = plain_and_stored(inputs, cfg, tmp_path)
-    assert pack_pairs(ours.model)
-    theirs.train_dataset = Dataset.from_list(tokenised(ours))  # without the newline behind the end of turn
+    plain, stored = plain_and_stored(inputs, cfg, tmp_path)
+    assert pack_pairs(stored.model)
+    plain.train_dataset = Dataset.from_list(tokenised(stored))  # without the newline after the end of turn
     curves = []
-    for trainer in (theirs, ours):
+    for trainer in (plain, stored):
         trainer.train()
         curves.append([point["loss"] for point in trainer.state.log_history if "loss" in point])
     assert len(curves[0]) == 50

@@ -1,4 +1,4 @@
-"""The record of every objective agrees with its block, its files and TRL."""
+"""Tests that the record of every objective agrees with its block, its files and TRL."""
 
 from dataclasses import fields
 

@@ -1,5 +1,5 @@
-"""Reward models' pairs read once against TRL's padded batch of them, under TRL's own trainer: the same rewards, loss,
-metrics and gradients. And a training in micro-batches against TRL's."""
+"""Tests of packed pairs in reward training against TRL's padded batch, in TRL's trainer: equal rewards, loss, metrics
+and gradients, also in micro-batches."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +45,7 @@ def tokenizer(built: Path) -> PreTrainedTokenizerBase:
 
 
 def scorer(family: str, vocabulary: int) -> PreTrainedModel:
-    """A tiny model whose weights are large enough that what a token sees decides the reward."""
+    """Return a tiny model with weights so large that rewards depend strongly on the visible tokens."""
     torch.manual_seed(0)
     config = FAMILIES[family]().config
     config.vocab_size, config.num_labels = vocabulary, 1
@@ -60,8 +60,8 @@ def scorer(family: str, vocabulary: int) -> PreTrainedModel:
 def trainers(
     tokenizer: PreTrainedTokenizerBase, folder: Path, family: str, dtype: torch.dtype, adapted: bool = False
 ) -> list[RewardTrainer]:
-    """TRL's trainer over a padded model and over a packed one."""
-    made = []
+    """Return TRL's trainer on a padded and on a packed model."""
+    trainers = []
     for packed in (False, True):
         model = scorer(family, len(tokenizer))
         assert not packed or pack_pairs(model)
@@ -73,8 +73,8 @@ def trainers(
             center_rewards_coefficient=0.01,
         )  # fmt: skip
         data = Dataset.from_list(ROWS)
-        made.append(RewardTrainer(model.to(dtype), args=args, train_dataset=data, processing_class=tokenizer))
-    return made
+        trainers.append(RewardTrainer(model.to(dtype), args=args, train_dataset=data, processing_class=tokenizer))
+    return trainers
 
 
 @pytest.mark.parametrize("devices", [("cpu",), ()], ids=["run by run", "all at once"])
@@ -88,31 +88,31 @@ def test_pairs_read_once_are_rewarded_and_learnt_as_trls(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With margins and a coefficient that centres rewards; gemma3's windows are shorter than the sequences."""
+    """Check with margins and a coefficient that centres rewards; gemma3's windows are shorter than the sequences."""
     monkeypatch.setattr(packing, "RUN_BY_RUN_DEVICES", devices)
     padded, packed = trainers(tokenizer, tmp_path, family, dtype)
     read: list[int] = []
     for each in (padded, packed):
         layer = each.model.base_model.layers[0]
         layer.register_forward_pre_hook(lambda module, args: read.append(args[0].shape[:-1].numel()))
-    theirs, ours = step(padded, WITH_MARGIN), step(packed, WITH_MARGIN)
-    assert_equal(theirs, ours)
-    assert {"token/logits", "score.weight", "accuracy", "margin", "mean_reward"} <= ours.keys()
+    padded_step, packed_step = step(padded, WITH_MARGIN), step(packed, WITH_MARGIN)
+    assert_equal(padded_step, packed_step)
+    assert {"token/logits", "score.weight", "accuracy", "margin", "mean_reward"} <= packed_step.keys()
     once = sum(len(r["chosen_ids"]) + len(r["rejected_ids"]) - count_shared_prefix(*r.values()) for r in ROWS)
     assert read == [2 * len(ROWS) * max(len(ids) for r in ROWS for ids in r.values()), once]
-    assert step(packed, ROWS)["loss"] != ours["loss"], "TRL takes the margin where it stands in a row"
+    assert step(packed, ROWS)["loss"] != packed_step["loss"], "TRL takes the margin where it stands in a row"
 
 
 def test_an_adapter_and_its_head_learn_the_same(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     padded, packed = trainers(tokenizer, tmp_path, "llama", torch.float64, adapted=True)
-    theirs, ours = step(padded, ROWS), step(packed, ROWS)
-    assert_equal(theirs, ours)
-    assert any("lora_B" in name for name in ours) and any("score" in name for name in ours)
+    padded_step, packed_step = step(padded, ROWS), step(packed, ROWS)
+    assert_equal(padded_step, packed_step)
+    assert any("lora_B" in name for name in packed_step) and any("score" in name for name in packed_step)
 
 
 def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Path) -> None:
-    """Our trainer, packed, in micro-batches by tokens; TRL's, padded, a whole batch at once. The same pairs in one
-    order: loss, accuracy and margin of every step, and of an evaluation after the last."""
+    """Compare our packed trainer in micro-batches with TRL's padded trainer on whole batches: loss, accuracy and
+    margin of every step and of a last evaluation, on the same pairs in one order."""
     policy = chain.folder("sft") / "model"
     contract = load_contract(policy)
     pairs = load(chain.folder("pairs") / "pairs.parquet", Pair)[:12]
@@ -123,27 +123,30 @@ def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Pat
     out = StageDir(tmp_path, lambda metrics, at: None)
     turns = EpochSchedule([p.id for p in pairs], cfg.batch_size, cfg.seed, "reward")
 
-    def made(kind: type[RewardTrainer], **own: Any) -> RewardTrainer:
+    def build_trainer(kind: type[RewardTrainer], **own: Any) -> RewardTrainer:
         args = arguments(cfg, out)
         model = create_reward_model(policy, cfg.held, CPU, contract.tokenizer.pad_token_id, cfg.seed)
         data = {"train_dataset": rows, "eval_dataset": rows, "processing_class": contract.tokenizer}
         return kind(model, args=args, **data, **own)
 
-    theirs, ours = made(RewardTrainer), made(PairwiseRewardTrainer, cfg=cfg, out=out, schedule=turns)
-    assert pack_pairs(ours.model)
-    theirs.args.num_train_epochs = 1  # of three times the rows, in our order
-    theirs._get_train_sampler = lambda *_: [row for epoch in range(3) for row in turns.epoch(epoch)]
+    trl_trainer, pairwise_trainer = (
+        build_trainer(RewardTrainer),
+        build_trainer(PairwiseRewardTrainer, cfg=cfg, out=out, schedule=turns),
+    )
+    assert pack_pairs(pairwise_trainer.model)
+    trl_trainer.args.num_train_epochs = 1  # three times the rows, in our order
+    trl_trainer._get_train_sampler = lambda *_: [row for epoch in range(3) for row in turns.epoch(epoch)]
     curves = []
-    for trainer in (theirs, ours):
+    for trainer in (trl_trainer, pairwise_trainer):
         trainer.train()
-        found = trainer.evaluate()
+        evaluation = trainer.evaluate()
         steps = [(p["loss"], p["accuracy"], p["margin"]) for p in trainer.state.log_history if "grad_norm" in p]
-        curves.append([*steps, (found["eval_loss"], found["eval_accuracy"], found["eval_margin"])])
+        curves.append([*steps, (evaluation["eval_loss"], evaluation["eval_accuracy"], evaluation["eval_margin"])])
     assert len(curves[0]) == 10
     for one, other in zip(*curves, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
     assert curves[0][-1][0] < curves[0][0][0], "it learnt"
-    logged = {name.removeprefix("eval_") for point in ours.state.log_history for name in point}
+    logged = {name.removeprefix("eval_") for point in pairwise_trainer.state.log_history for name in point}
     assert "mean_reward" in logged and not logged & {*EXTREMES}
-    right = [chosen > rejected for chosen, rejected in ours.rewards([*rows])]
+    right = [chosen > rejected for chosen, rejected in pairwise_trainer.rewards([*rows])]
     assert sum(right) / len(right) == pytest.approx(curves[1][-1][1])

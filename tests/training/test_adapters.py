@@ -1,4 +1,4 @@
-"""LoRA and QLoRA through the real chain: what is published was trained, and DPO's reference is the SFT model."""
+"""Tests of LoRA and QLoRA in the real chain: the trained model is published, and DPO's reference is the SFT model."""
 
 import shutil
 from pathlib import Path
@@ -38,13 +38,13 @@ def test_what_is_published_is_the_frozen_weights_with_the_adapter(trained: tuple
     chain, kind = trained
     below = {"sft": "base", "dpo": "base" if kind == "continued" else "sft"}
     for stage, frozen in below.items():
-        held = Weights.nf4 if kind == "qlora" else Weights.fp32
+        weights = Weights.nf4 if kind == "qlora" else Weights.fp32
         folder = chain.folder(stage, *overrides(kind))
-        lower = load_model(chain.folder(frozen, *overrides(kind)) / "model", held)
+        lower = load_model(chain.folder(frozen, *overrides(kind)) / "model", weights)
         before = logits(lower)
         with_adapter = logits(PeftModel.from_pretrained(lower, folder / "adapter").eval())
         published = logits(load_model(folder / "model"))
-        # Two matrix products against one: fp32's rounding, on logits of about 10.
+        # Two matrix products replace one, which changes fp32 logits of about 10 by rounding.
         assert torch.allclose(published, with_adapter, atol=1e-4)
         assert not torch.allclose(published, before, atol=1e-2), "the adapter has learnt something"
 
@@ -77,7 +77,7 @@ def test_the_reference_is_the_sft_model_and_the_raw_base_is_refused(
     shutil.copy(base / "model.safetensors", raw / "model" / "model.safetensors")
     out = tmp_path / "out"
     out.mkdir()
-    if kind == "continued":  # without its adapter, what it lies on is the raw base
+    if kind == "continued":  # without its adapter, a continued policy is the raw base
         shutil.rmtree(raw / "adapter")
         shutil.copytree(chain.folder("dpo", *overrides(kind)) / "adapter", raw / "adapter")
         inputs["frozen"] = base.parent

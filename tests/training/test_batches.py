@@ -1,4 +1,4 @@
-"""Every step sees whole batches, and no row is lost for that: packed rows fill them, others are left out in turn."""
+"""Tests of whole batches: packed rows fill them, other rows are skipped in turn, and no row is lost."""
 
 import math
 from collections import Counter
@@ -39,7 +39,7 @@ def inputs(built: Path) -> dict[str, Path]:
 def test_two_epochs_that_follow_each_other_see_every_row(rows: int, batch_size: int, epoch: int, seed: int) -> None:
     ids = [f"row {i}" for i in range(rows)]
     if rows < batch_size:
-        with pytest.raises(UserError, match="sft.batch_size"):
+        with pytest.raises(UserError, match=r"sft\.batch_size"):
             EpochSchedule(ids, batch_size, seed, "sft")
         return
     turns = EpochSchedule(ids, batch_size, seed, "sft")
@@ -81,7 +81,7 @@ def test_the_fullest_packed_rows_are_split_the_first_of_them_first() -> None:
 
 
 class Reached:
-    """Counts the trained tokens that reach the model, and how often it sees each of them in its first place."""
+    """Counts the trained tokens that reach the model, and how often each row does."""
 
     def __init__(self, patch: pytest.MonkeyPatch):
         self.tokens, self.rows = 0, Counter[tuple[int, ...]]()
@@ -98,7 +98,7 @@ class Reached:
 
 
 def tokenized(inputs: dict[str, Path], built: Path, tmp_path: Path, count: int | None = None) -> TokenRows:
-    """The rows of the first examples for sft."""
+    """Return the rows of the first examples for SFT."""
     contract = load_contract(next((built / "sft").glob("*/model")))
     examples = (e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft")
     return read_rows(islice(examples, count), contract, block(), StageDir(tmp_path, lambda metrics, step: None)).train
@@ -108,18 +108,18 @@ def tokenized(inputs: dict[str, Path], built: Path, tmp_path: Path, count: int |
 def test_packing_loses_no_conversation_to_the_batch(
     bins: int, batch_size: int, length: int, inputs: dict[str, Path], built: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """Packed by TRL into a number of rows that is no multiple of the batch; every trained token reaches the model as
-    often as there are epochs."""
+    """TRL packs into a number of rows that the batch size does not divide; every trained token reaches the model once
+    per epoch."""
     count, packed = bins, 0
     while packed != bins:
         rows = tokenized(inputs, built, tmp_path, count)
         tokens, trained = sum(rows.lengths), sum(rows.trained_counts)
         rows.pack(length, 1)
         packed, count = len(rows), count + 1
-    given = some_rows(inputs, count - 1, tmp_path / "data")
+    inputs_of_sft = some_rows(inputs, count - 1, tmp_path / "data")
     reached = Reached(monkeypatch)
     cfg = block(packing=True, batch_size=batch_size, max_length=length, epochs=2.0)
-    _, metrics, out = train(cfg, given, tmp_path / "sft")
+    _, metrics, out = train(cfg, inputs_of_sft, tmp_path / "sft")
     assert reached.tokens == 2 * trained
     assert metrics["trained_tokens"] == trained
     assert metrics["tokens"] == 2 * tokens
@@ -131,10 +131,10 @@ def test_packing_loses_no_conversation_to_the_batch(
 def test_rows_left_over_take_turns_and_are_told(
     epochs: float, unseen: int | None, inputs: dict[str, Path], built: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """45 rows in batches of 8."""
-    rows, given = tokenized(inputs, built, tmp_path, 45), some_rows(inputs, 45, tmp_path / "data")
+    """Train on 45 rows in batches of 8."""
+    rows, inputs_of_sft = tokenized(inputs, built, tmp_path, 45), some_rows(inputs, 45, tmp_path / "data")
     reached = Reached(monkeypatch)
-    _, metrics, out = train(block(batch_size=8, epochs=epochs), given, tmp_path / "sft")
+    _, metrics, out = train(block(batch_size=8, epochs=epochs), inputs_of_sft, tmp_path / "sft")
     trained = [tuple(i for i in row["labels"] if i != IGNORED) for row in rows.dataset]
     once = Counter(trained)
     assert reached.rows.total() == 8 * metrics["steps"] == 8 * math.ceil(epochs * 5)
@@ -153,14 +153,14 @@ class Stopped(BaseException):
 
 
 def given_to(name: str, built: Path, folder: Path) -> tuple[SFT | DPO, dict[str, Path]]:
-    """A stage of the tiny chain with rows to spare, three epochs of it."""
+    """Return a stage of the tiny chain with rows to skip, for three epochs."""
     node = {stage: next((built / stage).glob("*/manifest.json")).parent for stage in ("base", "data", "sft", "pairs")}
     node["reference"] = next((built / "reference").glob("*/manifest.json")).parent
     if name == "sft":
         return block(batch_size=8, epochs=3.0), some_rows({"base": node["base"]} | node, 45, folder / "data")
     cfg, pairs = settings("recipe=tiny").dpo, load(node["pairs"] / "pairs.parquet", Pair)
     count = sum(p.split == "train" for p in pairs)
-    size = next(size for size in (5, 6, 7) if count % size)  # some are left over
+    size = next(size for size in (5, 6, 7) if count % size)  # some rows do not fill a batch
     return replace(cfg, batch_size=size, epochs=3.0), {"policy": node["sft"], **node}
 
 
@@ -168,7 +168,8 @@ def given_to(name: str, built: Path, folder: Path) -> tuple[SFT | DPO, dict[str,
 def test_a_resume_within_the_second_epoch_goes_on_as_it_would_have(
     name: str, built: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """Bit by bit: the rows it has not seen, the rate of a short warm-up, and what validation was before the start."""
+    """Compare bit by bit: remaining rows, the learning rate of a short warm-up, and validation before the first
+    step."""
     cfg, inputs = given_to(name, built, tmp_path)
     cfg = replace(cfg, runtime=replace(cfg.runtime, save_steps=7))
 
@@ -178,7 +179,7 @@ def test_a_resume_within_the_second_epoch_goes_on_as_it_would_have(
         metrics = STAGES[name].run(cfg, inputs, out)
         return load_file(folder / "model" / "model.safetensors"), metrics, out
 
-    whole, metrics, told = run(tmp_path / "whole")
+    whole, metrics, whole_out = run(tmp_path / "whole")
     assert metrics["rows_cut" if name == "sft" else "pairs_cut"] > 0
     assert 7 % (metrics["steps"] // 3) != 0, "within an epoch"
     with monkeypatch.context() as patch:
@@ -192,10 +193,12 @@ def test_a_resume_within_the_second_epoch_goes_on_as_it_would_have(
         with pytest.raises(Stopped):
             run(tmp_path / "resumed")
     assert (tmp_path / "resumed" / SCRATCH / "checkpoints" / "checkpoint-7").exists()
-    resumed, again, tells = run(tmp_path / "resumed")
+    resumed, resumed_metrics, resumed_out = run(tmp_path / "resumed")
     assert all(torch.equal(whole[tensor], resumed[tensor]) for tensor in whole)
-    assert tells.warnings == told.warnings
-    assert again == metrics
-    ours, theirs = ([(p["step"], p.get("eval_loss")) for p in read_curves(out.path)] for out in (told, tells))
-    assert ours == theirs
-    assert ours[0][0] == 0, "validated before the first step"
+    assert resumed_out.warnings == whole_out.warnings
+    assert resumed_metrics == metrics
+    curve, resumed_curve = (
+        [(p["step"], p.get("eval_loss")) for p in read_curves(out.path)] for out in (whole_out, resumed_out)
+    )
+    assert curve == resumed_curve
+    assert curve[0][0] == 0, "validated before the first step"

@@ -1,4 +1,4 @@
-"""When a checkpoint is saved by time, and that all processes save it."""
+"""Tests of checkpoints: the times of saving, and that all processes save."""
 
 import multiprocessing
 import os
@@ -18,7 +18,7 @@ from tests.helpers import nodes
 
 
 def due(saving: Checkpoints, folder: Path) -> bool:
-    """Return whether a checkpoint is saved after the step that ends now."""
+    """Return True if a checkpoint is saved after the current step."""
     control, args = TrainerControl(), SimpleNamespace(device=torch.device("cpu"), output_dir=str(folder))
     saving.on_step_end(args, TrainerState(max_steps=100), control)
     return control.should_save
@@ -39,16 +39,16 @@ def test_a_checkpoint_is_due_after_minutes_or_twenty_times_what_saving_took(
     saving.on_train_begin(*rest)
     assert [due_at(seconds) for seconds in (299, 301)] == [False, True]
     clock[0] = 315
-    saving.on_evaluate(*rest)  # 14 s that saving did not take
+    saving.on_evaluate(*rest)  # these 14 s are not part of saving
     clock[0] = 335
     saving.on_save(*rest)
     assert [due_at(335 + seconds) for seconds in (301, 399, 401)] == [False, False, True]
-    saving.on_save(*rest)  # it took no time
+    saving.on_save(*rest)  # saving took no time
     assert [due_at(736 + seconds) for seconds in (299, 301)] == [False, True]
 
 
 def decide(rank: int, port: int, intervals: list[float], answers: Any) -> None:
-    """Answer whether this process of two saves, whose clocks differ."""
+    """Return this process's decision; the clocks of the two processes differ."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     PartialState._reset_state()

@@ -1,4 +1,4 @@
-"""An evaluation reads many rows in a forward, and its losses and metrics are those of rows evaluated one by one."""
+"""Tests of evaluation: one forward reads many rows, with the losses and metrics of rows evaluated one by one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,15 +22,15 @@ STAGES = {"sft": sft, "dpo": dpo}
 
 
 def inputs_of(name: str, chain: Chain) -> dict[str, Path]:
-    wanted = {
+    settings = {
         "sft": {"base": "base", "data": "data"},
         "dpo": {"policy": "sft", "pairs": "pairs", "reference": "reference"},
     }
-    return {role: chain.folder(node) for role, node in wanted[name].items()}
+    return {role: chain.folder(node) for role, node in settings[name].items()}
 
 
 def ready(name: str, changes: dict[str, Any], micro: int | str, chain: Chain, folder: Path, patch: Any) -> Trainer:
-    """A stage's trainer before its first step, its model moved away from what the stage loaded."""
+    """Return a stage's trainer before its first step, with changed weights."""
     trainers: list[Trainer] = []
 
     def caught(trainer: Trainer, *_: Any) -> None:
@@ -51,7 +51,7 @@ def ready(name: str, changes: dict[str, Any], micro: int | str, chain: Chain, fo
 
 
 def evaluated(trainer: Trainer) -> tuple[dict[str, Any], int]:
-    """The log's figures, and how many forwards they took."""
+    """Return the logged figures, and the number of forwards."""
     forwards: list[None] = []
     counting = trainer.model.register_forward_hook(lambda *_: forwards.append(None))
     trainer.evaluate()
@@ -91,7 +91,7 @@ def test_rows_evaluated_together_have_the_losses_and_metrics_they_have_alone(
 def test_losses_that_need_a_forward_of_their_own_get_one(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Label smoothing reads the logits, which no forward of many rows keeps."""
+    """Label smoothing needs logits, which a forward of many rows does not store."""
     smoothed = {"trainer": {"label_smoothing_factor": 0.1}}
     together, _ = evaluated(trainer := ready("sft", smoothed, "auto", chain, tmp_path, monkeypatch))
     monkeypatch.delattr(MicroBatches, "prediction_step")

@@ -1,4 +1,4 @@
-"""A step in micro-batches, on real trainers: within its budget, with one result, and again where memory runs out."""
+"""Tests of micro-batches on real trainers: the budget holds, results are equal, and a step repeats without memory."""
 
 import json
 import multiprocessing
@@ -38,7 +38,7 @@ Under = Callable[[int, SFT | DPO, Any, Path], tuple[list[str], int]]
 
 @pytest.fixture
 def inputs(built: Path) -> dict[str, dict[str, Path]]:
-    """Of either stage, in the tiny chain."""
+    """Return the inputs of either stage in the tiny chain."""
     folder = {name: next((built / name).glob("*/manifest.json")).parent for name in ("base", "data", "sft", "pairs")}
     folder["reference"] = next((built / "reference").glob("*/manifest.json")).parent
     policy = {"policy": folder["sft"], "pairs": folder["pairs"], "reference": folder["reference"]}
@@ -64,11 +64,13 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
-def alike(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> None:
-    """Whether two curves tell the same; not how fast, nor which of two equal rewards is higher."""
-    for a, b in zip(ours, theirs, strict=True):
-        told = [name for name in b if not name.endswith(("runtime", "per_second", "rewards/accuracies"))]
-        assert {name: a[name] for name in told} == pytest.approx({name: b[name] for name in told}, abs=1e-4, rel=1e-4)
+def alike(curves: list[dict[str, float]], other_curves: list[dict[str, float]]) -> None:
+    """Compare two curves without speeds and without the accuracy of equal rewards."""
+    for a, b in zip(curves, other_curves, strict=True):
+        names = [name for name in b if not name.endswith(("runtime", "per_second", "rewards/accuracies"))]
+        assert {name: a[name] for name in names} == pytest.approx(
+            {name: b[name] for name in names}, abs=1e-4, rel=1e-4
+        )
 
 
 @given(st.lists(st.integers(1, 99), min_size=1, max_size=40), st.integers(1, 200), st.booleans(), st.integers(1, 40))
@@ -93,7 +95,7 @@ def test_rows_are_divided_once_within_the_budget(lengths: list[int], budget: int
 def test_no_budget_changes_weights_or_curves(
     name: str, changes: dict[str, Any], budgets: tuple[int, ...], inputs: Any, tmp_path: Path
 ) -> None:
-    """Equal to 1e-5 in fp32, and every metric of every step is the same mean."""
+    """Weights and step metrics are equal within 1e-5 in fp32."""
     cfg = replace(block(name, micro_batch=changes["batch_size"]), **changes)
     whole, out = train(cfg, inputs, tmp_path / "whole")
     curves = read_curves(out.path)
@@ -102,9 +104,9 @@ def test_no_budget_changes_weights_or_curves(
         divided = replace(cfg, runtime=block(name, token_budget=budget).runtime)
         seen: list[int] = []
 
-        def count(module: torch.nn.Module, given: tuple[torch.Tensor, ...], seen: list[int] = seen) -> None:
+        def count(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], seen: list[int] = seen) -> None:
             if isinstance(module, torch.nn.Embedding) and torch.is_grad_enabled():
-                seen.append(given[0].numel())
+                seen.append(inputs[0].numel())
 
         hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
         weights, out = train(divided, inputs, tmp_path / f"{budget}")
@@ -116,14 +118,14 @@ def test_no_budget_changes_weights_or_curves(
 
 
 def address_space(name: str) -> int:
-    """Of this process, in bytes: VmSize now, VmPeak at most so far."""
+    """Return this process's VmSize now and its VmPeak so far, in bytes."""
     status = Path("/proc/self/status").read_text()
     return int(re.findall(rf"{name}:\s+(\d+) kB", status)[0]) * 1024
 
 
-def child(told: Connection, cfg: SFT | DPO, inputs: Any, folder: Path, room: int) -> None:
-    """Train with no more than `room` for a step on top of what is there when it begins: torch's allocator fails."""
-    step, taken = MicroBatches.training_step, [0]
+def child(results: Connection, cfg: SFT | DPO, inputs: Any, folder: Path, room: int) -> None:
+    """Train with at most `room` bytes for a step above the memory at its beginning: torch's allocator then fails."""
+    step, steps = MicroBatches.training_step, [0]
 
     def bounded(*args: Any, **kwargs: Any) -> torch.Tensor:
         before = address_space("VmSize")
@@ -132,22 +134,22 @@ def child(told: Connection, cfg: SFT | DPO, inputs: Any, folder: Path, room: int
             return step(*args, **kwargs)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            taken.append(address_space("VmPeak") - before)
+            steps.append(address_space("VmPeak") - before)
 
     MicroBatches.training_step = bounded  # type: ignore[method-assign]  # of this process alone
     try:
         _, out = train(cfg, inputs, folder)
     except UserError as error:
-        return told.send(([str(error)], max(taken)))
-    told.send((out.warnings, max(taken)))
+        return results.send(([str(error)], max(steps)))
+    results.send((out.warnings, max(steps)))
 
 
 @pytest.fixture(scope="module")
 def under() -> Iterator[Under]:
-    """Train in a process of its own with so much memory for a step: what it told, and the address space a step took.
+    """Train in a separate process with limited memory for a step, and return its warnings and a step's address space.
 
-    The processes are forked from a fresh one, where tensors get pages of their own: on the heap of this one there may
-    be any amount that is free and bounded by nothing.
+    The processes are forked from a new one, in which tensors get new pages: this process may have any amount of free
+    heap, which no limit covers.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -156,20 +158,20 @@ def under() -> Iterator[Under]:
         forkserver.ensure_running()
 
     def run(room: int, cfg: SFT | DPO, inputs: Any, folder: Path) -> tuple[list[str], int]:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=child, args=(theirs, cfg, inputs, folder, room))
+        receiver, sender = context.Pipe()
+        process = context.Process(target=child, args=(sender, cfg, inputs, folder, room))
         process.start()
-        theirs.close()
-        told: tuple[list[str], int] = ours.recv()
+        sender.close()
+        result: tuple[list[str], int] = receiver.recv()
         process.join()
-        return told
+        return result
 
     yield run
-    forkserver._forkserver._stop()  # waits for it: what its processes took is on this room's account
+    forkserver._forkserver._stop()  # wait for the fork server, whose processes' memory counts here
 
 
 def deepen(inputs: Any, folder: Path) -> None:
-    """Begin SFT with a model of so many layers that its activations are most of what it takes, on half of the rows."""
+    """Prepare SFT of a model with so many layers that activations take most memory, on half of the rows."""
     inputs["sft"] = some_rows(inputs["sft"], 128, folder / "data")
     base = shutil.copytree(inputs["sft"]["base"], folder / "base") / "model"
     config = AutoConfig.from_pretrained(base, num_hidden_layers=16)
@@ -181,51 +183,51 @@ def deepen(inputs: Any, folder: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's memory is bounded by Linux's means")
 def test_out_of_memory_the_step_is_done_again_with_half(under: Under, inputs: Any, tmp_path: Path) -> None:
     deepen(inputs, tmp_path)
-    # Two steps, the first at rate 0: Adam's first takes the sign of gradients that are 0 but for rounding.
+    # Two steps, the first with learning rate 0: with rounding errors alone, Adam would take their sign.
     whole = replace(block("sft", token_budget=10**6), batch_size=64, trainer={"warmup_steps": 1})
     parts = replace(whole, runtime=replace(whole.runtime, token_budget=200))
     _, most = under(PLENTY, whole, inputs, tmp_path / "whole")
     _, least = under(PLENTY, parts, inputs, tmp_path / "parts")
-    (*_, told), _ = under((most + least) // 2, whole, inputs, tmp_path / "halved")
-    assert re.search(r"out of memory at step \d, .* at most \d+ tokens", told)
+    (*_, warning), _ = under((most + least) // 2, whole, inputs, tmp_path / "halved")
+    assert re.search(r"out of memory at step \d, .* at most \d+ tokens", warning)
     names = ("whole", "halved", "parts")
     a, b, c = (load_file(tmp_path / name / "model" / "model.safetensors") for name in names)
     assert distance(a, b) < 1e-5
     assert distance(a, c) < 1e-5
     alike(read_curves(tmp_path / "halved"), read_curves(tmp_path / "whole"))
     tokens, checkpointing = json.loads((tmp_path / "halved" / "scratch" / "budget.json").read_text())
-    assert f"at most {tokens} tokens" in told, "a resume begins with what fits"
+    assert f"at most {tokens} tokens" in warning, "a resume begins with what fits"
     assert checkpointing == "none"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's memory is bounded by Linux's means")
 def test_out_of_memory_for_a_single_row(under: Under, inputs: Any, tmp_path: Path) -> None:
-    """Packed rows: first ever more activations are computed again, then it is said what to do."""
+    """Packed rows: first the backward recomputes ever more activations, then an error names the setting to change."""
     deepen(inputs, tmp_path)
-    kept = replace(block("sft", token_budget=1), packing=True, max_length=2**12, batch_size=1)
-    recomputed = replace(kept, runtime=replace(kept.runtime, gradient_checkpointing=Checkpointing.full))
-    _, most = under(PLENTY, kept, inputs, tmp_path / "kept")
+    cfg = replace(block("sft", token_budget=1), packing=True, max_length=2**12, batch_size=1)
+    recomputed = replace(cfg, runtime=replace(cfg.runtime, gradient_checkpointing=Checkpointing.full))
+    _, most = under(PLENTY, cfg, inputs, tmp_path / "kept")
     _, least = under(PLENTY, recomputed, inputs, tmp_path / "recomputed")
     for kind, room in (("selective", most * 3 // 4), ("full", least * 3 // 2)):
-        (*_, told), _ = under(room, kept, inputs, tmp_path / kind)
-        assert told.endswith(f"gradient checkpointing: {kind}.")
+        (*_, warning), _ = under(room, cfg, inputs, tmp_path / kind)
+        assert warning.endswith(f"gradient checkpointing {kind}.")
         a, b = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("kept", kind))
         assert distance(a, b) < 1e-5
-    (told, *_), _ = under(least // 4, kept, inputs, tmp_path / "less")
-    assert re.search(r"at step \d: .* 1 rows with \d+ tokens.*: lower sft.max", told)
+    (warning, *_), _ = under(least // 4, cfg, inputs, tmp_path / "less")
+    assert re.search(r"at step \d: .* 1 rows with \d+ tokens.*: lower sft.max", warning)
 
 
 @pytest.mark.parametrize(
-    ("runtime", "rows", "told"),
+    ("runtime", "rows", "way_out"),
     [
         ({"micro_batch": 4}, 4, "lower dpo.runtime.micro_batch (now 4)"),
         ({"micro_batch": 1}, 1, "set dpo.runtime.gradient_checkpointing=full"),
         ({"processes": 2}, 4, "set dpo.runtime.token_budget=450"),
     ],
 )
-def test_the_way_out_of_memory_is_told(runtime: dict[str, Any], rows: int, told: str) -> None:
-    assert told in str(out_of_memory_error(block("dpo", **runtime), 3, rows, 900, Checkpointing.none))
+def test_the_way_out_of_memory_is_told(runtime: dict[str, Any], rows: int, way_out: str) -> None:
+    assert way_out in str(out_of_memory_error(block("dpo", **runtime), 3, rows, 900, Checkpointing.none))
 
 
 @pytest.mark.slow
@@ -235,9 +237,9 @@ def test_a_resume_goes_on_with_the_budget_it_had(inputs: Any, tmp_path: Path) ->
     def decided(**runtime: Any) -> tuple[int | None, Checkpointing]:
         cfg = block("dpo", **runtime)
         args = arguments(cfg, out)
-        found = decide_open_settings(cfg, args, model, out).runtime
-        assert args.gradient_checkpointing == (found.gradient_checkpointing is Checkpointing.full)
-        return found.token_budget, found.gradient_checkpointing
+        runtime_settings = decide_open_settings(cfg, args, model, out).runtime
+        assert args.gradient_checkpointing == (runtime_settings.gradient_checkpointing is Checkpointing.full)
+        return runtime_settings.token_budget, runtime_settings.gradient_checkpointing
 
     first = decided()
     assert json.loads((tmp_path / "scratch" / "budget.json").read_text()) == [*first]

@@ -1,4 +1,4 @@
-"""Which arithmetic is used where: no TF32, a fused optimizer, and no kernels that would replace the layers unasked."""
+"""Tests of arithmetic: no TF32, a fused optimizer, and no kernels that silently replace layers."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
 
 
 class Products(TorchDispatchMode):
-    """The dtypes in which matrix products are computed."""
+    """Record the dtypes of matrix products."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,12 +49,12 @@ def test_bf16_leaves_no_product_in_fp32(chain: Chain, precision: Precision, dtyp
         with autocast(precision, model.device):
             out = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, fused_lm_head=True)
         out.loss.backward()
-    # The head's gradients are summed up in fp32 (`addmm_`), on a GPU from bf16 factors.
+    # The head's gradients are added up in fp32 (`addmm_`), on a GPU from bf16 factors.
     assert products.dtypes == {dtype}
 
 
 class Rounded(TorchDispatchMode):
-    """How often each layer's weights are rounded to bf16; the head rounds its own."""
+    """Count how often each layer's weights are rounded to bf16; the head rounds its own."""
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
@@ -71,14 +71,14 @@ class Rounded(TorchDispatchMode):
 def test_an_evaluation_rounds_a_weight_once_and_to_the_same_losses(
     name: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its rows go through the model one by one."""
-    found: list[tuple[int, Any, Any]] = []
+    """Evaluate row by row."""
+    precisions: list[tuple[int, Any, Any]] = []
 
     def evaluated(trainer: Trainer, *_: Any) -> None:
         with Rounded(trainer.model) as rounded:
             once = trainer.evaluate()
         monkeypatch.setattr(stages.training.trainer, "round_weights_once", lambda device: contextlib.nullcontext())
-        found.append((max(rounded.times.values()), once, trainer.evaluate()))
+        precisions.append((max(rounded.times.values()), once, trainer.evaluate()))
         raise UserError("enough")
 
     module = {"sft": sft, "dpo": dpo}[name]
@@ -90,7 +90,7 @@ def test_an_evaluation_rounds_a_weight_once_and_to_the_same_losses(
     cfg = vars(settings("recipe=tiny", "precision=bf16"))[name]
     with pytest.raises(UserError, match="enough"):
         module.run(cfg, inputs[name], StageDir(tmp_path, lambda metrics, step: None))
-    [(times, once, each)] = found
+    [(times, once, each)] = precisions
     assert times == 1
     assert len(once["row_losses"]) > 1
     assert {k: v for k, v in once.items() if "loss" in k} == {k: v for k, v in each.items() if "loss" in k}
@@ -98,13 +98,13 @@ def test_an_evaluation_rounds_a_weight_once_and_to_the_same_losses(
 
 @pytest.mark.slow
 def test_no_tf32_whatever_the_environment_says() -> None:
-    told = "import torch; print(torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32)"
+    printing = "import torch; print(torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32)"
     environment = os.environ | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1", "PYTHONPATH": str(ROOT)}
     for before, expected in (
         ("", ["high", "True"]),
         ("from stages.hardware import process; process.prepare(); ", None),
     ):
-        code = [sys.executable, "-c", before + told]
+        code = [sys.executable, "-c", before + printing]
         ran = subprocess.run(code, env=environment, capture_output=True, text=True, check=True)
         assert ran.stdout.split() == (expected or ["highest", "False"])
 

@@ -1,4 +1,4 @@
-"""Tokenised pairs as columns: they are what was added, in little memory."""
+"""Tests of tokenised pairs as columns: rows come back as added, and take little memory."""
 
 import tracemalloc
 from typing import Any
@@ -16,23 +16,23 @@ def row(i: int) -> dict[str, Any]:
 
 
 def test_rows_are_as_they_were_added() -> None:
-    rows, given = PreferenceRows(), [row(i) for i in range(601)]
-    for i, each in enumerate(given):
+    rows, added_rows = PreferenceRows(), [row(i) for i in range(601)]
+    for i, each in enumerate(added_rows):
         rows.add(f"pair {i}", each)
     assert len(rows) == len(rows.ids) == 601
-    assert rows.rows == [*rows.dataset] == given
-    lengths = [2 * TOKENS + len(each["rejected_ids"]) for each in given]
+    assert rows.rows == [*rows.dataset] == added_rows
+    lengths = [2 * TOKENS + len(each["rejected_ids"]) for each in added_rows]
     assert rows.tokens("chosen_ids", "prompt_ids", "rejected_ids") == lengths
     assert (PreferenceRows().rows, PreferenceRows().tokens("chosen_ids")) == ([], [])
 
 
 def test_a_token_takes_four_bytes() -> None:
-    """As Python's integers they take 36. Twice four for all else: ids, offsets, rows that wait."""
+    """Python integers take 36 bytes. The bound is twice four for ids, offsets and pending rows."""
     tracemalloc.start()
     before, rows = pa.total_allocated_bytes(), PreferenceRows()
     for i in range(1000):
         rows.add(f"pair {i}", row(i))
     tokens = sum(rows.tokens("prompt_ids", "chosen_ids", "rejected_ids"))
-    taken = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - before
+    taken_bytes = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - before
     tracemalloc.stop()
-    assert taken < 8 * tokens
+    assert taken_bytes < 8 * tokens

@@ -1,4 +1,4 @@
-"""Samples while it trains: they change nothing, are those that the published model gives, and survive a resume."""
+"""Tests of samples during training: they change nothing, come from the published model, and survive a resume."""
 
 import json
 from dataclasses import replace
@@ -32,15 +32,15 @@ STAGES = {"sft": sft, "dpo": dpo}
 @pytest.fixture
 def inputs(built: Path) -> dict[str, dict[str, Path]]:
     chain = Chain(built)
-    wanted = {
+    settings = {
         "sft": {"base": "base", "data": "data"},
         "dpo": {"policy": "sft", "pairs": "pairs", "reference": "reference"},
     }
-    return {stage: {role: chain.folder(node) for role, node in roles.items()} for stage, roles in wanted.items()}
+    return {stage: {role: chain.folder(node) for role, node in roles.items()} for stage, roles in settings.items()}
 
 
 def trained(name: str, folder: Path, inputs: dict[str, Path], samples: int, **changes: Any) -> Path:
-    """A stage's folder after one epoch, asked so many prompts at each of its evaluations."""
+    """Return a stage's folder after one epoch with this many prompts sampled per evaluation."""
     folder.mkdir(parents=True)
     cfg = replace(vars(settings("recipe=tiny"))[name], precision=Precision.fp32, epochs=1.0)
     runtime = changes.pop("runtime", {})
@@ -50,7 +50,7 @@ def trained(name: str, folder: Path, inputs: dict[str, Path], samples: int, **ch
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
-    """The points of the curves, without what a clock says."""
+    """Return the points of the curves without times."""
     points = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
     return [{k: v for k, v in p.items() if "runtime" not in k and "per_second" not in k} for p in points]
 
@@ -77,36 +77,37 @@ def figures(folder: Path) -> list[dict[str, Any]]:
 def test_a_model_is_the_same_to_the_bit_whether_it_was_sampled_or_not(
     name: str, changes: dict[str, Any], inputs: dict[str, dict[str, Path]], tmp_path: Path
 ) -> None:
-    asked, left = (trained(name, tmp_path / str(n) / "node", inputs[name], n, **changes) for n in (5, 0))
-    products = [sorted(p.relative_to(f) for p in (f / "model").rglob("*")) for f in (asked, left)]
+    with_samples, left = (trained(name, tmp_path / str(n) / "node", inputs[name], n, **changes) for n in (5, 0))
+    products = [sorted(p.relative_to(f) for p in (f / "model").rglob("*")) for f in (with_samples, left)]
     assert products[0] == products[1]
     for file in products[0]:
-        assert (asked / file).read_bytes() == (left / file).read_bytes(), file
-    assert figures(asked) == figures(left)
+        assert (with_samples / file).read_bytes() == (left / file).read_bytes(), file
+    assert figures(with_samples) == figures(left)
     assert not (left / SAMPLES).exists()
-    steps = {point["step"] for point in figures(asked) if "eval_loss" in point}
-    assert {sample.step for sample in read_samples(asked)} == steps
+    steps = {point["step"] for point in figures(with_samples) if "eval_loss" in point}
+    assert {sample.step for sample in read_samples(with_samples)} == steps
     assert len(steps) == 3, "before the first step, and twice after"
 
 
 @pytest.mark.parametrize("name", ["sft", "dpo"])
 def test_the_first_answers_are_the_starts_and_the_last_the_published_models(name: str, built: Path) -> None:
-    """DPO's start is its reference."""
+    """Before the first step, DPO's policy is its reference."""
     chain = Chain(built)
     node = nodes(built)[name]
     folder, limit = chain.folder(name), node.config.runtime.sample_tokens
     contract, samples = load_contract(folder / "model"), read_samples(folder)
     start = chain.folder("base" if name == "sft" else "sft") / "model"
     metrics = chain.manifest(name)["metrics"]
-    published = metrics["step"] if name == "sft" else metrics["steps"]  # SFT's is its best
+    published = metrics["step"] if name == "sft" else metrics["steps"]  # SFT publishes its best step
     for step, model in ((0, start), (published, folder / "model")):
-        shown = [sample for sample in samples if sample.step == step]
-        assert shown
+        samples_at_step = [sample for sample in samples if sample.step == step]
+        assert samples_at_step
         sampler = HFSampler(load_model(model), contract.stop_ids, limit, 1.0, 4)
-        requests = [Request(s.id, s.prompt, contract.prompt(s.prompt), [0.0], 0) for s in shown]
-        said = {request.id: made for request, [made] in sampler.complete(requests)}
-        assert {s.id: (s.answer, s.finish_reason) for s in shown} == {
-            name: (contract.text(made.token_ids or []), made.finish_reason) for name, made in said.items()
+        requests = [Request(s.id, s.prompt, contract.prompt(s.prompt), [0.0], 0) for s in samples_at_step]
+        completions = {request.id: completion for request, [completion] in sampler.complete(requests)}
+        assert {s.id: (s.answer, s.finish_reason) for s in samples_at_step} == {
+            name: (contract.text(completion.token_ids or []), completion.finish_reason)
+            for name, completion in completions.items()
         }
     assert len({sample.id for sample in samples}) == (5 if name == "sft" else 2), "tiny holds two pairs out"
 
@@ -122,7 +123,7 @@ def test_of_the_same_rows_the_same_prompts_are_asked() -> None:
 
 @pytest.mark.parametrize(("sharding", "main", "asked"), [("none", True, 5), ("none", False, 0), ("fsdp", True, 0)])
 def test_only_the_first_process_asks_and_only_a_model_that_it_has_whole(
-    sharding: str, main: bool, asked: int, built: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    sharding: str, main: bool, sample_count: int, built: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     cfg = settings("recipe=tiny").dpo
@@ -131,12 +132,12 @@ def test_only_the_first_process_asks_and_only_a_model_that_it_has_whole(
     contract, trainer = load_contract(folder), SimpleNamespace(model=load_model(folder))
     rows = [[{"role": "user", "content": f"Name {i} birds."}] for i in range(20)]
     samples = SampleWriter(trainer, cfg, rows, contract, StageDir(tmp_path, lambda metrics, step: None, main=main))
-    assert len(samples.requests) == asked
+    assert len(samples.requests) == sample_count
     assert ("no samples during training" in caplog.text) is (sharding == "fsdp")
 
 
 def state(model: LlamaForCausalLM) -> dict[str, Any]:
-    """What of a model a sampler might touch."""
+    """Return all parts of a model that a sampler might change."""
     return {
         "attention": attention_name(model),
         "forwards": [vars(module).get("forward") for module in model.modules()],
@@ -174,7 +175,7 @@ def test_nothing_of_a_model_in_training_is_touched(precision: Precision, adapter
     request = Request("a", [], [1, 2, 3], [0.0], 0)
     [(_, [first])] = HFSampler.of(copy, [0], 8, 1.0, 1).complete([request])
     assert state(outer) == before
-    with torch.no_grad():  # the copy reads what the first has learnt by now, until then what it had learnt
+    with torch.no_grad():  # the copy shares weights, so changes of the model show in it
         for parameter in outer.parameters():
             parameter.add_(torch.randn_like(parameter))
     [(_, [later])] = HFSampler.of(inference_copy(outer, precision), [0], 8, 1.0, 1).complete([request])
@@ -182,7 +183,7 @@ def test_nothing_of_a_model_in_training_is_touched(precision: Precision, adapter
 
 
 def test_a_sampled_node_holds_what_one_without_samples_does(chain: Chain) -> None:
-    """Whatever `samples` says, the node is the same, and what follows is not built again."""
+    """The node has the same fingerprint with any `samples`, so later nodes are not built again."""
     assert nodes(chain.root, "sft.runtime.samples=0", "dpo.runtime.sample_tokens=3")["dpo"].fingerprint == (
         nodes(chain.root)["dpo"].fingerprint
     )
@@ -196,14 +197,14 @@ def test_a_sampled_node_holds_what_one_without_samples_does(chain: Chain) -> Non
 
 
 def test_a_step_that_is_answered_again_counts_once_and_a_torn_line_never(tmp_path: Path) -> None:
-    asked = [{"role": "user", "content": "Name a bird."}]
-    first, later = (Sample(4, "a", asked, answer, "stop") for answer in ("A wren.", "A finch."))
-    other = Sample(0, "b", asked, "A line\nof \u2028 two", "length")
+    messages = [{"role": "user", "content": "Name a bird."}]
+    first, later = (Sample(4, "a", messages, answer, "stop") for answer in ("A wren.", "A finch."))
+    other = Sample(0, "b", messages, "A line\nof \u2028 two", "length")
     for sample in (first, other):
         append_samples(tmp_path, [sample])
     with open(tmp_path / SAMPLES, "a") as file:
         file.write('{"step": 8, "id": "a", "pro')
     assert read_samples(tmp_path) == [other, first]
-    StageDir(tmp_path, lambda metrics, step: None)  # a resume begins
+    StageDir(tmp_path, lambda metrics, step: None)  # creating a StageDir begins a resume
     append_samples(tmp_path, [later])
     assert read_samples(tmp_path) == [other, later]

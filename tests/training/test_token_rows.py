@@ -1,4 +1,4 @@
-"""Rows as columns: what is added comes back, TRL packs it as it would lists, and it takes little memory."""
+"""Tests of rows as columns: rows come back as added, TRL packs them like lists, and they take little memory."""
 
 import json
 import random
@@ -15,11 +15,11 @@ from stages.store.records import content_id
 from stages.training.token_rows import IGNORED, ROWS_PER_TABLE, TokenRows
 from tests.helpers import Chain
 
-LENGTH, BIN = 64, 256  # tokens of a row, at most, and of a packed one
+LENGTH, BIN = 64, 256  # the most tokens of a row, and of a packed row
 
 
 def added(count: int) -> tuple[TokenRows, list[dict[str, object]]]:
-    """Rows of random tokens in columns, and as lists."""
+    """Return rows of random tokens as columns and as lists."""
     draw, rows, lists = random.Random(0), TokenRows(), []
     for i in range(count):
         ids = [draw.randrange(50_000) for _ in range(draw.randrange(1, LENGTH))]
@@ -39,7 +39,7 @@ def test_rows_come_back_as_they_were_added() -> None:
 
 
 def test_columns_are_packed_as_trl_packs_lists() -> None:
-    """In the order of their ids; more rows than TRL packs at once."""
+    """Pack rows in the order of their ids, more than TRL packs at once."""
     rows, lists = added(1_500)
     in_order = [{k: v for k, v in row.items() if k != "id"} for row in sorted(lists, key=lambda row: row["id"])]
     expected = pack_dataset(Dataset.from_list(in_order), BIN, "bfd").to_list()
@@ -47,10 +47,12 @@ def test_columns_are_packed_as_trl_packs_lists() -> None:
     assert list(rows.dataset) == expected
     assert rows.ids == [content_id(row["input_ids"]) for row in expected]
     assert rows.trained_counts == [sum(label != IGNORED for label in row["labels"]) for row in expected]
-    again, _ = added(1_500)
-    again.pack(BIN, batch_size=len(expected) - 1)
-    assert len(again) == 2 * (len(expected) - 1)
-    assert [t for row in again.dataset for t in row["input_ids"]] == [t for row in expected for t in row["input_ids"]]
+    repeated, _ = added(1_500)
+    repeated.pack(BIN, batch_size=len(expected) - 1)
+    assert len(repeated) == 2 * (len(expected) - 1)
+    assert [t for row in repeated.dataset for t in row["input_ids"]] == [
+        t for row in expected for t in row["input_ids"]
+    ]
 
 
 MEASURE = """
@@ -80,8 +82,8 @@ print(json.dumps([peaks(500), peaks(3_000)]))
 
 @pytest.mark.slow
 def test_a_token_takes_a_few_bytes(built: Path, tmp_path: Path) -> None:
-    """Eight once it is tokenised; packing holds four copies on its way. The bounds are thrice that, as allocators keep
-    what they had. Lists of Python's integers, and the examples beside them, took 80, and 200 when they were packed."""
+    """A tokenised token takes eight bytes, and packing needs four copies. The bounds are three times that, because
+    allocators keep freed memory. Lists of Python integers with their examples took 80, and 200 in packing."""
     model = str(Chain(built).folder("sft") / "model")
     ran = subprocess.run(
         [sys.executable, "-c", MEASURE, model, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True

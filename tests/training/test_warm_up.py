@@ -1,4 +1,4 @@
-"""The learning rate of short trainings, on a real trainer: it climbs, and what was asked for in steps stands."""
+"""Tests of the learning rate in short trainings, on a real trainer: warm-up, and settings in steps."""
 
 import math
 from typing import Any
@@ -17,49 +17,51 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 
 
 def rates(parts: Parts, steps: int, **trl: Any) -> list[float]:
-    """Of every step of a training of so many, as shares of the highest rate."""
+    """Return the learning rate of every step, as a share of the highest."""
     trainer = parts.supervised(4)
     for name, value in {"lr_scheduler_type": "cosine", "warmup_steps": 0.1, **trl}.items():
         setattr(trainer.args, name, value)
     trainer.create_optimizer_and_scheduler(steps)
-    found = []
+    rates_by_step = []
     for _ in range(steps):
-        found.append(trainer.lr_scheduler.get_last_lr()[0] / trainer.args.learning_rate)
+        rates_by_step.append(trainer.lr_scheduler.get_last_lr()[0] / trainer.args.learning_rate)
         trainer.optimizer.step()
         trainer.lr_scheduler.step()
-    return found
+    return rates_by_step
 
 
-def theirs(steps: int, warm_up: int, kind: str = "cosine") -> list[float]:
-    """transformers' own."""
+def transformers_rates(steps: int, warm_up: int, kind: str = "cosine") -> list[float]:
+    """Return the learning rates of transformers' schedule."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    scheduler, found = get_scheduler(kind, optimizer, warm_up, steps), []
+    scheduler, factors = get_scheduler(kind, optimizer, warm_up, steps), []
     for _ in range(steps):
-        found.append(scheduler.get_last_lr()[0])
+        factors.append(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
-    return found
+    return factors
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant_with_warmup"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 10, 30])
 def test_a_short_training_climbs_to_its_rate(kind: str, steps: int, parts: Parts) -> None:
-    found = rates(parts, steps, lr_scheduler_type=kind)
+    factors = rates(parts, steps, lr_scheduler_type=kind)
     climbing = min(LEAST_WARMUP, math.ceil(steps / 2))
-    assert found[:climbing] == pytest.approx([(k / (climbing + 1)) ** 2 for k in range(1, climbing + 1)])
-    assert min(found) > 0
+    assert factors[:climbing] == pytest.approx([(k / (climbing + 1)) ** 2 for k in range(1, climbing + 1)])
+    assert min(factors) > 0
     if steps > climbing:
-        assert found[climbing] == max(found) == pytest.approx(1.0)
-    assert found[climbing:] == sorted(found[climbing:], reverse=True)
+        assert factors[climbing] == max(factors) == pytest.approx(1.0)
+    assert factors[climbing:] == sorted(factors[climbing:], reverse=True)
 
 
 @pytest.mark.parametrize(
-    ("steps", "asked", "warm_up"), [(31, 0.1, 4), (35, 0.1, 4), (44, 0.1, 5), (4, 1, 1), (4, 3, 3), (4, 0, 0)]
+    ("steps", "warmup_setting", "warm_up"), [(31, 0.1, 4), (35, 0.1, 4), (44, 0.1, 5), (4, 1, 1), (4, 3, 3), (4, 0, 0)]
 )
 def test_longer_trainings_and_numbers_of_steps_are_as_transformers_has_them(
-    steps: int, asked: float, warm_up: int, parts: Parts
+    steps: int, warmup_setting: float, warm_up: int, parts: Parts
 ) -> None:
-    assert rates(parts, steps, warmup_steps=asked) == pytest.approx(theirs(steps, warm_up), rel=1e-12)
+    assert rates(parts, steps, warmup_steps=warmup_setting) == pytest.approx(
+        transformers_rates(steps, warm_up), rel=1e-12
+    )
 
 
 def test_a_schedule_without_warm_up_has_none(parts: Parts) -> None:
