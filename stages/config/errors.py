@@ -119,6 +119,7 @@ SYNONYMS = {
     "adamw": "adamw_torch",
     "output_dir": "outputs",
     "out": "outputs",
+    "file": "path",
 }
 
 

@@ -59,7 +59,7 @@ def execute(
         RuntimeError: with the traceback, for whatever else ended a worker.
     """
     if stage is not None:
-        with allocator.keeping():
+        with allocator.keep_freed_memory():
             return stage.run(node.config, inputs, work)  # type: ignore[no-any-return]
     scratch = work / SCRATCH
     job = {

@@ -34,7 +34,7 @@ def main(job_file: Path) -> None:
     kind = get_type_hints(stage.run)["cfg"]
     cfg: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), job["config"]))
     try:
-        with allocator.keeping():
+        with allocator.keep_freed_memory():
             metrics = stage.run(cfg, {role: Path(folder) for role, folder in job["inputs"].items()}, work)
     except BaseException as error:
         leave(work / SCRATCH, rank, error)

@@ -24,7 +24,7 @@ from stages.tasks.generator import known_families
 from tests.helpers import TINY, composed, refused, settings
 
 NUMBERS = {int, float}
-# Words that `constraints.refuse` checks: they are the names of files in the rooms, or of functions in those.
+# Words that `constraints.validate_config` checks: they are the names of files in the rooms, or of functions in those.
 IN_ROOMS = "stage sft.template.kind sample.sampler label.labeler tracker.name data.tasks.families".split()
 IN_ROOMS += "eval.judged.labeler".split()
 IN_ROOMS += "label.format data.sources.format data.sources.task reward.source.format reward.source.task".split()
@@ -73,9 +73,11 @@ UNBOUNDED = ("sft.learning_rate", "dpo.learning_rate", "reward.learning_rate", "
 
 
 def every_key() -> dict[str, tuple[Any, Any]]:
-    """Of all blocks, and of one source: the types that a key may have without None, and its field's metadata."""
-    found = spelling.hints() | {f"data.sources.{key}": hint for key, hint in spelling.below(Source, "")}
-    return {key: (kinds(hint), metadata) for key, (hint, metadata) in found.items()}
+    """Return the types without None, and the field metadata, of every key of all blocks and of one source."""
+    types_by_key = spelling.setting_types() | {
+        f"data.sources.{key}": hint for key, hint in spelling.settings_below(Source, "")
+    }
+    return {key: (kinds(hint), metadata) for key, (hint, metadata) in types_by_key.items()}
 
 
 def kinds(hint: Any) -> set[Any]:
@@ -95,12 +97,14 @@ def with_value(key: str, value: Any) -> Config:
     for part in blocks:
         block = getattr(block, part)
         block = block[0] if isinstance(block, list) else block
-    setattr(block, name, [value] if typing.get_origin(spelling.hint_of(key)) is list else value)
+    setattr(block, name, [value] if typing.get_origin(spelling.type_of(key)) is list else value)
     return cfg
 
 
 EVERY, PLAIN = every_key(), settings(*TINY)
-TEXTS = {key: told for key, (hint, told) in EVERY.items() if str in hint and limits.COMPUTED not in told}
+TEXTS = {
+    key: help_text for key, (hint, help_text) in EVERY.items() if str in hint and limits.COMPUTED not in help_text
+}
 
 
 def refusal(key: str, value: Any) -> str:
@@ -151,14 +155,14 @@ def test_no_text_is_empty_and_no_word_unknown() -> None:
 
 def test_a_value_of_the_wrong_type_is_told_with_its_key() -> None:
     cfg: DictConfig = composed(*TINY)
-    for key in spelling.hints():
+    for key in spelling.setting_types():
         for value in ("bogus", 1.5, True, None, [[1]], [{"bogus": 1}], {"bogus": 1}):
             try:
                 OmegaConf.update(cfg, key, value, merge=True)
             except OmegaConfBaseException as error:
                 line = explain(error)
                 assert line is not None and "\n" not in line
-                assert key in line or "bogus is no setting" in line, f"{key}={value}: {line}"
+                assert key in line or "bogus is not a setting" in line, f"{key}={value}: {line}"
                 continue
             cfg = composed(*TINY)
 
@@ -213,7 +217,7 @@ REFUSED = [
     (f"{ENDPOINT} sample.endpoint.price.input=-1", "sample.endpoint.price.input must be"),
     ("label=judge", "'label.judge.endpoints=[{base_url: ADDRESS, model: NAME}]'"),
     ("label=judge label.judge.endpoints=[{model:x}]", "label.judge.endpoints[0].base_url is no address"),
-    ("label=judge label.judge.endpoints=[{bogus:x}]", "bogus is no setting"),
+    ("label=judge label.judge.endpoints=[{bogus:x}]", "bogus is not a setting"),
     (f"{JUDGE} label.judge.comparisons=1", "2 show each"),
     ("label.known=README.md", "label.audit=200"),
     ("prices={writer:{input:-1,output:1}}", "prices.writer.input must be"),
@@ -276,20 +280,20 @@ def test_it_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_what_makes_sense_is_let_through(typed: str) -> None:
-    constraints.refuse(settings(*TINY, *typed.split()))
+    constraints.validate_config(settings(*TINY, *typed.split()))
 
 
 def test_a_model_that_cannot_be_read_is_left_to_its_own_stage(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     head = struct.pack("<4sIQQQ1sIIQ", b"GGUF", 3, 0, 1, 1, b"x", 9, 8, 2**60)  # an array of so many texts
     broken.write_bytes(head)
-    assert capacity.known(settings(*TINY, "model=embedded", f"model.path={broken}")) == {}
+    assert capacity.base_config(settings(*TINY, "model=embedded", f"model.path={broken}")) == {}
 
 
 def test_several_values_are_told_what_they_may_be() -> None:
-    assert spelling.several("dpo.beta=0.1,0.2").startswith("dpo.beta=0.1,0.2: several values. -m ")
-    assert spelling.several("seeds=1,2").endswith("a list is 'seeds=[1,2]'")
-    assert spelling.several("label.path=a,b").endswith("one text is 'label.path=\"a,b\"'")
+    assert spelling.several_values_message("dpo.beta=0.1,0.2").startswith("dpo.beta=0.1,0.2: several values. -m ")
+    assert spelling.several_values_message("seeds=1,2").endswith("a list is 'seeds=[1,2]'")
+    assert spelling.several_values_message("label.path=a,b").endswith("one text is 'label.path=\"a,b\"'")
 
 
 def test_families_are_listed_without_being_imported() -> None:

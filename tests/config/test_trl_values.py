@@ -1,4 +1,4 @@
-"""What is let through to TRL is taken by TRL itself: by its arguments, by transformers' optimizers and schedules."""
+"""Check that TRL and transformers accept every trainer argument that the configuration accepts."""
 
 import re
 from pathlib import Path
@@ -20,8 +20,8 @@ VALUES = (-1, 0, 0.5, 1, 7, 10**30, 1e30, float("nan"), float("inf"), "bogus", T
 
 def accepted(name: str, key: str, value: Any) -> bool:
     try:
-        known = trl_arguments.known_arguments(name)
-        trl_values.refuse(f"{name}.trainer", {key: value}, known, ENUMERATIONS)
+        argument_names = trl_arguments.known_arguments(name)
+        trl_values.refuse(f"{name}.trainer", {key: value}, argument_names, ENUMERATIONS)
     except UserError as error:
         assert str(error).startswith(f"{name}.trainer.{key}"), error
         return False
@@ -54,8 +54,8 @@ def test_an_optimizer_that_is_let_through_is_there(optim: str, tmp_path: Path) -
 def test_a_schedule_that_is_let_through_runs(word: str) -> None:
     options = dict.fromkeys(trl_values.SCHEDULES.get(word, ())[-1:], 2)
     if not accepted("dpo", "lr_scheduler_type", word):
-        told = refused(*TINY, f"dpo.trainer.lr_scheduler_type={word}")
-        assert word in trl_values.LED_BY_EVALUATIONS or f"needs {' or '.join(trl_values.SCHEDULES[word])}" in told
+        message = refused(*TINY, f"dpo.trainer.lr_scheduler_type={word}")
+        assert word in trl_values.LED_BY_EVALUATIONS or f"needs {' or '.join(trl_values.SCHEDULES[word])}" in message
         if not options:
             return
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=1.0)
@@ -64,6 +64,6 @@ def test_a_schedule_that_is_let_through_runs(word: str) -> None:
 
 def test_the_words_of_trls_texts_are_all_of_them() -> None:
     for key, kind in {"loss_type": SFTConfig, "f_divergence_type": DPOConfig}.items():
-        told = kind.__dataclass_fields__[key].metadata["help"]
-        words = re.findall(r"`'?(\w+)'?`", told.partition("Only the loss types")[0])
+        help_text = kind.__dataclass_fields__[key].metadata["help"]
+        words = re.findall(r"`'?(\w+)'?`", help_text.partition("Only the loss types")[0])
         assert set(words) == {*trl_values.WORDS[key]}

@@ -23,7 +23,7 @@ from stages.preflight import constraints
 from stages.store.store import Store
 from stages.store.training_samples import read_samples
 from stages.store.workspace import SCRATCH
-from stages.training.batches import each_alike
+from stages.training.batches import repeat_evenly
 from tests.helpers import TINY, Chain, build, command, made_once, nodes, refused
 
 # Budgets by which the processes would not have as many micro-batches as each other.
@@ -33,15 +33,15 @@ TWO += ("sft.runtime.save_minutes=1e-9", "dpo.runtime.save_minutes=1e-9")  # by 
 
 def without(chain: Chain, name: str) -> Path:
     """Take a node out of the store, and return where it lies now."""
-    kept = chain.root / f"kept-{name}"
-    chain.folder(name).rename(kept)
-    return kept
+    copy = chain.root / f"kept-{name}"
+    chain.folder(name).rename(copy)
+    return copy
 
 
 def running(pattern: str) -> list[int]:
     """The processes whose command line holds this."""
-    found = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
-    return [int(pid) for pid in found.stdout.split()]
+    process_list = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in process_list.stdout.split()]
 
 
 PATIENCE = 300  # s: a machine with other work takes several times as long
@@ -81,11 +81,11 @@ def test_two_processes_train_what_one_does(stage: str, trained_alone: Path, tmp_
         if isinstance(value, float):
             assert together["metrics"][name] == pytest.approx(value, abs=1e-5), name
     points = [json.loads(line) for line in (chain.root / "alone" / "curves.jsonl").read_text().splitlines()]
-    again = (chain.folder(stage, *UNEVEN) / "curves.jsonl").read_text().splitlines()
-    for ours, theirs in zip([json.loads(line) for line in again], points, strict=True):
-        assert ours["step"] == theirs["step"]
+    two_process_lines = (chain.folder(stage, *UNEVEN) / "curves.jsonl").read_text().splitlines()
+    for point, single_point in zip([json.loads(line) for line in two_process_lines], points, strict=True):
+        assert point["step"] == single_point["step"]
         for name in ("loss", "eval_loss", "rewards/margins", "eval_rewards/accuracies", "entropy", "num_tokens"):
-            assert ours.get(name) == pytest.approx(theirs.get(name), abs=1e-5), (name, ours["step"])
+            assert point.get(name) == pytest.approx(single_point.get(name), abs=1e-5), (name, point["step"])
     answers = [[(s.step, s.id) for s in read_samples(f)] for f in (chain.folder(stage, *UNEVEN), chain.root / "alone")]
     assert answers[0] == answers[1] != [], "the first process answers, and once"
     lines = (chain.folder(stage, *UNEVEN) / "samples.jsonl").read_text().splitlines()
@@ -95,16 +95,16 @@ def test_two_processes_train_what_one_does(stage: str, trained_alone: Path, tmp_
 @pytest.mark.slow
 def test_two_processes_train_the_reward_model_that_one_does(trained_alone: Path, tmp_path: Path) -> None:
     root = shutil.copytree(trained_alone, tmp_path / "outputs", symlinks=True)
-    chain, asked = Chain(root), ("stage=reward", *UNEVEN)
-    build(root, *asked)
-    alone, manifest = chain.folder("reward", *asked), chain.manifest("reward", *asked)
+    chain, overrides = Chain(root), ("stage=reward", *UNEVEN)
+    build(root, *overrides)
+    alone, manifest = chain.folder("reward", *overrides), chain.manifest("reward", *overrides)
     one = load_file(alone / "model" / "model.safetensors")
     alone.rename(root / "alone")
-    ran = command(*TINY, f"outputs={root}", *asked, *TWO, "reward.runtime.token_budget=70")
+    ran = command(*TINY, f"outputs={root}", *overrides, *TWO, "reward.runtime.token_budget=70")
     assert ran.returncode == 0, ran.stderr
-    two = load_file(chain.folder("reward", *asked) / "model" / "model.safetensors")
+    two = load_file(chain.folder("reward", *overrides) / "model" / "model.safetensors")
     assert max(float((one[name] - two[name]).abs().max()) for name in one) <= 1e-5
-    together = chain.manifest("reward", *asked)
+    together = chain.manifest("reward", *overrides)
     assert (manifest["metrics"]["processes"], together["metrics"]["processes"]) == (1, 2)
     assert together["metrics"]["accuracy"] == manifest["metrics"]["accuracy"]
     assert together["metrics"]["eval_loss"] == pytest.approx(manifest["metrics"]["eval_loss"], abs=1e-5)
@@ -113,24 +113,24 @@ def test_two_processes_train_the_reward_model_that_one_does(trained_alone: Path,
 def test_rows_of_an_evaluation_count_alike_in_any_number_of_processes() -> None:
     rows = [1, 2, 3, 4, 5]
     for processes in (1, 2, 5, 7):
-        dealt = each_alike(rows, processes)
+        dealt = repeat_evenly(rows, processes)
         assert len(dealt) % processes == 0
         assert len({dealt.count(row) for row in rows}) == 1
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "pattern"),
     [
-        pytest.param("launch=fsdp", "launch=fsdp divides a model among GPUs", marks=pytest.mark.slow),
+        pytest.param("launch=fsdp", "launch=fsdp shards a model over GPUs", marks=pytest.mark.slow),
         pytest.param("sft.learning_rate=1e6", "training diverged", marks=pytest.mark.slow),
     ],
 )
-def test_an_error_in_a_process_is_told_in_one_line_and_ends_all(override: str, told: str, chain: Chain) -> None:
+def test_an_error_in_a_process_is_told_in_one_line_and_ends_all(override: str, pattern: str, chain: Chain) -> None:
     without(chain, "sft")
     ran = command(*TINY, f"outputs={chain.root}", "stage=sft", *TWO, override)
     assert ran.returncode != 0
     assert "Traceback" not in ran.stderr
-    assert [line for line in ran.stderr.splitlines() if line.startswith(f"error: {told}")]
+    assert [line for line in ran.stderr.splitlines() if line.startswith(f"error: {pattern}")]
     assert not running(str(chain.root))
 
 
@@ -150,9 +150,9 @@ def test_a_killed_process_ends_the_others_and_is_told(chain: Chain) -> None:
     assert "libtorch" not in Path(f"/proc/{parent.pid}/maps").read_text(), "the workers alone load it"
     assert "libtorch" in Path(f"/proc/{workers[1]}/maps").read_text()
     os.kill(workers[1], signal.SIGKILL)
-    _, told = parent.communicate(timeout=PATIENCE)
+    _, error_text = parent.communicate(timeout=PATIENCE)
     assert parent.returncode != 0
-    assert "error: a process was killed" in told
+    assert "error: a process was killed" in error_text
     assert not running(f"stages.launch.worker {partial}")
 
     # It resumes within the second epoch, whose rows come in another order than the first's.
@@ -170,13 +170,13 @@ def listening(processes: list[int]) -> set[str]:
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
                 sockets.add(os.readlink(descriptor).removeprefix("socket:[").removesuffix("]"))
-    found = set()
+    addresses = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             _, local, _, state, *rest = line.split()
             if state == "0A" and rest[5] in sockets:  # LISTEN
-                found.add(local.partition(":")[0])
-    return found
+                addresses.add(local.partition(":")[0])
+    return addresses
 
 
 IPV4_HERE, IPV6_HERE = "0100007F", "00000000000000000000000001000000"  # 127.0.0.1 and ::1
@@ -202,8 +202,8 @@ def test_a_killed_parent_leaves_its_work_to_the_next_command(chain: Chain) -> No
     assert ran.returncode == 0, ran.stderr
     assert "waiting" in ran.stdout and "of a parent that was killed have finished it" in ran.stdout
     assert "loss" not in ran.stderr, "nobody trains again"
-    made = chain.manifest("sft")
-    assert made["metrics"]["processes"] == 2 and len(made["attempts"]) == 2
+    manifest = chain.manifest("sft")
+    assert manifest["metrics"]["processes"] == 2 and len(manifest["attempts"]) == 2
     assert not partial.exists() and not store.is_locked("sft", node.fingerprint)
 
 
@@ -235,32 +235,32 @@ def test_a_killed_agent_ends_its_workers(chain: Chain) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rendezvous", "told"),
+    ("rendezvous", "pattern"),
     [
         ("this-host-is-nowhere.invalid:29477", "node 0 cannot listen there"),
         ("192.0.2.1:29477", "node 0 cannot listen there"),
         ("node-0:0", "which no other reaches"),
     ],
 )
-def test_where_nodes_cannot_meet_is_told(rendezvous: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nodes_cannot_meet_is_told(rendezvous: str, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine's own name often leads to itself alone."""
-    found = socket.getaddrinfo
-    own = lambda host, *rest, **options: found("127.0.1.1" if host == "node-0" else host, *rest, **options)
+    real_getaddrinfo = socket.getaddrinfo
+    own = lambda host, *rest, **options: real_getaddrinfo("127.0.1.1" if host == "node-0" else host, *rest, **options)
     monkeypatch.setattr(socket, "getaddrinfo", own)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=pattern):
         agent.meeting_point(rendezvous, 0)
 
 
 @pytest.mark.slow
 def test_two_nodes_train_what_one_process_does(chain: Chain) -> None:
     """Two commands on one store, as on two machines: the second joins in and publishes nothing itself."""
-    kept = without(chain, "dpo")
+    copy = without(chain, "dpo")
     rendezvous = ("launch=ddp", "launch.processes=1", "launch.nodes=2", "launch.rendezvous=127.0.0.1:29477")
     sizes = ("sft.runtime.micro_batch=4", "dpo.runtime.micro_batch=2")
     line = [sys.executable, "run.py", *TINY, f"outputs={chain.root}", "stage=dpo", *rendezvous, *sizes]
-    told = subprocess.PIPE
+    pipe = subprocess.PIPE
     pair = [
-        subprocess.Popen([*line, f"launch.node_rank={rank}"], cwd=ROOT, stderr=told, stdout=told, text=True)
+        subprocess.Popen([*line, f"launch.node_rank={rank}"], cwd=ROOT, stderr=pipe, stdout=pipe, text=True)
         for rank in (1, 0)
     ]
     ends = [process.communicate(timeout=PATIENCE) for process in pair]
@@ -269,7 +269,7 @@ def test_two_nodes_train_what_one_process_does(chain: Chain) -> None:
     manifest = chain.manifest("dpo")
     assert manifest["metrics"]["processes"] == 2
     assert len(manifest["attempts"]) == 1
-    one, two = (load_file(f / "model" / "model.safetensors") for f in (kept, chain.folder("dpo")))
+    one, two = (load_file(f / "model" / "model.safetensors") for f in (copy, chain.folder("dpo")))
     assert all(torch.allclose(one[name], two[name], atol=1e-5, rtol=0) for name in one)
 
 
@@ -320,7 +320,7 @@ def test_a_node_that_follows_does_not_wait_for_ever(chain: Chain, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "pattern"),
     [
         (("launch.processes=3",), "sft.batch_size=16 is not a"),
         (("launch.nodes=2",), "needs launch.rendezvous=HOST:PORT"),
@@ -331,8 +331,8 @@ def test_a_node_that_follows_does_not_wait_for_ever(chain: Chain, monkeypatch: p
     ],
 )
 def test_what_cannot_be_launched_is_told(
-    arguments: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...], pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constraints, "find_spec", lambda package: package)  # whatever extra is asked for is there
-    assert told in refused(*TINY, f"outputs={tmp_path}", *TWO, *arguments)
+    assert pattern in refused(*TINY, f"outputs={tmp_path}", *TWO, *arguments)
     assert not Chain(tmp_path).count(), "before anything is built"

@@ -80,12 +80,12 @@ def test_a_hostile_template_is_one_line_when_the_configuration_is_composed(
     name: str, kind: str, tmp_path: Path
 ) -> None:
     key, overrides = setting(kind, HOSTILE[name], tmp_path)
-    held, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, cpu_seconds()
+    peak_memory, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, cpu_seconds()
     line = refused("recipe=tiny", f"outputs={tmp_path / 'outputs'}", *overrides)
     assert line.startswith(f"{key}={tmp_path}")
     assert len(line) < 1000
     assert cpu_seconds() - began < 5
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held < 1 << 18, "KiB of this process"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_memory < 1 << 18, "KiB of this process"
     assert not list((tmp_path / "outputs").glob("*/*/manifest.json"))
 
 
@@ -119,7 +119,7 @@ def test_a_published_chat_template_is_rendered_as_transformers_renders_it(file: 
     source, tokens = file.read_text(encoding="utf-8"), {"bos_token": "<s>", "eos_token": "</s>"}
     for messages in (MESSAGES, [{"role": "system", "content": "Be brief."}, *MESSAGES, *MESSAGES], MESSAGES[:1]):
         for to_answer in (False, True):
-            given: dict[str, Any] = {"messages": messages, "add_generation_prompt": to_answer, **tokens}
+            variables: dict[str, Any] = {"messages": messages, "add_generation_prompt": to_answer, **tokens}
             options = {"return_assistant_tokens_mask": "{% generation" in source} | tokens
             try:
                 texts, spans = render_jinja_template(
@@ -127,9 +127,9 @@ def test_a_published_chat_template_is_rendered_as_transformers_renders_it(file: 
                 )
             except Exception:
                 with pytest.raises(TemplateFault):
-                    render(source, [{**given, "tools": None, "documents": None}], chat=True)
+                    render(source, [{**variables, "tools": None, "documents": None}], chat=True)
                 continue
-            [(text, marked)] = render(source, [{**given, "tools": None, "documents": None}], chat=True)
+            [(text, marked)] = render(source, [{**variables, "tools": None, "documents": None}], chat=True)
             assert text == texts[0]
             assert marked == (spans[0] if spans else marked)
 
@@ -198,15 +198,15 @@ def test_the_process_knows_no_keys_and_ends_with_the_one_that_asks(monkeypatch: 
 
 
 def test_a_fork_has_a_process_of_its_own() -> None:
-    mine = jinja_process.running().process.pid
+    own_pid = jinja_process.running().process.pid
     read, write = os.pipe()
     if (child := os.fork()) == 0:
         text = render("{{ a * 3 }}", [{"a": "y"}])[0].text
-        theirs = jinja_process.running().process
-        os.write(write, f"{theirs.pid} {text}".encode())
-        theirs.kill()
+        child_process = jinja_process.running().process
+        os.write(write, f"{child_process.pid} {text}".encode())
+        child_process.kill()
         os._exit(0)
     os.waitpid(child, 0)
     pid, text = os.read(read, 100).decode().split()
-    assert (text, int(pid) != mine) == ("yyy", True)
+    assert (text, int(pid) != own_pid) == ("yyy", True)
     assert render("{{ a * 3 }}", [{"a": "x"}])[0].text == "xxx"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stages.curation.joining import ids_of, numbers
+from stages.curation.joining import ids_to_numbers, numbers_to_ids
 from stages.store.records import Message, content_id, prompt_id
 
 TEXTS = ("Say it.", 'a "quoted"\\ word', "ä é 😀 \u2028", "tab\tand\x00zero", "")
@@ -22,6 +22,6 @@ def test_a_prompt_has_the_id_of_its_turns_as_json(text: str) -> None:
 
 def test_ids_are_numbers_and_back() -> None:
     ids = ["0" * 16, "f" * 16, "00000000000000ab", *map(content_id, TEXTS)]
-    assert numbers(ids).tolist() == [int(each, 16) for each in ids]
-    assert ids_of(numbers(ids)) == ids
-    assert ids_of(numbers([])) == []
+    assert ids_to_numbers(ids).tolist() == [int(each, 16) for each in ids]
+    assert numbers_to_ids(ids_to_numbers(ids)) == ids
+    assert numbers_to_ids(ids_to_numbers([])) == []

@@ -25,18 +25,18 @@ def test_every_prompt_has_its_records_in_their_order(swaps: int, tmp_path: Path)
     for _ in range(swaps):
         i, j = draw.sample(range(len(of)), 2)
         of[i], of[j] = of[j], of[i]
-    given = candidates(of)
-    save(tmp_path / "c.parquet", given, Candidate)
+    stored = candidates(of)
+    save(tmp_path / "c.parquet", stored, Candidate)
     table = Records(tmp_path / "c.parquet", Candidate)
-    expected = [[c for c in given if c.prompt_id == prompt] for prompt in PROMPTS]
-    assert len(table) == len(given)
-    assert [*by_prompt(table, PROMPTS)] == [*by_prompt(given, PROMPTS)] == expected
+    expected = [[c for c in stored if c.prompt_id == prompt] for prompt in PROMPTS]
+    assert len(table) == len(stored)
+    assert [*by_prompt(table, PROMPTS)] == [*by_prompt(stored, PROMPTS)] == expected
 
 
 def test_what_shards_made_is_held_as_columns_and_given_as_it_was(tmp_path: Path) -> None:
     """Token ids and log-probs take 4 bytes each there; as Python's numbers they take some 30."""
     names = [f"{i}" for i in range(400)]
-    held, tokens = StreamedTable(PairLogProbs, lambda p: p.id, names), 300
+    table, tokens = StreamedTable(PairLogProbs, lambda p: p.id, names), 300
 
     def pair(name: str) -> PairLogProbs:
         first = 1000 * (1 + int(name))
@@ -46,8 +46,8 @@ def test_what_shards_made_is_held_as_columns_and_given_as_it_was(tmp_path: Path)
     tracemalloc.start()
     before = pa.total_allocated_bytes()
     for start in range(0, 400, 100):  # the last shard first
-        held.add([pair(name) for name in names[300 - start : 400 - start]])
-    taken = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - before
+        table.add([pair(name) for name in names[300 - start : 400 - start]])
+    used_bytes = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - before
     tracemalloc.stop()
-    assert taken < 400 * 5 * tokens * 8
-    assert [*held] == [pair(name) for name in names]
+    assert used_bytes < 400 * 5 * tokens * 8
+    assert [*table] == [pair(name) for name in names]

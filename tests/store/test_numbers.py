@@ -6,7 +6,7 @@ from stages.store.numbers import bound, points, signed
 
 
 @pytest.mark.parametrize(
-    ("number", "form", "told"),
+    ("number", "form", "text"),
     [
         (-1.7, "{:+z.1f}", "−1.7"),
         (1.7, "{:+z.1f}", "+1.7"),
@@ -18,8 +18,8 @@ from stages.store.numbers import bound, points, signed
         (float("-inf"), "{:z.3g}", "−inf"),
     ],
 )
-def test_below_zero_stands_a_minus_sign_and_no_hyphen(number: float, form: str, told: str) -> None:
-    assert signed(number, form) == told
+def test_below_zero_stands_a_minus_sign_and_no_hyphen(number: float, form: str, text: str) -> None:
+    assert signed(number, form) == text
 
 
 def test_points_of_a_difference() -> None:

@@ -45,11 +45,11 @@ def test_a_terminal_shows_one_line_of_at_most_80_columns() -> None:
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))  # rows and columns
     process = subprocess.Popen(arguments(), cwd=ROOT, stdout=follower, stderr=follower)
     os.close(follower)
-    shown = b""
+    printed = b""
     while chunk := read(leader):
-        shown += chunk
+        printed += chunk
     assert process.wait() == 0
-    lines = [line for line in shown.decode().replace("\n", "\r").split("\r") if line.strip()]
+    lines = [line for line in printed.decode().replace("\n", "\r").split("\r") if line.strip()]
     assert len(lines) > 5
     assert max(map(len, lines)) <= 80
     assert "left" not in lines[0]
@@ -86,6 +86,6 @@ def test_a_resume_counts_its_own_rows_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert progress.line() == "sample 950/1,000 rows, 2.5/s, 0:20 left"
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0.4, "0:00"), (101, "1:41"), (7500, "2:05:00")])
-def test_durations_read_like_a_clock(seconds: float, told: str) -> None:
-    assert clock(seconds) == told
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (101, "1:41"), (7500, "2:05:00")])
+def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text

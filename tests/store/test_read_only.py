@@ -51,14 +51,16 @@ def command(foreign: Path) -> Command:
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         line = [*prefix, sys.executable, str(ROOT / "run.py"), f"outputs={foreign}", *arguments]
-        given = "Name a colour.\n"
-        return subprocess.run(line, cwd=ROOT, input=given, capture_output=True, text=True, check=False, timeout=300)
+        user_input = "Name a colour.\n"
+        return subprocess.run(
+            line, cwd=ROOT, input=user_input, capture_output=True, text=True, check=False, timeout=300
+        )
 
     return run
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "pattern"),
     [
         (("stage=plan", *TINY, "dpo.beta=0.7"), "beta 0.1 -> 0.7"),
         (("stage=compare",), "No page: "),
@@ -67,16 +69,16 @@ def command(foreign: Path) -> Command:
         (("stage=doctor",), "all as published"),
     ],
 )
-def test_what_looks_at_it_works(line: tuple[str, ...], told: str, command: Command, foreign: Path) -> None:
+def test_what_looks_at_it_works(line: tuple[str, ...], pattern: str, command: Command, foreign: Path) -> None:
     before = {path: path.lstat().st_mtime_ns for path in (foreign, *foreign.rglob("*"))}
     ran = command(*line)
     assert ran.returncode == 0, ran.stderr
-    assert told in ran.stdout and "Traceback" not in ran.stderr
+    assert pattern in ran.stdout and "Traceback" not in ran.stderr
     assert {path: path.lstat().st_mtime_ns for path in (foreign, *foreign.rglob("*"))} == before
 
 
 def test_weights_that_their_owner_keeps_to_himself_are_named(command: Command, foreign: Path) -> None:
-    """As an earlier version left them."""
+    """Earlier versions wrote weights that only their owner can read."""
     weights = next((foreign / "dpo").glob("*/model/model.safetensors"))
     mode = weights.stat().st_mode
     weights.chmod(0o600 if os.getuid() == 0 else 0)

@@ -1,4 +1,4 @@
-"""What stands where a file of ours belongs, and is none, is told in one line and keeps nobody waiting."""
+"""Check that a folder, pipe or link in the place of a file is refused in one line and blocks nothing."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ ODD: dict[str, Callable[[Path], object]] = {
 }
 
 
-def asked(folder: Path) -> Path:
+def votes_folder(folder: Path) -> Path:
     return Calls(folder, "http://127.0.0.1:9/v1", "m").path
 
 
@@ -33,8 +33,8 @@ def keep_calls(folder: Path) -> None:
 
 
 OPENED: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
-    "calls": (asked, keep_calls),
-    "calls' lock": (lambda folder: asked(folder).with_suffix(".lock"), keep_calls),
+    "calls": (votes_folder, keep_calls),
+    "calls' lock": (lambda folder: votes_folder(folder).with_suffix(".lock"), keep_calls),
     "a lock": (lambda folder: folder / "x.lock", lambda folder: locks.opened(folder / "x.lock")),
     "spending": (lambda folder: folder / "s.jsonl", lambda f: Spending(f / "s.jsonl", Budget(), Price(), "key")),
     "curves": (lambda folder: folder / CURVES, lambda folder: StageDir(folder, lambda metrics, step: None)),
@@ -53,9 +53,9 @@ def test_what_is_no_file_is_one_line(tmp_path: Path, name: str, kind: str, monke
     place, use = OPENED[name]
     (tmp_path / "elsewhere").write_text("kept\n")
     ODD[kind](place(Path()))
-    with pytest.raises(UserError, match=f"is {kind}; a regular file ") as told:
+    with pytest.raises(UserError, match=f"is {kind}; a regular file ") as error:
         use(Path())
-    assert "\n" not in str(told.value) and place(Path()).name in str(told.value)
+    assert "\n" not in str(error.value) and place(Path()).name in str(error.value)
     assert (tmp_path / "elsewhere").read_text() == "kept\n"
 
 

@@ -138,10 +138,10 @@ def test_a_node_is_stale_once_an_input_holds_something_else(tmp_path: Path) -> N
     publish(store, downstream)
     assert store.find(downstream) is not None
 
-    again = Store(tmp_path, rebuild="pairs")
-    assert again.find(upstream) is None
-    publish(again, upstream, "one")
-    assert again.find(downstream) is not None, "the same content again leaves what follows valid"
+    rebuilding = Store(tmp_path, rebuild="pairs")
+    assert rebuilding.find(upstream) is None
+    publish(rebuilding, upstream, "one")
+    assert rebuilding.find(downstream) is not None, "the same content again leaves what follows valid"
 
     third = Store(tmp_path, rebuild="pairs")
     publish(third, upstream, "two")
@@ -154,12 +154,12 @@ def test_rebuild_asks_no_clock(tmp_path: Path) -> None:
     with store.claim(node) as folder:
         assert folder is not None
         store.publish(node, {"ended": time.time() + 1e6, "metrics": {}})
-    again = Store(tmp_path, rebuild="pairs", command="this one")
-    assert again.find(node) is None
-    with again.claim(node) as folder:
+    rebuilding = Store(tmp_path, rebuild="pairs", command="this one")
+    assert rebuilding.find(node) is None
+    with rebuilding.claim(node) as folder:
         assert folder is not None
-        again.publish(node, {"ended": time.time() - 1e6, "metrics": {}})
-    assert again.find(node) is not None
+        rebuilding.publish(node, {"ended": time.time() - 1e6, "metrics": {}})
+    assert rebuilding.find(node) is not None
     assert Store(tmp_path, rebuild="pairs", command="this one").find(node) is not None, "another job of its sweep"
     assert Store(tmp_path, rebuild="pairs", command="the next").find(node) is None
 
@@ -202,8 +202,8 @@ def test_curves_are_strict_json_lines_also_after_a_kill_within_one(tmp_path: Pat
     def strict(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
-    told = []
-    work = StageDir(tmp_path, lambda metrics, step: told.append(metrics))
+    messages = []
+    work = StageDir(tmp_path, lambda metrics, step: messages.append(metrics))
     work.log({"loss": 1.0, "entropy": math.nan}, 1)
     work.log({"loss": 0.5}, 2)
     file = tmp_path / "curves.jsonl"
@@ -217,7 +217,7 @@ def test_curves_are_strict_json_lines_also_after_a_kill_within_one(tmp_path: Pat
         points = [json.loads(line, parse_constant=strict) for line in (first, second)]
         assert points == [{"step": 1, "loss": 1.0, "entropy": None}, {"step": 2, "loss": 0.25}] and not rest
         assert read_curves(tmp_path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.25}]
-    assert math.isnan(told[0]["entropy"]), "the tracker may know it"
+    assert math.isnan(messages[0]["entropy"]), "the tracker may know it"
 
 
 def test_the_log_of_curves_is_no_product(tmp_path: Path) -> None:

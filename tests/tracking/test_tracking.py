@@ -18,7 +18,7 @@ from tests.helpers import SECRET, command
 
 def records(file: Path) -> list[Any]:
     """The records of a `.wandb` file: a 7-byte header, then LevelDB log blocks of 32 KiB."""
-    content, found, partial, place = file.read_bytes(), [], b"", 7
+    content, records, partial, place = file.read_bytes(), [], b"", 7
     while place + 7 <= len(content):
         left = 32768 - place % 32768
         if left < 7:
@@ -30,9 +30,9 @@ def records(file: Path) -> list[Any]:
         if kind in (1, 4):  # whole, or last
             record = wandb_internal_pb2.Record()
             record.ParseFromString(partial)
-            found.append(record)
+            records.append(record)
             partial = b""
-    return found
+    return records
 
 
 @dataclass
@@ -50,36 +50,36 @@ class Tracked:
 def runs(root: Path) -> list[Tracked]:
     manifests = [json.loads(p.read_text()) for p in root.glob("[a-z]*/????????????/manifest.json")]
     by_run = {manifest["attempts"][-1]["wandb_run"]: manifest for manifest in manifests}
-    found = []
+    runs_found = []
     for file in (root / "cache" / "wandb").glob("offline-run-*/*.wandb"):
         read = records(file)
         run = next(r.run for r in read if r.HasField("run"))
         config = {item.key: json.loads(item.value_json) for item in run.config.update}
         artifacts = [r.artifact for r in read if r.HasField("artifact") and r.artifact.type != "run_table"]
         history = {item.key or "/".join(item.nested_key) for r in read for item in r.history.item}
-        found.append(Tracked(file.parent, run, config, artifacts, history, by_run.pop(run.run_id)))
+        runs_found.append(Tracked(file.parent, run, config, artifacts, history, by_run.pop(run.run_id)))
     assert not by_run, "a node without a run"
-    return found
+    return runs_found
 
 
 def test_every_executed_stage_is_a_run_with_its_configuration_and_curves(tracked: Path) -> None:
-    found = {its.manifest["stage"]: its for its in runs(tracked)}
-    assert set(found) == {"base", "data", "sft", "sample", "label", "pairs", "reference", "dpo"} | {
+    run_by_stage = {run.manifest["stage"]: run for run in runs(tracked)}
+    assert set(run_by_stage) == {"base", "data", "sft", "sample", "label", "pairs", "reference", "dpo"} | {
         "answer",
         "eval",
         "report",
     }
-    for its in found.values():
-        assert its.config["fingerprint"] == its.manifest["fingerprint"]
-        assert (its.run.project, its.run.job_type) == ("plumbline", its.manifest["stage"])
-    assert found["dpo"].config["beta"] == found["dpo"].manifest["config"]["beta"]
-    assert {"loss", "rewards/margins", "eval_rewards/accuracies"} <= found["dpo"].history
+    for run in run_by_stage.values():
+        assert run.config["fingerprint"] == run.manifest["fingerprint"]
+        assert (run.run.project, run.run.job_type) == ("plumbline", run.manifest["stage"])
+    assert run_by_stage["dpo"].config["beta"] == run_by_stage["dpo"].manifest["config"]["beta"]
+    assert {"loss", "rewards/margins", "eval_rewards/accuracies"} <= run_by_stage["dpo"].history
 
 
 def test_every_run_logs_its_node_by_reference_without_reading_it_again(tracked: Path) -> None:
-    for its in runs(tracked):
-        (artifact,) = its.artifacts
-        manifest = its.manifest
+    for run in runs(tracked):
+        (artifact,) = run.artifacts
+        manifest = run.manifest
         assert artifact.name == f"{manifest['stage']}-{manifest['fingerprint']}"
         assert artifact.type == manifest["stage"]
         assert set(artifact.aliases) == {manifest["fingerprint"], manifest["digest"][:12], "latest"}
@@ -93,18 +93,18 @@ def test_every_run_logs_its_node_by_reference_without_reading_it_again(tracked: 
 
 
 def test_the_configurations_of_the_runs_hold_the_lineage(tracked: Path) -> None:
-    found = runs(tracked)
-    logged = {f"{a.name}:{alias}" for its in found for a in its.artifacts for alias in a.aliases}
-    for its in found:
-        given = its.manifest["inputs"]
-        named = {role: (i["fingerprint"], i["artifact"]) for role, i in its.config["inputs"].items()}
-        assert named == {role: (i["fingerprint"], version(**i)) for role, i in given.items()}
+    all_runs = runs(tracked)
+    logged = {f"{a.name}:{alias}" for run in all_runs for a in run.artifacts for alias in a.aliases}
+    for run in all_runs:
+        inputs = run.manifest["inputs"]
+        named = {role: (i["fingerprint"], i["artifact"]) for role, i in run.config["inputs"].items()}
+        assert named == {role: (i["fingerprint"], version(**i)) for role, i in inputs.items()}
         assert {artifact for _, artifact in named.values()} <= logged
 
 
 @pytest.mark.parametrize("stage, name", [("label", "candidates"), ("pairs", "pairs")])
 def test_some_candidates_and_pairs_are_tables(tracked: Path, stage: str, name: str) -> None:
-    (its,) = [its for its in runs(tracked) if its.manifest["stage"] == stage]
+    (its,) = [run for run in runs(tracked) if run.manifest["stage"] == stage]
     (file,) = its.folder.glob(f"files/media/table/{name}_*.table.json")
     table = json.loads(file.read_text())
     folder = tracked / stage / its.manifest["fingerprint"]
@@ -125,7 +125,7 @@ def test_some_candidates_and_pairs_are_tables(tracked: Path, stage: str, name: s
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_what_a_model_answered_while_it_was_trained_is_a_table(tracked: Path, stage: str) -> None:
-    (its,) = [its for its in runs(tracked) if its.manifest["stage"] == stage]
+    (its,) = [run for run in runs(tracked) if run.manifest["stage"] == stage]
     (file,) = its.folder.glob("files/media/table/samples_*.table.json")
     table, samples = json.loads(file.read_text()), read_samples(tracked / stage / its.manifest["fingerprint"])
     assert table["columns"] == ["step", "prompt", "before training", "answer"]
@@ -136,12 +136,12 @@ def test_what_a_model_answered_while_it_was_trained_is_a_table(tracked: Path, st
 def test_upload_puts_the_files_themselves_into_the_artifact(tmp_path: Path) -> None:
     ran = command("recipe=tiny", "stage=data", "tracker.upload=true", f"outputs={tmp_path}")
     assert ran.returncode == 0, ran.stderr
-    (its,) = runs(tmp_path)
-    (artifact,) = its.artifacts
-    assert {entry.path for entry in artifact.manifest.contents} == set(its.manifest["files"])
+    (run,) = runs(tmp_path)
+    (artifact,) = run.artifacts
+    assert {entry.path for entry in artifact.manifest.contents} == set(run.manifest["files"])
     for entry in artifact.manifest.contents:
         assert not entry.ref
-        assert Path(entry.local_path).samefile(tmp_path / "data" / its.manifest["fingerprint"] / entry.path)
+        assert Path(entry.local_path).samefile(tmp_path / "data" / run.manifest["fingerprint"] / entry.path)
 
 
 def test_no_secret_and_no_code_is_kept(tracked: Path) -> None:

@@ -36,9 +36,9 @@ def test_runs_artifacts_and_lineage_are_complete_offline(tmp_path: Path) -> None
         ).fetchall()
         configs = dict(database.execute("select run_name, config from configs").fetchall())
         steps = database.execute("select count(*) from metrics where run_name like 'dpo %'").fetchone()[0]
-    named = [(run, way, f"{name}:{json.loads(its)['digest'][:12]}") for run, way, name, its in links]
+    named = [(run, way, f"{name}:{json.loads(content)['digest'][:12]}") for run, way, name, content in links]
     output = {(run, version(m["stage"], m["fingerprint"], m["digest"])) for run, m in manifests.items()}
-    inputs = {(run, version(**given)) for run, m in manifests.items() for given in m["inputs"].values()}
+    inputs = {(run, version(**input_record)) for run, m in manifests.items() for input_record in m["inputs"].values()}
     assert {(run, artifact) for run, way, artifact in named if way == "output"} == output
     assert {(run, artifact) for run, way, artifact in named if way == "input"} == inputs
     assert {run: json.loads(c)["fingerprint"] for run, c in configs.items()} == {

@@ -10,7 +10,7 @@ ENTITY = "somebody"
 
 
 class WandbServer(ThreadingHTTPServer):
-    """What clients told it: `runs` by id, `artifacts` by name and alias, `used` as (run, artifact's id)."""
+    """A W&B server that records its clients: `runs` by id, `artifacts` by name and alias, `used` as (run, artifact id)."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -38,7 +38,7 @@ class WandbServer(ThreadingHTTPServer):
     def handle_error(self, *_: Any) -> None:
         """Clients that end without closing their connections are usual."""
 
-    def graphql(self, operation: str, given: dict[str, Any]) -> Any:
+    def graphql(self, operation: str, variables: dict[str, Any]) -> Any:
         answers = {
             "Viewer": self.viewer,
             "GetDefaultEntity": self.viewer,
@@ -55,32 +55,32 @@ class WandbServer(ThreadingHTTPServer):
             "ArtifactMembershipByName": self.artifact,
             "UseArtifact": self.use,
         }
-        return answers[operation](**given)
+        return answers[operation](**variables)
 
     def viewer(self, **_: Any) -> Any:
         return {"viewer": {"id": "U", "entity": ENTITY, "username": ENTITY, "flags": "{}", "teams": {"edges": []}}}
 
-    def upsert_run(self, name: str, project: str, **given: Any) -> Any:
+    def upsert_run(self, name: str, project: str, **variables: Any) -> Any:
         if name in self.refused:
             raise PermissionError(f"{name} is refused")
-        known = {key: value for key, value in given.items() if value is not None}
+        known_values = {key: value for key, value in variables.items() if value is not None}
         inserted = name not in self.runs
-        self.runs[name] = {**self.runs.get(name, {}), "project": project, **known}
+        self.runs[name] = {**self.runs.get(name, {}), "project": project, **known_values}
         owner = {"id": "P", "name": project, "entity": {"id": "E", "name": ENTITY}}
-        bucket = {"id": name, "name": name, "config": given["config"], "project": owner, "historyLineCount": 0}
+        bucket = {"id": name, "name": name, "config": variables["config"], "project": owner, "historyLineCount": 0}
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
 
     def create_files(self, run: str, files: list[str], **_: Any) -> Any:
-        found = [{"name": f, "uploadUrl": f"{self.url}/storage/{run}/{f}"} for f in files]
-        return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": found}}
+        uploads = [{"name": f, "uploadUrl": f"{self.url}/storage/{run}/{f}"} for f in files]
+        return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": uploads}}
 
     def create_artifact(self, input: dict[str, Any]) -> Any:
         name = f"A{len(self.artifacts)}"
         self.artifacts[name] = {"id": name, **input}
         for alias in input["aliases"]:
             self.aliases[f"{input['artifactCollectionName']}:{alias['alias']}"] = name
-        made = {"id": name, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
-        return {"createArtifact": {"artifact": made}}
+        artifact = {"id": name, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+        return {"createArtifact": {"artifact": artifact}}
 
     def create_manifest(self, artifactID: str, **_: Any) -> Any:
         file = {"id": artifactID, "uploadUrl": f"{self.url}/manifest/{artifactID}", "uploadHeaders": []}
@@ -108,28 +108,28 @@ class WandbServer(ThreadingHTTPServer):
     def artifact(self, entity: str, project: str, name: str) -> Any:
         if name not in self.aliases:
             return {"project": {"artifactCollectionMembership": None}}
-        found = self.artifacts[self.aliases[name]]
+        artifact = self.artifacts[self.aliases[name]]
         owner = {"id": "P", "internalId": "P", "name": project, "entity": {"name": entity}}
         sequence = {
             "__typename": "ArtifactSequence",
             "id": "S",
-            "name": found["artifactCollectionName"],
+            "name": artifact["artifactCollectionName"],
             "project": owner,
         }
         version = {
-            "id": found["id"],
+            "id": artifact["id"],
             "artifactSequence": sequence,
             "versionIndex": 0,
-            "artifactType": {"name": found["artifactTypeName"]},
+            "artifactType": {"name": artifact["artifactTypeName"]},
             "description": None,
-            "metadata": found["metadata"],
+            "metadata": artifact["metadata"],
             "ttlDurationSeconds": -2,
             "ttlIsInherited": True,
             "tags": [],
             "historyStep": None,
             "state": "COMMITTED",
             "size": 0,
-            "digest": found["digest"],
+            "digest": artifact["digest"],
             "commitHash": None,
             "fileCount": 0,
             "createdAt": "2026-01-01T00:00:00",
@@ -172,11 +172,11 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, body: bytes) -> tuple[int, Any]:
         kind, _, name = self.path.lstrip("/").partition("/")
         if kind == "graphql":
-            asked = json.loads(body)
-            operation = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
+            payload = json.loads(body)
+            operation = re.search(r"(?:query|mutation)\s+(\w+)", payload["query"])
             assert operation
             try:
-                return 200, {"data": self.server.graphql(operation[1], asked.get("variables") or {})}
+                return 200, {"data": self.server.graphql(operation[1], payload.get("variables") or {})}
             except PermissionError as error:
                 return 400, {"errors": [{"message": str(error)}]}
         if kind == "manifest":
