@@ -14,7 +14,7 @@ from stages.models.scoring import install_scoring, pair_log_probs, round_weights
 from stages.store.dropped import Dropped
 from stages.store.numbers import signed
 from stages.store.records import Pair, PairLogProbs, save, stream
-from stages.store.shards import in_shards
+from stages.store.shards import produce_in_shards
 from stages.store.workspace import StageDir
 from stages.training.token_rows import PreferenceRows
 
@@ -68,7 +68,7 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
                         yield p.id, [p]
 
     size = cfg.runtime.shard_size
-    scored = in_shards(rows.ids, str, score, PairLogProbs, lambda p: p.id, size, "reference", out, rows=2)
+    scored = produce_in_shards(rows.ids, str, score, PairLogProbs, lambda p: p.id, size, "reference", out, rows=2)
     tokens, total = sum(rows.tokens("chosen_ids", "rejected_ids")), 0.0
 
     def add_up() -> Iterator[PairLogProbs]:

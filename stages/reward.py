@@ -12,7 +12,7 @@ from stages.models.contract import load_contract
 from stages.models.loading import create_reward_model, read_context_length
 from stages.objectives import reward
 from stages.store.records import Pair, stream
-from stages.store.workspace import StageDir, last_of, read_curves
+from stages.store.workspace import StageDir, last_values, read_curves
 from stages.training.fit import Fit
 from stages.training.trainer import EvalHistory, risen_loss_message
 
@@ -41,7 +41,7 @@ def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     fit.publish(lambda weights: create_reward_model(policy, weights, cpu, pad, cfg.seed), by_pair)
 
     metrics = pairwise.figures(held_out) if held_out else {}
-    figures = last_of(read_curves(out.path), "loss", "eval_loss", "eval_margin")
+    figures = last_values(read_curves(out.path), "loss", "eval_loss", "eval_margin")
     warnings = reward.held_out_warnings(metrics, len(held_out), "reward.pairs" if cfg.source.path else "pairs")
     accuracy = {"held-out accuracy": metrics["accuracy"]["mean"]} if metrics else {}
     fit.describe(inputs, figures | accuracy, *warnings, risen_loss_message(EvalHistory(trainer), len(held_out), cfg))

@@ -21,7 +21,7 @@ from stages.models.rendering import GOLDEN, ContractError, Conversation, Tokens,
 from stages.sandbox.jinja_process import TemplateFault, Unbounded
 from stages.store import safe_files
 from stages.store.records import Message, content_id
-from stages.store.sealed_json import having, load_json
+from stages.store.sealed_json import load_json, require_keys
 
 RENDERED_AT_ONCE = 16  # conversations
 WAY_OUT = "Mend the template, or choose another: template=chatml or template=plain"
@@ -181,7 +181,7 @@ def load_contract(model: Path) -> Contract:
     Raises:
         ContractError: if the folder's tokenizer renders anything differently from SFT.
     """
-    stored = load_json(model / "contract.json", having("stop_ids", "marked", "golden"))
+    stored = load_json(model / "contract.json", require_keys("stop_ids", "marked", "golden"))
     contract = Contract(load_tokenizer(model), stored["stop_ids"], stored["marked"])
     for key, value in contract.facts().items():
         if value != stored[key]:
@@ -219,7 +219,7 @@ def load_or_derive_contract(model: Path) -> Contract:
         return load_contract(model)
     tokenizer = load_tokenizer(model)
     generation = model / "generation_config.json"
-    stops = load_json(generation, having()).get("eos_token_id") if generation.exists() else None
+    stops = load_json(generation, require_keys()).get("eos_token_id") if generation.exists() else None
     ends = [tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])]  # the first is the end of turn
     stop_ids = [i for i in dict.fromkeys(ends) if i is not None]
     return (Contract if tokenizer.chat_template else Continuation)(tokenizer, stop_ids)

@@ -16,7 +16,7 @@ from stages.store import licences
 from stages.store.manifest import COMMIT, Manifest, manifest_of
 from stages.store.numbers import signed
 from stages.store.records import Pair, stream
-from stages.store.sealed_json import having, load_json
+from stages.store.sealed_json import load_json, require_keys
 
 UNTRAINED = "A causal language model: {base} without further training, with the chat template in this folder."
 SETTINGS = "adapter loss_type loss_weights beta margin learning_rate epochs batch_size max_length packing precision"
@@ -98,7 +98,7 @@ def write_card(model: Path, cfg: Training, inputs: dict[str, Path], figures: dic
         steps="\n".join(steps),
         last_step=last_step_text(cfg, figures) if trained else "",
         use=SCORE if objective.scores else CHAT,
-        end_of_turn=load_json(model / "contract.json", having("end_of_turn"))["end_of_turn"]["token"],
+        end_of_turn=load_json(model / "contract.json", require_keys("end_of_turn"))["end_of_turn"]["token"],
     )
     content = visible(f"---\n{yaml.safe_dump(header)}---\n{text}", "\n\t")
     (model / "README.md").write_text(content, encoding="utf-8")
@@ -137,8 +137,8 @@ def data_message(manifests: dict[str, Manifest], inputs: dict[str, Path]) -> str
     if "pairs" in manifests:
         pairs, first_pair = manifests["pairs"]["metrics"], next(stream(inputs["pairs"] / "pairs.parquet", Pair))
         source = f" of {first_pair.chosen_policy}" if first_pair.labeler == "dataset" else ""  # the pairs' file
-        return f"preference pairs{source}, {pairs['summary']}{licences.told(pairs)}"
-    data, stated = manifests["data"], licences.told(manifests["data"]["metrics"])
+        return f"preference pairs{source}, {pairs['summary']}{licences.licences_message(pairs)}"
+    data, stated = manifests["data"], licences.licences_message(manifests["data"]["metrics"])
     rows, held_out = (data["metrics"]["examples"].get(split, 0) for split in (Split.sft, Split.validation))
     counts = f"{rows:,} examples, {held_out:,} more held out{stated}"
     if data["stage"] == "select":

@@ -12,7 +12,7 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.hardware import model_shape
-from stages.store.sealed_json import text_of
+from stages.store.sealed_json import read_text
 
 # These JSON files contain no settings, and may be tens of megabytes long.
 WITHOUT_SETTINGS = ("tokenizer.json", "vocab.json")
@@ -57,7 +57,7 @@ def names_safetensors(name: Any) -> bool:
 
 def read_json(file: Path) -> Any:
     try:
-        return json.loads(text_of(file))
+        return json.loads(read_text(file))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as JSON: {str(error)[:200]}") from error
 

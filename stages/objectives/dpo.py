@@ -26,8 +26,8 @@ from stages.models.packing import ATTENTION, attention_name
 from stages.models.scoring import allowed_gap, autocast, pair_log_probs, require_same_tokens, round_weights_once
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, PairLogProbs, stream
-from stages.store.sealed_json import note, recall
-from stages.store.workspace import SCRATCH, StageDir, last_of, read_curves
+from stages.store.sealed_json import read_note, write_note
+from stages.store.workspace import SCRATCH, StageDir, last_values, read_curves
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
 from stages.training.micro_batches import Batch, MicroBatches, select_row
@@ -180,7 +180,7 @@ class FirstStepCheck(TrainerCallback):
         self.scored = read_reference(inputs, pair_ids[:CHECKED_PAIRS])
         self.file = trainer.out / SCRATCH / "first_step.json"
         has_started = bool(list_checkpoints(checkpoint_folder(trainer.out)))
-        is_lost = has_started and recall(self.file, parse_first_figures) is None
+        is_lost = has_started and read_note(self.file, parse_first_figures) is None
         if is_lost and trainer.cfg.runtime.sharding is Sharding.none:
             self.measure()  # the loaded policy is still untrained
 
@@ -190,7 +190,7 @@ class FirstStepCheck(TrainerCallback):
 
     @property
     def figures(self) -> dict[str, float]:
-        return recall(self.file, parse_first_figures) or {}
+        return read_note(self.file, parse_first_figures) or {}
 
     def measure(self) -> None:
         """Store the mean gap in nats per token, and the loss. In a later round of `dpo.reference=sft` the policy is
@@ -207,7 +207,7 @@ class FirstStepCheck(TrainerCallback):
             raise UserError(f"{names} are not the same weights. Build the reference again: rebuild=reference.")
         figures = self.compare_first_pairs(names) if same_weights else {}
         if self.trainer.out.main:
-            note(self.file, figures)
+            write_note(self.file, figures)
 
     def compare_first_pairs(self, names: str) -> dict[str, float]:
         """Score the first 64 pairs with the policy before training, and compare with the stored log-probs."""
@@ -292,5 +292,5 @@ def read_last_figures(node: Path) -> dict[str, float]:
     """Return the last values of TRL's training and validation metrics in the curves of a node."""
     names = ("rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
     curve = read_curves(node)
-    figures = last_of(curve, *names) | last_of(curve, "eval_loss", *(f"eval_{name}" for name in names[:2]))
-    return figures | last_of(curve, *(f"eval_{name}" for name in names[2:]))
+    figures = last_values(curve, *names) | last_values(curve, "eval_loss", *(f"eval_{name}" for name in names[:2]))
+    return figures | last_values(curve, *(f"eval_{name}" for name in names[2:]))

@@ -29,7 +29,7 @@ SHARDING_ARGUMENTS: dict[Sharding, dict[str, Any]] = {
 }
 
 
-def arguments(cfg: Training, out: StageDir, **objective_arguments: Any) -> TrainingArguments:
+def training_arguments(cfg: Training, out: StageDir, **objective_arguments: Any) -> TrainingArguments:
     """Return TRL's arguments for a block, with the objective's own. TRL's batch is all rows of an optimizer step.
 
     Raises:

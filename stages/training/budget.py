@@ -16,7 +16,7 @@ from stages.config.choices import Checkpointing
 from stages.config.errors import UserError
 from stages.hardware import memory
 from stages.hardware.model_shape import ModelShape
-from stages.store.sealed_json import having, load_json, note, recall
+from stages.store.sealed_json import load_json, read_note, require_keys, write_note
 from stages.store.workspace import SCRATCH, StageDir
 
 Block = TypeVar("Block", bound=Training)
@@ -44,7 +44,7 @@ def decide_open_settings(cfg: Block, args: TrainingArguments, model: Path, out: 
     tokens: int | None
     if runtime.rows:
         tokens, checkpointing = None, Checkpointing.none
-    elif decided := recall(file, parse_decision):
+    elif decided := read_note(file, parse_decision):
         tokens, checkpointing = decided
     else:
         tokens, checkpointing = decide_from_memory(cfg, args.device.type, model)
@@ -63,7 +63,7 @@ def decide_open_settings(cfg: Block, args: TrainingArguments, model: Path, out: 
 def decide_from_memory(cfg: Training, device: str, model: Path) -> tuple[int, Checkpointing]:
     """Return the token budget and gradient checkpointing that memory allows. For a model of unknown shape this is the
     largest budget, which is halved when memory runs out, and no checkpointing."""
-    shape = ModelShape.from_config(load_json(model / "config.json", having()))
+    shape = ModelShape.from_config(load_json(model / "config.json", require_keys()))
     return memory.token_budget(shape, cfg, device) if shape else (memory.MOST_TOKENS[device], Checkpointing.none)
 
 
@@ -71,7 +71,7 @@ def write_decision(out: StageDir, tokens: int | None, checkpointing: Checkpointi
     """Write the decision for a resumed run, which may find another amount of free memory."""
     if out.main:
         (out / SCRATCH).mkdir(exist_ok=True)
-        note(out / SCRATCH / FILE, [tokens, checkpointing])
+        write_note(out / SCRATCH / FILE, [tokens, checkpointing])
 
 
 def parse_decision(value: Any) -> tuple[int | None, Checkpointing]:

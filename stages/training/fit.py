@@ -21,10 +21,10 @@ from stages.models.contract import Contract
 from stages.models.packing import pack_pairs
 from stages.store.dropped import Dropped
 from stages.store.records import Message
-from stages.store.sealed_json import note
+from stages.store.sealed_json import write_note
 from stages.store.workspace import SCRATCH, StageDir
 from stages.training import adapters, budget
-from stages.training.arguments import arguments
+from stages.training.arguments import training_arguments
 from stages.training.batches import EpochSchedule, repeat_evenly
 from stages.training.callbacks import CurveLog, DivergenceCheck, EvaluationTimes, TrainingProgress
 from stages.training.micro_batches import MicroBatches
@@ -71,7 +71,7 @@ class Fit(Generic[Block, TrainerOf]):
     ):
         self.trainer_class, self.rows, self.contract, self.start, self.out = kind, rows, contract, start, out
         self.schedule = EpochSchedule(rows.train.ids, cfg.batch_size, cfg.seed, cfg.block)
-        self.args = arguments(cfg, out, **kind.arguments)
+        self.args = training_arguments(cfg, out, **kind.arguments)
         self.cfg = budget.decide_open_settings(cfg, self.args, start, out)
 
     def build_trainer(self, model: Any) -> TrainerOf:
@@ -115,7 +115,7 @@ class Fit(Generic[Block, TrainerOf]):
         """Publish model, contract, any adapter, and each held-out row's figures. `load` loads an adapter's base."""
         publish(self.trained, self.cfg, self.out, self.start, load)
         self.contract.save(self.out / "model")
-        note(self.out / "held_out.json", held_out)
+        write_note(self.out / "held_out.json", held_out)
 
     def describe(self, inputs: dict[str, Path], figures: dict[str, Any], *warnings: str) -> None:
         """Write the model card with these figures, and show the warnings; add one for rows that no step contained."""

@@ -22,7 +22,16 @@ from stages.config.blocks.training import Training
 from stages.config.choices import Adapter, Weights
 from stages.config.errors import UserError
 from stages.models.loading import save_model
-from stages.store.sealed_json import SEAL, broken, having, load_json, note, remove, seal, swap
+from stages.store.sealed_json import (
+    SEAL,
+    load_json,
+    remove,
+    replace_folder,
+    require_keys,
+    seal,
+    seal_problem,
+    write_note,
+)
 from stages.store.workspace import SCRATCH, StageDir
 from stages.training import adapters
 
@@ -81,7 +90,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def newest_complete(folder: Path) -> Path | None:
     """Return the last checkpoint whose files have the digests in its marker. Remove later, damaged ones."""
     for checkpoint in list_checkpoints(folder):
-        if not (damage := broken(checkpoint)):
+        if not (damage := seal_problem(checkpoint)):
             return checkpoint
         log.warning("warning: %s is damaged (%s). It is removed, and training resumes before it.", checkpoint, damage)
         remove(checkpoint)
@@ -100,9 +109,9 @@ def save_trained(trainer: Trainer, folder: Path, best: dict[str, float] | None =
         if state:  # gathering copies tied weights, which would be saved twice
             state = {k: v for k, v in state.items() if k not in trainer.model.all_tied_weights_keys}
         save_model(trainer.model, draft, state)
-        note(draft / BEST_STEP, best or {})
+        write_note(draft / BEST_STEP, best or {})
         seal(draft)
-        swap(draft, folder)
+        replace_folder(draft, folder)
 
 
 def publish(
@@ -116,7 +125,7 @@ def publish(
     Raises:
         UserError: if the files are not those that were saved.
     """
-    if damage := broken(trained):
+    if damage := seal_problem(trained):
         raise UserError(f"{trained}: {damage}. Nothing is published; the same command trains the lost part again.")
     place = out / ("model" if cfg.adapter is Adapter.none else "adapter")
     for stale in (out / "model", out / "adapter"):
@@ -150,10 +159,10 @@ class BestModel(TrainerCallback):
         """Return the best step of an interrupted attempt. If it is damaged, remove it and all checkpoints after it:
         training resumed from them would take a later step as the best."""
         draft, checkpoints = self.folder.with_suffix(".draft"), self.folder.with_name("checkpoints")
-        if not self.folder.exists() and not broken(draft):
-            swap(draft, self.folder)  # the attempt ended just before this
-        if not (damage := broken(self.folder)):
-            return load_json(self.folder / BEST_STEP, having())
+        if not self.folder.exists() and not seal_problem(draft):
+            replace_folder(draft, self.folder)  # the attempt ended just before this
+        if not (damage := seal_problem(self.folder)):
+            return load_json(self.folder / BEST_STEP, require_keys())
         later = [checkpoint for checkpoint in list_checkpoints(checkpoints) if (checkpoint / BEST_STEP).exists()]
         if later or self.folder.exists():
             log.warning("warning: %s: %s. The folder is removed and trained again.", self.folder, damage)
@@ -163,7 +172,7 @@ class BestModel(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.figures and state.is_world_process_zero:  # a resume needs it
-            note(Path(args.output_dir) / f"checkpoint-{state.global_step}" / BEST_STEP, self.figures)
+            write_note(Path(args.output_dir) / f"checkpoint-{state.global_step}" / BEST_STEP, self.figures)
 
     def on_evaluate(
         self, args: Any, state: TrainerState, control: Any, *, metrics: dict[str, float], **_: Any

@@ -26,7 +26,7 @@ def scored(function: type, dtype: torch.dtype, biased: bool, cap: float | None, 
     return [*outputs, hidden.grad, weight.grad, *([bias.grad] if biased else [])]
 
 
-@pytest.mark.parametrize("kept", [0, COUNT])
+@pytest.mark.parametrize("kept_tokens", [0, COUNT])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("cap", "scale"), [(None, 1.3), (None, 0.5), (4.0, 0.7)])
 def test_it_is_trls(

@@ -22,7 +22,7 @@ from stages.objectives.reward import EXTREMES, PairwiseRewardTrainer, count_shar
 from stages.store.records import Pair, load
 from stages.store.workspace import StageDir
 from stages.training import adapters
-from stages.training.arguments import arguments
+from stages.training.arguments import training_arguments
 from stages.training.batches import EpochSchedule
 from tests.equality import AGREEMENT, assert_equal, step
 from tests.helpers import Chain, settings
@@ -124,7 +124,7 @@ def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Pat
     turns = EpochSchedule([p.id for p in pairs], cfg.batch_size, cfg.seed, "reward")
 
     def build_trainer(kind: type[RewardTrainer], **own: Any) -> RewardTrainer:
-        args = arguments(cfg, out)
+        args = training_arguments(cfg, out)
         model = create_reward_model(policy, cfg.held, CPU, contract.tokenizer.pad_token_id, cfg.seed)
         data = {"train_dataset": rows, "eval_dataset": rows, "processing_class": contract.tokenizer}
         return kind(model, args=args, **data, **own)

@@ -25,7 +25,7 @@ from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Checkpointing, Precision
 from stages.config.errors import UserError
 from stages.store.workspace import StageDir, read_curves
-from stages.training.arguments import arguments
+from stages.training.arguments import training_arguments
 from stages.training.budget import decide_open_settings, divide_rows, out_of_memory_error, write_decision
 from stages.training.micro_batches import MicroBatches
 from tests.helpers import settings
@@ -236,7 +236,7 @@ def test_a_resume_goes_on_with_the_budget_it_had(inputs: Any, tmp_path: Path) ->
 
     def decided(**runtime: Any) -> tuple[int | None, Checkpointing]:
         cfg = block("dpo", **runtime)
-        args = arguments(cfg, out)
+        args = training_arguments(cfg, out)
         runtime_settings = decide_open_settings(cfg, args, model, out).runtime
         assert args.gradient_checkpointing == (runtime_settings.gradient_checkpointing is Checkpointing.full)
         return runtime_settings.token_budget, runtime_settings.gradient_checkpointing

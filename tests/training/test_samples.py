@@ -121,7 +121,9 @@ def test_of_the_same_rows_the_same_prompts_are_asked() -> None:
     assert not [*FirstPrompts(0, rows)]
 
 
-@pytest.mark.parametrize(("sharding", "main", "asked"), [("none", True, 5), ("none", False, 0), ("fsdp", True, 0)])
+@pytest.mark.parametrize(
+    ("sharding", "main", "sample_count"), [("none", True, 5), ("none", False, 0), ("fsdp", True, 0)]
+)
 def test_only_the_first_process_asks_and_only_a_model_that_it_has_whole(
     sharding: str, main: bool, sample_count: int, built: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -131,7 +133,7 @@ def test_only_the_first_process_asks_and_only_a_model_that_it_has_whole(
     folder = Chain(built).folder("sft") / "model"
     contract, trainer = load_contract(folder), SimpleNamespace(model=load_model(folder))
     rows = [[{"role": "user", "content": f"Name {i} birds."}] for i in range(20)]
-    samples = SampleWriter(trainer, cfg, rows, contract, StageDir(tmp_path, lambda metrics, step: None, main=main))
+    samples = SampleWriter(trainer, cfg, rows, contract, StageDir(tmp_path, lambda metrics, step: None, is_main=main))
     assert len(samples.requests) == sample_count
     assert ("no samples during training" in caplog.text) is (sharding == "fsdp")
 
