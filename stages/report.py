@@ -20,7 +20,7 @@ from stages.pages.headline import Headline
 from stages.pages.settings_table import learns
 from stages.store.manifest import Manifest, manifest_of
 from stages.store.records import Pair, load
-from stages.store.sealed_json import having, load_json
+from stages.store.sealed_json import load_json, require_keys
 from stages.store.workspace import StageDir, read_curves
 
 NOT_COUNTED = ("do not count", "count for none")  # in the evaluation's warnings about prompts that it left out
@@ -37,7 +37,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `report.html` and, for the labels of the last round, `labels.html`."""
     inputs = dict(sorted(inputs.items(), key=lambda item: "_seed_" in item[0]))  # the report's own seed comes first
     nodes = {role: manifest_of(folder) for role, folder in inputs.items()}
-    results = load_json(inputs["eval"] / "results.json", having("models"))
+    results = load_json(inputs["eval"] / "results.json", require_keys("models"))
     models, titles, confidence = results["models"], results["differences"], nodes["eval"]["settings"]["confidence"]
     model_names = settings_table.model_nodes(nodes, models)
     policy = nodes[model_names["policy"]]

@@ -64,7 +64,7 @@ def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[str, Pai
     dropped = Dropped(out, "held-out pairs")
     held_out_pairs = (pair for pair in stream(inputs["pairs"] / "pairs.parquet", Pair) if pair.split == "validation")
     pairs = [(n, p.prompt_id, ids) for p, ids, _, n in tokenize_pairs(held_out_pairs, sft_contract, longest, dropped)]
-    dropped.settle(len(pairs), left=1)  # no pair left means no result, not an error
+    dropped.settle(len(pairs), remaining=1)  # no pair left means no result, not an error
     return [(prompt, ids) for _, prompt, ids in sorted(pairs, key=lambda pair: pair[0])]
 
 

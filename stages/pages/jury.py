@@ -10,7 +10,7 @@ from stages.evaluation.labelling import Labelling, Share, share
 from stages.evaluation.reliability import Key, key_of
 from stages.labelers.verdicts import JudgeVote, judge_votes
 from stages.store.manifest import Manifest
-from stages.store.sealed_json import WRONG_SHAPE, Damaged, having
+from stages.store.sealed_json import WRONG_SHAPE, Damaged, require_keys
 
 Votes = dict[Key, dict[str, JudgeVote]]  # by the judged candidates, then by judge
 VotesByMember = dict[Key, dict[str, str | int | None]]  # label (a, b, tie or a score) by candidates, then by member
@@ -75,7 +75,7 @@ def words_of_members(folder: Path, manifest: Manifest, labelling: Labelling) -> 
     words: VotesByMember = {}
     for j in labelling.judgements if names else ():
         try:
-            answer = having()(json.loads(j.raw or "{}"))
+            answer = require_keys()(json.loads(j.raw or "{}"))
         except WRONG_SHAPE as error:
             raise Damaged(folder / "judgements.parquet", error) from error
         words[key_of(j)] = {name: str(answer[name]) for name in names if name in answer}

@@ -16,7 +16,7 @@ from stages.pages.headline import counted
 from stages.pages.jury import agreeing, judges, members, read_votes, words_of_judges, words_of_members
 from stages.store.manifest import manifest_of
 from stages.store.numbers import signed
-from stages.store.sealed_json import having, load_json
+from stages.store.sealed_json import load_json, require_keys
 
 PAGE = "labels.html"  # file name in a report's node and in the store's root
 TASKS = 60  # most rows of the table by task
@@ -45,7 +45,7 @@ def page(folder: Path) -> str:
     """Render the page of a label node."""
     manifest, labelling = manifest_of(folder), Labelling.read(folder)
     metrics, audited = manifest["metrics"], folder / "reliability.json"
-    reliability = load_json(audited, having("audited", "known")) if audited.exists() else {}
+    reliability = load_json(audited, require_keys("audited", "known")) if audited.exists() else {}
     audits = metrics["labeler"] != "verifier"  # the verifier's labels are the checks themselves
     votes = read_votes(folder, manifest, labelling)
     words = words_of_judges(votes) or words_of_members(folder, manifest, labelling)

@@ -9,7 +9,7 @@ from stages.evaluation.outcomes import average_runs, effect_word, rate_row
 from stages.store.manifest import Manifest
 from stages.store.numbers import points
 from stages.store.records import Example, Outcome, load, stream
-from stages.store.sealed_json import having, load_json
+from stages.store.sealed_json import load_json, require_keys
 
 ENOUGH_SEEDS = 3
 PREFIX = "eval_seed_"
@@ -23,7 +23,7 @@ def read_runs(inputs: dict[str, Path], nodes: dict[str, Manifest], seed: int | N
         for role in inputs
         if role.startswith(PREFIX)
     ]
-    return [load_json(inputs[str(run["role"])] / "results.json", having("models")) | run for run in runs]
+    return [load_json(inputs[str(run["role"])] / "results.json", require_keys("models")) | run for run in runs]
 
 
 def summary(runs: list[dict[str, Any]], inputs: dict[str, Path], confidence: float) -> dict[str, Any] | None:
