@@ -34,20 +34,20 @@ UNSEEN = re.compile(
 def visible(text: str, keep: str = "") -> str:
     """Text from outside (a column's name, a file's, a model's answer) as a terminal or a page may show it: characters
     that show nothing are written out as escapes, except those to keep."""
-    return UNSEEN.sub(lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], text)
+    return UNSEEN.sub(lambda match: match[0] if match[0] in keep else ascii(match[0])[1:-1], text)
 
 
 class UserError(Exception):
     """Something the user can mend: says in one line what is wrong, where, and the way out."""
 
-    def __init__(self, message: object = "", *others: str):
+    def __init__(self, message: object = "", *more: str):
         """`others` are further errors, told in the same line."""
-        self.messages = [visible(str(each)) for each in (message, *others)]
+        self.messages = [visible(str(each)) for each in (message, *more)]
         super().__init__(" Also: ".join(self.messages))
 
 
 @contextmanager
-def in_the_name_of(block: str) -> Iterator[None]:
+def name_block(block: str) -> Iterator[None]:
     """Have errors about the keys of `label` name those of the block that takes its place: of `eval.judged`.
 
     Raises:
@@ -80,7 +80,7 @@ class Errors:
         """Keep one more message."""
         self.messages[message] = None
 
-    def refuse(self) -> None:
+    def raise_all(self) -> None:
         """Raise one UserError with every message, where there are any."""
         if self.messages:
             raise UserError(*self.messages)
@@ -123,19 +123,19 @@ SYNONYMS = {
 }
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggest(name: str, names: Iterable[str]) -> str:
     """`" Did you mean 'beta'?"`, or the known names where none is near."""
-    known = sorted(map(str, known))
-    if SYNONYMS.get(name) in known:
+    names = sorted(map(str, names))
+    if SYNONYMS.get(name) in names:
         return f" Did you mean {SYNONYMS[name]!r}?"
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}."
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(names)}."
 
 
-def one_of(key: str, values: Iterable[str], known: Iterable[str]) -> None:
+def require_known(key: str, values: Iterable[str], names: Iterable[str]) -> None:
     for value in values:
-        if value not in known:
-            raise UserError(f"{key}={value} is unknown.{nearest(value, known)}")
+        if value not in names:
+            raise UserError(f"{key}={value} is unknown.{suggest(value, names)}")
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -144,19 +144,19 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def full_disk(error: BaseException) -> str | None:
+def full_disk_message(error: BaseException) -> str | None:
     """One line where an error, or what it came from, is that a disk is full, a quota spent or a file too large."""
     for e in causes(error):
         number = e.errno if isinstance(e, OSError) and e.errno in FULL else None
-        said = (
+        reason = (
             os.strerror(number)
             if number
-            else next((told for words, told in IN_WORDS.items() if words in str(e)), None)
+            else next((phrase for words, phrase in IN_WORDS.items() if words in str(e)), None)
         )
-        if said:
+        if reason:
             place = f"{e.filename}: " if isinstance(e, OSError) and e.filename else ""
             return (
-                f"{place}{said}: the disk is full, or a quota is spent. Nothing is lost: make room, and the same "
+                f"{place}{reason}: the disk is full, or a quota is spent. Nothing is lost: make room, and the same "
                 "command resumes; outputs=FOLDER puts the store elsewhere."
             )
     return None

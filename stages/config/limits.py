@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from stages.config.errors import Errors, UserError, one_of
+from stages.config.errors import Errors, UserError, require_known
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Limit:
     `told` says so in an error."""
 
     low: float
-    told: str
+    requirement: str
     high: float = float("inf")
     open: bool = False
     below: bool = False
@@ -36,9 +36,9 @@ def limited(limit: Limit, default: Any = MISSING) -> Any:
     return field(default=default, metadata={LIMIT: limit})
 
 
-def words(*known: str, default: Any = MISSING) -> Any:
+def words(*accepted: str, default: Any = MISSING) -> Any:
     """A key that takes one of these words, where no type says so."""
-    return field(default=default, metadata={ONE_OF: known})
+    return field(default=default, metadata={ONE_OF: accepted})
 
 
 def computed(default: Any) -> Any:
@@ -53,7 +53,7 @@ def neutral(make: Callable[[], Any]) -> Any:
     return field(default_factory=make, metadata={NEUTRAL: True})
 
 
-def place() -> Any:
+def setting_name() -> Any:
     """What the pipeline's own block is called on the command line, for errors: it stays out of the fingerprint."""
     return field(default=None, metadata={COMPUTED: None, NEUTRAL: True})
 
@@ -73,7 +73,7 @@ def random_seed(default: Any = MISSING) -> Any:
     return limited(Limit(0, "must be from 0 to 4294967295", 2**32 - 1), default)
 
 
-def bound(low: int, high: int) -> Any:
+def reading_bound(low: int, high: int) -> Any:
     """A bound that ends a stage and changes nothing of what it makes: it stays out of the fingerprint. Null: the
     reader's own."""
     limit = Limit(low, f"must be from {low:,} to {high:,}", high)
@@ -85,46 +85,46 @@ def share(default: Any = MISSING) -> Any:
 
 
 def limits_of(key: Field[Any]) -> Limit | None:
-    found: Limit | None = key.metadata.get(LIMIT)
-    return found
+    limit: Limit | None = key.metadata.get(LIMIT)
+    return limit
 
 
-def refuse(block: Any, prefix: str = "") -> None:
+def validate_block(block: Any, prefix: str = "") -> None:
     """Raise UserError for the values of a block, and of those inside it, that do not keep their limits, are not a
     word that their key knows, or are empty."""
     errors = Errors()
-    for name, key, value in leaves(block, prefix):
+    for name, key, value in iterate_values(block, prefix):
         with errors:
-            refuse_value(name, key, value)
-    errors.refuse()
+            validate_value(name, key, value)
+    errors.raise_all()
 
 
-def refuse_value(name: str, key: Field[Any], value: Any) -> None:
+def validate_value(name: str, key: Field[Any], value: Any) -> None:
     limit = limits_of(key)
     if COMPUTED in key.metadata and value != key.metadata[COMPUTED]:
         raise UserError(f"{name}={value}: the pipeline sets it itself; leave it out.")
     if isinstance(value, str):
         if not value.strip():
             raise UserError(f"{name} is empty: give it a value, or leave it out.")
-        if known := key.metadata.get(ONE_OF):
-            one_of(name, [value], known)
+        if accepted := key.metadata.get(ONE_OF):
+            require_known(name, [value], accepted)
     elif limit and isinstance(value, int | float) and not limit.holds(value):
-        raise UserError(f"{name} {limit.told}, got {value}.")
+        raise UserError(f"{name} {limit.requirement}, got {value}.")
 
 
-def leaves(block: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
+def iterate_values(block: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
     """Every value of a block and of those inside it, with its name and its field; of a list or a mapping, every
     element that is a block."""
     for key in fields(block):
         name, value = f"{prefix}{key.name}", getattr(block, key.name)
-        for place, item in enumerated(value):
+        for place, item in numbered_items(value):
             if is_dataclass(item):
-                yield from leaves(item, f"{name}{place}.")
+                yield from iterate_values(item, f"{name}{place}.")
             else:
                 yield name, key, item
 
 
-def enumerated(value: Any) -> Iterable[tuple[str, Any]]:
+def numbered_items(value: Any) -> Iterable[tuple[str, Any]]:
     if isinstance(value, list):
         return [(f"[{i}]", item) for i, item in enumerate(value)]
     if isinstance(value, dict) and any(map(is_dataclass, value.values())):

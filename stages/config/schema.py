@@ -158,8 +158,8 @@ class Config:
     def trained(self) -> dict[str, Training]:
         """The blocks of what this run trains, by name: those of every chain, the target's, and that of a reward model
         that has something of its own to learn from."""
-        others = {self.stage, "reward" if self.reward.source.path else ""}
-        return {name: vars(self)[name] for name, each in OBJECTIVES.items() if each.in_chain or name in others}
+        optional_names = {self.stage, "reward" if self.reward.source.path else ""}
+        return {name: vars(self)[name] for name, each in OBJECTIVES.items() if each.in_chain or name in optional_names}
 
     @property
     def selects(self) -> bool:
@@ -186,7 +186,7 @@ class Config:
     def labels(self) -> list[Label]:
         """Who labels: candidates, and the answers that the evaluation compares."""
         judged = self.eval.judged
-        return ([] if self.align is Align.none else [self.label]) + ([judged.label] if judged.wanted else [])
+        return ([] if self.align is Align.none else [self.label]) + ([judged.label] if judged.is_requested else [])
 
     @property
     def own_parts(self) -> dict[str, Own]:
@@ -209,13 +209,13 @@ class Config:
     @property
     def endpoints(self) -> dict[str, Endpoint]:
         """The endpoints that this run asks, by their keys."""
-        found = {
+        endpoints = {
             f"{label.name}.judge.endpoints[{i}]": endpoint
             for label in self.labels
             for i, endpoint in enumerate(label.judge.endpoints or [] if "judge" in label.labelers else [])
         }
         asking = [block for block in self.sample.members if block.sampler == "openai" and not block.file]
-        return found | {f"{block.key}.endpoint": block.endpoint for block in asking}
+        return endpoints | {f"{block.key}.endpoint": block.endpoint for block in asking}
 
 
 def group_defaults(block: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from stages.config import trl_values, unread_arguments
 from stages.config.blocks.training import DPO, OBJECTIVES, Training
 from stages.config.choices import Checkpointing
-from stages.config.errors import UserError, nearest
+from stages.config.errors import UserError, suggest
 from stages.config.installation import install_command
 
 OF_ANY_DIVERGENCE = (*unread_arguments.DIVERGING, "sft")
@@ -52,23 +52,23 @@ SET_BY_LAUNCH = ("fsdp fsdp_config deepspeed ddp_backend local_rank accelerator_
 COMPILED = ("torch_compile", "torch_compile_backend", "torch_compile_mode")
 
 
-def refuse(name: str, block: Training, group: Mapping[str, Any]) -> None:
+def validate_trainer(name: str, block: Training, group: Mapping[str, Any]) -> None:
     """Raise UserError for the first thing that an objective asks of its trainer and that cannot work.
 
     Args:
         group: `NAME.trainer` as the block's group has it, which nobody typed.
     """
-    micro_batch(name, block)
-    checkpointing(name, block)
-    trainer_keys(name, block)
-    kernels(name, block)
+    validate_micro_batch(name, block)
+    validate_checkpointing(name, block)
+    validate_trainer_keys(name, block)
+    validate_kernels(name, block)
     if isinstance(block, DPO):
-        losses(block)
-    unchanging = {key: [d[key] for d in (defaults(name), group) if key in d] for key in block.trainer}
-    unread_arguments.refuse(name, block, unchanging)
+        validate_losses(block)
+    unchanging = {key: [d[key] for d in (argument_defaults(name), group) if key in d] for key in block.trainer}
+    unread_arguments.validate_readers(name, block, unchanging)
 
 
-def checkpointing(name: str, block: Training) -> None:
+def validate_checkpointing(name: str, block: Training) -> None:
     if block.runtime.gradient_checkpointing not in [Checkpointing.auto, *block.checkpointings]:
         raise UserError(
             f"{name}.runtime.gradient_checkpointing=selective is for all weights, not adapters, and not under ZeRO-3: "
@@ -76,15 +76,17 @@ def checkpointing(name: str, block: Training) -> None:
         )
 
 
-def kernels(name: str, block: Training) -> None:
+def validate_kernels(name: str, block: Training) -> None:
     """Refuse torch.compile, and Liger's kernels where they cannot run."""
-    if asked := [key for key in COMPILED if block.trainer.get(key)]:
-        raise UserError(f"{name}.trainer.{asked[0]}: batches differ in shape, and each is compiled for. Leave it out.")
+    if compile_keys := [key for key in COMPILED if block.trainer.get(key)]:
+        raise UserError(
+            f"{name}.trainer.{compile_keys[0]}: batches differ in shape, and each is compiled for. Leave it out."
+        )
     if block.trainer.get("use_liger_kernel") and (block.runtime.device == "cpu" or find_spec("liger_kernel") is None):
         raise UserError(f"{name}.trainer.use_liger_kernel needs CUDA and {install_command('liger')}.")
 
 
-def losses(cfg: DPO) -> None:
+def validate_losses(cfg: DPO) -> None:
     """Refuse what TRL's losses cannot do, before anything is built for them."""
     if not cfg.loss_type:
         raise UserError("dpo.loss_type names no loss: dpo.loss_type=[sigmoid] is the usual one.")
@@ -112,7 +114,7 @@ def losses(cfg: DPO) -> None:
         )
 
 
-def micro_batch(name: str, block: Training) -> None:
+def validate_micro_batch(name: str, block: Training) -> None:
     """Every process must have as many rows of a step as the others, in whole micro-batches if their size is given."""
     runtime, key = block.runtime, f"{name}.runtime.micro_batch"
     if runtime.micro_batch != "auto" and type(runtime.micro_batch) is not int:
@@ -129,9 +131,9 @@ def micro_batch(name: str, block: Training) -> None:
         )
 
 
-def trainer_keys(name: str, block: Training) -> None:
+def validate_trainer_keys(name: str, block: Training) -> None:
     """`trainer:` takes TRL's own argument names but none that is set elsewhere, with values that it can use."""
-    known = known_arguments(name) if block.trainer else {}
+    types = argument_types(name) if block.trainer else {}
     elsewhere = SET_ELSEWHERE | OBJECTIVES[name].typed
     for key in block.trainer:
         if key in SET_BY_STAGE:
@@ -140,23 +142,23 @@ def trainer_keys(name: str, block: Training) -> None:
             raise UserError(f"{name}.trainer.{key}: launch=ddp, fsdp or zero3 sets it; leave it out.")
         if key in elsewhere:
             raise UserError(f"{name}.trainer.{key}: set {name}.{elsewhere[key]} instead.")
-        if key not in known:
-            raise UserError(f"{name}.trainer.{key} is no argument of TRL's trainer.{nearest(key, known)}")
-    trl_values.refuse(f"{name}.trainer", block.trainer, known, enumerations() if block.trainer else {})
+        if key not in types:
+            raise UserError(f"{name}.trainer.{key} is no argument of TRL's trainer.{suggest(key, types)}")
+    trl_values.validate_values(f"{name}.trainer", block.trainer, types, enumerations() if block.trainer else {})
 
 
-def allowed(name: str) -> set[str]:
+def allowed_arguments(name: str) -> set[str]:
     """The arguments that `NAME.trainer` takes."""
     elsewhere = {*SET_BY_STAGE, *SET_BY_LAUNCH, *SET_ELSEWHERE, *OBJECTIVES[name].typed}
-    return known_arguments(name).keys() - elsewhere
+    return argument_types(name).keys() - elsewhere
 
 
-def known_arguments(name: str) -> dict[str, str]:
+def argument_types(name: str) -> dict[str, str]:
     """Return the types of the fields of an objective's class of TRL, as the source writes them."""
     return {key: ast.unparse(field.annotation) for key, field in argument_fields(name).items()}
 
 
-def defaults(name: str) -> dict[str, Any]:
+def argument_defaults(name: str) -> dict[str, Any]:
     """Return the defaults of those fields, except of those that the source computes."""
     values = {}
     for key, field in argument_fields(name).items():
@@ -180,13 +182,13 @@ def argument_fields(name: str) -> dict[str, ast.AnnAssign]:
 
 def enumerations() -> dict[str, list[str]]:
     """The words of every enumeration that the type of an argument of transformers' may name."""
-    found = {}
+    words = {}
     for file in ("training_args.py", "trainer_utils.py"):
         for definition in classes("transformers", file):
             if [ast.unparse(base) for base in definition.bases] == ["ExplicitEnum"]:
                 values = [line.value for line in definition.body if isinstance(line, ast.Assign)]
-                found[definition.name] = [str(ast.literal_eval(value)) for value in values]
-    return found
+                words[definition.name] = [str(ast.literal_eval(value)) for value in values]
+    return words
 
 
 @cache

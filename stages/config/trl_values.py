@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from stages.config.errors import UserError, one_of
+from stages.config.errors import UserError, require_known
 from stages.config.limits import Limit
 
 TYPES: dict[str, tuple[type, ...]] = {
@@ -76,11 +76,11 @@ OPTIONS = {
         "early_stop",
     )
 }
-LED_BY_EVALUATIONS = ("reduce_lr_on_plateau", "greedy")
+METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 
 
-def refuse(
-    name: str, given: Mapping[str, Any], annotations: Mapping[str, str], words: Mapping[str, list[str]]
+def validate_values(
+    name: str, arguments: Mapping[str, Any], annotations: Mapping[str, str], words: Mapping[str, list[str]]
 ) -> None:
     """Raise UserError for the first argument of `name` (`dpo.trainer`) whose value cannot work.
 
@@ -88,38 +88,38 @@ def refuse(
         annotations: the type of each argument, as TRL's source writes it.
         words: the words of each enumeration that such a type may name.
     """
-    for key, value in given.items():
+    for key, value in arguments.items():
         kinds = annotations[key].replace(" ", "").split("|")
-        known = WORDS.get(key) or next((words[kind] for kind in kinds if kind in words), ())
-        if not any(fits(value, "str" if kind in words else kind) for kind in kinds):
+        accepted = WORDS.get(key) or next((words[kind] for kind in kinds if kind in words), ())
+        if not any(has_type(value, "str" if kind in words else kind) for kind in kinds):
             raise UserError(f"{name}.{key}={value} must be {annotations[key]}.")
-        if known and isinstance(value, str):
-            one_of(f"{name}.{key}", [value], known)
+        if accepted and isinstance(value, str):
+            require_known(f"{name}.{key}", [value], accepted)
         if key in OPTIONS and isinstance(value, Mapping):
-            one_of(f"{name}.{key}", value, OPTIONS[key])
+            require_known(f"{name}.{key}", value, OPTIONS[key])
         limit = RANGES.get(key, OTHER_NUMBERS)
         if isinstance(value, int | float) and not limit.holds(value):
-            raise UserError(f"{name}.{key} {limit.told}, got {value}.")
-    optimizer(name, str(given.get("optim")))
-    schedule(name, str(given.get("lr_scheduler_type")), given.get("lr_scheduler_kwargs") or {})
+            raise UserError(f"{name}.{key} {limit.requirement}, got {value}.")
+    require_optimizer(name, str(arguments.get("optim")))
+    validate_schedule(name, str(arguments.get("lr_scheduler_type")), arguments.get("lr_scheduler_kwargs") or {})
 
 
-def fits(value: Any, kind: str) -> bool:
+def has_type(value: Any, kind: str) -> bool:
     """Whether a value is of a type as source writes it: `float`, `list[str]`."""
     types = TYPES.get(kind.partition("[")[0], ())
     return isinstance(value, types) and (not isinstance(value, bool) or bool in types)
 
 
-def optimizer(name: str, chosen: str) -> None:
+def require_optimizer(name: str, chosen: str) -> None:
     package = next((package for pattern, package in reversed(PACKAGES.items()) if re.fullmatch(pattern, chosen)), None)
     if package and find_spec(package) is None:
         raise UserError(f"{name}.optim={chosen} needs the package {package}, which is not installed.")
 
 
-def schedule(name: str, chosen: str, options: Any) -> None:
+def validate_schedule(name: str, chosen: str, options: Any) -> None:
     if not isinstance(options, Mapping):
         raise UserError(f"{name}.lr_scheduler_kwargs={options} must be a mapping: {{power: 2}}.")
-    if chosen in LED_BY_EVALUATIONS:
+    if chosen in METRIC_SCHEDULES:
         raise UserError(
             f"{name}.lr_scheduler_type={chosen} waits for evaluations of TRL's, and the stage makes its own: cosine, "
             "linear or constant_with_warmup."

@@ -10,7 +10,7 @@ from typing import Any
 
 from stages.config.blocks.training import DPO, SFT, Training
 from stages.config.choices import LOSS_TYPES, Checkpointing, Sharding
-from stages.config.errors import UserError, nearest
+from stages.config.errors import UserError, suggest
 
 SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")  # losses that read label_smoothing
 DIVERGING = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop")  # f_divergence_type
@@ -52,12 +52,12 @@ class Rule:
 
     arguments: str
     setting: str
-    reads: Callable[[Training], bool]
+    is_read: Callable[[Training], bool]
     instead: str = ""
 
 
 def by_loss(losses: Sequence[str]) -> Callable[[Training], bool]:
-    return lambda block: isinstance(block, DPO) and not {*losses}.isdisjoint(weighted(block))
+    return lambda block: isinstance(block, DPO) and not {*losses}.isdisjoint(weighted_losses(block))
 
 
 def by_optimizer(pattern: str) -> Callable[[Training], bool]:
@@ -162,7 +162,7 @@ RULES = (
 )
 
 
-def refuse(name: str, block: Training, unchanging: Mapping[str, Sequence[Any]]) -> None:
+def validate_readers(name: str, block: Training, unchanging: Mapping[str, Sequence[Any]]) -> None:
     """Raise UserError for the first argument of `NAME.trainer` that nothing reads, or option inside one.
 
     Args:
@@ -171,28 +171,28 @@ def refuse(name: str, block: Training, unchanging: Mapping[str, Sequence[Any]]) 
     words = {"name": name, "block": block, "optimizer": optimizer(block), "schedule": schedule(block)}
     words |= {"losses": ",".join(losses(block)), "divergence": block.trainer.get("f_divergence_type", "reverse_kl")}
     for key, value in block.trainer.items():
-        rule = next((rule for rule in RULES if key in rule.arguments.split() and not rule.reads(block)), None)
+        rule = next((rule for rule in RULES if key in rule.arguments.split() and not rule.is_read(block)), None)
         if rule and value not in unchanging[key]:
             argument = f"{name}.trainer.{key}"
-            instead = with_loss(losses(block), rule.instead) if rule.setting == LOSSES else rule.instead
+            instead = replace_main_loss(losses(block), rule.instead) if rule.setting == LOSSES else rule.instead
             ways = [instead.format(**words)] if instead else []
             ways += [f"{argument}={'null' if default is None else default}" for default in unchanging[key][:1]]
             raise UserError(
                 f"{argument}={value}: nothing reads this argument under {rule.setting.format(**words)}. "
                 + (f"Type {', or '.join(ways)}." if ways else "Leave the argument out.")
             )
-    refuse_options(f"{name}.trainer.optim_args", optimizer_options(block), OPTIMIZER_OPTIONS, optimizer(block))
+    validate_options(f"{name}.trainer.optim_args", optimizer_options(block), OPTIMIZER_OPTIONS, optimizer(block))
     schedule_options = block.trainer.get("lr_scheduler_kwargs")
     if isinstance(schedule_options, Mapping):
-        refuse_options(f"{name}.trainer.lr_scheduler_kwargs", schedule_options, SCHEDULE_OPTIONS, schedule(block))
+        validate_options(f"{name}.trainer.lr_scheduler_kwargs", schedule_options, SCHEDULE_OPTIONS, schedule(block))
 
 
-def refuse_options(key: str, typed: Iterable[str], options: Mapping[str, str], reader: str) -> None:
+def validate_options(key: str, option_names: Iterable[str], accepted_options: Mapping[str, str], reader: str) -> None:
     """Raise UserError for the first option in an argument that an optimizer or a schedule does not read."""
-    names = next((names.split() for pattern, names in options.items() if re.fullmatch(pattern, reader)), [])
-    for option in typed:
+    names = next((names.split() for pattern, names in accepted_options.items() if re.fullmatch(pattern, reader)), [])
+    for option in option_names:
         if option not in names:
-            way_out = nearest(option, names) if names else " Leave it out."
+            way_out = suggest(option, names) if names else " Leave it out."
             raise UserError(f"{key}: {reader} does not read {option}.{way_out}")
 
 
@@ -214,13 +214,13 @@ def losses(block: Training) -> list[str]:
     return block.loss_type if isinstance(block, DPO) else []
 
 
-def weighted(block: DPO) -> list[str]:
+def weighted_losses(block: DPO) -> list[str]:
     """Return the losses that have a weight other than 0."""
     weights = block.loss_weights or [1.0] * len(block.loss_type)
     return [loss for loss, weight in zip(block.loss_type, weights, strict=True) if weight]
 
 
-def with_loss(losses: Sequence[str], other: str) -> str:
+def replace_main_loss(losses: Sequence[str], other: str) -> str:
     """Return what to type so that a mixture has another main loss: as many losses, which fit the same weights."""
     main = next((i for i, loss in enumerate(losses) if loss != "sft"), 0)
     return f"dpo.loss_type=[{','.join([*losses[:main], other, *losses[main + 1 :]])}]"

@@ -18,12 +18,12 @@ from typing import Any
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from stages.config.errors import UserError
-from stages.launch.processes import KILLED, POLL_SECONDS, leave, listening
+from stages.launch.processes import KILLED, POLL_SECONDS, listen_at, write_failure
 from stages.store.workspace import SCRATCH
 
 LOCAL = "127.0.0.1:0"  # any free port
 PATIENCE = timedelta(minutes=15)  # of nodes that wait for node 0
-TO_END = 30.0  # seconds, for a worker that is told to
+STOP_SECONDS = 30.0  # seconds, for a worker that is told to
 
 
 def main(job_file: Path, node_rank: int) -> int:
@@ -31,29 +31,29 @@ def main(job_file: Path, node_rank: int) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
     job = json.loads(job_file.read_text(encoding="utf-8"))
-    here, nodes = job["launch"]["processes"], job["launch"]["nodes"]
+    processes, nodes = job["launch"]["processes"], job["launch"]["nodes"]
     try:
-        host, port, _store = meeting_point(job["launch"]["rendezvous"] if nodes > 1 else LOCAL, node_rank)
+        host, port, _store = open_rendezvous(job["launch"]["rendezvous"] if nodes > 1 else LOCAL, node_rank)
     except UserError as error:
-        leave(Path(job["out"]) / SCRATCH, node_rank * here, error)
+        write_failure(Path(job["out"]) / SCRATCH, node_rank * processes, error)
         return 1
-    common = common_environment(host, port, nodes * here, here)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // here)))
+    common = common_environment(host, port, nodes * processes, processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     if nodes == 1:  # workers talk to each other by sockets of their own, too
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            os.environ.setdefault(variable, loopback())
+            os.environ.setdefault(variable, loopback_interface())
     command = [sys.executable, "-m", "stages.launch.worker", str(job_file)]
     workers: list[subprocess.Popen[bytes]] = []
     try:
-        for i in range(here):
-            place = {"RANK": str(node_rank * here + i), "LOCAL_RANK": str(i)}
+        for i in range(processes):
+            place = {"RANK": str(node_rank * processes + i), "LOCAL_RANK": str(i)}
             workers.append(subprocess.Popen(command, env={**os.environ, **common, **place}))
-        return watch(workers)
+        return wait_for_workers(workers)
     finally:
-        end(workers)
+        stop_workers(workers)
 
 
-def meeting_point(rendezvous: str, node_rank: int) -> tuple[str, int, Any]:
+def open_rendezvous(rendezvous: str, node_rank: int) -> tuple[str, int, Any]:
     """Address and port of the store, and on node 0 the store itself, which lives as long as it is held.
 
     Raises:
@@ -62,31 +62,31 @@ def meeting_point(rendezvous: str, node_rank: int) -> tuple[str, int, Any]:
     host, _, port = rendezvous.rpartition(":")
     if node_rank > 0:
         return host, int(port), None
-    server = listening(rendezvous)
+    server = listen_at(rendezvous)
     port = server.getsockname()[1]
     fd = server.detach()
     store = TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=PATIENCE, master_listen_fd=fd)
     return host, port, store
 
 
-def common_environment(host: str, port: int, world: int, here: int) -> dict[str, str]:
+def common_environment(host: str, port: int, world: int, processes: int) -> dict[str, str]:
     """What every worker is told: where to meet, and how many they are."""
     return {
         "MASTER_ADDR": host,
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(world),
-        "LOCAL_WORLD_SIZE": str(here),
+        "LOCAL_WORLD_SIZE": str(processes),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # no worker opens a store, which would listen on every interface
         "PLUMBLINE_AGENT": str(os.getpid()),
     }
 
 
-def loopback() -> str:
+def loopback_interface() -> str:
     """The name of the interface that stays on this machine: `lo`."""
     return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
 
 
-def watch(workers: list[subprocess.Popen[bytes]]) -> int:
+def wait_for_workers(workers: list[subprocess.Popen[bytes]]) -> int:
     """Wait until all have ended well, or one has not."""
     while True:
         codes = [worker.poll() for worker in workers]
@@ -97,11 +97,11 @@ def watch(workers: list[subprocess.Popen[bytes]]) -> int:
         time.sleep(POLL_SECONDS)
 
 
-def end(workers: list[subprocess.Popen[bytes]]) -> None:
+def stop_workers(workers: list[subprocess.Popen[bytes]]) -> None:
     """Stop those that still run."""
     for worker in workers:
         worker.terminate()
-    deadline = time.monotonic() + TO_END
+    deadline = time.monotonic() + STOP_SECONDS
     for worker in workers:
         try:
             worker.wait(max(0.0, deadline - time.monotonic()))

@@ -21,19 +21,19 @@ from types import ModuleType
 from typing import Any
 
 from stages.config.blocks.training import Training
-from stages.config.errors import UserError, full_disk
+from stages.config.errors import UserError, full_disk_message
 from stages.config.schema import Launch
 from stages.hardware import allocator
 from stages.store.manifest import read_manifest
-from stages.store.node import Node, in_order
-from stages.store.sealed_json import having, note, recall
+from stages.store.node import Node, in_build_order
+from stages.store.sealed_json import read_note, require_keys, write_note
 from stages.store.store import Store
 from stages.store.workspace import CURVES, SCRATCH, StageDir, read_point
 
 log = logging.getLogger(__name__)
 
 JOB, RESULT, FAILURES = "job.json", "result.json", "failures"
-FINISHED = having("metrics", "warnings")  # what a result has
+FINISHED = require_keys("metrics", "warnings")  # what a result has
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 300  # between two nodes of the graph, and for node 0 to begin
 KILLED = 137  # an agent's exit code, as a shell gives it for SIGKILL
@@ -71,24 +71,24 @@ def execute(
         "launch": asdict(launch) | {"processes": node.config.runtime.processes, "nodes": node.config.runtime.nodes},
     }
     job = json.loads(json.dumps(job))  # as it is read again
-    result = recall(scratch / RESULT, FINISHED) if recall(scratch / JOB, having()) == job else None
+    result = read_note(scratch / RESULT, FINISHED) if read_note(scratch / JOB, require_keys()) == job else None
     if result:
         log.info("%s: the processes of a parent that was killed have finished it.", node)
     else:
-        begin(scratch, job)
+        write_job(scratch, job)
         code = run_agent(scratch / JOB, launch.node_rank, work, listen)
-        result = recall(scratch / RESULT, FINISHED)
+        result = read_note(scratch / RESULT, FINISHED)
         if code != 0 or result is None:
             raise failure_of(scratch, code)
     work.warnings += result["warnings"]
     return result["metrics"]  # type: ignore[no-any-return]
 
 
-def begin(scratch: Path, job: dict[str, Any]) -> None:
+def write_job(scratch: Path, job: dict[str, Any]) -> None:
     """Write down the job, after what an earlier one left is gone: from now on a result is this job's."""
     for left in (scratch / RESULT, *scratch.glob(f"{FAILURES}/*.json")):
         left.unlink(missing_ok=True)
-    note(scratch / JOB, job)
+    write_note(scratch / JOB, job)
 
 
 def run_agent(
@@ -98,12 +98,12 @@ def run_agent(
     command = [sys.executable, "-m", "stages.launch.agent", str(job), str(node_rank)]
     # close_fds=False: the descriptor of the node's lock is inheritable, and stays locked as long as the agent lives.
     process = subprocess.Popen(command, close_fds=False)
-    told = (work / CURVES).stat().st_size if work and (work / CURVES).exists() else 0
+    sent_bytes = (work / CURVES).stat().st_size if work and (work / CURVES).exists() else 0
     try:
         while True:
             code = process.poll()
             if work and listen:
-                told = pass_on(work / CURVES, told, listen)
+                sent_bytes = pass_on(work / CURVES, sent_bytes, listen)
             if code is not None:
                 return code
             time.sleep(POLL_SECONDS)
@@ -113,24 +113,24 @@ def run_agent(
         raise
 
 
-def pass_on(curves: Path, told: int, listen: Callable[..., None]) -> int:
+def pass_on(curves: Path, sent_bytes: int, listen: Callable[..., None]) -> int:
     """Tell the tracker what the first worker has written since; returns how many bytes of it are told."""
     if not curves.exists():
-        return told
+        return sent_bytes
     with open(curves, "rb") as file:
-        file.seek(told)
+        file.seek(sent_bytes)
         new = file.read()
     whole = new[: new.rfind(b"\n") + 1]
     for line in whole.splitlines():
         if point := read_point(line):
             listen({k: v for k, v in point.items() if k != "step"}, point["step"])
-    return told + len(whole)
+    return sent_bytes + len(whole)
 
 
-def leave(scratch: Path, rank: int, error: BaseException) -> None:
+def write_failure(scratch: Path, rank: int, error: BaseException) -> None:
     """Of a child: leave what went wrong for the parent to tell."""
-    mendable = str(error) if isinstance(error, UserError) else full_disk(error)
-    told = {
+    mendable = str(error) if isinstance(error, UserError) else full_disk_message(error)
+    failure = {
         "rank": rank,
         "time": time.time(),
         "mendable": mendable is not None,
@@ -138,13 +138,13 @@ def leave(scratch: Path, rank: int, error: BaseException) -> None:
         "traceback": "".join(traceback.format_exception(error)),
     }
     (scratch / FAILURES).mkdir(exist_ok=True)
-    note(scratch / FAILURES / f"{rank}.json", told)
+    write_note(scratch / FAILURES / f"{rank}.json", failure)
 
 
 def failure_of(scratch: Path, code: int) -> Exception:
     """The first error of a worker, as an error of this process."""
-    shape = having("rank", "time", "mendable", "message", "traceback")
-    failures = [failure for p in scratch.glob(f"{FAILURES}/*.json") if (failure := recall(p, shape))]
+    shape = require_keys("rank", "time", "mendable", "message", "traceback")
+    failures = [failure for p in scratch.glob(f"{FAILURES}/*.json") if (failure := read_note(p, shape))]
     failures.sort(key=lambda failure: (not failure["mendable"], failure["time"]))
     if failures and failures[0]["mendable"]:
         return UserError(failures[0]["message"])
@@ -153,7 +153,7 @@ def failure_of(scratch: Path, code: int) -> Exception:
     return RuntimeError(f"process {failures[0]['rank']} failed:\n{failures[0]['traceback']}")
 
 
-def written(file: Path) -> int | None:
+def modified_at(file: Path) -> int | None:
     """When, in nanoseconds; None where there is no such file."""
     try:
         return file.stat().st_mtime_ns
@@ -161,26 +161,26 @@ def written(file: Path) -> int | None:
         return None
 
 
-def follow(launch: Launch, targets: list[Node], store: Store) -> None:
+def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
     """On a node other than the first: join in wherever several processes train, until the targets are published.
 
     Raises:
         UserError: where a process failed, and where nothing has been built for long: node 0 has ended, then.
     """
-    lineage = in_order(targets)
+    lineage = in_build_order(targets)
     # What `rebuild` replaces. A node that several machines train is not published before this one has joined in.
-    again = [node for node in lineage if node.stage == store.rebuild and world_size(node) > 1]
-    replaced = {node: read_manifest(store.folder(node)) for node in again}
+    rebuilt_nodes = [node for node in lineage if node.stage == store.rebuild and world_size(node) > 1]
+    replaced = {node: read_manifest(store.folder(node)) for node in rebuilt_nodes}
     store, seen = Store(store.root), time.monotonic()
     for node in lineage:
         job, joined = store.partial(node) / SCRATCH / JOB, None
-        while (found := store.find(node)) is None or found == replaced.get(node):
+        while (manifest := store.find(node)) is None or manifest == replaced.get(node):
             if store.is_locked(node.stage, node.fingerprint):
                 seen = time.monotonic()
             elif time.monotonic() - seen > PATIENCE_SECONDS:
                 raise UserError(f"{node}: nobody has been building it for {PATIENCE_SECONDS} s. Has node 0 ended?")
             # An attempt is joined once: what it made may take a while to be published.
-            if world_size(node) > 1 and (attempt := written(job)) not in (None, joined):
+            if world_size(node) > 1 and (attempt := modified_at(job)) not in (None, joined):
                 joined = attempt
                 log.info("%s: joining as node %d of %d", node, launch.node_rank, launch.nodes)
                 if code := run_agent(job, launch.node_rank):
@@ -188,7 +188,7 @@ def follow(launch: Launch, targets: list[Node], store: Store) -> None:
             time.sleep(POLL_SECONDS)
 
 
-def listening(rendezvous: str) -> socket.socket:
+def listen_at(rendezvous: str) -> socket.socket:
     """Return a socket of this machine's that listens at HOST:PORT.
 
     Raises:

@@ -16,8 +16,8 @@ from typing import Any, get_type_hints
 from omegaconf import OmegaConf
 
 from stages.hardware import allocator, machine, process
-from stages.launch.processes import RESULT, leave
-from stages.store.sealed_json import note, sync
+from stages.launch.processes import RESULT, write_failure
+from stages.store.sealed_json import sync, write_note
 from stages.store.workspace import SCRATCH, StageDir
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -29,7 +29,7 @@ def main(job_file: Path) -> None:
     die_with_agent()
     process.prepare()
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(message)s")
-    work = StageDir(Path(job["out"]), lambda metrics, step: None, main=rank == 0)
+    work = StageDir(Path(job["out"]), lambda metrics, step: None, is_main=rank == 0)
     stage = importlib.import_module(job["stage"])
     kind = get_type_hints(stage.run)["cfg"]
     cfg: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), job["config"]))
@@ -37,14 +37,14 @@ def main(job_file: Path) -> None:
         with allocator.keep_freed_memory():
             metrics = stage.run(cfg, {role: Path(folder) for role, folder in job["inputs"].items()}, work)
     except BaseException as error:
-        leave(work / SCRATCH, rank, error)
+        write_failure(work / SCRATCH, rank, error)
         raise SystemExit(1) from error
     if rank == 0:
         metrics |= {"peak_memory": machine.peak_memory(), "peak_gpu_memory": machine.peak_gpu_memory()}
         for product in work.path.rglob("*"):  # a result stands for whole products, also where nobody publishes them
             if SCRATCH not in product.relative_to(work).parts:
                 sync(product)
-        note(work / SCRATCH / RESULT, {"metrics": metrics, "warnings": work.warnings})
+        write_note(work / SCRATCH / RESULT, {"metrics": metrics, "warnings": work.warnings})
 
 
 def die_with_agent() -> None:

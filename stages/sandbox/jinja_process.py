@@ -47,7 +47,7 @@ class Unbounded(UserError):
 
 
 @contextmanager
-def blaming(setting: str, way_out: str) -> Iterator[None]:
+def name_setting(setting: str, way_out: str) -> Iterator[None]:
     """Around the use of a template: its errors name the setting that it comes from, and the way out."""
     try:
         yield
@@ -77,7 +77,9 @@ class JinjaProcess:
 
     def __init__(self) -> None:
         self.lock, self.numbers = threading.Lock(), itertools.count()
-        self.known = dict[tuple[str, bool], tuple[int, Facts]]()  # templates, with their number over there
+        self.compiled_templates = dict[
+            tuple[str, bool], tuple[int, Facts]
+        ]()  # templates, with their number over there
         self.process = subprocess.Popen(
             [sys.executable, "-m", "stages.sandbox.jinja_worker"],
             cwd=Path(__file__).parents[2],
@@ -125,31 +127,31 @@ class JinjaProcess:
 
     def compiled(self, source: str, chat: bool) -> tuple[int, Facts]:
         """Return the number of a template in the process, and the facts about it."""
-        if (source, chat) not in self.known:
+        if (source, chat) not in self.compiled_templates:
             number = next(self.numbers)
             names, plain = self.ask(do="compile", number=number, source=source, chat=chat)
-            self.known[source, chat] = number, Facts({*names}, plain)
-        return self.known[source, chat]
+            self.compiled_templates[source, chat] = number, Facts({*names}, plain)
+        return self.compiled_templates[source, chat]
 
 
 RUNNING: dict[int, JinjaProcess] = {}  # by the process that it renders for: a fork has its own
 
 
-def running() -> JinjaProcess:
+def running_process() -> JinjaProcess:
     """Return this process's renderer, started where there is none."""
     if (process := RUNNING.get(os.getpid())) is None:
         process = RUNNING[os.getpid()] = JinjaProcess()
     return process
 
 
-def facts_of(source: str, chat: bool = False) -> Facts:
+def read_facts(source: str, chat: bool = False) -> Facts:
     """Return what a template reads, compiled as a chat template or as text.
 
     Raises:
         TemplateFault: where it is not Jinja.
         Unbounded: where it takes too much to compile.
     """
-    return running().compiled(source, chat)[1]
+    return running_process().compiled(source, chat)[1]
 
 
 def render(source: str, values: Sequence[Mapping[str, Any]], chat: bool = False) -> list[Rendered]:
@@ -159,16 +161,16 @@ def render(source: str, values: Sequence[Mapping[str, Any]], chat: bool = False)
         TemplateFault: where it cannot be rendered with one of them.
         Unbounded: where it takes too much time or memory, or makes too much text.
     """
-    process = running()
+    process = running_process()
     number, facts = process.compiled(source, chat)
     if facts.plain:
-        return [Rendered(as_text(source)(each), []) for each in values]
-    made = process.ask(do="render", number=number, values=values)
-    return [Rendered(text, [(start, end) for start, end in spans]) for text, spans in made]
+        return [Rendered(plain_renderer(source)(each), []) for each in values]
+    spans_by_text = process.ask(do="render", number=number, values=values)
+    return [Rendered(text, [(start, end) for start, end in spans]) for text, spans in spans_by_text]
 
 
 @lru_cache(maxsize=256)
-def as_text(source: str) -> Callable[[Mapping[str, Any]], str]:
+def plain_renderer(source: str) -> Callable[[Mapping[str, Any]], str]:
     """Return what renders a plain template in this process."""
     from jinja2 import UndefinedError  # spares those who render nothing a tenth of a second
 
@@ -176,13 +178,13 @@ def as_text(source: str) -> Callable[[Mapping[str, Any]], str]:
 
     def text(values: Mapping[str, Any]) -> str:
         try:
-            made: str = template.render(values)
-            made.encode()
+            text: str = template.render(values)
+            text.encode()
         except UndefinedError as error:
             raise Refusal(str(error)) from error
         except UnicodeEncodeError as error:
             raise TemplateFault(HALF) from error
-        return made
+        return text
 
     return text
 
@@ -203,4 +205,4 @@ def load_yaml(text: str) -> Any:
         TemplateFault: where it is not YAML.
         Unbounded: where its aliases make too much of it.
     """
-    return running().ask(do="load_yaml", text=text)
+    return running_process().ask(do="load_yaml", text=text)

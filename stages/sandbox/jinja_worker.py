@@ -75,8 +75,8 @@ class PublicNamespace(Namespace):  # type: ignore[misc]  # a class that Jinja na
     """A namespace without names that begin with an underscore, which might reach into Python."""
 
     def __init__(*args: Any, **attributes: Any) -> None:
-        self, *given = args  # an attribute may be called self
-        values = dict(*given, **attributes)
+        self, *mappings = args  # an attribute may be called self
+        values = dict(*mappings, **attributes)
         any(map(refuse_private, values))
         Namespace.__init__(self, values)
 
@@ -147,7 +147,7 @@ def is_plain(node: Node, depth: int = 0) -> bool:
 
 def rendered(number: int, values: list[dict[str, Any]], longest: int) -> list[tuple[str, list[tuple[int, int]]]]:
     """Return each text, with the spans of it that `{% generation %}` marks."""
-    template, made, total = COMPILED[number], [], 0
+    template, texts, total = COMPILED[number], [], 0
     for variables in values:
         MARKED.position, MARKED.spans, pieces = 0, [], list[str]()
         for piece in template.root_render_func(template.new_context(variables)):
@@ -156,9 +156,9 @@ def rendered(number: int, values: list[dict[str, Any]], longest: int) -> list[tu
                 raise Overrun(f"it makes more than {longest:,} characters of {(longest - LENGTH) // PER_BYTE:,}")
             pieces.append(piece)
         total += MARKED.position
-        made.append(("".join(pieces), MARKED.spans))
-        made[-1][0].encode()
-    return made
+        texts.append(("".join(pieces), MARKED.spans))
+        texts[-1][0].encode()
+    return texts
 
 
 def load_yaml(text: str, longest: int) -> Any:
@@ -196,9 +196,9 @@ def reply(request: bytes) -> bytes:
         signal.setitimer(signal.ITIMER_VIRTUAL, seconds + GRACE)
         signal.setitimer(signal.ITIMER_PROF, seconds, AGAIN)
         named = json.loads(request)
-        made = json.dumps({"made": DO[named.pop("do")](**named, longest=longest)}, default=str).encode()
+        answer = json.dumps({"made": DO[named.pop("do")](**named, longest=longest)}, default=str).encode()
         signal.setitimer(signal.ITIMER_PROF, 0)
-        return made
+        return answer
     except Exception as error:
         signal.setitimer(signal.ITIMER_PROF, 0)
         raised, reason = fault_of(error)

@@ -47,8 +47,8 @@ class Calls(json_log.Appender):
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Hold the file, after any other process that has it, and know what is in it."""
-        lock = locks.opened(self.path.with_suffix(".lock"))
-        with locks.held(lock, self.of, "asked"):
+        lock = locks.open_lock(self.path.with_suffix(".lock"))
+        with locks.hold_lock(lock, self.of, "asked"):
             lines = json_log.read(self.path, key_in, "What they hold is asked again where it is needed.")
             self.places = {line.value: (line.place, line.length) for line in lines}  # the newest line counts
             with super().opened():
@@ -68,8 +68,8 @@ class Calls(json_log.Appender):
             del self.places[key]
             return None
 
-    def keep(self, key: str, asked: Mapping[str, Any], answer: str) -> None:
+    def store_answer(self, key: str, call: Mapping[str, Any], answer: str) -> None:
         """Append an answer with what was asked. It is on the disk when `durable` returns."""
         at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        line = json_log.sealed({"key": key, "at": at, "asked": asked, "answer": answer})
+        line = json_log.sealed({"key": key, "at": at, "asked": call, "answer": answer})
         self.places[key] = self.append(line), len(line)

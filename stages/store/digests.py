@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.store import safe_files
-from stages.store.sealed_json import file_digest, recall
+from stages.store.sealed_json import file_digest, read_note
 
 Signature = list[int]
 
@@ -37,19 +37,19 @@ def digests(files: Iterable[Path], cache: Path, fresh: bool = False) -> dict[Pat
     Raises:
         UserError: for a file that is being written to.
     """
-    known = recall(cache, entries) or {}
-    found: dict[Path, list[Any]] = {}
+    cached = read_note(cache, entries) or {}
+    entry_by_file: dict[Path, list[Any]] = {}
     for file in files:
-        now, entry = signature(file), known.get(str(file.resolve()))
+        now, entry = signature(file), cached.get(str(file.resolve()))
         if fresh or entry is None or entry[:-1] != now:
             entry = [*now, file_digest(file)]
             if signature(file) != now:
                 raise UserError(f"{file} is being written to. Run the command again when that is done.")
-        found[file] = entry
-    read = {str(file.resolve()): entry for file, entry in found.items()}
-    if any(known.get(name) != entry for name, entry in read.items()):
-        safe_files.write_if_allowed(cache, json.dumps({**known, **read}))  # else they are hashed again the next time
-    return {file: entry[-1] for file, entry in found.items()}
+        entry_by_file[file] = entry
+    read = {str(file.resolve()): entry for file, entry in entry_by_file.items()}
+    if any(cached.get(name) != entry for name, entry in read.items()):
+        safe_files.write_if_allowed(cache, json.dumps({**cached, **read}))  # else they are hashed again the next time
+    return {file: entry[-1] for file, entry in entry_by_file.items()}
 
 
 def entries(value: Any) -> dict[str, list[Any]]:

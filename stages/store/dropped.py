@@ -8,7 +8,7 @@ from stages.config.errors import UserError
 from stages.store.workspace import StageDir
 
 FILE = "dropped.jsonl"
-USUAL = 0.1  # share that may be left out, where the configuration names none
+DEFAULT_LIMIT = 0.1  # share that may be left out, where the configuration names none
 
 
 class Dropped:
@@ -16,9 +16,9 @@ class Dropped:
     or its end of turn, and teach the model not to stop; a prompt would lose what was asked. `limit` is the share that
     may be left out (None: the usual one), and `key` the setting that says so."""
 
-    def __init__(self, out: StageDir, what: str, limit: float | None = 1.0, key: str = ""):
-        self.out, self.what, self.key = out, what, key
-        self.limit = USUAL if limit is None else limit
+    def __init__(self, out: StageDir, rows_noun: str, limit: float | None = 1.0, key: str = ""):
+        self.out, self.what, self.key = out, rows_noun, key
+        self.limit = DEFAULT_LIMIT if limit is None else limit
         self.reasons = Counter[str]()
         self.longest = 0  # tokens
         if out.main:
@@ -33,7 +33,7 @@ class Dropped:
             with open(self.out / FILE, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
-    def settle(self, kept: int, left: int) -> dict[str, int]:
+    def settle(self, used: int, remaining: int) -> dict[str, int]:
         """Return how many were left out by reason, and warn of them. `kept` is how many were not, and `left` how many
         of these the stage needs at least one of.
 
@@ -43,13 +43,13 @@ class Dropped:
         count = self.reasons.total()
         if not count:
             return {}
-        of = kept + count
-        told = "; ".join(f"{n:,} {reason}" for reason, n in self.reasons.most_common())
+        total = used + count
+        reasons = "; ".join(f"{n:,} {reason}" for reason, n in self.reasons.most_common())
         longest = f" (the longest has {self.longest:,})" if self.longest else ""
-        message = f"{count:,} of {of:,} {self.what} cannot be used: {told}{longest}"
-        if not left:
+        message = f"{count:,} of {total:,} {self.what} cannot be used: {reasons}{longest}"
+        if not remaining:
             raise UserError(f"{message}; none is left. {self.out / FILE} names them.")
-        if count > self.limit * of:
+        if count > self.limit * total:
             raise UserError(
                 f"{message}; {self.key}={self.limit:g} allows fewer. Raise it to go on without them, or mend them: "
                 f"{self.out / FILE} names them."

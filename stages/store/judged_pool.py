@@ -10,36 +10,36 @@ import numpy as np
 
 from stages.store.records import Candidate, Example, Judgement, Record, Records
 
-Of = TypeVar("Of", bound=Candidate | Judgement)
+Row = TypeVar("Row", bound=Candidate | Judgement)
 
 
-def judged(folder: Path) -> Iterator[tuple[Example, list[Candidate], list[Judgement]]]:
+def read_judged_prompts(folder: Path) -> Iterator[tuple[Example, list[Candidate], list[Judgement]]]:
     """Every prompt of a label node with its candidates and their judgements."""
     prompts = Records(folder / "prompts.parquet", Example)
     ids = prompts.column("id")
-    candidates = by_prompt(Records(folder / "candidates.parquet", Candidate), ids)
-    judgements = by_prompt(Records(folder / "judgements.parquet", Judgement), ids)
+    candidates = group_by_prompt(Records(folder / "candidates.parquet", Candidate), ids)
+    judgements = group_by_prompt(Records(folder / "judgements.parquet", Judgement), ids)
     return zip(prompts, candidates, judgements, strict=True)
 
 
-def by_prompt(records: Sequence[Of] | Records[Of], prompts: Sequence[str]) -> Iterator[list[Of]]:
+def group_by_prompt(records: Sequence[Row] | Records[Row], prompts: Sequence[str]) -> Iterator[list[Row]]:
     """The records of each of these prompts, in the order of the prompts. Most lie in that order; records that come
     after those of a later prompt are held until it is their turn."""
     turn = {prompt: i for i, prompt in enumerate(prompts)}
     turns = np.array([turn[prompt] for prompt in column(records, "prompt_id")], int)
     late = turns < np.maximum.accumulate(turns)
-    held = defaultdict[str, list[Of]](list)
+    late_records = defaultdict[str, list[Row]](list)
     if late.any():
         for record in compress(records, late):
-            held[record.prompt_id].append(record)
+            late_records[record.prompt_id].append(record)
     in_order = groupby(compress(records, ~late), lambda record: record.prompt_id)
     group = next(in_order, None)
     for prompt in prompts:
-        found = list[Of]()
+        prompt_records = list[Row]()
         if group and group[0] == prompt:
-            found = [*group[1]]
+            prompt_records = [*group[1]]
             group = next(in_order, None)
-        yield found + held.pop(prompt, [])
+        yield prompt_records + late_records.pop(prompt, [])
 
 
 def column(records: Sequence[Record] | Records[Record], name: str) -> list[Any]:

@@ -24,7 +24,7 @@ class Licences:
         return {"licences": dict(self.rows.most_common())} if {*self.rows} - {UNKNOWN} else {}
 
 
-def told(metrics: Mapping[str, Any]) -> str:
+def licences_message(metrics: Mapping[str, Any]) -> str:
     """What a node's metrics say of licences, to go on with after what else is said of the data."""
     rows = ", ".join(f"{licence} ({count:,} rows)" for licence, count in metrics.get("licences", {}).items())
     return f"; licences: {rows}" if rows else ""

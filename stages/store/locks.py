@@ -11,7 +11,7 @@ from pathlib import Path
 
 import filelock
 
-from stages.config.errors import UserError, full_disk
+from stages.config.errors import UserError, full_disk_message
 from stages.store.safe_files import open_regular
 
 STORE = Path("cache", "in_use.lock")  # below a store's root
@@ -30,7 +30,7 @@ def is_held(path: Path) -> bool:
         os.close(descriptor)
 
 
-def opened(path: Path) -> int:
+def open_lock(path: Path) -> int:
     """The descriptor of a lock's file, which children inherit.
 
     Raises:
@@ -40,7 +40,7 @@ def opened(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        if full_disk(error):
+        if full_disk_message(error):
             raise
         raise UserError(f"cannot write to {path.parent}: {error.strerror}. Set outputs=FOLDER to another.") from error
     os.set_inheritable(descriptor, True)
@@ -48,7 +48,7 @@ def opened(path: Path) -> int:
 
 
 @contextmanager
-def held(descriptor: int, name: str, work: str = "built") -> Iterator[None]:
+def hold_lock(descriptor: int, name: str, work: str = "built") -> Iterator[None]:
     """Hold a lock, whose descriptor is then closed; `name` and `work` say to who waits what is being built."""
     try:
         if not filelock.lock_descriptor(descriptor, blocking=False):
@@ -64,7 +64,7 @@ def held(descriptor: int, name: str, work: str = "built") -> Iterator[None]:
 
 
 @contextmanager
-def shared(store: Path) -> Iterator[None]:
+def share_store(store: Path) -> Iterator[None]:
     """Use the store at this root beside others that do, once nobody is `alone` in it. In a store that may only be
     read, the lock of its owner's is taken as it is; where there is none, nobody removes anything."""
     lock = store / STORE
@@ -74,7 +74,7 @@ def shared(store: Path) -> Iterator[None]:
             return
         descriptor = os.open(lock, os.O_RDONLY)
     else:
-        descriptor = opened(lock)
+        descriptor = open_lock(lock)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -87,9 +87,9 @@ def shared(store: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(store: Path) -> Iterator[bool]:
+def hold_store_alone(store: Path) -> Iterator[bool]:
     """Whether nobody uses the store at this root, and then nobody begins to meanwhile."""
-    descriptor = opened(store / STORE)
+    descriptor = open_lock(store / STORE)
     try:
         yield filelock.lock_descriptor(descriptor, blocking=False)
     finally:

@@ -32,7 +32,7 @@ KEYS: dict[str, Any] = {
     "ended": NUMBER,
 }
 # Keys that some manifests lack, as those of earlier versions.
-MORE: dict[str, Any] = {
+OPTIONAL_KEYS: dict[str, Any] = {
     "command": str,
     "device": str,
     "attempts": [{"started": NUMBER}],
@@ -46,13 +46,15 @@ MORE: dict[str, Any] = {
 }
 
 
-METRICS = dict.fromkeys(("tokens", "parameters", "pairs", "prompts", "candidates"), NUMBER)  # that plans count with
+OPTIONAL_METRICS = dict.fromkeys(
+    ("tokens", "parameters", "pairs", "prompts", "candidates"), NUMBER
+)  # that plans count with
 
 
 def manifest_of(folder: Path) -> Manifest:
     """Return the manifest of a published node. Raises Damaged where it cannot be read."""
     try:
-        return load_json(folder / "manifest.json", checked)
+        return load_json(folder / "manifest.json", validate_manifest)
     except FileNotFoundError as error:
         raise Damaged(folder / "manifest.json", "it is missing") from error
 
@@ -67,10 +69,10 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
 
 
-def checked(value: Any) -> Manifest:
+def validate_manifest(value: Any) -> Manifest:
     """Return a manifest as it was read. Raises ValueError, naming the key, where a value has another shape."""
     require_shape(value, KEYS, "the manifest")
-    for part, optional in ((value, MORE), (value["metrics"], METRICS)):
+    for part, optional in ((value, OPTIONAL_KEYS), (value["metrics"], OPTIONAL_METRICS)):
         require_shape(part, {key: shape for key, shape in optional.items() if part.get(key) is not None}, "it")
     for name in value["files"]:
         path = PurePosixPath(name)
@@ -89,8 +91,8 @@ def require_shape(value: Any, shape: Any, key: str) -> None:
             for name, inner in shape.items():
                 if name and name not in value:
                     raise ValueError(f"{key} lacks {name}")
-                for found in [name] if name else value:
-                    require_shape(value[found], inner, found)
+                for inner_name in [name] if name else value:
+                    require_shape(value[inner_name], inner, inner_name)
         case [inner]:
             if not isinstance(value, list):
                 raise ValueError(f"{key} is not a list")
@@ -102,15 +104,15 @@ def require_shape(value: Any, shape: Any, key: str) -> None:
                 raise ValueError(f"{key} is {value!r:.60}")
 
 
-def hashed(folder: Path, manifest: Manifest, names: Collection[str]) -> Iterator[tuple[str, str]]:
+def check_files(folder: Path, manifest: Manifest, names: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yield these files of a published node, each with what is wrong with it: '' where nothing is."""
     if digest_of(manifest["files"]) != manifest["digest"]:
         yield "manifest.json", "its digests contradict each other"
-    found = {name: folder / name for name in names if (folder / name).is_file()}
-    digests = dict(zip(found, file_digests(found.values()), strict=True))
+    paths = {name: folder / name for name in names if (folder / name).is_file()}
+    digests = dict(zip(paths, file_digests(paths.values()), strict=True))
     for name in names:
         same = digests.get(name) == manifest["files"][name]["sha256"]
-        yield name, "" if same else "it is not what was published" if name in found else "it is missing"
+        yield name, "" if same else "it is not what was published" if name in paths else "it is missing"
 
 
 def digest_of(entries: dict[str, dict[str, Any]]) -> str:

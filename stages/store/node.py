@@ -38,8 +38,8 @@ class Node:
 
     def _content(self, value: Any) -> Any:
         if is_dataclass(value):
-            named = [key for key in fields(value) if not key.metadata.get(NEUTRAL)]
-            content = {key.name: self._content(getattr(value, key.name)) for key in named}
+            hashed_fields = [key for key in fields(value) if not key.metadata.get(NEUTRAL)]
+            content = {key.name: self._content(getattr(value, key.name)) for key in hashed_fields}
             return {k: v for k, v in content.items() if k != "runtime" and v is not None and v != {}}
         if isinstance(value, dict):  # keys that are not ours: TRL's arguments, the options of one's own parts
             return {k: self._content(v) for k, v in value.items()}
@@ -57,15 +57,15 @@ class Node:
     @cached_property
     def lineage(self) -> tuple["Node", ...]:
         """Every node that this one descends from, inputs before what they go into, and itself last."""
-        found = {node.fingerprint: node for given in self.inputs.values() for node in given.lineage}
-        return (*found.values(), self)
+        ancestors = {node.fingerprint: node for input_node in self.inputs.values() for node in input_node.lineage}
+        return (*ancestors.values(), self)
 
     @cached_property
     def roots(self) -> dict[str, str]:
         """The base model and the data that this node descends from. Where a pool brought another base in, the one that
         was trained comes first."""
-        found = {node.stage: node.fingerprint for node in self.lineage if node.stage in ("base", "data")}
-        return found | {node.stage: node.fingerprint for node in reversed(self.lineage) if node.stage == "base"}
+        fingerprints = {node.stage: node.fingerprint for node in self.lineage if node.stage in ("base", "data")}
+        return fingerprints | {node.stage: node.fingerprint for node in reversed(self.lineage) if node.stage == "base"}
 
     def __str__(self) -> str:
         return f"{self.stage} {self.fingerprint}"
@@ -82,8 +82,8 @@ class PublishedNode(Node):
         return self.folder_name
 
 
-def in_order(targets: Sequence[Node]) -> list[Node]:
+def in_build_order(targets: Sequence[Node]) -> list[Node]:
     """Every node that the targets descend from and they themselves, inputs before what they go into; and before all
     others what no model has a part in: a file that cannot be used is told before anything is trained."""
-    found = dict.fromkeys(node for target in targets for node in target.lineage)
-    return sorted(found, key=lambda node: any(given.stage == "base" for given in node.lineage))
+    lineage = dict.fromkeys(node for target in targets for node in target.lineage)
+    return sorted(lineage, key=lambda node: any(ancestor.stage == "base" for ancestor in node.lineage))

@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.store.sealed_json import WRONG_SHAPE, Damaged
-from stages.store.table_schema import Float32, Int32, arrow, records_of, schema_of, table_of
+from stages.store.table_schema import Float32, Int32, arrow_type, records_of, schema_of, table_of
 
 Message = Annotated[dict[str, str], pa.struct([("role", pa.string()), ("content", pa.string())])]
-GROUP = 10_000  # rows that are written at a time
-PIECE = 200  # records that are held at a time, on their way into a table or out of it
-GIVEN = ("dataset", "file")  # samplers of text that somebody has already
-AND = " + "  # between the kinds of constraint that a task names
-MESSAGES = arrow(list[Message])
+ROWS_PER_GROUP = 10_000  # rows that are written at a time
+ROWS_PER_PIECE = 200  # records that are held at a time, on their way into a table or out of it
+FILE_SAMPLERS = ("dataset", "file")  # samplers of text that somebody has already
+KIND_SEPARATOR = " + "  # between the kinds of constraint that a task names
+MESSAGES = arrow_type(list[Message])
 # LZ4 takes half of what snappy does to read, and writes files as large. A dictionary of texts that hardly come twice
 # takes longer than it saves: it ends where it is large, in bytes.
 PACKED = {"compression": "lz4", "dictionary_pagesize_limit": 1 << 16}
@@ -33,10 +33,10 @@ ENCODE = json.JSONEncoder(sort_keys=True).encode
 
 def content_id(*content: Any) -> str:
     """16 hex digits of the SHA-256 of the content as JSON."""
-    return id_of(ENCODE(content))
+    return hash_text(ENCODE(content))
 
 
-def id_of(json_text: str) -> str:
+def hash_text(json_text: str) -> str:
     return hashlib.sha256(json_text.encode()).hexdigest()[:16]
 
 
@@ -75,7 +75,7 @@ class Example:
     @property
     def tasks(self) -> list[str]:
         """What `task` names: the family, or every kind of constraint of an open request."""
-        return self.task.split(AND)
+        return self.task.split(KIND_SEPARATOR)
 
     @property
     def limited_tasks(self) -> list[str]:
@@ -123,7 +123,7 @@ class Candidate:
         return self.text.strip()
 
     @classmethod
-    def of_text(cls, prompt: str, text: str, policy: str, sampler: str, n_tokens: int) -> "Candidate":
+    def from_text(cls, prompt: str, text: str, policy: str, sampler: str, n_tokens: int) -> "Candidate":
         """Text that somebody has already: how it was drawn, nobody says."""
         return cls(
             prompt_id=prompt,
@@ -211,20 +211,20 @@ Record = TypeVar("Record")
 
 def save(path: Path, records: Iterable[Record], kind: type[Record]) -> None:
     """Write records as Parquet, a group of rows at a time; whole or not at all."""
-    save_tables(path, in_tables(records, kind), kind)
+    save_tables(path, to_tables(records, kind), kind)
 
 
-def in_tables(records: Iterable[Any], kind: type[Record]) -> Iterator[pa.Table]:
+def to_tables(records: Iterable[Any], kind: type[Record]) -> Iterator[pa.Table]:
     """Records as tables of a group of rows. Few are held at a time: the garbage collector walks through all objects
     that stay, again and again."""
     waiting = iter(records)
 
     def pieces() -> Iterator[pa.Table]:
-        while rows := list(islice(waiting, PIECE)):
+        while rows := list(islice(waiting, ROWS_PER_PIECE)):
             yield table_of(rows, kind)
 
-    made = pieces()
-    while tables := list(islice(made, -(-GROUP // PIECE))):
+    piece_tables = pieces()
+    while tables := list(islice(piece_tables, -(-ROWS_PER_GROUP // ROWS_PER_PIECE))):
         yield pa.concat_tables(tables)
 
 
@@ -246,7 +246,7 @@ def stream(path: Path, kind: type[Record]) -> Iterator[Record]:
     """As `load`, a group of rows at a time."""
     try:
         with pq.ParquetFile(path) as table:
-            for batch in table.iter_batches(PIECE):
+            for batch in table.iter_batches(ROWS_PER_PIECE):
                 yield from records_of(batch, kind)
     except (pa.ArrowException, OSError, *WRONG_SHAPE) as error:
         raise Damaged(path, error) from error
@@ -280,4 +280,4 @@ def prompt_id(messages: list[Message]) -> str:
     """A hash of the prompt, blind to case and white space: near copies count as the same prompt."""
     # JSON of the strings one by one: `ENCODE` of a list takes three times as long as all else here.
     turns = [f"[{quoted(m['role'])}, {quoted(' '.join(m['content'].lower().split()))}]" for m in messages]
-    return id_of(f"[[{', '.join(turns)}]]")
+    return hash_text(f"[[{', '.join(turns)}]]")

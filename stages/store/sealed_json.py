@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 OUTPUTS = "PLUMBLINE_OUTPUTS"  # the environment's variable for the store where `outputs=` is not typed
-LONGEST_NOTE = 1 << 27  # bytes; a cache of 100,000 digests has some ten million
+MAX_NOTE_BYTES = 1 << 27  # bytes; a cache of 100,000 digests has some ten million
 SEAL = "complete.json"  # in a folder: the digests of its files, written when they are all there
 NODE = re.compile(r"[0-9a-f]{12}")  # how the folder of a published node is named
 WRONG_SHAPE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, IsADirectoryError)
@@ -45,12 +45,12 @@ def rebuild_command(node: Path) -> str:
     """Return the command that builds a published node again, in the store that its folder lies in now."""
     stage, root = node.parent.name, node.parent.parent
     try:
-        words = arguments_of(json.loads(text_of(node / "manifest.json"))["command"])
+        words = arguments_of(json.loads(read_text(node / "manifest.json"))["command"])
     except (OSError, *WRONG_SHAPE):
         words = [f"stage={stage}"]
-    named = [word.removeprefix("outputs=") for word in words if word.startswith("outputs=")]
-    usual = Path(named[-1] if named else os.environ.get(OUTPUTS) or "outputs")
-    if usual.resolve() != root.resolve():
+    typed_roots = [word.removeprefix("outputs=") for word in words if word.startswith("outputs=")]
+    default_root = Path(typed_roots[-1] if typed_roots else os.environ.get(OUTPUTS) or "outputs")
+    if default_root.resolve() != root.resolve():
         words = [*(word for word in words if not word.startswith("outputs=")), f"outputs={root}"]
     return shlex.join([*program(), *words, f"rebuild={stage}"])
 
@@ -61,23 +61,23 @@ def warn_once(message: str) -> None:
     log.warning("warning: %s", message)
 
 
-def having(*keys: str) -> Callable[[Any], dict[str, Any]]:
+def require_keys(*keys: str) -> Callable[[Any], dict[str, Any]]:
     """The shape of a JSON object with at least these keys."""
 
-    def shape(value: Any) -> dict[str, Any]:
-        if not isinstance(value, dict) or (lacking := [key for key in keys if key not in value]):
-            raise ValueError(f"lacks {', '.join(lacking)}" if isinstance(value, dict) else "no JSON object")
+    def validate(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict) or (missing_keys := [key for key in keys if key not in value]):
+            raise ValueError(f"lacks {', '.join(missing_keys)}" if isinstance(value, dict) else "no JSON object")
         return value
 
-    return shape
+    return validate
 
 
-def text_of(path: Path) -> str:
+def read_text(path: Path) -> str:
     """Return the text of a note. Raises ValueError for a file that is none, as a pipe, which may never end."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is not a regular file")
-    if status.st_size > LONGEST_NOTE:
+    if status.st_size > MAX_NOTE_BYTES:
         raise ValueError(f"{status.st_size:,} bytes, more than any note has")
     return path.read_text(encoding="utf-8")
 
@@ -85,35 +85,35 @@ def text_of(path: Path) -> str:
 def load_json(path: Path, shape: Callable[[Any], T]) -> T:
     """JSON that we wrote, as `shape` takes it. Raises Damaged where it does not take it; FileNotFoundError."""
     try:
-        return shape(json.loads(text_of(path)))
+        return shape(json.loads(read_text(path)))
     except WRONG_SHAPE as error:
         raise Damaged(path, error) from error
 
 
-def recall(path: Path, shape: Callable[[Any], T]) -> T | None:
+def read_note(path: Path, shape: Callable[[Any], T]) -> T | None:
     """What was noted down earlier; None where nothing was, or nothing that can be read: that is set aside."""
     try:
         return load_json(path, shape)
     except FileNotFoundError:
         return None
     except Damaged as error:
-        set_aside(path, error)
+        move_aside(path, error)
         return None
 
 
-def note(path: Path, value: Any) -> None:
+def write_note(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
     safe_files.write(path, json.dumps(value))
 
 
-def set_aside(path: Path, reason: object) -> None:
-    aside = path.with_name(f"{path.name}.unreadable")
-    remove(aside)
+def move_aside(path: Path, reason: object) -> None:
+    unreadable = path.with_name(f"{path.name}.unreadable")
+    remove(unreadable)
     try:
-        path.rename(aside)
+        path.rename(unreadable)
     except FileNotFoundError:
         return  # by another process of this stage
-    log.warning("warning: %s It is set aside as %s, and made again.", reason, aside.name)
+    log.warning("warning: %s It is set aside as %s, and made again.", reason, unreadable.name)
 
 
 def remove(path: Path) -> None:
@@ -129,20 +129,20 @@ def seal(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             sync(path)
-    note(folder / SEAL, digests_of(folder))
+    write_note(folder / SEAL, digests_of(folder))
 
 
-def broken(folder: Path) -> str:
+def seal_problem(folder: Path) -> str:
     """Why a folder is not what was sealed; '' where it is."""
     try:
-        sealed = load_json(folder / SEAL, having())
+        sealed = load_json(folder / SEAL, require_keys())
     except FileNotFoundError:
         return "it was not finished"
     except Damaged:
         return f"{SEAL} cannot be read"
-    found = digests_of(folder)
-    differing = sorted(name for name in sealed | found if sealed.get(name) != found.get(name))
-    return f"{differing[0]} is not what was saved" if differing else "" if found else "it is empty"
+    digests = digests_of(folder)
+    differing = sorted(name for name in sealed | digests if sealed.get(name) != digests.get(name))
+    return f"{differing[0]} is not what was saved" if differing else "" if digests else "it is empty"
 
 
 def digests_of(folder: Path) -> dict[str, str]:
@@ -150,7 +150,7 @@ def digests_of(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): file_digest(path) for path in paths}
 
 
-def swap(fresh: Path, folder: Path) -> None:
+def replace_folder(fresh: Path, folder: Path) -> None:
     """Put a finished folder where there may be an older one. Killed at any point, one of them is whole."""
     replaced = folder.with_suffix(".replaced")
     if folder.exists():

@@ -7,12 +7,12 @@ from typing import Generic, TypeVar
 import pyarrow as pa
 
 from stages.store.records import Candidate, Judgement, PairLogProbs, Record, load, save
-from stages.store.sealed_json import Damaged, set_aside
+from stages.store.sealed_json import Damaged, move_aside
 from stages.store.table_schema import records_of, table_of
 from stages.store.workspace import SCRATCH, Progress, StageDir
 
 Item = TypeVar("Item")
-Made = TypeVar("Made", Candidate, Judgement, PairLogProbs)
+Output = TypeVar("Output", Candidate, Judgement, PairLogProbs)
 
 
 class StreamedTable(Generic[Record]):
@@ -23,12 +23,12 @@ class StreamedTable(Generic[Record]):
         self.kind, self.belongs_to, self.items = kind, belongs_to, items
         self._tables, self._places = list[pa.Table](), dict[str, tuple[int, int, int]]()
 
-    def add(self, records: Sequence[Record], whole: int = 1) -> None:
+    def add(self, records: Sequence[Record], min_records: int = 1) -> None:
         """Hold records, but of no item that has fewer than `whole`; those of an item stand together."""
         start = 0
-        for item, those in groupby(records, self.belongs_to):
-            count = len([*those])
-            if count >= whole:
+        for item, item_records in groupby(records, self.belongs_to):
+            count = len([*item_records])
+            if count >= min_records:
                 self._places[item] = len(self._tables), start, count
             start += count
         self._tables.append(table_of(records, self.kind))
@@ -46,18 +46,18 @@ class StreamedTable(Generic[Record]):
         return sum(self._places[item][2] for item in self.items if item in self._places)
 
 
-def in_shards(
+def produce_in_shards(
     items: Sequence[Item],
     identify: Callable[[Item], str],
-    produce: Callable[[Sequence[Item]], Iterator[tuple[Item, list[Made]]]],
-    kind: type[Made],
-    belongs_to: Callable[[Made], str],
+    produce: Callable[[Sequence[Item]], Iterator[tuple[Item, list[Output]]]],
+    kind: type[Output],
+    belongs_to: Callable[[Output], str],
     size: int,
     title: str,
     out: StageDir,
     rows: int = 1,
-    whole: int = 1,
-) -> StreamedTable[Made]:
+    min_records: int = 1,
+) -> StreamedTable[Output]:
     """All that `produce` makes of the items; shards of `size` items survive a kill.
 
     A shard says by its records which items it holds, so that another `size` after a resume does no harm. An item with
@@ -66,28 +66,28 @@ def in_shards(
     """
     folder = out / SCRATCH / "shards"
     folder.mkdir(parents=True, exist_ok=True)
-    made = StreamedTable(kind, belongs_to, [*map(identify, items)])
+    results = StreamedTable(kind, belongs_to, [*map(identify, items)])
     for shard in sorted(folder.glob("*.parquet")):
         try:
-            made.add(load(shard, kind), whole)
+            results.add(load(shard, kind), min_records)
         except Damaged as error:
-            set_aside(shard, error)
-    waiting = [item for item in items if identify(item) not in made]
+            move_aside(shard, error)
+    waiting = [item for item in items if identify(item) not in results]
     shard_number = 1 + max(
         (int(shard.stem) for shard in folder.glob("*.parquet") if shard.stem.isdecimal()), default=-1
     )
-    buffer, finished = list[Made](), 0
+    buffer, finished = list[Output](), 0
     with Progress(len(items) * rows, title, "row", done=(len(items) - len(waiting)) * rows) as progress:
         for _, records in produce(waiting):
             progress.update(rows)
-            if len(records) < whole:
-                made.add(records)
+            if len(records) < min_records:
+                results.add(records)
                 continue
             buffer += records
             finished += 1
             if finished == size:
                 save(folder / f"{shard_number:06d}.parquet", buffer, kind)
-                made.add(buffer)
+                results.add(buffer)
                 shard_number, buffer, finished = shard_number + 1, [], 0
-    made.add(buffer)
-    return made
+    results.add(buffer)
+    return results

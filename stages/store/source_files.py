@@ -18,7 +18,7 @@ from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.blocks.training import SFT
-from stages.config.errors import Errors, UserError, in_the_name_of
+from stages.config.errors import Errors, UserError, name_block
 from stages.config.installation import ROOT
 from stages.store import plugins
 from stages.store.digests import Signature, digests, files_of, is_pattern, signature
@@ -28,12 +28,12 @@ from stages.store.sealed_json import remove
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DATA = set(".json .jsonl .ndjson .gz .bz2 .xz .zst .csv .tsv .parquet .arrow .feather .txt .text".split())
-BESIDE_DATA = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # as `datasets` writes
+METADATA_FILES = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # as `datasets` writes
 FILES = {*DATA, ".gguf", ".safetensors"}
 PACKAGE = "package:"
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # bytes of this machine
 RUBRICS = ROOT / "stages" / "labelers" / "rubrics"
-LONGEST_TEMPLATE = 1 << 20  # bytes; the longest in use have some thousands
+MAX_TEMPLATE_BYTES = 1 << 20  # bytes; the longest in use have some thousands
 
 
 def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
@@ -42,72 +42,72 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     Raises:
         UserError: for all that it names and that is not there.
     """
-    pinned_to: dict[str, str] = {}
+    digest_by_path: dict[str, str] = {}
     errors = Errors()
 
-    def kept(content: bytes, file: Path) -> str:
+    def keep_copy(content: bytes, file: Path) -> str:
         """Where the store keeps a file of the user's that may be worked on."""
-        copy, digest_of_it = plugins.copied(content, cache.parent / "own", file)
-        pinned_to[str(copy)] = digest_of_it
+        copy, digest_of_it = plugins.copy_file(content, cache.parent / "own", file)
+        digest_by_path[str(copy)] = digest_of_it
         return str(copy)
 
-    def pinned(named: Any, kind: Literal["model", "dataset"], key: str) -> Any:
+    def pin_source(source: Any, kind: Literal["model", "dataset"], key: str) -> Any:
         with errors:
-            local = locate(named.path, key)
+            local = locate(source.path, key)
             if local is None:
-                return replace(named, revision=hub_revision(named.path, named.revision, kind, key))
+                return replace(source, revision=hub_revision(source.path, source.revision, kind, key))
             if kind == "dataset":
-                readable(local, key)
-            pinned_to[named.path] = digest(local, cache)
-        return named
+                data_files(local, key)
+            digest_by_path[source.path] = digest_path(local, cache)
+        return source
 
-    def file(path: str, key: str) -> None:
+    def pin_file(path: str, key: str) -> None:
         if plugins.user_path(path).is_file():
-            pinned_to[path] = digest(plugins.user_path(path), cache)
+            digest_by_path[path] = digest_path(plugins.user_path(path), cache)
         else:
             errors.add(f"{key}={path}: no such file.")
 
-    def with_task(source: Source) -> Source:
+    def keep_task(source: Source) -> Source:
         """A source's task of the user's own is kept as templates are; one that comes ready-made is our code."""
         if not source.task or not (task := plugins.user_path(source.task)).is_file():
             return source
-        return replace(source, task=kept(task.read_bytes(), task))
+        return replace(source, task=keep_copy(task.read_bytes(), task))
 
     if isinstance(block, Label | Sample | Data | OneSource) and block.own:
         key = "data.own" if isinstance(block, OneSource) else f"{type(block).__name__.lower()}.own"
         with errors:
-            own = kept(plugins.python(block.own, key), plugins.user_path(str(block.own.file)))
+            own = keep_copy(plugins.read_python(block.own, key), plugins.user_path(str(block.own.file)))
             block = replace(block, own=replace(block.own, file=own))
     if isinstance(block, Model) and block.path:
-        block = pinned(block, "model", block.key)
+        block = pin_source(block, "model", block.key)
     elif isinstance(block, Data | OneSource):
         against = [
-            pinned(s, "dataset", f"data.audit.against[{i}].path") for i, s in enumerate(block.audit.against or [])
+            pin_source(s, "dataset", f"data.audit.against[{i}].path") for i, s in enumerate(block.audit.against or [])
         ]
         block = replace(block, audit=replace(block.audit, against=against or None))
         if isinstance(block, OneSource):
-            block = replace(block, source=with_task(pinned(block.source, "dataset", block.key)))
+            block = replace(block, source=keep_task(pin_source(block.source, "dataset", block.key)))
     elif isinstance(block, Label) and block.path:
-        block = pinned(block, "dataset", block.key)
+        block = pin_source(block, "dataset", block.key)
     elif isinstance(block, SFT) and block.template.path:
         template = Path(block.template.path)
         with errors:
-            path = kept(read_template(template).encode(), template)
+            path = keep_copy(read_template(template).encode(), template)
             block = replace(block, template=replace(block.template, path=path))
     elif isinstance(block, CandidateFile):
-        file(block.file, f"{block.key}.file")
+        pin_file(block.file, f"{block.key}.file")
     if isinstance(block, Label) and block.known:
-        file(block.known, "label.known")
+        pin_file(block.known, "label.known")
     if isinstance(block, Label) and block.reward_model.path:
-        block = replace(block, reward_model=pinned(block.reward_model, "model", "label.reward_model.path"))
+        block = replace(block, reward_model=pin_source(block.reward_model, "model", "label.reward_model.path"))
     if isinstance(block, Label) and block.judge.kind:
         rubric = Path(block.judge.rubric or RUBRICS / f"{block.judge.kind}.jinja")
         with errors:
-            path = kept(read_template(rubric, "label.judge.rubric").encode(), rubric)
+            path = keep_copy(read_template(rubric, "label.judge.rubric").encode(), rubric)
             block = replace(block, judge=replace(block.judge, rubric=path))
-    with in_the_name_of(block.name if isinstance(block, Label) else "label"):
-        errors.refuse()
-    return block, pinned_to
+    with name_block(block.name if isinstance(block, Label) else "label"):
+        errors.raise_all()
+    return block, digest_by_path
 
 
 def locate(path: str, key: str) -> Path | None:
@@ -153,7 +153,7 @@ def in_package(path: str, key: str) -> Path:
     return folder / inside
 
 
-def readable(local: Path, key: str) -> list[Path]:
+def data_files(local: Path, key: str) -> list[Path]:
     """The data files at a path: itself, or those in a folder or of a pattern, in order. What stands beside data in a
     folder (a README, a card, hidden files) is none.
 
@@ -161,13 +161,13 @@ def readable(local: Path, key: str) -> list[Path]:
         UserError: where one is no regular file, a link leads out of the folder, or they are larger than this machine's
             memory.
     """
-    found = sorted(local.rglob("*")) if local.is_dir() else files_of(local)
-    for file in found:
+    paths = sorted(local.rglob("*")) if local.is_dir() else files_of(local)
+    for file in paths:
         if not (file.is_file() or file.is_dir()):
             raise UserError(f"{key}: {file} is no regular file: a pipe, a device, or a link that leads nowhere.")
         if file != local and not is_inside(file, local):
             raise UserError(f"{key}: {file} is a link to {file.resolve()}, outside of {local}. Copy what it leads to.")
-    files = [file for file in found if file.is_file() and (not local.is_dir() or is_data(file))]
+    files = [file for file in paths if file.is_file() and (not local.is_dir() or is_data(file))]
     if (size := sum(file.stat().st_size for file in files)) > MEMORY:
         raise UserError(
             f"{key}={local}: {size / 2**30:.0f} GiB, more than the {MEMORY / 2**30:.0f} GiB of this machine's memory."
@@ -184,7 +184,7 @@ def is_inside(file: Path, local: Path) -> bool:
 
 
 def is_data(file: Path) -> bool:
-    return file.name[0] not in "._" and bool(DATA & set(file.suffixes)) and file.name not in BESIDE_DATA
+    return file.name[0] not in "._" and bool(DATA & set(file.suffixes)) and file.name not in METADATA_FILES
 
 
 def read_template(path: Path, setting: str = "sft.template.path") -> str:
@@ -196,7 +196,7 @@ def read_template(path: Path, setting: str = "sft.template.path") -> str:
     key = f"{setting}={path}"
     if not path.is_file():
         raise UserError(f"{key}: no such file.")
-    if path.stat().st_size > LONGEST_TEMPLATE:
+    if path.stat().st_size > MAX_TEMPLATE_BYTES:
         raise UserError(f"{key}: {path.stat().st_size} bytes are no template.")
     try:
         return path.read_text(encoding="utf-8")
@@ -206,10 +206,10 @@ def read_template(path: Path, setting: str = "sft.template.path") -> str:
 
 def hub_revision(repo: str, revision: str | None, kind: Literal["model", "dataset"], key: str) -> str:
     """The commit a hub revision stands for now; offline, the one that the hub's cache on this machine holds."""
-    return revision if revision and COMMIT.fullmatch(revision) else commit_of(repo, revision, kind, key)
+    return revision if revision and COMMIT.fullmatch(revision) else resolve_commit(repo, revision, kind, key)
 
 
-def commit_of(repo: str, revision: str | None, kind: Literal["model", "dataset"], key: str) -> str:
+def resolve_commit(repo: str, revision: str | None, kind: Literal["model", "dataset"], key: str) -> str:
     """The commit of a hub revision, which is there to be read: on the hub, or in its cache on this machine. A commit
     that the cache holds is not asked for.
 
@@ -219,19 +219,19 @@ def commit_of(repo: str, revision: str | None, kind: Literal["model", "dataset"]
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    def cached() -> str:
+    def cached_commit() -> str:
         return Path(snapshot_download(repo, repo_type=kind, revision=revision, local_files_only=True)).name
 
     if revision and COMMIT.fullmatch(revision):
         with suppress(Exception):
-            return cached()
+            return cached_commit()
     try:
         return str(HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=10).sha)
     except Exception as reason:
         if isinstance(reason, HfHubHTTPError):  # the hub answered: no such repository, or no leave to read it
             raise UserError(f"{key}={repo}: {str(reason).splitlines()[0]}") from reason
         try:
-            return cached()
+            return cached_commit()
         except Exception:
             raise UserError(
                 f"{key}={repo}: neither a local file or folder, nor in the hub's cache on this machine, and the hub "
@@ -239,14 +239,14 @@ def commit_of(repo: str, revision: str | None, kind: Literal["model", "dataset"]
             ) from reason
 
 
-def digest(path: Path, cache: Path, fresh: bool = False) -> str:
+def digest_path(path: Path, cache: Path, fresh: bool = False) -> str:
     """A digest of a file, or of every file in a folder, with their names."""
-    found = digests(files_of(path), cache, fresh)
-    names = [[str(f.relative_to(path)) if path.is_dir() else f.name, each] for f, each in found.items()]
+    digest_by_file = digests(files_of(path), cache, fresh)
+    names = [[str(f.relative_to(path)) if path.is_dir() else f.name, each] for f, each in digest_by_file.items()]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
-class Outside:
+class OutsideFiles:
     """The local files that a node's stage reads, held to what its fingerprint says of them.
 
     A fingerprint is taken when a command starts, the files are read when their stage runs, hours later maybe. They are
@@ -257,15 +257,19 @@ class Outside:
     def __init__(self, node: Node, cache: Path):
         """Raises UserError for a file that holds something else than when the command began."""
         self.node = node
-        pinned = {path: told for path, told in node.path_digests.items() if Path(path).parent.name != told}
+        pinned = {
+            path: path_digest
+            for path, path_digest in node.path_digests.items()
+            if Path(path).parent.name != path_digest
+        }
         self.places = {path: self.place(path) for path in pinned}
         self.before = self.signatures()
-        for path, told in pinned.items():
-            if digest(self.places[path], cache, fresh=True) != told:
+        for path, path_digest in pinned.items():
+            if digest_path(self.places[path], cache, fresh=True) != path_digest:
                 self.refuse(path, "since the command began")
 
     @contextmanager
-    def still(self, begun: Path) -> Iterator[None]:
+    def watch(self, folder: Path) -> Iterator[None]:
         """Around the stage, which works in the folder `begun`.
 
         Raises:
@@ -277,7 +281,7 @@ class Outside:
             now = self.signatures()
             for path in self.places:
                 if now[path] != self.before[path]:
-                    remove(begun)
+                    remove(folder)
                     self.refuse(path, "while it was read")
 
     def refuse(self, path: str, when: str) -> None:
@@ -287,10 +291,10 @@ class Outside:
         )
 
     def place(self, path: str) -> Path:
-        found = locate(path, f"an input of {self.node}")
-        if found is None:
+        path_on_disk = locate(path, f"an input of {self.node}")
+        if path_on_disk is None:
             raise UserError(f"an input of {self.node}={path}: no such file or folder any more.")
-        return found
+        return path_on_disk
 
     def signatures(self) -> dict[str, dict[str, Signature]]:
         return {path: {str(f): signature(f) for f in files_of(p) if f.exists()} for path, p in self.places.items()}

@@ -13,7 +13,7 @@ def prompt_of(messages: list[Message], answer: str | None) -> str:
     return prompt_id(messages or [{"role": "assistant", "content": answer or ""}])
 
 
-def split_of(prompt: str, shares: Mapping[str, float]) -> str | None:
+def draw_split(prompt: str, shares: Mapping[str, float]) -> str | None:
     """The split that a prompt's id falls into by the shares of its source, or None where they leave it out: rows that
     come or go move none."""
     place = int(prompt[:8], 16) / 2**32
@@ -24,7 +24,7 @@ def split_of(prompt: str, shares: Mapping[str, float]) -> str | None:
     return None
 
 
-def side(prompt_id: str, fraction: float, trained: str = "train") -> str:
+def draw_side(prompt_id: str, fraction: float, trained: str = "train") -> str:
     """`validation` for this fraction of all prompts, else what training is called."""
     drawn = int(content_id("held out", prompt_id)[:8], 16) / 2**32
     return "validation" if drawn < fraction else trained

@@ -18,9 +18,20 @@ from stages.config.errors import UserError
 from stages.config.schema import Target
 from stages.store import locks, safe_files
 from stages.store.digests import Signature, digests, signature
-from stages.store.manifest import WEIGHTS, Manifest, digest_of, hashed, manifest_of, read_manifest
+from stages.store.manifest import WEIGHTS, Manifest, check_files, digest_of, manifest_of, read_manifest
 from stages.store.node import Node
-from stages.store.sealed_json import NODE, Damaged, file_digests, having, note, recall, remove, swap, sync, warn_once
+from stages.store.sealed_json import (
+    NODE,
+    Damaged,
+    file_digests,
+    read_note,
+    remove,
+    replace_folder,
+    require_keys,
+    sync,
+    warn_once,
+    write_note,
+)
 from stages.store.workspace import SCRATCH
 
 log = logging.getLogger(__name__)
@@ -37,12 +48,12 @@ class Store:
         self._hashed = dict[Path, Signature]()  # files that this command hashed, or wrote itself
 
     @property
-    def writable(self) -> bool:
+    def is_writable(self) -> bool:
         """True where this user may write to the store, or make it."""
         return not self.root.exists() or os.access(self.root, os.W_OK)
 
     @property
-    def remembered(self) -> Path:
+    def digest_cache(self) -> Path:
         """Where the digests of files are kept that were hashed before."""
         return self.root / "cache" / "digests.json"
 
@@ -63,14 +74,14 @@ class Store:
         manifest = read_manifest(self.folder(node))
         if manifest is None or (node.stage == self.rebuild and manifest.get("published_by") != self.command):
             return None
-        if torn := self.damage(self.folder(node), manifest):
-            warn_once(f"{self.folder(node)} is damaged ({torn}): it will be built again.")
+        if damage := self.damage_message(self.folder(node), manifest):
+            warn_once(f"{self.folder(node)} is damaged ({damage}): it will be built again.")
             return None
-        for role, given in node.inputs.items():
-            if not self.folder(given).exists():
+        for role, input_node in node.inputs.items():
+            if not self.folder(input_node).exists():
                 continue  # removed since; the node itself still stands for it
-            found = self.find(given, seen)
-            if found is None or found["digest"] != manifest["inputs"].get(role, {}).get("digest"):
+            input_manifest = self.find(input_node, seen)
+            if input_manifest is None or input_manifest["digest"] != manifest["inputs"].get(role, {}).get("digest"):
                 return None
         return manifest
 
@@ -79,19 +90,19 @@ class Store:
         is then kept depends on what its inputs turn out to hold."""
         if self.rebuild:
             return {node for target in targets for node in target.lineage}
-        found: set[Node] = set()
-        waiting = list(targets)
-        while waiting:
-            node = waiting.pop()
-            if node not in found and not self.find(node):
-                found.add(node)
-                waiting += node.inputs.values()
-        return found
+        missing_nodes: set[Node] = set()
+        unchecked = list(targets)
+        while unchecked:
+            node = unchecked.pop()
+            if node not in missing_nodes and not self.find(node):
+                missing_nodes.add(node)
+                unchecked += node.inputs.values()
+        return missing_nodes
 
-    def damage(self, folder: Path, manifest: Manifest) -> str:
+    def damage_message(self, folder: Path, manifest: Manifest) -> str:
         """What is wrong with a published folder; '' where nothing is. A file is hashed if it is not as old as it was
         published, as in a copy, or after an edit; `verify` hashes all."""
-        moved = list[Path]()
+        touched_files = list[Path]()
         for name, entry in manifest["files"].items():
             path = folder / name
             if not path.is_file():
@@ -99,10 +110,10 @@ class Store:
             stat = path.stat()
             if stat.st_size != entry["bytes"]:
                 return f"{name}: {stat.st_size} bytes, {entry['bytes']} in the manifest"
-            moved += [path] if stat.st_mtime_ns != entry.get("mtime_ns") else []
-        for path, found in digests(moved, self.remembered).items() if moved else ():
+            touched_files += [path] if stat.st_mtime_ns != entry.get("mtime_ns") else []
+        for path, digest in digests(touched_files, self.digest_cache).items() if touched_files else ():
             name = str(path.relative_to(folder))
-            if found != manifest["files"][name]["sha256"]:
+            if digest != manifest["files"][name]["sha256"]:
                 return f"{name} is not what was published"
         return ""
 
@@ -116,12 +127,16 @@ class Store:
         for folder in folders:
             manifest = manifest_of(folder)
             names = [name for name in manifest["files"] if weights or not name.endswith(WEIGHTS)]
-            now = {folder / name: signature(folder / name) for name in names if (folder / name).is_file()}
-            new = [name for name in names if (file := folder / name) not in now or self._hashed.get(file) != now[file]]
-            for name, wrong in hashed(folder, manifest, new):
-                if wrong:
-                    raise Damaged(folder / name, wrong)
-            self._hashed |= now
+            signatures = {folder / name: signature(folder / name) for name in names if (folder / name).is_file()}
+            unhashed = [
+                name
+                for name in names
+                if (file := folder / name) not in signatures or self._hashed.get(file) != signatures[file]
+            ]
+            for name, problem in check_files(folder, manifest, unhashed):
+                if problem:
+                    raise Damaged(folder / name, problem)
+            self._hashed |= signatures
 
     def state(self, node: Node) -> str:
         if self.find(node):
@@ -138,7 +153,7 @@ class Store:
     @contextmanager
     def lock(self, stage: str, name: str) -> Iterator[None]:
         """Hold a lock of the kernel's, after whoever has it now. A node's is under its stage and fingerprint."""
-        with locks.held(locks.opened(self.lock_file(stage, name)), f"{stage} {name}"):
+        with locks.hold_lock(locks.open_lock(self.lock_file(stage, name)), f"{stage} {name}"):
             yield
 
     @contextmanager
@@ -151,23 +166,27 @@ class Store:
 
     def _begin(self, node: Node) -> Path:
         """The partial folder, with what an earlier attempt left if its inputs held the same."""
-        partial, held = self.partial(node), self.digests(node)
-        begun = partial / SCRATCH / INPUTS
-        if recall(begun, having()) != held:
+        partial, digests_by_role = self.partial(node), self.read_input_digests(node)
+        digests_file = partial / SCRATCH / INPUTS
+        if read_note(digests_file, require_keys()) != digests_by_role:
             if any(partial.glob(f"{SCRATCH}/*")):
-                log.warning("warning: %s begins anew: by %s, what was begun came from other inputs.", node, begun)
+                log.warning(
+                    "warning: %s begins anew: by %s, what was begun came from other inputs.", node, digests_file
+                )
             remove(partial)
-            begun.parent.mkdir(parents=True)
-            note(begun, held)
+            digests_file.parent.mkdir(parents=True)
+            write_note(digests_file, digests_by_role)
         remove(partial / "manifest.json")  # of a folder that was complete, but cannot be read
         return partial
 
-    def digests(self, node: Node) -> dict[str, str]:
+    def read_input_digests(self, node: Node) -> dict[str, str]:
         """What a node's inputs hold now, by role."""
-        found = {role: read_manifest(self.folder(given)) for role, given in node.inputs.items()}
-        if gone := [role for role, manifest in found.items() if manifest is None]:
-            raise UserError(f"{node}: its input {node.inputs[gone[0]]} was removed meanwhile. Run the command again.")
-        return {role: manifest["digest"] for role, manifest in found.items() if manifest}
+        manifests_by_role = {role: read_manifest(self.folder(input_node)) for role, input_node in node.inputs.items()}
+        if removed_roles := [role for role, manifest in manifests_by_role.items() if manifest is None]:
+            raise UserError(
+                f"{node}: its input {node.inputs[removed_roles[0]]} was removed meanwhile. Run the command again."
+            )
+        return {role: manifest["digest"] for role, manifest in manifests_by_role.items() if manifest}
 
     def publish(self, node: Node, record: Manifest) -> Manifest:
         """Write the manifest, make everything durable, and rename the partial folder into place. Needs the lock.
@@ -177,8 +196,8 @@ class Store:
         Raises:
             UserError: where an input no longer holds what it did when the stage began.
         """
-        given = self.digests(node)
-        if recall(self.partial(node) / SCRATCH / INPUTS, having()) != given:
+        digests_by_role = self.read_input_digests(node)
+        if read_note(self.partial(node) / SCRATCH / INPUTS, require_keys()) != digests_by_role:
             raise UserError(f"{node}: an input was built again while this ran. Run the command again.")
         partial = self.partial(node)
         paths = [p for p in sorted(partial.rglob("*")) if p.relative_to(partial).parts[0] != SCRATCH]
@@ -186,9 +205,9 @@ class Store:
         readers = partial.stat().st_mode & 0o444  # safetensors lets nobody but this user read weights
         for path in files.values():
             path.chmod(path.stat().st_mode | readers)
-        written = {name: signature(path) for name, path in files.items()}
+        signatures = {name: signature(path) for name, path in files.items()}
         entries = {
-            name: {"bytes": written[name][0], "mtime_ns": written[name][1], "sha256": digest}
+            name: {"bytes": signatures[name][0], "mtime_ns": signatures[name][1], "sha256": digest}
             for name, digest in zip(files, file_digests(files.values()), strict=True)
         }
         manifest = {
@@ -199,7 +218,7 @@ class Store:
             "config": asdict(node.config),
             "settings": node.settings,
             "inputs": {
-                role: {"stage": n.stage, "fingerprint": n.fingerprint, "digest": given[role]}
+                role: {"stage": n.stage, "fingerprint": n.fingerprint, "digest": digests_by_role[role]}
                 for role, n in node.inputs.items()
             },
             "digest": digest_of(entries),
@@ -215,16 +234,16 @@ class Store:
         os.replace(draft, partial / "manifest.json")  # from here on the folder is complete
         sync(partial)
         self._rename(node)
-        self._hashed |= {self.folder(node) / name: each for name, each in written.items()}
+        self._hashed |= {self.folder(node) / name: each for name, each in signatures.items()}
         return manifest
 
     def _rename(self, node: Node) -> None:
         remove(self.partial(node) / SCRATCH)
-        swap(self.partial(node), self.folder(node))
+        replace_folder(self.partial(node), self.folder(node))
 
     def link_latest(self, targets: list[Node]) -> None:
         """Point `latest/` at the targets and all that they descend from; not in a store that may only be read."""
-        if not self.writable:
+        if not self.is_writable:
             return
         for node in (node for target in targets for node in target.lineage):
             if self.folder(node).exists():
@@ -237,11 +256,11 @@ class Store:
 
     def manifests(self, stage: str = "*") -> list[tuple[Path, Manifest]]:
         """Every published node of a stage that can be read, oldest first."""
-        found = [(folder, m) for folder in self.published(stage) if (m := read_manifest(folder))]
-        found = [(folder, m) for folder, m in found if folder.name == m["fingerprint"]]
-        return sorted(found, key=lambda item: item[1]["ended"])
+        manifests = [(folder, m) for folder in self.published_folders(stage) if (m := read_manifest(folder))]
+        manifests = [(folder, m) for folder, m in manifests if folder.name == m["fingerprint"]]
+        return sorted(manifests, key=lambda item: item[1]["ended"])
 
-    def published(self, stage: str = "*") -> list[Path]:
+    def published_folders(self, stage: str = "*") -> list[Path]:
         """The folders that published nodes lie in."""
-        found = [path.parent for path in self.root.glob(f"{stage}/*/manifest.json")]
-        return [folder for folder in found if folder.parent.name in [*Target] and NODE.fullmatch(folder.name)]
+        folders = [path.parent for path in self.root.glob(f"{stage}/*/manifest.json")]
+        return [folder for folder in folders if folder.parent.name in [*Target] and NODE.fullmatch(folder.name)]

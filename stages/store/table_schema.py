@@ -17,25 +17,25 @@ Float32 = Annotated[float, pa.float32()]
 
 def schema_of(kind: Any) -> pa.Schema:
     """A column for every field."""
-    return pa.schema([(name, arrow(hint)) for name, hint in hints(kind).items()])
+    return pa.schema([(name, arrow_type(hint)) for name, hint in field_types(kind).items()])
 
 
 @cache
-def hints(kind: Any) -> dict[str, Any]:
-    known = get_type_hints(kind, include_extras=True)
-    return {each.name: known[each.name] for each in fields(kind)}
+def field_types(kind: Any) -> dict[str, Any]:
+    types = get_type_hints(kind, include_extras=True)
+    return {each.name: types[each.name] for each in fields(kind)}
 
 
-def arrow(hint: Any) -> pa.DataType:
+def arrow_type(hint: Any) -> pa.DataType:
     """How a table holds a type: as `Annotated` says, else in the usual way. Objects of any shape are JSON."""
     origin, inside = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return hint.__metadata__[0]
     if origin is UnionType:
-        [given] = {*inside} - {NoneType}
-        return arrow(given)
+        [inner] = {*inside} - {NoneType}
+        return arrow_type(inner)
     if origin is list:
-        return pa.list_(arrow(inside[0]))
+        return pa.list_(arrow_type(inside[0]))
     if origin is dict:
         return pa.string()
     return pa.struct(list(schema_of(hint))) if is_dataclass(hint) else PLAIN[hint]
@@ -46,15 +46,15 @@ def table_of(records: Sequence[Any], kind: Any) -> pa.Table:
     for get, shape, part in columns_of(kind):
         values = [*map(get, records)]
         if part:
-            values = [[written(each, part) for each in value] for value in values]
+            values = [[encode_nested(each, part) for each in value] for value in values]
         columns.append(pa.array(values, shape))
-    return pa.Table.from_arrays(columns, names=[*hints(kind)])
+    return pa.Table.from_arrays(columns, names=[*field_types(kind)])
 
 
 @cache
 def columns_of(kind: Any) -> list[tuple[Callable[[Any], Any], pa.DataType, Any]]:
     """For every field what gets it, how a table holds it, and the dataclass of which it has lists."""
-    return [(attrgetter(name), arrow(hint), part_of(hint)) for name, hint in hints(kind).items()]
+    return [(attrgetter(name), arrow_type(hint), nested_class(hint)) for name, hint in field_types(kind).items()]
 
 
 def records_of(table: pa.Table | pa.RecordBatch, kind: Any) -> list[Any]:
@@ -62,22 +62,22 @@ def records_of(table: pa.Table | pa.RecordBatch, kind: Any) -> list[Any]:
     names, columns = table.schema.names, []
     for name in names:
         values = table[name].to_pylist()
-        if part := part_of(hints(kind)[name]):
-            values = [[read(each, part) for each in value] for value in values]
+        if part := nested_class(field_types(kind)[name]):
+            values = [[decode_nested(each, part) for each in value] for value in values]
         columns.append(values)
     return [kind(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
 
-def part_of(hint: Any) -> Any:
+def nested_class(hint: Any) -> Any:
     """The dataclass of which a column holds lists; else None."""
     return get_args(hint)[0] if get_origin(hint) is list and is_dataclass(get_args(hint)[0]) else None
 
 
-def written(part: Any, kind: Any) -> dict[str, Any]:
-    shapes = hints(kind)
+def encode_nested(part: Any, kind: Any) -> dict[str, Any]:
+    shapes = field_types(kind)
     return {k: json.dumps(v, sort_keys=True) if get_origin(shapes[k]) is dict else v for k, v in vars(part).items()}
 
 
-def read(part: dict[str, Any], kind: Any) -> Any:
-    shapes = hints(kind)
+def decode_nested(part: dict[str, Any], kind: Any) -> Any:
+    shapes = field_types(kind)
     return kind(**{k: json.loads(v) if get_origin(shapes[k]) is dict else v for k, v in part.items()})

@@ -21,17 +21,17 @@ def text_lengths(stage: str, folder: Path) -> dict[str, dict[str, Any]]:
     try:
         match stage:
             case "data" | "source" | "select":
-                return of_examples(folder / "examples.parquet")
+                return example_lengths(folder / "examples.parquet")
             case "pairs":
-                return of_pairs(folder / "pairs.parquet")
+                return pair_lengths(folder / "pairs.parquet")
             case "sample" | "pool" | "versus":
-                return of_pool(folder)
+                return pool_lengths(folder)
     except (pa.ArrowException, OSError):
         pass
     return {}
 
 
-def of_examples(file: Path) -> dict[str, dict[str, Any]]:
+def example_lengths(file: Path) -> dict[str, dict[str, Any]]:
     totals: dict[str, Counter[str]] = {}
     for table in read(file, "split", "messages", "reference"):
         for split in pc.unique(table["split"]).to_pylist():
@@ -52,7 +52,7 @@ def of_examples(file: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def of_pairs(file: Path) -> dict[str, dict[str, Any]]:
+def pair_lengths(file: Path) -> dict[str, dict[str, Any]]:
     total = Counter[str]()
     for table in read(file, "prompt", "chosen", "rejected"):
         answers = characters(table["chosen"]) + characters(table["rejected"])
@@ -61,7 +61,7 @@ def of_pairs(file: Path) -> dict[str, dict[str, Any]]:
     return {PAIRS: {"prompt": total["prompt"] / rows, "answer": total["answer"] / rows / 2}}
 
 
-def of_pool(folder: Path) -> dict[str, dict[str, Any]]:
+def pool_lengths(folder: Path) -> dict[str, dict[str, Any]]:
     prompts = Counter[str]()
     for table in read(folder / "prompts.parquet", "messages"):
         prompts.update(rows=len(table), prompt=characters(table["messages"]))

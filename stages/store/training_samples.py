@@ -32,11 +32,11 @@ def append_samples(node: Path, samples: Sequence[Sample]) -> None:
 def read_samples(node: Path) -> list[Sample]:
     """The answers by step, then by prompt; none where nothing was sampled. Where a resume answered a step again, the
     later answers count."""
-    path, found = node / SAMPLES, dict[tuple[int, str], Sample]()
+    path, samples = node / SAMPLES, dict[tuple[int, str], Sample]()
     for line in path.read_bytes().splitlines() if path.exists() else []:
         if sample := read_sample(line):
-            found[sample.step, sample.id] = sample
-    return [found[key] for key in sorted(found)]
+            samples[sample.step, sample.id] = sample
+    return [samples[key] for key in sorted(samples)]
 
 
 def read_sample(line: bytes) -> Sample | None:

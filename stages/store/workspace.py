@@ -27,11 +27,11 @@ class OpenResource:
         self.key: Any = None
         self.value: Any = None
 
-    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+    def get(self, key: Any, open_new: Callable[[], Any]) -> Any:
         """What is kept under this key; where that is something else, it goes before `make` opens this."""
         if self.key != key:
             self.clear()
-            self.key, self.value = key, make()
+            self.key, self.value = key, open_new()
         return self.value
 
     def clear(self) -> None:
@@ -52,15 +52,19 @@ class StageDir(os.PathLike[str]):
         self,
         path: Path,
         listener: Callable[[dict[str, Any], int], None],
-        main: bool = True,
-        kept: OpenResource | None = None,
-        calls: Path | None = None,
+        is_main: bool = True,
+        open_resource: OpenResource | None = None,
+        call_folder: Path | None = None,
     ):
-        self.path, self.warnings, self._listener, self.main = path, list[str](), listener, main
-        self.kept, self.calls, self.asked = kept or OpenResource(), calls or path / SCRATCH / "calls", dict[str, Any]()
-        if main:
+        self.path, self.warnings, self._listener, self.main = path, list[str](), listener, is_main
+        self.open_resource, self.call_folder, self.endpoint_calls = (
+            open_resource or OpenResource(),
+            call_folder or path / SCRATCH / "calls",
+            dict[str, Any](),
+        )
+        if is_main:
             for lines in LOGS:
-                drop_torn(self / lines)
+                cut_torn_line(self / lines)
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -78,7 +82,7 @@ class StageDir(os.PathLike[str]):
             curves.write(json.dumps(strict, allow_nan=False) + "\n")
         self._listener(metrics, step)
 
-    def say(self, message: str) -> None:
+    def inform(self, message: str) -> None:
         """Tell the user what was done."""
         if self.main:
             log.info("%s", message)
@@ -100,7 +104,7 @@ def read_curves(node: Path) -> list[dict[str, Any]]:
     return [points[key] for key in sorted(points)]
 
 
-def last_of(curve: list[dict[str, Any]], *names: str) -> dict[str, float]:
+def last_values(curve: list[dict[str, Any]], *names: str) -> dict[str, float]:
     """The last value of each metric that the curve holds."""
     return {name: point[name] for point in curve for name in names if name in point}
 
@@ -114,7 +118,7 @@ def read_point(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def drop_torn(lines: Path) -> None:
+def cut_torn_line(lines: Path) -> None:
     """Cut off the end of a file in JSON lines that an attempt left unfinished: it would tear the next line, too."""
     if os.path.lexists(lines):
         with os.fdopen(open_regular(lines, os.O_RDWR), "r+b") as file:
@@ -131,12 +135,12 @@ class Progress:
     COLUMNS, SECONDS, SHARE, LOGGED_EVERY = 80, 10.0, 0.05, 30.0
 
     def __init__(self, total: int, title: str, unit: str, done: int = 0):
-        self.total, self.title, self.unit, self.done, self.begun_at = total, title, unit, done, done
+        self.total, self.title, self.unit, self.done, self.first_row = total, title, unit, done, done
         self.note = ""
-        self.started = self.told = time.monotonic()
-        self.terminal = self.on_terminal() if sys.stderr.isatty() else None
+        self.started = self.last_logged = time.monotonic()
+        self.terminal = self.open_bar() if sys.stderr.isatty() else None
 
-    def on_terminal(self) -> Any:
+    def open_bar(self) -> Any:
         from tqdm import tqdm  # not for `--help` or a plan
 
         columns = min(self.COLUMNS, shutil.get_terminal_size().columns or self.COLUMNS)  # 0: nobody knows
@@ -157,11 +161,11 @@ class Progress:
         if self.terminal:
             self.terminal.set_description_str(self.line(), refresh=False)
             self.terminal.update(rows)
-        elif time.monotonic() - self.told >= self.LOGGED_EVERY:
-            self.told = time.monotonic()
+        elif time.monotonic() - self.last_logged >= self.LOGGED_EVERY:
+            self.last_logged = time.monotonic()
             log.info("%s", self.line())
 
-    def expect(self, total: int) -> None:
+    def set_total(self, total: int) -> None:
         """So many there will be, as far as one can tell now."""
         self.total = total
         if self.terminal:
@@ -169,16 +173,16 @@ class Progress:
 
     def line(self) -> str:
         """`sample 1,024/4,480 rows, 34/s, 1:41 left, …`"""
-        of_all = f"/{self.total:,}" if self.total else ""  # else nobody knows how many
-        parts = [f"{self.title} {self.done:,}{of_all} {self.unit}s"]
-        seconds, made = time.monotonic() - self.started, self.done - self.begun_at
-        if made and seconds >= 1:
-            rate = made / seconds
+        total_text = f"/{self.total:,}" if self.total else ""  # else nobody knows how many
+        parts = [f"{self.title} {self.done:,}{total_text} {self.unit}s"]
+        seconds, finished = time.monotonic() - self.started, self.done - self.first_row
+        if finished and seconds >= 1:
+            rate = finished / seconds
             parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
             if (
                 seconds >= self.SECONDS
                 and self.done < self.total
-                and made >= self.SHARE * (self.total - self.begun_at)
+                and finished >= self.SHARE * (self.total - self.first_row)
             ):
                 parts.append(f"{clock((self.total - self.done) / rate)} left")
         return ", ".join([*parts, *([self.note] if self.note else [])])

@@ -13,17 +13,17 @@ ROWS = 50
 Table = tuple[list[str], list[list[Any]]]  # columns, rows
 
 
-def of(stage: str, folder: Path) -> dict[str, Table]:
+def read_tables(stage: str, folder: Path) -> dict[str, Table]:
     """The first candidates with their scores after `label`, the first pairs after `pairs`: `ROWS` at most. After a
     training stage all that the model answered on its way."""
-    made: dict[str, Table] = {}
+    tables: dict[str, Table] = {}
     if stage == "label":
-        made["candidates"] = candidates(folder)
+        tables["candidates"] = candidates(folder)
     elif stage == "pairs":
-        made["pairs"] = pairs(folder)
+        tables["pairs"] = pairs(folder)
     else:
-        made["samples"] = samples(folder)
-    return {name: table for name, table in made.items() if table[1]}
+        tables["samples"] = samples(folder)
+    return {name: table for name, table in tables.items() if table[1]}
 
 
 def candidates(folder: Path) -> Table:
@@ -50,9 +50,9 @@ def samples(folder: Path) -> Table:
     return ["step", "prompt", "before training", "answer"], rows
 
 
-def by_id(path: Path, key: str, value: str, wanted: Any) -> dict[str, Any]:
-    found = pq.read_table(path, columns=[key, value], filters=pc.field(key).isin(wanted.combine_chunks()))
-    return dict(zip(found[key].to_pylist(), found[value].to_pylist(), strict=True))
+def by_id(path: Path, key: str, value: str, ids: Any) -> dict[str, Any]:
+    rows = pq.read_table(path, columns=[key, value], filters=pc.field(key).isin(ids.combine_chunks()))
+    return dict(zip(rows[key].to_pylist(), rows[value].to_pylist(), strict=True))
 
 
 def text(messages: list[dict[str, str]]) -> str:

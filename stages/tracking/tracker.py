@@ -30,21 +30,24 @@ class Run:
         """The attempt is over."""
 
 
-def inputs(node: Node, root: Path) -> dict[str, dict[str, str]]:
+def describe_inputs(node: Node, root: Path) -> dict[str, dict[str, str]]:
     """By role, the fingerprint of an input and its artifact as trackers know it: the lineage, readable offline."""
-    digests = Store(root).digests(node)
+    digests = Store(root).read_input_digests(node)
     return {
-        role: {"fingerprint": given.fingerprint, "artifact": version(given.stage, given.fingerprint, digests[role])}
-        for role, given in node.inputs.items()
+        role: {
+            "fingerprint": input_node.fingerprint,
+            "artifact": artifact_name(input_node.stage, input_node.fingerprint, digests[role]),
+        }
+        for role, input_node in node.inputs.items()
     }
 
 
-def version(stage: str, fingerprint: str, digest: str) -> str:
+def artifact_name(stage: str, fingerprint: str, digest: str) -> str:
     """`sft-1f09b2b85486:5a0c31de90b2`: the computation, and as an alias the content that it gave."""
     return f"{stage}-{fingerprint}:{digest[:12]}"
 
 
-def description(manifest: Manifest) -> dict[str, Any]:
+def artifact_metadata(manifest: Manifest) -> dict[str, Any]:
     """What an artifact says of itself: the manifest's key figures."""
     return {key: manifest[key] for key in ("digest", "seed", "device", "wall_seconds", "peak_memory", "metrics")}
 
@@ -64,5 +67,5 @@ def track(settings: Tracker, node: Node, root: Path) -> Iterator[Run]:
 def start(settings: Tracker, node: Node, root: Path) -> Run:
     if settings.name == "none":
         return Run()
-    tracker: Callable[..., Run] = plugins.named("tracking", settings.name, Run)
+    tracker: Callable[..., Run] = plugins.load_class("tracking", settings.name, Run)
     return tracker(settings, node, root)

@@ -15,7 +15,7 @@ from stages.config.schema import Tracker
 from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.tracking import logged_tables
-from stages.tracking.tracker import Run, description, inputs
+from stages.tracking.tracker import Run, artifact_metadata, describe_inputs
 
 
 class TrackioRun(Run):
@@ -29,18 +29,18 @@ class TrackioRun(Run):
                 f"tracker=trackio: {error}. Install it with {install_command('trackio')}, or set tracker=none."
             ) from error
         self.upload = settings.upload
-        given = inputs(node, root)
+        input_entries = describe_inputs(node, root)
         with redirect_stdout(io.StringIO()):
             self.run = trackio.init(
                 project=settings.project,
                 name=str(node),
                 group=settings.group or node.stage,
-                config={**asdict(node.config), "fingerprint": node.fingerprint, "inputs": given},
+                config={**asdict(node.config), "fingerprint": node.fingerprint, "inputs": input_entries},
                 embed=False,
             )
-        for its in given.values():
+        for entry in input_entries.values():
             try:
-                self.run.use_artifact(its["artifact"])
+                self.run.use_artifact(entry["artifact"])
             except ValueError:
                 continue  # built under another tracker; the configuration names it all the same
 
@@ -51,11 +51,11 @@ class TrackioRun(Run):
         """Log figures, tables and the artifact: references to the files, or with `tracker.upload` copies of them."""
         import trackio
 
-        found = logged_tables.of(manifest["stage"], folder).items()
-        logged = {name: trackio.Table(columns=columns, data=rows) for name, (columns, rows) in found}
+        tables = logged_tables.read_tables(manifest["stage"], folder).items()
+        logged = {name: trackio.Table(columns=columns, data=rows) for name, (columns, rows) in tables}
         self.run.log({**figures(manifest["metrics"]), "wall_seconds": manifest["wall_seconds"], **logged})
         name = f"{manifest['stage']}-{manifest['fingerprint']}"
-        artifact = trackio.Artifact(name, type=manifest["stage"], metadata=description(manifest))
+        artifact = trackio.Artifact(name, type=manifest["stage"], metadata=artifact_metadata(manifest))
         for file in manifest["files"]:
             path = (folder / file).resolve()
             if self.upload:
@@ -73,10 +73,10 @@ class TrackioRun(Run):
 
 def figures(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
     """The numbers of nested metrics, by path: `delta/dpo-sft/mean`."""
-    found = dict[str, float]()
+    numbers = dict[str, float]()
     for key, value in metrics.items():
         if isinstance(value, dict):
-            found |= figures(value, f"{prefix}{key}/")
+            numbers |= figures(value, f"{prefix}{key}/")
         elif isinstance(value, int | float):
-            found[prefix + key] = value
-    return found
+            numbers[prefix + key] = value
+    return numbers

@@ -17,7 +17,7 @@ from stages.config.schema import Tracker
 from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.tracking import logged_tables
-from stages.tracking.tracker import Run, description, inputs
+from stages.tracking.tracker import Run, artifact_metadata, describe_inputs
 
 log = logging.getLogger(__name__)
 
@@ -30,21 +30,21 @@ class WandbRun(Run):
 
     def __init__(self, settings: Tracker, node: Node, root: Path):
         self.upload = settings.upload
-        files, given = home(root), inputs(node, root)
+        files, input_entries = prepare_folder(root), describe_inputs(node, root)
         import wandb
 
-        told = mode()
+        run_mode = choose_mode()
         try:
-            self.run = start(settings, node, files, given, told)
+            self.run = start(settings, node, files, input_entries, run_mode)
         except wandb.errors.Error as error:
             log.warning("warning: W&B cannot be reached (%s): this run is logged offline.", error)
-            told = "offline"
-            self.run = start(settings, node, files, given, told)
+            run_mode = "offline"
+            self.run = start(settings, node, files, input_entries, run_mode)
         self.id = self.run.id
-        if told == "online":
-            artifacts = [its["artifact"] for its in given.values()]
+        if run_mode == "online":
+            artifacts = [entry["artifact"] for entry in input_entries.values()]
             try:
-                link(wandb.Api(), Path(self.run.dir).parent, self.run.path, artifacts)
+                link_run(wandb.Api(), Path(self.run.dir).parent, self.run.path, artifacts)
             except wandb.errors.Error as error:
                 log.warning("warning: W&B did not take this run's inputs (%s): stage=sync tries again.", error)
 
@@ -55,7 +55,7 @@ class WandbRun(Run):
         import wandb
 
         self.run.summary.update({**manifest["metrics"], "wall_seconds": manifest["wall_seconds"]})
-        for name, (columns, rows) in logged_tables.of(manifest["stage"], folder).items():
+        for name, (columns, rows) in logged_tables.read_tables(manifest["stage"], folder).items():
             self.run.log({name: wandb.Table(columns=columns, data=rows)})
         aliases = [manifest["fingerprint"], manifest["digest"][:12], "latest"]
         try:
@@ -71,7 +71,7 @@ class WandbRun(Run):
             log.warning("warning: W&B does not answer any more: stage=sync sends the rest of this run.")
 
 
-def start(settings: Tracker, node: Node, files: Path, given: dict[str, dict[str, str]], mode: str) -> Any:
+def start(settings: Tracker, node: Node, files: Path, input_entries: dict[str, dict[str, str]], mode: str) -> Any:
     import wandb
 
     return wandb.init(
@@ -81,7 +81,7 @@ def start(settings: Tracker, node: Node, files: Path, given: dict[str, dict[str,
         group=settings.group,
         job_type=node.stage,
         name=str(node),
-        config={**asdict(node.config), "fingerprint": node.fingerprint, "inputs": given},
+        config={**asdict(node.config), "fingerprint": node.fingerprint, "inputs": input_entries},
         dir=str(files.parent),
         mode=mode,  # type: ignore[arg-type]
         reinit="create_new",
@@ -104,19 +104,21 @@ def artifact(folder: Path, manifest: Manifest, upload: bool) -> Any:
     import wandb
 
     name = f"{manifest['stage']}-{manifest['fingerprint']}"
-    made = wandb.Artifact(name, type=manifest["stage"], metadata=description(manifest))
+    logged = wandb.Artifact(name, type=manifest["stage"], metadata=artifact_metadata(manifest))
     for file, entry in manifest["files"].items():
         path = (folder / file).resolve()
         if upload:
-            made.add_file(str(path), name=file, policy="immutable")  # not copied first: published files do not change
+            logged.add_file(
+                str(path), name=file, policy="immutable"
+            )  # not copied first: published files do not change
         else:
             # The store has read the file for its SHA-256 already; W&B would read it again for its MD5.
-            for reference in made.add_reference(path.as_uri(), name=file, checksum=False):
+            for reference in logged.add_reference(path.as_uri(), name=file, checksum=False):
                 reference.digest = entry["sha256"]
-    return made
+    return logged
 
 
-def home(root: Path) -> Path:
+def prepare_folder(root: Path) -> Path:
     """Where W&B's files go, its caches and logs too."""
     files = (root / "cache" / "wandb").resolve()
     files.mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,7 @@ def home(root: Path) -> Path:
     return files
 
 
-def mode() -> str:
+def choose_mode() -> str:
     """WANDB_MODE, of which `process.prepare` leaves trackers this; else online where there is a key."""
     return os.environ.get("PLUMBLINE_WANDB_MODE") or ("online" if has_key() else "offline")
 
@@ -141,7 +143,7 @@ def has_key() -> bool:
         return False
 
 
-def link(api: Any, run: Path, path: str, artifacts: Iterable[str]) -> list[str]:
+def link_run(api: Any, run: Path, path: str, artifacts: Iterable[str]) -> list[str]:
     """Tell W&B what artifacts a run used, and note it in the run's folder. Those that are not there are returned.
 
     `path` is entity/project/id. The public API takes it for a run that is over, without resuming it.

@@ -110,7 +110,7 @@ TEXTS = {
 def refusal(key: str, value: Any) -> str:
     """Return how a value of a key is refused, or an empty string."""
     try:
-        limits.refuse(with_value(key, value))
+        limits.validate_block(with_value(key, value))
     except UserError as error:
         return str(error)
     return ""
@@ -297,4 +297,4 @@ def test_several_values_are_told_what_they_may_be() -> None:
 
 
 def test_families_are_listed_without_being_imported() -> None:
-    assert plugins.families() == list(known_families())
+    assert plugins.family_names() == list(known_families())

@@ -20,8 +20,8 @@ VALUES = (-1, 0, 0.5, 1, 7, 10**30, 1e30, float("nan"), float("inf"), "bogus", T
 
 def accepted(name: str, key: str, value: Any) -> bool:
     try:
-        argument_names = trl_arguments.known_arguments(name)
-        trl_values.refuse(f"{name}.trainer", {key: value}, argument_names, ENUMERATIONS)
+        argument_names = trl_arguments.argument_types(name)
+        trl_values.validate_values(f"{name}.trainer", {key: value}, argument_names, ENUMERATIONS)
     except UserError as error:
         assert str(error).startswith(f"{name}.trainer.{key}"), error
         return False
@@ -32,7 +32,7 @@ def accepted(name: str, key: str, value: Any) -> bool:
 def test_trl_takes_every_value_that_is_let_through(name: str, tmp_path: Path) -> None:
     plain = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "dataloader_num_workers": 1}
     # What DPO takes too is tried with it alone.
-    keys = trl_arguments.allowed(name) - (trl_arguments.allowed("dpo") if name != "dpo" else set())
+    keys = trl_arguments.allowed_arguments(name) - (trl_arguments.allowed_arguments("dpo") if name != "dpo" else set())
     tried = 0
     for key in sorted(keys):
         for value in VALUES:
@@ -55,7 +55,7 @@ def test_a_schedule_that_is_let_through_runs(word: str) -> None:
     options = dict.fromkeys(trl_values.SCHEDULES.get(word, ())[-1:], 2)
     if not accepted("dpo", "lr_scheduler_type", word):
         message = refused(*TINY, f"dpo.trainer.lr_scheduler_type={word}")
-        assert word in trl_values.LED_BY_EVALUATIONS or f"needs {' or '.join(trl_values.SCHEDULES[word])}" in message
+        assert word in trl_values.METRIC_SCHEDULES or f"needs {' or '.join(trl_values.SCHEDULES[word])}" in message
         if not options:
             return
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=1.0)

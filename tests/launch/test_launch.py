@@ -248,7 +248,7 @@ def test_where_nodes_cannot_meet_is_told(rendezvous: str, pattern: str, monkeypa
     own = lambda host, *rest, **options: real_getaddrinfo("127.0.1.1" if host == "node-0" else host, *rest, **options)
     monkeypatch.setattr(socket, "getaddrinfo", own)
     with pytest.raises(UserError, match=pattern):
-        agent.meeting_point(rendezvous, 0)
+        agent.open_rendezvous(rendezvous, 0)
 
 
 @pytest.mark.slow

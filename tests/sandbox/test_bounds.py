@@ -16,7 +16,7 @@ import trl
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from stages.sandbox import jinja_process
-from stages.sandbox.jinja_process import Refusal, TemplateFault, Unbounded, facts_of, load_yaml, render
+from stages.sandbox.jinja_process import Refusal, TemplateFault, Unbounded, load_yaml, read_facts, render
 from tests.helpers import command, refused
 
 SHARED = "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}"
@@ -137,7 +137,7 @@ def test_a_published_chat_template_is_rendered_as_transformers_renders_it(file: 
 def test_a_fault_names_its_line() -> None:
     for chat in (False, True):
         with pytest.raises(TemplateFault, match=r"^line 2: TemplateSyntaxError: "):
-            facts_of("x\n{% if %}", chat)
+            read_facts("x\n{% if %}", chat)
         with pytest.raises(TemplateFault, match=r"^line 3: ZeroDivisionError: "):
             render("x\n\n{{ messages|length // 0 }}", [{"messages": MESSAGES}], chat)
         with pytest.raises(Unbounded, match=r"^line 2: .* 256 MiB"):
@@ -148,7 +148,7 @@ def test_a_fault_names_its_line() -> None:
 
 def test_only_what_cannot_grow_is_rendered_in_this_process() -> None:
     plain = "{{ text|trim }}{% if label %}: {{ label or 'none' }}{% endif %}"
-    assert facts_of(plain) == ({"text", "label"}, True)
+    assert read_facts(plain) == ({"text", "label"}, True)
     assert render(plain, [{"text": " a ", "label": "b"}])[0].text == "a: b"
     grows = (
         "{{ a * 2 }}",
@@ -158,8 +158,8 @@ def test_only_what_cannot_grow_is_rendered_in_this_process() -> None:
         "{{ a ~ a }}",
         "{{ a[0] }}",
     )
-    assert not any(facts_of(each).plain for each in (*grows, "{% set x = a %}", "{% macro f() %}{% endmacro %}"))
-    assert not facts_of("{{ a }}", chat=True).plain
+    assert not any(read_facts(each).plain for each in (*grows, "{% set x = a %}", "{% macro f() %}{% endmacro %}"))
+    assert not read_facts("{{ a }}", chat=True).plain
     with pytest.raises(Refusal, match="'b' is undefined"):
         render("{{ a }}{{ b }}", [{"a": "x"}])
     with pytest.raises(TemplateFault, match="surrogate"):
@@ -168,7 +168,7 @@ def test_only_what_cannot_grow_is_rendered_in_this_process() -> None:
 
 def test_a_template_is_bounded_by_what_it_computes_and_not_by_a_clock() -> None:
     """A machine may be busy with others, and a process be stopped for a while."""
-    process = jinja_process.running().process
+    process = jinja_process.running_process().process
     process.send_signal(signal.SIGSTOP)
     events = list[str]()
     resume = threading.Timer(1.5, lambda: (events.append("resumed"), process.send_signal(signal.SIGCONT)))
@@ -183,7 +183,7 @@ def test_the_process_knows_no_keys_and_ends_with_the_one_that_asks(monkeypatch: 
     with pytest.raises(Unbounded):
         render("{{ a * 10 ** 10 }}", [{"a": "x"}])
     render("{{ a * 3 }}", [{"a": "x"}])  # by another process
-    process = jinja_process.running().process
+    process = jinja_process.running_process().process
     assert b"plumb" not in Path(f"/proc/{process.pid}/environ").read_bytes()
     code = (
         "from stages.sandbox.jinja_process import *; render('{{ a * 3 }}', [{'a': 'x'}]); print(running().process.pid)"
@@ -198,11 +198,11 @@ def test_the_process_knows_no_keys_and_ends_with_the_one_that_asks(monkeypatch: 
 
 
 def test_a_fork_has_a_process_of_its_own() -> None:
-    own_pid = jinja_process.running().process.pid
+    own_pid = jinja_process.running_process().process.pid
     read, write = os.pipe()
     if (child := os.fork()) == 0:
         text = render("{{ a * 3 }}", [{"a": "y"}])[0].text
-        child_process = jinja_process.running().process
+        child_process = jinja_process.running_process().process
         os.write(write, f"{child_process.pid} {text}".encode())
         child_process.kill()
         os._exit(0)

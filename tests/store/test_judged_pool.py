@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from stages.store.judged_pool import by_prompt
+from stages.store.judged_pool import group_by_prompt
 from stages.store.records import Candidate, PairLogProbs, Records, save
 from stages.store.shards import StreamedTable
 
@@ -30,7 +30,7 @@ def test_every_prompt_has_its_records_in_their_order(swaps: int, tmp_path: Path)
     table = Records(tmp_path / "c.parquet", Candidate)
     expected = [[c for c in stored if c.prompt_id == prompt] for prompt in PROMPTS]
     assert len(table) == len(stored)
-    assert [*by_prompt(table, PROMPTS)] == [*by_prompt(stored, PROMPTS)] == expected
+    assert [*group_by_prompt(table, PROMPTS)] == [*group_by_prompt(stored, PROMPTS)] == expected
 
 
 def test_what_shards_made_is_held_as_columns_and_given_as_it_was(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def keep_calls(folder: Path) -> None:
 OPENED: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
     "calls": (votes_folder, keep_calls),
     "calls' lock": (lambda folder: votes_folder(folder).with_suffix(".lock"), keep_calls),
-    "a lock": (lambda folder: folder / "x.lock", lambda folder: locks.opened(folder / "x.lock")),
+    "a lock": (lambda folder: folder / "x.lock", lambda folder: locks.open_lock(folder / "x.lock")),
     "spending": (lambda folder: folder / "s.jsonl", lambda f: Spending(f / "s.jsonl", Budget(), Price(), "key")),
     "curves": (lambda folder: folder / CURVES, lambda folder: StageDir(folder, lambda metrics, step: None)),
     "reading": (lambda folder: folder / "f", lambda folder: open_regular(folder / "f")),

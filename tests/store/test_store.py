@@ -66,11 +66,11 @@ def test_a_file_is_named_by_its_content(tmp_path: Path) -> None:
 def test_a_changed_file_is_seen_although_digests_are_remembered(tmp_path: Path) -> None:
     file, cache = tmp_path / "data", tmp_path / "digests.json"
     file.write_text("a")
-    before = source_files.digest(file, cache)
-    assert source_files.digest(file, cache) == before
+    before = source_files.digest_path(file, cache)
+    assert source_files.digest_path(file, cache) == before
     file.write_text("b")
     os.utime(file, ns=(1, 1))
-    assert source_files.digest(file, cache) != before
+    assert source_files.digest_path(file, cache) != before
 
 
 def writes(file: Path, content: str, times: int) -> None:
@@ -210,7 +210,7 @@ def test_curves_are_strict_json_lines_also_after_a_kill_within_one(tmp_path: Pat
     whole = file.read_bytes()
     for torn in (whole[:-1], whole[:-9], whole[: whole.index(b"\n") + 2]):
         file.write_bytes(torn)
-        StageDir(tmp_path, lambda *_: None, main=False)  # another process of the same training
+        StageDir(tmp_path, lambda *_: None, is_main=False)  # another process of the same training
         assert file.read_bytes() == torn
         StageDir(tmp_path, lambda *_: None).log({"loss": 0.25}, 2)
         first, second, rest = file.read_bytes().split(b"\n")

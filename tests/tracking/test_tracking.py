@@ -12,7 +12,7 @@ from wandb.proto import wandb_internal_pb2
 
 from stages.store.training_samples import read_samples
 from stages.tracking import logged_tables
-from stages.tracking.tracker import version
+from stages.tracking.tracker import artifact_name
 from tests.helpers import SECRET, command
 
 
@@ -98,7 +98,7 @@ def test_the_configurations_of_the_runs_hold_the_lineage(tracked: Path) -> None:
     for run in all_runs:
         inputs = run.manifest["inputs"]
         named = {role: (i["fingerprint"], i["artifact"]) for role, i in run.config["inputs"].items()}
-        assert named == {role: (i["fingerprint"], version(**i)) for role, i in inputs.items()}
+        assert named == {role: (i["fingerprint"], artifact_name(**i)) for role, i in inputs.items()}
         assert {artifact for _, artifact in named.values()} <= logged
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.store.store import Store
-from stages.tracking.tracker import version
+from stages.tracking.tracker import artifact_name
 from tests.helpers import command
 
 INSTALLED = find_spec("trackio") is not None
@@ -37,8 +37,10 @@ def test_runs_artifacts_and_lineage_are_complete_offline(tmp_path: Path) -> None
         configs = dict(database.execute("select run_name, config from configs").fetchall())
         steps = database.execute("select count(*) from metrics where run_name like 'dpo %'").fetchone()[0]
     named = [(run, way, f"{name}:{json.loads(content)['digest'][:12]}") for run, way, name, content in links]
-    output = {(run, version(m["stage"], m["fingerprint"], m["digest"])) for run, m in manifests.items()}
-    inputs = {(run, version(**input_record)) for run, m in manifests.items() for input_record in m["inputs"].values()}
+    output = {(run, artifact_name(m["stage"], m["fingerprint"], m["digest"])) for run, m in manifests.items()}
+    inputs = {
+        (run, artifact_name(**input_record)) for run, m in manifests.items() for input_record in m["inputs"].values()
+    }
     assert {(run, artifact) for run, way, artifact in named if way == "output"} == output
     assert {(run, artifact) for run, way, artifact in named if way == "input"} == inputs
     assert {run: json.loads(c)["fingerprint"] for run, c in configs.items()} == {

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from stages.config.blocks.models import Own
 from stages.config.choices import DOCUMENTS, OF_ROWS_AMONG_ROWS, SOURCE_CHECKS
-from stages.config.limits import between, bound, computed, place, positive, random_seed, share, words
+from stages.config.limits import between, computed, positive, random_seed, reading_bound, setting_name, share, words
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Source:
     splits: dict[str, float] = field(default_factory=dict)
     weight: float | None = positive(1_000_000, None)
     epochs: float | None = positive(1000, None)
-    limits: Any = place()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
+    limits: Any = setting_name()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
 
     @property
     def shares(self) -> dict[str, float]:
@@ -117,7 +117,7 @@ class Source:
         return dict(sorted((self.splits or DEFAULT_SHARES).items()))
 
     @property
-    def of_task(self) -> str:
+    def task_name(self) -> str:
         """What a quota calls it."""
         return Path(self.task).stem if self.task else Path(self.path).name
 
@@ -134,7 +134,7 @@ class Audit:
     against: list[Source] | None = None
 
     @property
-    def of_rows_alone(self) -> "Audit":
+    def of_single_rows(self) -> "Audit":
         """What one row tells by itself."""
         return self._of({*self.actions, *self.thresholds} - {*OF_ROWS_AMONG_ROWS}, self.against)
 
@@ -192,8 +192,8 @@ class Data:
     form: Form = field(default_factory=Form)
     audit: Audit = field(default_factory=Audit)
     own: Own = field(default_factory=Own)
-    max_line: int | None = bound(1, 100_000)
-    max_file: int | None = bound(1, 100_000_000)
+    max_line: int | None = reading_bound(1, 100_000)
+    max_file: int | None = reading_bound(1, 100_000_000)
     of: str | None = computed(None)
 
     @property
@@ -215,7 +215,7 @@ class OneSource:
     form: Form
     audit: Audit
     own: Own
-    of: str | None = place()
+    of: str | None = setting_name()
 
     @property
     def key(self) -> str:

@@ -16,7 +16,7 @@ class Price:
     output: float | None = between(0, 1_000_000, None)
 
     @property
-    def known(self) -> bool:
+    def is_complete(self) -> bool:
         return self.input is not None and self.output is not None
 
 

@@ -38,7 +38,7 @@ class Judged(Labelers):
     max_failed: float | None = share(None)
 
     @property
-    def wanted(self) -> bool:
+    def is_requested(self) -> bool:
         return bool(self.own) or self.labeler not in (None, NOBODY)
 
     @property

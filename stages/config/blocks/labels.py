@@ -10,7 +10,7 @@ from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision, Reading, Rubrics
-from stages.config.limits import between, computed, neutral, place, random_seed, share, words
+from stages.config.limits import between, computed, neutral, random_seed, setting_name, share, words
 
 OWN = "own"  # the member of an ensemble that `label.own` is
 BESIDE_OWN = "verifier"  # what `label` says by default, beside a labeler of the user's own
@@ -110,7 +110,7 @@ class Label(Labelers):
     reasoning: str | None = words("keep", "strip", default=None)
     licence: str | None = None
     max_failed: float = share()
-    limits: Any = place()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
+    limits: Any = setting_name()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
     of: str | None = computed(None)  # set by the pipeline: the key of a source that is labels and no part of the chain
 
     @property
@@ -144,11 +144,11 @@ class Label(Labelers):
 
     def member(self, labeler: str) -> "Label":
         """The block of an ensemble's member: that of a run in which it labels alone, and so are its judgements."""
-        mine = labeler == OWN
+        is_own = labeler == OWN
         return replace(
             self,
-            labeler=BESIDE_OWN if mine else labeler,
-            own=self.own if mine else Own(),
+            labeler=BESIDE_OWN if is_own else labeler,
+            own=self.own if is_own else Own(),
             judge=self.judge if labeler == "judge" else Judge(),
             reward_model=self.reward_model if labeler == "reward_model" else RewardModel(),
             human=Human(),

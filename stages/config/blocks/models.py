@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from stages.config.limits import between, place, random_seed
+from stages.config.limits import between, random_seed, setting_name
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Model:
     path: str | None = MISSING
     revision: str | None = MISSING
     random_init: RandomInit | None = None
-    of: str | None = place()  # set by the pipeline: which key names it, where another than its own does
+    of: str | None = setting_name()  # set by the pipeline: which key names it, where another than its own does
 
     @property
     def key(self) -> str:

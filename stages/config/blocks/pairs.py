@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from stages.config.choices import Strategy, Unfinished
-from stages.config.limits import Limit, between, limited, place, random_seed, share
+from stages.config.limits import Limit, between, limited, random_seed, setting_name, share
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Pairs:
     unfinished: Unfinished = MISSING
     validation_fraction: float = limited(Limit(0, "is a share from 0 to below 1", high=1, below=True))
     seed: int = random_seed()
-    of: str | None = place()
+    of: str | None = setting_name()
 
     @property
     def key(self) -> str:

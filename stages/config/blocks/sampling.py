@@ -10,7 +10,7 @@ from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision, Split
-from stages.config.limits import Limit, between, computed, limited, place, random_seed, share
+from stages.config.limits import Limit, between, computed, limited, random_seed, setting_name, share
 
 OWN_PROMPTS = "file"  # the word for `sample.sampler` where nothing is drawn
 
@@ -49,8 +49,8 @@ class CandidateFile:
     rounds: int
     round: int
     max_failed: float | None
-    of: str | None = place()
-    limits: Any = place()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
+    of: str | None = setting_name()
+    limits: Any = setting_name()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
 
     @property
     def key(self) -> str:
@@ -83,7 +83,7 @@ class Sample:
     pool: list[Member] | None = None
     max_failed: float | None = share(None)
     max_dropped: float | None = share(None)
-    of: str | None = place()  # set by the pipeline: which key names it, where another than its own does
+    of: str | None = setting_name()  # set by the pipeline: which key names it, where another than its own does
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
 
     @property

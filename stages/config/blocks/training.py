@@ -119,7 +119,7 @@ class Training:
         return {"micro_batch": self.runtime.micro_batch, "processes": self.runtime.world_size}
 
     @property
-    def held(self) -> Weights:
+    def start_weights(self) -> Weights:
         """The type of the weights that training starts from. Trained ones are fp32; frozen ones may be less. An
         adapter that is continued was merged into fp32 weights, so it stands on them again."""
         if self.adapter is Adapter.qlora:
