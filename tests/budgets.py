@@ -109,7 +109,7 @@ class Ledger:
     """Adds up what the meters found and holds it against the budgets, in the process that tells results."""
 
     def __init__(self, factor: float | None, meter: Meter) -> None:
-        self.kept, self.factor, self.meter, self.processes = factor is not None, factor or 1.0, meter, 1
+        self.enforced, self.factor, self.meter, self.processes = factor is not None, factor or 1.0, meter, 1
         self.tests, self.used = Counter[str](), Counter[str]()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -138,7 +138,7 @@ class Ledger:
         # The workers' processes are children of this one and have told what they took.
         dealt = session.config.pluginmanager.hasplugin("dsession")
         self.used[START] += spent(children=not dealt) - self.meter.counted
-        if self.kept and self.over() and session.exitstatus == pytest.ExitCode.OK:
+        if self.enforced and self.over() and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -147,12 +147,12 @@ class Ledger:
         terminalreporter.write_line(line("room", "tests", "used", "budget"))
         for name, used in sorted(self.used.items(), key=lambda each: -each[1]):
             budget = "" if name == SLOW else f"{self.budget(name):g}"
-            told = line(name, self.tests[name] or "", f"{used:.1f}", budget)
-            terminalreporter.write_line(told, red=used > self.budget(name))
+            report_line = line(name, self.tests[name] or "", f"{used:.1f}", budget)
+            terminalreporter.write_line(report_line, red=used > self.budget(name))
         terminalreporter.write_line(line("all", self.tests.total(), f"{self.used.total():.1f}", ""))
         for name in self.over():
-            told = f"{name} is over its budget of {self.budget(name):g} CPU-seconds: see tests/budgets.py"
-            terminalreporter.write_line(told, red=True)
+            report_line = f"{name} is over its budget of {self.budget(name):g} CPU-seconds: see tests/budgets.py"
+            terminalreporter.write_line(report_line, red=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

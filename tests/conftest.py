@@ -23,8 +23,8 @@ process.prepare()
 
 
 def pytest_collection_finish() -> None:
-    """What is loaded by now stays. Every training of accelerate's has the collector look for garbage, among some
-    millions of objects of torch, TRL and the tests: a third of a second each time, if they were not set aside."""
+    """Exclude all objects loaded so far from garbage collection. Every training of accelerate runs the collector over
+    millions of objects of torch, TRL and the tests, which takes a third of a second each time."""
     gc.collect()
     gc.freeze()
 

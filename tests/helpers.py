@@ -1,4 +1,4 @@
-"""What tests share: composing the configuration, building in this process or as a command, reading nodes."""
+"""Helpers that tests share: composing the configuration, building in this process or as a command, reading nodes."""
 
 import copy
 import io
@@ -32,7 +32,7 @@ from stages.cli import compose, main, recipes
 from stages.cli.explain import explain
 from stages.config.installation import ROOT, install_command
 from stages.config.schema import Config
-from stages.pipeline.graph import graph
+from stages.pipeline.graph import wire_graph
 from stages.store.manifest import digest_of
 from stages.store.node import Node
 from stages.store.sealed_json import file_digest
@@ -94,7 +94,7 @@ def forget_compositions() -> None:
 
 
 def composed(*overrides: str) -> DictConfig:
-    """What Hydra composes of these overrides."""
+    """Return the configuration that Hydra composes of these overrides."""
     return copy.deepcopy(composed_once(*overrides))
 
 
@@ -132,7 +132,7 @@ def refused(*overrides: str) -> str:
 def nodes(root: Path, *overrides: str) -> dict[str, Node]:
     """The nodes of the tiny chain under these overrides."""
     cfg = replace(settings(*TINY, *overrides), outputs=str(root))
-    return graph(cfg, root / "cache" / "digests.json")
+    return wire_graph(cfg, root / "cache" / "digests.json")
 
 
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -144,9 +144,9 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
 def inside(*arguments: str, typed: str = "", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """`python run.py …` in this process, which has everything loaded: its exit status, and what it told."""
     out, err, status = io.StringIO(), io.StringIO(), 0
-    known, handlers, level = Singleton.get_state(), logging.root.handlers[:], logging.root.level
-    given = mock.patch.multiple(sys, argv=["run.py", *arguments], stdin=io.StringIO(typed))
-    with given, mock.patch.dict(os.environ), redirect_stdout(out), redirect_stderr(err), chdir(cwd):
+    singletons, handlers, level = Singleton.get_state(), logging.root.handlers[:], logging.root.level
+    patched_input = mock.patch.multiple(sys, argv=["run.py", *arguments], stdin=io.StringIO(typed))
+    with patched_input, mock.patch.dict(os.environ), redirect_stdout(out), redirect_stderr(err), chdir(cwd):
         try:
             runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
         except SystemExit as end:
@@ -154,7 +154,7 @@ def inside(*arguments: str, typed: str = "", cwd: Path = ROOT) -> subprocess.Com
             if isinstance(end.code, str):
                 print(end.code, file=err)
         finally:  # Hydra's settings of its own and of logging
-            Singleton.set_state(known)
+            Singleton.set_state(singletons)
             for handler in {*logging.root.handlers} - {*handlers}:
                 handler.close()
             logging.root.handlers[:] = handlers
@@ -191,7 +191,7 @@ class Chain:
         return json.loads((self.folder(name, *overrides) / "manifest.json").read_text())
 
     def count(self) -> Counter[str]:
-        """How many nodes of each stage are published."""
+        """Count the published nodes of each stage."""
         return Counter(manifest["stage"] for _, manifest in Store(self.root).manifests())
 
 
@@ -206,19 +206,19 @@ def as_published(folder: Path, name: str) -> None:
     """Have a node's manifest say of a file what it holds now, as if that had been published."""
     manifest = json.loads((folder / "manifest.json").read_text())
     stat = (folder / name).stat()
-    told = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": file_digest(folder / name)}
-    manifest["files"][name] = told
+    file_record = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": file_digest(folder / name)}
+    manifest["files"][name] = file_record
     (folder / "manifest.json").write_text(json.dumps(manifest | {"digest": digest_of(manifest["files"])}))
 
 
 def browse(page: Path, tmp_path: Path, *arguments: str) -> str:
-    """What a real browser prints of a page."""
+    """Return what a real browser prints of a page."""
     command = [str(CHROMIUM), *OPTIONS, f"--user-data-dir={tmp_path / 'browser'}", *arguments, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def fits(page: Path, width: int, tmp_path: Path) -> bool:
-    """Whether nothing of the page sticks out of a window this wide."""
+    """Return True if the page is not wider than a window of this width."""
     with browser(tmp_path / "browser") as tab:
         tab.open(page, width)
         return bool(tab.evaluate(FITS))

@@ -70,8 +70,8 @@ def scratch(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def table(ran: subprocess.CompletedProcess[str]) -> dict[str, list[float]]:
     """The numbers behind each name: tests if any, CPU-seconds, budget if any."""
-    found = re.findall(r"^(\w[a-z ]*?) +((?: +\d+[.\d]*)+) *$", ran.stdout, flags=re.MULTILINE)
-    return {name: [float(number) for number in numbers.split()] for name, numbers in found}
+    matches = re.findall(r"^(\w[a-z ]*?) +((?: +\d+[.\d]*)+) *$", ran.stdout, flags=re.MULTILINE)
+    return {name: [float(number) for number in numbers.split()] for name, numbers in matches}
 
 
 def test_a_room_over_its_budget_fails_the_run_though_its_tests_pass(tmp_path: Path) -> None:
@@ -79,14 +79,14 @@ def test_a_room_over_its_budget_fails_the_run_though_its_tests_pass(tmp_path: Pa
     assert "5 passed" in ran.stdout, ran.stdout
     assert ran.returncode == pytest.ExitCode.TESTS_FAILED
     assert "lavish is over its budget of 0.4 " in ran.stdout
-    found = table(ran)
-    assert found["lavish"] == [2, pytest.approx(0.65, abs=0.1), 0.4], "its own and its process's"
-    assert found["slow"] == [1, pytest.approx(0.55, abs=0.1)], "without a budget"
-    assert found["frugal"][1] < 0.3, "waiting costs nothing"
-    assert found["other"][1] < 0.3 <= found["session fixtures"][0], "on no room's account"
-    assert found["start"][0] > 0.3 and found["start"][1] == 3 * budgets.BUDGETS[budgets.START], "of three processes"
-    used = sum(found[name][1] for name in ("lavish", "slow", "frugal", "other"))
-    assert found["all"] == [5, pytest.approx(used + found["start"][0] + found["session fixtures"][0], abs=0.5)]
+    rows = table(ran)
+    assert rows["lavish"] == [2, pytest.approx(0.65, abs=0.1), 0.4], "its own and its process's"
+    assert rows["slow"] == [1, pytest.approx(0.55, abs=0.1)], "without a budget"
+    assert rows["frugal"][1] < 0.3, "waiting costs nothing"
+    assert rows["other"][1] < 0.3 <= rows["session fixtures"][0], "on no room's account"
+    assert rows["start"][0] > 0.3 and rows["start"][1] == 3 * budgets.BUDGETS[budgets.START], "of three processes"
+    used = sum(rows[name][1] for name in ("lavish", "slow", "frugal", "other"))
+    assert rows["all"] == [5, pytest.approx(used + rows["start"][0] + rows["session fixtures"][0], abs=0.5)]
 
 
 @pytest.mark.parametrize(("option", "budget", "over"), [("--budget-factor=10", 4, False), ("-q", 0.4, True)])
@@ -102,5 +102,5 @@ def test_a_run_passes_within_its_budgets_or_where_none_is_to_be_kept(
 def test_the_budgets_together_leave_time_to_spare() -> None:
     """`make test` starts three processes; a room that is not in the table yet may take what such rooms may."""
     rooms = {budgets.room(f"tests/{path.relative_to(TESTS)}") for path in TESTS.rglob("test_*.py")}
-    others = len(rooms - set(budgets.BUDGETS)) * budgets.OTHERS
-    assert sum(budgets.BUDGETS.values()) + 2 * budgets.BUDGETS[budgets.START] + others <= budgets.WHOLE
+    other_rooms = len(rooms - set(budgets.BUDGETS)) * budgets.OTHERS
+    assert sum(budgets.BUDGETS.values()) + 2 * budgets.BUDGETS[budgets.START] + other_rooms <= budgets.WHOLE

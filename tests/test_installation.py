@@ -52,7 +52,7 @@ def test_the_search_knows_the_foreign_package(text: str, foreign: bool) -> None:
 def test_no_text_names_the_foreign_package_as_something_to_install() -> None:
     files = {name: text for name, text in texts().items() if name != str(Path(__file__).relative_to(ROOT))}
     assert {"pyproject.toml", "docs/index.md", "conf/label/human.yaml", "Makefile"} <= files.keys()
-    assert {name: found[0] for name, text in files.items() if (found := NAMED.search(text))} == {}
+    assert {name: match[0] for name, text in files.items() if (match := NAMED.search(text))} == {}
 
 
 def test_the_project_has_the_name_that_the_code_uses() -> None:
@@ -64,8 +64,10 @@ def test_the_project_has_the_name_that_the_code_uses() -> None:
 
 def test_every_extra_that_a_text_installs_exists() -> None:
     extras = checkout_project()["optional-dependencies"].keys()
-    found = {extra for text in texts().values() for pair in EXTRAS.findall(text) for extra in "".join(pair).split(",")}
-    assert {"people", "qlora", "trackio", "dev"} <= found <= extras
+    extra_names = {
+        extra for text in texts().values() for pair in EXTRAS.findall(text) for extra in "".join(pair).split(",")
+    }
+    assert {"people", "qlora", "trackio", "dev"} <= extra_names <= extras
 
 
 def test_the_command_names_the_checkout_from_any_folder_and_the_distribution_elsewhere(

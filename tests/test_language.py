@@ -81,8 +81,8 @@ def stems(modules: Modules) -> Iterator[Offender]:
     for stem in sorted({path.stem for path in paths}):
         same = [path for path in paths if path.stem == stem]
         if len(same) > 1 and not all(may_repeat(path) for path in same):
-            others = ", ".join(str(path.relative_to(ROOT)) for path in same[1:])
-            yield same[0], 1, f"{stem} is also the name of {others}"
+            same_stems = ", ".join(str(path.relative_to(ROOT)) for path in same[1:])
+            yield same[0], 1, f"{stem} is also the name of {same_stems}"
 
 
 def may_repeat(path: Path) -> bool:

@@ -51,16 +51,16 @@ def allowed(room: str) -> set[str]:
 @cache
 def imported(path: Path) -> frozenset[str]:
     """The modules of ours that a file imports anywhere, also inside functions: `stages.models.loading`."""
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
             assert node.module is not None
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-            found |= {name for name in (node.module, *names) if name.startswith("stages.")}
+            modules |= {name for name in (node.module, *names) if name.startswith("stages.")}
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names if alias.name.startswith("stages.")}
-    return frozenset(name for name in found if is_ours(name))
+            modules |= {alias.name for alias in node.names if alias.name.startswith("stages.")}
+    return frozenset(name for name in modules if is_ours(name))
 
 
 def module_of(path: Path) -> str:
@@ -149,11 +149,13 @@ def test_no_text_is_read_or_written_in_the_encoding_of_a_locale() -> None:
 
 
 def is_text(call: ast.Call) -> bool:
-    """Whether a call reads or writes a file as text: by a method of a path, or opens one in no binary mode."""
+    """Return True if a call reads, writes or opens a file as text."""
     if isinstance(call.func, ast.Attribute) and call.func.attr in ("read_text", "write_text"):
         return not (call.func.attr == "read_text" and call.args)  # a distribution's, which names the file
     opens = ast.unparse(call.func) in ("open", "os.fdopen")
-    return opens and not any(isinstance(given, ast.Constant) and "b" in str(given.value) for given in call.args[1:])
+    return opens and not any(
+        isinstance(argument, ast.Constant) and "b" in str(argument.value) for argument in call.args[1:]
+    )
 
 
 # torch is what takes seconds to import, and what a machine that only looks at results may do without.

@@ -44,10 +44,10 @@ key sets.
 # Words that are no enum's: those of targets and commands together, and those that are a room's file names.
 WORDS = {
     "stage": [*Target, *Command],
-    "label.labeler": plugins.words("labelers", "Labeler"),
-    "sample.sampler": plugins.words("samplers", "Sampler"),
-    "sft.template.kind": [*plugins.templates(), "auto", "own", "file"],
-    "tracker.name": [*plugins.words("tracking", "Run"), "none"],
+    "label.labeler": plugins.plugin_words("labelers", "Labeler"),
+    "sample.sampler": plugins.plugin_words("samplers", "Sampler"),
+    "sft.template.kind": [*plugins.template_names(), "auto", "own", "file"],
+    "tracker.name": [*plugins.plugin_words("tracking", "Run"), "none"],
 }
 TYPES: dict[Any, str] = {
     Any: "block",
@@ -72,15 +72,15 @@ def head_of(path: Path) -> list[str]:
 
 def prose(path: Path) -> str:
     """The sentences of a file's head, without `# @package` and lines like `#   command: …`."""
-    told = [line.removeprefix("#").strip() for line in head_of(path) if not re.match(r"#\s{2,}|# @", line)]
-    return " ".join(told).replace("<", "&lt;")
+    lines = [line.removeprefix("#").strip() for line in head_of(path) if not re.match(r"#\s{2,}|# @", line)]
+    return " ".join(lines).replace("<", "&lt;")
 
 
 def groups() -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+    files_by_group: dict[str, list[Path]] = {}
     for path in sorted(CONF.glob("*/*.yaml")):
-        found.setdefault(path.parent.name, []).append(path)
-    return found
+        files_by_group.setdefault(path.parent.name, []).append(path)
+    return files_by_group
 
 
 def chosen() -> dict[str, str]:
@@ -92,22 +92,22 @@ def chosen() -> dict[str, str]:
 @cache
 def said_in_yaml() -> dict[str, str]:
     """The comments of conf/ by key: those of a default option first, else another's that sets keys of its group."""
-    found = dict[str, str]()
+    comment_by_key = dict[str, str]()
     for group, options in groups().items():
         for path in options:
             marked = re.search(r"# @package (\S+)", path.read_text())
             package = marked[1] if marked else group
             if path.stem == chosen().get(group):
-                found |= comments(path, "" if package == "_global_" else f"{package}.")
+                comment_by_key |= comments(path, "" if package == "_global_" else f"{package}.")
             elif package != "_global_":
-                found = comments(path, f"{package}.") | found
-    return found | comments(CONF / "config.yaml", "")
+                comment_by_key = comments(path, f"{package}.") | comment_by_key
+    return comment_by_key | comments(CONF / "config.yaml", "")
 
 
 def comments(path: Path, package: str) -> dict[str, str]:
     """By key, the comment behind it, or else the lines of comment right above it."""
     lines, head = path.read_text().splitlines(), len(head_of(path))
-    found = dict[str, str]()
+    comment_by_key = dict[str, str]()
 
     def walk(mapping: yaml.MappingNode, prefix: str) -> None:
         for key, value in mapping.value:
@@ -119,15 +119,15 @@ def comments(path: Path, package: str) -> dict[str, str]:
             while first > head and re.match(rf" {{{key.start_mark.column}}}#", lines[first - 1]):
                 first -= 1
             above = " ".join(line.strip().removeprefix("#").strip() for line in lines[first : key.start_mark.line])
-            if told := behind[1] if behind else above:
+            if comment := behind[1] if behind else above:
                 alone = isinstance(value, yaml.MappingNode) and value.flow_style and len(value.value) == 1
-                found[f"{name}.{value.value[0][0].value}" if alone else name] = told.replace("<", "&lt;")
+                comment_by_key[f"{name}.{value.value[0][0].value}" if alone else name] = comment.replace("<", "&lt;")
             if isinstance(value, yaml.MappingNode):
                 walk(value, f"{name}.")
 
     if isinstance(tree := yaml.compose(path.read_text()), yaml.MappingNode):
         walk(tree, package)
-    return found
+    return comment_by_key
 
 
 # What the schema says.
@@ -136,7 +136,7 @@ def comments(path: Path, package: str) -> dict[str, str]:
 @cache
 def said_in_schema(kind: type) -> dict[str, str]:
     """By field of a dataclass or of its bases, the comment behind it."""
-    found = dict[str, str]()
+    comment_by_field = dict[str, str]()
     for cls in (c for c in reversed(kind.__mro__) if is_dataclass(c)):
         source = textwrap.dedent(inspect.getsource(cls))
         (definition,) = ast.parse(source).body
@@ -145,14 +145,14 @@ def said_in_schema(kind: type) -> dict[str, str]:
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.end_lineno:
                 rest = source.splitlines()[field.end_lineno - 1].encode()[field.end_col_offset :].decode()
                 if behind := re.match(r"\s*#\s*(.*)", rest):
-                    found[field.target.id] = behind[1]
-    return found
+                    comment_by_field[field.target.id] = behind[1]
+    return comment_by_field
 
 
 def docstring(kind: type) -> str:
     """A dataclass's own docstring, not the signature that Python puts in its place."""
-    found = vars(kind).get("__doc__") or ""
-    return "" if found.startswith(f"{kind.__name__}(") else " ".join(found.split())
+    text = vars(kind).get("__doc__") or ""
+    return "" if text.startswith(f"{kind.__name__}(") else " ".join(text.split())
 
 
 def members(hint: Any) -> list[Any]:
@@ -176,37 +176,37 @@ def listed(words: Iterable[str]) -> str:
 
 def type_of(hint: Any) -> str:
     """A type as a user would say it; of an enum, its words."""
-    told = []
+    names = []
     for part in members(hint):
         if isinstance(part, type) and issubclass(part, StrEnum):
-            told.append(listed(part))
+            names.append(listed(part))
         elif typing.get_origin(part) is list:
-            told.append(f"list of {type_of(typing.get_args(part)[0])}")
+            names.append(f"list of {type_of(typing.get_args(part)[0])}")
         elif typing.get_origin(part) is dict:
-            told.append("mapping")
+            names.append("mapping")
         else:
-            told.append("block" if is_dataclass(part) else TYPES.get(part, str(part)))
-    return " or ".join(told)
+            names.append("block" if is_dataclass(part) else TYPES.get(part, str(part)))
+    return " or ".join(names)
 
 
 # The page.
 
 
 def values(*overrides: str) -> dict[str, Any]:
-    """What Hydra composes of these overrides, by path: of every block, and of every key in it."""
-    found: dict[str, Any] = {}
+    """Return what Hydra composes of these overrides: each block and key by its path."""
+    defaults: dict[str, Any] = {}
 
     def walk(tree: dict[str, Any], prefix: str) -> None:
         for name, value in tree.items():
-            found[f"{prefix}{name}"] = value
+            defaults[f"{prefix}{name}"] = value
             if isinstance(value, dict):
                 walk(value, f"{prefix}{name}.")
 
     walk(OmegaConf.to_container(composed(*overrides), resolve=False, enum_to_str=True), "")
-    return found
+    return defaults
 
 
-def shown(value: Any) -> str:
+def value_text(value: Any) -> str:
     if value == "???":
         return "required"
     if isinstance(value, float):
@@ -217,29 +217,33 @@ def shown(value: Any) -> str:
 
 
 def default(key: str, field: "Field[Any]", plain: dict[str, Any], demo: dict[str, Any]) -> str:
-    """What the groups set, and what the demo does instead; of a key that neither sets, the schema's default."""
+    """Return the value that the groups set, and the demo's value if it differs; else the schema's default."""
     if key in plain:
-        return shown(plain[key]) + (f"; demo: {shown(demo[key])}" if demo.get(key) != plain[key] else "")
-    return shown(field.default if field.default_factory is MISSING else field.default_factory())
+        return value_text(plain[key]) + (f"; demo: {value_text(demo[key])}" if demo.get(key) != plain[key] else "")
+    return value_text(field.default if field.default_factory is MISSING else field.default_factory())
 
 
-def sentences(*told: str, always: bool = False) -> str:
-    """What is told of a thing: where there is more than one text (or `always`), as sentences with full stops."""
-    given = [text for text in told if text]
-    if len(given) < 2 and not always:
-        return "".join(given)
+def sentences(*parts: str, always: bool = False) -> str:
+    """Join texts. Two or more texts, or `always`, become sentences with full stops."""
+    texts = [text for text in parts if text]
+    if len(texts) < 2 and not always:
+        return "".join(texts)
     return " ".join(
-        f"{text if '=' in text.split()[0] else text[0].upper() + text[1:]}".removesuffix(".") + "." for text in given
+        f"{text if '=' in text.split()[0] else text[0].upper() + text[1:]}".removesuffix(".") + "." for text in texts
     )
 
 
 def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -> Iterator[Row]:
     """A row for every field, and for those of the blocks in it."""
-    hints, said = typing.get_type_hints(kind), said_in_schema(kind)
+    hints, comments_in_schema = typing.get_type_hints(kind), said_in_schema(kind)
     for field in fields(kind):
         key, hint = f"{prefix}{field.name}", hints[field.name]
         limit = limits_of(field)
-        told = [said_in_yaml().get(key, ""), said.get(field.name, ""), limit.told if limit else ""]
+        meanings = [
+            said_in_yaml().get(key, ""),
+            comments_in_schema.get(field.name, ""),
+            limit.requirement if limit else "",
+        ]
         inner = nested(hint)
         several = {list: "list", dict: "mapping"}.get(typing.get_origin(members(hint)[0]))
         if inner is None or several:
@@ -248,24 +252,24 @@ def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -
                 key,
                 listed(WORDS[key]) if key in WORDS else kinds,
                 default(key, field, plain, demo),
-                sentences(*told),
+                sentences(*meanings),
             )
             continue
-        meaning = sentences(*told, docstring(inner))
+        meaning = sentences(*meanings, docstring(inner))
         null = plain.get(key, MISSING) is None
         if null or meaning:
-            yield key, type_of(hint), shown(None) if null else "", meaning
+            yield key, type_of(hint), value_text(None) if null else "", meaning
         yield from keys(inner, f"{key}.", plain, demo)
 
 
 def elements(kind: type) -> dict[str, type]:
     """The dataclasses that stand in lists, in a block and in those inside it."""
-    found: dict[str, type] = {}
+    blocks: dict[str, type] = {}
     for hint in typing.get_type_hints(kind).values():
         if inner := nested(hint):
             several = any(typing.get_origin(part) in (list, dict) for part in members(hint))
-            found |= elements(inner) | ({inner.__name__: inner} if several else {})
-    return dict(sorted(found.items()))
+            blocks |= elements(inner) | ({inner.__name__: inner} if several else {})
+    return dict(sorted(blocks.items()))
 
 
 def table(*rows: tuple[str, ...]) -> list[str]:
@@ -284,8 +288,8 @@ def mark(group: str, option: str) -> str:
 def render() -> str:
     lines = [HEAD, "## Groups", ""]
     for group, options in groups().items():
-        told = [(f"`{group}={path.stem}`{mark(group, path.stem)}", prose(path)) for path in options]
-        lines += [f"### {group}=", "", *table(("option", "what it sets"), *told)]
+        option_rows = [(f"`{group}={path.stem}`{mark(group, path.stem)}", prose(path)) for path in options]
+        lines += [f"### {group}=", "", *table(("option", "what it sets"), *option_rows)]
     recipes = []
     for path in sorted(RECIPES.glob("*.yaml")):
         hardware = re.search(r"^#   hardware: *(.*)$", path.read_text(), flags=re.MULTILINE)

@@ -28,7 +28,7 @@ CHANGES = re.findall(r"^```diff\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTA
 TRIVIA = [{"q": f"What is {n} and {n}?", "a": str(2 * n), "category": "sums"} for n in range(150)]
 
 
-def shown(stage: str, part: str) -> list[str]:
+def page_arguments(stage: str, part: str) -> list[str]:
     """Return the arguments of the page's command for a part."""
     (line,) = [line for line in COMMANDS if f"stage={stage} " in line and part in line]
     return shlex.split(line)[2:]
@@ -58,7 +58,7 @@ def latest(root: Path, stage: str) -> Path:
 
 def test_a_labeler_of_ones_own(chain: Chain, scratch: Path) -> None:
     assert len(FILES["brief.py"].splitlines()) <= 20
-    run(scratch, chain.root, *shown("pairs", "label.own"))
+    run(scratch, chain.root, *page_arguments("pairs", "label.own"))
     node = latest(chain.root, "label")
     texts = {c.candidate_id: c.text for c in load(node / "candidates.parquet", Candidate)}
     for judgement in load(node / "judgements.parquet", Judgement):
@@ -69,32 +69,41 @@ def test_a_labeler_of_ones_own(chain: Chain, scratch: Path) -> None:
 
 
 def test_a_sampler_of_ones_own(chain: Chain, scratch: Path) -> None:
-    run(scratch, chain.root, *shown("sample", "sample.own"), by=inside)
+    run(scratch, chain.root, *page_arguments("sample", "sample.own"), by=inside)
     node = latest(chain.root, "sample")
-    asked = {e.id: e.messages[-1]["content"].upper() for e in load(node / "prompts.parquet", Example)}
+    request_by_id = {e.id: e.messages[-1]["content"].upper() for e in load(node / "prompts.parquet", Example)}
     for candidate in load(node / "candidates.parquet", Candidate):
-        assert asked[candidate.prompt_id].split()[-1] in candidate.text
+        assert request_by_id[candidate.prompt_id].split()[-1] in candidate.text
         assert (candidate.sampler, candidate.token_ids, candidate.logprob) == ("last_words", None, None)
         assert candidate.n_tokens > 0
 
 
 def test_a_format_of_ones_own(chain: Chain, scratch: Path) -> None:
-    run(scratch, chain.root, *shown("data", "trivia.py"))
+    run(scratch, chain.root, *page_arguments("data", "trivia.py"))
     node = latest(chain.root, "data")
-    mine = [e for e in load(node / "examples.parquet", Example) if e.source == "trivia.jsonl"]
-    assert {(e.messages[0]["content"], e.reference) for e in mine} == {
+    own_examples = [e for e in load(node / "examples.parquet", Example) if e.source == "trivia.jsonl"]
+    assert {(e.messages[0]["content"], e.reference) for e in own_examples} == {
         (f"{row['q']} (sums)", row["a"]) for row in TRIVIA
     }
 
 
 def test_a_task_family_of_ones_own_joins_the_others(chain: Chain, scratch: Path) -> None:
-    run(scratch, chain.root, *shown("data", "backwards.py"), "data.tasks.families=[sentiment,odd_one_out,backwards]")
+    run(
+        scratch,
+        chain.root,
+        *page_arguments("data", "backwards.py"),
+        "data.tasks.families=[sentiment,odd_one_out,backwards]",
+    )
     tasks = {e.task for e in load(latest(chain.root, "data") / "examples.parquet", Example)}
     assert tasks == {"sentiment", "odd_one_out", "backwards"}
 
 
 def test_all_of_them_go_through_the_whole_chain(scratch: Path, tmp_path: Path) -> None:
-    own = [*shown("pairs", "label.own"), *shown("sample", "sample.own"), *shown("data", "trivia.py")]
+    own = [
+        *page_arguments("pairs", "label.own"),
+        *page_arguments("sample", "sample.own"),
+        *page_arguments("data", "trivia.py"),
+    ]
     run(scratch, tmp_path / "outputs", *(o for o in own if not o.startswith("stage=")), by=inside)
     assert (tmp_path / "outputs" / "report.html").exists()
     metrics = read_manifest(latest(tmp_path / "outputs", "dpo"))["metrics"]

@@ -82,7 +82,7 @@ RUNS = sorted(
         shlex.join(words)
         for page in SHOWN
         for words in commands(page, "python run.py")
-        if not words[0].startswith("--help")
+        if not " ".join(words).startswith("--help")
     }
 )
 MODULES = sorted({words[0] for page in PAGES for words in commands(page, "python -m") if words[0].startswith("tests")})

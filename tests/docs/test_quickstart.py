@@ -63,15 +63,15 @@ def output_of(language: str, source: str, folder: Path) -> str:
 
 def notebook(outputs: list[str]) -> dict[str, Any]:
     """Return the notebook of the tutorial (nbformat 4.5) with the output of each code cell."""
-    made, remaining = [], iter(outputs)
+    notebook_cells, remaining = [], iter(outputs)
     for number, (kind, source) in enumerate(cells()):
         cell: dict[str, Any] = {"id": f"cell-{number}", "metadata": {}, "source": source_of(kind, source)}
         if kind == "markdown":
-            made.append(cell | {"cell_type": "markdown"})
+            notebook_cells.append(cell | {"cell_type": "markdown"})
             continue
         stream = {"output_type": "stream", "name": "stdout", "text": next(remaining)}
-        made.append(cell | {"cell_type": "code", "execution_count": None, "outputs": [stream]})
-    return {"cells": made, "metadata": {"kernelspec": KERNEL}, "nbformat": 4, "nbformat_minor": 5}
+        notebook_cells.append(cell | {"cell_type": "code", "execution_count": None, "outputs": [stream]})
+    return {"cells": notebook_cells, "metadata": {"kernelspec": KERNEL}, "nbformat": 4, "nbformat_minor": 5}
 
 
 def test_the_notebook_is_the_tutorial_with_its_outputs() -> None:

@@ -137,7 +137,7 @@ def test_a_kill_between_two_bests_loses_neither(begun: Callable[[str], Chain]) -
     chain = begun("sft")
     best = Store(chain.root).partial(nodes(chain.root)["sft"]) / SCRATCH / "best"
     best_record = {"eval_loss": -1.0, "step": best_step(best.parent)}
-    sealed_json.note(best / "best.json", best_record)
+    sealed_json.write_note(best / "best.json", best_record)
     sealed_json.seal(best)
     best.rename(best.with_suffix(".draft"))
     build(chain.root, "stage=sft", *CADENCE)

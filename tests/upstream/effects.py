@@ -1,7 +1,7 @@
-"""What each seam does for us, checked on real parts; and for each check, a library in which it no longer does.
+"""Check the effect of each private API that we use, on real parts, and that each check can fail.
 
-A check is a function that raises. What stands beside it under `lost` changes the library, or our side of the seam, as
-if upstream had changed: the place still has its name, but what we do there reaches nobody.
+A check is a function that raises. Its `lost` changes the library, or our side, as if upstream had changed: the name
+still exists, but our use of it has no effect.
 """
 
 import contextlib
@@ -89,7 +89,7 @@ from stages.training.token_rows import IGNORED
 from stages.training.trainer import ROW_LOSSES, EvalHistory, PlumblineTrainer
 from tests.helpers import composed, composed_by_hydra
 from tests.samplers.test_samplers import SHAPE
-from tests.upstream.parts import LN_2, Parts, apart, gradients, loss_of
+from tests.upstream.parts import LN_2, Parts, gradients, largest_difference, loss_of
 
 Check = Callable[[Parts], None]
 Change = Callable[[Parts, pytest.MonkeyPatch], None]
@@ -104,12 +104,12 @@ EFFECTS: dict[str, Effect] = {}
 
 
 def effect(place: str, lost: Change) -> Callable[[Check], Check]:
-    def known(check: Check) -> Check:
+    def register_check(check: Check) -> Check:
         assert place not in EFFECTS
         EFFECTS[place] = Effect(check, lost)
         return check
 
-    return known
+    return register_check
 
 
 def put(owner: Any, name: str, value: Any) -> Change:
@@ -147,36 +147,36 @@ def uncalled(name: str) -> Change:
 
 @effect("trl:DPOTrainer._prepare_dataset", uncalled("_prepare_dataset"))
 def token_ids_are_trained_as_they_are_given(parts: Parts) -> None:
-    given = [(p.prompt_ids, p.chosen_ids, p.rejected_ids) for p in parts.scored]
-    rows = parts.ours().train_dataset
-    assert [(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows] == given
+    token_rows = [(p.prompt_ids, p.chosen_ids, p.rejected_ids) for p in parts.scored]
+    rows = parts.build_trainer().train_dataset
+    assert [(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows] == token_rows
 
 
 @effect("trl:DPOTrainer._precompute_ref_logps", uncalled("_precompute_ref_logps"))
 def the_store_decides_the_loss(parts: Parts) -> None:
-    assert loss_of(parts.ours()) == pytest.approx(LN_2, abs=1e-4)
-    assert loss_of(parts.ours(shift=-50.0)) < 0.1
+    assert loss_of(parts.build_trainer()) == pytest.approx(LN_2, abs=1e-4)
+    assert loss_of(parts.build_trainer(shift=-50.0)) < 0.1
 
 
 def logged(trainer: StoredReferenceTrainer, steps: int = 1) -> dict[str, float]:
-    """What TRL logs after so many steps over the training rows."""
+    """Return what TRL logs after `steps` steps over the training rows."""
     for _ in range(steps):
         gradients(trainer, StepRows(list(trainer.train_dataset)))
     trainer.log({})
     return trainer.state.log_history[-1]
 
 
-@effect("trl:DPOTrainer()._metrics", put(micro_batches, "of_step", lambda *args: contextlib.nullcontext()))
+@effect("trl:DPOTrainer()._metrics", put(micro_batches, "average_over_step", lambda *args: contextlib.nullcontext()))
 def a_steps_metrics_are_its_means(parts: Parts) -> None:
-    whole, divided = logged(parts.ours()), logged(parts.ours(micro=3))
+    whole, divided = logged(parts.build_trainer()), logged(parts.build_trainer(micro=3))
     assert {"entropy", "logits/chosen", "rewards/margins", "mean_token_accuracy"} <= whole.keys()
     assert divided == pytest.approx(whole, rel=1e-4, abs=1e-5)
 
 
 @effect("trl:DPOTrainer()._total_train_tokens", deaf(StoredReferenceTrainer, "_total_train_tokens", 0))
 def a_step_that_failed_counts_no_tokens(parts: Parts) -> None:
-    once = logged(parts.ours())["num_tokens"]
-    trainer = parts.ours()
+    once = logged(parts.build_trainer())["num_tokens"]
+    trainer = parts.build_trainer()
     with pytest.raises(MemoryError), micro_batches.average_over_step(trainer, [], trainer.count_items):
         trainer._total_train_tokens += 1000
         raise MemoryError
@@ -186,7 +186,7 @@ def a_step_that_failed_counts_no_tokens(parts: Parts) -> None:
 
 @effect("trl:DPOTrainer().loss_weights", deaf(StoredReferenceTrainer, "loss_weights", [1.0, 1.0]))
 def weights_set_for_a_batch_weigh_its_losses(parts: Parts) -> None:
-    trainer = parts.ours(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 1.0])
+    trainer = parts.build_trainer(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 1.0])
     both = loss_of(trainer)
     trainer.loss_weights = [1.0, 0.0]
     assert loss_of(trainer) == pytest.approx(LN_2, abs=1e-4)
@@ -195,12 +195,12 @@ def weights_set_for_a_batch_weigh_its_losses(parts: Parts) -> None:
 
 @effect("trl:DPOTrainer().loss_types", deaf(StoredReferenceTrainer, "loss_types", ["sigmoid"]))
 def an_sft_term_is_known_for_one(parts: Parts) -> None:
-    assert "sft" in parts.ours(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 1.0]).loss_types
+    assert "sft" in parts.build_trainer(loss_type=["sigmoid", "sft"], loss_weights=[1.0, 1.0]).loss_types
 
 
 @effect("trl:DPOTrainer names the adapter that it copies `ref`", put(PeftModel, "delete_adapter", nothing))
 def one_adapter_is_left(parts: Parts) -> None:
-    assert [*parts.ours(adapter=True).model.peft_config] == ["default"]
+    assert [*parts.build_trainer(adapter=True).model.peft_config] == ["default"]
 
 
 def rejected_first(parts: Parts, patch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def rejected_first(parts: Parts, patch: pytest.MonkeyPatch) -> None:
 
 @effect("trl.trainer.dpo_trainer:DataCollatorForPreference stacks chosen over rejected", rejected_first)
 def chosen_is_the_upper_half(parts: Parts) -> None:
-    trainer = parts.ours()
+    trainer = parts.build_trainer()
     rows = list(trainer.train_dataset)
     expected = tuple(sum(len(row[f"{side}_ids"]) for row in rows) for side in ("chosen", "rejected"))
     assert completion_tokens(trainer.data_collator(rows)) == expected
@@ -245,13 +245,15 @@ def trl_names_its_metrics(parts: Parts) -> None:
 
 
 def scored_tokens(parts: Parts) -> list[int]:
-    """How many tokens our head is given of ten, whose labels count in five; after our own installation of it."""
+    """Return how many of ten tokens, five of them labelled, reach our head after we install it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trl_utils, "_ChunkedLogProbFunction", ChunkedLogProbFunction)
         patch.setattr(trl_utils, "_use_triton", chunked_logprob._use_triton)
         apply, seen = lm_head.CPULogProbFunction.apply, list[int]()
         patch.setattr(
-            lm_head.CPULogProbFunction, "apply", lambda *given: (seen.append(len(given[0])), apply(*given))[1]
+            lm_head.CPULogProbFunction,
+            "apply",
+            lambda *arguments: (seen.append(len(arguments[0])), apply(*arguments))[1],
         )
         model = scoring.install_scoring(parts.model(), Forward.padded)
         ids = torch.arange(20, 30)[None]
@@ -259,28 +261,38 @@ def scored_tokens(parts: Parts) -> list[int]:
     return seen
 
 
-@effect("trl.trainer.utils:_ChunkedLogProbFunction", put(lm_head, "install", nothing))
+@effect("trl.trainer.utils:_ChunkedLogProbFunction", put(lm_head, "install_cpu_head", nothing))
 def the_head_is_ours(parts: Parts) -> None:
     assert scored_tokens(parts)
 
 
-@effect("trl.trainer.utils:_use_triton", put(lm_head, "install", nothing))
+@effect("trl.trainer.utils:_use_triton", put(lm_head, "install_cpu_head", nothing))
 def the_head_scores_what_counts(parts: Parts) -> None:
     assert scored_tokens(parts) == [5]
 
 
 def reversed_outputs(parts: Parts, patch: pytest.MonkeyPatch) -> None:
     apply = ChunkedLogProbFunction.apply
-    patch.setattr(ChunkedLogProbFunction, "apply", lambda *given: apply(*given)[::-1])
+    patch.setattr(ChunkedLogProbFunction, "apply", lambda *arguments: apply(*arguments)[::-1])
 
 
 @effect("trl.kernels:ChunkedLogProbFunction.forward", reversed_outputs)
 def trls_head_is_ours_but_for_rounding(parts: Parts) -> None:
-    given = (torch.randn(6, 8), torch.randn(30, 8), None, torch.arange(6), 1.3, 32, None, 0.5, lm_head.STATISTICS)
-    for ours, theirs in zip(
-        lm_head.CPULogProbFunction.apply(*given), ChunkedLogProbFunction.apply(*given), strict=True
+    head_arguments = (
+        torch.randn(6, 8),
+        torch.randn(30, 8),
+        None,
+        torch.arange(6),
+        1.3,
+        32,
+        None,
+        0.5,
+        lm_head.STATISTICS,
+    )
+    for our_value, trl_value in zip(
+        lm_head.CPULogProbFunction.apply(*head_arguments), ChunkedLogProbFunction.apply(*head_arguments), strict=True
     ):
-        assert torch.allclose(ours.float(), theirs.float(), atol=1e-4)
+        assert torch.allclose(our_value.float(), trl_value.float(), atol=1e-4)
 
 
 @effect("trl.trainer:add_fused_lm_head", put(scoring, "add_fused_lm_head", nothing))
@@ -300,10 +312,10 @@ def bound_early(parts: Parts, patch: pytest.MonkeyPatch) -> None:
         add(model)
         fused, backbone = model.forward, model.base_model.forward
 
-        def forward(**given: Any) -> Any:
+        def forward(**options: Any) -> Any:
             with pytest.MonkeyPatch.context() as inside:
                 inside.setattr(model.base_model, "forward", backbone)
-                return fused(**given)
+                return fused(**options)
 
         model.forward = forward
 
@@ -314,7 +326,7 @@ def bound_early(parts: Parts, patch: pytest.MonkeyPatch) -> None:
 def the_head_runs_the_backbone_that_stands_there(parts: Parts) -> None:
     model = scoring.install_scoring(parts.model(), Forward.padded)
     forward, calls = model.base_model.forward, list[int]()
-    model.base_model.forward = lambda **given: (calls.append(1), forward(**given))[1]
+    model.base_model.forward = lambda **options: (calls.append(1), forward(**options))[1]
     ids = torch.arange(20, 30)[None]
     model(input_ids=ids, labels=ids, fused_lm_head=True)
     assert calls
@@ -346,13 +358,15 @@ def markers_are_found(parts: Parts) -> None:
 def arguments_are_read_from_source(parts: Parts) -> None:
     read, real = {}, {}
     for name, config in {"sft": SFTConfig, "dpo": DPOConfig}.items():
-        read[name], real[name] = trl_arguments.known_arguments(name), config.__dataclass_fields__.keys()
+        read[name], real[name] = trl_arguments.argument_types(name), config.__dataclass_fields__.keys()
         assert real[name] <= read[name].keys()
         assert {*trl_arguments.SET_ELSEWHERE, *OBJECTIVES[name].typed} <= real[name]
         fields = config.__dataclass_fields__
-        assert {key: fields[key].default for key in trl_arguments.defaults(name)} == trl_arguments.defaults(name)
+        assert {
+            key: fields[key].default for key in trl_arguments.argument_defaults(name)
+        } == trl_arguments.argument_defaults(name)
     assert read["dpo"]["beta"] == "float"
-    assert trl_arguments.defaults("dpo")["label_smoothing"] == 0.0
+    assert trl_arguments.argument_defaults("dpo")["label_smoothing"] == 0.0
     assert real["sft"] | real["dpo"] >= trl_arguments.SET_BY_STAGE
 
 
@@ -364,19 +378,19 @@ def arguments_are_read_from_source(parts: Parts) -> None:
     deaf(MicroBatches, "current_gradient_accumulation_steps", 1),
 )
 def gradients_of_micro_batches_add_up_to_the_steps(parts: Parts) -> None:
-    whole, divided = parts.ours(), parts.ours(micro=1)
+    whole, divided = parts.build_trainer(), parts.build_trainer(micro=1)
     rows = StepRows(list(whole.train_dataset))
-    assert apart(gradients(whole, rows), gradients(divided, rows)) < 1e-5
+    assert largest_difference(gradients(whole, rows), gradients(divided, rows)) < 1e-5
 
 
 @effect("transformers:Trainer.get_batch_samples", gone(MicroBatches, "get_batch_samples"))
 def the_tokens_of_a_step_are_counted_before_it_is_divided(parts: Parts) -> None:
     trainer = parts.supervised(micro=1)
-    step, told = trainer.training_step, []
-    trainer.training_step = lambda model, rows, items: (told.append(items), step(model, rows, items))[1]
+    step, messages = trainer.training_step, []
+    trainer.training_step = lambda model, rows, items: (messages.append(items), step(model, rows, items))[1]
     trainer.train()
     trained = sum(label != IGNORED for row in trainer.train_dataset for label in row["labels"][1:])
-    assert told == [trained]
+    assert messages == [trained]
 
 
 @effect(
@@ -384,7 +398,7 @@ def the_tokens_of_a_step_are_counted_before_it_is_divided(parts: Parts) -> None:
     gone(MicroBatches, "get_train_dataloader"),
 )
 def steps_come_as_rows(parts: Parts) -> None:
-    trainer = parts.ours()
+    trainer = parts.build_trainer()
     step = next(iter(trainer.get_train_dataloader()))
     assert isinstance(step, StepRows)
     assert [row.keys() for row in step.rows] == [row.keys() for row in trainer.train_dataset]
@@ -392,14 +406,14 @@ def steps_come_as_rows(parts: Parts) -> None:
 
 @effect("transformers:Trainer._get_train_sampler", gone(PlumblineTrainer, "_get_train_sampler"))
 def rows_come_in_turn(parts: Parts) -> None:
-    trainer = parts.ours()
+    trainer = parts.build_trainer()
     trainer.schedule = EpochSchedule([p.id for p in parts.pairs], 3, 0, "dpo")
     assert [*trainer.get_train_dataloader().batch_sampler.sampler] == trainer.schedule.epoch(0)
 
 
 @effect("transformers:Trainer().lr_scheduler", deaf(StoredReferenceTrainer, "lr_scheduler", None))
 def a_short_training_begins_above_0(parts: Parts) -> None:
-    trainer = parts.ours(trainer={"warmup_steps": 0.1})
+    trainer = parts.build_trainer(trainer={"warmup_steps": 0.1})
     trainer.create_optimizer_and_scheduler(4)
     assert trainer.lr_scheduler.get_last_lr()[0] > 0
 
@@ -409,11 +423,11 @@ def a_short_training_begins_above_0(parts: Parts) -> None:
     gone(PlumblineTrainer, "prediction_step"),
 )
 def every_rows_loss_is_in_the_log(parts: Parts) -> None:
-    trainer = parts.ours()
-    found = trainer.evaluate()
+    trainer = parts.build_trainer()
+    metrics = trainer.evaluate()
     (logged,) = EvalHistory(trainer).by_step.values()
     assert len(logged[ROW_LOSSES]) == len(trainer.eval_dataset)
-    assert abs(sum(logged[ROW_LOSSES]) / len(logged[ROW_LOSSES]) - found["eval_loss"]) < 1e-5
+    assert abs(sum(logged[ROW_LOSSES]) / len(logged[ROW_LOSSES]) - metrics["eval_loss"]) < 1e-5
 
 
 @effect("transformers:Trainer.log tells loss, grad_norm, eval_loss, train_runtime", unnamed("grad_norm"))
@@ -426,14 +440,14 @@ def what_is_watched_is_logged(parts: Parts) -> None:
     put(trainer_utils, "PREFIX_CHECKPOINT_DIR", "saved"),
 )
 def a_checkpoint_is_found(parts: Parts) -> None:
-    found = newest_complete(parts.checkpoints)
-    assert found is not None
-    assert found.name == f"{trainer_utils.PREFIX_CHECKPOINT_DIR}-{parts.run.state.global_step}"
+    checkpoint = newest_complete(parts.checkpoints)
+    assert checkpoint is not None
+    assert checkpoint.name == f"{trainer_utils.PREFIX_CHECKPOINT_DIR}-{parts.run.state.global_step}"
 
 
 @effect("transformers:TrainingArguments.save_only_model", deaf(TrainingArguments, "save_only_model", False))
 def the_last_checkpoint_has_no_optimizer_state(parts: Parts) -> None:
-    trainer = parts.ours()
+    trainer = parts.build_trainer()
     trainer.create_optimizer_and_scheduler(1)
     last = TrainerState(global_step=1, max_steps=1)
     Checkpoints(300).on_step_end(trainer.args, last, trainer.control)
@@ -470,9 +484,9 @@ def without(name: str) -> Change:
     """Our attention, never told what it reads under this name."""
 
     def register(parts: Parts, patch: pytest.MonkeyPatch) -> None:
-        def attention(*given: Any, **options: Any) -> Any:
+        def attention(*arguments: Any, **options: Any) -> Any:
             options.pop(name, None)
-            return packing.attention(*given, **options)
+            return packing.attention(*arguments, **options)
 
         patch.setitem(AttentionInterface._global_mapping, packing.ATTENTION, attention)
 
@@ -496,7 +510,9 @@ def a_window_is_kept_in_a_packed_row(parts: Parts) -> None:
 
 def one_mask(parts: Parts, patch: pytest.MonkeyPatch) -> None:
     masks = hf.attention_masks
-    patch.setattr(hf, "masks", lambda *given: dict.fromkeys(masks(*given), masks(*given)["full_attention"]))
+    patch.setattr(
+        hf, "attention_masks", lambda *arguments: dict.fromkeys(masks(*arguments), masks(*arguments)["full_attention"])
+    )
 
 
 @effect("transformers:Gemma3TextModel takes a mask for each kind of layer", one_mask)
@@ -516,17 +532,17 @@ def each_kind_of_layer_has_its_mask(parts: Parts) -> None:
 )
 def what_our_cache_holds_is_attended_to(parts: Parts) -> None:
     model, prompt = parts.model(), parts.scored[0].prompt_ids
-    [(_, [found])] = hf.HFSampler(model, [2], 6, 1.0, 2).complete([Request("0a", [], prompt, [0.0], 0)])
+    [(_, [completion])] = hf.HFSampler(model, [2], 6, 1.0, 2).complete([Request("0a", [], prompt, [0.0], 0)])
     expected = parts.model().generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=6, eos_token_id=2)
-    assert found.token_ids == expected[0, len(prompt) :].tolist()
+    assert completion.token_ids == expected[0, len(prompt) :].tolist()
 
 
 class Listener(BaseStreamer):
     def __init__(self) -> None:
-        self.given, self.ended = list[list[int]](), False
+        self.token_batches, self.ended = list[list[int]](), False
 
     def put(self, value: torch.Tensor) -> None:
-        self.given.append(value.flatten().tolist())
+        self.token_batches.append(value.flatten().tolist())
 
     def end(self) -> None:
         self.ended = True
@@ -540,7 +556,7 @@ def a_streamer_hears_prompt_and_tokens(parts: Parts) -> None:
     prompt, heard = parts.scored[0].prompt_ids, Listener()
     sampler = GenerateSampler(parts.model(), [2], 4, 1.0, 1, heard)
     [(_, [drawn])] = sampler.complete([Request("0a", [], prompt, [0.0], 0)])
-    assert heard.given == [prompt, *([token] for token in drawn.token_ids)]
+    assert heard.token_batches == [prompt, *([token] for token in drawn.token_ids)]
     assert heard.ended
 
 
@@ -587,7 +603,7 @@ def llama_cpps_names_are_known(parts: Parts) -> None:
 def gathers(name: str) -> Check:
     def check(parts: Parts) -> None:
         """TRL gathers under this name, and within a step reaches nobody."""
-        trainer, calls = parts.ours(), list[str]()
+        trainer, calls = parts.build_trainer(), list[str]()
         batch = trainer.data_collator(list(trainer.train_dataset))
         with pytest.MonkeyPatch.context() as patch:
             original = getattr(Accelerator, name)
@@ -637,11 +653,11 @@ def other_words(parts: Parts, patch: pytest.MonkeyPatch) -> None:
 
 @effect("peft:PeftModel.save_pretrained warns `Could not find a config file`", other_words)
 def the_warning_has_these_words(parts: Parts) -> None:
-    model = parts.ours(adapter=True).model
+    model = parts.build_trainer(adapter=True).model
     model.peft_config["default"].base_model_name_or_path = "sft/0123456789ab/model"
-    with pytest.warns(UserWarning, match="^Could not find a config file") as told:
+    with pytest.warns(UserWarning, match="^Could not find a config file") as warning:
         model.save_pretrained(parts.new_folder())
-    assert "peft" in Path(told[0].filename).parts
+    assert "peft" in Path(warning[0].filename).parts
 
 
 def deaf_linear(parts: Parts, patch: pytest.MonkeyPatch) -> None:
@@ -664,7 +680,7 @@ def four_bits_are_scored_as_they_are_trained(parts: Parts) -> None:
     class Converted(Exception):
         pass
 
-    def convert(*given: Any) -> None:
+    def convert(*arguments: Any) -> None:
         raise Converted
 
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
@@ -691,7 +707,7 @@ class Counted(TorchDispatchMode):
 
 
 def in_forward_and_backward(parts: Parts, op: str, parameter: bool) -> tuple[int, int]:
-    """How often an operation is computed there, under selective checkpointing and bf16."""
+    """Count calls of an operation in forward and backward, under selective checkpointing and bf16."""
     model = parts.model().train()
     budget.enable_checkpointing(model, Checkpointing.selective)
     ids = torch.arange(20, 30)[None]
@@ -707,16 +723,16 @@ def in_forward_and_backward(parts: Parts, op: str, parameter: bool) -> tuple[int
     "torch:ops.aten._scaled_dot_product_flash_attention_for_cpu", put(budget, "COSTLY", {torch.ops.aten.mm.default})
 )
 def attention_is_computed_once(parts: Parts) -> None:
-    first, again = in_forward_and_backward(parts, "_scaled_dot_product_flash_attention_for_cpu", False)
+    first, second = in_forward_and_backward(parts, "_scaled_dot_product_flash_attention_for_cpu", False)
     assert first > 0
-    assert again == 0
+    assert second == 0
 
 
 @effect("torch:ops.aten._to_copy", put(budget, "torch", SimpleNamespace(nn=SimpleNamespace(Parameter=bool))))
 def weights_are_rounded_once(parts: Parts) -> None:
-    first, again = in_forward_and_backward(parts, "_to_copy", True)
+    first, second = in_forward_and_backward(parts, "_to_copy", True)
     assert first > 0
-    assert again == 0
+    assert second == 0
 
 
 def over_runs(attend: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
@@ -738,12 +754,12 @@ def unmasked(query: Any, key: Any, value: Any, dropout: float, causal: bool, att
     put(run_attention, "forward_kernel", unmasked),
 )
 def runs_attend_as_sdpa_does(parts: Parts) -> None:
-    assert torch.allclose(over_runs(packing.attend_run_by_run)[0], over_runs(packing.attend_all_at_once)[0], atol=1e-5)
+    assert torch.allclose(over_runs(packing.attend_by_run)[0], over_runs(packing.attend_padded)[0], atol=1e-5)
 
 
 def keys_and_values_exchanged(parts: Parts, patch: pytest.MonkeyPatch) -> None:
-    def exchanged(*given: Any, **options: Any) -> Any:
-        query, key, value = kernel(*given, **options)
+    def exchanged(*arguments: Any, **options: Any) -> Any:
+        query, key, value = kernel(*arguments, **options)
         return query, value, key
 
     kernel = run_attention.backward_kernel
@@ -752,9 +768,9 @@ def keys_and_values_exchanged(parts: Parts, patch: pytest.MonkeyPatch) -> None:
 
 @effect("torch:ops.aten._scaled_dot_product_flash_attention_for_cpu_backward", keys_and_values_exchanged)
 def gradients_of_runs_are_sdpas(parts: Parts) -> None:
-    theirs = over_runs(packing.attend_all_at_once)
-    for ours, other in zip(over_runs(packing.attend_run_by_run)[1:], theirs[1:], strict=True):
-        assert torch.allclose(ours, other, atol=1e-5)
+    padded_outputs = over_runs(packing.attend_padded)
+    for run_output, other in zip(over_runs(packing.attend_by_run)[1:], padded_outputs[1:], strict=True):
+        assert torch.allclose(run_output, other, atol=1e-5)
 
 
 @effect("torch:ops.aten._softmax_backward_data", put(run_attention, "softmax_backward", lambda grad, p, *_: grad * p))
@@ -762,11 +778,14 @@ def gradients_by_products_are_sdpas(parts: Parts) -> None:
     draw = torch.Generator().manual_seed(0)
     grad, *states = (torch.randn(1, heads, 9, 8, generator=draw) for heads in (4, 4, 2, 2))
     mask = run_attention.RunLayout.from_lengths([9], torch.device("cpu")).mask(0, None, torch.float32)
-    found = run_attention.by_products(grad, *states, mask, 0.3)
+    gradients = run_attention.by_products(grad, *states, mask, 0.3)
     needing = [state.clone().requires_grad_() for state in states]
     output = torch.nn.functional.scaled_dot_product_attention(*needing, is_causal=True, scale=0.3, enable_gqa=True)
     expected = torch.autograd.grad(output, needing, grad)
-    assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(found, expected, strict=True))
+    assert all(
+        torch.allclose(gradient, expected_gradient, atol=1e-5)
+        for gradient, expected_gradient in zip(gradients, expected, strict=True)
+    )
 
 
 @effect(
@@ -790,8 +809,11 @@ def a_product_with_it_is_the_layers(parts: Parts) -> None:
 
 @effect("torch:ops.mkldnn._is_mkldnn_bf16_supported", put(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", nothing))
 def it_says_whether_bf16_is_multiplied(parts: Parts) -> None:
-    said, wide = torch.ops.mkldnn._is_mkldnn_bf16_supported(), "AVX512" in torch.backends.cpu.get_cpu_capability()
-    assert said is True or (said is False and not wide)
+    bf16_supported, wide = (
+        torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        "AVX512" in torch.backends.cpu.get_cpu_capability(),
+    )
+    assert bf16_supported is True or (bf16_supported is False and not wide)
 
 
 @effect(
@@ -799,14 +821,14 @@ def it_says_whether_bf16_is_multiplied(parts: Parts) -> None:
     put(sys.modules["torch.distributed.rendezvous"], "TCPStore", lambda **options: torch.distributed.HashStore()),
 )
 def a_worker_meets_the_others_in_the_store_of_the_agent(parts: Parts) -> None:
-    host, port, ours = agent.meeting_point(agent.LOCAL, 0)
+    host, port, our_port = agent.open_rendezvous(agent.LOCAL, 0)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in agent.common_environment(host, port, 1, 1).items():
             patch.setenv(name, value)
         patch.setenv("RANK", "0")
-        theirs, *_ = next(torch.distributed.rendezvous("env://"))
-    theirs.set("met", "here")
-    assert ours.check(["met"])
+        store, *_ = next(torch.distributed.rendezvous("env://"))
+    store.set("met", "here")
+    assert our_port.check(["met"])
 
 
 # Hydra, OmegaConf, yaml
@@ -894,7 +916,7 @@ def the_store_of_configurations_is_copied(parts: Parts) -> None:
     assert copy.deepcopy(ConfigStore.instance()) is ConfigStore.instance()
 
 
-def told(*overrides: str) -> str:
+def refusal_of(*overrides: str) -> str:
     """The line that our own explanation makes of a configuration that cannot be composed."""
     with pytest.raises(Exception) as raised:
         composed(*overrides)
@@ -909,12 +931,12 @@ silent = lambda self: "something went wrong"
     put(ConfigCompositionException, "__str__", silent),
 )
 def a_wrong_value_is_told_with_its_place(parts: Parts) -> None:
-    assert told("dpo.beta=abc").startswith("dpo.beta=abc: ")
+    assert refusal_of("dpo.beta=abc").startswith("dpo.beta=abc: ")
     with TemporaryDirectory() as folder:
         recipe = Path(folder) / "wrong.yaml"
         recipe.write_text("# @package _global_\ndpo: {bata: 1}\n")
-        assert told(f"recipe={recipe}").startswith(f"{recipe}: dpo.bata ")
-    assert told("recipe=tini").endswith("Did you mean 'tiny'?")
+        assert refusal_of(f"recipe={recipe}").startswith(f"{recipe}: dpo.bata ")
+    assert refusal_of("recipe=tini").endswith("Did you mean 'tiny'?")
 
 
 @effect(
@@ -922,7 +944,7 @@ def a_wrong_value_is_told_with_its_place(parts: Parts) -> None:
     put(OmegaConfBaseException, "__str__", silent),
 )
 def a_mistyped_value_is_told_in_words(parts: Parts) -> None:
-    assert "converted to Float" in told("dpo.beta=abc")
+    assert "converted to Float" in refusal_of("dpo.beta=abc")
 
 
 def kept_loader(parts: Parts, patch: pytest.MonkeyPatch) -> None:
@@ -932,17 +954,17 @@ def kept_loader(parts: Parts, patch: pytest.MonkeyPatch) -> None:
 
 @effect("yaml:SafeLoader is what OmegaConf derives its loader from", kept_loader)
 def omegaconf_reads_with_the_loader_that_stands_there(parts: Parts) -> None:
-    made = list[int]()
+    sizes = list[int]()
 
     class Loader(yaml.CSafeLoader):
         def __init__(self, stream: Any) -> None:
-            made.append(1)
+            sizes.append(1)
             super().__init__(stream)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(yaml, "SafeLoader", Loader)
         assert OmegaConf.load(ROOT / "conf" / "model" / "tiny.yaml").random_init.seed == 0
-    assert made
+    assert sizes
 
 
 # W&B
@@ -972,18 +994,18 @@ def a_silent_connection_is_closed(parts: Parts) -> None:
 
 @effect(
     "wandb:Artifact.add_reference hands out entries whose digest can be set",
-    put(wandb.Artifact, "add_reference", lambda self, *given, **options: []),
+    put(wandb.Artifact, "add_reference", lambda self, *arguments, **options: []),
 )
 def the_content_decides_the_version(parts: Parts) -> None:
     folder = parts.new_folder()
     (folder / "file").write_text("content")
     manifest = dict.fromkeys(("digest", "seed", "device", "wall_seconds", "peak_memory", "metrics"), 0)
     manifest |= {"stage": "sft", "fingerprint": "0123456789ab"}
-    made = {
+    artifact = {
         sha: tracking.artifact(folder, {**manifest, "files": {"file": {"sha256": sha}}}, upload=False).digest
         for sha in ("a" * 64, "b" * 64)
     }
-    assert len({*made.values()}) == 2
+    assert len({*artifact.values()}) == 2
 
 
 @effect(
