@@ -72,7 +72,7 @@ def count_trained(shape: ModelShape, block: Training) -> int:
 
 def state_bytes(shape: ModelShape, block: Training) -> float:
     """Return the bytes that training holds throughout in each process: weights, gradients, and Adam's two moments."""
-    total = weight_bytes(shape, block.held) + (4 + 8) * count_trained(shape, block)
+    total = weight_bytes(shape, block.start_weights) + (4 + 8) * count_trained(shape, block)
     if block.adapter is not Adapter.none:
         total += 4 * count_trained(shape, block)  # the adapter itself
     return total / (1 if block.runtime.sharding is Sharding.none else block.runtime.world_size)
@@ -82,7 +82,7 @@ def layer_bytes(shape: ModelShape, block: Training) -> float:
     """Return the bytes per token that one layer stores for its backward."""
     kind = block.adapter is not Adapter.none, block.precision
     hidden, intermediate, query, key = KEPT_BYTES[kind]
-    if block.held is Weights.nf4 and block.precision is Precision.bf16:
+    if block.start_weights is Weights.nf4 and block.precision is Precision.bf16:
         intermediate += KEPT_NF4
     if shape.qk_norm:
         query, key = (width + KEPT_BY_QK_NORM[kind] for width in (query, key))
@@ -106,7 +106,7 @@ def activation_bytes(shape: ModelShape, block: Training, checkpointing: Checkpoi
     around = KEPT_AROUND * shape.hidden
     if checkpointing is Checkpointing.none:
         return shape.layers * layer_bytes(shape, block) + around
-    stream = BYTES[Weights.bf16 if block.held is Weights.bf16 else Weights.fp32]
+    stream = BYTES[Weights.bf16 if block.start_weights is Weights.bf16 else Weights.fp32]
     outputs = costly_output_bytes(shape, block.precision) if checkpointing is Checkpointing.selective else 0
     return shape.layers * (stream * shape.hidden + outputs) + around
 
@@ -156,7 +156,7 @@ def training_bytes(
     if checkpointing is not Checkpointing.none:
         first_work = max(first_work, RECOMPUTED_FACTOR * tokens * layer_bytes(shape, block))
     if checkpointing is not Checkpointing.full:
-        first_work += cast_copy_bytes(shape, block.held, block.precision)
+        first_work += cast_copy_bytes(shape, block.start_weights, block.precision)
     embedding = 4 * shape.embedding if block.adapter is Adapter.none else 0  # its gradient, before it is added
     return max(at_backward + first_work, state) + embedding
 

@@ -131,7 +131,7 @@ def validate_config(config: Any) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError("it is not a JSON object")
     if not config.get("model_type"):
-        raise ValueError("model_type, the name of the architecture, is missing")
+        raise ValueError("model_type is missing: it names the architecture")
     for part in (config, config.get("text_config") or {}):
         for key, value in part.items():
             if requirement := broken_requirement(key, value):

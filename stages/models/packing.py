@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel
@@ -61,7 +62,7 @@ class PackedPairs:
 
 
 def attention(
-    module: torch.nn.Module,
+    module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -84,16 +85,12 @@ def attention(
     return attend(module, states, layout, **kwargs), None
 
 
-def attend_by_run(
-    module: torch.nn.Module, states: list[torch.Tensor], layout: RunLayout, **kwargs: Any
-) -> torch.Tensor:
+def attend_by_run(module: nn.Module, states: list[torch.Tensor], layout: RunLayout, **kwargs: Any) -> torch.Tensor:
     """Call the kernel once per run: without padding, and computing attention of a shared prefix once."""
     return RunAttention.apply(*states, layout, kwargs.get("scaling"), kwargs.get("sliding_window"))  # type: ignore[no-any-return,no-untyped-call]
 
 
-def attend_padded(
-    module: torch.nn.Module, states: list[torch.Tensor], layout: RunLayout, **kwargs: Any
-) -> torch.Tensor:
+def attend_padded(module: nn.Module, states: list[torch.Tensor], layout: RunLayout, **kwargs: Any) -> torch.Tensor:
     """Call SDPA once over padded sequences, each with its prefix in front. This is plain causal attention, which has
     the fastest kernels, and one launch for any number of runs."""
     rows, sources = layout.sequences

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.errors import UserError
-from stages.sandbox.jinja_process import Rendered, TemplateFault, blaming, facts_of, render
+from stages.sandbox.jinja_process import Rendered, TemplateFault, name_setting, read_facts, render
 from stages.store.records import Message
 
 # Every template is tried on these conversations, and contract.json stores their tokens.
@@ -76,7 +76,7 @@ def validate_chat_template(tokenizer: PreTrainedTokenizerBase, key: str) -> None
     """Raise UserError if the tokenizer's chat template is not Jinja or exceeds its limits. A template may refuse a
     golden conversation: the error then comes when the template is used."""
     if tokenizer.chat_template:
-        with blaming(f"{key}, chat_template", "Mend it in tokenizer_config.json or chat_template.jinja"):
-            facts_of(read_chat_template(tokenizer), chat=True)
+        with name_setting(f"{key}, chat_template", "Mend it in tokenizer_config.json or chat_template.jinja"):
+            read_facts(read_chat_template(tokenizer), chat=True)
             with suppress(TemplateFault):
                 render_conversations(tokenizer, [Conversation(messages) for messages in GOLDEN])

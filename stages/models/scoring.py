@@ -133,11 +133,9 @@ def pair_log_probs(
     return list(zip(log_probs[: len(pairs)], log_probs[len(pairs) :], strict=True))
 
 
-def join_reference(
-    pairs: Iterable[Pair], stored: Iterable[PairLogProbs]
-) -> Iterator[tuple[Pair, PairLogProbs | None]]:
+def join_reference(pairs: Iterable[Pair], logps: Iterable[PairLogProbs]) -> Iterator[tuple[Pair, PairLogProbs | None]]:
     """Yield every pair with the reference's log-probs, which come in the same order; None for a pair without them."""
-    scored = iter(stored)
+    scored = iter(logps)
     log_probs = next(scored, None)
     for pair in pairs:
         if log_probs and log_probs.id == pair.id:

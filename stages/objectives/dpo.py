@@ -166,7 +166,7 @@ def read_rows(
 
 def trainable_model(frozen: Path, adapter: Path, cfg: DPO, device: torch.device, out: StageDir) -> AnyModel:
     """Return the policy with what `dpo.adapter` trains: all weights, a new adapter, or the SFT's adapter continued."""
-    model = pack_if_possible(load_model(frozen, cfg.held, device), cfg, out)
+    model = pack_if_possible(load_model(frozen, cfg.start_weights, device), cfg, out)
     return apply_adapter(model, cfg, before=adapter)
 
 

@@ -121,7 +121,7 @@ def read_rows(
 
 def trainable_model(policy: Path, contract: Contract, cfg: Reward, device: torch.device, out: StageDir) -> AnyModel:
     """Return the SFT model with a reward head, or with an adapter and the head to train."""
-    model = create_reward_model(policy, cfg.held, device, contract.tokenizer.pad_token_id, cfg.seed)
+    model = create_reward_model(policy, cfg.start_weights, device, contract.tokenizer.pad_token_id, cfg.seed)
     return apply_adapter(pack_if_possible(model, cfg, out), cfg, "SEQ_CLS")
 
 

@@ -183,7 +183,7 @@ class IsolationCheck(TrainerCallback):
 
 def trainable_model(base: Path, contract: Contract, cfg: SFT, device: torch.device) -> AnyModel:
     """Return the base model, or a new adapter on it, ready to train."""
-    model = apply_contract(load_model(base, cfg.held, device), contract, cfg.seed)
+    model = apply_contract(load_model(base, cfg.start_weights, device), contract, cfg.seed)
     if cfg.packing:
         pack_segments(model)
     disable_dropout_in_model(model)  # dropout draws a mask per micro-batch, so its division would change results

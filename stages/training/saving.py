@@ -174,9 +174,7 @@ class BestModel(TrainerCallback):
         if self.figures and state.is_world_process_zero:  # a resume needs it
             write_note(Path(args.output_dir) / f"checkpoint-{state.global_step}" / BEST_STEP, self.figures)
 
-    def on_evaluate(
-        self, args: Any, state: TrainerState, control: Any, *, metrics: dict[str, float], **_: Any
-    ) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, *, metrics: dict[str, Any], **_: Any) -> None:
         if state.global_step > 0 and metrics["eval_loss"] < self.figures.get("eval_loss", math.inf):
             self.figures = {"eval_loss": metrics["eval_loss"], "step": state.global_step}
             save_trained(self.trainer, self.folder, self.figures)

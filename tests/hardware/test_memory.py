@@ -84,10 +84,10 @@ def block_of(stage: str, *overrides: str) -> Any:
 
 def as_trained(model: PreTrainedModel, block: SFT | DPO, folder: Path) -> Any:
     """Return the model in the form in which a training stage holds it."""
-    if block.held is Weights.nf4:
+    if block.start_weights is Weights.nf4:
         model.save_pretrained(folder)
         model = load_model(folder, Weights.nf4)
-    elif block.held is Weights.bf16:
+    elif block.start_weights is Weights.bf16:
         model = model.to(torch.bfloat16)
     assert (pack_pairs if isinstance(block, DPO) else pack_segments)(model)
     lm_head.install_cpu_head()

@@ -15,7 +15,7 @@ def test_a_mode_in_the_environment_is_heard_by_wandb_alone() -> None:
     """transformers would print a message about it at import, with any tracker."""
     with mock.patch.dict(os.environ, {"WANDB_MODE": "offline", "WANDB_API_KEY": SECRET}):
         process.prepare()
-        assert wandb.mode() == "offline"
+        assert wandb.choose_mode() == "offline"
         code = "from transformers.integrations import integration_utils"
         ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout == ""

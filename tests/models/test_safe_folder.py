@@ -89,7 +89,7 @@ def of_folder(folder: Path, tmp_path: Path) -> tuple[str, ...]:
         (of_config, "config.json: auto_map names code"),
         (of_tokenizer, "tokenizer_config.json: auto_map names code"),
         (of_a_part, "config.json: auto_map names code"),
-        (of_generation, "custom_generate: the model brings"),
+        (of_generation, "custom_generate: the model contains code"),
         (of_attention, "config.json: _attn_implementation=someone/kernel names code"),
         (of_template, "cannot render"),
     ],
@@ -128,7 +128,7 @@ def test_a_pipe_of_yes_is_no_consent(built: Path, tmp_path: Path) -> None:
         ),
         ("model.safetensors.index.json", {"weight_map": {"a": 1}}, "weight_map names 1"),
         ("config.json", {"transformers_weights": "adapter_model.bin"}, "transformers_weights names adapter_model.bin"),
-        ("adapter_config.json", {"peft_type": "LORA"}, "an adapter, where a"),
+        ("adapter_config.json", {"peft_type": "LORA"}, "is an adapter, not a"),
         ("generation_config.json", None, "generation_config.json cannot be read"),
     ],
 )

@@ -125,7 +125,7 @@ def test_micro_batches_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Pat
 
     def build_trainer(kind: type[RewardTrainer], **own: Any) -> RewardTrainer:
         args = training_arguments(cfg, out)
-        model = create_reward_model(policy, cfg.held, CPU, contract.tokenizer.pad_token_id, cfg.seed)
+        model = create_reward_model(policy, cfg.start_weights, CPU, contract.tokenizer.pad_token_id, cfg.seed)
         data = {"train_dataset": rows, "eval_dataset": rows, "processing_class": contract.tokenizer}
         return kind(model, args=args, **data, **own)
 
