@@ -61,7 +61,7 @@ def unlogged_overrides(argv: list[str]) -> list[str]:
     """Return the overrides that turn off Hydra's folder and log file for a read-only store; none for a sweep."""
     typed = recipes.typed_values(argv).get("outputs", "").strip("'\"")
     root = Path(typed or os.environ.get(OUTPUTS, "outputs"))
-    if Store(root).writable or {"-m", "--multirun"} & {*argv}:
+    if Store(root).is_writable or {"-m", "--multirun"} & {*argv}:
         return []
     logs = ["~hydra.job_logging.handlers.file", "hydra.job_logging.root.handlers=[console]"]
     return ["hydra.run.dir=.", "hydra.output_subdir=null", *logs]
@@ -122,9 +122,9 @@ def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:
         return block, {}
 
     with errors:
-        nodes = wire_graph(cfg, store.remembered, pin, is_built=lambda node: store.find(node) is not None)
+        nodes = wire_graph(cfg, store.digest_cache, pin, is_built=lambda node: store.find(node) is not None)
         building.require_buildable(cfg, nodes, store)
-    errors.refuse()
+    errors.raise_all()
     return nodes
 
 

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from stages.cli import spelling
 from stages.config import trl_arguments
 from stages.config.blocks.training import Training
-from stages.config.errors import SYNONYMS, UserError, causes, full_disk, nearest, visible
+from stages.config.errors import SYNONYMS, UserError, causes, full_disk_message, suggest, visible
 from stages.config.schema import CONF, Config
 from stages.hardware import process
 
@@ -57,7 +57,7 @@ def explained() -> Iterator[None]:
 
 
 def error_message(error: BaseException) -> str | None:
-    if line := full_disk(error):
+    if line := full_disk_message(error):
         return line
     chain = list(causes(error))
     place = next((prefix for e in chain if (prefix := place_prefix(e))), "")
@@ -134,12 +134,12 @@ def unknown_setting_message(key: str, kind: type) -> str:
         return "a recipe in the folder of --config-dir has no name here. Type its path: recipe=FILE.yaml."
     if corrected := corrected_top_level(key):
         return f"{key} is not a setting. Did you mean {' '.join(corrected)}?"
-    if issubclass(kind, Training) and name in trl_arguments.allowed(kind.__name__.lower()):
+    if issubclass(kind, Training) and name in trl_arguments.allowed_arguments(kind.__name__.lower()):
         return f"{key} is not a setting. Did you mean {f'{key.removesuffix(name)}trainer.{name}'!r}?"
     elsewhere = [other for other in spelling.setting_types() if other.rpartition(".")[2] == name]
     if elsewhere and SYNONYMS.get(name) not in field_names:
         return f"{key} is not a setting. Did you mean {' or '.join(elsewhere)}?"
-    return f"{key} is not a setting.{nearest(name, field_names)}"
+    return f"{key} is not a setting.{suggest(name, field_names)}"
 
 
 def corrected_top_level(key: str) -> list[str]:
@@ -162,7 +162,7 @@ def missing_group_message(error: MissingConfigException) -> str:
             return f"{option_file(group, name)} is not valid YAML{place}. Correct the file."
         keys = ", ".join(forbidden_keys(OmegaConf.load(path)))
         return f"{option_file(group, name)} sets {keys}. It may only set {', '.join(sorted(OF_HYDRA))} of Hydra."
-    return f"{group}={name} does not exist.{nearest(name, error.options or [])}"
+    return f"{group}={name} does not exist.{suggest(name, error.options or [])}"
 
 
 def forbidden_keys(recipe: Any) -> list[str]:

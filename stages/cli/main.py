@@ -16,7 +16,7 @@ from stages.cli import compose, sweep, unread
 from stages.cli.explain import explained
 from stages.cli.recipes import BLOCKS
 from stages.config.choices import Command, Upstream
-from stages.config.errors import UserError, nearest
+from stages.config.errors import UserError, suggest
 from stages.config.schema import CONF, DOCS, Config, Target
 from stages.hardware import process
 from stages.pipeline import provenance
@@ -75,7 +75,7 @@ def block_help(name: str) -> str:
                 kind, default, *meaning = cells if len(cells) == 3 else (*cells, "")
                 lines.append(f"{key:40} {default:24} {'; '.join(filter(None, (kind, *meaning)))}")
     if not lines:
-        raise UserError(f"--help={name}: no group, block or key has this name.{nearest(name, sorted(titles))}")
+        raise UserError(f"--help={name}: no group, block or key has this name.{suggest(name, sorted(titles))}")
     return "\n".join(lines)
 
 
@@ -144,7 +144,7 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
     target_nodes = requested_nodes(cfg, nodes)
     if cfg.upstream is Upstream.require:
         require_inputs(target_nodes, store, overrides)
-    if HydraConfig.initialized() and store.writable:
+    if HydraConfig.initialized() and store.is_writable:
         sweep.record_nodes(nodes)
     build(target_nodes, store, cfg, overrides)
     match cfg.stage:

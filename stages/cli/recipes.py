@@ -79,7 +79,7 @@ def recipes_under(line: list[str]) -> Recipes:
                 lowered.append(f"{block}.learning_rate={rate:g}")
         if lowered:
             log.warning(
-                "warning: recipe=%s has learning rates for its own model; with %s: %s. Type others to change.",
+                "warning: recipe=%s's learning rates suit its own model; with %s: %s. Type others to choose.",
                 ",".join(owners),
                 model,
                 ", ".join(lowered),

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 
 from stages.config.blocks.training import OBJECTIVES
-from stages.config.errors import UserError, nearest
+from stages.config.errors import UserError, suggest
 from stages.config.limits import ONE_OF
 from stages.config.schema import CONF, RECIPES, Config
 from stages.store.plugins import user_path
@@ -48,7 +48,7 @@ def validate_argument(argument: str) -> None:
         group, word = chosen.groups()
         options = recipe_files() if group == "recipe" else {path.stem for path in (CONF / group).glob("*.yaml")}
         if options and word not in options:
-            raise UserError(f"{group}={word} does not exist.{nearest(word, sorted(options))}")
+            raise UserError(f"{group}={word} does not exist.{suggest(word, sorted(options))}")
 
 
 def recipe_files(*chosen: str) -> dict[str, Path]:
@@ -129,7 +129,7 @@ def correct_form(key: str, value: str) -> str:
         items = [item if item.startswith("{") else f"{{{first}: {quote_word(item)}}}" for item in items]
     unknown = ""
     if allowed := allowed_words(key):
-        unknown = "".join(f" {item} is unknown.{nearest(item, allowed)}" for item in items if item not in allowed)
+        unknown = "".join(f" {item} is unknown.{suggest(item, allowed)}" for item in items if item not in allowed)
         items = [item for item in items if item in allowed] or [allowed[0]]
     form = f"{key}=[{', '.join(items)}]"
     return f" Write {shlex.quote(form)}.{unknown}"

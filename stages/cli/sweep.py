@@ -34,14 +34,14 @@ from stages.cli import compose
 from stages.cli.explain import explain, explained
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Command, Split, SweepMetric, Upstream
-from stages.config.errors import UserError, one_of, visible
+from stages.config.errors import UserError, require_known, visible
 from stages.config.schema import Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.build import build
 from stages.pipeline.graph import VERSIONS, requested_nodes
 from stages.preflight import constraints
 from stages.store.node import Node
-from stages.store.sealed_json import note
+from stages.store.sealed_json import write_note
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -177,13 +177,13 @@ def build_nodes(wave: list[list[str]], composed: DictConfig) -> None:
 def record_nodes(nodes: dict[str, Node]) -> None:
     """Write the fingerprints of a job's nodes to its folder, where `stage=compare` reads them."""
     file = Path(HydraConfig.get().runtime.output_dir) / provenance.JOB_NODES
-    note(file, {name: node.fingerprint for name, node in nodes.items()})
+    write_note(file, {name: node.fingerprint for name, node in nodes.items()})
 
 
 def validate_sweep(config: DictConfig) -> None:
     """Raise UserError for an optimising sweeper that would read the test split, optimise a metric that the stage does
     not measure, compare losses with different definitions, or optimise in the wrong direction."""
-    one_of("stage", [config.stage], [*Target, *Command])
+    require_known("stage", [config.stage], [*Target, *Command])
     stages, direction = MEASURED_BY[config.sweep_metric], DIRECTIONS[config.sweep_metric]
     if config.stage not in stages:
         raise UserError(

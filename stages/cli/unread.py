@@ -56,7 +56,7 @@ def refuse_unread(cfg: Config, typed: list[str]) -> None:
         if unread and not is_swept(deciding, typed):
             way_out = f"Add {remedy}, or leave" if remedy else "Leave"
             errors.add(f"{unread[0]}={values[unread[0]]}: {reason}. {way_out} the key out.")
-    errors.refuse()
+    errors.raise_all()
 
 
 def is_swept(keys: tuple[str, ...], typed: list[str]) -> bool:
@@ -104,7 +104,7 @@ def judged_keys(cfg: Config) -> Iterator[Unread]:
         reason = "align=none labels no candidates and trains on no pairs"
         for name in ("label", "sample", "pairs", "reference", "dpo", "rounds", "control"):
             yield Unread((name,), ("align",), reason, "align=dpo")
-    if not judged.wanted:
+    if not judged.is_requested:
         keys = ["source", "prompts", "max_longer", "max_failed", "audit", "known"]
         keys += ["against"] if cfg.align is not Align.none else []  # with align=none, `against` names the other model
         yield Unread(in_block("eval.judged", *keys), deciding, "answers are not judged", "eval/judged=judge")

@@ -34,7 +34,7 @@ from stages.curation.user_code import KEY, load_user_code
 from stages.pipeline import provenance
 from stages.store import plugins, safe_files
 from stages.store.node import Node
-from stages.store.sealed_json import having, note, recall
+from stages.store.sealed_json import read_note, require_keys, write_note
 from stages.store.store import Store
 from stages.store.workspace import StageDir
 
@@ -55,7 +55,7 @@ def show(nodes: dict[str, Node], store: Store) -> None:
         UserError: if there is no source, or a source cannot be read.
     """
     data: Data = nodes["data"].config
-    with tempfile.TemporaryDirectory() as folder, plugins.told(data.own, KEY, Path(folder)):
+    with tempfile.TemporaryDirectory() as folder, plugins.explain_errors(data.own, KEY, Path(folder)):
         _, own = load_user_code(data.own, StageDir(Path(folder), lambda metrics, step: None))
         audit(data, audited_sources(nodes, own), make_length_check(nodes, store), store)
 
@@ -85,7 +85,7 @@ def audit(data: Data, sources: list[AuditedSource], lengths: LengthCheck | None,
     console = Console(width=None if os.isatty(1) else 120, markup=False)
     console.print(summary_sentence(sources), codes_table(sources, previous))
     safe_files.write(store.root / PAGE, render_page(sources, previous, diversity, data))
-    note(counts, {"sources": source_paths(sources), "codes": count_codes(sources)})
+    write_note(counts, {"sources": source_paths(sources), "codes": count_codes(sources)})
     if not lengths:
         way = provenance.command("base", [])
         log.info("To also find rows that are too long, build the tokenizer first: %s", way)
@@ -94,7 +94,7 @@ def audit(data: Data, sources: list[AuditedSource], lengths: LengthCheck | None,
 
 def previous_counts(file: Path, sources: list[AuditedSource]) -> Counter[str] | None:
     """Return the count of each code in this store's last audit, or None if that had other sources."""
-    last = recall(file, having("sources", "codes"))
+    last = read_note(file, require_keys("sources", "codes"))
     return Counter(last["codes"]) if last and last["sources"] == source_paths(sources) else None
 
 

@@ -38,7 +38,7 @@ class AnswerPrinter(BaseStreamer):  # type: ignore[no-untyped-call]
     """Prints an answer during generation, as far as its text cannot change any more."""
 
     def __init__(self, contract: Contract):
-        self.contract, self.ids, self.text, self.shown = contract, list[int](), "", 0
+        self.contract, self.ids, self.text, self.printed = contract, list[int](), "", 0
         self.reading = True
 
     def put(self, value: torch.Tensor) -> None:
@@ -51,9 +51,9 @@ class AnswerPrinter(BaseStreamer):  # type: ignore[no-untyped-call]
         self.reading = False
 
     def _show(self) -> None:
-        before = visible(self.text[: self.shown], SAFE_CONTROLS)
+        before = visible(self.text[: self.printed], SAFE_CONTROLS)
         terminal.out(visible(self.text, SAFE_CONTROLS)[len(before) :], end="")
-        self.shown = len(self.text)
+        self.printed = len(self.text)
 
     def end(self) -> None:
         self._show()

@@ -22,7 +22,7 @@ from stages.config.schema import Compare
 from stages.pipeline.provenance import JOB_NODES
 from stages.store import safe_files
 from stages.store.numbers import points
-from stages.store.sealed_json import having, load_json
+from stages.store.sealed_json import load_json, require_keys
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def sweep_filter(store: Store, sweep: str | None) -> Callable[[Key], bool]:
     """Return the test whether a node belongs to a sweep; without a sweep, every node does."""
     if sweep is None:
         return lambda key: True
-    jobs = [load_json(path, having()) for path in Path(sweep).glob(f"*/{JOB_NODES}")]
+    jobs = [load_json(path, require_keys()) for path in Path(sweep).glob(f"*/{JOB_NODES}")]
     if not jobs:
         raise UserError(f"compare.sweep={sweep} is not the folder of a sweep. Sweeps are in {store.root}/multirun/.")
     fingerprints = {fingerprint for job in jobs for fingerprint in job.values()}

@@ -6,7 +6,7 @@ from pathlib import Path
 from stages.commands import gc
 from stages.config.errors import UserError
 from stages.config.schema import Target
-from stages.store.manifest import Manifest, hashed, manifest_of
+from stages.store.manifest import Manifest, check_files, manifest_of
 from stages.store.sealed_json import NODE, Damaged, rebuild_command
 from stages.store.store import Store
 from stages.store.workspace import Progress
@@ -24,7 +24,7 @@ def examine(store: Store) -> None:
     """
     gc.require_store(store)
     nodes, problems = dict[Path, Manifest](), list[str]()
-    for folder in sorted(store.published()):
+    for folder in sorted(store.published_folders()):
         try:
             nodes[folder] = manifest_of(folder)
         except Damaged as error:
@@ -33,7 +33,7 @@ def examine(store: Store) -> None:
     total = sum(sizes.values())
     with Progress(round(total / MIB), "doctor", "MiB") as progress:
         for folder, manifest in nodes.items():
-            damaged = [(name, reason) for name, reason in hashed(folder, manifest, manifest["files"]) if reason]
+            damaged = [(name, reason) for name, reason in check_files(folder, manifest, manifest["files"]) if reason]
             problems += [f"{folder / name}: {why}. To rebuild it: {rebuild_command(folder)}" for name, why in damaged]
             progress.update(round(sizes[folder] / MIB))
     for line in problems:

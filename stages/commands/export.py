@@ -10,7 +10,7 @@ from stages.config.schema import Export
 from stages.evaluation.intervals import Interval
 from stages.models import gguf_file, hub
 from stages.store.node import Node
-from stages.store.sealed_json import having, load_json
+from stages.store.sealed_json import load_json, require_keys
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store)
         card = (model / "README.md").read_text(encoding="utf-8")
         if evaluation and store.find(evaluation):
             store.verify(store.folder(evaluation))
-            card += evaluation_section(load_json(store.folder(evaluation) / "results.json", having("models")))
+            card += evaluation_section(load_json(store.folder(evaluation) / "results.json", require_keys("models")))
         else:
             log.info("The model is not evaluated, so its card has no results. stage=eval adds them.")
         card = visible(card, "\n\t")  # cards of earlier versions may have invisible characters

@@ -77,7 +77,7 @@ def require_nodes(nodes: list[Node], cfg: Config, store: Store, overrides: list[
     """Raise UserError for the first node that is missing or damaged, with the command that builds it."""
     for node in nodes:
         manifest = read_manifest(store.folder(node))
-        if manifest and (damage := store.damage(store.folder(node), manifest)):
+        if manifest and (damage := store.damage_message(store.folder(node), manifest)):
             rebuild = rebuild_command(store.folder(node))
             raise UserError(f"stage={cfg.stage}: {store.folder(node)} is damaged ({damage}). To rebuild it: {rebuild}")
         for name in manifest["files"] if manifest else ():

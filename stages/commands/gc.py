@@ -29,7 +29,7 @@ def collect(store: Store, remove: bool) -> None:
     require_store(store)
     if not remove:
         return list_unreached(store, remove)
-    with locks.alone(store.root) as free:
+    with locks.hold_store_alone(store.root) as free:
         held_locks = [lock for lock in sorted((store.root / "cache" / "locks").glob("*-*")) if locks.is_held(lock)]
         if held_locks or not free:
             node = held_locks[0].name.replace("-", " ", 1) if held_locks else ""
@@ -44,7 +44,7 @@ def list_unreached(store: Store, remove: bool) -> None:
     roots = [key for key in nodes if key[0] == "report"]
     roots += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
     files = store.root.glob(f"multirun/**/{JOB_NODES}")
-    jobs = [sealed_json.recall(file, sealed_json.having()) or {} for file in files]
+    jobs = [sealed_json.read_note(file, sealed_json.require_keys()) or {} for file in files]
     named = {fingerprint for job in jobs for fingerprint in job.values()} | compared_fingerprints(store.root / PAGE)
     roots += [key for key in nodes if key[1] in named]
     reached = {(m["stage"], m["fingerprint"]) for m in lineage(nodes, *roots)}
@@ -70,7 +70,7 @@ def compared_fingerprints(page: Path) -> set[str]:
 
 def require_store(store: Store) -> None:
     """Raise UserError if the folder is not a store, as its name may be mistyped."""
-    if not store.published() and not (store.root / "cache" / "locks").is_dir():
+    if not store.published_folders() and not (store.root / "cache" / "locks").is_dir():
         raise UserError(f"outputs={store.root} is not an artifact store: no node was built there. Correct the path.")
 
 

@@ -13,8 +13,8 @@ from stages.config.schema import Tracker
 from stages.store.manifest import read_manifest
 from stages.store.store import Store
 from stages.store.workspace import Progress
-from stages.tracking.tracker import version
-from stages.tracking.wandb import CUT_OFF, LINKED, has_key, home, link
+from stages.tracking.tracker import artifact_name
+from stages.tracking.wandb import CUT_OFF, LINKED, has_key, link_run, prepare_folder
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def push(store: Store, settings: Tracker) -> None:
     """
     if not has_key():
         raise UserError("stage=sync needs a W&B key. Set WANDB_API_KEY, or run `wandb login`.")
-    files = home(store.root)
+    files = prepare_folder(store.root)
     import wandb
 
     try:
@@ -85,9 +85,9 @@ def link_inputs(store: Store, files: Path, project: str) -> list[str]:
             stage, fingerprint, _ = run_id(run).split("-")
             manifest = read_manifest(store.root / stage / fingerprint)
             if manifest and run_id(run) in [attempt["wandb_run"] for attempt in manifest["attempts"]]:
-                inputs = [version(**entry) for entry in manifest["inputs"].values()]
+                inputs = [artifact_name(**entry) for entry in manifest["inputs"].values()]
                 try:
-                    absent = link(api, run, f"{project}/{run_id(run)}", inputs)
+                    absent = link_run(api, run, f"{project}/{run_id(run)}", inputs)
                 except wandb.errors.Error as error:
                     log.warning("warning: %s: %s", run_id(run), error)
                     failed.append(run_id(run))
@@ -97,5 +97,5 @@ def link_inputs(store: Store, files: Path, project: str) -> list[str]:
             progress.update()
     log.info("%s: %d runs linked with their inputs.", project, linked)
     if missing:
-        log.info("These inputs are not on W&B, perhaps built without it: %s.", ", ".join(sorted(missing)))
+        log.info("These inputs are not there, perhaps built without W&B: %s.", ", ".join(sorted(missing)))
     return failed

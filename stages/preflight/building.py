@@ -9,11 +9,11 @@ from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.blocks.training import Training
 from stages.config.choices import Command
-from stages.config.errors import Errors, UserError, in_the_name_of
+from stages.config.errors import Errors, UserError, name_block
 from stages.config.installation import install_command
 from stages.config.schema import Config, Target
 from stages.hardware import machine
-from stages.launch.processes import listening
+from stages.launch.processes import listen_at
 from stages.pipeline.graph import requested_nodes
 from stages.preflight import model_files, row_files, servers, user_files
 from stages.store.node import Node
@@ -44,14 +44,14 @@ def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None
     missing = store.missing(command_nodes(cfg, nodes)) if cfg.launch.node_rank == 0 else set[Node]()
     for node in sorted(missing, key=str):
         for check in (*CHECKS.get(type(node.config), ()), require_device):
-            with errors, in_the_name_of(node.config.name if isinstance(node.config, Label) else "label"):
+            with errors, name_block(node.config.name if isinstance(node.config, Label) else "label"):
                 check(node, store)
     if missing and cfg.tracker.name == "trackio" and find_spec("trackio") is None:
         errors.add(f"tracker=trackio needs its package: {install_command('trackio')}, or set tracker=none.")
     if cfg.launch.nodes > 1 and any(is_training_target(node, store) for node in missing):
         with errors:
-            listening(str(cfg.launch.rendezvous)).close()
-    errors.refuse()
+            listen_at(str(cfg.launch.rendezvous)).close()
+    errors.raise_all()
 
 
 def command_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:

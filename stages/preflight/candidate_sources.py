@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.sampling import OWN_PROMPTS, Member, Sample
-from stages.config.errors import UserError, one_of
+from stages.config.errors import UserError, require_known
 from stages.config.installation import install_command
 from stages.config.schema import Config
 from stages.store import plugins
@@ -14,8 +14,8 @@ DRAWN = ("sampler", "temperature", "top_p", "n")  # keys of a source whose candi
 
 def validate_sample(cfg: Config) -> None:
     """Raise UserError for the first setting of `sample` that cannot work."""
-    sample, samplers = cfg.sample, plugins.words("samplers", "Sampler")
-    one_of("sample.sampler", [sample.sampler], [*samplers, OWN_PROMPTS])
+    sample, samplers = cfg.sample, plugins.plugin_words("samplers", "Sampler")
+    require_known("sample.sampler", [sample.sampler], [*samplers, OWN_PROMPTS])
     if sample.brings_prompts:
         require_own_prompts(cfg)
     if sample.file and (sample.pool or sample.own):
@@ -30,7 +30,7 @@ def validate_sample(cfg: Config) -> None:
         if member in (sample.pool or [])[:i]:
             raise UserError(f"{key} repeats an earlier source, so its candidates would be copies. Leave it out.")
         if member.sampler:
-            one_of(f"{key}.sampler", [member.sampler], samplers)
+            require_known(f"{key}.sampler", [member.sampler], samplers)
         validate_source(key, member)
 
 

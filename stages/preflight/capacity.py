@@ -7,7 +7,7 @@ from typing import Any
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.training import OBJECTIVES, LoRA
 from stages.config.choices import Adapter, Command, Reads, Strategy
-from stages.config.errors import UserError, nearest
+from stages.config.errors import UserError, suggest
 from stages.config.schema import Config, Target
 from stages.hardware.model_shape import LINEAR
 from stages.preflight.model_files import model_config
@@ -138,5 +138,5 @@ def validate_adapter(key: str, lora: LoRA, config: dict[str, Any]) -> None:
             if is_misplaced or name not in (*LINEAR, *ENDS, ALL_LINEAR):
                 raise UserError(
                     f"{key}.target_modules={target} is not a linear layer of the model."
-                    f"{nearest(target, [*LINEAR, ALL_LINEAR])}"
+                    f"{suggest(target, [*LINEAR, ALL_LINEAR])}"
                 )

@@ -2,7 +2,7 @@
 
 from stages.config.blocks.evaluation import NOBODY, REFERENCE
 from stages.config.choices import Align, Role
-from stages.config.errors import UserError, one_of
+from stages.config.errors import UserError, require_known
 from stages.config.schema import Config
 from stages.store import plugins
 
@@ -12,15 +12,15 @@ LABELED = ("dataset", "verifier")  # labelers that cannot compare two new answer
 def validate_judged(cfg: Config) -> None:
     """Raise UserError for the first setting of `eval.judged` that cannot work, or if `align=none` compares nothing."""
     judged = cfg.eval.judged
-    labelers = [NOBODY, *(word for word in plugins.words("labelers", "Labeler") if word not in LABELED)]
-    one_of("eval.judged.labeler", [str(judged.labeler)], labelers)
+    labelers = [NOBODY, *(word for word in plugins.plugin_words("labelers", "Labeler") if word not in LABELED)]
+    require_known("eval.judged.labeler", [str(judged.labeler)], labelers)
     untrained = cfg.align is Align.none and not cfg.sft.train  # the policy is the base model itself
     if untrained and not judged.folders:
         raise UserError(
             "align=none sft=none trains nothing, so there is nothing to compare. Name another model: "
             "eval.judged.against=[FOLDER]."
         )
-    if not judged.wanted:
+    if not judged.is_requested:
         return
     roles = [Role.base, Role.sft, *([Role.control] if cfg.control else []), REFERENCE]
     if cfg.align is Align.none:

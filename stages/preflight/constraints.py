@@ -21,7 +21,7 @@ from stages.config.choices import (
     Sharding,
     Strategy,
 )
-from stages.config.errors import Errors, UserError, in_the_name_of, one_of
+from stages.config.errors import Errors, UserError, name_block, require_known
 from stages.config.installation import install_command
 from stages.config.schema import Config, Target, group_defaults
 from stages.preflight import (
@@ -43,13 +43,13 @@ EVALUATING = (Target.answer, Target.versus, Target.eval, Target.report)
 
 def validate_config(cfg: Config) -> None:
     """Raise one UserError for all values outside their limits, else for all settings that do not fit together."""
-    one_of("stage", [cfg.stage], [*Target, *Command])
+    require_known("stage", [cfg.stage], [*Target, *Command])
     errors = Errors()
     with errors:
-        limits.refuse(cfg.launch, "launch.")  # other blocks take their number of processes from it
+        limits.validate_block(cfg.launch, "launch.")  # other blocks take their number of processes from it
     with errors:
-        limits.refuse(cfg)
-    errors.refuse()
+        limits.validate_block(cfg)
+    errors.raise_all()
     if cfg.data.tasks is None:
         raise UserError("data.tasks=null is not allowed. For sources without generated tasks, use data=file.")
     checks: list[Callable[[Config], None]] = [
@@ -62,23 +62,23 @@ def validate_config(cfg: Config) -> None:
     for check in checks:
         with errors:
             check(cfg)
-    errors.refuse()
+    errors.raise_all()
 
 
 def validate_words(cfg: Config) -> None:
     """Raise UserError for unknown words that name files: labelers, trackers, templates and task families."""
     errors = Errors()
     for key, word, choices in (
-        ("label.labeler", cfg.label.labeler, plugins.words("labelers", "Labeler")),
-        ("tracker.name", cfg.tracker.name, [*plugins.words("tracking", "Run"), "none"]),
-        ("sft.template.kind", cfg.sft.template.kind, [*plugins.templates(), "auto", "own", "file"]),
+        ("label.labeler", cfg.label.labeler, plugins.plugin_words("labelers", "Labeler")),
+        ("tracker.name", cfg.tracker.name, [*plugins.plugin_words("tracking", "Run"), "none"]),
+        ("sft.template.kind", cfg.sft.template.kind, [*plugins.template_names(), "auto", "own", "file"]),
     ):
         with errors:
-            one_of(key, [word], choices)
+            require_known(key, [word], choices)
     if not cfg.data.own and cfg.data.tasks:  # with data.own the names of user-defined families are not read yet
         with errors:
-            one_of("data.tasks.families", cfg.data.tasks.families, plugins.families())
-    errors.refuse()
+            require_known("data.tasks.families", cfg.data.tasks.families, plugins.family_names())
+    errors.raise_all()
 
 
 def validate_own_parts(cfg: Config) -> None:
@@ -95,8 +95,8 @@ def validate_trainers(cfg: Config) -> None:
     errors = Errors()
     for name, block in cfg.trained.items():
         with errors:
-            trl_arguments.refuse(name, block, group_defaults(name).trainer)
-    errors.refuse()
+            trl_arguments.validate_trainer(name, block, group_defaults(name).trainer)
+    errors.raise_all()
 
 
 def validate_combinations(cfg: Config) -> None:
@@ -155,7 +155,7 @@ def validate_reward(cfg: Config) -> None:
     """Raise UserError for a reward model without training data, or a labeler without a reward model."""
     source = cfg.reward.source
     for label in cfg.labels:
-        with in_the_name_of(label.name):
+        with name_block(label.name):
             if label.by_reward and not source.path:
                 raise UserError(
                     "label=reward_model needs a reward model. Set label.reward_model.path=FOLDER, or train one on "
@@ -185,7 +185,7 @@ def untested_message(cfg: Config) -> str:
     groups -= {"rephrased", "open_plain"}
     sources = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
     paired = cfg.align is not Align.none and cfg.pairs.validation_fraction > 0
-    if sources or any(vars(cfg.data.tasks)[group] for group in groups) or paired or cfg.eval.judged.wanted:
+    if sources or any(vars(cfg.data.tasks)[group] for group in groups) or paired or cfg.eval.judged.is_requested:
         return ""
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report
     return (
@@ -200,7 +200,7 @@ def validate_outside(cfg: Config) -> None:
     if len(set(names)) < len(names):
         raise UserError(f"outside names {', '.join(names)}: file names must differ in the results. Rename one.")
     for i, source in enumerate(cfg.outside):
-        one_of(f"outside[{i}].check", [str(source.check)], SOURCE_CHECKS)
+        require_known(f"outside[{i}].check", [str(source.check)], SOURCE_CHECKS)
         if source.splits:
             raise UserError(f"outside[{i}].splits={source.splits}: every outside row is a test. Leave splits out.")
 
@@ -208,7 +208,7 @@ def validate_outside(cfg: Config) -> None:
 def validate_people(cfg: Config) -> None:
     """Raise UserError for settings of people's labels, or of known labels, that cannot work."""
     for label in cfg.labels:
-        with in_the_name_of(label.name):
+        with name_block(label.name):
             if label.known and not label.audit:
                 raise UserError("label.known needs judgements to compare with. Add label.audit=200, which draws them.")
             if "human" in label.labelers:

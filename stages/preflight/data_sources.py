@@ -6,7 +6,7 @@ from typing import Any
 from stages.config.blocks.data import Audit, Form, Source
 from stages.config.blocks.labels import Label
 from stages.config.choices import AUDIT_ACTIONS, AUDIT_CODES, AUDIT_FIXES, AUDIT_THRESHOLDS, Command, Split
-from stages.config.errors import Errors, UserError, one_of
+from stages.config.errors import Errors, UserError, require_known
 from stages.config.schema import Config
 from stages.store import plugins
 from stages.store.source_files import locate
@@ -26,7 +26,7 @@ def validate_data(cfg: Config) -> None:
     for key, block in [*run_sources(cfg), ("label", cfg.label)]:
         with errors:
             validate_reading(key, block)
-    errors.refuse()
+    errors.raise_all()
 
 
 def run_sources(cfg: Config) -> list[tuple[str, Source | Label]]:
@@ -58,9 +58,9 @@ def validate_audit(cfg: Config) -> None:
 
 def validate_codes(audit: Audit) -> None:
     """Raise UserError for an unknown audit code or action, or a threshold outside its range."""
-    one_of("data.audit.actions", audit.actions, AUDIT_CODES)
-    one_of("data.audit.actions", audit.actions.values(), AUDIT_ACTIONS)
-    one_of("data.audit.thresholds", audit.thresholds, AUDIT_THRESHOLDS)
+    require_known("data.audit.actions", audit.actions, AUDIT_CODES)
+    require_known("data.audit.actions", audit.actions.values(), AUDIT_ACTIONS)
+    require_known("data.audit.thresholds", audit.thresholds, AUDIT_THRESHOLDS)
     for code, action in audit.actions.items():
         if action == "fix" and code not in AUDIT_FIXES:
             raise UserError(f"data.audit.actions.{code}=fix: fix is only for {', '.join(AUDIT_FIXES)}. Use drop.")
@@ -72,7 +72,7 @@ def validate_codes(audit: Audit) -> None:
 
 def validate_reading(key: str, block: Source | Label) -> None:
     """Raise UserError for an unknown format, column, task or hub key of one source."""
-    one_of(f"{key}.format", [block.format] if block.format else [], plugins.words("formats", "Format"))
+    require_known(f"{key}.format", [block.format] if block.format else [], plugins.plugin_words("formats", "Format"))
     for role, column in block.columns.items():
         if not (column is None or is_name(column) or (isinstance(column, list) and all(map(is_name, column)))):
             raise UserError(f"{key}.columns={{{role}: {column}}}: a column must be a name, a list of names, or null.")
@@ -80,11 +80,11 @@ def validate_reading(key: str, block: Source | Label) -> None:
         return
     if block.format == "phrased" and not block.task:
         raise UserError(
-            f"{key}.format=phrased needs a task. Set {key}.task to {', '.join(plugins.labelled())}, or a YAML file. "
+            f"{key}.format=phrased needs a task. Set {key}.task to {', '.join(plugins.label_task_names())}, or a YAML file. "
             "Then format can be left out."
         )
     if block.task and not plugins.user_path(block.task).is_file():
-        one_of(f"{key}.task", [block.task], plugins.labelled())
+        require_known(f"{key}.task", [block.task], plugins.label_task_names())
     of_hub = block.revision or block.subset or block.hub_split != Source.hub_split
     if of_hub and is_local(block.path, f"{key}.path"):
         raise UserError(
@@ -107,7 +107,7 @@ def is_name(column: Any) -> bool:
 
 def validate_shares(key: str, splits: dict[str, float]) -> None:
     """Raise UserError for unknown splits, or shares outside 0 to 1, summing above 1, or all zero."""
-    one_of(key, splits, list(Split))
+    require_known(key, splits, list(Split))
     shares = splits.values()
     if not all(math.isfinite(share) and 0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
         raise UserError(f"{key}={splits}: each share must be from 0 to 1, and their sum at most 1.")
@@ -130,6 +130,6 @@ def validate_mixture(cfg: Config) -> None:
     mixture = cfg.data.mixture
     if (mixture.cap or mixture.quotas) and not to_learn:
         raise UserError("data.mixture mixes the data.sources with rows for sft, and there are none. Leave it out.")
-    one_of("data.mixture.quotas", mixture.quotas, sorted({source.of_task for source in to_learn.values()}))
+    require_known("data.mixture.quotas", mixture.quotas, sorted({source.task_name for source in to_learn.values()}))
     if empty_tasks := [task for task, quota in mixture.quotas.items() if quota < 1]:
         raise UserError(f"data.mixture.quotas.{empty_tasks[0]} must be at least 1. For no row, leave the source out.")

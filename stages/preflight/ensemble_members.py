@@ -2,7 +2,7 @@
 
 from stages.config.blocks.labels import OWN, Label
 from stages.config.choices import Demonstrations, Rubrics
-from stages.config.errors import UserError, in_the_name_of, one_of
+from stages.config.errors import UserError, name_block, require_known
 from stages.config.schema import Config
 from stages.store import plugins
 
@@ -17,7 +17,7 @@ def validate_ensembles(cfg: Config) -> None:
     """Raise UserError for an ensemble of `label` or of `eval.judged` that cannot work."""
     for label in cfg.labels:
         if label.labeler == "ensemble":
-            with in_the_name_of(label.name):
+            with name_block(label.name):
                 validate_members(label)
     if cfg.label.labeler == "ensemble" and cfg.sft.demonstrations is Demonstrations.selected:
         raise UserError(
@@ -31,11 +31,11 @@ def validate_members(label: Label) -> None:
     key = "label.ensemble.members"
     if len(label.voters) < 2:
         raise UserError(f"label=ensemble needs two members: '{key}=[{{labeler: verifier}}, {{labeler: judge}}]'.")
-    labelers = [OWN, *(word for word in plugins.words("labelers", "Labeler") if word not in ALONE)]
+    labelers = [OWN, *(word for word in plugins.plugin_words("labelers", "Labeler") if word not in ALONE)]
     for i, voter in enumerate(label.voters):
         if voter.labeler in ALONE:
             raise UserError(f"{key}[{i}].labeler={voter.labeler} cannot be a member: {ALONE[voter.labeler]}.")
-        one_of(f"{key}[{i}].labeler", [voter.labeler], labelers)
+        require_known(f"{key}[{i}].labeler", [voter.labeler], labelers)
         if voter.labeler in [other.labeler for other in label.voters[:i]]:
             raise UserError(f"{key}[{i}].labeler={voter.labeler} is named twice. Set its weight instead.")
         if voter.veto is not None and voter.labeler == "judge" and label.judge.kind is Rubrics.pairwise:

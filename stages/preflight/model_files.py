@@ -12,7 +12,7 @@ from stages.config.errors import UserError
 from stages.hardware import model_shape
 from stages.models import safe_folder
 from stages.store.node import Node
-from stages.store.source_files import commit_of, locate
+from stages.store.source_files import locate, resolve_commit
 from stages.store.store import Store
 
 SCORES = "ForSequenceClassification"  # in the class names of transformers' models with a score head
@@ -44,7 +44,7 @@ def require_model(node: Node, store: Store) -> None:
         return
     key = f"{cfg.key}={cfg.path}"
     if (place := locate(cfg.path, cfg.key)) is None:
-        commit_of(cfg.path, cfg.revision, "model", cfg.key)
+        resolve_commit(cfg.path, cfg.revision, "model", cfg.key)
     elif place.is_dir():
         require_folder(place, key)
     elif place.suffix != ".gguf" or not place.is_file():
@@ -64,7 +64,7 @@ def require_reward_model(node: Node, store: Store) -> None:
     setting = "label.reward_model.path"
     key = f"{setting}={cfg.path}"
     if (folder := locate(cfg.path, setting)) is None:
-        commit_of(cfg.path, cfg.revision, "model", setting)
+        resolve_commit(cfg.path, cfg.revision, "model", setting)
         return
     if not folder.is_dir():
         raise UserError(f"{key}: a reward model is a folder of safetensors, not a file. Name the folder.")

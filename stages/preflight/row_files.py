@@ -7,7 +7,7 @@ from stages.config.blocks.data import Source
 from stages.config.errors import UserError
 from stages.store import plugins
 from stages.store.node import Node
-from stages.store.source_files import commit_of, locate
+from stages.store.source_files import locate, resolve_commit
 from stages.store.store import Store
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def require_rows(source: Source, key: str, purpose: "Purpose", own_reader: bool 
     from stages.formats.readers import files
 
     if locate(source.path, key) is None:
-        commit_of(source.path, source.revision, "dataset", key)
+        resolve_commit(source.path, source.revision, "dataset", key)
         return
     try:
         for table in files.source_tables(source, key, purpose is Purpose.preferences):

@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 from stages.config.blocks.endpoints import SHORTEST_KEY, Endpoint
 from stages.config.blocks.labels import Label
 from stages.config.choices import Demonstrations, Rubrics
-from stages.config.errors import Errors, UserError, in_the_name_of
+from stages.config.errors import Errors, UserError, name_block
 from stages.config.installation import install_command
 from stages.config.schema import Config
 from stages.store.node import Node
@@ -40,19 +40,19 @@ def validate_endpoints(cfg: Config) -> None:
     errors = Errors()
     for label in cfg.labels:
         if "judge" in label.labelers:
-            with errors, in_the_name_of(label.name):
+            with errors, name_block(label.name):
                 validate_judge(cfg, label)
     for key, endpoint in cfg.endpoints.items():
         with errors:
             validate_address(key, endpoint)
         with errors:
             validate_extra(key, endpoint)
-        if endpoint.budget.money and not endpoint.price.known:
+        if endpoint.budget.money and not endpoint.price.is_complete:
             errors.add(
                 f"{key}.budget.money={endpoint.budget.money:g}: nobody knows what {endpoint.model} costs. Say so: "
                 f"{key}.price='{{input: 0.4, output: 1.6}}' of a million tokens, or in prices."
             )
-    errors.refuse()
+    errors.raise_all()
 
 
 def validate_judge(cfg: Config, label: Label) -> None:
@@ -86,7 +86,7 @@ def validate_address(key: str, endpoint: Endpoint) -> None:
     secrets = [secret] if len(secret) >= SHORTEST_KEY else []
     for place, value in texts_in(endpoint.extra, f"{key}.extra"):
         if KEY_NAME.search(place.rpartition(".")[2]) or KEY.search(value) or any(each in value for each in secrets):
-            raise UserError(f"{place} is an API key, which would be stored. {way_out}")
+            raise UserError(f"{place} holds an API key, which would be stored. {way_out}")
     if endpoint.api_key_env and not NAME.fullmatch(endpoint.api_key_env):
         raise UserError(f"{key}.api_key_env must name an environment variable, such as OPENAI_API_KEY, not be a key.")
 
@@ -127,7 +127,7 @@ def texts_in(value: Any, place: str) -> Iterator[tuple[str, str]]:
 def fill_prices(cfg: Config) -> None:
     """Fill in the price of each endpoint that has none, from `prices` by its model."""
     for endpoint in cfg.endpoints.values():
-        if not endpoint.price.known:
+        if not endpoint.price.is_complete:
             endpoint.price = cfg.prices.get(str(endpoint.model), endpoint.price)
 
 

@@ -15,11 +15,11 @@ from stages.config.blocks.data import Source
 from stages.config.blocks.labels import Judge
 from stages.config.blocks.models import Own
 from stages.config.choices import RUBRIC_TEXTS, Rubrics
-from stages.config.errors import Errors, UserError, in_the_name_of
+from stages.config.errors import Errors, UserError, name_block
 from stages.config.installation import ROOT
 from stages.config.schema import Config
 from stages.preflight import data_sources
-from stages.sandbox.jinja_process import Refusal, blaming, facts_of, render
+from stages.sandbox.jinja_process import Refusal, name_setting, read_facts, render
 from stages.store import plugins
 from stages.store.node import Node
 from stages.store.source_files import read_template
@@ -40,7 +40,7 @@ def validate_user_files(cfg: Config) -> None:
     errors = Errors()
     for label in cfg.labels:
         if label.judge.kind and label.judge.rubric:
-            with errors, in_the_name_of(label.name):
+            with errors, name_block(label.name):
                 validate_rubric(label.judge, Path(label.judge.rubric))
     if cfg.sft.template.path:
         with errors:
@@ -49,14 +49,14 @@ def validate_user_files(cfg: Config) -> None:
         if isinstance(source, Source) and source.task and plugins.user_path(source.task).is_file():
             with errors:
                 validate_task(f"{key}.task", source.task)
-    errors.refuse()
+    errors.raise_all()
 
 
 def validate_rubric(judge: Judge, file: Path) -> None:
     """Raise UserError for a rubric that cannot be rendered, or does not show the judge all texts."""
     texts = RUBRIC_TEXTS[judge.kind or Rubrics.pairwise]
     setting, source = f"label.judge.rubric={file}", read_template(file, "label.judge.rubric")
-    with blaming(setting, f"It may read {', '.join(texts)} and reply"):
+    with name_setting(setting, f"It may read {', '.join(texts)} and reply"):
         [(prompt, _)] = render(source, [{name: f"<{name}>" for name in (*texts, "reply")}])
     if missing := [name for name in texts if f"<{name}>" not in prompt]:
         raise UserError(f"{setting}: {', '.join(missing)} is missing from the text. Add {{{{ {missing[0]} }}}}.")
@@ -65,8 +65,8 @@ def validate_rubric(judge: Judge, file: Path) -> None:
 def validate_chat_template(file: Path) -> None:
     """Raise UserError for a chat template that is not Jinja, or fails or takes too long on a short conversation."""
     source = read_template(file)
-    with blaming(f"sft.template.path={file}", "Correct the file, or leave it out: template=auto"):
-        facts_of(source, chat=True)
+    with name_setting(f"sft.template.path={file}", "Correct the file, or leave it out: template=auto"):
+        read_facts(source, chat=True)
         with suppress(Refusal):  # SFT tries the template again with the model's tokens
             render(source, [{**TOKENS, "messages": CONVERSATION, "add_generation_prompt": False}], chat=True)
 
@@ -111,11 +111,11 @@ def require_class(own: Own, key: str, kind: str, method: str, constructor: str, 
         return
     lineage, bases = text.lineage(definition) if isinstance(definition, ast.ClassDef) else ([], set[str]())
     if bases <= NEUTRAL:
-        raise plugins.of_another_kind(own, key, kind)
+        raise plugins.wrong_class_error(own, key, kind)
     if bases - NEUTRAL != {kind} or any(one.decorator_list or one.keywords for one in lineage):
         return
     members = {name: member for one in reversed(lineage) for name, member in class_members(one)}
-    plugins.require_whole(own, key, "name" in members, {method, constructor} - {"__init__", *members})
+    plugins.require_complete(own, key, "name" in members, {method, constructor} - {"__init__", *members})
     construct = members.get(constructor)
     if construct is None and own.options:
         raise UserError(f"{key}.options={own.options}: {own.name} has no {constructor} to take them. Leave them out.")
@@ -140,7 +140,7 @@ def require_options(own: Own, key: str, function: Function, positional: int) -> 
         for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
     ]
     parameters += [kind(args.kwarg.arg, kind.VAR_KEYWORD)] if args.kwarg else []
-    plugins.fitting(own, key, inspect.Signature(parameters), *[None] * positional)
+    plugins.require_options(own, key, inspect.Signature(parameters), *[None] * positional)
 
 
 class PythonFile:
@@ -152,7 +152,7 @@ class PythonFile:
 
     def __init__(self, own: Own, key: str):
         self.own, self.key = own, key
-        self.tree = ast.parse(plugins.python(own, key))
+        self.tree = ast.parse(plugins.read_python(own, key))
         self.origins = dict[str, str]()  # by imported name: `Labeler` is stages.labelers.labeler.Labeler
         for statement in ast.walk(self.tree):
             for name, origin in imported_names(statement):
@@ -173,7 +173,7 @@ class PythonFile:
             if isinstance(statement, ast.ClassDef | Function) and statement.name == name:
                 definition = statement
         if not definition and not {name, "*"} & {*self.origins} and not self.mentions(str(name)):
-            raise plugins.undefined(self.own, self.key)
+            raise plugins.undefined_error(self.own, self.key)
         return definition
 
     def mentions(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The command line: what it says, how fast, and every mistake in one line."""
+"""Tests of the command line: its help, its speed, and every mistake reported in one line."""
 
 import re
 import resource
@@ -16,16 +16,16 @@ from stages.preflight import constraints
 from tests.helpers import TINY, command, inside, refused
 
 NO_TESTS = ("data.tasks.test=0", "data.tasks.unseen_phrasings=0", "data.tasks.unseen_tasks=0")
-NOTHING_TELLS = (*NO_TESTS, "pairs.validation_fraction=0")
+NOTHING_MEASURES = (*NO_TESTS, "pairs.validation_fraction=0")
 
 
 def one_line(*arguments: str) -> str:
-    """The error of a command that must fail: one line on stderr, exit status not 0, no traceback."""
-    ran = command("tracker=none", *arguments)
-    assert ran.returncode != 0, ran.stdout
-    assert "Traceback" not in ran.stderr + ran.stdout
-    lines = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, ran.stderr
+    """Return the error line of a command that must fail with a status, one line on stderr and no traceback."""
+    result = command("tracker=none", *arguments)
+    assert result.returncode != 0, result.stdout
+    assert "Traceback" not in result.stderr + result.stdout
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
     return lines[0]
 
 
@@ -33,7 +33,7 @@ def test_help_is_instant_and_lists_stages_groups_and_recipes_on_one_screen() -> 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     ran = command("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Processor time: the tests beside this one do not slow it down.
+    # Processor time is not affected by other tests that run in parallel.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
     groups = dict(re.findall(r"^(\w+): (.*)$", ran.stdout, flags=re.MULTILINE))
     assert {"embedded", "smollm2_135m", "tiny"} <= set(groups["model"].split(", "))
@@ -67,7 +67,7 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("stage=dop",), "stage=dop"),
         (("dpo.bata=1",), "Did you mean 'beta'?"),
@@ -78,21 +78,21 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         (("sft.trainer.output_dir=x",), "the sft stage sets"),
         (("dpo.loss_type=[sigmod]",), "Did you mean 'sigmoid'?"),
         (("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0]"), "dpo.loss_weights has 1 numbers"),
-        (("dpo.beta=-1",), "dpo.beta must be positive"),
+        (("dpo.beta=-1",), "dpo.beta=-1.0: the value must be positive"),
         (("dpo.batch_size=10", "dpo.runtime.micro_batch=4"), "dpo.batch_size=10 is not a"),
         (("dpo.runtime.micro_batch=axuto",), "dpo.runtime.micro_batch=axuto: a number of"),
         (("dpo.adapter=lora", "dpo.runtime.gradient_checkpointing=selective"), "is for all weights"),
         (("sft.runtime.gradient_checkpointing=selektive",), "selective"),
-        (("sft.runtime.micro_batch=0",), "sft.runtime.micro_batch must be from"),
-        (("sft.runtime.token_budget=0",), "sft.runtime.token_budget must be from"),
+        (("sft.runtime.micro_batch=0",), "sft.runtime.micro_batch=0: the value must be from"),
+        (("sft.runtime.token_budget=0",), "sft.runtime.token_budget=0: the value must be from"),
         (
             ("dpo.runtime.token_budget=99", "dpo.runtime.micro_batch=4"),
             "dpo.runtime.token_budget=99 is for dpo.runtime.micro_batch=auto",
         ),
         (("dpo.loss_type=[aot]", "dpo.loss_weights=null", "dpo.runtime.micro_batch=auto"), "Set a number"),
-        (("data=file",), "data has neither tasks"),
+        (("data=file",), "'data.sources=[{path: FILE}]'"),
         (("model.path=nowhere.gguf",), "model.path=nowhere.gguf: no such file"),
-        (("label=dataset",), "label=dataset needs label.path"),
+        (("label=dataset",), "Set label.path"),
         (("data.sources=[{pth: x}]",), "Did you mean 'path'?"),
         (("model.path=some/model-1.5B",), "nor in the hub's"),
         (("+dpo.bata=1",), "Did you mean 'beta'?"),
@@ -105,86 +105,95 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
             ("dpo.loss_type=[aot]", "dpo.loss_weights=null", "dpo.trainer.use_weighting=true"),
             "dpo.trainer.use_weighting weighs pairs",
         ),
-        (("sample.top_p=0",), "sample.top_p must be positive"),
-        (("sample.runtime.batch_size=0",), "sample.runtime.batch_size must be from"),
-        (("sft.runtime.device=tpu",), "sft.runtime.device=tpu is unknown"),
+        (("sample.top_p=0",), "sample.top_p=0.0: the value must be positive"),
+        (("sample.runtime.batch_size=0",), "sample.runtime.batch_size=0: the value must be from"),
+        (("sft.runtime.device=tpu",), "tpu is not a known value. Did you mean 'cpu'"),
         (("model=tiny", "model.path=x"), "exclude each other"),
-        (("stage=sample", "label=dataset", "label.path=README.md"), "this configuration has no"),
+        (("stage=sample", "label=dataset", "label.path=README.md"), "label=dataset does not need this stage"),
         (("outside=[{path: nowhere.jsonl, check: label}]",), "outside[0].path=nowhere.jsonl"),
-        (("outside=[{path: README.md}]",), "outside[0].check=None is unknown"),
-        (("seeds=[1]", "sft.seed=5", "sample.seed=5", "dpo.seed=5"), "seeds=[1] change nothing"),
-        (("eval.confidence=1",), "eval.confidence must be above"),
-        (NOTHING_TELLS, "no test prompt has checks (data.tasks.test)"),
-        (
-            ("recipe=tiny", *NOTHING_TELLS, "data.tasks.open_plain=9", "data.tasks.rephrased=9"),
-            "no test prompt has checks",
-        ),
+        (("outside=[{path: README.md}]",), "outside[0].check=None: None is not a known value"),
+        (("seeds=[1]", "sft.seed=5", "sample.seed=5", "dpo.seed=5"), "set seeds=[]"),
+        (("eval.confidence=1",), "eval.confidence=1.0: the value must be"),
+        (NOTHING_MEASURES, "(data.tasks.test)"),
+        (("recipe=tiny", *NOTHING_MEASURES, "data.tasks.open_plain=9", "data.tasks.rephrased=9"), "(data.tasks.test)"),
         (
             ("recipe=tiny", "answer.split=validation", "data.tasks.validation=0", "pairs.validation_fraction=0"),
-            "no validation prompt has checks",
+            "(data.tasks.validation)",
         ),
-        (("align=none", *NO_TESTS), "nobody judges (eval/judged=judge)"),
+        (("align=none", *NO_TESTS), "(eval/judged=judge)"),
         (("align=none", "sft=none"), "eval.judged.against=[FOLDER]"),
         (("align=none", "label=human"), "align=none labels no candidates"),
-        (("align=none", "stage=label"), "align=none labels nothing"),
-        (("eval.judged.prompts=9",), "nobody judges the answers. Add eval/judged=judge"),
+        (("align=none", "stage=label"), "Set align=dpo"),
+        (("eval.judged.prompts=9",), "Add eval/judged=judge"),
         (("eval/judged=judge",), "eval.judged.judge.endpoints=[{base_url"),
         (("eval/judged=reward_model",), "eval.judged.reward_model.path=FOLDER"),
-        (("eval/judged=human", "eval.judged.against=[control]"), "eval.judged.against[0]=control: this run has base"),
-        (("eval/judged=human", "eval.judged.against=[sft,sft]"), "eval.judged.against[1]=sft stands there twice"),
+        (
+            ("eval/judged=human", "eval.judged.against=[control]"),
+            "eval.judged.against[0]=control: not in this run. Use base",
+        ),
+        (("eval/judged=human", "eval.judged.against=[sft,sft]"), "eval.judged.against[1]=sft is named twice"),
         (("eval/judged=human", "eval.judged.against=[no/such/folder]"), "eval.judged.against[0]=no/such/folder"),
-        (("eval/judged=human", "eval.judged.source=[{path: README.md, check: label}]"), "leave splits and check out"),
-        (("eval.judged.labeler=dataset",), "eval.judged.labeler=dataset is unknown"),
-        (("seeds=[0]",), "seeds=[0] come beside seed=0"),
-        (("data=file", "data.sources=[{path: README.md}]", NOTHING_TELLS[-1]), "no test prompt has checks"),
+        (("eval/judged=human", "eval.judged.source=[{path: README.md, check: label}]"), "Leave splits and check out"),
+        (("eval.judged.labeler=dataset",), "eval.judged.labeler=dataset: "),
+        (("seeds=[0]",), "seeds=[0] and seed=0"),
+        (("data=file", "data.sources=[{path: README.md}]", NOTHING_MEASURES[-1]), "(data.tasks.test)"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(
-    arguments: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main, "build", lambda *_: pytest.fail("something is built before it is told"))
-    assert told in refused("tracker=none", f"outputs={tmp_path}", *arguments)
+    monkeypatch.setattr(main, "build", lambda *_: pytest.fail("something is built before the error"))
+    assert message in refused("tracker=none", f"outputs={tmp_path}", *arguments)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
-        (("dpo.bata=1",), "dpo.bata is no setting"),  # by Hydra, as it composes
+        (("labels=judge",), "Did you mean label=judge?"),
+        (("recipes=tiny", "dpo.beta=0.3"), "Did you mean recipe=tiny?"),
+        (("data.sources=[{file: x}]",), "Did you mean 'path'?"),
+        (("dpo.bata=1",), "dpo.bata is not a setting"),  # refused by Hydra while it composes
         (("dpo.beta=abc",), "dpo.beta=abc: the value could"),
         (("model=tinny",), "model=tinny does not exist"),
-        (("dpo.trainer.learning_rate=1",), "set dpo.learning_rate instead"),  # by our checks; needs no plus sign
-        (("dpo.beta=${x}",), "error: dpo.beta: ${x} names"),  # by OmegaConf, as it is read
-        (("dpo.beta=${x}", "-m"), "error: dpo.beta=${x}: ${x} names"),
-        (("~dpo",), "error: ~dpo: a block"),  # before Hydra sees it
-        (("seeds=[größe]",), "error: seeds=[größe]:"),  # by its grammar
-        (("stage=sample", "label=dataset", "label.path=README.md"), "no sample stage"),  # by the graph
+        (
+            ("dpo.trainer.learning_rate=1",),
+            "set dpo.learning_rate instead",
+        ),  # refused by our checks; needs no plus sign
+        (("dpo.beta=${x}",), "error: dpo.beta: ${x} is not"),  # refused by OmegaConf while it resolves
+        (("dpo.beta=${x}", "-m"), "error: dpo.beta=${x}: ${x} is not"),
+        (("~dpo",), "error: ~dpo: this block"),  # refused before Hydra reads it
+        (("seeds=[größe]",), "error: seeds=[größe]:"),  # refused by Hydra's grammar
+        (
+            ("stage=sample", "label=dataset", "label.path=README.md"),
+            "does not have the stage sample",
+        ),  # refused by the graph
     ],
 )
-def test_on_the_command_line_too(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
-    assert told in one_line(f"outputs={tmp_path}", *arguments)
+def test_on_the_command_line_too(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    assert message in one_line(f"outputs={tmp_path}", *arguments)
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_without_the_package_of_4_bit_weights_the_error_names_it(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constraints, "find_spec", lambda package: None)
-    told = f"{stage}.adapter=qlora needs bitsandbytes for 4-bit weights: pip install -e '.[qlora]'."
-    assert refused(*TINY, f"{stage}.adapter=qlora") == told
+    message = f"{stage}.adapter=qlora needs bitsandbytes for 4-bit weights: pip install -e '.[qlora]'."
+    assert refused(*TINY, f"{stage}.adapter=qlora") == message
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("mistyped", "dpo: {bata: 1}\n", "Did you mean 'beta'?"),
         ("broken", "dpo: {beta: [}\n", "recipes/broken.yaml is not valid"),
     ],
 )
 def test_a_broken_recipe_is_named_and_leaves_the_others_usable(
-    name: str, content: str, told: str, tmp_path: Path
+    name: str, content: str, message: str, tmp_path: Path
 ) -> None:
     recipe = RECIPES / f"{name}.yaml"
     recipe.write_text(content)
     try:
-        assert told in one_line(f"recipe={name}", f"outputs={tmp_path}")
+        assert message in one_line(f"recipe={name}", f"outputs={tmp_path}")
         assert command("recipe=tiny", "stage=plan", "tracker=none", f"outputs={tmp_path}").returncode == 0
     finally:
         recipe.unlink()

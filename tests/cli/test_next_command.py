@@ -1,4 +1,4 @@
-"""`Next:` of every stage, under settings of every kind, is a command that composes and has nodes to build."""
+"""Check that the `Next:` command of every stage composes and has nodes to build, under settings of every kind."""
 
 import shlex
 from dataclasses import replace
@@ -11,7 +11,7 @@ from stages.cli.main import next_command
 from stages.config.errors import UserError
 from stages.config.schema import RECIPES, Config, Target
 from stages.pipeline import provenance
-from stages.pipeline.graph import graph, targets
+from stages.pipeline.graph import requested_nodes, wire_graph
 from stages.preflight import constraints
 from tests.helpers import TINY, composed, inside
 
@@ -21,7 +21,7 @@ SPLITS = "columns:{messages:chosen,rejected:null},splits:{sft:0.5,preference:0.5
 SOURCE = f"data=file data.sources=[{{path:{FILE},{SPLITS}}}]"
 NO_TESTS = [f"data.tasks.{group}=0" for group in ("test", "unseen_phrasings", "unseen_tasks", "rephrased")]
 ROWS = '{"prompt": "a", "completions": ["b", "c"]}'
-# What is typed, and some of the stages that come next: `stage: next`, or none.
+# Typed settings, and for some stages the next stage, or None.
 LINES = {
     "recipe=demo": {"base": "sft", "data": "sft", "select": "sft", "sft": "sample", "dpo": "eval", "eval": "report"},
     "recipe=tiny": {"base": "sft", "sample": "label", "label": "pairs", "unpaired": "pairs", "answer": "eval"},
@@ -45,39 +45,39 @@ RECIPE_LINES = {f"recipe={path.stem} scale=toy": dict[str, str]() for path in so
 
 
 def of_stages(typed: list[str], root: Path) -> dict[str, str | None]:
-    """The next command of every stage that these settings have, each of which builds something."""
+    """Return the next command of each stage of these settings, after checking that it builds something."""
     cfg: Config
     cfg, store, plain = compose.prepare(composed("tracker=none", f"outputs={root}", "stage=data", *typed))
-    found = dict[str, str | None]()
+    next_commands = dict[str, str | None]()
     for stage in Target:
-        mine = replace(cfg, stage=str(stage))
+        config = replace(cfg, stage=str(stage))
         try:
-            constraints.refuse(mine)
-            special = stage in (Target.unpaired, Target.reward)  # which no other target's graph has
-            nodes = graph(mine, store.remembered) if special else plain
-            targets(mine, nodes)
+            constraints.validate_config(config)
+            special = stage in (Target.unpaired, Target.reward)  # no other target's graph has these stages
+            nodes = wire_graph(config, store.digest_cache) if special else plain
+            requested_nodes(config, nodes)
         except UserError:
             continue
-        line = next_command(mine, nodes, typed)
-        found[stage] = line
+        line = next_command(config, nodes, typed)
+        next_commands[stage] = line
         if line and "stage=chat" not in line:
             [words] = [word for word in shlex.split(line) if word.startswith("stage=")]
             following = replace(cfg, stage=words.removeprefix("stage="))
-            constraints.refuse(following)
-            unread.refuse(following, shlex.split(line)[2:])
-            assert targets(following, plain)
-    return found
+            constraints.validate_config(following)
+            unread.refuse_unread(following, shlex.split(line)[2:])
+            assert requested_nodes(following, plain)
+    return next_commands
 
 
 @pytest.mark.parametrize("typed", [*LINES, *RECIPE_LINES])
 def test_the_next_command_of_every_stage_is_not_refused(typed: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(ROWS)
     words = typed.replace("ROWS", str(tmp_path / "rows.jsonl")).replace("NO_TESTS", " ".join(NO_TESTS)).split()
-    found = of_stages(words, tmp_path / "outputs")
+    next_commands = of_stages(words, tmp_path / "outputs")
     expected = (LINES | RECIPE_LINES)[typed]
-    after = {stage: line and shlex.split(line)[2].removeprefix("stage=") for stage, line in found.items()}
+    after = {stage: line and shlex.split(line)[2].removeprefix("stage=") for stage, line in next_commands.items()}
     assert {stage: after[stage] for stage in expected} == expected
-    assert all(line is None or shlex.split(line)[3:] == words for line in found.values())
+    assert all(line is None or shlex.split(line)[3:] == words for line in next_commands.values())
 
 
 def test_a_command_shows_what_comes_next(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_command_shows_what_comes_next(tmp_path: Path) -> None:
 
 def test_a_sweep_offers_no_evaluation_on_prompts_that_are_not_there() -> None:
     none = [f"data.tasks.{group}=0" for group in ("validation", "open_validation")]
-    none.append("pairs.validation_fraction=0")  # nor pairs that are held out
-    assert not sweep.untested(composed(*TINY), validation=True)
-    assert sweep.untested(composed(*TINY, *none), validation=True)
-    assert not sweep.untested(composed(*TINY, *none), validation=False)
+    none.append("pairs.validation_fraction=0")  # and no pairs are held out
+    assert not sweep.is_untested(composed(*TINY), validation=True)
+    assert sweep.is_untested(composed(*TINY, *none), validation=True)
+    assert not sweep.is_untested(composed(*TINY, *none), validation=False)

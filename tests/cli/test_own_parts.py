@@ -1,4 +1,4 @@
-"""Parts of one's own: what is hashed is what is run, nothing runs before its stage, and no recipe may name them."""
+"""Tests of user-defined parts: the hashed bytes are run, nothing runs before its stage, no recipe may name them."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from stages.config.schema import RECIPES
 from stages.store.records import Judgement, load
 from tests.helpers import TINY, Chain, build, command, nodes, refused
 
-ONLY_TYPED = "label.own runs code, so only the command line may set it"
+ONLY_TYPED = "label.own runs code. Type"
 LABELER = """
 from pathlib import Path
 from stages.labelers.labeler import Labeler
@@ -33,8 +33,8 @@ class Mine(Labeler):
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Path:
-    """A labeler that leaves a mark where it is run."""
+def labeler(tmp_path: Path) -> Path:
+    """A file with a labeler that writes the file `was run` if its code runs."""
     file = tmp_path / "mine.py"
     file.write_text(LABELER.format(marker=str(tmp_path / "was run")))
     return file
@@ -45,51 +45,51 @@ def own(file: Path, **options: object) -> str:
     return f"label.own={{file: {file}, name: Mine, options: {{{written}}}}}"
 
 
-def test_a_plan_reads_it_and_runs_nothing_of_it(mine: Path, chain: Chain) -> None:
-    ran = command(*TINY, f"outputs={chain.root}", "stage=plan", own(mine))
+def test_a_plan_reads_it_and_runs_nothing_of_it(labeler: Path, chain: Chain) -> None:
+    ran = command(*TINY, f"outputs={chain.root}", "stage=plan", own(labeler))
     assert ran.returncode == 0, ran.stderr
-    assert not (mine.parent / "was run").exists()
-    build(chain.root, "stage=label", own(mine))
-    assert (mine.parent / "was run").exists()
+    assert not (labeler.parent / "was run").exists()
+    build(chain.root, "stage=label", own(labeler))
+    assert (labeler.parent / "was run").exists()
 
 
-def test_it_is_a_member_of_an_ensemble_and_labels_once(mine: Path, chain: Chain) -> None:
+def test_it_is_a_member_of_an_ensemble_and_labels_once(labeler: Path, chain: Chain) -> None:
     members = "label.ensemble.members=[{labeler: verifier, veto: 0.5}, {labeler: own, weight: 2}]"
-    line = ("label=ensemble", members, own(mine, sign=-1))
+    line = ("label=ensemble", members, own(labeler, sign=-1))
     planned = nodes(chain.root, *line)
-    assert planned["label_own"].fingerprint == nodes(chain.root, own(mine, sign=-1))["label"].fingerprint
+    assert planned["label_own"].fingerprint == nodes(chain.root, own(labeler, sign=-1))["label"].fingerprint
     assert planned["label_verifier"].fingerprint == nodes(chain.root)["label"].fingerprint
     build(chain.root, "stage=pairs", *line)
     judged = lambda *line: load(chain.folder("label", *line) / "judgements.parquet", Judgement)
-    alone = {j.candidate_id: j.score for j in judged(own(mine, sign=-1))}
+    alone = {j.candidate_id: j.score for j in judged(own(labeler, sign=-1))}
     metrics = chain.manifest("label", *line)["metrics"]
     heavier = [j for j in judged(*line) if j.preference and "own" in json.loads(j.raw or "{}")]
     assert 0 < metrics["ensemble"]["members"]["own"]["votes"] == len(heavier)
     for j in heavier:
-        said = json.loads(j.raw or "")
-        assert said["own"] == ("a" if alone[j.a] > alone[j.b] else "b" if alone[j.a] < alone[j.b] else "tie")
+        votes = json.loads(j.raw or "")
+        assert votes["own"] == ("a" if alone[j.a] > alone[j.b] else "b" if alone[j.a] < alone[j.b] else "tie")
     assert sum(j.preference == json.loads(j.raw or "")["own"] for j in heavier) > len(heavier) / 2
-    for wrong in (("label=ensemble", members), ("label=ensemble", members.replace("own", "judge"), own(mine))):
-        told = refused(*TINY, *wrong)
-        assert told.startswith("label.ensemble.members and label.own")
+    for wrong in (("label=ensemble", members), ("label=ensemble", members.replace("own", "judge"), own(labeler))):
+        message = refused(*TINY, *wrong)
+        assert message.startswith("label.ensemble.members and label.own")
 
 
-def test_its_bytes_and_options_make_the_fingerprint_and_its_place_does_not(mine: Path, chain: Chain) -> None:
+def test_its_bytes_and_options_make_the_fingerprint_and_its_place_does_not(labeler: Path, chain: Chain) -> None:
     def fingerprint(file: Path, **options: object) -> str:
         return nodes(chain.root, own(file, **options))["label"].fingerprint
 
-    first = fingerprint(mine)
-    moved = mine.rename(mine.with_name("moved.py"))
+    first = fingerprint(labeler)
+    moved = labeler.rename(labeler.with_name("moved.py"))
     assert fingerprint(moved) == first
     assert fingerprint(moved, sign=-1) != first
     moved.write_text(moved.read_text() + "\n")
     assert fingerprint(moved) != first
 
 
-def test_what_is_run_are_the_bytes_that_were_hashed(mine: Path, chain: Chain) -> None:
-    node = nodes(chain.root, own(mine))["label"]
-    text = mine.read_text()
-    mine.write_text("raise RuntimeError")  # after the plan was made
+def test_what_is_run_are_the_bytes_that_were_hashed(labeler: Path, chain: Chain) -> None:
+    node = nodes(chain.root, own(labeler))["label"]
+    text = labeler.read_text()
+    labeler.write_text("raise RuntimeError")  # the file changes after the plan
     from stages import label
     from stages.store.workspace import StageDir
 
@@ -103,9 +103,9 @@ def test_what_is_run_are_the_bytes_that_were_hashed(mine: Path, chain: Chain) ->
 
 
 @pytest.mark.slow
-def test_jobs_of_a_sweep_in_other_processes_run_it_too(mine: Path, chain: Chain) -> None:
+def test_jobs_of_a_sweep_in_other_processes_run_it_too(labeler: Path, chain: Chain) -> None:
     ran = command(
-        *TINY, f"outputs={chain.root}", "stage=pairs", own(mine), "pairs.seed=1,2", "hydra/launcher=joblib", "-m"
+        *TINY, f"outputs={chain.root}", "stage=pairs", own(labeler), "pairs.seed=1,2", "hydra/launcher=joblib", "-m"
     )
     assert ran.returncode == 0, ran.stderr
     assert chain.count()["pairs"] == 3
@@ -113,7 +113,7 @@ def test_jobs_of_a_sweep_in_other_processes_run_it_too(mine: Path, chain: Chain)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("label: {own: {file: FILE, name: Mine}}", ONLY_TYPED),
         ("hydra: {mode: MULTIRUN, sweeper: {params: {label.own.file: FILE, label.own.name: Mine}}}", ONLY_TYPED),
@@ -129,55 +129,55 @@ def test_jobs_of_a_sweep_in_other_processes_run_it_too(mine: Path, chain: Chain)
         ),
     ],
 )
-def test_a_recipe_must_not_name_it(content: str, told: str, mine: Path, chain: Chain) -> None:
+def test_a_recipe_must_not_name_it(content: str, message: str, labeler: Path, chain: Chain) -> None:
     recipe = RECIPES / "hostile.yaml"
-    recipe.write_text(f"defaults: [tiny]\n{content.replace('FILE', str(mine))}\n")
+    recipe.write_text(f"defaults: [tiny]\n{content.replace('FILE', str(labeler))}\n")
     try:
         for more in ([], ["label.own.options={sign: 1}"]):
             ran = command("recipe=hostile", "tracker=none", f"outputs={chain.root}", "stage=label", *more)
             assert ran.returncode != 0
-            assert told in ran.stderr
+            assert message in ran.stderr
     finally:
         recipe.unlink()
-    assert not (mine.parent / "was run").exists()
+    assert not (labeler.parent / "was run").exists()
 
 
-def test_a_recipe_must_not_add_options_to_what_is_typed(mine: Path, chain: Chain) -> None:
+def test_a_recipe_must_not_add_options_to_what_is_typed(labeler: Path, chain: Chain) -> None:
     recipe = RECIPES / "hostile_options.yaml"
     recipe.write_text("defaults: [tiny]\nlabel: {own: {options: {sign: -1}}}\n")
     try:
-        ran = command("recipe=hostile_options", "tracker=none", f"outputs={chain.root}", "stage=label", own(mine))
+        ran = command("recipe=hostile_options", "tracker=none", f"outputs={chain.root}", "stage=label", own(labeler))
     finally:
         recipe.unlink()
     assert "label.own" in ran.stderr
     assert ran.returncode != 0
-    assert not (mine.parent / "was run").exists()
+    assert not (labeler.parent / "was run").exists()
 
 
-def test_options_that_are_null_or_have_names_of_ours_count(mine: Path, chain: Chain) -> None:
+def test_options_that_are_null_or_have_names_of_ours_count(labeler: Path, chain: Chain) -> None:
     fingerprints = {
-        nodes(chain.root, own(mine, **options))["label"].fingerprint
+        nodes(chain.root, own(labeler, **options))["label"].fingerprint
         for options in ({}, {"sign": "null"}, {"runtime": 1}, {"runtime": 2})
     }
     assert len(fingerprints) == 4
 
 
 @pytest.mark.parametrize("kind", ["pipe", "sparse", "deep"])
-def test_what_is_no_file_of_a_person_is_told_before_work(kind: str, mine: Path, tmp_path: Path) -> None:
-    mine.unlink()
+def test_what_is_no_file_of_a_person_is_told_before_work(kind: str, labeler: Path, tmp_path: Path) -> None:
+    labeler.unlink()
     if kind == "pipe":
-        os.mkfifo(mine)
+        os.mkfifo(labeler)
     elif kind == "sparse":
-        with open(mine, "wb") as made:
-            made.truncate(1 << 40)
+        with open(labeler, "wb") as file:
+            file.truncate(1 << 40)
     else:
-        mine.write_text("(" * 100_000)
-    told = refused(*TINY, own(mine), "stage=label", f"outputs={tmp_path / 'outputs'}")
-    assert told.startswith(f"label.own.file={mine}")
+        labeler.write_text("(" * 100_000)
+    message = refused(*TINY, own(labeler), "stage=label", f"outputs={tmp_path / 'outputs'}")
+    assert message.startswith(f"label.own.file={labeler}")
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("before", "after", "message"),
     [
         ("class Mine(Labeler)", "class Mine", "label.own.name=Mine must be a"),
         ("class Mine", "class Other", "label.own.name=Mine: the file defines"),
@@ -190,7 +190,7 @@ def test_what_is_no_file_of_a_person_is_told_before_work(kind: str, mine: Path, 
         ("enumerate(candidates):", "enumerate(candidates[:1]):", "most often (144 times)"),
         ("self, sign=1", "self, minus=1", "label.own.options={'sign': 2}: Mine takes others"),
         ("self.sign = sign", "self.sign = sign / 0", "label.own: line 13: ZeroDivisionError"),
-        ("from stages.store", "from stagse.store", "label.own: line 4: there"),
+        ("from stages.store", "from stagse.store", "label.own: line 4: no module"),
         ("class Mine", "clas Mine", "mine.py cannot be read"),
         ("score=(1", "score=(2", "label.own: the labeler mine"),
         ("c.candidate_id, score", "'x', score", "the labeler mine judges"),
@@ -198,9 +198,11 @@ def test_what_is_no_file_of_a_person_is_told_before_work(kind: str, mine: Path, 
         ("for i, c in enumerate(candidates)", "for i, c in []", "most often (192 times)"),
     ],
 )
-def test_what_is_wrong_with_it_is_told(before: str, after: str, told: str, mine: Path, chain: Chain) -> None:
-    assert before in mine.read_text()
-    mine.write_text(mine.read_text().replace(before, after))
+def test_what_is_wrong_with_it_is_told(before: str, after: str, message: str, labeler: Path, chain: Chain) -> None:
+    assert before in labeler.read_text()
+    labeler.write_text(labeler.read_text().replace(before, after))
     with pytest.raises(UserError) as error:
-        build(chain.root, "stage=label", own(mine, sign=2) if "sign" in before and "minus" in after else own(mine))
-    assert told in str(error.value)
+        build(
+            chain.root, "stage=label", own(labeler, sign=2) if "sign" in before and "minus" in after else own(labeler)
+        )
+    assert message in str(error.value)

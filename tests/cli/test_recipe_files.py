@@ -1,4 +1,4 @@
-"""Recipes of one's own: by path, and by name from the working directory's recipes/."""
+"""Tests of the user's recipes: chosen by path, or by name from recipes/ in the working directory."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ OWN = "defaults: [tiny]\ndpo: {beta: 0.7}\n"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with recipes of one's own in it."""
+    """The working directory, with recipes of the user."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(OUTPUTS, str(tmp_path / "outputs"))
     forget_compositions()
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_recipe_is_a_file_or_a_name(name: str, folder: Path) -> None:
     cfg = settings(f"recipe={name.format(folder)}", "tracker=none")
     assert cfg.dpo.beta == 0.7
-    assert cfg.model.random_init, "it starts from a built-in recipe"
+    assert cfg.model.random_init, "the file is based on a built-in recipe"
     assert settings(f"recipe={name.format(folder)}", "dpo=default").dpo.beta == 0.1, (
         "a typed group gives all its values"
     )
@@ -52,10 +52,10 @@ def test_several_files_are_a_sweep(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("typo", "dpo: {bata: 1}", "./typo.yaml: dpo.bata is no setting. Did you mean 'beta'?"),
+        ("typo", "dpo: {bata: 1}", "./typo.yaml: dpo.bata is not a setting. Did you mean 'beta'?"),
         ("broken", "a: [}", "./broken.yaml is not valid YAML: line 1"),
-        ("list", "- a", "./list.yaml is not valid YAML: it holds no KEY: VALUE."),
-        ("hostile", "hydra: {run: {dir: x}}", "./hostile.yaml sets hydra.run. Of Hydra's keys a recipe may set"),
+        ("list", "- a", "./list.yaml is not valid YAML: it has no KEY: VALUE."),
+        ("hostile", "hydra: {run: {dir: x}}", "./hostile.yaml sets hydra.run. It may only set"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused_by_its_path(name: str, content: str, message: str, folder: Path) -> None:
@@ -84,12 +84,12 @@ def test_a_name_means_one_recipe(folder: Path) -> None:
     message = refused("recipe=tiny")
     assert message.startswith("recipe=tiny: ") and message.endswith("recipe=./recipes/tiny.yaml")
     assert not settings("recipe=./recipes/tiny.yaml").model.random_init
-    assert settings("recipe=ours").model.random_init, "what a recipe starts from is the built-in one"
+    assert settings("recipe=ours").model.random_init, "a recipe is based on the built-in one"
 
 
 def test_what_else_lies_in_recipes_is_in_nobodys_way(folder: Path) -> None:
     (folder / "recipes" / "latin.yaml").write_bytes(b"\xff\xfe")
     (folder / "recipes" / "folder.yaml").mkdir()
     (folder / "recipes" / "cake.yaml").write_text("[flour, sugar]")
-    assert {"tiny", "ours"} <= recipes.load().keys()
+    assert {"tiny", "ours"} <= recipes.load_recipes().keys()
     assert refused("recipe=latin").startswith("recipes/latin.yaml is not valid YAML")

@@ -1,4 +1,4 @@
-"""Sweeps share what is upstream: nothing is built twice, nothing is waited for, and a failed job stops no other."""
+"""Tests of sweeps: shared nodes are built once, no job waits for another, and a failed job stops no other."""
 
 import json
 import re
@@ -22,10 +22,10 @@ EXPECTED = {"base": 1, "data": 1, "sft": 2, "sample": 2, "label": 2, "pairs": 2,
 
 @dataclass
 class Grid:
-    """Four jobs by two settings: one of what they share, one that fails with its second value."""
+    """Four jobs from two settings: one that changes shared nodes, and one whose second value fails."""
 
     overrides: tuple[str, ...]
-    made: dict[str, int]
+    counts: dict[str, int]
     last: str
     failures: tuple[str, ...]
 
@@ -40,7 +40,7 @@ TRAINED = Grid(
     ),
 )
 PREFERENCES = [{"prompt": f"Question {i}?", "chosen": "Yes, it is.", "rejected": "No"} for i in range(4)]
-LABELLED = Grid(  # stages that do without torch, which a job or worker in a process of its own would load
+LABELLED = Grid(  # stages without torch, which every separate process would have to load
     (
         "stage=pairs",
         "label=dataset",
@@ -78,14 +78,14 @@ def test_shared_upstream_comes_first_and_a_failed_job_stops_no_other(
     started = inside if launcher == "basic" else command
     preferences = tmp_path / "preferences.jsonl"  # no two of the same length
     preferences.write_text("\n".join(map(json.dumps, PREFERENCES)))
-    overrides = [given.replace("PREFERENCES", str(preferences)) for given in grid.overrides]
+    overrides = [override.replace("PREFERENCES", str(preferences)) for override in grid.overrides]
     ran = started(*TINY, *overrides, *LAUNCHERS[launcher], f"outputs={tmp_path}")
     assert ran.returncode == 1, ran.stderr
-    told = ran.stderr.splitlines()
-    end = told.index("error: 2 of 4 jobs failed; the others are done.")  # what Ray's workers said may come later
-    for line, failure in zip(told[end + 1 : end + 3], grid.failures, strict=True):
+    lines = ran.stderr.splitlines()
+    end = lines.index("error: 2 of 4 jobs failed. The others have finished.")  # output of Ray's workers may follow
+    for line, failure in zip(lines[end + 1 : end + 3], grid.failures, strict=True):
         assert re.search(failure, line)
-    assert Chain(tmp_path).count() == grid.made
+    assert Chain(tmp_path).count() == grid.counts
     manifests = [manifest for _, manifest in Store(tmp_path).manifests()]
     assert {len(manifest["attempts"]) for manifest in manifests} == {1}, "no node was begun twice"
     shared = [m["ended"] for m in manifests if m["stage"] != grid.last]
@@ -94,7 +94,7 @@ def test_shared_upstream_comes_first_and_a_failed_job_stops_no_other(
 
 @pytest.mark.slow
 def test_a_sweep_that_is_there_builds_nothing_and_says_how_to_compare(chain: Chain) -> None:
-    """The store holds what one of the four jobs makes."""
+    """The store already has the nodes of one of the four jobs."""
     grid = (*TINY, *GRID, "stage=eval", "dpo.beta=0.1,0.5", f"outputs={chain.root}")
     ran = inside(*grid)
     assert ran.returncode == 0, ran.stderr
@@ -103,9 +103,9 @@ def test_a_sweep_that_is_there_builds_nothing_and_says_how_to_compare(chain: Cha
     words = re.findall(r"Compare: python run.py (.*)", ran.stdout)[0].split()
 
     started = time.time()
-    again = inside(*grid)
-    assert again.returncode == 0, again.stderr
-    assert "what they share" not in again.stdout
+    repeated = inside(*grid)
+    assert repeated.returncode == 0, repeated.stderr
+    assert "that several jobs need" not in repeated.stdout
     assert [m["ended"] for _, m in Store(chain.root).manifests()] == ended
     assert max(ended) < started, "the second sweep built nothing"
 
@@ -125,7 +125,7 @@ def test_a_sweep_may_stand_in_a_recipe(tmp_path: Path) -> None:
     finally:
         recipe.unlink()
     assert ran.returncode == 0, ran.stderr
-    assert "what they share: data" in ran.stdout
+    assert "that several jobs need: data" in ran.stdout
     assert len(list(tmp_path.glob("multirun/*/*/[01]/nodes.json"))) == 2
     assert Chain(tmp_path).count() == {"data": 1}
 
@@ -139,12 +139,12 @@ def test_waves_put_nodes_of_more_jobs_first_and_together_what_the_same_jobs_need
     ]
     jobs = [nodes(tmp_path, *overrides) for overrides in grid]
     drawn = ["sample", "label", "pairs", "reference"]
-    assert sweep.waves(jobs) == [
+    assert sweep.plan_waves(jobs) == [
         [(0, ["base", "data", "answer_base"])],
         [(0, ["sft", "answer_sft"]), (4, ["sft", "answer_sft"])],
         [(job, drawn) for job in (0, 2, 4, 6)],
     ]
-    assert sweep.waves(jobs[:1]) == []
+    assert sweep.plan_waves(jobs[:1]) == []
 
 
 @pytest.mark.slow
@@ -163,33 +163,33 @@ def test_optuna_finds_the_best_pass_rate_on_validation_prompts(tmp_path: Path) -
 
 
 ASTRAY = [
-    (("stage=eval",), "maximize", "test prompts are no target of optimisation: add answer.split=validation"),
+    (("stage=eval",), "maximize", "answer.split=test must not be optimised. Add answer.split=validation"),
     (("stage=dpo",), "maximize", "sweep_metric=pass_rate is measured by stage=eval or report, not by stage=dpo"),
-    (("answer.split=validation",), "minimize", "sweep_metric=pass_rate wants hydra.sweeper.direction=maximize"),
+    (("answer.split=validation",), "minimize", "sweep_metric=pass_rate needs hydra.sweeper.direction=maximize"),
     (
         ("stage=sft", "sweep_metric=validation_loss"),
         "maximize",
-        "sweep_metric=validation_loss wants hydra.sweeper.direction=minimize",
+        "sweep_metric=validation_loss needs hydra.sweeper.direction=minimize",
     ),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "direction", "told"), ASTRAY)
+@pytest.mark.parametrize(("arguments", "direction", "message"), ASTRAY)
 def test_a_sweeper_that_optimises_may_not_read_test_nor_go_the_wrong_way(
-    arguments: tuple[str, ...], direction: str, told: str
+    arguments: tuple[str, ...], direction: str, message: str
 ) -> None:
     config = composed(*TINY, *arguments)
     with open_dict(config):
         config.hydra = {"sweeper": {"direction": direction, "params": {}}, "overrides": {"task": []}}
-    with pytest.raises(UserError, match=told):
-        sweep.refuse(config)
+    with pytest.raises(UserError, match=message):
+        sweep.validate_sweep(config)
 
 
 @pytest.mark.parametrize(
     ("stage", "params", "task", "message"),
     [
-        ("dpo", {"dpo.beta": "interval(0.1,0.5)"}, [], "dpo.beta changes what the loss of dpo is"),
-        ("dpo", {}, ["dpo.loss_type=choice([hinge],[ipo])"], "dpo.loss_type changes what the loss of dpo is"),
+        ("dpo", {"dpo.beta": "interval(0.1,0.5)"}, [], "dpo.beta changes the definition of the dpo loss"),
+        ("dpo", {}, ["dpo.loss_type=choice([hinge],[ipo])"], "dpo.loss_type changes the definition of the dpo loss"),
         ("dpo", {}, ["dpo.beta=0.2", "dpo.learning_rate=interval(1e-5,1e-4)"], None),
         ("sft", {"sft.trainer.label_smoothing_factor": "0.0,0.1"}, [], "sft.trainer.label_smoothing_factor changes"),
     ],
@@ -201,19 +201,19 @@ def test_a_sweeper_may_not_choose_by_losses_that_do_not_compare(
     with open_dict(config):
         config.hydra = {"sweeper": {"direction": "minimize", "params": params}, "overrides": {"task": task}}
     if message is None:
-        sweep.refuse(config)
+        sweep.validate_sweep(config)
         return
     with pytest.raises(UserError, match=message):
-        sweep.refuse(config)
+        sweep.validate_sweep(config)
 
 
-@pytest.mark.parametrize(("arguments", "direction", "told"), ASTRAY)
-def test_optuna_may_not_either(arguments: tuple[str, ...], direction: str, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("arguments", "direction", "message"), ASTRAY)
+def test_optuna_may_not_either(arguments: tuple[str, ...], direction: str, message: str, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     optuna = ("hydra/sweeper=optuna", f"hydra.sweeper.direction={direction}", "dpo.beta=0.1,0.5")
     ran = inside(*TINY, *optuna, *arguments, f"outputs={tmp_path}", "-m")
     assert ran.returncode == 1
-    assert ran.stderr.splitlines()[-1].startswith(f"error: {told}")
+    assert ran.stderr.splitlines()[-1].startswith(f"error: {message}")
     assert not Chain(tmp_path).count()
 
 
@@ -236,8 +236,8 @@ def test_where_every_job_is_refused_none_starts(tmp_path: Path) -> None:
 def test_gc_keeps_what_a_sweep_that_stands_reaches(chain: Chain) -> None:
     swept = inside(*TINY, f"outputs={chain.root}", "stage=dpo", "dpo.beta=0.2,0.3", "-m")
     assert swept.returncode == 0, swept.stderr
-    again = re.findall(r"To evaluate them: python run.py (.*) -m", swept.stdout)[0]
-    assert {"stage=eval", "dpo.beta=0.2,0.3", "answer.split=validation"} < set(again.split())
+    typed = re.findall(r"To evaluate them: python run.py (.*) -m", swept.stdout)[0]
+    assert {"stage=eval", "dpo.beta=0.2,0.3", "answer.split=validation"} < set(typed.split())
     build(chain.root)
     models = [chain.folder("dpo", f"dpo.beta={beta}") for beta in (0.2, 0.3)]
     listed = inside(*TINY, f"outputs={chain.root}", "stage=gc").stdout

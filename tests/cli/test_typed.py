@@ -1,4 +1,4 @@
-"""What is typed is what happens, whatever recipe is composed after it."""
+"""Check that typed settings always win over recipes."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -31,17 +31,17 @@ OPTIONS = {
     for folder in (ROOT / "conf").iterdir()
     if folder.is_dir() and folder.name != "scale"
 }
-ROUNDS = range(len(OPTIONS["pairs"]))  # of the groups that recipes give values for, this one has most options
+ROUNDS = range(len(OPTIONS["pairs"]))  # `pairs` has the most options of all groups that recipes set
 OTHER = "model.path=someone/other"
 
 
 def block(key: str, *overrides: str) -> object:
-    """A block, with what it takes from elsewhere as it stands in its file."""
+    """Return a block of the composed configuration, with interpolations unresolved."""
     return OmegaConf.to_container(OmegaConf.select(composed_once(*overrides), key), resolve=False)
 
 
 def options(i: int) -> list[str]:
-    """An option of every group; over the rounds every group that recipes give values for has had all of its own."""
+    """Return one option of every group. Over all rounds, each group that recipes set has had all its options."""
     return [f"{group}={names[i % len(names)]}" for group, names in OPTIONS.items()]
 
 
@@ -55,8 +55,8 @@ def test_a_typed_group_gives_all_its_values_whatever_the_recipe(name: str) -> No
 
 
 def test_the_rounds_have_every_option_that_a_recipe_could_undo() -> None:
-    given = {str(key) for recipe in recipes.load().values() for key in recipe}
-    groups = [group for group in OPTIONS if given & {*recipes.BLOCKS.get(group, [group])}]
+    keys = {str(key) for recipe in recipes.load_recipes().values() for key in recipe}
+    groups = [group for group in OPTIONS if keys & {*recipes.BLOCKS.get(group, [group])}]
     assert "pairs" in groups and max(len(OPTIONS[group]) for group in groups) <= len(ROUNDS)
 
 
@@ -66,13 +66,13 @@ def test_every_key_of_a_group_is_one_that_it_has_the_say_of() -> None:
             file = ROOT / "conf" / group / f"{name}.yaml"
             package = re.search(r"^# @package (.*)$", file.read_text(), flags=re.MULTILINE)
             keys = [str(key) for key in OmegaConf.load(file) if key != "defaults"]
-            given = {"_global_": keys}.get(package[1], [package[1]]) if package else [group]
-            assert set(given) <= {*recipes.BLOCKS.get(group, [group])}
+            blocks = {"_global_": keys}.get(package[1], [package[1]]) if package else [group]
+            assert set(blocks) <= {*recipes.BLOCKS.get(group, [group])}
 
 
 @pytest.fixture
 def own_recipes() -> Iterator[Callable[[str, str], None]]:
-    """Writes recipes, for one test."""
+    """A function that writes recipes, which are removed after the test."""
     written = set[Path]()
 
     def write(name: str, text: str) -> None:
@@ -104,12 +104,14 @@ def test_a_recipe_has_the_say_over_what_it_starts_from(own_recipes: Callable[[st
     pairs, below = settings("recipe=top").pairs, settings("recipe=under")
     assert (pairs.strategy, pairs.max_per_prompt, pairs.min_margin, pairs.min_score) == ("margin", 9, 0.5, 0.0)
     assert pairs.max_length_ratio is None
-    assert (below.dpo.epochs, below.dpo.beta) == (settings().dpo.epochs, 0.7), "where it says that it is below"
+    assert (below.dpo.epochs, below.dpo.beta) == (settings().dpo.epochs, 0.7), (
+        "with _self_ first, the recipe is below its base"
+    )
 
 
 @pytest.mark.parametrize("recipe", ["demo", "tiny", "instructions"])
 def test_no_filter_of_a_recipe_meets_the_preferences_of_others(recipe: str) -> None:
-    """All that a file says becomes pairs, whether a recipe or the group alone is typed."""
+    """All preferences of a file become pairs, with a typed recipe or only the typed group."""
     every = block("pairs", "pairs=all", "~recipe")
     assert block("pairs", f"recipe={recipe}", "label=dataset", "label.path=x") == every
     typed = settings(f"recipe={recipe}", "label=dataset", "label.path=x", "pairs.max_length_ratio=2")
@@ -136,12 +138,12 @@ def test_a_recipe_on_a_preference_set_takes_all_of_it(name: str) -> None:
 
 @pytest.mark.parametrize("recipe", ["demo", "instructions"])
 def test_what_a_recipe_asks_of_checks_is_not_asked_of_other_scores(recipe: str) -> None:
-    given = (f"recipe={recipe}", "sft.demonstrations=null")
-    assert settings(*given).pairs.min_score == settings(*given, "label=verifier").pairs.min_score == 1.0
-    assert settings(*given, "label.own={file: a.py, name: A}").pairs.min_score == 0.0
-    judge = settings(*given, "label=judge")
+    typed = (f"recipe={recipe}", "sft.demonstrations=null")
+    assert settings(*typed).pairs.min_score == settings(*typed, "label=verifier").pairs.min_score == 1.0
+    assert settings(*typed, "label.own={file: a.py, name: A}").pairs.min_score == 0.0
+    judge = settings(*typed, "label=judge")
     assert (judge.pairs.min_score, judge.pairs.max_length_ratio) == (0.0, 1.5)
-    assert settings(*given, "label=judge", "pairs.min_score=0.5").pairs.min_score == 0.5
+    assert settings(*typed, "label=judge", "pairs.min_score=0.5").pairs.min_score == 0.5
 
 
 def test_rows_of_others_may_be_as_long_as_by_default() -> None:
@@ -170,7 +172,7 @@ JOBLIB = pytest.param(("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"), mark
 
 @pytest.mark.parametrize("launcher", [(), JOBLIB])
 def test_a_sweep_over_a_group_takes_its_values_too(launcher: tuple[str, ...], chain: Chain) -> None:
-    """`margin` has no other max_per_prompt than its own, 4; the recipe's is 1."""
+    """`pairs=margin` has max_per_prompt 4, and the recipe has 1."""
     recipe = RECIPES / "one_pair.yaml"
     recipe.write_text("defaults: [tiny]\npairs: {max_per_prompt: 1, validation_fraction: 0.2}\n")
     try:
@@ -179,10 +181,10 @@ def test_a_sweep_over_a_group_takes_its_values_too(launcher: tuple[str, ...], ch
     finally:
         recipe.unlink()
     assert ran.returncode == 0, ran.stderr
-    made = {
+    settings_made = {
         f"{pairs['strategy']} {pairs['max_per_prompt']} {pairs['validation_fraction']}" for pairs in made_of(chain)
     }
-    assert {"margin 4 0.1", "random 2 0.1"} < made
+    assert {"margin 4 0.1", "random 2 0.1"} < settings_made
 
 
 def made_of(chain: Chain) -> list[dict[str, object]]:
@@ -192,7 +194,7 @@ def made_of(chain: Chain) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize(
-    ("line", "rates", "told"),
+    ("line", "rates", "message"),
     [
         ((), (1e-4, 3e-5), None),
         ((OTHER,), (5e-5, 1e-5), f"recipe=demo's .* with {OTHER}: sft.learning_rate=5e-05, dpo.learning_rate=1e-05"),
@@ -204,22 +206,22 @@ def made_of(chain: Chain) -> list[dict[str, object]]:
         (("recipe=smollm2_135m", "model=smollm2_135m"), (1e-4, 3e-5), None),
         (("recipe=smollm2_135m", "model.path=HuggingFaceTB/SmolLM2-135M"), (1e-4, 3e-5), None),
         (("recipe=smollm2_135m", OTHER), (5e-5, 1e-5), "recipe=smollm2_135m's .* dpo.learning_rate=1e-05"),
-        (("recipe=zephyr_7b", OTHER), (2e-5, 5e-7), None),  # lower than the defaults: not raised for another
+        (("recipe=zephyr_7b", OTHER), (2e-5, 5e-7), None),  # rates below the defaults are not raised
         (("recipe=smollm2_360m", OTHER), (5e-5, 1e-6), "sft.learning_rate=5e-05. Type"),
         (("recipe=from_preferences", "label.path=x", OTHER), (5e-5, 1e-5), "recipe=from_preferences's"),
-        (("recipe=from_sft_checkpoint", OTHER), (5e-5, 5e-7), None),  # sft=none, of which nothing is trained
+        (("recipe=from_sft_checkpoint", OTHER), (5e-5, 5e-7), None),  # with sft=none, SFT is not trained
         (("recipe=tiny", "model.random_init.layers=3"), (5e-3, 1e-3), None),
         (("recipe=zephyr_7b", "scale=toy"), (5e-3, 1e-3), None),
         (("recipe=zephyr_7b", "scale=toy", OTHER), (2e-5, 5e-7), "recipe=tiny's .* sft.learning_rate=2e-05, dpo"),
     ],
 )
 def test_a_recipes_rates_belong_to_its_model(
-    line: tuple[str, ...], rates: tuple[float, float], told: str | None, caplog: pytest.LogCaptureFixture
+    line: tuple[str, ...], rates: tuple[float, float], message: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     forget_compositions()
     cfg = settings(*line)
     assert (cfg.sft.learning_rate, cfg.dpo.learning_rate) == pytest.approx(rates)
-    assert re.search(told, caplog.text) if told else caplog.text == ""
+    assert re.search(message, caplog.text) if message else caplog.text == ""
 
 
 def test_the_lowered_rates_are_told_once_of_a_plan_and_of_a_sweep(chain: Chain) -> None:
@@ -251,7 +253,7 @@ def test_a_toy_of_4_bit_weights_needs_no_package(
     toy = settings("recipe=llama32_1b_qlora", "scale=toy")
     forget_compositions()
     assert (toy.sft.adapter, toy.dpo.adapter) == ("lora", "lora")
-    assert "sft.adapter=lora in place of qlora" in caplog.text
+    assert "sft.adapter=lora is used instead of qlora" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A key that is typed and that nothing reads is refused, with what reads it; what nobody typed may wait unread."""
+"""Check that a typed key that nothing reads is refused with a way out, and that an untyped one is not."""
 
 import re
 from dataclasses import fields, is_dataclass
@@ -18,7 +18,7 @@ from tests.helpers import TINY, Chain, composed, inside, refused
 FILE = "stages/tasks/toy_preferences.jsonl"
 JUDGE = "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
 POOL = "sample.pool=[{n:2,temperature:0.5},{file:README.md}]"
-# What is typed, the key that nothing reads then, and what is typed beside it for something to read it.
+# Typed arguments, of which nothing reads the first, and the arguments with which it is read.
 UNREAD = [
     (f"label.path={FILE}", "label=dataset"),
     ("label.format=kto", f"label=dataset label.path={FILE}"),
@@ -76,29 +76,29 @@ UNREAD = [
 
 
 def reads(*typed: str) -> None:
-    """Raise UserError where nothing reads one of these. Hydra composes every choice of groups once."""
+    """Raise UserError if nothing reads one of these arguments. Hydra composes each choice of groups only once."""
     groups = [each for each in typed if "." not in each.partition("=")[0]]
     cfg = composed(*TINY, *groups)
     for override in OverridesParser.create().parse_overrides([each for each in typed if each not in groups]):
         OmegaConf.update(cfg, override.key_or_group, override.value(), force_add=True)
-    unread.refuse(OmegaConf.to_object(cfg), list(typed))
+    unread.refuse_unread(OmegaConf.to_object(cfg), list(typed))
 
 
-@pytest.mark.parametrize(("typed", "beside"), UNREAD, ids=[typed for typed, _ in UNREAD])
-def test_it_is_refused_with_its_key_and_read_beside_what_reads_it(typed: str, beside: str) -> None:
+@pytest.mark.parametrize(("typed", "added"), UNREAD, ids=[typed for typed, _ in UNREAD])
+def test_it_is_refused_with_its_key_and_read_beside_what_reads_it(typed: str, added: str) -> None:
     with pytest.raises(UserError) as error:
         reads(*typed.split())
     line, first = str(error.value), typed.split()[0]
     assert line.startswith(f"{first}: ") and line.endswith(" the key out."), line
     if way := re.search(r"\. Add (\S+), or leave", line):
-        assert way[1].partition("=")[0] in beside
-    replaced = {key.partition("=")[0] for key in beside.split()}
-    kept = [each for each in typed.split() if each.partition("=")[0] not in replaced]
-    reads(*kept, *beside.split())
+        assert way[1].partition("=")[0] in added
+    replaced = {key.partition("=")[0] for key in added.split()}
+    others_typed = [each for each in typed.split() if each.partition("=")[0] not in replaced]
+    reads(*others_typed, *added.split())
 
 
 def test_what_a_group_or_a_recipe_says_may_wait_unread() -> None:
-    """`scale=toy` names preferences for whatever recipe reads some; a null says nothing."""
+    """`scale=toy` sets preferences for any recipe that reads some, and null sets nothing."""
     reads("scale=toy")
     reads("label.path=null", "model.revision=null")
     recipe = RECIPES / "waiting.yaml"
@@ -122,14 +122,14 @@ def test_jobs_of_a_sweep_take_what_another_of_them_reads(tmp_path: Path) -> None
 def test_the_demo_is_not_trained_in_the_place_of_a_preference_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main, "build", lambda *_: pytest.fail("something is built before it is told"))
-    told = refused("tracker=none", f"outputs={tmp_path}", f"label.path={FILE}")
-    reason = "only label=dataset reads a preference file. Add label=dataset, or leave the key out."
-    assert told == f"label.path={FILE}: {reason}"
+    monkeypatch.setattr(main, "build", lambda *_: pytest.fail("something is built before the error"))
+    message = refused("tracker=none", f"outputs={tmp_path}", f"label.path={FILE}")
+    reason = "only label=dataset reads files. Add label=dataset, or leave the key out."
+    assert message == f"label.path={FILE}: {reason}"
 
 
 def test_every_key_of_a_block_with_choices_is_weighed() -> None:
-    """A new key of these blocks is read whatever is chosen, or stands in `unread.py`."""
+    """Every key of these blocks is either always read or listed in `unread.py`."""
     always = {
         Label: "labeler own max_failed audit known of judge human reward_model ensemble limits",
         Sample: "rounds round split of file pool prompts limits",

@@ -1,4 +1,4 @@
-"""Words of the configuration: a room's are its file names, found without importing any of them."""
+"""Check that the words of a setting are the file names of its package, found without importing the files."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from tests.helpers import composed, settings
 
 
 def test_a_rooms_words_are_its_file_names() -> None:
-    assert plugins.words("labelers", "Labeler") == [
+    assert plugins.plugin_words("labelers", "Labeler") == [
         "dataset",
         "ensemble",
         "human",
@@ -21,14 +21,14 @@ def test_a_rooms_words_are_its_file_names() -> None:
         "reward_model",
         "verifier",
     ]
-    assert plugins.words("samplers", "Sampler") == ["generate", "hf", "openai", "openvino"]
-    assert plugins.words("tracking", "Run") == ["trackio", "wandb"]
-    assert "chatml" in plugins.templates()
+    assert plugins.plugin_words("samplers", "Sampler") == ["generate", "hf", "openai", "openvino"]
+    assert plugins.plugin_words("tracking", "Run") == ["trackio", "wandb"]
+    assert "chatml" in plugins.template_names()
 
 
 def test_words_are_listed_without_importing_a_part() -> None:
     code = "import sys; from stages.preflight import constraints; from tests.helpers import settings; "
-    code += "constraints.refuse(settings('recipe=tiny')); "
+    code += "constraints.validate_config(settings('recipe=tiny')); "
     code += "print(*(m for m in sys.modules if m.startswith('stages.')))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     rooms = {module.split(".")[1] for module in ran.stdout.split() if module.count(".") > 1}
@@ -49,20 +49,23 @@ def test_words_are_listed_without_importing_a_part() -> None:
 
 
 def test_conf_answers_the_rooms() -> None:
-    """Every word of a room that needs no key of its own has a file in conf/, under its name."""
+    """Every word of these packages has an option in conf/ under its name."""
     for group, room, kind, more in (
         ("label", "labelers", "Labeler", ()),
         ("sample", "samplers", "Sampler", ("file",)),
     ):
-        assert {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} == {*plugins.words(room, kind), *more}
+        assert {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} == {
+            *plugins.plugin_words(room, kind),
+            *more,
+        }
     trackers = {path.stem for path in (ROOT / "conf" / "tracker").glob("*.yaml")}
-    assert trackers == {*plugins.words("tracking", "Run"), "none"}
+    assert trackers == {*plugins.plugin_words("tracking", "Run"), "none"}
 
 
 def test_only_a_stage_is_built_again() -> None:
     for command in ("plan", "chat", "gc"):
         with pytest.raises(ConfigCompositionException) as refused:
             composed("recipe=tiny", f"rebuild={command}")
-        told = f"rebuild={command}: Invalid value, expected one of [base, source, data, select, sft"
-        assert told in str(explain(refused.value))
+        message = f"rebuild={command}: Invalid value, expected one of [base, source, data, select, sft"
+        assert message in str(explain(refused.value))
     assert settings("recipe=tiny", "rebuild=sft").rebuild == "sft"

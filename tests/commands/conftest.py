@@ -1,4 +1,4 @@
-"""A hub that what leaves the store is pushed to."""
+"""A stand-in for the Hugging Face hub, for tests of exports."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ Request = tuple[str, str | None, bytes]  # path, authorization, body
 
 @pytest.fixture
 def hub() -> Iterator[tuple[str, list[Request]]]:
-    """A stand-in for the hub on this machine: its address, and what it was sent (path, authorization, body)."""
+    """The address of a hub on this machine, and the requests that it received."""
     received: list[Request] = []
 
     class Hub(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""`stage=audit`: every row of every source is counted, what is found is told with its place, and the page shows it."""
+"""Tests of `stage=audit`: every row is counted, codes are reported with their places, and the page shows them."""
 
 import json
 import shutil
@@ -9,8 +9,8 @@ import pytest
 from stages.commands.auditing import diversity
 from stages.commands.auditing.diversity import Diversity
 from stages.config.errors import UNSEEN
-from stages.models import contract
-from tests.browser import wrong_with
+from stages.models.contract import load_contract
+from tests.browser import page_faults
 from tests.helpers import inside as run
 from tests.helpers import refused, settings
 
@@ -33,17 +33,17 @@ def written(file: Path, rows: list[dict]) -> Path:
 
 def test_every_finding_is_told_with_its_place(tmp_path: Path) -> None:
     rows, store = written(tmp_path / "rows.jsonl", ROWS), tmp_path / "outputs"
-    pairs, asked = (
+    pairs, test_set = (
         written(tmp_path / "pairs.jsonl", PAIRS),
         written(tmp_path / "asked.jsonl", [{"prompt": "name a fish"}]),
     )
-    given = (*FILE, f"outputs={store}", f"data.sources=[{{path: {rows}}}]", "label=dataset", f"label.path={pairs}")
-    given += (f"data.audit.against=[{{path: {asked}}}]",)
-    ran = run(*given)
+    typed = (*FILE, f"outputs={store}", f"data.sources=[{{path: {rows}}}]", "label=dataset", f"label.path={pairs}")
+    typed += (f"data.audit.against=[{{path: {test_set}}}]",)
+    ran = run(*typed)
     assert ran.returncode == 0, ran.stderr
-    assert "in 5 of 7 rows" in ran.stdout
-    told = [json.loads(line) for line in (store / "audit.jsonl").read_text().splitlines()]
-    codes = {row["place"]: {*row["codes"]} for row in told}
+    assert "5 of 7 rows" in ran.stdout
+    lines = [json.loads(line) for line in (store / "audit.jsonl").read_text().splitlines()]
+    codes = {row["place"]: {*row["codes"]} for row in lines}
     assert codes == {
         f"{rows}:2": {"duplicate"},
         f"{rows}:3": {"damaged", "input_marker", "placeholder"},
@@ -58,10 +58,10 @@ def test_every_finding_is_told_with_its_place(tmp_path: Path) -> None:
     assert "Runs of four words in answers" in page.read_text()
     assert "distinct-3" in page.read_text()
 
-    written(rows, ROWS[:-2])  # one row is mended
-    again = run(*given)
-    assert again.returncode == 0, again.stderr
-    [line] = [line for line in again.stdout.splitlines() if line.startswith("duplicate")]
+    written(rows, ROWS[:-2])  # without the wrong sum
+    repeated = run(*typed)
+    assert repeated.returncode == 0, repeated.stderr
+    [line] = [line for line in repeated.stdout.splitlines() if line.startswith("duplicate")]
     assert line.split()[-2:] == ["1", "1"]
     [line] = [line for line in page.read_text().split("<tr>") if "wrong<wbr>" in line or "wrong_<wbr>sum" in line]
     assert 'data-label="rows">0' in line and 'data-label="last time">1' in line
@@ -71,30 +71,30 @@ def test_the_page_fits_and_is_accessible(tmp_path: Path) -> None:
     rows, store = written(tmp_path / "rows.jsonl", ROWS), tmp_path / "outputs"
     ran = run(*FILE, f"outputs={store}", f"data.sources=[{{path: {rows}}}]")
     assert ran.returncode == 0, ran.stderr
-    assert wrong_with(store / "audit.html", tmp_path / "browser") == []
+    assert page_faults(store / "audit.html", tmp_path / "browser") == []
 
 
 def test_rows_that_training_would_drop_as_too_long_are_told_where_the_base_is_there(
     built: Path, tmp_path: Path
 ) -> None:
-    """Those that `sft.max_length` or `dpo.max_length` leaves out, to the token."""
-    store, terms = tmp_path / "outputs", contract.load(next((built / "sft").glob("*/model")))
+    """The limits `sft.max_length` and `dpo.max_length` are exact to one token."""
+    store, contract = tmp_path / "outputs", load_contract(next((built / "sft").glob("*/model")))
     texts = ["Rivers bring salt. " * n for n in (1, 4, 4, 9)]
     rows = written(tmp_path / "rows.jsonl", [{"prompt": "Why?", "completion": text.strip()} for text in texts])
     pairs = written(tmp_path / "pairs.jsonl", [{"prompt": "Why?", "chosen": "So.", "rejected": texts[1].strip()}])
     turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": texts[1].strip()}]
-    limit = len(terms.example(turns)[0])
-    given = ("recipe=tiny", *FILE, f"outputs={store}", f"data.sources=[{{path: {rows}}}]", f"sft.max_length={limit}")
-    given += ("label=dataset", f"label.path={pairs}", f"dpo.max_length={limit - 1}")
-    without = run(*given)
+    limit = len(contract.example(turns)[0])
+    typed = ("recipe=tiny", *FILE, f"outputs={store}", f"data.sources=[{{path: {rows}}}]", f"sft.max_length={limit}")
+    typed += ("label=dataset", f"label.path={pairs}", f"dpo.max_length={limit - 1}")
+    without = run(*typed)
     assert without.returncode == 0, without.stderr
     assert "stage=base" in without.stdout + without.stderr
     assert "too_long" not in (store / "audit.jsonl").read_text()
     shutil.copytree(built / "base", store / "base")
-    ran = run(*given)
+    ran = run(*typed)
     assert ran.returncode == 0, ran.stderr
-    told = [json.loads(line) for line in (store / "audit.jsonl").read_text().splitlines()]
-    long = {row["place"]: row["codes"]["too_long"] for row in told if "too_long" in row["codes"]}
+    audited = [json.loads(line) for line in (store / "audit.jsonl").read_text().splitlines()]
+    long = {row["place"]: row["codes"]["too_long"] for row in audited if "too_long" in row["codes"]}
     assert set(long) == {f"{rows}:4", f"{pairs}:1"}
     assert f"{limit} tokens" in long[f"{pairs}:1"]
     assert f"dpo.max_length={limit - 1}" in long[f"{pairs}:1"]
@@ -115,9 +115,9 @@ def test_rows_that_a_function_of_the_users_reads_are_audited(tmp_path: Path) -> 
     own = f"data.own={{file: {tmp_path / 'own.py'}, name: read, options: {{shout: '!'}}}}"
     ran = run(*FILE, f"outputs={store}", f"data.sources=[{{path: {file}}}]", own)
     assert ran.returncode == 0, ran.stderr
-    [told] = [json.loads(line) for line in (store / "audit.jsonl").read_text().splitlines()]
-    assert {*told["codes"]} == {"wrong_sum"}
-    assert told["messages"][0]["content"] == "What is 2 + 2!"
+    [audited] = [json.loads(line) for line in (store / "audit.jsonl").read_text().splitlines()]
+    assert {*audited["codes"]} == {"wrong_sum"}
+    assert audited["messages"][0]["content"] == "What is 2 + 2!"
     written(file, [*rows, {"ask": "?", "reply": "a"}])
     failed = run(*FILE, f"outputs={store}", f"data.sources=[{{path: {file}}}]", own)
     assert failed.returncode == 1
@@ -126,10 +126,10 @@ def test_rows_that_a_function_of_the_users_reads_are_audited(tmp_path: Path) -> 
 
 def test_what_is_mended_is_audited_as_it_will_be(tmp_path: Path) -> None:
     rows = [{"instruction": "Name a cafÃ©.", "output": "Oaks are no cafés at all."}]
-    given = (*FILE, f"outputs={tmp_path}", f"data.sources=[{{path: {written(tmp_path / 'rows.jsonl', rows)}}}]")
-    assert "damaged (1)" in run(*given).stdout
-    ran = run(*given, "data.audit.actions={damaged: fix}")
-    assert "in 1 rows" in ran.stdout
+    typed = (*FILE, f"outputs={tmp_path}", f"data.sources=[{{path: {written(tmp_path / 'rows.jsonl', rows)}}}]")
+    assert "damaged (1)" in run(*typed).stdout
+    ran = run(*typed, "data.audit.actions={damaged: fix}")
+    assert "None of 1 rows" in ran.stdout
     assert "1 mended (damaged)" in ran.stdout + ran.stderr
 
 
@@ -138,7 +138,7 @@ def test_diversity_counts_rows_and_keeps_the_frequent_ones_whatever_comes(monkey
     for i in range(50):
         varied.note(f"Please list rivers of country{i}", f"Here are some rivers: the {i} and the {i}")
     varied.note("Can you list rivers?", None)
-    tables = varied.tables()
+    tables = varied.most_frequent()
     assert tables["First word of requests"] == ([("list", 51)], 51)
     assert tables["Words of requests"][0][0] == ("rivers", 51)
     assert tables["Runs of four words in answers"][0][:2] == [
@@ -149,28 +149,28 @@ def test_diversity_counts_rows_and_keeps_the_frequent_ones_whatever_comes(monkey
     for i in range(20):
         alike.note("a", "the same five words here")
         different.note("a", f"{i} other five words {i} here {i}")
-    assert "(distinct-3)" in alike.told()
+    assert "(distinct-3)" in alike.distinct_sentence()
     assert len(alike.distinct) / alike.seen == 3 / 60
     assert len(different.distinct) / different.seen > 0.8
-    monkeypatch.setattr(diversity, "KEPT", 100)
+    monkeypatch.setattr(diversity, "MOST_RUNS", 100)
     bounded = Diversity()
     for i in range(300):
         bounded.note("a", f"it is what it is {i} {i + 1} {i + 2} {i + 3}")
-    runs, _ = bounded.tables()["Runs of four words in answers"]
+    runs, _ = bounded.most_frequent()["Runs of four words in answers"]
     assert len(bounded.runs) <= 100
     assert {"it is what it", "is what it is"} == {run for run, _ in runs[:2]}
     assert all(300 - bounded.floor <= count <= 300 for _, count in runs[:2])
 
 
 def test_what_cannot_be_audited_is_refused(tmp_path: Path) -> None:
-    assert "nothing to audit" in refused("stage=audit", f"outputs={tmp_path}")
+    assert "stage=audit needs rows" in refused("stage=audit", f"outputs={tmp_path}")
     rows = written(tmp_path / "rows.jsonl", ROWS)
     broken = written(tmp_path / "broken.jsonl", [{"prompt": "Name a fish."}, {"prompt": ""}])
-    given = ("stage=data", "data=file", f"data.sources=[{{path: {rows}}}]", f"outputs={tmp_path}")
-    assert "Did you mean 'echo'" in refused(*given, "data.audit.actions={eco: drop}")
-    assert "Did you mean 'drop'" in refused(*given, "data.audit.actions={echo: drp}")
-    assert "contaminated: drop" in refused(*given, f"data.audit.against=[{{path: {rows}}}]")
-    assert "data.audit.against" in refused(*given, "data.audit.actions={contaminated: drop}")
+    typed = ("stage=data", "data=file", f"data.sources=[{{path: {rows}}}]", f"outputs={tmp_path}")
+    assert "Did you mean 'echo'" in refused(*typed, "data.audit.actions={eco: drop}")
+    assert "Did you mean 'drop'" in refused(*typed, "data.audit.actions={echo: drp}")
+    assert "contaminated: drop" in refused(*typed, f"data.audit.against=[{{path: {rows}}}]")
+    assert "data.audit.against" in refused(*typed, "data.audit.actions={contaminated: drop}")
     against = ("data.audit.actions={contaminated: drop}", f"data.audit.against=[{{path: {broken}}}]")
-    assert "broken.jsonl: line 2" in refused("stage=audit", *given[1:], *against)
-    assert settings(*given, "data.audit.actions={echo: drop}").data.audit.actions == {"echo": "drop"}
+    assert "broken.jsonl: line 2" in refused("stage=audit", *typed[1:], *against)
+    assert settings(*typed, "data.audit.actions={echo: drop}").data.audit.actions == {"echo": "drop"}

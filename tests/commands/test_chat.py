@@ -1,4 +1,4 @@
-"""Talking to a model: a real process at a pipe, the contract's tokens, the sampler's draws."""
+"""Tests of `stage=chat`: a process at a pipe, the contract's tokens, and the sampler's draws."""
 
 import os
 import re
@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.commands.chat import APART, KEPT, Printed, Speaker, talk
-from stages.commands.finished_run import last
+from stages.commands.chat import SAFE_CONTROLS, SEPARATE, AnswerPrinter, Speaker, talk
+from stages.commands.finished_run import last_run
 from stages.config.errors import UserError, visible
-from stages.models import contract
-from stages.models.contract import Continuation, form_of
+from stages.models.contract import Continuation, Contract, load_contract, load_or_derive_contract
 from stages.models.loading import load_model
 from stages.pipeline import provenance
 from stages.samplers.hf import HFSampler
@@ -24,7 +23,7 @@ from tests.helpers import TINY, Chain, build, command, inside, nodes, refused, s
 
 
 def chat(root: Path, lines: list[str], *overrides: str, piped: bool = False) -> str:
-    """What `stage=chat` prints from the first prompt on, in this process or in one of its own at a pipe."""
+    """Return the output of `stage=chat` from the first prompt on, run in this process or (`piped`) in another one."""
     arguments, typed = (*TINY, f"outputs={root}", "stage=chat", *overrides), "\n".join(lines)
     ran = command(*arguments, input=typed) if piped else inside(*arguments, typed=typed)
     assert ran.returncode == 0, ran.stderr
@@ -32,13 +31,13 @@ def chat(root: Path, lines: list[str], *overrides: str, piped: bool = False) -> 
 
 
 def greedy(model: Path, conversation: list[str]) -> str:
-    """What the batch sampler of `answer` says next in a conversation of user and assistant turns."""
-    terms = contract.load(model)
+    """Return the next turn of a conversation by the batch sampler of `answer`."""
+    contract = load_contract(model)
     roles = ["user", "assistant"] * len(conversation)
     messages = [{"role": r, "content": c} for r, c in zip(roles, conversation, strict=False)]
-    sampler = HFSampler(load_model(model), terms.stop_ids, 24, 1.0, rows=1)
-    [(_, [completion])] = sampler.complete([Request("0", messages, terms.prompt(messages), [0.0], 0)])
-    return terms.text(completion.token_ids).strip()
+    sampler = HFSampler(load_model(model), contract.stop_ids, 24, 1.0, rows=1)
+    [(_, [completion])] = sampler.complete([Request("0", messages, contract.prompt(messages), [0.0], 0)])
+    return contract.text(completion.token_ids).strip()
 
 
 def test_a_conversation_is_remembered_until_it_is_forgotten(chain: Chain) -> None:
@@ -46,20 +45,20 @@ def test_a_conversation_is_remembered_until_it_is_forgotten(chain: Chain) -> Non
     requests = [e.messages[-1]["content"] for e in load(chain.folder("data") / "examples.parquet", Example)]
     lines = [text for text in requests if "\n" not in text and text == text.strip()]
     opening = lines[0]
-    told = greedy(model, [opening])
-    # A request that is answered otherwise after the opening than alone.
-    request = next(t for t in lines[1:] if greedy(model, [opening, told, t]) != greedy(model, [t]))
-    later, alone = greedy(model, [opening, told, request]), greedy(model, [request])
+    reply = greedy(model, [opening])
+    # A request with another answer after the opening than alone.
+    request = next(t for t in lines[1:] if greedy(model, [opening, reply, t]) != greedy(model, [t]))
+    later, alone = greedy(model, [opening, reply, request]), greedy(model, [request])
     typed = [opening, "", request, "/new", request, "/quit", "more"]
-    said = chat(chain.root, typed, "chat.max_new_tokens=24", piped=True)
-    assert said == f"> {opening}\n{told}\n> {request}\n{later}\n> /new\n> {request}\n{alone}\n"
+    output = chat(chain.root, typed, "chat.max_new_tokens=24", piped=True)
+    assert output == f"> {opening}\n{reply}\n> {request}\n{later}\n> /new\n> {request}\n{alone}\n"
 
 
 def test_models_answer_side_by_side(chain: Chain) -> None:
     prompt = "Name a colour."
-    said = chat(chain.root, [prompt, prompt], "chat.side_by_side=true", "chat.max_new_tokens=8")
-    assert "\x1b" not in said
-    first, second = re.split(r"^> ", said, flags=re.MULTILINE)[1:]
+    output = chat(chain.root, [prompt, prompt], "chat.side_by_side=true", "chat.max_new_tokens=8")
+    assert "\x1b" not in output
+    first, second = re.split(r"^> ", output, flags=re.MULTILINE)[1:]
     assert first.strip() == second.strip()  # nothing is remembered
     heading, *lines = [re.split("[┃│]", line)[1:-1] for line in first.splitlines() if line[:1] in ("┃", "│")]
     assert [cell.strip() for cell in heading] == ["Base", "SFT", "DPO"]
@@ -68,7 +67,7 @@ def test_models_answer_side_by_side(chain: Chain) -> None:
     for cell, name in zip(answers, ("base", "sft", "dpo"), strict=True):
         speaker = Speaker(chain.folder(name) / "model", cfg)
         answer = speaker.answer([{"role": "user", "content": prompt}])
-        assert cell.split() == visible(answer, KEPT).split() and answer
+        assert cell.split() == visible(answer, SAFE_CONTROLS).split() and answer
 
 
 @pytest.mark.slow
@@ -76,124 +75,123 @@ def test_a_line_that_is_not_utf8_is_told_and_the_next_one_answered(chain: Chain)
     typed = b"Gr\xfc\xdfe\nName a \x1b[31mcolour.\n"
     arguments = (*TINY, f"outputs={chain.root}", "stage=chat", "chat.max_new_tokens=2")
     ran = command(*arguments, input=typed, text=False)
-    said = ran.stdout.decode()
+    output = ran.stdout.decode()
     assert (ran.returncode, "Traceback" in ran.stderr.decode()) == (0, False)
-    assert (
-        "> Gr\\udcfc\\udcdfe\nerror: this line is not UTF-8, and no model is asked.\n> Name a \\x1b[31mcolour.\n"
-        in said
-    )
+    assert "> Gr\\udcfc\\udcdfe\nerror: this line is not UTF-8 and is skipped.\n> Name a \\x1b[31mcolour.\n" in output
 
 
 def test_without_settings_the_run_that_was_last_made_is_asked(chain: Chain) -> None:
-    """And with settings theirs, of any number in the store."""
+    """With settings, the chat uses their run among all runs in the store."""
     line, before = ("stage=chat", f"outputs={chain.root}", "chat.max_new_tokens=8"), chain.count()
     typed = "Name a colour."
     ran = inside(*line, "chat.side_by_side=true", typed=typed)
     assert ran.returncode == 0, ran.stderr
     report = chain.manifest("report")
-    assert f"stage=chat is about report {report['fingerprint']}, {report['command']}" in ran.stdout
-    asked = chat(chain.root, [typed], "chat.side_by_side=true", "chat.max_new_tokens=8")
-    assert ran.stdout[ran.stdout.index("> ") :] == asked
-    assert chain.count() == before, "the store holds the demo's chain no more than before"
+    assert f"stage=chat uses the last run: report {report['fingerprint']}, {report['command']}" in ran.stdout
+    answers = chat(chain.root, [typed], "chat.side_by_side=true", "chat.max_new_tokens=8")
+    assert ran.stdout[ran.stdout.index("> ") :] == answers
+    assert chain.count() == before, "nothing is built"
 
 
 def test_the_last_run_is_the_one_that_was_used_last(chain: Chain) -> None:
-    cfg, store, made = settings("stage=chat"), Store(chain.root), nodes(chain.root)
-    report, other = made["report"], nodes(chain.root, "dpo.beta=0.7")["dpo"]
+    cfg, store, chain_nodes = settings("stage=chat"), Store(chain.root), nodes(chain.root)
+    report, other = chain_nodes["report"], nodes(chain.root, "dpo.beta=0.7")["dpo"]
     build(chain.root, "stage=dpo", "dpo.beta=0.7")
-    run = last(cfg, store)
+    run = last_run(cfg, store)
     assert (run.name, run.evaluation, run.titles) == (
         str(other),
         None,
         {"base": "Base", "sft": "SFT", "policy": "DPO"},
     )
     assert [run.models[role].fingerprint for role in ("base", "sft", "policy")] == [
-        *(made[role].fingerprint for role in ("base", "sft")),
+        *(chain_nodes[role].fingerprint for role in ("base", "sft")),
         other.fingerprint,
     ]
-    build(chain.root, "stage=dpo")  # of the run that the report is of, which was there
-    run = last(cfg, store)
-    assert (run.name, str(run.evaluation)) == (str(report), str(made["eval"]))
+    build(chain.root, "stage=dpo")  # the finished run that has the report
+    run = last_run(cfg, store)
+    assert (run.name, str(run.evaluation)) == (str(report), str(chain_nodes["eval"]))
 
 
 def test_a_chat_builds_nothing(tmp_path: Path) -> None:
-    told = refused("stage=chat", f"outputs={tmp_path}")
-    assert told.startswith("stage=chat: ") and f"{tmp_path}. python run.py " in told
+    message = refused("stage=chat", f"outputs={tmp_path}")
+    assert message.startswith("stage=chat: ") and f"{tmp_path}. python run.py " in message
     typed = (*TINY, f"outputs={tmp_path}", "sft.epochs=1")
     ran = inside("stage=chat", *typed)
-    assert ran.returncode == 1 and ran.stderr.rstrip().endswith(f"Build it: {provenance.command('dpo', [*typed])}")
+    assert ran.returncode == 1 and ran.stderr.rstrip().endswith(
+        f"Build it first: {provenance.command('dpo', [*typed])}"
+    )
     assert refused("stage=chat", *typed, "chat.model=sft").endswith("stage=sft")
     assert not Chain(tmp_path).count()
     build(tmp_path, "stage=sft", "sft.epochs=1")
-    told = refused("stage=chat", f"outputs={tmp_path}")
-    assert re.fullmatch(r"chat.model=policy: sft \w{12} .*, but base, sft\.", told)
+    message = refused("stage=chat", f"outputs={tmp_path}")
+    assert re.fullmatch(r"chat.model=policy: sft \w{12} .* Use base, sft\.", message)
     line = ("stage=chat", f"outputs={tmp_path}", "chat.model=sft", "chat.max_new_tokens=4")
     ran = inside(*line, typed="Name a colour.")
     assert "\n> Name a colour.\n" in ran.stdout
     (tmp_path / "latest" / "sft" / "model" / "config.json").unlink()
-    assert "(model/config.json: missing). Again: python" in refused(*line)
+    assert "(model/config.json: missing). To rebuild it: python" in refused(*line)
 
 
 def test_the_same_conversation_and_seed_have_the_same_answer(built: Path) -> None:
     model = next((built / "base").glob("*/model"))
     cfg = replace(settings("recipe=tiny").chat, max_new_tokens=12, temperature=1.0)
-    asked = [{"role": "user", "content": "Name a colour."}]
-    first = Speaker(model, cfg).answer(asked)
-    assert Speaker(model, cfg).answer(asked) == first
-    assert Speaker(model, replace(cfg, seed=1)).answer(asked) != first
+    conversation = [{"role": "user", "content": "Name a colour."}]
+    first = Speaker(model, cfg).answer(conversation)
+    assert Speaker(model, cfg).answer(conversation) == first
+    assert Speaker(model, replace(cfg, seed=1)).answer(conversation) != first
 
 
 def test_a_conversation_longer_than_the_model_reads_is_told(built: Path) -> None:
     cfg = replace(settings("recipe=tiny").chat, max_new_tokens=2048)
     speaker = Speaker(next((built / "sft").glob("*/model")), cfg)
-    asked = [{"role": "user", "content": "Name a colour."}]
-    told = r"the 2048 that .*\. A lower chat\.max_new_tokens "
-    with pytest.raises(UserError, match=told):
-        speaker.answer(asked)
+    conversation = [{"role": "user", "content": "Name a colour."}]
+    message = r"of 2048\. Lower chat\.max_new_tokens\."
+    with pytest.raises(UserError, match=message):
+        speaker.answer(conversation)
     with pytest.raises(UserError, match=r"/new .* chat\.max_new_tokens"):
-        speaker.answer([*asked, {"role": "assistant", "content": "Red."}, *asked])
+        speaker.answer([*conversation, {"role": "assistant", "content": "Red."}, *conversation])
 
 
 @pytest.mark.parametrize("side_by_side", ["true", "false"])
 def test_a_prompt_that_is_too_long_is_told_and_the_next_one_answered(chain: Chain, side_by_side: str) -> None:
     long, options = "colour " * 2100, ("chat.max_new_tokens=8", f"chat.side_by_side={side_by_side}")
-    said = chat(chain.root, [long, "Name a colour."], *options)
-    _, error, answered = re.split("^(?:> .*\n)", said, flags=re.MULTILINE)
-    assert "more than the 2048 that" in error
+    output = chat(chain.root, [long, "Name a colour."], *options)
+    _, error, answered = re.split("^(?:> .*\n)", output, flags=re.MULTILINE)
+    assert "of 2048. " in error
     _, alone = re.split("^(?:> .*\n)", chat(chain.root, ["Name a colour."], *options), flags=re.MULTILINE)
     assert answered == alone
 
 
 def test_side_by_side_there_is_no_conversation_to_forget(chain: Chain) -> None:
-    said = chat(chain.root, ["/new"], "chat.side_by_side=true")
-    assert said == f"> /new\n{APART}\n", "no model is asked"
+    output = chat(chain.root, ["/new"], "chat.side_by_side=true")
+    assert output == f"> /new\n{SEPARATE}\n", "no model is asked"
 
 
 @pytest.mark.parametrize(("side_by_side", "offered"), [(True, False), (False, True)])
 def test_what_a_terminal_is_offered_is_what_there_is(
     side_by_side: bool, offered: bool, built: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ours, theirs = os.openpty()
-    with open(theirs, encoding="utf-8") as terminal:
+    writer, reader = os.openpty()
+    with open(reader, encoding="utf-8") as terminal:
         monkeypatch.setattr(sys, "stdin", terminal)
-        os.write(ours, b"/quit\n")
+        os.write(writer, b"/quit\n")
         talk(
             replace(settings("recipe=tiny").chat, side_by_side=side_by_side), {"SFT": next((built / "sft").glob("*"))}
         )
-    os.close(ours)
-    told = capsys.readouterr().out
-    assert "/quit" in told
-    assert ("/new" in told) == offered
+    os.close(writer)
+    output = capsys.readouterr().out
+    assert "/quit" in output
+    assert ("/new" in output) == offered
 
 
 def test_an_answer_is_printed_as_it_grows(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In whole characters, and without what the form cuts off."""
+    """Only whole characters are printed, without the text after the end of the answer."""
     answer = "  - Größe\n  [b]ja[/b] :smile:\n日\x1b[2J本 1\ufe0f\u20e3 👨\u200d👩\u200d👧 ❤\ufe0f"
-    for name, form in (("sft", contract.Contract), ("base", Continuation)):
-        terms = form_of(next((built / name).glob("*/model")))
-        assert type(terms) is form
-        printed = Printed(terms)
-        ids = terms.tokenizer(f"{answer}\n\nmore" if form is Continuation else answer).input_ids
+    for name, form in (("sft", Contract), ("base", Continuation)):
+        contract = load_or_derive_contract(next((built / name).glob("*/model")))
+        assert type(contract) is form
+        printed = AnswerPrinter(contract)
+        ids = contract.tokenizer(f"{answer}\n\nmore" if form is Continuation else answer).input_ids
         printed.put(torch.tensor([[5, 6, 7]]))  # the prompt
         for token in ids:
             printed.put(torch.tensor([token]))

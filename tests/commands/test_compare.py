@@ -1,4 +1,4 @@
-"""The comparison: what it shows, what it concludes and refuses to say, and that it builds nothing."""
+"""Tests of `stage=compare`: its tables, its conclusions and their limits, and that it builds nothing."""
 
 import io
 import json
@@ -11,18 +11,18 @@ import pytest
 from rich.console import Console
 
 from stages.commands import compare
-from stages.commands.compare import manifests
-from stages.commands.comparing.groups import Group, grouped
-from stages.commands.comparing.measured import Row, rows
-from stages.commands.comparing.trained import Trainings, trainings
-from stages.commands.node_settings import Differing, lineage, of_lineage, unseeded
+from stages.commands.compare import published_nodes
+from stages.commands.comparing.groups import Group, group_by_prompts
+from stages.commands.comparing.measured import Row, measured_rows
+from stages.commands.comparing.trained import Trainings, comparable_trainings
+from stages.commands.node_settings import SettingDifferences, lineage, lineage_settings, without_seeds
 from stages.config.errors import UserError
 from stages.pages import scatter
 from stages.pipeline.graph import with_seed
 from stages.store.manifest import read_manifest
 from stages.store.records import Candidate, Example, load, save
 from stages.store.store import Store
-from tests.browser import wrong_with
+from tests.browser import page_faults
 from tests.helpers import CHROMIUM, Chain, as_published, build, fits, inside, made_once, nodes, settings
 
 VALIDATION = ("stage=eval", "answer.split=validation")
@@ -31,7 +31,7 @@ TOYS = ("label=dataset", "dpo.max_length=256")
 
 @pytest.fixture(scope="module")
 def compared_once(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two betas on validation prompts, beside the chain's own evaluation on test, and the page."""
+    """A store with two betas evaluated on validation, the chain's evaluation on test, and the page."""
 
     def make(root: Path) -> None:
         shutil.copytree(built, root, symlinks=True)
@@ -48,20 +48,20 @@ def compared(compared_once: Path, tmp_path: Path) -> Chain:
 
 
 def groups(chain: Chain, sweep: str | None = None) -> dict[str, Group]:
-    """By split: what a comparison shows of evaluations."""
+    """Return the groups of a comparison by split."""
     store = Store(chain.root)
-    found = rows(store, compare.manifests(store), compare.of_sweep(store, sweep))
-    return {group.split: group for group in grouped(found)}
+    rows = measured_rows(store, compare.published_nodes(store), compare.sweep_filter(store, sweep))
+    return {group.split: group for group in group_by_prompts(rows)}
 
 
 def trained(chain: Chain) -> list[Trainings]:
     store = Store(chain.root)
-    return trainings(store, compare.manifests(store), lambda key: True)
+    return comparable_trainings(store, compare.published_nodes(store), lambda key: True)
 
 
-def printed(*shown: object) -> list[str]:
+def printed(*renderables: object) -> list[str]:
     console = Console(width=80, file=io.StringIO())
-    console.print(*shown)
+    console.print(*renderables)
     return console.file.getvalue().splitlines()
 
 
@@ -78,7 +78,7 @@ def test_rows_are_those_of_the_store_with_what_differs_and_what_came_out(compare
     by_split = groups(compared)
     assert {split: len(group.settings) for split, group in by_split.items()} == {"test": 2, "validation": 3}
     group = by_split["validation"]
-    policies = [setting for setting in group.settings if not setting.start]
+    policies = [setting for setting in group.settings if not setting.is_sft]
     assert {setting.name for setting in policies} == {"dpo.beta=0.1", "dpo.beta=0.7"}
     for setting in policies:
         overrides = (*VALIDATION, setting.name)
@@ -95,13 +95,13 @@ def test_rows_are_those_of_the_store_with_what_differs_and_what_came_out(compare
 
 def test_it_concludes_from_what_every_prompt_came_to(compared: Chain) -> None:
     group = groups(compared)["validation"]
-    first, sft = (next(s for s in group.settings if s.start is start) for start in (False, True))
+    first, sft = (next(s for s in group.settings if s.is_sft is start) for start in (False, True))
     gain = group.gains[group.settings.index(first)]
     assert gain.mean == pytest.approx(first.rate - sft.rate)
     assert gain.low <= gain.mean <= gain.high
     assert "of 16 validation prompts" in group.sentence
     assert f"the difference, {gain.points()}, " in group.sentence
-    assert group.sentence.endswith("no more than chance among so many.")
+    assert group.sentence.endswith("no more than chance.")
     [run] = first.runs
     results = json.loads((compared.root / "eval" / run.fingerprint / "results.json").read_text())
     expected = pytest.approx(results["primary"]["policy-sft"])
@@ -109,40 +109,40 @@ def test_it_concludes_from_what_every_prompt_came_to(compared: Chain) -> None:
     assert ("better than SFT" in group.sentence) == (first.rate <= sft.rate)
     assert group.caveat == "", "trained tasks speak for themselves"
     shutil.rmtree(compared.folder("answer_policy", *VALIDATION))
-    assert groups(compared)["validation"].sentence.endswith(" is chance is not known.")
+    assert "not known" in groups(compared)["validation"].sentence
 
 
 def test_answers_that_were_checked_by_other_rules_tell_nothing_of_chance(compared: Chain) -> None:
-    """Such as an evaluation of an earlier version, whose rates today's checks do not give."""
+    """Such as an evaluation by an earlier version, whose rates differ from those of today's checks."""
     results = compared.folder("eval", *VALIDATION) / "results.json"
-    told = json.loads(results.read_text())
-    told["primary"]["policy"]["mean"] += 1 / 16
-    results.write_text(json.dumps(told))
+    content = json.loads(results.read_text())
+    content["primary"]["policy"]["mean"] += 1 / 16
+    results.write_text(json.dumps(content))
     as_published(results.parent, "results.json")
     assert groups(compared)["validation"].comparison is None
 
 
 def test_the_best_is_not_trusted_and_the_split_is_named(compared: Chain) -> None:
     note = groups(compared)["validation"].note
-    assert "Read test once" in note
+    assert "on test once" in note
     assert "answer.split" not in note
     assert groups(compared)["test"].note == "", "nothing was chosen"
     build(compared.root, "stage=eval", "dpo.beta=0.7")
-    assert "Choose by answer.split=validation" in groups(compared)["test"].note
+    assert "Choose with answer.split=validation" in groups(compared)["test"].note
     group = groups(compared)["validation"]
-    group.settings.sort(key=lambda setting: setting.start)
+    group.settings.sort(key=lambda setting: setting.is_sft)
     assert f"for {group.settings[0].name}: python run.py stage=report" in group.note
 
 
 def test_the_front_holds_settings_that_no_other_beats() -> None:
-    found = [("a", 0.5, 0.3), ("b", 0.4, 0.1), ("c", 0.4, 0.2), ("d", 0.3, 0.1), ("e", 0.3, 0.0)]
-    group = Group([measured(*one) for one in found])
+    models = [("a", 0.5, 0.3), ("b", 0.4, 0.1), ("c", 0.4, 0.2), ("d", 0.3, 0.1), ("e", 0.3, 0.0)]
+    group = Group([measured(*one) for one in models])
     assert [setting.runs[0].fingerprint for setting in group.settings] == ["a", "b", "c", "e", "d"]
     assert group.front == [True, True, False, True, False]
-    together = Differing([{"sft.epochs": n, "dpo.epochs": n, "dpo.beta": "0.1"} for n in ("1", "2")])
-    assert together.columns == {"dpo.epochs, sft.epochs": ["1", "2"]}, "what moves together shares a column"
+    together = SettingDifferences([{"sft.epochs": n, "dpo.epochs": n, "dpo.beta": "0.1"} for n in ("1", "2")])
+    assert together.values_by_name == {"dpo.epochs, sft.epochs": ["1", "2"]}, "what moves together shares a column"
     stages = ("answer", "dpo", "reference", "sft")
-    precise = Differing([{f"{stage}.precision": value for stage in stages} for value in ("fp32", "bf16")])
+    precise = SettingDifferences([{f"{stage}.precision": value for stage in stages} for value in ("fp32", "bf16")])
     assert precise.lines == ["precision=fp32", "precision=bf16"]
 
 
@@ -156,9 +156,9 @@ def test_seeds_of_a_setting_are_runs_of_it() -> None:
 
 
 def test_every_source_of_the_data_is_a_setting_and_no_seed_of_a_stage_is_one(tmp_path: Path) -> None:
-    """The first source hid the others, and the seed of a reward model made a setting of every seed."""
+    """A source must not hide the others, and the seed of a reward model must not count as a setting."""
     root = tmp_path / "outputs"
-    told = []
+    settings_by_run = []
     for folder, answers in (("a", ("A fir.", "An oak.")), ("b", ("A fir.", "A pike."))):
         files = [tmp_path / folder / f"{i}.jsonl" for i in range(len(answers))]
         files[0].parent.mkdir()
@@ -167,19 +167,19 @@ def test_every_source_of_the_data_is_a_setting_and_no_seed_of_a_stage_is_one(tmp
         sources = f"data.sources=[{', '.join(f'{{path: {file}, splits: {{sft: 1}}}}' for file in files)}]"
         build(root, "stage=data", sources)
         fingerprint = nodes(root, sources)["data"].fingerprint
-        told.append(of_lineage(lineage(manifests(Store(root)), ("data", fingerprint))))
-    differ = {key for key in told[0] if told[0][key] != told[1][key]}
+        settings_by_run.append(lineage_settings(lineage(published_nodes(Store(root)), ("data", fingerprint))))
+    differ = {key for key in settings_by_run[0] if settings_by_run[0][key] != settings_by_run[1][key]}
     assert differ == {"data.sources[1].source.path"}
     cfg = settings()
     another = with_seed(cfg, cfg.seed + 1)
     varied = {n for n in vars(cfg) if getattr(getattr(cfg, n), "seed", 0) != getattr(getattr(another, n), "seed", 0)}
     assert "reward" in varied
-    assert unseeded({f"{name}.seed": "1" for name in varied}) == {}
+    assert without_seeds({f"{name}.seed": "1" for name in varied}) == {}
 
 
 @pytest.mark.slow
 def test_a_mixed_store_is_readable_in_80_columns(compared: Chain, tmp_path: Path) -> None:
-    """Rows from other data, without a stage that the others have, with a control, and with a name that is HTML."""
+    """Rows from other data, without a stage, with a control, and with a file name that is HTML."""
     toys = tmp_path / "<img src=x>&.jsonl"
     shutil.copy("stages/tasks/toy_preferences.jsonl", toys)
     odd = (*TOYS, f"label.path='{toys}'")
@@ -187,15 +187,15 @@ def test_a_mixed_store_is_readable_in_80_columns(compared: Chain, tmp_path: Path
     build(compared.root, *VALIDATION, *odd)
     build(compared.root, *VALIDATION, "data.tasks.sft=200", "data.tasks.validation=12")
     store = Store(compared.root)
-    found = grouped(rows(store, compare.manifests(store), lambda key: True))
-    assert [len(group.settings) for group in found] == [6, 2, 2], "other prompts stand apart"
-    group = found[0]
-    lines = printed(compare.table(group), compare.differences(group))
+    by_prompts = group_by_prompts(measured_rows(store, compare.published_nodes(store), lambda key: True))
+    assert [len(group.settings) for group in by_prompts] == [6, 2, 2], "other prompts stand apart"
+    group = by_prompts[0]
+    lines = printed(compare.group_table(group), compare.settings_table(group))
     assert max(map(len, lines)) <= 80
     assert "…" not in "".join(lines[: 2 + len(group.settings)]), "no figure is cut off"
     assert {"SFT", "Control", "dpo.beta=0.1", "dpo.beta=0.3", "dpo.beta=0.7"} < {s.name for s in group.settings}
-    mine = compared.manifest("eval", *VALIDATION, *odd)["fingerprint"]
-    [line] = [s.line for s in group.settings if s.runs[0].fingerprint == mine and not s.start]
+    fingerprint = compared.manifest("eval", *VALIDATION, *odd)["fingerprint"]
+    [line] = [s.line for s in group.settings if s.runs[0].fingerprint == fingerprint and not s.is_sft]
     assert re.search(
         r"label.path=<img src=x>&.jsonl \(\w{6}\), pairs.max_per_prompt=16, pairs.strategy=all, no sample$", line
     )
@@ -209,23 +209,23 @@ def test_a_mixed_store_is_readable_in_80_columns(compared: Chain, tmp_path: Path
 
 def test_a_model_that_two_evaluations_measured_is_told_once(compared: Chain) -> None:
     build(compared.root, *VALIDATION, "eval.likelihood_prompts=4")
-    again = compared.manifest("eval", *VALIDATION, "eval.likelihood_prompts=4")["fingerprint"]
+    fingerprint = compared.manifest("eval", *VALIDATION, "eval.likelihood_prompts=4")["fingerprint"]
     group = groups(compared)["validation"]
     assert len(group.settings) == 3
     [setting] = [setting for setting in group.settings if setting.name == "dpo.beta=0.1"]
-    assert [run.fingerprint for run in setting.runs] == [again], "by the last"
+    assert [run.fingerprint for run in setting.runs] == [fingerprint], "by the last"
 
 
 def test_a_sweep_limits_the_rows_and_another_folder_is_refused(compared: Chain, tmp_path: Path) -> None:
     job = tmp_path / "sweep" / "0"
     job.mkdir(parents=True)
-    wanted = compared.manifest("eval", *VALIDATION)["fingerprint"]
-    (job / "nodes.json").write_text(f'{{"eval": "{wanted}"}}')
+    fingerprint = compared.manifest("eval", *VALIDATION)["fingerprint"]
+    (job / "nodes.json").write_text(f'{{"eval": "{fingerprint}"}}')
     [group] = groups(compared, str(tmp_path / "sweep")).values()
-    assert {row.fingerprint for row in group.rows} == {wanted}
-    with pytest.raises(UserError, match="jobs of a sweep"):
+    assert {row.fingerprint for row in group.rows} == {fingerprint}
+    with pytest.raises(UserError, match="the folder of a sweep"):
         groups(compared, str(tmp_path))
-    assert "stage=eval makes one" in inside(f"outputs={tmp_path}", "stage=compare").stderr
+    assert "Make one with stage=eval" in inside(f"outputs={tmp_path}", "stage=compare").stderr
 
 
 def test_a_prompt_that_one_model_could_not_read_leaves_the_others_comparable(chain: Chain) -> None:
@@ -255,15 +255,15 @@ def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(ch
     accuracies = [training.accuracy for training in pairs.trainings]
     assert accuracies == sorted(accuracies, reverse=True)
     assert not pairs.by_loss
-    assert "loss" not in [str(column.header) for column in compare.trained_table(pairs).columns]
+    assert "loss" not in [str(column.header) for column in compare.trainings_table(pairs).columns]
     assert re.match(r"Of 2 settings, dpo.beta=.* of 2 held-out pairs", pairs.sentence)
     build(chain.root, "stage=sft", "sft.epochs=1")
     [sft] = [group for group in trained(chain) if group.title == "2 trainings of SFT"]
     losses = [chain.manifest("sft", *overrides)["metrics"]["eval_loss"] for overrides in ((), ("sft.epochs=1",))]
     assert [training.loss for training in sft.trainings] == sorted(losses)
-    told = f"sft.epochs={'4' if losses[0] < losses[1] else '1'} has the lowest validation loss: {min(losses):.4f}"
-    assert told in sft.sentence
-    [none, gap] = sft.behind
+    expected = f"sft.epochs={'4' if losses[0] < losses[1] else '1'} has the lowest validation loss: {min(losses):.4f}"
+    assert expected in sft.sentence
+    [none, gap] = sft.gaps
     assert none is None and gap.mean == pytest.approx(max(losses) - min(losses), abs=1e-6)
     assert gap.low < gap.mean < gap.high
     chance = "every other is worse by more than chance" if gap.low > 0 else "each of the other 1 may be as good"
@@ -273,7 +273,7 @@ def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(ch
     assert sft.sentence in page.read_text().replace("<wbr>", "")
     assert page.read_text().count('<th scope="col">loss</th>') == 1, "of SFT"
     assert "none are shown" in page.read_text()
-    assert wrong_with(page, tmp_path / "axe") == []
+    assert page_faults(page, tmp_path / "axe") == []
 
 
 def test_reward_models_are_compared_by_the_held_out_pairs_that_they_order_rightly(chain: Chain) -> None:
@@ -284,28 +284,28 @@ def test_reward_models_are_compared_by_the_held_out_pairs_that_they_order_rightl
     assert group.title == "2 trainings of a reward model"
     accuracies = [chain.manifest("reward", "stage=reward", rate)["metrics"]["accuracy"]["mean"] for rate in rates]
     assert [t.accuracy for t in group.trainings] == pytest.approx(sorted(accuracies, reverse=True))
-    assert "held-out pairs rightly" in group.sentence
+    assert "held-out pairs correctly" in group.sentence
 
 
 def test_losses_of_other_rows_or_of_an_earlier_version_are_not_held_against_each_other(chain: Chain) -> None:
     build(chain.root, "stage=sft", "sft.epochs=1", "sft.max_length=64")
     [sft] = trained(chain)
     assert all(len(training.held_out) for training in sft.trainings)
-    kept = chain.folder("sft") / "held_out.json"
-    rows = json.loads(kept.read_text())
+    file = chain.folder("sft") / "held_out.json"
+    rows = json.loads(file.read_text())
     for left in (rows[1:], []):
-        kept.write_text(json.dumps(left))
+        file.write_text(json.dumps(left))
         as_published(chain.folder("sft"), "held_out.json")
         [sft] = trained(chain)
-        assert sft.behind == [None, None]
-        assert sft.sentence.endswith(" is chance is not known.")
+        assert sft.gaps == [None, None]
+        assert "not known" in sft.sentence
 
 
 def test_losses_are_shown_and_order_trainings_only_where_they_are_one_quantity(chain: Chain) -> None:
     build(chain.root, "stage=dpo", "dpo.learning_rate=0.01")
     [pairs] = trained(chain)
     assert pairs.by_loss
-    assert "loss" in [str(column.header) for column in compare.trained_table(pairs).columns]
+    assert "loss" in [str(column.header) for column in compare.trainings_table(pairs).columns]
     for other in ("dpo.trainer.ld_alpha=0.5", "dpo.loss_type=[hinge]"):
         build(chain.root, "stage=dpo", other)
         [pairs] = trained(chain)
@@ -332,7 +332,7 @@ def test_it_builds_nothing_and_reads_what_is_left_of_a_lineage(compared: Chain) 
 
 
 def test_gc_keeps_what_the_page_shows_until_it_is_deleted(compared: Chain) -> None:
-    """The sweep's folder is gone, or lay elsewhere, and the report is of another run."""
+    """The sweep's folder is deleted or elsewhere, and the report belongs to another run."""
     build(compared.root)
     model = str(compared.folder("dpo", "dpo.beta=0.7"))
     gc = ("recipe=tiny", "tracker=none", f"outputs={compared.root}", "stage=gc")
@@ -367,13 +367,13 @@ def test_the_page_has_every_row_and_fits_a_phone_or_a_desk(width: int, compared:
 def test_evaluations_of_an_earlier_version_are_left_out_and_told(
     compared: Chain, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Their results name no models; what they compared went by other names."""
-    shown = sum(len(group.rows) for group in groups(compared).values())
+    """Their results have no key `models`."""
+    before = sum(len(group.rows) for group in groups(compared).values())
     results = compared.folder("eval") / "results.json"
     old = {key: value for key, value in json.loads(results.read_text()).items() if key != "models"}
     results.write_text(json.dumps(old))
     as_published(compared.folder("eval"), "results.json")
     with caplog.at_level("INFO"):
         left = sum(len(group.rows) for group in groups(compared).values())
-    assert left == shown - 2, "SFT and policy"
-    assert "1 evaluations of an earlier version" in caplog.text
+    assert left == before - 2, "SFT and policy"
+    assert "1 evaluations by an earlier version" in caplog.text

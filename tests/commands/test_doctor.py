@@ -1,4 +1,4 @@
-"""`stage=doctor` finds what neither size nor time tells; `stage=gc` removes nothing that is not the store's."""
+"""Check that `stage=doctor` finds all damage, and that `stage=gc` only removes files of the store."""
 
 import os
 import re
@@ -16,8 +16,8 @@ from tests.pipeline.test_damage import flip
 def test_a_sound_store_is_said_to_be_sound(built: Path) -> None:
     ran = inside(*TINY, f"outputs={built}", "stage=doctor")
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.rstrip().endswith("GiB, all as published.")
-    assert f"{sum(Chain(built).count().values())} nodes, " in ran.stdout
+    assert ran.stdout.rstrip().endswith("GiB) are intact.")
+    assert f"{sum(Chain(built).count().values())} nodes (" in ran.stdout
 
 
 def test_every_damage_is_named_with_the_command_that_mends_it(chain: Chain) -> None:
@@ -27,12 +27,12 @@ def test_every_damage_is_named_with_the_command_that_mends_it(chain: Chain) -> N
     manifest.write_text(manifest.read_text()[:100])
     ran = inside(*TINY, f"outputs={chain.root}", "stage=doctor")
     assert ran.returncode == 1
-    command = "Again: python run.py stage={0} recipe=tiny"
-    said = {line.split(": ")[0]: line for line in ran.stdout.splitlines()}
-    torn = said[str(chain.folder("data") / "examples.parquet")]
+    command = "To rebuild it: python run.py stage={0} recipe=tiny"
+    lines = {line.split(": ")[0]: line for line in ran.stdout.splitlines()}
+    torn = lines[str(chain.folder("data") / "examples.parquet")]
     assert command.format("data") in torn and torn.endswith("rebuild=data")
-    assert said[str(chain.folder("pairs") / "pairs.parquet")].endswith("rebuild=pairs")
-    assert f" outputs={chain.root} " in torn, "this store is a copy: the command would look into the other"
+    assert lines[str(chain.folder("pairs") / "pairs.parquet")].endswith("rebuild=pairs")
+    assert f" outputs={chain.root} " in torn, "this store is a copy, so the command must name it"
     assert f"outputs={chain.root} rebuild=label builds it again" in ran.stdout
     assert "error: 3 files of " in ran.stderr
     assert "Traceback" not in ran.stderr + ran.stdout
@@ -48,8 +48,8 @@ def test_what_is_no_node_is_told_and_is_no_damage(chain: Chain) -> None:
     ran = inside(*TINY, f"outputs={chain.root}", "stage=doctor")
     assert ran.returncode == 0
     assert f"{store.partial(node)}: left by a kill" in ran.stdout
-    assert f"{chain.root / 'sft' / 'notes'}: nothing " in ran.stdout
-    assert f"{chain.root / 'latest' / 'base'}: leads to a node " in ran.stdout
+    assert f"{chain.root / 'sft' / 'notes'}: not created" in ran.stdout
+    assert f"{chain.root / 'latest' / 'base'}: links to a deleted node" in ran.stdout
     assert "1 lock files" in ran.stdout
 
 
@@ -80,7 +80,7 @@ def test_gc_follows_no_link_to_another_disk(chain: Chain, tmp_path: Path) -> Non
     store.partial(node).mkdir()
     (chain.root / "sft").rename(tmp_path / "sft")
     (chain.root / "sft").symlink_to(tmp_path / "sft")
-    assert gc.left_behind(store) == [store.partial(node)]
+    assert gc.leftover_folders(store) == [store.partial(node)]
     assert not gc.is_ours(store, store.partial(node))
 
 
@@ -88,8 +88,8 @@ def test_gc_follows_no_link_to_another_disk(chain: Chain, tmp_path: Path) -> Non
 def test_a_folder_that_is_no_store_is_refused(command: tuple[str, ...], tmp_path: Path) -> None:
     for name in FOREIGN:
         (tmp_path / name).mkdir(parents=True)
-    told = refused(*TINY, f"outputs={tmp_path}", *command)
-    assert told.startswith(f"outputs={tmp_path} is no artifact store")
+    message = refused(*TINY, f"outputs={tmp_path}", *command)
+    assert message.startswith(f"outputs={tmp_path} is no artifact store")
     assert all((tmp_path / name).exists() for name in FOREIGN)
 
 

@@ -1,4 +1,4 @@
-"""What leaves the store: GGUF files that are read back as the same model, a push, a folder that loads elsewhere."""
+"""Tests of `stage=export` for models: GGUF files that load as the same model, a push, and plain transformers."""
 
 import base64
 import json
@@ -34,7 +34,8 @@ from transformers import (
 from stages import base
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
-from stages.models import contract, gguf_file, rendering
+from stages.models import gguf_file, rendering
+from stages.models.contract import load_contract
 from stages.models.loading import load_model, load_tokenizer
 from stages.store.source_files import locate
 from tests.commands.conftest import Request
@@ -46,7 +47,7 @@ SHAPE = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "vocab_size": 1030,  # six rows beyond the tokenizer's
+    "vocab_size": 1030,  # six rows more than the tokenizer has
     "max_position_embeddings": 256,
 }
 ARCHITECTURES = {
@@ -59,12 +60,12 @@ ARCHITECTURES = {
 
 @pytest.fixture
 def tuned(built: Path) -> Path:
-    """A model folder with a contract."""
+    """The folder of a trained model with a contract."""
     return next((built / "dpo").glob("*/model"))
 
 
 def saved(model: PreTrainedModel, tuned: Path, folder: Path) -> Path:
-    """A random model beside the tokenizer of the tiny one; every parameter differs, biases and norms too."""
+    """Save a model with random parameters, including biases and norms, with the tokenizer of the tiny model."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
@@ -88,7 +89,7 @@ def test_a_file_in_f32_is_the_same_model(name: str, tuned: Path, tmp_path: Path)
     torch.manual_seed(0)
     folder = saved(ARCHITECTURES[name](), tuned, tmp_path / "model")
     file = tmp_path / "out" / "model.gguf"
-    gguf_file.write(folder, file, GGUFType.f32, "a model")
+    gguf_file.write_gguf(folder, file, GGUFType.f32, "a model")
     assert [p.name for p in file.parent.iterdir()] == ["model.gguf"]
     assert torch.allclose(logits(read(file)), logits(load_model(folder)), atol=1e-5, rtol=0)
 
@@ -96,14 +97,14 @@ def test_a_file_in_f32_is_the_same_model(name: str, tuned: Path, tmp_path: Path)
 @pytest.mark.parametrize("dtype", [GGUFType.f16, GGUFType.q8_0])
 def test_smaller_types_round_matrices_and_nothing_else(dtype: GGUFType, tuned: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
-    gguf_file.write(tuned, file, dtype, "a model")
+    gguf_file.write_gguf(tuned, file, dtype, "a model")
     kind = GGMLQuantizationType[dtype.upper()]
-    ours = load_model(tuned).state_dict()
-    for name, theirs in read(file).state_dict().items():
-        expected = ours[name].numpy()
+    weights = load_model(tuned).state_dict()
+    for name, exported_weights in read(file).state_dict().items():
+        expected = weights[name].numpy()
         if expected.ndim == 2:
             expected = dequantize(quantize(expected, kind), kind)
-        assert np.array_equal(theirs.numpy(), expected), name
+        assert np.array_equal(exported_weights.numpy(), expected), name
     assert file.stat().st_size < 0.6 * (tuned / "model.safetensors").stat().st_size
 
 
@@ -113,14 +114,19 @@ def test_the_command_writes_a_file_whose_tokenizer_and_template_are_the_folders(
     folder = chain.folder("sft")
     file = chain.root / "export" / f"sft-{folder.name}-f32.gguf"
     assert str(file) in ran.stdout
-    ours = load_tokenizer(folder / "model")
-    theirs = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    tokenizer = load_tokenizer(folder / "model")
+    exported_tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     for messages in rendering.GOLDEN:
         for conversation, options in ((messages, {}), (messages[:-1], {"add_generation_prompt": True})):
-            told, expected = (t.apply_chat_template(conversation, **options)["input_ids"] for t in (theirs, ours))
-            assert told == expected
-    assert (theirs.eos_token_id, theirs.pad_token_id) == (ours.eos_token_id, ours.pad_token_id)
-    jinja2.Environment().parse(theirs.chat_template)  # no tag of transformers' own is left
+            ids, expected = (
+                t.apply_chat_template(conversation, **options)["input_ids"] for t in (exported_tokenizer, tokenizer)
+            )
+            assert ids == expected
+    assert (exported_tokenizer.eos_token_id, exported_tokenizer.pad_token_id) == (
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+    )
+    jinja2.Environment().parse(exported_tokenizer.chat_template)  # no tag that only transformers knows is left
     assert torch.equal(logits(read(file)), logits(load_model(folder / "model")))
 
 
@@ -152,30 +158,30 @@ def test_an_export_of_llama_cpps_own_file_is_that_file(tmp_path: Path) -> None:
     """SmolLM2 from its GGUF file and back, cut to one layer: names, values and tokenizer are the converter's."""
     cfg = settings("model=embedded").model
     source = locate(str(cfg.path), "model.path")
-    model, tokenizer = base.from_gguf(source, cfg)
+    model, tokenizer = base.read_gguf(source, cfg)
     model.config.num_hidden_layers = 1
     model.model.layers = model.model.layers[:1]
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    gguf_file.write(tmp_path / "model", tmp_path / "model.gguf", GGUFType.f32, "SmolLM2")
+    gguf_file.write_gguf(tmp_path / "model", tmp_path / "model.gguf", GGUFType.f32, "SmolLM2")
 
-    theirs, ours = GGUFReader(source), GGUFReader(tmp_path / "model.gguf")
-    tensors = {t.name: dequantize(t.data, t.tensor_type) for t in theirs.tensors if not t.name.startswith("blk.")}
-    tensors |= {t.name: dequantize(t.data, t.tensor_type) for t in theirs.tensors if t.name.startswith("blk.0.")}
-    assert {t.name for t in ours.tensors} == set(tensors)
-    for tensor in ours.tensors:
+    original, written = GGUFReader(source), GGUFReader(tmp_path / "model.gguf")
+    tensors = {t.name: dequantize(t.data, t.tensor_type) for t in original.tensors if not t.name.startswith("blk.")}
+    tensors |= {t.name: dequantize(t.data, t.tensor_type) for t in original.tensors if t.name.startswith("blk.0.")}
+    assert {t.name for t in written.tensors} == set(tensors)
+    for tensor in written.tensors:
         assert np.array_equal(tensor.data, tensors[tensor.name]), tensor.name
     changed = {"llama.block_count", "general.name", "general.file_type", "tokenizer.ggml.pre"}  # GPT-2's, as read
-    described = {name for name in theirs.fields if name.startswith(("llama.", "tokenizer."))}
+    described = {name for name in original.fields if name.startswith(("llama.", "tokenizer."))}
     for name in described - changed:
-        assert ours.fields[name].contents() == theirs.fields[name].contents(), name
+        assert written.fields[name].contents() == original.fields[name].contents(), name
 
 
 def test_what_gguf_would_lose_or_has_no_name_for_is_refused(tuned: Path, tmp_path: Path) -> None:
-    def refused(model: PreTrainedModel, told: str) -> None:
+    def refused(model: PreTrainedModel, message: str) -> None:
         folder = saved(model, tuned, tmp_path / str(len(list(tmp_path.iterdir()))))
-        with pytest.raises(UserError, match=told):
-            gguf_file.write(folder, tmp_path / "out" / "model.gguf", GGUFType.f16, "a model")
+        with pytest.raises(UserError, match=message):
+            gguf_file.write_gguf(folder, tmp_path / "out" / "model.gguf", GGUFType.f16, "a model")
         assert not list((tmp_path / "out").glob("*"))
 
     refused(
@@ -190,7 +196,7 @@ def test_what_gguf_would_lose_or_has_no_name_for_is_refused(tuned: Path, tmp_pat
     words = Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0))
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
     with pytest.raises(UserError, match="not with Unigram"):
-        gguf_file.write(folder, tmp_path / "out" / "model.gguf", GGUFType.f16, "a model")
+        gguf_file.write_gguf(folder, tmp_path / "out" / "model.gguf", GGUFType.f16, "a model")
 
 
 def test_a_push_sends_the_folder_privately_with_what_the_evaluation_found(
@@ -221,43 +227,43 @@ def test_a_push_sends_the_folder_privately_with_what_the_evaluation_found(
     assert f"{rate['mean']:.1%} ({rate['low']:.1%} to {rate['high']:.1%})" in card
     (chain.root / "card.md").write_text(card, encoding="utf-8")
     assert metadata_load(chain.root / "card.md") == metadata_load(model / "README.md")
-    kept = [p for p in chain.root.rglob("*") if p.is_file() and token.encode() in p.read_bytes()]
-    assert not kept and token not in ran.stdout + ran.stderr
+    leaks = [p for p in chain.root.rglob("*") if p.is_file() and token.encode() in p.read_bytes()]
+    assert not leaks and token not in ran.stdout + ran.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "token", "told"),
+    ("arguments", "token", "message"),
     [
         ((), "hf_x", "needs export.repo=user/name"),
-        (("export.repo=a/b",), None, "set HF_TOKEN in the environment"),
-        (("export.repo=a/b", "export.model=base"), "hf_x", "export.model=base was not made here"),
+        (("export.repo=a/b",), None, "Set HF_TOKEN in the environment"),
+        (("export.repo=a/b", "export.model=base"), "hf_x", "export.model=base was not trained here"),
         (("export.repo=a/b",), "hf_x", "nothing was pushed. ConnectError: [Errno 111]"),
     ],
 )
 def test_a_push_that_cannot_be_is_told_in_one_line(
-    arguments: tuple[str, ...], token: str | None, told: str, chain: Chain, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...], token: str | None, message: str, chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody answers
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # no server listens there
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     line = refused(*TINY, f"outputs={chain.root}", "stage=export", "export.format=hub", *arguments)
-    assert told in line and "hf_x" not in line
+    assert message in line and "hf_x" not in line
 
 
 def test_a_published_folder_chats_in_transformers_as_it_is(tuned: Path) -> None:
-    """Loaded by nothing of ours, it ends its turn where the contract says."""
+    """Without Plumbline's code, the model ends its turn with the contract's stop token."""
     model = AutoModelForCausalLM.from_pretrained(tuned)
     tokenizer = AutoTokenizer.from_pretrained(tuned)
     chat = pipeline("text-generation", model=model, tokenizer=tokenizer)
-    asked = [{"role": "user", "content": "Name a colour."}]
+    conversation = [{"role": "user", "content": "Name a colour."}]
     options = {"do_sample": False, "max_new_tokens": 64}
-    [generated] = chat(asked, return_tensors=True, **options)
+    [generated] = chat(conversation, return_tensors=True, **options)
     ids = generated["generated_token_ids"]
-    terms = contract.load(tuned)
-    completion = ids[len(terms.prompt(asked)) :]
-    assert ids[: -len(completion)] == terms.prompt(asked)
-    assert len(completion) < 64 and completion[-1] == terms.stop_ids[0]
-    [said] = chat(asked, **options)
-    assert said["generated_text"][-1] == {"role": "assistant", "content": terms.text(completion)}
+    contract = load_contract(tuned)
+    completion = ids[len(contract.prompt(conversation)) :]
+    assert ids[: -len(completion)] == contract.prompt(conversation)
+    assert len(completion) < 64 and completion[-1] == contract.stop_ids[0]
+    [turn] = chat(conversation, **options)
+    assert turn["generated_text"][-1] == {"role": "assistant", "content": contract.text(completion)}

@@ -1,4 +1,4 @@
-"""A dataset that leaves the store: what `load_dataset` opens, what TRL's trainers learn from, what its card says."""
+"""Tests of `export.format=dataset`: `load_dataset` opens it, TRL's trainers learn from it, and its card is right."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ ASKED = ("stage=export", "export.format=dataset")
 
 
 def exported(chain: Chain, *overrides: str) -> Path:
-    """The folder; there is one."""
+    """Export a dataset and return its folder, the only one."""
     build(chain.root, *ASKED, *overrides)
     [folder] = (chain.root / "export").glob("dataset-*")
     return folder
@@ -39,7 +39,7 @@ def test_every_row_of_the_nodes_is_in_the_folder_that_load_dataset_opens(chain: 
     folder = exported(chain)
     pairs = load(chain.folder("pairs") / "pairs.parquet", Pair)
     single = load(chain.folder("unpaired", *ASKED) / "unpaired.parquet", UnpairedPreference)
-    given = load(chain.folder("data") / "examples.parquet", Example)
+    examples = load(chain.folder("data") / "examples.parquet", Example)
 
     preferences = opened(folder, None, tmp_path)  # the first configuration is the default
     assert [*preferences] == [*dataset_folder.SPLITS]
@@ -48,29 +48,29 @@ def test_every_row_of_the_nodes_is_in_the_folder_that_load_dataset_opens(chain: 
         for name in ("id", "prompt", "chosen", "rejected", "labeler"):
             assert list(rows[name]) == [vars(p)[name] for p in of_split]
         assert list(rows["score_difference"]) == [p.margin for p in of_split]
-        assert "margin" not in rows.column_names, "a trainer of TRL's would take it unasked"
-        sources = {example.id: example.source for example in given}
+        assert "margin" not in rows.column_names, "TRL's trainers would use this column"
+        sources = {example.id: example.source for example in examples}
         assert list(rows["source"]) == [sources[i] for i in rows["prompt_id"]]
 
     unpaired = opened(folder, "unpaired", tmp_path)
     for split, rows in unpaired.items():
-        told = [(row.id, row.completion, row.label) for row in single if row.split == split]
-        assert [*zip(rows["id"], rows["completion"], rows["label"], strict=True)] == told
+        expected = [(row.id, row.completion, row.label) for row in single if row.split == split]
+        assert [*zip(rows["id"], rows["completion"], rows["label"], strict=True)] == expected
     assert sum(map(len, unpaired.values())) == len(single)
 
     demonstrations = opened(folder, "demonstrations", tmp_path)
-    for of_data, split in dataset_folder.OF_SFT.items():
+    for of_data, split in dataset_folder.SFT_SPLITS.items():
         rows = demonstrations[split]
-        told = [(e.messages, e.reference) for e in given if e.split == of_data]
-        assert [(row["prompt"], row["completion"][0]["content"]) for row in rows] == told
+        expected = [(e.messages, e.reference) for e in examples if e.split == of_data]
+        assert [(row["prompt"], row["completion"][0]["content"]) for row in rows] == expected
 
 
 def test_without_settings_it_is_that_of_the_last_run(chain: Chain) -> None:
-    """Also of several rounds, whose labels of single completions are then made as with the settings."""
+    """Also for several rounds, whose unpaired labels are then made as with the settings."""
     build(chain.root, "stage=dpo", "rounds=2", "pairs.unfinished=drop")
     before = chain.count()
-    told = inside(f"outputs={chain.root}", *ASKED)
-    assert told.returncode == 0, told.stderr
+    result = inside(f"outputs={chain.root}", *ASKED)
+    assert result.returncode == 0, result.stderr
     [folder] = (chain.root / "export").glob("dataset-*")
     assert chain.count() - before == {"unpaired": 2}
     assert exported(chain, "rounds=2", "pairs.unfinished=drop") == folder, "the same nodes, under the same name"
@@ -93,17 +93,19 @@ def test_trls_trainers_learn_from_the_folder_as_it_is(chain: Chain, tmp_path: Pa
 
 def test_the_card_is_the_hubs_and_its_code_runs(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    assert "needs label" in refused(*TINY, f"outputs={chain.root}", *ASKED, "label.audit=12"), "it labels nothing"
+    assert "needs label" in refused(*TINY, f"outputs={chain.root}", *ASKED, "label.audit=12"), (
+        "an export labels nothing"
+    )
     build(chain.root, "stage=label", "label.audit=12")
     folder = exported(chain, "label.audit=12")
     text = (folder / "README.md").read_text()
-    told = DatasetCard(text)
-    assert [c["config_name"] for c in told.data.to_dict()["configs"]] == ["preferences", "unpaired", "demonstrations"]
+    card = DatasetCard(text)
+    assert [c["config_name"] for c in card.data.to_dict()["configs"]] == ["preferences", "unpaired", "demonstrations"]
     [code] = text.split("```python\n")[1:]
-    found: dict[str, DatasetDict] = {}
-    exec(code.split("```")[0].replace("FOLDER", str(folder)), found)
+    namespace: dict[str, DatasetDict] = {}
+    exec(code.split("```")[0].replace("FOLDER", str(folder)), namespace)
     for name in dataset_card.TRAINERS:
-        counts = " | ".join(str(len(rows)) for rows in found[name].values())
+        counts = " | ".join(str(len(rows)) for rows in namespace[name].values())
         assert f"| `{name}` | {dataset_card.TRAINERS[name]} | {counts} |" in text
     audited = json.loads((chain.folder("label", "label.audit=12") / "reliability.json").read_text())
     accuracy = audited["accuracy"]
@@ -112,23 +114,25 @@ def test_the_card_is_the_hubs_and_its_code_runs(chain: Chain, tmp_path: Path, mo
         metrics = chain.manifest(node, *ASKED, "label.audit=12")["metrics"]
         for reason, count in metrics.get("prompts_without_pair", metrics.get("left_out")).items():
             assert f"{reason} ({count})" in text
-    assert "licence" in text and "license" not in told.data.to_dict(), "nothing is claimed that nobody said"
+    assert "licence" in text and "license" not in card.data.to_dict(), "the card has no licence that no source states"
 
 
 def test_licences_of_rows_stand_in_table_and_card(chain: Chain, tmp_path: Path) -> None:
-    """Where the prompts' table has a column for them."""
+    """The table of prompts has a column `licence`."""
     exported(chain)
     pairs, judged = nodes(chain.root)["pairs"], chain.folder("label")
     table = pq.read_table(judged / "prompts.parquet")
     licences = pa.array(["CC BY 4.0" if i % 2 else None for i in range(len(table))], pa.string())
     pq.write_table(table.drop_columns("licence").append_column("licence", licences), judged / "prompts.parquet")
-    found, plain = dataset_folder.tables([pairs], Store(chain.root).folder)
-    rows = found["preferences"]["train"]
-    said = dict(zip(table["id"].to_pylist(), licences.to_pylist(), strict=True))
-    assert rows["licence"].to_pylist() == [said[i] for i in rows["prompt_id"].to_pylist()]
-    text = dataset_card.card("t\x1b\u202e", found, plain, [manifest_of(judged), chain.manifest("pairs")], [judged])
+    tables, plain = dataset_folder.collect_tables([pairs], Store(chain.root).folder)
+    rows = tables["preferences"]["train"]
+    licence_by_id = dict(zip(table["id"].to_pylist(), licences.to_pylist(), strict=True))
+    assert rows["licence"].to_pylist() == [licence_by_id[i] for i in rows["prompt_id"].to_pylist()]
+    text = dataset_card.dataset_card(
+        "t\x1b\u202e", tables, plain, [manifest_of(judged), chain.manifest("pairs")], [judged]
+    )
     assert DatasetCard(text).data.license == ["cc-by-4.0"] and r"# t\x1b\u202e" in text
-    both = [*rows["licence"].to_pylist(), *found["preferences"]["validation"]["licence"].to_pylist()]
+    both = [*rows["licence"].to_pylist(), *tables["preferences"]["validation"]["licence"].to_pylist()]
     for name, spelled in (("CC BY 4.0", "CC BY 4.0"), (None, dataset_card.UNKNOWN)):
         assert f"| tasks | {spelled} | {both.count(name)} |" in text
 
@@ -138,17 +142,17 @@ def test_plain_text_has_no_prompt_and_is_counted(chain: Chain) -> None:
     rows = [Example(str(i), [], "plain", "s", "t", "sft") for i in range(3)]
     rows += [Example("q", [{"role": "user", "content": "q"}], answer, "s", "t", "sft") for answer in ("a", None)]
     save(chain.folder("data") / "examples.parquet", rows, Example)
-    found, plain = dataset_folder.tables([data], Store(chain.root).folder)
-    assert found["demonstrations"]["train"]["completion"].to_pylist() == [[{"role": "assistant", "content": "a"}]]
+    tables, plain = dataset_folder.collect_tables([data], Store(chain.root).folder)
+    assert tables["demonstrations"]["train"]["completion"].to_pylist() == [[{"role": "assistant", "content": "a"}]]
     assert plain == 3
-    assert "3 demonstrations are plain text" in dataset_card.card("t", found, plain, [], [])
+    assert "3 demonstrations are left out" in dataset_card.dataset_card("t", tables, plain, [], [])
 
 
 def test_a_push_sends_the_folder_to_a_dataset_repository(chain: Chain, hub: tuple[str, list[Request]]) -> None:
     address, received = hub
     environment = {**os.environ, "HF_ENDPOINT": address, "HF_TOKEN": "hf_never_to_be_seen", "HF_HUB_OFFLINE": "0"}
-    asked = (*TINY, f"outputs={chain.root}", *ASKED, "export.repo=someone/something")
-    ran = command(*asked, env=environment)
+    arguments = (*TINY, f"outputs={chain.root}", *ASKED, "export.repo=someone/something")
+    ran = command(*arguments, env=environment)
     assert ran.returncode == 0, ran.stderr
     [folder] = (chain.root / "export").glob("dataset-*")
     bodies = {path: body for path, _, body in received}
@@ -163,5 +167,5 @@ def test_a_push_without_a_token_is_refused_before_anything_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    told = refused(*TINY, f"outputs={tmp_path}", *ASKED, "export.repo=a/b")
-    assert told.startswith("export.format=dataset ")
+    message = refused(*TINY, f"outputs={tmp_path}", *ASKED, "export.repo=a/b")
+    assert message.startswith("export.format=dataset ")

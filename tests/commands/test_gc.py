@@ -1,4 +1,4 @@
-"""`stage=gc` and a command that builds, at the same time in one store: processes of their own."""
+"""Tests of `stage=gc` while another process builds in the same store."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, inside, nodes
 
 OTHER = ("stage=pairs", "label.max_failed=0.2")
-# A build that has looked at what there is, and stops before it locks the one node that it lacks.
+# A build that has planned its nodes, and pauses before it locks the one that is missing.
 BETWEEN = """
 import sys
 from contextlib import contextmanager
@@ -48,7 +48,7 @@ def building(root: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def idle(chain: Chain) -> Path:
-    """Judgements in the chain's store that nothing reaches, and that pairs of OTHER would be made of."""
+    """The folder of labels that nothing needs, and from which the pairs of OTHER would be made."""
     build(chain.root, "stage=label", *OTHER[1:])
     build(chain.root, "stage=label")
     return chain.folder("label", *OTHER[1:])
@@ -64,10 +64,10 @@ def test_what_a_command_has_found_is_not_removed_before_it_is_used(chain: Chain,
         assert process.stdout.readline() == "between\n"
         refused = removing(chain)
         assert refused.returncode == 1
-        assert f"nothing is removed from {chain.root}: a command uses it" in refused.stderr
-        assert str(idle) in inside(*TINY, f"outputs={chain.root}", "stage=gc").stdout, "it lists all the same"
-        told, _ = process.communicate("\n")
-        assert process.returncode == 0, told
+        assert f"nothing is removed from {chain.root}, as a command uses it" in refused.stderr
+        assert str(idle) in inside(*TINY, f"outputs={chain.root}", "stage=gc").stdout, "listing is still possible"
+        output, _ = process.communicate("\n")
+        assert process.returncode == 0, output
     assert Store(chain.root).find(nodes(chain.root, *OTHER)["pairs"])
 
 
@@ -87,13 +87,13 @@ def test_a_killed_command_keeps_nothing_from_being_removed(chain: Chain, idle: P
 
 
 def test_a_command_that_starts_while_nodes_are_removed_waits_and_then_finds_what_is_left(chain: Chain) -> None:
-    with locks.alone(chain.root) as free:
+    with locks.hold_store_alone(chain.root) as free:
         assert free
         line = (*TINY, f"outputs={chain.root}", "stage=data")
         begun = subprocess.Popen([sys.executable, "run.py", *line], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert begun.stdout is not None
         assert begun.stdout.readline() == f"stage=gc removes from {chain.root}: waiting.\n"
         assert begun.poll() is None
-    told, _ = begun.communicate(timeout=60)
+    output, _ = begun.communicate(timeout=60)
     assert begun.returncode == 0
-    assert f"reused {chain.folder('data')}" in told
+    assert f"reused {chain.folder('data')}" in output

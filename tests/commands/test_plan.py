@@ -11,7 +11,7 @@ import pytest
 
 from stages.commands import plan
 from stages.commands.planning import cost, expected_calls
-from stages.commands.planning.comparable_nodes import Kind, Ran, seconds_of
+from stages.commands.planning.comparable_nodes import FinishedNode, Kind, expected_seconds
 from stages.commands.planning.tokens import CHARACTERS
 from stages.config.installation import ROOT
 from stages.hardware import machine
@@ -25,70 +25,70 @@ from tests.labelers.judging import judging
 KIND = Kind("sft", "bf16", "none", 1e8, False, True, "2 x this", 1)
 
 
-def cost_of(root: Path, name: str, *overrides: str, others: tuple[Path, ...] = ()) -> cost.Cost:
+def cost_of(root: Path, name: str, *overrides: str, more_stores: tuple[Path, ...] = ()) -> cost.Cost:
     store, planned = Store(root), nodes(root, *overrides)
-    return cost.expected(planned[name], planned, store, cost.RunHistory(store, *map(Store, others)))
+    return cost.expected_cost(planned[name], planned, store, cost.RunHistory(store, *map(Store, more_stores)))
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Have a manifest say something else of how its node came about."""
+    """Change a node's manifest."""
     manifest = json.loads((folder / "manifest.json").read_text())
     change(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def ran(tokens: float, seconds: float) -> Ran:
-    return Ran(KIND, tokens, tokens, seconds)
+def ran(tokens: float, seconds: float) -> FinishedNode:
+    return FinishedNode(KIND, tokens, tokens, seconds)
 
 
 def test_work_beside_a_node_and_a_kill_do_not_make_the_next_one_slower() -> None:
-    assert seconds_of(200, [ran(100, seconds) for seconds in (11, 50, 13)]) == pytest.approx(22)
+    assert expected_seconds(200, [ran(100, seconds) for seconds in (11, 50, 13)]) == pytest.approx(22)
 
 
 def test_an_early_node_ran_other_code() -> None:
-    assert seconds_of(100, [ran(100, seconds) for seconds in (1, 20, 21, 22, 23, 24)]) == pytest.approx(20)
+    assert expected_seconds(100, [ran(100, seconds) for seconds in (1, 20, 21, 22, 23, 24)]) == pytest.approx(20)
 
 
 @pytest.mark.parametrize(("few", "many"), [(1e4, 3e4), (3e4, 1e4)])
 def test_two_sizes_separate_fixed_seconds_from_those_per_token(few: float, many: float) -> None:
     measured = [ran(tokens, 40 + tokens / 1000) for tokens in (few, many)]
-    assert seconds_of(1e5, [*measured, ran(2e4, 3000)]) == pytest.approx(140)
+    assert expected_seconds(1e5, [*measured, ran(2e4, 3000)]) == pytest.approx(140)
 
 
 def test_a_manifest_says_what_its_node_ran_on(chain: Chain) -> None:
-    found = {manifest["processor"] for _, manifest in Store(chain.root).manifests()}
-    assert found == {machine.processor(False)}
+    processors = {manifest["processor"] for _, manifest in Store(chain.root).manifests()}
+    assert processors == {machine.processor_name(False)}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists() and "model name" in cpuinfo.read_text():
         name = next(line for line in cpuinfo.read_text().splitlines() if line.startswith("model name"))
-        assert name.partition(":")[2].strip() in found.pop()
+        assert name.partition(":")[2].strip() in processors.pop()
 
 
 def test_plan_counts_the_pairs_that_there_are(chain: Chain) -> None:
-    """`pairs=all` makes more of them; once they are there, DPO is expected to go through as many more tokens."""
+    """`pairs=all` makes more pairs. Once they are built, DPO is expected to read more tokens in proportion."""
     build(chain.root, "stage=pairs", "pairs=all")
     before, after = (chain.manifest("pairs", *more)["metrics"] for more in ((), ("pairs=all",)))
-    wanted = (after["pairs"] - after["held_out"]) / (before["pairs"] - before["held_out"])
-    assert wanted > 1.1
-    spent, found = chain.manifest("dpo"), cost_of(chain.root, "dpo", "pairs=all")
-    assert found.tokens == pytest.approx(spent["metrics"]["tokens"] * wanted, rel=0.1)
-    assert found.seconds > spent["wall_seconds"]
+    factor = (after["pairs"] - after["held_out"]) / (before["pairs"] - before["held_out"])
+    assert factor > 1.1
+    spent, predicted = chain.manifest("dpo"), cost_of(chain.root, "dpo", "pairs=all")
+    assert predicted.tokens == pytest.approx(spent["metrics"]["tokens"] * factor, rel=0.1)
+    assert predicted.seconds > spent["wall_seconds"]
 
 
 def test_plan_expects_of_a_stage_what_it_took_with_other_settings(chain: Chain) -> None:
     for name, other in (("sft", "sft.seed=7"), ("sample", "sample.seed=7")):
-        spent, found = chain.manifest(name), cost_of(chain.root, name, other)
-        assert found.seconds == pytest.approx(spent["wall_seconds"], rel=0.01)
-        assert found.tokens == spent["metrics"]["tokens"]
+        spent, predicted = chain.manifest(name), cost_of(chain.root, name, other)
+        assert predicted.seconds == pytest.approx(spent["wall_seconds"], rel=0.01)
+        assert predicted.tokens == spent["metrics"]["tokens"]
 
 
 def test_twice_the_tokens_take_twice_as_long(chain: Chain) -> None:
-    spent, found = (
+    spent, predicted = (
         chain.manifest("sft"),
         cost_of(chain.root, "sft", f"sft.epochs={2 * nodes(chain.root)['sft'].config.epochs}"),
     )
-    assert found.tokens == 2 * spent["metrics"]["tokens"]
-    assert found.seconds == pytest.approx(2 * spent["wall_seconds"], rel=0.01)
+    assert predicted.tokens == 2 * spent["metrics"]["tokens"]
+    assert predicted.seconds == pytest.approx(2 * spent["wall_seconds"], rel=0.01)
 
 
 def unmeasured(costs: cost.Cost) -> bool:
@@ -118,7 +118,7 @@ def test_a_model_that_is_not_trained_takes_no_time_of_one_that_was(chain: Chain)
 
 
 def test_a_stage_that_never_ran_is_not_measured(chain: Chain) -> None:
-    """SFT on the same model says nothing of DPO."""
+    """The time of SFT on the same model does not predict DPO."""
     shutil.rmtree(chain.root / "dpo")
     assert unmeasured(cost_of(chain.root, "dpo"))
 
@@ -132,15 +132,17 @@ def test_plan_takes_no_other_machines_time(chain: Chain) -> None:
 def test_a_new_store_profits_from_what_ran_for_another(chain: Chain, tmp_path: Path) -> None:
     fresh = tmp_path / "fresh"
     assert unmeasured(cost_of(fresh, "sft"))
-    found, spent = cost_of(fresh, "sft", others=(chain.root,)), chain.manifest("sft")
-    assert found.seconds == pytest.approx(spent["wall_seconds"], rel=0.5), "its rows are not counted yet"
+    predicted, spent = cost_of(fresh, "sft", more_stores=(chain.root,)), chain.manifest("sft")
+    assert predicted.seconds == pytest.approx(spent["wall_seconds"], rel=0.5), (
+        "the rows of the new store are not counted yet"
+    )
 
 
 def test_plan_does_not_know_the_rows_of_files_before_they_are_read(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "Name a colour.", "completion": "red"}\n')
-    found = cost_of(tmp_path / "outputs", "sft", "data=file", f"data.sources=[{{path: {file}}}]")
-    assert found.tokens is None and math.isnan(found.seconds)
+    predicted = cost_of(tmp_path / "outputs", "sft", "data=file", f"data.sources=[{{path: {file}}}]")
+    assert predicted.tokens is None and math.isnan(predicted.seconds)
 
 
 def test_the_total_names_the_nodes_it_leaves_out(
@@ -164,7 +166,10 @@ def test_the_total_names_the_nodes_it_leaves_out(
     minutes, names = total(root=fresh)
     assert minutes is not None and names == []
     judge = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:1', model: x}]"
-    for labeler in (("label=judge", judge), ("label=human",)):  # a verifier's time here is not the time of others
+    for labeler in (
+        ("label=judge", judge),
+        ("label=human",),
+    ):  # the time of a verifier does not predict other labelers
         assert "label" in total(*labeler)[1]
     read = total("data=file", f"data.sources=[{{path: {file}, splits: {{sft: 0.5, preference: 0.5}}}}]")
     assert {"sft", "sample", "dpo"} <= set(read[1])
@@ -179,7 +184,7 @@ def test_a_plan_says_how_long_finished_nodes_are_hashed(
     monkeypatch.setattr(plan, "HASHED_PER_SECOND", sum(read) / 60)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     build(chain.root, "stage=plan")
-    assert "hashed first: 30 s" in capsys.readouterr().out
+    assert "are hashed: 30 s" in capsys.readouterr().out
 
 
 def test_what_a_run_refuses_to_evaluate_is_not_planned(tmp_path: Path) -> None:
@@ -187,8 +192,8 @@ def test_what_a_run_refuses_to_evaluate_is_not_planned(tmp_path: Path) -> None:
     line = (*TINY, f"outputs={tmp_path}", *untested, "pairs.validation_fraction=0")
     ran = inside(*line, "stage=plan")
     assert ran.returncode == 0, ran.stderr
-    told = " ".join(ran.stdout.split())
-    assert f"Not planned: answer, versus, eval, report. {refused(*line)}" in told
+    output = " ".join(ran.stdout.split())
+    assert f"Not planned: answer, versus, eval, report. {refused(*line)}" in output
     assert {line.split()[0] for line in ran.stdout.splitlines() if "to build" in line} == {
         *("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo")
     }
@@ -197,20 +202,20 @@ def test_what_a_run_refuses_to_evaluate_is_not_planned(tmp_path: Path) -> None:
 def test_plan_names_files_and_says_where_only_the_content_differs(
     chain: Chain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mine = tmp_path / "mine.jsonl"
+    file = tmp_path / "mine.jsonl"
     toys = (ROOT / "stages/tasks/toy_preferences.jsonl").read_text()
 
-    def told(content: str, name: str = "mine.jsonl") -> str:
+    def plan_text(content: str, name: str = "mine.jsonl") -> str:
         (tmp_path / name).write_text(content)
         entered = ("label=dataset", f"label.path={tmp_path / name}")
         planned = nodes(chain.root, *entered)
         plan.show(planned, Store(chain.root))
         return " ".join(capsys.readouterr().out.split())
 
-    assert "path – -> mine.jsonl" in told(toys)
-    build(chain.root, "stage=label", "label=dataset", f"label.path={mine}")
-    assert "path mine.jsonl: its content" in told(toys.replace("a", "b", 1))
-    assert "path mine.jsonl -> other.jsonl" in told(toys + "\n", "other.jsonl")
+    assert "path – -> mine.jsonl" in plan_text(toys)
+    build(chain.root, "stage=label", "label=dataset", f"label.path={file}")
+    assert "path mine.jsonl: its content" in plan_text(toys.replace("a", "b", 1))
+    assert "path mine.jsonl -> other.jsonl" in plan_text(toys + "\n", "other.jsonl")
 
 
 def test_a_plan_counts_the_calls_that_a_judge_then_gets(
@@ -225,36 +230,38 @@ def test_a_plan_counts_the_calls_that_a_judge_then_gets(
         line = (f"sample.file={tmp_path / 'mine.jsonl'}", "label=judge", f"label.judge.endpoints=[{judge}]")
 
         def planned() -> list[expected_calls.ExpectedCalls]:
-            store, found = Store(chain.root), nodes(chain.root, *line)
-            plan.show(found, store)
-            return expected_calls.expected(found["label"], store, cost.RunHistory(store))
+            store, planned_nodes = Store(chain.root), nodes(chain.root, *line)
+            plan.show(planned_nodes, store)
+            return expected_calls.endpoint_calls(planned_nodes["label"], store, cost.RunHistory(store))
 
         [before] = planned()
-        assert math.isnan(before.calls), "nobody has read the file"
+        assert math.isnan(before.calls), "the file is not read yet"
         build(chain.root, "stage=sample", *line)
-        [asked] = planned()
+        [calls] = planned()
         build(chain.root, "stage=label", *line)
-        told = chain.manifest("label", *line)["metrics"]["calls"][asked.key]
-        assert asked.calls == told["made"] == len(server.asked)
-        assert asked.output == 64 * asked.calls > told["output_tokens"]
-        assert asked.money == pytest.approx((2 * asked.input + 8 * asked.output) / 1e6)
-        characters = sum(len(m["content"]) for request in server.asked for m in request["messages"])
-        assert asked.input == pytest.approx(characters / CHARACTERS, rel=0.25)
-        shown = [line.split() for line in capsys.readouterr().out.splitlines()]
-        assert ["label", asked.key, "judge", f"{asked.calls:,.0f}"] in [line[:4] for line in shown]
-        assert planned() == [], "what is there is not asked again"
-        line = line[1:]  # the policy's own candidates, of which many are copies
-        [asked], before = planned(), len(server.asked)
+        metrics = chain.manifest("label", *line)["metrics"]["calls"][calls.key]
+        assert calls.calls == metrics["made"] == len(server.requests)
+        assert calls.output == 64 * calls.calls > metrics["output_tokens"]
+        assert calls.money == pytest.approx((2 * calls.input + 8 * calls.output) / 1e6)
+        characters = sum(len(m["content"]) for request in server.requests for m in request["messages"])
+        assert calls.input == pytest.approx(characters / CHARACTERS, rel=0.25)
+        rows_shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert ["label", calls.key, "judge", f"{calls.calls:,.0f}"] in [line[:4] for line in rows_shown]
+        assert planned() == [], "finished nodes expect no calls"
+        line = line[1:]  # candidates of the policy, many of them copies
+        [calls], before = planned(), len(server.requests)
         build(chain.root, "stage=label", *line)
-        assert asked.calls - 1 == len(server.asked) - before, "the probe is kept"
+        assert calls.calls - 1 == len(server.requests) - before, "the reply to the probe is cached"
 
 
 def test_a_plan_counts_the_candidates_of_an_endpoint(chain: Chain) -> None:
     line = ("sample=openai", "sample.endpoint.base_url=http://127.0.0.1:1/v1", "sample.endpoint.model=writer")
-    store, found = Store(chain.root), nodes(chain.root, *line, "rounds=2", "sample.prompts=20")
+    store, planned = Store(chain.root), nodes(chain.root, *line, "rounds=2", "sample.prompts=20")
     for name in ("sample", "sample_1"):
-        [asked] = expected_calls.expected(found[name], store, cost.RunHistory(store))
-        block = found[name].config
-        assert (asked.key, asked.calls, asked.money) == ("sample.endpoint", 20 * block.candidates_per_prompt, None)
-        assert asked.output == block.max_new_tokens * asked.calls
-    assert expected_calls.expected(found["label"], store, cost.RunHistory(store)) == [], "the verifier asks nobody"
+        [calls] = expected_calls.endpoint_calls(planned[name], store, cost.RunHistory(store))
+        block = planned[name].config
+        assert (calls.key, calls.calls, calls.money) == ("sample.endpoint", 20 * block.candidates_per_prompt, None)
+        assert calls.output == block.max_new_tokens * calls.calls
+    assert expected_calls.endpoint_calls(planned["label"], store, cost.RunHistory(store)) == [], (
+        "the verifier makes no calls"
+    )

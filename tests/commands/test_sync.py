@@ -1,4 +1,4 @@
-"""`stage=sync` and runs that are online, against a server that speaks W&B's protocol on 127.0.0.1."""
+"""Tests of `stage=sync` and of online runs, with a server on 127.0.0.1 that speaks W&B's protocol."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from stages.store.store import Store
-from stages.tracking.tracker import track, version
+from stages.tracking.tracker import artifact_name, track
 from tests.helpers import Chain, command, nodes, settings
 from tests.tracking.wandb_server import ENTITY, WandbServer
 
@@ -34,7 +34,7 @@ UP_TO_PAIRS = ("base", "data", "sft", "sample", "label", "pairs")
 
 @pytest.fixture
 def root(tracked: Path, tmp_path: Path) -> Path:
-    """A store up to the pairs, tracked offline."""
+    """A store with all nodes up to the pairs, tracked offline."""
     root = shutil.copytree(tracked, tmp_path / "outputs", symlinks=True)
     for run, manifest in manifests(root).items():
         if manifest["stage"] not in UP_TO_PAIRS:
@@ -44,32 +44,34 @@ def root(tracked: Path, tmp_path: Path) -> Path:
 
 
 def run(root: Path, server: WandbServer, *arguments: str) -> CompletedProcess[str]:
-    """A command with a key for this server."""
+    """Run a command with a key for this server."""
     environment = {**os.environ, "WANDB_API_KEY": KEY, "WANDB_BASE_URL": server.url}
     return command("recipe=tiny", f"outputs={root}", *arguments, env=environment)
 
 
 def manifests(root: Path) -> dict[str, dict[str, Any]]:
-    """By the run that made the node."""
+    """Return the manifests by the W&B run that made the node."""
     return {m["attempts"][-1]["wandb_run"]: m for _, m in Store(root).manifests() if m["attempts"][-1]["wandb_run"]}
 
 
 def lineage(root: Path) -> set[tuple[str, str]]:
-    """Runs and the artifacts that they used, as the manifests have it."""
-    return {(run, version(**given)) for run, m in manifests(root).items() for given in m["inputs"].values()}
+    """Return pairs of a run and an artifact that it used, from the manifests."""
+    return {
+        (run, artifact_name(**node_input)) for run, m in manifests(root).items() for node_input in m["inputs"].values()
+    }
 
 
-def told(server: WandbServer) -> set[tuple[str, str]]:
-    """The same, as the server has it."""
+def sent_inputs(server: WandbServer) -> set[tuple[str, str]]:
+    """Return pairs of a run and an artifact that it used, from the server."""
     logged = [a for run in server.runs for a in server.logged_by(run)]
     names = {a["id"]: f"{a['artifactCollectionName']}:{json.loads(a['metadata'])['digest'][:12]}" for a in logged}
     return {(run, names[used]) for run, used in server.used}
 
 
 def writes(server: WandbServer) -> Counter[str]:
-    """How often each mutation came."""
+    """Count the mutations that the server received, by name."""
     bodies = [body for _, path, body, _ in server.requests if path == "/graphql"]
-    return Counter(found[1].decode() for body in bodies if (found := re.search(rb"mutation (\w+)", body)))
+    return Counter(match[1].decode() for body in bodies if (match := re.search(rb"mutation (\w+)", body)))
 
 
 def test_offline_runs_are_sent_once_with_their_lineage(root: Path, server: WandbServer) -> None:
@@ -81,7 +83,7 @@ def test_offline_runs_are_sent_once_with_their_lineage(root: Path, server: Wandb
         (artifact,) = server.logged_by(name)
         contents = server.manifests[artifact["id"]]["contents"]
         assert {f: e["digest"] for f, e in contents.items()} == {f: e["sha256"] for f, e in manifest["files"].items()}
-    assert told(server) == lineage(root) != set()
+    assert sent_inputs(server) == lineage(root) != set()
     assert {manifest["stage"] for manifest in manifests(root).values()} == {*UP_TO_PAIRS}
 
     server.requests.clear()
@@ -95,15 +97,15 @@ def test_a_run_that_was_not_taken_is_sent_the_next_time(root: Path, server: Wand
     server.refused = {refused}
     ran = run(root, server, "stage=sync")
     assert ran.returncode == 1
-    assert f"did not take 1 runs, {refused} " in ran.stderr
+    assert f"W&B refused 1 runs, {refused} " in ran.stderr
     assert set(server.runs) == set(manifests(root)) - {refused}
-    assert told(server) < lineage(root)
+    assert sent_inputs(server) < lineage(root)
 
     server.refused = set()
     server.requests.clear()
     ran = run(root, server, "stage=sync")
     assert ran.returncode == 0, ran.stderr
-    assert told(server) == lineage(root)
+    assert sent_inputs(server) == lineage(root)
     assert writes(server)["CreateArtifact"] == 1
     assert set(server.runs) == set(manifests(root))
 
@@ -131,14 +133,14 @@ def test_a_server_that_does_not_answer_is_told_in_one_line(root: Path) -> None:
     closed.close()
     ran = run(root, closed, "stage=sync")
     assert ran.returncode == 1
-    assert "error: W&B cannot be reached" in ran.stderr
+    assert "error: stage=sync: W&B cannot be reached" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert not list(root.rglob("*.synced"))
 
 
 @pytest.mark.slow
 def test_runs_online_use_what_others_logged_and_do_without_what_none_did(chain: Chain, server: WandbServer) -> None:
-    """The chain was built without W&B; labels and pairs, which need no torch, are built again with it."""
+    """The chain was built without W&B; labels and pairs are rebuilt with it, as they need no torch."""
     root = chain.root
     for stage in ("label", "pairs"):
         shutil.rmtree(chain.folder(stage))
@@ -148,7 +150,7 @@ def test_runs_online_use_what_others_logged_and_do_without_what_none_did(chain: 
     assert set(server.runs) == set(manifests(root))
     used = {artifact.partition("-")[0] for _, artifact in lineage(root)}
     assert used == {"sample", "label"}
-    assert told(server) == {(user, used) for user, used in lineage(root) if not used.startswith("sample-")}
+    assert sent_inputs(server) == {(user, used) for user, used in lineage(root) if not used.startswith("sample-")}
 
     ran = run(root, server, "stage=sync")
     assert ran.returncode == 0, ran.stderr

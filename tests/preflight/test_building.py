@@ -1,4 +1,4 @@
-"""What a configuration names outside itself is looked at when it is composed: wrong settings are told all at once."""
+"""Check that files, variables and ports that a configuration names are checked at once when it is composed."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from stages.preflight import user_files
 from stages.store.store import Store
 from tests.helpers import TINY, Chain, as_typed, composed, refused
 
-HEAD = struct.pack("<Q", 2) + b"{}"  # of a file of safetensors without tensors
+HEAD = struct.pack("<Q", 2) + b"{}"  # of a safetensors file without tensors
 SCORING = {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
 LABELER = """
 from stages.labelers.labeler import Labeler
@@ -84,7 +84,7 @@ JUDGE = ("label=judge", f"label.judge.endpoints=[{{{SERVER}, api_key_env: NO_SUC
 NAMED = f"sample.endpoint={{{SERVER}}}"
 OF_HUB = "0123456789" * 4
 
-# Wrong settings that one command line can have, and what its one line tells of each. DIR is a folder with FILES.
+# Wrong settings of one command line, and the texts that its one error line must have. DIR is a folder with FILES.
 TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (
         (
@@ -101,8 +101,8 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         ),
         (
             "data.sources[0].path=DIR/none*.jsonl: no such file",
-            "data.sources[1].path=DIR/blank.jsonl: holds no rows",
-            "data.sources[2].path=DIR/notes: holds no rows",
+            "data.sources[1].path=DIR/blank.jsonl: has no rows",
+            "data.sources[2].path=DIR/notes: has no rows",
             "data.sources[3].path=DIR/splits: holds the splits test, train",
             "data.sources[4].path: DIR/paper.pdf: is a PDF",
             "data.sources[5].path: DIR/wide.jsonl: is UTF-16",
@@ -110,12 +110,12 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "data.sources[7].path=DIR/pipe: no regular file",
             "data.sources[8].path=DIR/loose: no such file",
             "data.sources[9].columns={prompt: nope}",
-            "data.sources[10].columns: 'nope' is no role here",
+            "data.sources[10].columns: 'nope' is not a role",
             "outside[0].path=DIR/gone.jsonl: no such file",
             "eval.retention[0].path: DIR/plain.txt",
             "data.audit.against[0].path=DIR/away.jsonl: no such file",
             "reward.source.columns={prompt: COLUMN",
-            "label.judge.endpoints[0].api_key_env=NO_SUCH_KEY: the environment has no such variable",
+            "label.judge.endpoints[0].api_key_env=NO_SUCH_KEY: this environment variable is missing",
         ),
     ),
     (
@@ -123,7 +123,7 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "data.sources=[{path: DIR/labels.jsonl, task: DIR/task.yaml}, "
             "{path: DIR/labels.jsonl, task: '~no_such_user/task.yaml'}]",
         ),
-        ("data.sources[0].task=DIR/task.yaml", "data.sources[1].task=~no_such_user/task.yaml is unknown"),
+        ("data.sources[0].task=DIR/task.yaml", "data.sources[1].task=~no_such_user/task.yaml: "),
     ),
     (
         (
@@ -136,9 +136,9 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         ),
         (
             "label.own.name=Other: the file defines no such name",
-            "sample.own: line 1: there is no module 'no_such_package'",
+            "sample.own: line 1: no module 'no_such_package'",
             "data.own.options={}: read takes others (missing a required argument: 'strict')",
-            "label.known=DIR/words.jsonl: line 1 is no row of audit.jsonl",
+            "label.known=DIR/words.jsonl: line 1 is not a row of audit.jsonl",
         ),
     ),
     (
@@ -158,7 +158,10 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ),
     (
         ("label.own={file: DIR/plain.py, name: Mine}", "data.own={file: DIR/plain.py, name: Mine}"),
-        ("label.own.name=Mine must be a class derived from stages.lab", "data.own.name=Mine must be a task family"),
+        (
+            "label.own.name=Mine must be a class derived from stages.lab",
+            "data.own.name=Mine is a class. Name a task family",
+        ),
     ),
     (
         (
@@ -173,16 +176,16 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         (
             "label.reward_model.path=DIR/causal: LlamaForCausalLM gives no scores",
             "sample.endpoint.api_key_env=X_",
-            "sft.runtime.device=cuda: this machine has no GPU",
+            "sft.runtime.device=cuda: this machine shows no GPU",
             "answer.runtime.device=cuda",
             "label.reward_model.runtime.device=cuda",
         ),
     ),
     (
         ("stage=reward", "label=human", "reward.margin=true", "label.human.reasons=[a, a]"),
-        ("reward.margin=true: label=human says which answer is better", "label.human.reasons has the keys 1 to 9"),
+        ("reward.margin=true: label=human gives no score", "label.human.reasons: the keys 1 to 9"),
     ),
-    (("label=reward_model", "label.reward_model.path=DIR/double"), ("its config.json names 2 outputs",)),
+    (("label=reward_model", "label.reward_model.path=DIR/double"), ("its config.json has 2 outputs",)),
     (("label=reward_model", "label.reward_model.path=DIR/mute"), ("DIR/mute: its tokenizer has no chat template",)),
     (("label=reward_model", "label.reward_model.path=DIR/chat.jsonl"), ("a reward model is a folder",)),
     (
@@ -202,11 +205,14 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ),
     (
         ("label=human", "label.human.runtime.port=TAKEN", "label.human.answered=DIR/words.jsonl"),
-        ("label.human.runtime: cannot listen at 127.0.0.1, port TAKEN", "answered=DIR/words.jsonl: line 1: no row of"),
+        (
+            "label.human.runtime: cannot listen at 127.0.0.1, port TAKEN",
+            "answered=DIR/words.jsonl: line 1: not a row of",
+        ),
     ),
     (
         ("label=human", "label.human.runtime.host=no.such.invalid", "label.human.answered=DIR/blanks.jsonl"),
-        ("label.human.runtime: cannot listen at no.such.invalid", "answered=DIR/blanks.jsonl: holds no answers"),
+        ("label.human.runtime: cannot listen at no.such.invalid", "answered=DIR/blanks.jsonl: has no answers"),
     ),
     (
         (
@@ -217,13 +223,13 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "{model: 'package:no_such/x'}, {model: 'package:__main__/x'}, {model: '~nobody/x'}, {model: DIR/LONG}]",
         ),
         (
-            "sample.pool[0].model=DIR/bare: DIR/bare holds no *.safetensors",
+            "sample.pool[0].model=DIR/bare: DIR/bare has no *.safetensors",
             "sample.pool[1].model=DIR/torn: DIR/torn/config.json cannot be read as JSON",
-            "sample.pool[2].model=DIR/adapter: DIR/adapter/adapter_config.json: an adapter",
+            "sample.pool[2].model=DIR/adapter: DIR/adapter/adapter_config.json: ",
             "sample.pool[3].model=nope: no such file or folder",
             "sample.pool[5].model=DIR/short.gguf: cannot be read as GGUF",
             "sample.pool[6].model=DIR/plain.txt: a single file must be a .gguf",
-            "sample.pool[7].model=DIR/weights: the folder holds no config.json",
+            "sample.pool[7].model=DIR/weights: the folder has no config.json",
             "sample.pool[8].file=DIR/none.jsonl: no such file",
             "sample.pool[9].columns={",
             "sample.pool[10].model=package:.x/y: '.x' is not the name of a package",
@@ -257,17 +263,17 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "label.known=x",
         ),
         (
-            "dpo.trainer.log_level=loud is unknown",
-            "sft.trainer.gradient_checkpointing_kwargs=reentrant is unknown. Did you mean 'use_reentrant'?",
-            "sft.lora.target_modules=nope.q_proj is no linear layer",
-            "seeds=[3, 3] come beside seed=0: each once",
-            "sft.template.kind=chatlm is unknown",
+            "dpo.trainer.log_level=loud: ",
+            "sft.trainer.gradient_checkpointing_kwargs=reentrant: reentrant is not a known value. Did you mean 'use_reentrant'?",
+            "sft.lora.target_modules=nope.q_proj is not a linear layer",
+            "seeds=[3, 3] and seed=0 must all differ. Name each seed once",
+            "sft.template.kind=chatlm: chatlm is not a known value. Did you mean 'chatml'",
             "label.judge.endpoints[0].extra.n=4: every request sets n itself",
             "label.judge.endpoints[1].extra={'x': nan}: cannot be sent as JSON",
-            "data.sources[0].path=DIR/chat.jsonl is no dataset of the hub",
-            "data.sources[1].columns={prompt: [1]}: a column is its name",
-            "launch.rendezvous=host:99999 is no HOST:PORT",
-            "label.known is what audited judgements are held against",
+            "data.sources[0].path=DIR/chat.jsonl is a local path",
+            "data.sources[1].columns={prompt: [1]}: a column must be a name",
+            "launch.rendezvous=host:99999 is not HOST:PORT",
+            "label.known needs judgements to compare with. Add label.audit",
         ),
     ),
     (
@@ -279,11 +285,11 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "label.human.instructions=' '",
         ),
         (
-            "dpo.lora.rank must be",
-            "sample.top_p must be",
-            "eval.confidence must be",
-            "sft.epochs must be",
-            "label.human.instructions is empty",
+            "dpo.lora.rank=0: the value must be from 1",
+            "sample.top_p=nan: the value must be",
+            "eval.confidence=inf: the value must be",
+            "sft.epochs=-1.0: the value must be",
+            "leave label.human.instructions out",
         ),
     ),
     (
@@ -294,7 +300,10 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "dpo.loss_type=[sigmoid, sigmoid]",
             "dpo.loss_weights=[1, 1]",
         ),
-        ("dpo.trainer.lr_scheduler_kwargs.num_cycles=many must be a finite number", "sigmoid stands there twice"),
+        (
+            "dpo.trainer.lr_scheduler_kwargs.num_cycles=many: the value must be a finite number",
+            "sigmoid is named twice",
+        ),
     ),
 ]
 
@@ -312,12 +321,12 @@ def folder(tmp_path: Path) -> Path:
 def test_what_cannot_work_is_told_all_at_once_when_it_is_composed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main, "build", lambda *_: pytest.fail("something is built before it is told"))
+    monkeypatch.setattr(main, "build", lambda *_: pytest.fail("something is built before the error"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert sum(len(told) for _, told in TOGETHER) > 75
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        for typed, told in TOGETHER:
-            places = {"DIR": str(folder), "TAKEN": str(taken.getsockname()[1]), "LONG": "x" * 300}
+    assert sum(len(pattern) for _, pattern in TOGETHER) > 75
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for typed, pattern in TOGETHER:
+            places = {"DIR": str(folder), "TAKEN": str(server.getsockname()[1]), "LONG": "x" * 300}
 
             def placed(text: str, places: dict[str, str] = places) -> str:
                 for name, place in places.items():
@@ -325,13 +334,13 @@ def test_what_cannot_work_is_told_all_at_once_when_it_is_composed(
                 return text
 
             line = refused(*TINY, f"outputs={folder / 'store'}", "stage=plan", *map(placed, typed))
-            for each in told:
-                assert placed(each) in line, f"{each} is not told: {line}"
+            for each in pattern:
+                assert placed(each) in line, f"{each} is missing in: {line}"
     assert not [*(folder / "store").glob("*/*.partial")]
 
 
 def test_what_the_store_holds_needs_nothing_any_more(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node that is built asks no key, no port and no device: only what it was made of names it."""
+    """A finished node needs no key, port or device."""
     monkeypatch.setattr(main, "build", lambda *_: None)
     line = (*TINY, f"outputs={chain.root}", "stage=report", "sft.runtime.device=cuda", "answer.runtime.device=cuda")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -342,8 +351,8 @@ def test_what_the_store_holds_needs_nothing_any_more(chain: Chain, monkeypatch: 
 
 def test_answers_to_other_questions_are_told_where_the_pool_is_there(chain: Chain, folder: Path) -> None:
     line = (*TINY, f"outputs={chain.root}", "stage=label", "label=human", "label.human.runtime.port=0")
-    told = refused(*line, f"label.human.answered={folder / 'asked.jsonl'}")
-    assert told.count("asked.jsonl: all of its 1 answers") == 1
+    message = refused(*line, f"label.human.answered={folder / 'asked.jsonl'}")
+    assert message.count("asked.jsonl: all 1 answers") == 1
 
 
 def test_a_key_that_kept_answers_may_do_without_is_not_asked_for(tmp_path: Path) -> None:
@@ -378,7 +387,7 @@ def test_what_a_text_does_not_show_is_left_to_the_stage(text: str, tmp_path: Pat
     (tmp_path / "mine.py").write_text(text)
     options = {"sign": 1} if "sign" in text and "dataclass" not in text else {}
     own = Own(str(tmp_path / "mine.py"), "Mine", options)
-    user_files.require_class(own, "label.own", "stages.labelers.labeler.Labeler", "judge", "__init__", given=1)
+    user_files.require_class(own, "label.own", "stages.labelers.labeler.Labeler", "judge", "__init__", positional=1)
 
 
 def test_errors_are_told_once_and_in_order() -> None:
@@ -388,8 +397,8 @@ def test_errors_are_told_once_and_in_order() -> None:
             raise UserError(message)
     with errors:
         raise UserError("c", "a")
-    with pytest.raises(UserError) as told:
-        errors.refuse()
-    assert told.value.messages == ["b", "a", "c"]
+    with pytest.raises(UserError) as error:
+        errors.raise_all()
+    assert error.value.messages == ["b", "a", "c"]
     with pytest.raises(ZeroDivisionError), Errors():
         _ = 1 / 0

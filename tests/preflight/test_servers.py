@@ -1,4 +1,4 @@
-"""An endpoint's address and its `extra` hold no key: the line that refuses one names the setting, and not the key."""
+"""Check that an API key in an endpoint's address or `extra` is refused with the setting's name, without the key."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def test_what_is_no_key_is_taken() -> None:
     ).split()
     cfg = settings(*TINY, *SAMPLER, *(f"{EXTRA}.{each}" for each in extra))
     assert len(cfg.sample.endpoint.extra) == len(extra)
-    servers.refuse(cfg)
+    servers.validate_endpoints(cfg)
 
 
 ODD = (
@@ -60,11 +60,11 @@ ODD = (
 
 @pytest.mark.parametrize("address", [*ODD, "http://a b/v1"])
 def test_an_address_that_nobody_can_ask_at_is_refused(address: str) -> None:
-    assert refused(*TINY, *SAMPLER, f"{BASE}='{address}'").startswith(f"{BASE} is no address")
+    assert refused(*TINY, *SAMPLER, f"{BASE}='{address}'").startswith(f"{BASE} is not an address")
 
 
 @pytest.mark.parametrize("other", ["http://host/v1/", "http://HOST/v1", "http://host:80/v1", "HTTP://host/v1//"])
 def test_an_address_that_is_spelt_in_two_ways_is_one_judge(other: str) -> None:
     judges = f"label.judge.endpoints=[{{base_url: 'http://host/v1', model: x}}, {{base_url: '{other}', model: x}}]"
     assert refused(*TINY, "label=judge", judges).startswith("label.judge.endpoints names a model twice")
-    servers.refuse(settings(*TINY, "label=judge", judges.replace(other, "http://host/v2")))
+    servers.validate_endpoints(settings(*TINY, "label=judge", judges.replace(other, "http://host/v2")))

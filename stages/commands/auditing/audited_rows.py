@@ -22,7 +22,7 @@ from stages.formats.format import ParsedRow
 from stages.formats.source_reading import ReadReport, as_json, convert
 from stages.store.node import Node
 from stages.store.records import Message
-from stages.store.splits import prompt_of, split_of
+from stages.store.splits import draw_split, prompt_of
 from stages.store.store import Store
 
 UNUSABLE = "unusable"  # the code of a row that no stage can use
@@ -123,7 +123,7 @@ def parsed_rows(audited: AuditedSource) -> Iterator[tuple[ParsedRow, str]]:
             return parsed, Split.preference
         parsed = audited.harmonizer(parsed)
         answer = parsed.answers[0] if len(parsed.answers) == 1 else None
-        split = split_of(prompt_of(parsed.messages, answer), audited.source.shares)
+        split = draw_split(prompt_of(parsed.messages, answer), audited.source.shares)
         return (parsed, split) if split else None
 
     return convert(audited.source, audited.key, with_split, audited.purpose, audited.report, audited.read_row)

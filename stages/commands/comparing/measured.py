@@ -15,7 +15,7 @@ from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.outcomes import VIEWS, speaks_for_other_tasks, tabulate
 from stages.store.manifest import Manifest
 from stages.store.records import Candidate, Example, Pair, Record, content_id, load
-from stages.store.sealed_json import Damaged, having, load_json, warn_once
+from stages.store.sealed_json import Damaged, load_json, require_keys, warn_once
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]
     """Return SFT, control and policy of every included evaluation that is intact. If several evaluations measured a
     model on the same prompts, the last one counts."""
     eval_keys = [key for key in nodes if key[0] == "eval" and is_included(key) and is_intact(store, nodes, key)]
-    results = {key: load_json(nodes[key][0] / "results.json", having()) for key in eval_keys}
+    results = {key: load_json(nodes[key][0] / "results.json", require_keys()) for key in eval_keys}
     readable = [key for key in eval_keys if "models" in results[key]]
     if len(readable) < len(eval_keys):
         log.info("%d evaluations by an earlier version of Plumbline are left out.", len(eval_keys) - len(readable))

@@ -106,7 +106,7 @@ def block_peak(shape: ModelShape, block: Any, row: float, device: str) -> float:
             needed = memory.training_bytes(shape, block, device, *memory.micro_batch(shape, block, row, device))
             if device == "cpu" and block.adapter is not Adapter.none:  # merged into fp32 weights, which are saved
                 merged = 2 * memory.weight_bytes(shape, Weights.fp32)
-                needed = max(needed, memory.weight_bytes(shape, block.held) + merged)
+                needed = max(needed, memory.weight_bytes(shape, block.start_weights) + merged)
             return total + needed
         case Reference():
             return total + reference_peak(shape, block, max(1, block.runtime.batch_size // 2) * row, device)

@@ -168,5 +168,5 @@ def contributions(data: Node, store: Store) -> list[Contribution]:
         manifest = source_manifests[i]
         row_tokens = sum(mean_tokens(manifest, store.folder(node), Split.sft)) if total and manifest else None
         tokens = None if total is None or row_tokens is None else total * row_tokens
-        result.append(Contribution(source.of_task, rows[i], total, tokens, bool(published)))
+        result.append(Contribution(source.task_name, rows[i], total, tokens, bool(published)))
     return result

@@ -13,7 +13,7 @@ from stages.config.errors import visible
 from stages.models.model_card import source_name
 from stages.store.manifest import Manifest
 from stages.store.numbers import signed
-from stages.store.sealed_json import having, load_json
+from stages.store.sealed_json import load_json, require_keys
 
 Tables = dict[str, dict[str, pa.Table]]  # by configuration, then by split; no table is empty
 
@@ -183,7 +183,7 @@ def labels_section(m: Manifest, folder: Path) -> str:
     audited = folder / "reliability.json"
     if not audited.exists():
         return f"{labeler} These labels are not audited."
-    reliability = load_json(audited, having("audited", "known"))
+    reliability = load_json(audited, require_keys("audited", "known"))
     rows = [
         f"| {title} | {mean} | {low} to {high} |"
         for name, title in MEASURES.items()

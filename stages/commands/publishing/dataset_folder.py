@@ -13,9 +13,9 @@ from stages.commands.publishing.dataset_card import Tables, dataset_card
 from stages.config.schema import Export
 from stages.models import hub
 from stages.store.manifest import manifest_of
-from stages.store.node import Node, in_order
+from stages.store.node import Node, in_build_order
 from stages.store.records import MESSAGES, content_id
-from stages.store.sealed_json import remove, swap
+from stages.store.sealed_json import remove, replace_folder
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -50,11 +50,11 @@ def write_folder(folder: Path, name: str, nodes: Sequence[Node], store: Store) -
         (draft / configuration).mkdir(parents=True)
         for split, table in splits.items():
             pq.write_table(table, draft / configuration / f"{split}.parquet")
-    manifests = [manifest_of(store.folder(n)) for n in in_order([*nodes]) if store.folder(n).exists()]
+    manifests = [manifest_of(store.folder(n)) for n in in_build_order([*nodes]) if store.folder(n).exists()]
     label_folders = dict.fromkeys(store.folder(n.inputs["judged"]) for n in nodes if "judged" in n.inputs)
     text = dataset_card(f"Plumbline {name}", tables_by_name, plain_texts, manifests, [*label_folders])
     (draft / "README.md").write_text(text, encoding="utf-8")
-    swap(draft, folder)
+    replace_folder(draft, folder)
 
 
 def collect_tables(nodes: Sequence[Node], folder: Callable[[Node], Path]) -> tuple[Tables, int]:
