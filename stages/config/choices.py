@@ -1,10 +1,10 @@
-"""The words that settings choose among. Hydra refuses any other, and names these."""
+"""The words that settings can have. For any other word, Hydra raises an error that lists them."""
 
 from enum import StrEnum
 
 
 class Command(StrEnum):
-    """What `stage` can do besides: look at the store, or use what is in it."""
+    """The values of `stage` that build no node: these commands inspect the store or use its nodes."""
 
     plan = "plan"
     compare = "compare"
@@ -17,8 +17,8 @@ class Command(StrEnum):
 
 
 class Role(StrEnum):
-    """What a model is in the evaluation. `other`: one of somebody's, which is compared with the policy. `dpo` is
-    another name of the policy, where a user names a model."""
+    """The role of a model in the evaluation. `other` is a model from outside the run that the policy is compared with.
+    In settings that name a model, `dpo` means the policy too."""
 
     base = "base"
     sft = "sft"
@@ -29,7 +29,7 @@ class Role(StrEnum):
 
 
 class Align(StrEnum):
-    """How the policy is made from SFT: by preferences, or it is SFT itself, and nothing is labelled."""
+    """The training after SFT: DPO on preferences, or none, so that the SFT model is the policy."""
 
     dpo = "dpo"
     none = "none"
@@ -59,14 +59,14 @@ class Upstream(StrEnum):
 
 
 class SweepMetric(StrEnum):
-    """What a sweeper that optimises is told of a job."""
+    """The figure of a job that an optimising sweeper gets."""
 
     pass_rate = "pass_rate"
     validation_loss = "validation_loss"
 
 
 class Strategy(StrEnum):
-    """Which of a prompt's contrasts become pairs: `stages/pairing/strategies.py` has a function for each."""
+    """The choice of a prompt's pairs of candidates. `stages/pairing/strategies.py` has a function for each word."""
 
     best_worst = "best_worst"
     all = "all"
@@ -79,15 +79,14 @@ class Strategy(StrEnum):
 
 
 class Demonstrations(StrEnum):
-    """What SFT learns from: the answers that the data gives, or for prompts without one also the base's own."""
+    """The answers that SFT learns from: the data's (given), or also the base model's best ones (selected)."""
 
     given = "given"
     selected = "selected"
 
 
 class Reads(StrEnum):
-    """What an objective learns from: answered prompts, pairs of completions, completions with a label each, or prompts
-    alone."""
+    """The kind of rows that an objective learns from: answered prompts, pairs, labelled completions, or prompts."""
 
     examples = "examples"
     pairs = "pairs"
@@ -96,15 +95,15 @@ class Reads(StrEnum):
 
 
 class TrainedTurns(StrEnum):
-    """Which assistant turns of a conversation SFT trains."""
+    """The assistant turns of a conversation that SFT trains on."""
 
     all = "all"
     last = "last"
 
 
 class Unfinished(StrEnum):
-    """What becomes of a rejected completion that was cut off: kept without an end of turn, or dropped; auto drops it
-    unless most candidates ended by themselves."""
+    """The treatment of truncated rejected completions: keep them without an end of turn, or drop them. `auto` keeps
+    them if more than half of the candidates ended by themselves."""
 
     keep = "keep"
     drop = "drop"
@@ -112,17 +111,20 @@ class Unfinished(StrEnum):
 
 
 class Rubrics(StrEnum):
-    """What a judge is asked: which of two candidates is better, or how good each is."""
+    """The question to a judge: which of two candidates is better, or how good one candidate is."""
 
     pairwise = "pairwise"
     pointwise = "pointwise"
 
 
-RUBRIC_TEXTS = {Rubrics.pairwise: ("request", "a", "b"), Rubrics.pointwise: ("request", "answer")}  # what it shows
+RUBRIC_TEXTS = {
+    Rubrics.pairwise: ("request", "a", "b"),
+    Rubrics.pointwise: ("request", "answer"),
+}  # the texts that a rubric must show
 
 
 class Reading(StrEnum):
-    """How a judge's verdict is read: from JSON that its server keeps to a schema, or from a last line of words."""
+    """The form of a judge's verdict: JSON by a schema that the server enforces, or words in the last line."""
 
     json = "json"
     text = "text"
@@ -141,7 +143,7 @@ class DPOReference(StrEnum):
 
 
 class Adapter(StrEnum):
-    """What is trained: all weights, a fresh LoRA, a fresh LoRA over 4-bit weights, or (DPO) the SFT's LoRA on."""
+    """The trained weights: all, a new LoRA, a new LoRA over 4-bit weights, or (DPO only) SFT's LoRA, continued."""
 
     none = "none"
     lora = "lora"
@@ -150,7 +152,7 @@ class Adapter(StrEnum):
 
 
 class Weights(StrEnum):
-    """How weights are held in memory while a model is trained or scored."""
+    """The type of weights in memory during training and scoring."""
 
     fp32 = "fp32"
     bf16 = "bf16"
@@ -158,15 +160,15 @@ class Weights(StrEnum):
 
 
 class Forward(StrEnum):
-    """How a model reads a pair: its prompt once (`models/packing.py`), or as TRL does, padded and the prompt twice."""
+    """The input for a pair: the prompt once with both completions (`models/packing.py`), or two padded rows (TRL)."""
 
     shared_prefix = "shared_prefix"
     padded = "padded"
 
 
 class Checkpointing(StrEnum):
-    """Which activations the backward computes again: none; selective, all but the outputs of products and attention;
-    full, all but what goes into each layer. auto: the first of these with which memory holds the longest row."""
+    """The activations that the backward pass recomputes. selective: all except outputs of matrix products and
+    attention. full: all except the inputs of layers. auto: the first kind with which the longest row fits."""
 
     auto = "auto"
     none = "none"
@@ -180,23 +182,28 @@ class Sharding(StrEnum):
     zero3 = "zero3"
 
 
-# TRL's losses of pairs.
+# The losses of TRL's DPOTrainer.
 LOSS_TYPES = (
     "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
     "sigmoid_norm"
 ).split()
 DEVICES = ("auto", "cpu", "cuda")
 SOURCE_CHECKS = ("label", "number")
-DOCUMENTS = ("file", "sections", "paragraphs", "lines")  # where plain text is divided
+DOCUMENTS = ("file", "sections", "paragraphs", "lines")  # the unit of plain text that becomes a row
 AUDIT_CODES = (
     "one_character no_answer echo unfinished merged refusal boilerplate repetition wrong_sum broken_promise "
     "other_language stale placeholder input_marker needs_link needs_attachment asks_for_picture damaged secret "
     "personal duplicate near_duplicate other_answer crosses_splits contaminated alike lopsided contradicted"
 ).split()
-OF_ROWS_AMONG_ROWS = ("duplicate", "near_duplicate", "other_answer", "crosses_splits")  # of these codes
+OF_ROWS_AMONG_ROWS = (
+    "duplicate",
+    "near_duplicate",
+    "other_answer",
+    "crosses_splits",
+)  # codes that need a comparison with other rows
 AUDIT_ACTIONS = ("keep", "fix", "drop", "quarantine")
-AUDIT_FIXES = ("damaged", "input_marker")  # codes whose findings can be mended in one way only
-# Codes with a threshold, and from where to where that may be. Below 0.6, near copies are not looked for.
+AUDIT_FIXES = ("damaged", "input_marker")  # codes with only one possible fix
+# Codes with a threshold, and its range. The search for near copies finds none below 0.6.
 AUDIT_THRESHOLDS = {
     "repetition": (0.0, 1.0),
     "near_duplicate": (0.6, 1.0),

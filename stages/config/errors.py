@@ -1,4 +1,4 @@
-"""What a user can mend is told in one line, without a traceback."""
+"""Errors that the user can correct. They end the command with one line and without a traceback."""
 
 import difflib
 import errno
@@ -9,21 +9,21 @@ from contextlib import contextmanager
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
-# How libraries that swallow the number say so: safetensors and tokenizers in the system's words, torch in its own.
+# Some libraries lose the error's number. safetensors and tokenizers keep the system's words; torch has its own words.
 IN_WORDS = {words: words for words in map(os.strerror, FULL)}
 TORCH = ("basic_ios::clear: iostream error", "PytorchStreamWriter failed writing", "inline_container.cc")
 IN_WORDS |= dict.fromkeys(TORCH, "torch could not write a file")
 
-# Characters that show nothing by themselves, and can hide a text or change how another reads: controls, which also
-# move a terminal's cursor; marks that turn the direction of text; characters without width; blanks other than spaces;
-# fillers, tags and private code points; and half a surrogate pair, which cannot be printed at all.
+# Invisible characters, which can hide a text or change how another one reads: controls, which also move a terminal's
+# cursor; marks that turn the direction of text; characters without width; blanks other than spaces; fillers, tags and
+# private code points; and half a surrogate pair, which cannot be printed at all.
 _ALWAYS = (
     "\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\u2800\u3164\ud800-\uf8ff\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\U00013430-\U00013455"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\U000f0000-\U0010ffff"
 )
-# One joiner between two of these, or one U+FE0F behind a picture or in a keycap, is part of an emoji, or of a word of
-# an Arabic or Indic script: it is seen by what it does.
+# A joiner between two of these characters is visible by its effect: it is part of an emoji, or of a word in an Arabic
+# or Indic script. So is one U+FE0F behind a picture or in a keycap.
 _PICTURE = "\u00a9\u00ae\u203c\u2049\u2122-\u27ff\u2801-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff"
 _JOINED = f"\u0620-\u0dff\ufe0f{_PICTURE}"
 UNSEEN = re.compile(
@@ -32,26 +32,26 @@ UNSEEN = re.compile(
 
 
 def visible(text: str, keep: str = "") -> str:
-    """Text from outside (a column's name, a file's, a model's answer) as a terminal or a page may show it: characters
-    that show nothing are written out as escapes, except those to keep."""
+    """Return a text from outside (a file's name, a model's answer) with escapes for invisible characters, so that a
+    terminal or a page can show it. Characters in `keep` stay."""
     return UNSEEN.sub(lambda match: match[0] if match[0] in keep else ascii(match[0])[1:-1], text)
 
 
 class UserError(Exception):
-    """Something the user can mend: says in one line what is wrong, where, and the way out."""
+    """An error that the user can correct. Its one line says what is wrong, where, and what to type."""
 
     def __init__(self, message: object = "", *more: str):
-        """`others` are further errors, told in the same line."""
-        self.messages = [visible(str(each)) for each in (message, *more)]
+        """`more` are messages of further errors, which stand in the same line."""
+        self.messages = [visible(str(text)) for text in (message, *more)]
         super().__init__(" Also: ".join(self.messages))
 
 
 @contextmanager
 def name_block(block: str) -> Iterator[None]:
-    """Have errors about the keys of `label` name those of the block that takes its place: of `eval.judged`.
+    """Replace `label.` by `block.` in errors raised inside: `eval.judged` has the keys of `label`.
 
     Raises:
-        UserError: with the keys that the user can set.
+        UserError: with the settings that the user typed.
     """
     try:
         yield
@@ -62,31 +62,31 @@ def name_block(block: str) -> Iterator[None]:
 
 
 class Errors:
-    """Collects UserErrors, to be told in one message: `with errors:` takes the one that its block raises."""
+    """A collector of UserErrors. `with errors:` stores an error's messages, and `raise_all` raises them together."""
 
     def __init__(self) -> None:
-        self.messages = dict[str, None]()  # in order, each once
+        self.messages = dict[str, None]()  # a dict, since it keeps the order and each message once
 
     def __enter__(self) -> None:
-        """Begin a block that may raise a UserError."""
+        """Start a block that may raise a UserError."""
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        """Keep a UserError's message; any other error is left to the caller."""
+        """Store the messages of a UserError. Any other error continues to the caller."""
         if isinstance(error, UserError):
             self.messages |= dict.fromkeys(error.messages)
         return isinstance(error, UserError)
 
     def add(self, message: str) -> None:
-        """Keep one more message."""
+        """Store one more message."""
         self.messages[message] = None
 
     def raise_all(self) -> None:
-        """Raise one UserError with every message, where there are any."""
+        """Raise one UserError with all stored messages, if there are any."""
         if self.messages:
             raise UserError(*self.messages)
 
 
-# What settings are called elsewhere, and what here.
+# Names that other tools give to settings, and the names here.
 SYNONYMS = {
     "lr": "learning_rate",
     "bs": "batch_size",
@@ -124,7 +124,7 @@ SYNONYMS = {
 
 
 def suggest(name: str, names: Iterable[str]) -> str:
-    """`" Did you mean 'beta'?"`, or the known names where none is near."""
+    """Return `" Did you mean 'beta'?"` with the name nearest to `name`, or a list of all names if none is near."""
     names = sorted(map(str, names))
     if SYNONYMS.get(name) in names:
         return f" Did you mean {SYNONYMS[name]!r}?"
@@ -135,7 +135,7 @@ def suggest(name: str, names: Iterable[str]) -> str:
 def require_known(key: str, values: Iterable[str], names: Iterable[str]) -> None:
     for value in values:
         if value not in names:
-            raise UserError(f"{key}={value} is unknown.{suggest(value, names)}")
+            raise UserError(f"{key}={value}: {value} is not a known value.{suggest(value, names)}")
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -145,7 +145,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def full_disk_message(error: BaseException) -> str | None:
-    """One line where an error, or what it came from, is that a disk is full, a quota spent or a file too large."""
+    """Return the message for a full disk, a spent quota or a file that is too large. Return None for another error."""
     for e in causes(error):
         number = e.errno if isinstance(e, OSError) and e.errno in FULL else None
         reason = (
@@ -156,7 +156,7 @@ def full_disk_message(error: BaseException) -> str | None:
         if reason:
             place = f"{e.filename}: " if isinstance(e, OSError) and e.filename else ""
             return (
-                f"{place}{reason}: the disk is full, or a quota is spent. Nothing is lost: make room, and the same "
-                "command resumes; outputs=FOLDER puts the store elsewhere."
+                f"{place}{reason}: the disk is full, or a quota is used up. No finished work is lost. Free some "
+                "space, and type the same command again: it resumes. For another disk, set outputs=FOLDER."
             )
     return None

@@ -1,4 +1,4 @@
-"""The installation that runs: its folder, distribution and program, and the command that adds an extra's packages."""
+"""The installation of this project: its folder, its program, and the command that installs an extra's packages."""
 
 import os
 import shlex
@@ -10,7 +10,7 @@ from typing import Any
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent
 DISTRIBUTION = "plumbline-alignment"
-PROGRAM = "PLUMBLINE_PROGRAM"  # the environment's variable for the words that began the command, for all its processes
+PROGRAM = "PLUMBLINE_PROGRAM"  # the environment variable with the command's first words, for child processes
 
 
 def checkout_project() -> dict[str, Any]:
@@ -28,7 +28,7 @@ def install_command(extra: str) -> str:
 
 
 def version(distribution: str) -> str | None:
-    """Return the version of an installed distribution, of this one the checkout's; None if it is not installed."""
+    """Return the version of an installed distribution, or None. For this project, the checkout's version counts."""
     if distribution == DISTRIBUTION and (project := checkout_project()):
         return str(project["version"])
     try:
@@ -38,11 +38,11 @@ def version(distribution: str) -> str | None:
 
 
 def program() -> list[str]:
-    """Return the words before the arguments of a command: `plumbline` if that began this one, else `python run.py`."""
+    """Return the first words of a command line: `plumbline` if the user typed that, else `python run.py`."""
     return os.environ.get(PROGRAM, "python run.py").split()
 
 
 def arguments_of(command: str) -> list[str]:
-    """Return the arguments of a command line of either program."""
+    """Return the arguments of a command line that begins with `plumbline` or `python run.py`."""
     words = shlex.split(command)
     return words[2:] if words[:1] == ["python"] else words[1:]

@@ -1,4 +1,4 @@
-"""Limits that stand beside a key's type in the schema, and what a value outside them is told."""
+"""Limits of keys, as the schema states them beside a key's type, and the check of all values against them."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -12,8 +12,9 @@ from stages.config.errors import Errors, UserError, require_known
 
 @dataclass(frozen=True)
 class Limit:
-    """Finite numbers from `low` to `high`. `open`: `low` itself is too little; `below`: `high` itself is too much.
-    `told` says so in an error."""
+    """The finite numbers from `low` to `high`. `open` excludes `low`, and `below` excludes `high`.
+
+    `requirement` is the limit in words, for errors: "must be from 0 to 1"."""
 
     low: float
     requirement: str
@@ -27,34 +28,33 @@ class Limit:
         return math.isfinite(value) and enough and not_too_much
 
 
-LIMIT, ONE_OF, COMPUTED, NEUTRAL = "limit", "one of", "computed", "neutral"  # in a field's metadata
+LIMIT, ONE_OF, COMPUTED, NEUTRAL = "limit", "one of", "computed", "neutral"  # keys of a dataclass field's metadata
 
 
 def limited(limit: Limit, default: Any = MISSING) -> Any:
-    """A key that must keep a limit, whose value stands in YAML or is given. None and words (auto) are left to its
-    type."""
+    """Return a field whose numbers must keep a limit. Other values (null, auto) are checked by the field's type."""
     return field(default=default, metadata={LIMIT: limit})
 
 
 def words(*accepted: str, default: Any = MISSING) -> Any:
-    """A key that takes one of these words, where no type says so."""
+    """Return a text field that accepts only these words."""
     return field(default=default, metadata={ONE_OF: accepted})
 
 
 def computed(default: Any) -> Any:
-    """A key that the pipeline fills in. Whatever a user set there would be lost."""
+    """Return a field that the pipeline fills in. If a user sets it, the value is refused."""
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata={COMPUTED: default})
     return field(default=default, metadata={COMPUTED: default})
 
 
 def neutral(make: Callable[[], Any]) -> Any:
-    """A key outside `runtime` that cannot change a result either: it stays out of the fingerprint."""
+    """Return a field that is not part of the fingerprint, although it is not in `runtime`."""
     return field(default_factory=make, metadata={NEUTRAL: True})
 
 
-def setting_name() -> Any:
-    """What the pipeline's own block is called on the command line, for errors: it stays out of the fingerprint."""
+def internal() -> Any:
+    """Return a field that only the pipeline sets, and that is not part of the fingerprint."""
     return field(default=None, metadata={COMPUTED: None, NEUTRAL: True})
 
 
@@ -64,24 +64,24 @@ def positive(high: float = float("inf"), default: Any = MISSING) -> Any:
 
 
 def between(low: float, high: float, default: Any = MISSING) -> Any:
-    """The bounds of sense: more would be a slip, and take all memory or for ever."""
+    """Return a number field with a wide range. A number outside it is a typing error that would fill the memory."""
     return limited(Limit(low, f"must be from {low:,} to {high:,}", high), default)
 
 
 def random_seed(default: Any = MISSING) -> Any:
-    """What NumPy takes as a seed, and torch too."""
+    """Return a field for a seed, in the range that both NumPy and torch accept."""
     return limited(Limit(0, "must be from 0 to 4294967295", 2**32 - 1), default)
 
 
 def reading_bound(low: int, high: int) -> Any:
-    """A bound that ends a stage and changes nothing of what it makes: it stays out of the fingerprint. Null: the
-    reader's own."""
+    """Return a field for a bound that can only end a stage with an error, so it is not part of the fingerprint. Null
+    means the reader's default."""
     limit = Limit(low, f"must be from {low:,} to {high:,}", high)
     return field(default=None, metadata={LIMIT: limit, NEUTRAL: True})
 
 
 def share(default: Any = MISSING) -> Any:
-    return limited(Limit(0, "is a share between 0 and 1", high=1), default)
+    return limited(Limit(0, "must be a share from 0 to 1", high=1), default)
 
 
 def limits_of(key: Field[Any]) -> Limit | None:
@@ -90,8 +90,11 @@ def limits_of(key: Field[Any]) -> Limit | None:
 
 
 def validate_block(block: Any, prefix: str = "") -> None:
-    """Raise UserError for the values of a block, and of those inside it, that do not keep their limits, are not a
-    word that their key knows, or are empty."""
+    """Check every value of a block and of the blocks inside it. `prefix` is put before the names of keys.
+
+    Raises:
+        UserError: naming all values that are outside their limits, not an accepted word, or empty.
+    """
     errors = Errors()
     for name, key, value in iterate_values(block, prefix):
         with errors:
@@ -102,19 +105,20 @@ def validate_block(block: Any, prefix: str = "") -> None:
 def validate_value(name: str, key: Field[Any], value: Any) -> None:
     limit = limits_of(key)
     if COMPUTED in key.metadata and value != key.metadata[COMPUTED]:
-        raise UserError(f"{name}={value}: the pipeline sets it itself; leave it out.")
+        raise UserError(f"{name}={value}: only the pipeline sets {name}. Leave it out.")
     if isinstance(value, str):
         if not value.strip():
-            raise UserError(f"{name} is empty: give it a value, or leave it out.")
+            raise UserError(
+                f"{name}={value}: the value is empty. Type a value after the equals sign, or leave {name} out."
+            )
         if accepted := key.metadata.get(ONE_OF):
             require_known(name, [value], accepted)
     elif limit and isinstance(value, int | float) and not limit.holds(value):
-        raise UserError(f"{name} {limit.requirement}, got {value}.")
+        raise UserError(f"{name}={value}: the value {limit.requirement}.")
 
 
 def iterate_values(block: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], Any]]:
-    """Every value of a block and of those inside it, with its name and its field; of a list or a mapping, every
-    element that is a block."""
+    """Yield every value of a block and of the blocks inside it, with its name (`sample.pool[0].n`) and its field."""
     for key in fields(block):
         name, value = f"{prefix}{key.name}", getattr(block, key.name)
         for place, item in numbered_items(value):

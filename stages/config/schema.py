@@ -1,9 +1,8 @@
-"""The keys that exist, and their types. Values live in `conf/`; no torch is imported here.
+"""The keys of the configuration with their types and limits. Their values are in `conf/`. This file imports no torch.
 
-`stage` names the target; every stage has its own block, always composed, so `dpo.beta=0.05` means the same
-whatever the target. A block is all a stage sees of the configuration. Inside a block, `runtime` holds what cannot
-change the result (and is left out of the fingerprint), `trainer` goes to TRL under TRL's own names. A key's limits
-stand beside its type.
+`stage` names the target. Each stage has a block, and sees nothing else of the configuration. All blocks are always
+composed, so `dpo.beta=0.05` means the same for every target. Inside a block, `runtime` holds settings that cannot
+change the result, so the fingerprint leaves them out. `trainer` goes to TRL under TRL's names.
 """
 
 from dataclasses import dataclass, field
@@ -36,12 +35,12 @@ from stages.config.choices import (
 from stages.config.installation import PACKAGE, ROOT
 from stages.config.limits import between, positive, random_seed
 
-# A wheel holds these folders in the package, a checkout beside it.
+# A wheel holds these folders inside the package, a checkout next to it.
 CONF, RECIPES, DOCS = ((PACKAGE if (PACKAGE / name).is_dir() else ROOT) / name for name in ("conf", "recipes", "docs"))
 
 
 class Target(StrEnum):
-    """What `stage` can build: the stages, each with all that it needs."""
+    """The stages that `stage` can build, each together with its inputs."""
 
     base = "base"
     source = "source"
@@ -64,11 +63,15 @@ class Target(StrEnum):
 
 @dataclass
 class Report:
+    """The report page."""
+
     side_by_side: int = between(0, 1000)
 
 
 @dataclass
 class Tracker:
+    """The experiment tracker."""
+
     name: str = MISSING
     project: str = MISSING
     entity: str | None = MISSING
@@ -78,7 +81,7 @@ class Tracker:
 
 @dataclass
 class Launch:
-    """Processes of a training stage. Several nodes share the store; node 0 plans, locks and publishes."""
+    """The processes of a training stage. Several machines (nodes) share the store, and node 0 publishes the result."""
 
     processes: int = between(1, 1024)
     nodes: int = between(1, 10_000)
@@ -89,16 +92,22 @@ class Launch:
 
 @dataclass
 class Compare:
+    """The table of `stage=compare`."""
+
     sweep: str | None = MISSING
 
 
 @dataclass
 class GC:
+    """The removal of old nodes by `stage=gc`."""
+
     remove: bool = MISSING
 
 
 @dataclass
 class Chat:
+    """The conversation of `stage=chat`."""
+
     model: Role = MISSING
     side_by_side: bool = MISSING
     temperature: float = between(0, 100)
@@ -110,6 +119,8 @@ class Chat:
 
 @dataclass
 class Export:
+    """The files of `stage=export`."""
+
     format: ExportFormat = MISSING
     model: Role = MISSING
     dtype: GGUFType = MISSING
@@ -119,7 +130,9 @@ class Export:
 
 @dataclass
 class Config:
-    stage: str = MISSING  # a Target or a Command
+    """All settings of a run: keys of every stage first, then a block per stage."""
+
+    stage: str = MISSING
     outputs: str = MISSING
     seed: int = random_seed()
     precision: Precision = MISSING
@@ -156,59 +169,57 @@ class Config:
 
     @property
     def trained(self) -> dict[str, Training]:
-        """The blocks of what this run trains, by name: those of every chain, the target's, and that of a reward model
-        that has something of its own to learn from."""
+        """The training blocks that this run uses, by name: SFT, DPO, the target, and a reward model with a source."""
         optional_names = {self.stage, "reward" if self.reward.source.path else ""}
         return {name: vars(self)[name] for name, each in OBJECTIVES.items() if each.in_chain or name in optional_names}
 
     @property
     def selects(self) -> bool:
-        """Whether the base answers the prompts that nobody has answered, for SFT to learn from its best."""
+        """True if SFT also learns from the base model's best answers to prompts without a reference answer."""
         if self.sft.demonstrations is None:
             return self.sft.train and bool(self.data.tasks and self.data.tasks.open_sft)
         return self.sft.demonstrations is Demonstrations.selected
 
     @property
     def without_model(self) -> bool:
-        """True where the target is made of somebody's candidates and what is said of them: no model or data has a part
-        in it."""
+        """True if the target needs only a file of candidates and their labels, so that no model or data is built."""
         of_file = self.label.brings_pool or (self.sample.brings_prompts and not self.label.by_reward)
         judging = (Target.sample, Target.label, Target.pairs, Target.unpaired)
         return of_file and self.stage in judging and self.rounds == 1
 
     @property
     def unpaired_wanted(self) -> bool:
-        """Whether labels of single completions are asked for: nothing else of the chain reads them."""
+        """True if the run needs labels of single completions (`stage=unpaired`), which no other stage reads."""
         published = self.stage == Command.export and self.export.format is ExportFormat.dataset
         return self.stage == Target.unpaired or published
 
     @property
     def labels(self) -> list[Label]:
-        """Who labels: candidates, and the answers that the evaluation compares."""
+        """The blocks of labelers: for candidates, and for the answers that the evaluation compares."""
         judged = self.eval.judged
         return ([] if self.align is Align.none else [self.label]) + ([judged.label] if judged.is_requested else [])
 
     @property
     def own_parts(self) -> dict[str, Own]:
-        """Code of the user's, by the block that names it."""
+        """The user's own code, by the block that names it."""
         blocks = {name: vars(self)[name] for name in ("data", "sample", "label")} | {"eval.judged": self.eval.judged}
         return {name: block.own for name, block in blocks.items()}
 
     @property
     def own_prompts(self) -> bool:
-        """True where the preferences come with prompts of their own, which the data does not hold."""
+        """True if the file of preferences or candidates also holds the prompts, so that they are not in the data."""
         return self.align is not Align.none and (self.label.brings_pool or self.sample.brings_prompts)
 
     @property
     def tested(self) -> bool:
-        """True where the data has prompts for the models to answer, as far as the configuration tells."""
+        """True if, by the configuration, the data has prompts in the split that the evaluation answers."""
         groups = (group for group, split in SPLIT_OF_GROUP.items() if split == self.answer.split)
         generated = self.data.tasks is not None and any(vars(self.data.tasks)[group] for group in groups)
         return generated or any(source.shares.get(self.answer.split) for source in self.data.sources)
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:
-        """The endpoints that this run asks, by their keys."""
+        """The endpoints that this run calls, by their settings."""
         endpoints = {
             f"{label.name}.judge.endpoints[{i}]": endpoint
             for label in self.labels
@@ -219,5 +230,5 @@ class Config:
 
 
 def group_defaults(block: str) -> Any:
-    """Return the block of an objective as its group has it, whatever the recipe."""
+    """Return the default values of an objective's block, without those of the recipe."""
     return OmegaConf.load(CONF / block / "default.yaml")

@@ -1,4 +1,4 @@
-"""Check what may be said to TRL's trainers, without importing them: losses, batches, and arguments of their own."""
+"""Check the settings that go to TRL's trainers: losses, batches and TRL's own arguments. TRL is not imported."""
 
 import ast
 import contextlib
@@ -15,7 +15,7 @@ from stages.config.errors import UserError, suggest
 from stages.config.installation import install_command
 
 OF_ANY_DIVERGENCE = (*unread_arguments.DIVERGING, "sft")
-# TRL's arguments that a typed key or `runtime` sets, and what to set instead.
+# TRL's arguments that another key of the block sets, with that key.
 SET_ELSEWHERE = {
     "learning_rate": "learning_rate",
     "num_train_epochs": "epochs",
@@ -34,7 +34,7 @@ SET_ELSEWHERE = {
     "save_steps": "runtime.save_steps",
     "eval_steps": "evaluations",
 }
-# What a stage decides itself, or what would break a promise: the contract, the batch, the resume, the reference.
+# Arguments that the stage sets, or that would break the tokenizer contract, the batch, the resume or the reference.
 SET_BY_STAGE = set(
     "output_dir report_to logging_steps logging_strategy logging_nan_inf_filter save_strategy save_total_limit "
     "save_only_model eval_strategy eval_on_start per_device_eval_batch_size prediction_loss_only max_steps "
@@ -45,18 +45,18 @@ SET_BY_STAGE = set(
     "precompute_ref_batch_size sync_ref_model activation_offloading liger_kernel_config average_tokens_across_devices "
     "enable_jit_checkpoint include_num_input_tokens_seen label_names save_on_each_node".split()
 )
-# What several processes find each other by, and divide a model by.
+# Arguments by which several processes find each other and divide a model.
 SET_BY_LAUNCH = ("fsdp fsdp_config deepspeed ddp_backend local_rank accelerator_config parallelism_config").split()
-# torch.compile breaks its graph wherever a batch is laid out, compiles parts of it anew for batches of other lengths,
-# and under fp32 has transformers switch TF32 on. On two busy cores, minutes for a model of two layers.
+# torch.compile is refused: batches differ in length, so it compiles again and again. On two busy cores, that takes
+# minutes for a model of two layers. Under fp32, transformers would also turn TF32 on.
 COMPILED = ("torch_compile", "torch_compile_backend", "torch_compile_mode")
 
 
 def validate_trainer(name: str, block: Training, group: Mapping[str, Any]) -> None:
-    """Raise UserError for the first thing that an objective asks of its trainer and that cannot work.
+    """Raise UserError for the first setting of an objective that its trainer cannot use.
 
     Args:
-        group: `NAME.trainer` as the block's group has it, which nobody typed.
+        group: the defaults of `NAME.trainer` in `conf/`, which the user did not type.
     """
     validate_micro_batch(name, block)
     validate_checkpointing(name, block)
@@ -71,105 +71,108 @@ def validate_trainer(name: str, block: Training, group: Mapping[str, Any]) -> No
 def validate_checkpointing(name: str, block: Training) -> None:
     if block.runtime.gradient_checkpointing not in [Checkpointing.auto, *block.checkpointings]:
         raise UserError(
-            f"{name}.runtime.gradient_checkpointing=selective is for all weights, not adapters, and not under ZeRO-3: "
+            f"{name}.runtime.gradient_checkpointing=selective: this does not work with adapters or under ZeRO-3. Set "
             "none or full."
         )
 
 
 def validate_kernels(name: str, block: Training) -> None:
-    """Refuse torch.compile, and Liger's kernels where they cannot run."""
+    """Refuse torch.compile, and Liger's kernels if they cannot run."""
     if compile_keys := [key for key in COMPILED if block.trainer.get(key)]:
-        raise UserError(
-            f"{name}.trainer.{compile_keys[0]}: batches differ in shape, and each is compiled for. Leave it out."
-        )
+        key = f"{name}.trainer.{compile_keys[0]}"
+        raise UserError(f"{key}: torch would compile again for batches of another shape. Leave this argument out.")
     if block.trainer.get("use_liger_kernel") and (block.runtime.device == "cpu" or find_spec("liger_kernel") is None):
-        raise UserError(f"{name}.trainer.use_liger_kernel needs CUDA and {install_command('liger')}.")
+        raise UserError(f"{name}.trainer.use_liger_kernel: this needs a CUDA device and {install_command('liger')}.")
 
 
 def validate_losses(cfg: DPO) -> None:
-    """Refuse what TRL's losses cannot do, before anything is built for them."""
+    """Refuse combinations of DPO's losses, weights and divergences that TRL does not support."""
     if not cfg.loss_type:
-        raise UserError("dpo.loss_type names no loss: dpo.loss_type=[sigmoid] is the usual one.")
+        raise UserError("dpo.loss_type=[]: the list is empty. Type dpo.loss_type=[sigmoid] for the standard loss.")
     if cfg.loss_weights is not None and len(cfg.loss_weights) != len(cfg.loss_type):
         raise UserError(
-            f"dpo.loss_weights has {len(cfg.loss_weights)} numbers, dpo.loss_type {len(cfg.loss_type)} losses: set "
-            "dpo.loss_weights=null to weigh them alike."
+            f"dpo.loss_weights has {len(cfg.loss_weights)} numbers, but dpo.loss_type has {len(cfg.loss_type)} losses."
+            " Type dpo.loss_weights=null for equal weights."
         )
     if cfg.loss_weights is not None and not any(cfg.loss_weights):
         raise UserError(
-            f"dpo.loss_weights={cfg.loss_weights} weigh every loss 0, so nothing is learnt: dpo.loss_weights=null "
-            "weighs them alike."
+            f"dpo.loss_weights={cfg.loss_weights}: all weights are 0, so nothing is learnt. Type "
+            "dpo.loss_weights=null for equal weights."
         )
     divergence = cfg.trainer.get("f_divergence_type", "reverse_kl")
     if divergence != "reverse_kl" and (without := [loss for loss in cfg.loss_type if loss not in OF_ANY_DIVERGENCE]):
         raise UserError(
-            f"dpo.trainer.f_divergence_type={divergence} is for the losses {', '.join(OF_ANY_DIVERGENCE)}, not "
-            f"{without[0]}."
+            f"dpo.trainer.f_divergence_type={divergence}: the loss {without[0]} does not support it. "
+            f"Set dpo.loss_type to {', '.join(OF_ANY_DIVERGENCE)}."
         )
     if "exo_pair" in cfg.loss_type and not cfg.trainer.get("label_smoothing"):
-        raise UserError("dpo.loss_type=[exo_pair] needs dpo.trainer.label_smoothing (arXiv:2402.00856 uses 1e-3).")
+        raise UserError(
+            "dpo.loss_type=[exo_pair]: this loss needs dpo.trainer.label_smoothing=0.001 (arXiv:2402.00856)."
+        )
     if cfg.trainer.get("use_weighting") and {"aot", "aot_unpaired", "sft"} & set(cfg.loss_type):
         raise UserError(
-            "dpo.trainer.use_weighting weighs pairs, which aot, aot_unpaired and sft losses do not keep apart."
+            "dpo.trainer.use_weighting: the losses aot, aot_unpaired and sft cannot weight single pairs. Leave one of "
+            "the two out."
         )
 
 
 def validate_micro_batch(name: str, block: Training) -> None:
-    """Every process must have as many rows of a step as the others, in whole micro-batches if their size is given."""
+    """Check that the rows of a step divide evenly among the processes, and into micro-batches of the given size."""
     runtime, key = block.runtime, f"{name}.runtime.micro_batch"
     if runtime.micro_batch != "auto" and type(runtime.micro_batch) is not int:
-        raise UserError(f"{key}={runtime.micro_batch}: a number of rows, or auto.")
+        raise UserError(f"{key}={runtime.micro_batch}: the value must be a number of rows, or auto.")
     if runtime.rows is None and block.by_micro_batch:
-        raise UserError(f"{key}=auto: what is asked of {name} depends on the rows of a micro-batch. Set a number.")
+        raise UserError(f"{key}=auto: with these settings the size of a micro-batch changes the result. Set a number.")
     if runtime.rows and runtime.token_budget is not None:
-        raise UserError(f"{name}.runtime.token_budget={runtime.token_budget} is for {key}=auto, not {runtime.rows}.")
+        budget = f"{name}.runtime.token_budget={runtime.token_budget}"
+        raise UserError(f"{budget}: a token budget needs {key}=auto, but it is {runtime.rows}. Change one of the two.")
     if block.batch_size % ((runtime.rows or 1) * runtime.world_size):
         rows = f"{key}={runtime.rows} × " if runtime.rows else ""
         raise UserError(
-            f"{name}.batch_size={block.batch_size} is not a multiple of {rows}{runtime.world_size} processes: every "
-            "optimizer step must see exactly batch_size rows."
+            f"{name}.batch_size={block.batch_size}: this is not a multiple of {rows}{runtime.world_size} processes, "
+            "so they cannot share its rows evenly. Set a multiple."
         )
 
 
 def validate_trainer_keys(name: str, block: Training) -> None:
-    """`trainer:` takes TRL's own argument names but none that is set elsewhere, with values that it can use."""
+    """Check that the keys of `trainer` are arguments of TRL, that no other setting sets them, and that they fit."""
     types = argument_types(name) if block.trainer else {}
     elsewhere = SET_ELSEWHERE | OBJECTIVES[name].typed
     for key in block.trainer:
         if key in SET_BY_STAGE:
-            raise UserError(f"{name}.trainer.{key}: the {name} stage sets it itself; leave it out.")
+            raise UserError(f"{name}.trainer.{key}: only the {name} stage sets this argument. Leave it out.")
         if key in SET_BY_LAUNCH:
-            raise UserError(f"{name}.trainer.{key}: launch=ddp, fsdp or zero3 sets it; leave it out.")
+            raise UserError(f"{name}.trainer.{key}: launch=ddp, fsdp or zero3 sets this argument. Leave it out.")
         if key in elsewhere:
-            raise UserError(f"{name}.trainer.{key}: set {name}.{elsewhere[key]} instead.")
+            raise UserError(f"{name}.trainer.{key}: another setting does this. Set {name}.{elsewhere[key]} instead.")
         if key not in types:
-            raise UserError(f"{name}.trainer.{key} is no argument of TRL's trainer.{suggest(key, types)}")
+            raise UserError(f"{name}.trainer.{key}: TRL's trainer does not have this argument.{suggest(key, types)}")
     trl_values.validate_values(f"{name}.trainer", block.trainer, types, enumerations() if block.trainer else {})
 
 
 def allowed_arguments(name: str) -> set[str]:
-    """The arguments that `NAME.trainer` takes."""
+    """Return the names of all arguments that `NAME.trainer` accepts."""
     elsewhere = {*SET_BY_STAGE, *SET_BY_LAUNCH, *SET_ELSEWHERE, *OBJECTIVES[name].typed}
     return argument_types(name).keys() - elsewhere
 
 
 def argument_types(name: str) -> dict[str, str]:
-    """Return the types of the fields of an objective's class of TRL, as the source writes them."""
+    """Return the types of all arguments of an objective's TRL configuration, as its source writes them."""
     return {key: ast.unparse(field.annotation) for key, field in argument_fields(name).items()}
 
 
 def argument_defaults(name: str) -> dict[str, Any]:
-    """Return the defaults of those fields, except of those that the source computes."""
+    """Return the defaults of an objective's TRL configuration, without those that the source computes."""
     values = {}
     for key, field in argument_fields(name).items():
-        if isinstance(field.value, ast.Call):  # of dataclasses.field
+        if isinstance(field.value, ast.Call):  # a call of dataclasses.field
             with contextlib.suppress(StopIteration, ValueError):
                 values[key] = ast.literal_eval(next(k.value for k in field.value.keywords if k.arg == "default"))
     return values
 
 
 def argument_fields(name: str) -> dict[str, ast.AnnAssign]:
-    """Return the fields of a TRL configuration by name, from its source: an import takes seconds."""
+    """Return the fields of a TRL configuration by name. Its source is parsed, since an import takes seconds."""
     sources = (
         ("transformers", "training_args.py"),
         ("trl", "trainer/base_config.py"),
@@ -181,7 +184,7 @@ def argument_fields(name: str) -> dict[str, ast.AnnAssign]:
 
 
 def enumerations() -> dict[str, list[str]]:
-    """The words of every enumeration that the type of an argument of transformers' may name."""
+    """Return the words of every enumeration in transformers that can be the type of an argument."""
     words = {}
     for file in ("training_args.py", "trainer_utils.py"):
         for definition in classes("transformers", file):

@@ -1,5 +1,6 @@
-"""Which values TRL's arguments may have: of the type that its source says, of the words that it knows, and numbers
-that torch, transformers and TRL can use. What these would refuse only when training starts is refused here."""
+"""Check the values of TRL's arguments: their types, words and ranges, and the packages that an optimizer needs.
+
+torch, transformers and TRL would only refuse a wrong value when training starts, hours later perhaps."""
 
 import math
 import re
@@ -19,7 +20,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "list": (list,),
     "None": (type(None),),
 }
-# Words of arguments that are any text by their type. Others are enumerations, which are read from the source.
+# Words of arguments whose type is only text. The words of enumerations are read from the source of transformers.
 WORDS = {
     "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
     "loss_type": ("nll", "dft"),
@@ -27,12 +28,14 @@ WORDS = {
     "log_level": ("debug", "info", "warning", "error", "critical", "passive"),
     "debug": ("underflow_overflow", "tpu_metrics_debug"),
 }
-BETA = Limit(0, "must be from 0 to below 1", high=1, below=True)  # the memory of a running mean
+BETA = Limit(0, "must be from 0 to below 1", high=1, below=True)  # the decay rate of a running mean
 COUNT = Limit(1, "must be at least 1")
 RANGES = {
     "adam_beta1": BETA,
     "adam_beta2": BETA,
-    "label_smoothing": Limit(0, "must be from 0 to below 0.5: half of all labels wrong say nothing", 0.5, below=True),
+    "label_smoothing": Limit(
+        0, "must be from 0 to below 0.5 (with half of all labels wrong, nothing can be learnt)", 0.5, below=True
+    ),
     "label_smoothing_factor": Limit(0, "must be from 0 to below 1", high=1, below=True),
     "ld_alpha": Limit(0, "must be from 0 to 1", high=1),
     "discopop_tau": Limit(0, "must be positive and finite", open=True),
@@ -45,7 +48,7 @@ RANGES = {
     "eval_accumulation_steps": COUNT,
 }
 OTHER_NUMBERS = Limit(0, "must be a finite number, 0 or more")
-# Optimizers that live in packages of their own.
+# Optimizers, as patterns, and the package that each one needs.
 PACKAGES = {
     r".*(8bit|lion|bnb|ademamix).*|paged_.*": "bitsandbytes",
     r"adamw_torch_[48]bit": "torchao",
@@ -59,14 +62,14 @@ PACKAGES = {
     r"adamw_torch_xla": "torch_xla",
     r"adamw_torch_npu_fused": "torch_npu",
 }
-# What some schedules cannot do without, among lr_scheduler_kwargs: any one of these.
+# Schedules that need one of these options in lr_scheduler_kwargs.
 SCHEDULES = {
     "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
     "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
     "warmup_stable_decay": ("num_decay_steps",),
 }
-TEXTS = ("warmup_type", "decay_type")  # of a schedule's options; the others are numbers
-# Keys of arguments that are mappings, where torch would refuse others only in the first backward.
+TEXTS = ("warmup_type", "decay_type")  # options of schedules that are words; all others are numbers
+# Keys of arguments that are mappings. torch would only refuse other keys in the first backward pass.
 OPTIONS = {
     "gradient_checkpointing_kwargs": (
         "use_reentrant",
@@ -76,36 +79,37 @@ OPTIONS = {
         "early_stop",
     )
 }
+# Schedules that follow TRL's own evaluations, which a stage turns off.
 METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 
 
 def validate_values(
     name: str, arguments: Mapping[str, Any], annotations: Mapping[str, str], words: Mapping[str, list[str]]
 ) -> None:
-    """Raise UserError for the first argument of `name` (`dpo.trainer`) whose value cannot work.
+    """Raise UserError for the first argument in `name` (`dpo.trainer`) whose value cannot work.
 
     Args:
-        annotations: the type of each argument, as TRL's source writes it.
-        words: the words of each enumeration that such a type may name.
+        annotations: the type of each argument as TRL's source writes it (`float | None`).
+        words: the words of each enumeration in these types.
     """
     for key, value in arguments.items():
         kinds = annotations[key].replace(" ", "").split("|")
         accepted = WORDS.get(key) or next((words[kind] for kind in kinds if kind in words), ())
         if not any(has_type(value, "str" if kind in words else kind) for kind in kinds):
-            raise UserError(f"{name}.{key}={value} must be {annotations[key]}.")
+            raise UserError(f"{name}.{key}={value}: the value must be of the type {annotations[key]}.")
         if accepted and isinstance(value, str):
             require_known(f"{name}.{key}", [value], accepted)
         if key in OPTIONS and isinstance(value, Mapping):
             require_known(f"{name}.{key}", value, OPTIONS[key])
         limit = RANGES.get(key, OTHER_NUMBERS)
         if isinstance(value, int | float) and not limit.holds(value):
-            raise UserError(f"{name}.{key} {limit.requirement}, got {value}.")
+            raise UserError(f"{name}.{key}={value}: the value {limit.requirement}.")
     require_optimizer(name, str(arguments.get("optim")))
     validate_schedule(name, str(arguments.get("lr_scheduler_type")), arguments.get("lr_scheduler_kwargs") or {})
 
 
 def has_type(value: Any, kind: str) -> bool:
-    """Whether a value is of a type as source writes it: `float`, `list[str]`."""
+    """Return whether a value has a type that is written as in source code: `float`, `list[str]`."""
     types = TYPES.get(kind.partition("[")[0], ())
     return isinstance(value, types) and (not isinstance(value, bool) or bool in types)
 
@@ -113,24 +117,24 @@ def has_type(value: Any, kind: str) -> bool:
 def require_optimizer(name: str, chosen: str) -> None:
     package = next((package for pattern, package in reversed(PACKAGES.items()) if re.fullmatch(pattern, chosen)), None)
     if package and find_spec(package) is None:
-        raise UserError(f"{name}.optim={chosen} needs the package {package}, which is not installed.")
+        raise UserError(f"{name}.optim={chosen}: the package {package} is not installed. Install it, or name another.")
 
 
 def validate_schedule(name: str, chosen: str, options: Any) -> None:
     if not isinstance(options, Mapping):
-        raise UserError(f"{name}.lr_scheduler_kwargs={options} must be a mapping: {{power: 2}}.")
+        raise UserError(f"{name}.lr_scheduler_kwargs={options}: the value must be a mapping, as {{power: 2}}.")
     if chosen in METRIC_SCHEDULES:
         raise UserError(
-            f"{name}.lr_scheduler_type={chosen} waits for evaluations of TRL's, and the stage makes its own: cosine, "
-            "linear or constant_with_warmup."
+            f"{name}.lr_scheduler_type={chosen}: this schedule needs TRL's evaluations, which the stage replaces "
+            "by its own. Set cosine, linear or constant_with_warmup."
         )
     for option, value in options.items():
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if option not in TEXTS and not number:
-            raise UserError(f"{name}.lr_scheduler_kwargs.{option}={value} must be a finite number.")
+            raise UserError(f"{name}.lr_scheduler_kwargs.{option}={value}: the value must be a finite number.")
     needed = SCHEDULES.get(chosen, ())
     if needed and not set(needed) & set(options):
         raise UserError(
-            f"{name}.lr_scheduler_type={chosen} needs {' or '.join(needed)}: "
-            f"{name}.lr_scheduler_kwargs={{{needed[-1]}: {'0.1' if 'rate' in needed[-1] else '10'}}}"
+            f"{name}.lr_scheduler_type={chosen}: this schedule needs {' or '.join(needed)}. For example, type "
+            f"{name}.lr_scheduler_kwargs={{{needed[-1]}: {'0.1' if 'rate' in needed[-1] else '10'}}}."
         )

@@ -1,6 +1,7 @@
-"""Which of TRL's arguments are read under which settings of a block. An argument that nothing reads is refused: it
-would be typed in vain, and make another node of the same computation. Tests hold every row against TRL and
-transformers themselves.
+"""Refuse arguments of TRL that nothing reads under the other settings of a block.
+
+Such an argument would have no effect, but the fingerprint of the node would change, so that the same computation ran
+again. Tests compare every rule with TRL and transformers themselves.
 """
 
 import re
@@ -16,10 +17,10 @@ SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")  # losses that read lab
 DIVERGING = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop")  # f_divergence_type
 ADAM = r"(paged_)?adamw_.*|(paged_)?ademamix.*|apollo_.*|schedule_free_(radam|adamw)|stable_adamw"
 LION = r"(paged_)?lion_.*"
-PROJECTED = r"(galore|apollo)_.*"  # optimizers of low-rank projections
-UNDECAYED = rf"{PROJECTED}|(ada)?lomo"  # transformers hands them parameters without their weight decay
-WARMED_UP = r"schedule_free_(adamw|sgd)"  # optimizers with a warm-up of their own, whatever the schedule
-# By optimizer, the names that `optim_args` may have. A weight decay there is not read: the parameters bring their own.
+PROJECTED = r"(galore|apollo)_.*"  # optimizers with low-rank projections
+UNDECAYED = rf"{PROJECTED}|(ada)?lomo"  # transformers does not pass weight decay to them
+WARMED_UP = r"schedule_free_(adamw|sgd)"  # optimizers that warm up under any schedule
+# The names that `optim_args` can have, by optimizer. A weight decay there is not read: trainer.weight_decay is.
 OPTIMIZER_OPTIONS = {
     r"sgd": "momentum dampening nesterov",
     r"adagrad": "lr_decay eps",
@@ -34,7 +35,7 @@ OPTIMIZER_OPTIONS = {
     r"schedule_free_.*": "weight_lr_power r",
     r"stable_adamw": "max_lr kahan_sum decouple_lr",
 }
-# By schedule, the names that `lr_scheduler_kwargs` may have.
+# The names that `lr_scheduler_kwargs` can have, by schedule.
 SCHEDULE_OPTIONS = {
     "cosine": "num_cycles",
     "cosine_with_restarts": "num_cycles",
@@ -48,7 +49,9 @@ SCHEDULE_OPTIONS = {
 
 @dataclass(frozen=True)
 class Rule:
-    """`arguments` are read where `reads` holds of the block. `setting` decides that; with `instead` they are read."""
+    """The rule that `arguments` are read only if `is_read` holds for the block.
+
+    `setting` is the setting that decides it, and `instead` a setting with which the arguments are read."""
 
     arguments: str
     setting: str
@@ -163,10 +166,10 @@ RULES = (
 
 
 def validate_readers(name: str, block: Training, unchanging: Mapping[str, Sequence[Any]]) -> None:
-    """Raise UserError for the first argument of `NAME.trainer` that nothing reads, or option inside one.
+    """Raise UserError for the first argument of `NAME.trainer`, or option inside one, that nothing reads.
 
     Args:
-        unchanging: by argument, the values that need no reader: TRL's default first, then that of the block's group.
+        unchanging: the values of each argument that are allowed without a reader: TRL's default, then that of `conf/`.
     """
     words = {"name": name, "block": block, "optimizer": optimizer(block), "schedule": schedule(block)}
     words |= {"losses": ",".join(losses(block)), "divergence": block.trainer.get("f_divergence_type", "reverse_kl")}
@@ -188,7 +191,7 @@ def validate_readers(name: str, block: Training, unchanging: Mapping[str, Sequen
 
 
 def validate_options(key: str, option_names: Iterable[str], accepted_options: Mapping[str, str], reader: str) -> None:
-    """Raise UserError for the first option in an argument that an optimizer or a schedule does not read."""
+    """Raise UserError for the first option that `reader`, an optimizer or a schedule, does not read."""
     names = next((names.split() for pattern, names in accepted_options.items() if re.fullmatch(pattern, reader)), [])
     for option in option_names:
         if option not in names:
@@ -197,7 +200,7 @@ def validate_options(key: str, option_names: Iterable[str], accepted_options: Ma
 
 
 def optimizer_options(block: Training) -> list[str]:
-    """Return the names in `optim_args`: momentum and nesterov of `momentum=0.9,nesterov=true`."""
+    """Return the names in `optim_args`: `momentum` and `nesterov` for `momentum=0.9,nesterov=true`."""
     parts = str(block.trainer.get("optim_args") or "").replace(" ", "").split(",")
     return [part.partition("=")[0] for part in parts if part]
 
@@ -221,6 +224,6 @@ def weighted_losses(block: DPO) -> list[str]:
 
 
 def replace_main_loss(losses: Sequence[str], other: str) -> str:
-    """Return what to type so that a mixture has another main loss: as many losses, which fit the same weights."""
+    """Return the setting that replaces the main loss of a mixture by `other`. The number of losses stays the same."""
     main = next((i for i, loss in enumerate(losses) if loss != "sft"), 0)
     return f"dpo.loss_type=[{','.join([*losses[:main], other, *losses[main + 1 :]])}]"

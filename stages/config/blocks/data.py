@@ -1,4 +1,4 @@
-"""What the data is: generated tasks, other people's files, and what an audit does with their rows."""
+"""The block `data`: generated tasks, sources of rows, their mixture, and the actions on rows that an audit reports."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -9,13 +9,13 @@ from omegaconf import MISSING
 
 from stages.config.blocks.models import Own
 from stages.config.choices import DOCUMENTS, OF_ROWS_AMONG_ROWS, SOURCE_CHECKS
-from stages.config.limits import between, computed, positive, random_seed, reading_bound, setting_name, share, words
+from stages.config.limits import between, computed, internal, positive, random_seed, reading_bound, share, words
 
 
 @dataclass
 class Tasks:
-    """Verifiable instructions, generated from a seed: prompts per group. `unseen_*` are test prompts; `open_*`,
-    `unseen_kinds` and `unseen_areas` are open requests under constraints."""
+    """Generated instructions whose answers a program can check. Each key is a number of prompts. The groups `unseen_*`
+    are test prompts. The groups `open_*`, `unseen_kinds` and `unseen_areas` are open requests with constraints."""
 
     seed: int = random_seed()
     families: list[str] = MISSING
@@ -35,7 +35,7 @@ class Tasks:
     open_plain: int = between(0, 1_000_000)
 
 
-# Test prompts come first, so that a prompt which two splits would draw belongs to the test.
+# Test groups come first, so that a prompt drawn for two splits goes to the test split.
 SPLIT_OF_GROUP = {
     "test": "test",
     "unseen_phrasings": "test",
@@ -65,82 +65,72 @@ OPEN_GROUPS = (
 )
 
 
-DEFAULT_SHARES = {"sft": 0.95, "validation": 0.05}  # of a source that names none
+DEFAULT_SHARES = {"sft": 0.95, "validation": 0.05}  # share of rows by split, if a source has no `splits`
 
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """How many megabytes of a file are read: of a line, or of a value in an array; and of a packed file, unpacked."""
+    """The most megabytes that a reader accepts. A larger line or file is an error, since it could fill the memory."""
 
-    line: int = 64
-    unpacked: int = 16_000
+    line: int = 64  # of one line, or of one value in a JSON array
+    unpacked: int = 16_000  # of a compressed file, after decompression
 
     @classmethod
     def of(cls, line: int | None, unpacked: int | None) -> "ReadLimits":
-        """The limits that a user set, and the usual ones where they are null."""
+        """Return the limits that a user set, with the default for each one that is null."""
         return cls(cls.line if line is None else line, cls.unpacked if unpacked is None else unpacked)
 
 
 @dataclass
 class Source:
-    """A file, folder, pattern or hub dataset. `columns` says which column has which role, with dots also inside of
-    one; null leaves it out. `labels` are words for labels. `reasoning` before answers is kept or stripped. `task`
-    phrases a labelled set as instructions, by its name or a YAML file. `documents` divides plain text. `licence` is
-    that of all rows but those with one of their own. `splits` gives the share of its rows for each split (default: sft
-    0.95, validation 0.05), decided by the content of the prompt. `check` makes prompts with an answer verifiable:
-    `label` (the same words), `number` (the same last number).
+    """Rows from a file, a folder, a pattern or a hub dataset. Every key except `path` is optional."""
 
-    `epochs` is how often its rows for sft come (default 1; of a part some rows, drawn), `weight` its share of them
-    against the weights of the others: as many rows as the scarcest source has for its share."""
-
-    path: str = MISSING
-    revision: str | None = None
-    subset: str | None = None
-    hub_split: str = "train"
-    format: str | None = None
-    columns: dict[str, Any] = field(default_factory=dict)
-    labels: dict[Any, str] = field(default_factory=dict)
-    reasoning: str | None = words("keep", "strip", default=None)
-    task: str | None = None
-    documents: str | None = words(*DOCUMENTS, default=None)
-    licence: str | None = None
-    rows: int | None = between(1, 1_000_000_000, None)
-    check: str | None = words(*SOURCE_CHECKS, default=None)
-    splits: dict[str, float] = field(default_factory=dict)
-    weight: float | None = positive(1_000_000, None)
-    epochs: float | None = positive(1000, None)
-    limits: Any = setting_name()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
+    path: str = MISSING  # a file, folder, pattern (data/*.jsonl), package:NAME/FILE or hub id
+    revision: str | None = None  # a branch, tag or commit of a hub dataset; null: its default branch
+    subset: str | None = None  # a configuration of a hub dataset; null: its default configuration
+    hub_split: str = "train"  # the split of a hub dataset
+    format: str | None = None  # a name of docs/reference/data-formats.md; null: recognised by its columns
+    columns: dict[str, Any] = field(default_factory=dict)  # {ROLE: COLUMN}, dots reach into a column; null: no column
+    labels: dict[Any, str] = field(default_factory=dict)  # {LABEL: WORD}: the words for the labels of a labelled set
+    reasoning: str | None = words("keep", "strip", default=None)  # keep or strip the reasoning before an answer
+    task: str | None = None  # a name or a YAML file: phrases the rows of a labelled set as instructions
+    documents: str | None = words(*DOCUMENTS, default=None)  # the unit that plain text is divided into
+    licence: str | None = None  # of each row that does not state a licence
+    rows: int | None = between(1, 1_000_000_000, None)  # rows to use, drawn by their content; null: all rows
+    check: str | None = words(*SOURCE_CHECKS, default=None)  # an answer passes if its words (last number) are equal
+    splits: dict[str, float] = field(default_factory=dict)  # {SPLIT: SHARE}; default: {sft: 0.95, validation: 0.05}
+    weight: float | None = positive(1_000_000, None)  # share of SFT's rows, relative to the other sources' weights
+    epochs: float | None = positive(1000, None)  # times that each row for SFT is used; 0.5: a random half; default: 1
+    limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
 
     @property
     def shares(self) -> dict[str, float]:
-        """Of its rows, by split, in the order of their names."""
+        """The share of rows that each split gets, sorted by the name of the split. A prompt's content decides."""
         return dict(sorted((self.splits or DEFAULT_SHARES).items()))
 
     @property
     def task_name(self) -> str:
-        """What a quota calls it."""
+        """The name of these rows in `data.mixture.quotas`: the task, or the file if there is no task."""
         return Path(self.task).stem if self.task else Path(self.path).name
 
 
 @dataclass
 class Audit:
-    """What becomes of rows that an audit finds something in, by code (`stage=audit` tells them, with examples): keep,
-    drop, quarantine, or fix where that is unambiguous; a code without an action keeps its rows. `thresholds` are of
-    codes that have one. `against` are evaluation sets, none of whose prompts may stand in a row that is contaminated
-    by it."""
+    """The actions on rows in which an audit finds a problem. `stage=audit` lists the codes of problems with examples.
+    Without an action for its code, a row is kept."""
 
-    actions: dict[str, str] = field(default_factory=dict)
-    thresholds: dict[str, float] = field(default_factory=dict)
-    against: list[Source] | None = None
+    actions: dict[str, str] = field(default_factory=dict)  # {CODE: ACTION}: keep, drop, quarantine or fix
+    thresholds: dict[str, float] = field(default_factory=dict)  # {CODE: NUMBER}, for codes with a threshold
+    against: list[Source] | None = None  # evaluation sets: a row with one of their prompts has the code contaminated
 
     @property
     def of_single_rows(self) -> "Audit":
-        """What one row tells by itself."""
+        """The part for codes that are decided by one row alone."""
         return self._of({*self.actions, *self.thresholds} - {*OF_ROWS_AMONG_ROWS}, self.against)
 
     @property
     def among_rows(self) -> "Audit":
-        """What is found by the rows before one."""
+        """The part for codes that are decided by comparing a row with earlier rows."""
         return self._of(OF_ROWS_AMONG_ROWS, None)
 
     def _of(self, codes: Collection[str], against: list[Source] | None) -> "Audit":
@@ -150,10 +140,10 @@ class Audit:
 
 @dataclass
 class Form:
-    """One form for the rows of all sources. `system`: a conversation keeps its system message; where it has none it
-    gets the one of `system_prompts` (insert); it loses its own (drop), or has one of `system_prompts` in its place,
-    drawn by its content (vary). One that tells of tools stays. `unicode`: the normal form of characters. `whitespace`,
-    trim: one sign at the end of lines and no space before it, plain spaces, no empty lines around a text."""
+    """One form for the rows of all sources: their system messages, their characters and their white space.
+
+    `system=insert` adds the system prompt to conversations without one, and `drop` removes system messages. `vary`
+    replaces each by one of `system_prompts`, chosen by the row's content. Messages that describe tools always stay."""
 
     system: str | None = words("keep", "insert", "drop", "vary", default=None)
     system_prompts: list[str] | None = None
@@ -163,16 +153,15 @@ class Form:
 
 @dataclass
 class OptionalSource(Source):
-    """A source that a run can do without."""
+    """A source that is not used while its path is null."""
 
     path: str | None = None  # type: ignore[assignment]
 
 
 @dataclass
 class Mixture:
-    """How rows of sources mix for sft: `cap` is how many a source counts for at most, so that the others show beside a
-    large one (examples-proportional mixing, arXiv:1910.10683, section 3.5.2), `quotas` how many the sources of a task
-    have together."""
+    """The numbers of SFT's rows from each source. `cap` limits a large source, so that small ones are not drowned
+    (examples-proportional mixing, arXiv:1910.10683, section 3.5.2). `quotas` limits all sources of a task together."""
 
     cap: int | None = between(1, 1_000_000_000, None)
     quotas: dict[str, int] = field(default_factory=dict)
@@ -180,10 +169,9 @@ class Mixture:
 
 @dataclass
 class Data:
-    """`tasks` is None for sets that the evaluation alone reads; `of` is then what names them.
+    """The data of a run: prompts and answers that are generated (`tasks`) or read (`sources`).
 
-    `max_line` and `max_file` bound what is read of any file of rows, preferences or candidates, in megabytes: a line
-    (null: 64), and what a packed file unpacks to (null: 16,000)."""
+    A set that only the evaluation reads has no `tasks`; `of` is then the setting that lists its sources."""
 
     tasks: Tasks | None = field(default_factory=Tasks)
     sources: list[Source] = field(default_factory=list)
@@ -192,32 +180,33 @@ class Data:
     form: Form = field(default_factory=Form)
     audit: Audit = field(default_factory=Audit)
     own: Own = field(default_factory=Own)
-    max_line: int | None = reading_bound(1, 100_000)
-    max_file: int | None = reading_bound(1, 100_000_000)
-    of: str | None = computed(None)
+    max_line: int | None = reading_bound(1, 100_000)  # megabytes of a line in any data file; null: 64
+    max_file: int | None = reading_bound(1, 100_000_000)  # megabytes of a compressed file, unpacked; null: 16,000
+    of: str | None = computed(None)  # set by the pipeline
 
     @property
     def limits(self) -> ReadLimits:
         return ReadLimits.of(self.max_line, self.max_file)
 
     def key(self, i: int) -> str:
-        """What the path of a source is called on the command line."""
+        """Return the setting that holds the path of source `i`."""
         return f"{self.of or 'data.sources'}[{i}].path"
 
 
 @dataclass
 class OneSource:
-    """What `stage=source` reads, and of `data` what concerns rows one by one; the pipeline divides it. `of` is what
-    names the source."""
+    """The block of `stage=source`: one source, and the keys of `data` that concern single rows.
+
+    `of` is the setting that names the source, as `data.sources[0]`."""
 
     source: Source
     max_bad: float
     form: Form
     audit: Audit
     own: Own
-    of: str | None = setting_name()
+    of: str | None = internal()
 
     @property
     def key(self) -> str:
-        """What the path is called on the command line."""
+        """The setting that holds the path."""
         return f"{self.of}.path"

@@ -1,19 +1,19 @@
-"""Models at servers: what is asked, how fast, and what it may cost."""
+"""Blocks of a model at a server: its address, its price, a budget and the rate of calls."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from stages.config.limits import between, neutral, positive
 
-SHORTEST_KEY = 8  # characters: a shorter key (EMPTY, ollama) is a word of other texts, and no secret
+SHORTEST_KEY = 8  # characters: a shorter API key (EMPTY, ollama) is an ordinary word, not a secret to hide
 
 
 @dataclass
 class Price:
-    """Of a million tokens."""
+    """The price of a million tokens, in any currency. A budget of money counts in the same currency."""
 
-    input: float | None = between(0, 1_000_000, None)
-    output: float | None = between(0, 1_000_000, None)
+    input: float | None = between(0, 1_000_000, None)  # of a million prompt tokens
+    output: float | None = between(0, 1_000_000, None)  # of a million generated tokens
 
     @property
     def is_complete(self) -> bool:
@@ -22,35 +22,33 @@ class Price:
 
 @dataclass
 class Budget:
-    """What one node may spend at an endpoint. It stops before the call that could be too much; `money` goes by the
-    model's price."""
+    """The most that one node may spend at an endpoint. The node stops before a call that could exceed a limit."""
 
     calls: int | None = between(1, 1_000_000_000, None)
-    tokens: int | None = between(1, 1_000_000_000_000, None)
-    money: float | None = positive(1_000_000_000, None)
+    tokens: int | None = between(1, 1_000_000_000_000, None)  # of prompts and answers together
+    money: float | None = positive(1_000_000_000, None)  # by the model's price
 
 
 @dataclass
 class EndpointRuntime:
-    """How fast an endpoint is asked, and how often again where it does not answer."""
+    """The rate of calls to an endpoint, and the retries of failed calls."""
 
-    concurrency: int = between(1, 10_000, 8)  # calls at once
+    concurrency: int = between(1, 10_000, 8)  # calls at the same time
     requests_per_minute: int | None = between(1, 10_000_000, None)
     tokens_per_minute: int | None = between(1, 1_000_000_000, None)
-    timeout: float = positive(86_400, 120.0)  # seconds for a whole answer
-    retries: int = between(0, 100, 5)  # of a call that failed
-    backoff: float = positive(3600, 1.0)  # seconds before the first retry at most, doubled for each that follows
+    timeout: float = positive(86_400, 120.0)  # seconds until an answer must be complete
+    retries: int = between(0, 100, 5)  # per failed call
+    backoff: float = positive(3600, 1.0)  # most seconds before the first retry; doubled for each further one
 
 
 @dataclass
 class Endpoint:
-    """A model at an OpenAI-compatible server. `api_key_env` is the *name* of the environment variable that holds the
-    key. `extra` goes into every request, under the server's own names; null takes a name out of it."""
+    """A model at an OpenAI-compatible server."""
 
-    base_url: str | None = None
-    model: str | None = None
-    api_key_env: str | None = neutral(lambda: None)
+    base_url: str | None = None  # http://127.0.0.1:8000/v1
+    model: str | None = None  # its name at the server
+    api_key_env: str | None = neutral(lambda: None)  # the name of the environment variable that holds the API key
     budget: Budget = neutral(Budget)
-    price: Price = neutral(Price)  # null: what `prices` says of the model
-    extra: dict[str, Any] = field(default_factory=dict)
+    price: Price = neutral(Price)  # null: the model's entry in `prices`
+    extra: dict[str, Any] = field(default_factory=dict)  # added to each request; null removes a field from it
     runtime: EndpointRuntime = field(default_factory=EndpointRuntime)

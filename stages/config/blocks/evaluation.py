@@ -1,4 +1,4 @@
-"""How models are asked and compared."""
+"""Blocks of the evaluation: the answers of the models, and their comparison."""
 
 from dataclasses import dataclass, field, fields
 
@@ -10,14 +10,16 @@ from stages.config.blocks.runtimes import DeviceRuntime, InferenceRuntime
 from stages.config.choices import Precision, Role, Split
 from stages.config.limits import Limit, between, computed, limited, share
 
-NOBODY = "none"  # the judged evaluation that is none
-REFERENCE = "reference"  # of `eval.judged.against`: the prompts' own reference answers,
-REFERENCES = "the reference answers"  # and what they are called
-CONSTANT = "constant"  # a comparison in which one answer for every prompt takes the policy's place
+NOBODY = "none"  # the `eval.judged.labeler` that turns judged comparisons off
+REFERENCE = "reference"  # in `eval.judged.against`: the reference answers of the prompts
+REFERENCES = "the reference answers"  # their title in the report
+CONSTANT = "constant"  # the comparison of one constant answer to all prompts, which no labeler should prefer
 
 
 @dataclass
 class Answer:
+    """The prompts that every evaluated model answers, and the generation of these answers."""
+
     split: Split = MISSING
     open: int = between(0, 1_000_000)
     max_new_tokens: int = between(1, 65_536)
@@ -28,7 +30,8 @@ class Answer:
 
 @dataclass
 class Judged(Labelers):
-    """Whose answers are better: a labeler says so of the policy's beside those of others, prompt by prompt."""
+    """A labeler compares the policy's answers with those of other models, prompt by prompt. The blocks of labelers
+    have the same keys as in `label`."""
 
     labeler: str | None = None
     source: list[Source] = field(default_factory=list)
@@ -43,12 +46,12 @@ class Judged(Labelers):
 
     @property
     def folders(self) -> list[str]:
-        """The models that the policy is held against and that are none of this run's."""
+        """The folders and hub ids of models outside this run that the policy is compared with."""
         return [name for name in self.against if name not in (REFERENCE, *Role)]
 
     @property
     def label(self) -> Label:
-        """The block of the labels of a comparison."""
+        """The block of `stage=label` for a comparison."""
         keys = {key.name: getattr(self, key.name) for key in fields(Label) if key.name in vars(self)}
         keys["labeler"] = BESIDE_OWN if self.labeler in (None, NOBODY) else self.labeler
         keys["max_failed"] = self.max_failed or 0.0
@@ -57,8 +60,8 @@ class Judged(Labelers):
 
 @dataclass
 class Versus:
-    """Two models' answers to the same prompts. `against`: whose the other ones are; `constant`: the policy's place is
-    taken by one answer that looks at no prompt."""
+    """Two models' answers to the same prompts. `against` names the opponent of the policy. With `constant`, one answer
+    that fits no prompt takes the policy's place."""
 
     against: str
     prompts: int
@@ -67,11 +70,13 @@ class Versus:
 
 @dataclass
 class Eval:
+    """The comparison of all models: pass rates, likelihoods, judged comparisons, and intervals for each figure."""
+
     judged: Judged = field(default_factory=Judged)
     retention: list[Source] = field(default_factory=list)
-    confidence: float = limited(Limit(0, "must be above 0 and below 1: 0.95 is usual", high=1, open=True, below=True))
+    confidence: float = limited(Limit(0, "must be above 0 and below 1, as 0.95", high=1, open=True, below=True))
     likelihood_prompts: int = between(1, 1_000_000)
     precision: Precision = MISSING
-    models: dict[str, str] = computed({})  # set by the pipeline: what is evaluated, role: title
-    compared: dict[str, str] = computed({})  # and whose answers are judged beside the policy's, name: title
+    models: dict[str, str] = computed({})  # set by the pipeline: {ROLE: TITLE} of the evaluated models
+    compared: dict[str, str] = computed({})  # set by the pipeline: {NAME: TITLE} of the policy's opponents
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)

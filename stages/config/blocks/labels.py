@@ -1,4 +1,4 @@
-"""Who labels candidates, and how: programs, files, judges, people, reward models."""
+"""The block `label`: the labeler of candidates (a program, a file, a judge, people or a reward model) and its keys."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -10,15 +10,15 @@ from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision, Reading, Rubrics
-from stages.config.limits import between, computed, neutral, random_seed, setting_name, share, words
+from stages.config.limits import between, computed, internal, neutral, random_seed, share, words
 
-OWN = "own"  # the member of an ensemble that `label.own` is
-BESIDE_OWN = "verifier"  # what `label` says by default, beside a labeler of the user's own
+OWN = "own"  # the name of `label.own` among the members of an ensemble
+BESIDE_OWN = "verifier"  # the default of `label.labeler`, which `label.own` replaces
 
 
 @dataclass
 class Judge:
-    """Models at endpoints that judge by a rubric: which of two candidates is better, or a score of each."""
+    """Models at endpoints that follow a rubric. They choose the better of two candidates, or score each candidate."""
 
     endpoints: list[Endpoint] | None = None
     kind: Rubrics | None = None
@@ -33,15 +33,15 @@ class Judge:
 
 @dataclass
 class HumanRuntime:
-    """Where the server for people listens."""
+    """The address of the web page on which people judge."""
 
     host: str | None = None
-    port: int | None = between(0, 65_535, None)
+    port: int | None = between(0, 65_535, None)  # 0: any free port
 
 
 @dataclass
 class Human:
-    """People who judge in a browser: what they are asked, and how many of them."""
+    """People who judge answers in a browser, and the questions that they get."""
 
     instructions: str | None = None
     prompts: int | None = between(1, 1_000_000_000, None)
@@ -51,16 +51,15 @@ class Human:
     annotators: int | None = between(2, 1000, None)
     reasons: list[str] | None = None
     seed: int | None = random_seed(None)
-    answered: str | None = neutral(lambda: None)  # recorded, as what is said here
+    answered: str | None = neutral(lambda: None)  # the manifest keeps it, but it changes no fingerprint
     runtime: HumanRuntime = field(default_factory=HumanRuntime)
 
 
 @dataclass
 class RewardModel:
-    """A sequence-classification model with one output, which scores candidates: a folder or a hub repository, or where
-    `path` is null the run's own, of `reward`."""
+    """A sequence-classification model with one output, which scores candidates."""
 
-    path: str | None = None
+    path: str | None = None  # a folder or a hub id; null: the reward model that this run trains (block reward)
     revision: str | None = None
     precision: Precision | None = None
     runtime: InferenceRuntime = field(default_factory=lambda: InferenceRuntime("auto", 16, 256))
@@ -68,17 +67,16 @@ class RewardModel:
 
 @dataclass
 class Voter:
-    """One labeler of an ensemble, with the settings of its own block in `label`. A candidate that it scores below
-    `veto` is never preferred, whatever the others say."""
+    """One labeler of an ensemble. Its other settings are in the block `label`, as when it labels alone."""
 
-    labeler: str = MISSING
-    weight: float = between(0, 1_000_000, 1.0)
-    veto: float | None = share(None)
+    labeler: str = MISSING  # verifier, judge, reward_model or own
+    weight: float = between(0, 1_000_000, 1.0)  # of its vote
+    veto: float | None = share(None)  # a candidate with a lower score from this labeler is never preferred
 
 
 @dataclass
 class Ensemble:
-    """Several labelers that vote on two candidates at a time, and people where these disagree."""
+    """Several labelers that vote on each comparison of two candidates."""
 
     members: list[Voter] | None = None
     people: int | None = between(1, 1_000_000_000, None)
@@ -86,7 +84,7 @@ class Ensemble:
 
 @dataclass
 class Labelers:
-    """A block that names a labeler has the settings of every one, and of how its judgements are audited."""
+    """The settings of every labeler, and of the audit of judgements, for blocks that name a labeler."""
 
     own: Own = field(default_factory=Own)
     judge: Judge = field(default_factory=Judge)
@@ -99,6 +97,8 @@ class Labelers:
 
 @dataclass
 class Label(Labelers):
+    """The labeler of candidates. With `labeler=dataset`, a file or hub dataset holds candidates with their labels."""
+
     labeler: str = MISSING
     path: str | None = MISSING
     revision: str | None = MISSING
@@ -110,40 +110,40 @@ class Label(Labelers):
     reasoning: str | None = words("keep", "strip", default=None)
     licence: str | None = None
     max_failed: float = share()
-    limits: Any = setting_name()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
-    of: str | None = computed(None)  # set by the pipeline: the key of a source that is labels and no part of the chain
+    limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
+    of: str | None = computed(None)  # set by the pipeline: the block that takes the place of label, as eval.judged
 
     @property
     def brings_pool(self) -> bool:
-        """Whether the labels come with candidates of their own, so that nothing is sampled for them."""
+        """True if the labels come in a file with their candidates, so that nothing is sampled."""
         return self.labeler == "dataset" and not self.own
 
     @property
     def source(self) -> Source:
-        """The preference set that brings them."""
+        """The source of a preference set."""
         return Source(**{key.name: vars(self)[key.name] for key in fields(Source) if key.name in vars(self)})
 
     @property
     def voters(self) -> list[Voter]:
-        """The members of an ensemble; none of any other labeler."""
+        """The members of an ensemble; empty for any other labeler."""
         return self.ensemble.members or [] if self.labeler == "ensemble" else []
 
     @property
     def labelers(self) -> list[str]:
-        """Who labels: the labeler, or an ensemble's members and the people that it asks; nobody of the house where the
-        user's own labels alone."""
+        """The names of all labelers: one, or an ensemble's members and the people that it asks. Empty if the user's
+        own labeler (`label.own`) is the only one."""
         if self.labeler != "ensemble":
             return [] if self.own else [self.labeler]
         return [voter.labeler for voter in self.voters] + (["human"] if self.ensemble.people else [])
 
     @property
     def prefers(self) -> bool:
-        """True where the labels say which of two answers is better, and not by how much."""
+        """True if the labels only say which of two answers is better, without scores."""
         pairwise = self.labelers == ["judge"] and self.judge.kind is Rubrics.pairwise
         return pairwise or self.labeler == "ensemble" or self.labelers == ["human"]
 
     def member(self, labeler: str) -> "Label":
-        """The block of an ensemble's member: that of a run in which it labels alone, and so are its judgements."""
+        """Return the block of an ensemble's member: the same as in a run in which this member labels alone."""
         is_own = labeler == OWN
         return replace(
             self,
@@ -159,21 +159,21 @@ class Label(Labelers):
 
     @property
     def joined(self) -> "Label":
-        """The block of an ensemble without what its members' blocks say."""
+        """The block of an ensemble without the settings that belong to its members."""
         human = self.human if self.ensemble.people else Human()
         return replace(self, own=Own(), judge=Judge(), reward_model=RewardModel(), human=human)
 
     @property
     def by_reward(self) -> bool:
-        """Whether the run's own reward model labels."""
+        """True if the reward model that this run trains is one of the labelers."""
         return "reward_model" in self.labelers and self.reward_model.path is None
 
     @property
     def name(self) -> str:
-        """What the block is called on the command line."""
+        """The name of this block on the command line."""
         return self.of or "label"
 
     @property
     def key(self) -> str:
-        """What the path of a file is called on the command line."""
+        """The setting that holds the path."""
         return f"{self.name}.path"

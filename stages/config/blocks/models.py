@@ -1,45 +1,47 @@
-"""What a model is: where its weights and its chat template come from; and a part of one's own."""
+"""Blocks of a model: the origin of its weights and of its chat template. Also the block of a user's own code."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
-from stages.config.limits import between, random_seed, setting_name
+from stages.config.limits import between, internal, random_seed
 
 
 @dataclass
 class RandomInit:
-    """A randomly initialised Llama with a byte-level BPE tokenizer trained in place (`model=tiny`)."""
+    """A Llama with random weights, and a byte-level BPE tokenizer that the stage trains (`model=tiny`)."""
 
     hidden_size: int = between(2, 65_536)
     layers: int = between(1, 1000)
     heads: int = between(1, 1024)
-    vocab_size: int = between(260, 1_000_000)  # all bytes and four tokens of its own
+    vocab_size: int = between(260, 1_000_000)  # at least 256 bytes and four special tokens
     seed: int = random_seed()
 
 
 @dataclass
 class Model:
+    """The model that a run starts from: random weights, or weights from a file, a folder or the hub."""
+
     path: str | None = MISSING
     revision: str | None = MISSING
     random_init: RandomInit | None = None
-    of: str | None = setting_name()  # set by the pipeline: which key names it, where another than its own does
+    of: str | None = internal()  # set by the pipeline: the setting with the path, if it is not model.path
 
     @property
     def key(self) -> str:
-        """What the path is called on the command line."""
+        """The setting that holds the path."""
         return self.of or "model.path"
 
 
 @dataclass
 class Own:
-    """A part of your own, without a fork: class or function `name` in a Python file, made with `options`. The command
-    line alone can name one. What is hashed, kept in the node and run are the same bytes."""
+    """Your own code for this part of the pipeline. Only the command line can name it, not a recipe. The node keeps a
+    copy of the file, and its content is part of the fingerprint."""
 
-    file: str | None = None
-    name: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    file: str | None = None  # a Python file
+    name: str | None = None  # the class or function in that file
+    options: dict[str, Any] = field(default_factory=dict)  # keyword arguments for it
 
     def __bool__(self) -> bool:
         return self.file is not None
@@ -47,6 +49,8 @@ class Own:
 
 @dataclass
 class Template:
+    """The chat template that SFT trains with."""
+
     kind: str = MISSING
     path: str | None = MISSING
     resize: bool = MISSING

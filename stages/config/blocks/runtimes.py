@@ -1,4 +1,4 @@
-"""What cannot change a result: devices, sizes of micro-batches, cadence. Left out of fingerprints."""
+"""Blocks `runtime`: devices, sizes of micro-batches, checkpoints. They change no result and no fingerprint."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ from stages.config.limits import between, positive, words
 
 @dataclass
 class TrainRuntime:
-    """Devices and cadence of a training stage. Neutral: an optimizer step is always `batch_size` rows, whatever goes
-    through the model at once. `micro_batch` is a number of rows in each process, or auto."""
+    """Devices, memory and checkpoints of a training stage. They do not change the result: an optimizer step always has
+    `batch_size` rows, in micro-batches of any size."""
 
     device: str = words(*DEVICES)
     processes: int = between(1, 1024)
@@ -30,14 +30,14 @@ class TrainRuntime:
 
     @property
     def rows(self) -> int | None:
-        """How many rows each micro-batch has; None: as many as the token budget holds."""
+        """The number of rows in a micro-batch; None if the token budget decides it."""
         return None if self.micro_batch == "auto" else int(self.micro_batch)
 
 
 @dataclass
 class SampledRuntime(TrainRuntime):
-    """Devices and cadence of a training stage, and the prompts that the model answers on its way. Neutral, as
-    `TrainRuntime`."""
+    """Devices, memory and checkpoints of a training stage, and the sample answers during training. They do not change
+    the result: an optimizer step always has `batch_size` rows, in micro-batches of any size."""
 
     samples: int = between(0, 100)
     sample_tokens: int = between(1, 65_536)
@@ -45,12 +45,14 @@ class SampledRuntime(TrainRuntime):
 
 @dataclass
 class DeviceRuntime:
+    """The device of a stage."""
+
     device: str = words(*DEVICES)
 
 
 @dataclass
 class InferenceRuntime:
-    """Devices and cadence of a stage that only runs the model forward. Neutral in fp32."""
+    """The device and batches of a stage that runs a model without training it. In fp32, they change no result."""
 
     device: str = words(*DEVICES)
     batch_size: int = between(1, 1_000_000)

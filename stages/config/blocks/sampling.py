@@ -1,4 +1,4 @@
-"""How candidates are drawn, and from which sources."""
+"""The block `sample`: the sources of candidates, and how a sampler draws them."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -10,37 +10,37 @@ from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision, Split
-from stages.config.limits import Limit, between, computed, limited, random_seed, setting_name, share
+from stages.config.limits import Limit, between, computed, internal, limited, random_seed, share
 
-OWN_PROMPTS = "file"  # the word for `sample.sampler` where nothing is drawn
+OWN_PROMPTS = "file"  # the `sample.sampler` that reads candidates and their prompts from a file
 
 
 @dataclass
 class Member:
-    """One source of a pool: a model, an endpoint, or a file with candidates. What is null is as `sample` has it.
-    `model`: policy (of this round), previous (what that was trained from), sft, base, or a folder or hub id."""
+    """One source of `sample.pool`: a model, an endpoint, or a file with candidates. For a key that is null, the key of
+    `sample` counts."""
 
-    model: str | None = None
-    endpoint: Endpoint = field(default_factory=Endpoint)  # of a model elsewhere
-    file: str | None = None  # of candidates that somebody has already
-    columns: dict[str, Any] = field(default_factory=dict)  # of that file
-    sampler: str | None = None
+    model: str | None = None  # policy (this round's), previous (the round before), sft, base, a folder or a hub id
+    endpoint: Endpoint = field(default_factory=Endpoint)  # a model at a server
+    file: str | None = None  # a file with candidates
+    columns: dict[str, Any] = field(default_factory=dict)  # {ROLE: COLUMN} of that file
+    sampler: str | None = None  # as sample.sampler
     temperature: float | None = between(0, 100, None)
     top_p: float | None = limited(Limit(0, "must be positive and at most 1", high=1, open=True), None)
-    n: int | None = between(1, 10_000, None)  # candidates of a prompt
+    n: int | None = between(1, 10_000, None)  # candidates per prompt
 
 
 @dataclass
 class Pool:
-    """What `stage=pool` brings together: the names of its sources, one for each of its inputs after the policy."""
+    """The block of `stage=pool`, which joins sources of candidates: a name for each input after the policy."""
 
     members: list[str]
 
 
 @dataclass
 class CandidateFile:
-    """Candidates in a file, as a node reads them: nothing of it says how candidates are drawn. `own_prompts`: whether
-    the file brings its prompts, or answers those of the data."""
+    """The block of `stage=sample` that reads candidates from a file. It has no key of sampling, so these change no
+    fingerprint. With `own_prompts` the file brings the prompts too; else its candidates answer prompts of the data."""
 
     file: str
     columns: dict[str, Any]
@@ -49,22 +49,24 @@ class CandidateFile:
     rounds: int
     round: int
     max_failed: float | None
-    of: str | None = setting_name()
-    limits: Any = setting_name()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
+    of: str | None = internal()
+    limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
 
     @property
     def key(self) -> str:
-        """What this block is called on the command line."""
+        """The setting that holds this block."""
         return self.of or "sample"
 
     @property
     def source(self) -> Source:
-        """The file, as one that rows are read from."""
+        """The file as a source of rows."""
         return Source(self.file, columns=self.columns, limits=self.limits)
 
 
 @dataclass
 class Sample:
+    """The candidates for each prompt, and the sampler that draws them or the file that holds them."""
+
     sampler: str = MISSING
     own: Own = field(default_factory=Own)
     prompts: int | None = between(1, 1_000_000_000)
@@ -75,35 +77,35 @@ class Sample:
     precision: Precision = MISSING
     seed: int = random_seed()
     rounds: int = between(1, 100)
-    round: int = computed(0)  # these two set by the pipeline: which share of the prompts this round of DPO samples,
-    split: Split | None = computed(None)  # and of which split they are; None: preference
+    round: int = computed(0)  # set by the pipeline: the round of DPO, which samples its share of the prompts
+    split: Split | None = computed(None)  # set by the pipeline: the split of the prompts; null: preference
     endpoint: Endpoint = field(default_factory=Endpoint)
     file: str | None = None
     columns: dict[str, Any] = field(default_factory=dict)
     pool: list[Member] | None = None
     max_failed: float | None = share(None)
     max_dropped: float | None = share(None)
-    of: str | None = setting_name()  # set by the pipeline: which key names it, where another than its own does
+    of: str | None = internal()  # set by the pipeline: the setting with this block, if it is not sample
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
 
     @property
     def key(self) -> str:
-        """What this block is called on the command line."""
+        """The setting that holds this block."""
         return self.of or "sample"
 
     @property
     def drawn_by(self) -> str:
-        """The block on the command line that says how candidates are drawn: demonstrations have one of their own."""
+        """The block on the command line with the keys of sampling: `select` for demonstrations, else `sample`."""
         return "select" if self.split is Split.sft else "sample"
 
     @property
     def brings_prompts(self) -> bool:
-        """True where the candidates come with prompts of their own, so that no data is asked for any."""
+        """True if the file with candidates holds their prompts too, so that the data is not needed."""
         return self.sampler == OWN_PROMPTS
 
     @property
     def candidate_file(self) -> CandidateFile | None:
-        """The file that the candidates are read from; None where they are drawn."""
+        """The block of the file that holds the candidates; None if a sampler draws them."""
         if not self.file:
             return None
         names = {key.name for key in fields(CandidateFile)} - {"own_prompts", "limits"}
@@ -111,7 +113,7 @@ class Sample:
 
     @property
     def members(self) -> list["Sample"]:
-        """The block of each source of the pool; without a pool this one."""
+        """The block of each source of the pool; without a pool, this block alone."""
         return [self.member(i, member) for i, member in enumerate(self.pool)] if self.pool else [self]
 
     def member(self, i: int, member: Member) -> "Sample":
@@ -132,6 +134,6 @@ class Sample:
 
     @property
     def most(self) -> int | None:
-        """Candidates of a prompt, at most; None where a file brings any number."""
+        """The most candidates of a prompt; None if a file may hold any number."""
         blocks = self.members
         return None if any(block.file for block in blocks) else sum(block.candidates_per_prompt for block in blocks)

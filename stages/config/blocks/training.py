@@ -1,4 +1,4 @@
-"""Blocks of what is trained: the keys of every objective, those of each, and the record that describes it."""
+"""Blocks of training: the keys of all objectives, the keys of each one, and a record that describes it."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -27,23 +27,24 @@ from stages.config.limits import between, computed, neutral, positive, random_se
 
 @dataclass(frozen=True)
 class Objective:
-    """Record of an objective for the command line, the plan, the memory estimate and the pages. Its rows, model and
-    trainer, whose imports take seconds, stand in `stages/objectives/NAME.py`."""
+    """A training objective, as the command line, the plan, the memory estimate and the pages describe it.
 
-    name: str  # of its stage and of its block in the configuration
-    title: str  # of what it trains, in a sentence
-    card: str  # the first sentence of a model card
+    Its data set, model and trainer are in `stages/objectives/NAME.py`, since their imports take seconds."""
+
+    name: str  # the name of its stage and of its block in the configuration
+    title: str  # the name of the trained model in a sentence
+    card: str  # the first sentence of the model card
     reads: Reads
-    sequences: int  # of a row: 2 in a pair
-    labelled: float  # share of a row's tokens that the LM head scores; 0 for a reward model, which has none
-    row_tokens: int  # tokens of a row of generated tasks, for the plan before there is data
+    sequences: int  # sequences in a row of data: 2 in a pair
+    labelled: float  # the share of a row's tokens that the LM head scores; 0 for a reward model, which has no LM head
+    row_tokens: int  # mean tokens of a row of generated tasks: the plan's estimate before there is data
     trl: str  # the class of TRL's arguments
-    typed: dict[str, str]  # TRL's arguments that keys of the block set, with those keys
-    of_loss: tuple[str, ...]  # keys that say what its loss is: under others it is another quantity, and none is lower
-    next: str  # the stage that goes on from it
+    typed: dict[str, str]  # arguments of TRL that a key of the block sets, with that key
+    of_loss: tuple[str, ...]  # keys that define the loss: losses are only comparable if these keys are equal
+    next: str  # the stage that follows
     adapters: tuple[Adapter, ...] = (Adapter.none, Adapter.lora, Adapter.qlora)
-    in_chain: bool = False  # a part of every run, not trained for itself alone
-    scores: bool = False  # trains a reward model, not one that answers
+    in_chain: bool = False  # true: every run trains it; false: only its own target does
+    scores: bool = False  # true: it trains a reward model, which scores answers and writes none
 
     @property
     def unit(self) -> str:
@@ -53,17 +54,16 @@ class Objective:
 
 @dataclass
 class LoRA:
-    """A low-rank adapter (arXiv:2106.09685); alpha / rank scales it. `target_modules` are names of linear layers, or
-    all-linear (peft's name for all of them but the head)."""
+    """A low-rank adapter (arXiv:2106.09685)."""
 
     rank: int = between(1, 65_536)
-    alpha: int = between(1, 65_536)
-    target_modules: list[str] = MISSING
+    alpha: int = between(1, 65_536)  # the adapter's output is scaled by alpha / rank
+    target_modules: list[str] = MISSING  # names of linear layers; [all-linear]: all except the head
 
 
 @dataclass
 class Training:
-    """Keys of every objective: what is trained, how fast, on what, and TRL's arguments beyond that."""
+    """The keys of every objective."""
 
     objective: ClassVar[Objective]
     adapter: Adapter = MISSING
@@ -81,7 +81,7 @@ class Training:
 
     @property
     def block(self) -> str:
-        """The block of the configuration whose keys these are."""
+        """The block of the configuration that holds these keys."""
         return self.objective.name
 
     @property
@@ -90,38 +90,39 @@ class Training:
         return f"{self.block}.learning_rate"
 
     def longest(self, context: int | None) -> tuple[int, str]:
-        """Return the most tokens of a row, and the reason for leaving a longer one out: `max_length`, or the model's
-        context where that is shorter."""
+        """Return the most tokens of a row (`max_length`, or a shorter context of the model), and the reason to drop
+        longer rows."""
         if context and context < self.max_length:
             return context, f"longer than the {context:,} tokens that the model reads"
         return self.max_length, f"longer than {self.block}.max_length={self.max_length} tokens"
 
     @property
     def checkpointings(self) -> list[Checkpointing]:
-        """The kinds of gradient checkpointing that may be used, from what recomputes least to what recomputes most.
-        `selective` is left out with an adapter, which makes so many products that keeping their outputs saves nothing,
-        and under ZeRO-3, which frees a layer's weights after its forward."""
+        """The kinds of gradient checkpointing that this training can use, from the least recomputation to the most.
+
+        `selective` is missing with an adapter, whose many small products would all be kept, so that nothing is saved.
+        It is also missing under ZeRO-3, which frees a layer's weights after its forward."""
         without = self.adapter is not Adapter.none or self.runtime.sharding is Sharding.zero3
         refused = {Checkpointing.auto, *([Checkpointing.selective] if without else [])}
         return [kind for kind in Checkpointing if kind not in refused]
 
     @property
     def by_micro_batch(self) -> bool:
-        """True where a step depends on its micro-batches: dropout and noise are drawn per micro-batch, and the
-        auxiliary loss of a mixture of experts is a mean of micro-batch means."""
+        """True if the size of micro-batches changes an optimizer step: dropout and noise are drawn per micro-batch,
+        and the auxiliary loss of a mixture of experts is a mean of micro-batch means."""
         return not self.trainer.keys().isdisjoint(("router_aux_loss_coef", "disable_dropout", "neftune_noise_alpha"))
 
     @property
     def not_neutral(self) -> dict[str, Any]:
-        """Return what `runtime` sets and yet changes the result, so that it enters the fingerprint."""
+        """The settings of `runtime` that change the result of this training. They enter the fingerprint."""
         if not self.by_micro_batch:
             return {}
         return {"micro_batch": self.runtime.micro_batch, "processes": self.runtime.world_size}
 
     @property
     def start_weights(self) -> Weights:
-        """The type of the weights that training starts from. Trained ones are fp32; frozen ones may be less. An
-        adapter that is continued was merged into fp32 weights, so it stands on them again."""
+        """The type in which training holds the start weights. Weights that are trained are fp32; frozen ones may be
+        smaller. A continued adapter needs fp32 again, since SFT merged it into fp32 weights."""
         if self.adapter is Adapter.qlora:
             return Weights.nf4
         bf16 = self.adapter is Adapter.lora and self.precision is Precision.bf16
@@ -130,6 +131,8 @@ class Training:
 
 @dataclass
 class SFT(Training):
+    """Supervised fine-tuning on demonstrations."""
+
     objective = Objective(
         name="sft",
         title="SFT",
@@ -148,16 +151,16 @@ class SFT(Training):
         in_chain=True,
     )
     train: bool = MISSING
-    demonstrations: Demonstrations | None = None  # null: selected where data.tasks.open_sft asks something
-    trained_turns: TrainedTurns | None = None  # null: all
-    control: bool | None = computed(None)  # set by the pipeline: on chosen completions, from SFT
+    demonstrations: Demonstrations | None = None
+    trained_turns: TrainedTurns | None = None
+    control: bool | None = computed(None)  # set by the pipeline: true for the control
     template: Template = field(default_factory=Template)
     packing: bool = MISSING
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
 
     @property
     def block(self) -> str:
-        """A control trains as DPO does, by DPO's keys."""
+        """The block that holds these keys. A control is trained by the keys of `dpo`."""
         return "dpo" if self.control else "sft"
 
     @property
@@ -167,14 +170,18 @@ class SFT(Training):
 
 @dataclass
 class Reference:
+    """The log-probabilities of DPO's pairs under the reference model."""
+
     precision: Precision = MISSING
-    weights: Weights = computed(Weights.fp32)  # these two set by the pipeline: as DPO holds and runs the policy
-    forward: Forward = computed(Forward.shared_prefix)
+    weights: Weights = computed(Weights.fp32)  # set by the pipeline: the type in which DPO holds the policy's weights
+    forward: Forward = computed(Forward.shared_prefix)  # set by the pipeline: as dpo.forward
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
 
 
 @dataclass
 class DPO(Training):
+    """Direct preference optimization on pairs (arXiv:2305.18290)."""
+
     objective = Objective(
         name="dpo",
         title="DPO",
@@ -203,14 +210,14 @@ class DPO(Training):
 
     @property
     def by_micro_batch(self) -> bool:
-        """True also for `aot` losses, which sort inside a micro-batch (arXiv:2406.05882)."""
+        """True also for `aot` losses, which sort the pairs of a micro-batch (arXiv:2406.05882)."""
         return super().by_micro_batch or not {"aot", "aot_unpaired"}.isdisjoint(self.loss_type)
 
 
 @dataclass
 class Reward(Training):
-    """A reward model, from the SFT model. `source` is what it learns from, by `pairs` of its own; with a path of null,
-    the chain's pairs."""
+    """A reward model, trained from the SFT model on the run's pairs, or on preferences of its own in `source`. `pairs`
+    says how pairs are made of these preferences."""
 
     objective = Objective(
         name="reward",
@@ -227,7 +234,7 @@ class Reward(Training):
         adapters=(Adapter.none, Adapter.lora),
         scores=True,
     )
-    source: OptionalSource = neutral(OptionalSource)  # its rows come as pairs
+    source: OptionalSource = neutral(OptionalSource)  # preferences to learn from
     pairs: Pairs = neutral(Pairs)
     margin: bool = MISSING
     forward: Forward = MISSING
