@@ -30,13 +30,13 @@ class Compared(Format):
     def role_names(self, columns: Collection[str]) -> Mapping[str, str]:
         names = {*map(normal_name, columns)}
         for a in sorted(names):
-            for one, other in SIDES.items():
-                b = a.removesuffix(one) + other
+            for first_end, second_end in SIDES.items():
+                b = a.removesuffix(first_end) + second_end
                 # If there is a third answer, the preference is not between two.
-                third = a.removesuffix(one) + chr(ord(other) + 1)
+                third = a.removesuffix(first_end) + chr(ord(second_end) + 1)
                 is_pair = b in names and third not in names
-                if a.endswith(one) and is_pair and ANSWER.fullmatch(a.removesuffix(one)):
-                    pairs = " ".join(f"{name}_{one}+{name}_{other}" for name in SCORES.split())
+                if a.endswith(first_end) and is_pair and ANSWER.fullmatch(a.removesuffix(first_end)):
+                    pairs = " ".join(f"{name}_{first_end}+{name}_{second_end}" for name in SCORES.split())
                     return {**self.roles, "a": a, "b": b, "preference": f"{PREFERENCE} {pairs}"}
         return self.roles
 
@@ -47,10 +47,10 @@ class Compared(Format):
     def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
         self.names, self.setting, self.values = names, labels, Counter[str]()
         a, b = (normal_name(str(names[side])) for side in ("a", "b"))
-        one, other = (a[-1], b[-1]) if SIDES.get(a[-1:]) == b[-1:] else ("1", "2")
+        first_end, second_end = (a[-1], b[-1]) if SIDES.get(a[-1:]) == b[-1:] else ("1", "2")
         self.sides = dict.fromkeys((a, f"model_{a[-1]}"), 1.0) | dict.fromkeys((b, f"model_{b[-1]}"), 0.0)
-        self.sides |= {one: 1.0, other: 0.0, "left": 1.0, "right": 0.0} | dict.fromkeys(TIES, 0.5)
-        if (one, other) == ("1", "2"):
+        self.sides |= {first_end: 1.0, second_end: 0.0, "left": 1.0, "right": 0.0} | dict.fromkeys(TIES, 0.5)
+        if (first_end, second_end) == ("1", "2"):
             self.sides["1_5"] = 0.5
         if isinstance(names["preference"], str):
             values = {label_word(row.get("preference")) for row in rows} - {""}

@@ -111,7 +111,7 @@ def fits_row(mapping: ColumnMapping, row: dict[str, Any]) -> bool:
     try:
         list_unread(row, columns.values(row), columns.unread)
     except ChangesMeaning:
-        return not isinstance(mapping.format, Texts)  # for other formats, the reader raises it with the column's name
+        return not isinstance(mapping.format, Texts)  # in other formats, `read` raises the error for its row
     return True
 
 

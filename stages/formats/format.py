@@ -44,7 +44,7 @@ PROMPT = {
 }
 THOUGHT = {"reasoning": f"{' '.join(REASONING_KEYS)} complex_cot cot chain_of_thought"}
 SWITCHES = {"on", "off", "true", "false", "yes", "no"}  # values that turn reasoning on or off, and are not its text
-PROVENANCE = {"licence": "", "origin": ""}  # of any row, where `columns` says in which column
+PROVENANCE = {"licence": "", "origin": ""}  # roles of every format; only `columns` gives them a column
 WEIGHT = {"weight": "loss_weight sample_weight weight train"}
 COMPLETION = "output completion response answer solution assistant generation generated_solution target targets "
 COMPLETION += "ground_truth"

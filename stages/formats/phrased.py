@@ -18,12 +18,12 @@ from textwrap import shorten
 from typing import Any
 
 from stages.config.blocks.data import Source
-from stages.config.errors import UserError, nearest
+from stages.config.errors import UserError, suggest
 from stages.formats.columns import Path
 from stages.formats.format import Format, ParsedRow
 from stages.formats.readers.row import BadRow
 from stages.formats.turns import require_list, require_text
-from stages.sandbox.jinja_process import Refusal, TemplateFault, Unbounded, facts_of, load_yaml, render
+from stages.sandbox.jinja_process import Refusal, TemplateFault, Unbounded, load_yaml, read_facts, render
 from stages.store import plugins
 from stages.store.records import content_id
 from stages.store.source_files import read_template
@@ -141,7 +141,7 @@ def first_answer(value: Any) -> Any:
 
 def variables_of(ask: str, answer: str) -> set[str]:
     """Return the variables of a phrasing."""
-    return facts_of(ask).names | facts_of(answer).names
+    return read_facts(ask).names | read_facts(answer).names
 
 
 def read_task(name: str) -> dict[str, Any]:
@@ -150,9 +150,11 @@ def read_task(name: str) -> dict[str, Any]:
     Raises:
         UserError: if there is no such task, or its file has an error.
     """
-    path = FOLDER / f"{name}.yaml" if name in plugins.labelled() else plugins.user_path(name)
+    path = FOLDER / f"{name}.yaml" if name in plugins.label_task_names() else plugins.user_path(name)
     if not path.is_file():
-        raise UserError(f"task={name}: there is no such task or YAML file.{nearest(name, plugins.labelled())}")
+        raise UserError(
+            f"task={name}: neither a ready-made task nor a YAML file.{suggest(name, plugins.label_task_names())}"
+        )
     return parse_task(read_template(path, "task"), str(path))
 
 
@@ -177,7 +179,7 @@ def parse_task(content: str, path: str) -> dict[str, Any]:
         except (TemplateFault, Unbounded) as error:
             raise UserError(f"{path}: a phrasing cannot be used: {error}: {pair[0]!r:.80}") from error
         if unknown := variables - columns.keys() - LABEL_VARIABLES:
-            raise UserError(f"{path}: a phrasing has the variable {min(unknown)!r}.{nearest(min(unknown), columns)}")
+            raise UserError(f"{path}: a phrasing has the variable {min(unknown)!r}.{suggest(min(unknown), columns)}")
     return {**task, "columns": columns, "labels": labels, "needs": needs}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from stages.config.blocks.data import Source
-from stages.config.errors import UserError, nearest
+from stages.config.errors import UserError, suggest
 from stages.formats import columns as column_paths
 from stages.formats.chosen_rejected import is_whole
 from stages.formats.column_mapping import MAX_SHOWN, ColumnMapping, Purpose, allowed_formats, build_mapping
@@ -59,7 +59,7 @@ def unknown_format_error(head: FileHead) -> UserError:
     roles = {role for kind in kinds for role in kind(source).roles} | {*PROVENANCE}
     for role, path in source.columns.items():
         if path is not None and role not in roles:
-            return UserError(f"{block}.columns: {role!r} is not a role.{nearest(role, roles)}")
+            return UserError(f"{block}.columns: {role!r} is not a role.{suggest(role, roles)}")
     if error := missing_column_error(source, block, head.name, columns):
         return error
     if missing := {
@@ -75,7 +75,7 @@ def unknown_format_error(head: FileHead) -> UserError:
     if error := unclear_labels_error(head):
         return error
     is_labelled = head.purpose not in (Purpose.preferences, Purpose.candidates)
-    if tasks := [task for task in plugins.labelled() if is_labelled and fits_task(task, source, columns)]:
+    if tasks := [task for task in plugins.label_task_names() if is_labelled and fits_task(task, source, columns)]:
         return UserError(
             f"{problem}, and this looks like a labelled set. {block}.task=TASK writes its rows as instructions; "
             f"TASK is one of {', '.join(tasks)}. {block}.columns={{prompt: COLUMN, completion: COLUMN}} reads two "
@@ -178,7 +178,7 @@ def missing_key_error(
     depth = max(i for i in range(1, len(steps)) if i == 1 or any(has_path(row, ".".join(steps[:i])) for row in rows))
     parent, step = ".".join(steps[:depth]), steps[depth]
     keys = dict.fromkeys(key for row in rows for key in nested_keys(value_at(row, parent)))
-    hint = nearest(step, keys) if keys else f" {parent} has no keys: type {{{role}: {parent}}}."
+    hint = suggest(step, keys) if keys else f" {parent} has no keys: type {{{role}: {parent}}}."
     return UserError(f"{block}.columns={{{role}: {path}}}: {where} has no {step!r} in {parent}.{hint}")
 
 
@@ -195,7 +195,7 @@ def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
     trained = block.startswith("data.sources")
     prompts_alone = [f"{block}.splits={{preference: 1.0}} to read the prompts alone"] * trained
     if isinstance(mapping.format, Prompts):
-        tasks = [t for t in plugins.labelled() if t != OPTIONS_TASK and fits_task(t, Source(), head.columns)]
+        tasks = [t for t in plugins.label_task_names() if t != OPTIONS_TASK and fits_task(t, Source(), head.columns)]
         ways = [f"{block}.columns={{completion: COLUMN}} to name the answers"]
         ways += [f"{block}.task={task} to write the rows as instructions" for task in tasks[:1]] + prompts_alone
         raise UserError(

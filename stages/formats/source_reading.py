@@ -74,7 +74,7 @@ def convert(
             for record in convert_table(table, mapping, user_reader, convert_row, report, key):
                 if report.rows - progress.done >= PROGRESS_EVERY:
                     if read := table.read():
-                        progress.expect(round(report.rows * size / (before + read)))
+                        progress.set_total(round(report.rows * size / (before + read)))
                     progress.update(report.rows - progress.done)
                 yield record
             before += table.size
@@ -93,7 +93,7 @@ def convert(
 
 
 def refuse_row(row: Any) -> ParsedRow:
-    """Raise BadRow for any row, in a file of which no row can be read."""
+    """Raise BadRow for a row of a file that has no readable row, and so no format."""
     raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
 
 

@@ -34,7 +34,7 @@ PLAIN_MARKS = {
     re.compile(r"(?:\A\s*|\n\s*)<(human|bot|user|assistant)>: ?"): "",
 }  # fmt: skip
 END_MARKS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")  # of any model's text
-# A sentence before the first mark, which is then the system message.
+# A sentence before the first mark is the system message.
 PREAMBLE = re.compile(r"\s*((?:Below is an instruction|A chat between|You are )[^\n]*?)(?=\s*(?:### |USER:|User:))")
 SYSTEM = re.compile(r"\A<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)  # in Llama 2's first request
 CALL = re.compile(r"<functioncall>\s*(\{.*\})", re.DOTALL)  # Glaive's calls, with arguments in single quotes
@@ -52,8 +52,8 @@ RENDERED = re.compile(
 
 
 def parse_transcript(value: object, plain: bool = False) -> list[Message] | None:
-    """Return the turns of a transcript, of which some may be empty; None if the value is not a transcript. With
-    `plain`, plain words such as `User:` are marks, too."""
+    """Return the turns of a transcript, also empty ones; None if the value is not a transcript. With `plain`, plain
+    words such as `User:` are marks, too."""
     if not isinstance(value, str):
         return None
     if not plain:
@@ -64,7 +64,7 @@ def parse_transcript(value: object, plain: bool = False) -> list[Message] | None
 
 
 def best_split(value: str, marks: Mapping[re.Pattern[str], str]) -> list[Message] | None:
-    """Return the turns by the mark that finds the most different speakers, the first such mark in a tie."""
+    """Split a text at the marks that give the most different speakers, the first such marks in a tie."""
     candidates: list[list[Message]] = []
     for mark, end in marks.items():
         if mark.match(value):
@@ -74,11 +74,11 @@ def best_split(value: str, marks: Mapping[re.Pattern[str], str]) -> list[Message
     return max(candidates, key=lambda turns: len({turn["role"] for turn in turns} - {"system"}), default=None)
 
 
-def as_turn(who: str, content: str, end: str) -> Message:
+def as_turn(speaker: str, content: str, end: str) -> Message:
     content = content.strip()
     for mark in (end, *END_MARKS):
         content = content.removesuffix(mark).rstrip()
-    return {"role": SPEAKERS[who.lower()], "content": content}
+    return {"role": SPEAKERS[speaker.lower()], "content": content}
 
 
 def merge_turns(turns: list[Message]) -> list[Message]:

@@ -1,4 +1,4 @@
-"""Rows given to the door, and what it takes them to say."""
+"""Read test files with the readers of stages/formats."""
 
 import json
 from collections import Counter
@@ -17,7 +17,7 @@ KEY = "data.sources[0].path"
 
 @dataclass
 class ReadResult:
-    """What rows say, and what else there was."""
+    """The parsed rows of a file, and the fields of the ReadReport."""
 
     parsed: list[ParsedRow]
     rows: int
@@ -39,12 +39,12 @@ def read(path: Path, purpose: Purpose = Purpose.answers, **source: Any) -> ReadR
 
 
 def lines(folder: Path, rows: list[Any]) -> Path:
-    """A file with these rows, one a line."""
+    """Write rows to a JSON lines file, and return its path."""
     file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 
 
 def summarize(result: ReadResult) -> list[tuple[list[str], list[str], list[float] | None]]:
-    """What every row says: contents of its messages, answers, scores."""
+    """Return the contents of the messages, the answers and the scores of each row."""
     return [([turn["content"] for turn in row.messages], row.answers, row.scores) for row in result.parsed]

@@ -1,4 +1,4 @@
-"""Columns that are read, named once, refused, or given a role by the user."""
+"""Columns that are read, named in a warning, refused, or mapped to a role by the user."""
 
 import json
 import re
@@ -106,7 +106,7 @@ def test_unknown_columns_are_told_with_those_that_there_are(columns: Any, messag
 
 
 def test_an_optional_column_that_no_row_has_is_refused_and_one_that_some_have_is_not(tmp_path: Path) -> None:
-    """JSON lines may first have it far below the rows that a format is told by, and a folder in one file alone."""
+    """A column may first occur far below the rows from which a format is detected, or in one file of a folder."""
     named, rows = {"input": "kontext"}, [ALPACA] * (PEEKED + 1)
     with pytest.raises(UserError, match=r"sources\[0\].columns={input: kontext}: .*: instruction, output"):
         read(lines(tmp_path, rows), columns=named)
@@ -135,7 +135,7 @@ def test_a_format_can_be_chosen(tmp_path: Path) -> None:
 
 
 def test_the_way_out_is_one_that_the_source_has(tmp_path: Path) -> None:
-    """An evaluation's set has no splits, and no pairs are trained on."""
+    """Data sets of the evaluation have no splits, and their pairs are not trained on."""
     file = lines(tmp_path, [{"prompt": "a", "chosen": "b", "rejected": "c"}])
     chosen = "columns={completion: chosen, rejected: null} to read the chosen answers"
     with pytest.raises(UserError) as raised:
@@ -166,7 +166,7 @@ def test_the_door_says_what_was_read_as_what(tmp_path: Path) -> None:
 def test_rows_of_every_file_have_a_layout_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").write_text(json.dumps(ALPACA))
     (tmp_path / "two.jsonl").write_text(json.dumps({"messages": [ASK, REPLY]}))
-    (tmp_path / "README.md").write_text("# What stands beside data is none")
+    (tmp_path / "README.md").write_text("# Files that are not data")
     (tmp_path / "dataset_info.json").write_text("{}")
     assert summarize(read(tmp_path)) == [(["a"], ["b"], None)] * 2
     assert summarize(read(tmp_path / "t*.jsonl")) == [(["a"], ["b"], None)]
@@ -300,7 +300,7 @@ def test_a_typo_inside_of_a_path_is_refused_with_the_nearest_name(
     columns = {"prompt": "frage", "completion": "answer.value"} | {role: path}
     with pytest.raises(UserError, match=rf"sources\[0\].columns={{{role}: {path}}}: .*{message}"):
         read(lines(tmp_path, [row]), columns=columns)
-    # What is empty is there all the same, and what only some row has is found.
+    # An empty value counts as present, and so does a key that only one row has.
     good = {"prompt": "frage", "completion": "answer.value", "system": "meta.system", "input": "late.text"}
     rows = [*[row] * (PEEKED + 1), {**row, "late": {"text": "d"}}]
     assert summarize(read(lines(tmp_path, rows), columns=good))[-1] == (["a\n\nd"], ["b"], None)

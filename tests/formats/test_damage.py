@@ -1,4 +1,4 @@
-"""Whatever happens to a file, every row of it is used, left out, or kept with its reason."""
+"""However a file is damaged, each row is used, left out, or quarantined with a reason."""
 
 import json
 import tempfile
@@ -36,7 +36,7 @@ ANYTHING = st.recursive(
 
 @st.composite
 def damaged(draw: st.DrawFn, kinds: dict[str, dict[str, Any]]) -> bytes:
-    """A file of rows of one kind, some of which lost columns, hold other values, are cut, or are no rows."""
+    """Draw a file of rows of one kind, some with lost columns, other values or cut lines, or with other JSON."""
     row = kinds[draw(st.sampled_from(sorted(kinds)))]
     written = [json.dumps(row).encode()] * 6
     for _ in range(draw(st.integers(0, 4))):
@@ -61,7 +61,7 @@ def check(content: bytes, purpose: Purpose) -> None:
         path.write_bytes(content)
         try:
             result = read(path, purpose)
-        except UserError as error:  # a column that changes the meaning, or a file of another kind: by name
+        except UserError as error:  # a column that changes the meaning, or a file of another kind
             assert "rows.jsonl" in str(error)
             return
         lines_written = [line for line in content.split(b"\n") if line.strip(b" \t\r\n\xef\xbb\xbf")]

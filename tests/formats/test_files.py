@@ -1,4 +1,4 @@
-"""Files of every kind, packed in every way, hold the same rows."""
+"""Files of each kind and each compression give the same rows."""
 
 import bz2
 import csv
@@ -134,7 +134,7 @@ def test_what_has_no_rows_is_refused_with_a_way_out(
     "line", ['{"a": "b', '{"a": "\u00e9', '{"a" 1}', '{"a": 1} x', "\x0b{}", "{}\x0c", "[1,]", "nul"]
 )
 def test_a_broken_line_is_told_as_the_decoder_tells_it(line: str, tmp_path: Path) -> None:
-    """Also where its end, which is no part of JSON, is in a string that was not closed."""
+    """The carriage return may be inside a string that was not closed."""
     file = tmp_path / "rows.jsonl"
     file.write_bytes(f"{json.dumps(ROWS[0])}\r\n {line}\r\n".encode())
     with pytest.raises(json.JSONDecodeError) as raised:

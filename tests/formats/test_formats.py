@@ -1,4 +1,4 @@
-"""Every format, told by the columns of its rows."""
+"""Each format is detected from the columns of its rows."""
 
 from pathlib import Path
 from typing import Any

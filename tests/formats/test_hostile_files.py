@@ -1,4 +1,4 @@
-"""Files that would take all memory, lead elsewhere, or are not what they are called: one line, and soon."""
+"""Files that would fill the memory, link elsewhere, or belie their names are refused in one line, and soon."""
 
 import bz2
 import codecs
@@ -36,7 +36,7 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def refusal(file: Path, limits: ReadLimits = LIMITS) -> str:
-    """The error that reading a file ends in."""
+    """Return the message of the error that reading a file raises."""
     with pytest.raises(UserError) as raised:
         list(rows_of(file, "lines", limits=limits))
     return str(raised.value)

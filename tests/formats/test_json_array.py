@@ -1,4 +1,4 @@
-"""A JSON array is read a piece at a time, wherever the pieces end: its rows are those of the whole, its errors too."""
+"""A JSON array read in pieces gives the same rows and errors as one read at once, wherever the pieces end."""
 
 import io
 import json
@@ -20,7 +20,7 @@ CHARACTERS = 'ab "\\\n,:[]{}é😀\u2028'
 
 
 def value(rng: random.Random, depth: int = 0) -> Any:
-    """Any JSON: numbers that are numbers when they are cut off too, and texts with marks in them."""
+    """Draw a JSON value, with numbers of which a part is a number too, and texts with brackets and quotes."""
     kind = rng.choice(["number", "word", "text", "text", "list", "object"][: 6 if depth < 3 else 4])
     if kind == "list":
         return [value(rng, depth + 1) for _ in range(rng.randrange(4))]

@@ -1,4 +1,4 @@
-"""Sets that are in use and that their columns do not tell by name: small rows as they have them."""
+"""Rows of widely used data sets whose column names do not say what the columns hold."""
 
 from pathlib import Path
 from typing import Any
@@ -180,15 +180,15 @@ MESSAGES: list[tuple[dict[str, Any], list[str], str]] = [
         ["s", "a"],
         "b",
     ),
-    # other names of roles and of what is said
+    # other names of roles and of content
     ({"messages": [{"role": "User", "content": "a"}, {"role": "Chatbot", "content": "b"}]}, ["a"], "b"),
     ({"conversation": [{"speaker": "human", "text": "a"}, {"speaker": "ai", "text": "b"}]}, ["a"], "b"),
-    # messages up to the request, and its answer beside them
+    # messages up to the request, with the answer in another column
     ({"messages": [ASK], "reasoning": "so", "answer": "b"}, ["a"], "<think>\nso\n</think>\n\nb"),
     ({"Question": "a", "Complex_CoT": "so", "Response": "b"}, ["a"], "<think>\nso\n</think>\n\nb"),
     ({"definition": "a", "inputs": "c", "targets": "b"}, ["a\n\nc"], "b"),
     ({"question": "a", "answer": ["b"]}, ["a"], "b"),
-    # what says nothing, and what is said in JSON
+    # empty values, and values in JSON
     ({"messages": [{"role": "system", "content": ""}, ASK, REPLY]}, ["a"], "b"),
     ({"system": "s", "messages": [{"role": "system", "content": "s"}, ASK, REPLY]}, ["s", "a"], "b"),
     ({"messages": [ASK, {"role": "assistant", "content": "c"}, {"role": "tool", "content": "{}"}, REPLY]},
@@ -235,7 +235,7 @@ def test_a_rendering_beside_the_columns_that_it_is_of_is_not_read(tmp_path: Path
 
 
 def test_requests_and_answers_in_lists_of_json_are_turns(tmp_path: Path) -> None:
-    """LMSYS's table: one column for each who may have won."""
+    """LMSYS has a column for each model that may have won."""
     row = {"prompt": '["a"]', "response_a": '["b"]', "response_b": '["c"]', "winner_model_a": 0, "winner_model_b": 1}
     file = lines(tmp_path, [row, {**row, "winner_model_b": 0}])
     assert summarize(read(file, Purpose.preferences)) == [(["a"], ["b", "c"], [0, 1]), (["a"], ["b", "c"], [0.5, 0.5])]

@@ -1,5 +1,5 @@
-"""Licence and origin of rows: from the source or from a column, into records, metrics and cards; neutral where nothing
-states them."""
+"""Licences and origins of rows come from the source or a column, and reach records, metrics and model cards. Without
+them nothing changes."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_nothing_is_said_where_nothing_is_stated(tmp_path: Path) -> None:
 
 
 def test_a_store_from_before_can_be_read(tmp_path: Path) -> None:
-    """Its table lacks the columns that came later."""
+    """An older table lacks the columns that were added later."""
     example = Example("i", [{"role": "user", "content": "a"}], "b", "s", "t", "sft")
     save(tmp_path / "new.parquet", [example], Example)
     table = pq.read_table(tmp_path / "new.parquet")

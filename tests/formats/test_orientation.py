@@ -1,4 +1,4 @@
-"""Which of two answers a file of preferences calls better: read the right way round, or asked for."""
+"""The better of two answers in a file of preferences is read from its columns, or an error asks for `labels`."""
 
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from stages.formats.detection import PEEKED
 from tests.formats.reading import ReadResult, lines, read, summarize
 
 A, B, TIE = [1.0, 0.0], [0.0, 1.0], [0.5, 0.5]
-# Columns of the two answers, what their preferences hold, and how each of these is read: a number names the answer
-# whose column bears it.
+# Columns of two answers, values of the preference, and the scores of each value. A number means the answer whose
+# column has that number.
 READ: list[tuple[str, str, list[Any], list[list[float]]]] = [
     ("response_1", "response_2", [1, 2], [A, B]),
     ("response 1", "response 2", ["1", "2"], [A, B]),
@@ -23,7 +23,7 @@ READ: list[tuple[str, str, list[Any], list[list[float]]]] = [
     ("output_1", "output_2", ["output_1", "output_2", "both"], [A, B, TIE]),
     ("output_1", "output_2", ["left", "right", "neither"], [A, B, TIE]),
 ]
-# What no reader can know: 0 is the first answer in some sets, a tie in others, and a bad answer in yet others.
+# Ambiguous values: 0 is the first answer in some data sets, a tie in others, and a bad answer in yet others.
 ASKED: list[tuple[str, str, list[Any]]] = [
     ("response 1", "response 2", [0, 1, 2]),
     ("response_1", "response_2", [0, 1]),

@@ -1,4 +1,4 @@
-"""Labelled sets become instructions."""
+"""Labelled sets are written as instructions."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,7 +11,7 @@ from stages.formats.phrased import MAX_OPTIONS, read_task
 from stages.store import plugins
 from tests.formats.reading import lines, read
 
-# Rows of each ready-made task, as sets that are in use have them.
+# Rows for each ready-made task, with the columns of widely used data sets.
 ROWS: dict[str, list[dict[str, Any]]] = {
     "classification": [{"text": f"text {i}", "label": ("sci_space", "rec_autos")[i % 2]} for i in range(40)],
     "fact_check": [
@@ -44,7 +44,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 
 def test_every_ready_made_task_is_tried() -> None:
-    assert sorted(ROWS) == plugins.labelled()
+    assert sorted(ROWS) == plugins.label_task_names()
     assert len(ROWS) >= 8
     assert all(len(read_task(name)["phrasings"]) >= 5 for name in ROWS)
 
@@ -57,7 +57,7 @@ def test_a_labelled_set_becomes_instructions(task: str, tmp_path: Path) -> None:
     for row, text in zip(ROWS[task], texts, strict=True):
         numbers = {word.strip('".,?') for word in text.split() if word.strip('".,?').isdigit()}
         assert numbers <= {str(value).split()[-1].strip("?") for value in row.values()} | {"1", "2", "0"}
-    # Several phrasings are drawn, and no placeholder is left.
+    # Several phrasings are drawn, and no template variable is left.
     assert len({text.split()[0] for text in texts}) > 2
     assert not any("{{" in text or "None" in text for text in texts)
 

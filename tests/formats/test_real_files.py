@@ -1,4 +1,4 @@
-"""Every real file at hand, by its path alone or with one line more: read rightly, or refused with a way out."""
+"""Each file of the shared data is read correctly by its path, or with one more setting that its error names."""
 
 import re
 from itertools import islice
@@ -16,7 +16,7 @@ from tests.helpers import DATA
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
 FIRST = 200  # rows of a file
 
-# How the first row is understood: what its columns say, by role, is the last request and the answer.
+# The columns of the last request and of the answer in the first row.
 ALPACA = "instruction input -> output"
 A, P, Q = Purpose.answers, Purpose.preferences, Purpose.prompts
 BY_PATH: dict[str, str] = {
@@ -47,7 +47,7 @@ BY_PATH: dict[str, str] = {
     "sft/dolly_filtered_3k.jsonl.gz": ALPACA,
     "sft/rasbt_instruction_data.json.gz": ALPACA,
 }
-# Preferences: the columns of the answers, the better first (or with the score that a row gives each).
+# The columns of the answers, the better first, and further settings.
 PREFERENCES: dict[str, tuple[str, dict[str, Any]]] = {
     "formats/lf_dpo_en_demo.json.gz": ("chosen rejected", {}),
     "formats/lf_v1_dpo_demo.jsonl": ("chosen_messages rejected_messages", {}),
@@ -60,7 +60,7 @@ PREFERENCES: dict[str, tuple[str, dict[str, Any]]] = {
         {"columns": {"chosen": "output_cleaned", "rejected": "output_original"}},
     ),
 }
-# One line more, and the last request and the answer of the first row.
+# A file that needs one more setting, and the beginnings of the last request and the answer in its first row.
 WITH_A_LINE: list[tuple[str, Purpose, dict[str, Any], str, str]] = [
     ("benchmarks/mt_bench_question.jsonl", Q, {"columns": {"prompt": "turns.0"}}, "Compose an engaging travel", ""),
     (
@@ -107,7 +107,7 @@ WITH_A_LINE: list[tuple[str, Purpose, dict[str, Any], str, str]] = [
     ("classic/creak_train.jsonl.gz", A, {"task": "fact_check"}, "Only people named Floyd", "false"),
     ("classic/rotten_tomatoes_polarity.jsonl.gz", A, {"task": "sentiment"}, "the rock is destined", "positive"),
 ]
-# Refused by their path alone: what the way out names.
+# Files that are refused by their path alone, with a pattern of the setting in the message.
 REFUSED: dict[str, str] = {
     "benchmarks/mt_bench_question.jsonl": r"columns=\{prompt: COLUMN",
     "benchmarks/mt_bench_reference_gpt4.jsonl": r"columns=\{prompt: COLUMN",
@@ -132,11 +132,11 @@ REFUSED: dict[str, str] = {
     "pretrain/wiki_demo.txt.gz": "documents",
     "sft/self_instruct_seed_tasks.jsonl": r"columns=\{completion: COLUMN\}",
 }
-NO_ROW = {  # every row is bad: too many for any data.max_bad
+NO_ROW = {  # all rows are unusable
     "classic/banking77_categories.json": "a row must be an object",
     "formats/alpaca_farm_multisamples_sft.json": r"holds 4 answers: type `columns: \{completion: output.0\}`",
 }
-# Rows of the malformed files that no reader may use, as their KEY has them.
+# Lines of the malformed files that cannot be used, from KEY.json beside them.
 BAD_LINES = {
     "broken_lines.jsonl": [31, 50, 51, 56, 73, 81],
     "cp1252.jsonl": [4, 18],
@@ -147,7 +147,7 @@ BAD_LINES = {
 
 @pytest.fixture(autouse=True)
 def first_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of every file only the first rows are read."""
+    """Read only the first rows of each file."""
     whole = files.rows_of
     monkeypatch.setattr(files, "rows_of", lambda *args: islice(whole(*args), FIRST))
 
@@ -157,7 +157,7 @@ def first(path: Path) -> dict[str, Any]:
 
 
 def spoken(value: Any) -> str:
-    """What a column says: its text, or that of its last turn."""
+    """Return the text of a column, or of its last turn."""
     if isinstance(value, list):
         return spoken(value[-1])
     if isinstance(value, dict):

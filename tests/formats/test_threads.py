@@ -8,7 +8,7 @@ import pytest
 from stages.formats.column_mapping import Purpose
 from tests.formats.reading import lines, read, summarize
 
-# name, parent, who, rank: a request with two answers, the better of which is asked about and answered again
+# Name, parent, role and rank: a request with three replies, the best of which has a request and a reply of its own.
 MESSAGES = [
     ("q", None, "prompter", None),
     ("worse", "q", "assistant", 1),

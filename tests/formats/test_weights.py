@@ -1,4 +1,4 @@
-"""Training weights: read where they say that an answer is trained or not, refused by name where they say more."""
+"""Weights of 0 and 1 select the answers that are trained; any other weight is refused by its column."""
 
 import json
 from pathlib import Path

@@ -28,7 +28,7 @@ from stages.formats.readers.json_object import object_rows
 from stages.formats.readers.row import BadRow, Row
 from stages.formats.readers.tabular import arrow_rows, csv_rows, parquet_rows, with_class_names
 from stages.formats.threads import thread_rows
-from stages.store.source_files import locate, readable
+from stages.store.source_files import data_files, locate
 
 __all__ = ["BadRow", "Row", "Table", "rows_of", "source_tables"]
 
@@ -108,7 +108,7 @@ def source_tables(source: Source, key: str, compared: bool = False) -> Iterator[
         name, size = source.path, len(dataset)
         yield Table(name, size, lambda watch: thread_rows(hub_rows(name, dataset, watch), compared))
         return
-    files = readable(local, key)
+    files = data_files(local, key)
     if local.is_dir():
         refuse_splits(local, files, key)
     for file in files:

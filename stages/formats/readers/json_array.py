@@ -96,7 +96,7 @@ class ArrayText:
                 return row
 
     def row_end(self) -> int | None:
-        """Return the position where the next row ends, even if the row is broken; None if the piece ends before."""
+        """Return the position where the next row ends, even of a broken row; None if the piece ends before."""
         depth = 0
         for token in TOKEN.finditer(self.text, self.position):
             mark = token[0]

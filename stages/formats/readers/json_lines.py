@@ -1,7 +1,6 @@
-"""Read JSON lines, none longer than data.max_line allows.
+"""Read JSON lines, none longer than data.max_line allows, since a line may be as long as its file.
 
-A line may be as long as its file, and memory is shorter. A row is unusable if it has a key twice, or a number of a
-million digits.
+A row is unusable if it has a key twice, or a number of a million digits.
 """
 
 import io
@@ -87,8 +86,7 @@ def decode_text(file: Path, content: bytes) -> str:
 
 
 def not_utf8_error(file: Path, content: bytes) -> BadRow:
-    """Return the error for bytes that are not UTF-8. It has the command that converts them if they decode as
-    Windows-1252 without control characters."""
+    """Return the error for bytes that are not UTF-8, with the command that converts likely Windows-1252."""
     try:
         likely = not re.search(r"[\x00-\x08\x0e-\x1f]", content.decode("cp1252"))
     except UnicodeDecodeError:

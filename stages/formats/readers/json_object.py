@@ -74,13 +74,13 @@ def json_values(file: Path, content: bytes) -> list[tuple[int, Any]]:
 
 def single_object_rows(file: Path, value: dict[str, Any], pretty: bool) -> Iterator[Row]:
     rows = table_rows(value)
-    if {".jsonl", ".ndjson"} & {*file.suffixes} and all(isinstance(each, list) for each in value.values()):
+    if {".jsonl", ".ndjson"} & {*file.suffixes} and all(isinstance(item, list) for item in value.values()):
         rows = None  # the name promises one row a line, so the object is a row
     if rows is None:
-        several = any(is_objects(each) for each in value.values())
+        several = any(is_objects(item) for item in value.values())
         if several if pretty else several and {*map(str.lower, value)} & {*ROW_KEYS}:
             raise no_rows_error(file, value)
-        if pretty and not any(isinstance(each, str) for each in value.values()):
+        if pretty and not any(isinstance(item, str) for item in value.values()):
             raise no_rows_error(file, value)
     for i, row in enumerate([value] if rows is None else rows, 1):
         yield Row(str(file), i, row)
@@ -99,14 +99,14 @@ def table_rows(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     items = [*value.values()]
     if len(items) < 2:
         return None
-    if all(isinstance(each, list) and len(each) == len(items[0]) > 1 for each in items):
+    if all(isinstance(item, list) and len(item) == len(items[0]) > 1 for item in items):
         if any(isinstance(cell, list | dict) for column in items for cell in column):
             return None
         return [dict(zip(value, cells, strict=True)) for cells in zip(*items, strict=True)]
-    if not all(isinstance(each, dict) for each in items):
+    if not all(isinstance(item, dict) for item in items):
         return None
     shared = set(items[0]).intersection(*items)
-    if shared and all(key.isdecimal() for key in shared) and all({*each} == shared for each in items):
+    if shared and all(key.isdecimal() for key in shared) and all({*item} == shared for item in items):
         return [{column: value[column][place] for column in value} for place in items[0]]
     are_rows = len(shared) > 1 and not shared & {*ROLE_KEYS}
     return [{"id": key, **row} for key, row in value.items()] if are_rows else None
@@ -119,8 +119,7 @@ def is_objects(value: Any) -> bool:
 
 
 def no_rows_error(file: Path, value: dict[str, Any]) -> UserError:
-    """Return the error for an object without rows, with the jq command that writes its longest list as rows. Texts
-    beside the list go into each row."""
+    """Return the error for an object without rows, with the jq command that writes its longest list as rows."""
     lists = sorted((key for key in value if is_objects(value[key])), key=lambda key: -len(value[key]))
     text_keys = [k for k, v in value.items() if k.isidentifier() and k.lower() not in METADATA_KEYS and is_text(v)]
     if lists and lists[0].isidentifier():
@@ -133,4 +132,4 @@ def no_rows_error(file: Path, value: dict[str, Any]) -> UserError:
 
 
 def is_text(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value))
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))

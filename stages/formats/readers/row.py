@@ -50,4 +50,4 @@ def validate_columns(file: str, names: Collection[str]) -> None:
             "rows and columns may be swapped here."
         )
     if twice := first_repeated(names):
-        raise UserError(f"{file}: two columns have the name {twice!r}. Rename one of them.")
+        raise UserError(f"{file}: the column name {twice!r} occurs twice. Rename one of the columns.")
