@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stages.config.blocks.labels import Label
-from stages.config.errors import UserError, in_the_name_of
+from stages.config.errors import UserError, name_block
 from stages.evaluation import best_of, reliability
 from stages.evaluation.reliability import Key
 from stages.formats.source_reading import count_reasons, quarantine, warn_unused_columns
@@ -20,13 +20,13 @@ from stages.labelers.labeler import Pool, make_labeler
 from stages.store import plugins
 from stages.store.judged_pool import column
 from stages.store.records import Candidate, Example, Judgement, save
-from stages.store.sealed_json import note
+from stages.store.sealed_json import write_note
 from stages.store.workspace import StageDir
 
 
 def run(cfg: Label, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Run the stage; its messages name the settings as the user's configuration block does."""
-    with in_the_name_of(cfg.name):
+    with name_block(cfg.name):
         return publish_judged_pool(cfg, inputs, out)
 
 
@@ -40,12 +40,12 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     """
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # a killed attempt may have left one
     labeler = make_labeler(cfg, out)
-    with plugins.told(cfg.own, "label.own", out.path):
+    with plugins.explain_errors(cfg.own, "label.own", out.path):
         pool = labeler.pool(inputs)
         judgements = complete_judgements(labeler.judge_all(pool), pool, labeler.name)
     limit = cfg.max_failed if pool.prompts else 0.0
     for line in pool.notes:
-        out.say(line)
+        out.inform(line)
     quarantine(list(pool.bad), pool.rows, limit, out, "label.max_failed")
     for path, columns in pool.unused.items():
         warn_unused_columns(path, columns, out)
@@ -70,8 +70,8 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
         metrics |= {"rows": pool.rows, "unusable": dict(count_reasons(pool.bad))}
         unusable = f" ({len(pool.bad)} of them unusable)" if pool.bad else ""
         metrics["summary"] = f"{pool.rows} rows{unusable}: {metrics['summary']}"
-    if out.asked:
-        metrics["calls"] = out.asked
+    if out.endpoint_calls:
+        metrics["calls"] = out.endpoint_calls
     metrics |= labeler.figures()
     if labeler.learnt and judgements:
         curve, best_of_warning = best_of.best_of_n(judgements, pool.prompts, pool.candidates)
@@ -99,7 +99,7 @@ def audit(cfg: Label, pool: Pool, judgements: list[Judgement], by_people: Mappin
         (out / reliability.KNOWN_WORDS).write_text("".join(f"{row}\n" for row in lines), encoding="utf-8")
     truth = reliability.known_by_checks(audited, prompts, candidates) if verdicts is None else verdicts
     report = reliability.reliability(judgements, audited, truth, prompts, candidates)
-    note(out / "reliability.json", report)
+    write_note(out / "reliability.json", report)
     if "accuracy" not in report:
         return f"accuracy unknown: {len(audited)} judgements audited, none with a known verdict"
     mean, low, high = report["accuracy"].values()

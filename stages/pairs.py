@@ -16,10 +16,10 @@ from stages.pairing import admission
 from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.plackett_luce import rank_contrasts
 from stages.pairing.strategies import BY_STRENGTH, StrategyResult, pairs_per_prompt, table
-from stages.store.judged_pool import judged
+from stages.store.judged_pool import read_judged_prompts
 from stages.store.licences import Licences
 from stages.store.records import Candidate, Example, Judgement, Pair, Records, content_id, save, stream
-from stages.store.splits import side
+from stages.store.splits import draw_side
 from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
 from stages.store.workspace import StageDir
 
@@ -60,7 +60,7 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
             out.warn(line)
         lost = ", ".join(f"{count} {name}" for name, count in left_out.most_common())
         comparisons = result.pairs + left_out.total()
-        out.say(f"{result.pairs} of {comparisons} comparisons became pairs. Left out: {lost or 'none'}.")
+        out.inform(f"{result.pairs} of {comparisons} comparisons became pairs. Left out: {lost or 'none'}.")
     unfinished = {  # numbers of pairs with a truncated completion, and of contrasts refused because of one
         "kept as rejected": stats.unfinished,
         "dropped as rejected": rules.refused[admission.WORSE_UNFINISHED],
@@ -72,7 +72,7 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     if audit:
         strategies = {key: {**value, "accuracy": audit.figures(Strategy(key))} for key, value in strategies.items()}
     accuracy = strategies[cfg.strategy].get("accuracy")
-    out.say(f"Pairs of each strategy from these judgements (*: the one in use):\n{table(strategies, cfg.strategy)}")
+    out.inform(f"Pairs of each strategy from these judgements (*: the one in use):\n{table(strategies, cfg.strategy)}")
     return {
         "pairs": result.pairs,
         "held_out": stats.held_out,
@@ -155,7 +155,7 @@ def generate_pairs(
 def judged_prompts(cfg: Pairs, pool: Path) -> Iterator[tuple[Example, list[Judgement], list[Contrast], set[str]]]:
     """Yield each prompt with its judgements, their contrasts, and the ids of candidates that must not be chosen."""
     limits = logprob_limits(stream(pool / "candidates.parquet", Candidate)) if cfg.quality else None
-    for prompt, candidates, judgements in judged(pool):
+    for prompt, candidates, judgements in read_judged_prompts(pool):
         unsound = {
             c.candidate_id for c in candidates if limits and (find_broken_rule(prompt, c) or not is_within(c, limits))
         }
@@ -203,7 +203,7 @@ def make_pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> 
         strategy=cfg.strategy,
         chosen_id=better.candidate_id,
         rejected_id=worse.candidate_id,
-        split=side(prompt.id, cfg.validation_fraction),
+        split=draw_side(prompt.id, cfg.validation_fraction),
         chosen_token_ids=better.token_ids,
         rejected_token_ids=worse.token_ids,
         chosen_tokenizer=better.tokenizer,

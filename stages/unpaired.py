@@ -16,7 +16,7 @@ from stages.config.choices import Unfinished
 from stages.config.errors import UserError
 from stages.pairing.admission import order_message
 from stages.store.records import Candidate, Example, Judgement, Message, Records, content_id, load, save, stream
-from stages.store.splits import side
+from stages.store.splits import draw_side
 from stages.store.table_schema import Int32
 from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
 from stages.store.workspace import StageDir
@@ -73,7 +73,7 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
         nonlocal held_out
         for c in candidates:
             if (label := labels.get(c.candidate_id)) is not None:
-                prompt, split = prompts[c.prompt_id], side(c.prompt_id, cfg.validation_fraction)
+                prompt, split = prompts[c.prompt_id], draw_side(c.prompt_id, cfg.validation_fraction)
                 held_out += split == "validation"
                 yield UnpairedPreference(
                     id=content_id(prompt.id, c.text),

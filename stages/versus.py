@@ -31,7 +31,7 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     contract = load_or_derive_contract(inputs["model"] / "model")
     answers = {a.prompt_id: a for a in load(inputs["policy"] / "answers.parquet", Candidate)}
     prompts = [e for e in read_prompts(inputs) if e.id in answers]
-    opposed = {e.id: Candidate.of_text(e.id, e.reference, cfg.against, "file", 0) for e in prompts if e.reference}
+    opposed = {e.id: Candidate.from_text(e.id, e.reference, cfg.against, "file", 0) for e in prompts if e.reference}
     if "other" in inputs:
         opposed = {a.prompt_id: a for a in load(inputs["other"] / "answers.parquet", Candidate)}
     comparable = sorted((e for e in prompts if e.id in opposed), key=lambda e: e.id)

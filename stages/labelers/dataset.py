@@ -77,4 +77,4 @@ class Dataset(Labeler):
 
 
 def candidate(prompt: str, text: str, name: str) -> Candidate:
-    return Candidate.of_text(prompt, text, name, "dataset", len(text.split()))  # counts words: there is no tokenizer
+    return Candidate.from_text(prompt, text, name, "dataset", len(text.split()))  # counts words: there is no tokenizer

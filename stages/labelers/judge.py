@@ -88,7 +88,7 @@ class Jury(Labeler):
                 yield judgement
                 progress.update()
         if len(self.judges) == 2 and self.rubric.kind is Rubrics.pairwise:
-            self.out.say(
+            self.out.inform(
                 f"label.judge.endpoints: two judges must agree. They differ on {self.disagreements} of "
                 f"{len(questions)} comparisons, which count as ties. Add a third judge to get a majority."
             )

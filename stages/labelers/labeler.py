@@ -11,7 +11,7 @@ from stages.config.errors import UserError
 from stages.evaluation.reliability import Key
 from stages.formats.readers.row import Row
 from stages.store import plugins
-from stages.store.judged_pool import by_prompt, column
+from stages.store.judged_pool import column, group_by_prompt
 from stages.store.records import Candidate, Example, Judgement, Records, content_id
 from stages.store.workspace import Progress, StageDir
 
@@ -28,7 +28,7 @@ class Pool(NamedTuple):
     rows: int = 0
 
     def by_prompt(self) -> Iterator[tuple[Example, list[Candidate]]]:
-        return zip(self.prompts, by_prompt(self.candidates, column(self.prompts, "id")), strict=True)
+        return zip(self.prompts, group_by_prompt(self.candidates, column(self.prompts, "id")), strict=True)
 
 
 class Labeler(ABC):
@@ -84,8 +84,8 @@ def make_labeler(cfg: Label, out: StageDir) -> Labeler:
         UserError: if the user-defined one cannot be loaded or is not a Labeler.
     """
     if not cfg.own:
-        return plugins.named("labelers", cfg.labeler, Labeler).of(cfg, out)  # type: ignore[type-abstract]
-    labeler = plugins.make(cfg.own, "label.own", out.path, Labeler)  # type: ignore[type-abstract]
+        return plugins.load_class("labelers", cfg.labeler, Labeler).of(cfg, out)  # type: ignore[type-abstract]
+    labeler = plugins.create_instance(cfg.own, "label.own", out.path, Labeler)  # type: ignore[type-abstract]
     labeler.own = True
     return labeler
 

@@ -22,7 +22,7 @@ from stages.models.rendering import ContractError, Conversation, tokenize_conver
 from stages.models.scoring import autocast, ids_if_unchanged, round_weights_once
 from stages.sandbox.jinja_process import TemplateFault
 from stages.store.records import Candidate, Example, Judgement
-from stages.store.shards import in_shards
+from stages.store.shards import produce_in_shards
 from stages.store.source_files import locate
 from stages.store.workspace import StageDir
 
@@ -74,7 +74,7 @@ class RewardModel(Labeler):
 
         size, name = self.cfg.runtime.shard_size, f"label {self.name}"
         key = lambda c: c.candidate_id
-        judgements = [*in_shards([*pool.candidates], key, score_shard, Judgement, key, size, name, self.out)]
+        judgements = [*produce_in_shards([*pool.candidates], key, score_shard, Judgement, key, size, name, self.out)]
         rewards = sorted(float(j.raw) for j in judgements if j.raw is not None)
         for j in judgements:
             if j.raw is not None:
@@ -119,7 +119,7 @@ class Reading:
         ids are used.
 
         Raises:
-            ContractError: if both cannot be rendered, or exceed the model's context.
+            ContractError: if prompt and answer cannot be rendered, or exceed the model's context.
         """
         answer = [{"role": "assistant", "content": candidate.text}]
         if contract := self.contract:

@@ -15,7 +15,7 @@ from stages.config.blocks.labels import Judge
 from stages.config.choices import RUBRIC_TEXTS, Reading, Rubrics
 from stages.endpoints.client import Question
 from stages.labelers.verdicts import reply_instruction, schema_of
-from stages.sandbox.jinja_process import blaming, render
+from stages.sandbox.jinja_process import name_setting, render
 from stages.store.records import Message, content_id
 
 UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs"}  # Unicode categories of invisible or direction-changing characters
@@ -44,7 +44,7 @@ class Rubric:
         mark = content_id(texts_by_name)[:8]
         fenced_texts = {name: fence_text(name, text, mark) for name, text in texts_by_name.items()}
         reply = REMINDER.format(mark=mark, reply=reply_instruction(self.kind, self.reading))
-        with blaming("label.judge.rubric", "Correct the file, or remove the key"):
+        with name_setting("label.judge.rubric", "Correct the file, or remove the key"):
             [(rendered, _)] = render(self.source, [fenced_texts | {"reply": reply}])
         return [{"role": "system", "content": SYSTEM.format(mark=mark)}, {"role": "user", "content": rendered}]
 

@@ -29,7 +29,7 @@ LONGER = "Raise sample.max_new_tokens"
 
 
 class WaysOut(NamedTuple):
-    """Advice to get candidates with different texts, with different scores, complete ones, and complete worse ones."""
+    """Advice to get candidates with different texts or scores, candidates that end, and worse ones that end."""
 
     texts: str
     scores: str

@@ -1,6 +1,6 @@
-"""People who are asked, over HTTP, and the process that asks them, as the stage does:
-`python -m tests.labelers.asking FOLDER KEYS`, with keys of `label.human` as JSON. The answers that they judge are
-FOLDER/texts.json; the judgements go to FOLDER/judgements.json."""
+"""Simulated annotators over HTTP, and a process that serves the page for people as the stage does:
+`python -m tests.labelers.asking FOLDER KEYS`, with keys of `label.human` as JSON. The answers to judge are in
+FOLDER/texts.json, and the judgements are written to FOLDER/judgements.json."""
 
 import http.client
 import json
@@ -28,31 +28,31 @@ ADDRESS = re.compile(r"at http://(\S+):(\d+)/")
 
 
 class Person:
-    """Somebody at the page, without a browser."""
+    """A person who answers by HTTP requests, without a browser."""
 
     def __init__(self, port: int, name: str, token: str = ""):
         self.port, self.name, self.token = port, name, token
 
     def send(self, path: str, body: Any, **headers: str) -> tuple[int, dict[str, Any]]:
-        """The status of a request, and what was answered."""
+        """Send a request, and return the status and the JSON of the response."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        usual = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
+        headers_sent = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
         content = body if isinstance(body, bytes) else json.dumps({"annotator": self.name} | body).encode()
         try:
-            connection.request("POST", path, content, usual | headers)
+            connection.request("POST", path, content, headers_sent | headers)
             answer = connection.getresponse()
-            told = answer.read()
+            content_received = answer.read()
         finally:
             connection.close()
-        return answer.status, json.loads(told) if told.startswith(b"{") else {}
+        return answer.status, json.loads(content_received) if content_received.startswith(b"{") else {}
 
     def next(self) -> dict[str, Any]:
-        """What the server tells, with the `text` of each answer as it is shown."""
-        status, told = self.send("/next", {})
-        assert status == 200, told
-        for answer in told["question"]["answers"] if told["question"] else ():
+        """Return the page's state, with the shown `text` of each answer."""
+        status, state = self.send("/next", {})
+        assert status == 200, state
+        for answer in state["question"]["answers"] if state["question"] else ():
             answer["text"] = "".join(characters for _, characters in answer["spans"])
-        return told
+        return state
 
     def says(self, question: str, verdict: str, **more: Any) -> tuple[int, dict[str, Any]]:
         body = {"question": question, "verdict": verdict, "reasons": [], "comment": "", "seconds": 1.5}
@@ -60,13 +60,13 @@ class Person:
 
 
 def kept_of(folder: Path, name: str) -> list[dict[str, Any]]:
-    """What somebody's journal holds, but for lines that were torn."""
+    """Return the rows of a person's journal, without truncated lines."""
     lines = (folder / "cache" / "calls" / "people" / f"{name}.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 class Asking:
-    """The process that asks, with a server at `port`."""
+    """A process that serves the page at `port`."""
 
     def __init__(self, folder: Path, port: int = 0, **keys: Any):
         keys = {"answers": 2, "comparisons": 1, "port": port} | keys
@@ -76,15 +76,15 @@ class Asking:
             command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
-        self.told, self.port = "", 0
+        self.log, self.port = "", 0
         for line in self.process.stdout or ():
-            self.told += line
-            if found := ADDRESS.search(line):
-                self.port = int(found[2])
+            self.log += line
+            if match := ADDRESS.search(line):
+                self.port = int(match[2])
                 break
 
     def judged(self) -> dict[str, Any]:
-        """What came of it, once it has ended by itself."""
+        """Wait until the process ends, and return its judgements and figures."""
         assert self.process.wait(120) == 0, (self.process.stderr or sys.stderr).read()
         return json.loads((self.folder / "judgements.json").read_text())
 
@@ -106,20 +106,20 @@ def asking(folder: Path, *texts: list[str], **keys: Any) -> Iterator[Asking]:
 
 @contextmanager
 def somebody(monkeypatch: pytest.MonkeyPatch, choose: Callable[[dict[str, Any]], str]) -> Iterator[list[int]]:
-    """Ann, at the page that this process will serve: what she says of a question. The ports that were listened at."""
+    """Let Ann answer all questions of the page that this process will serve, by `choose`. Yield the server's ports."""
     ports, create = list[int](), server.socket.create_server
 
     def listening(*args: Any, **options: Any) -> Any:
-        found = create(*args, **options)
-        ports.append(found.getsockname()[1])
-        return found
+        listener = create(*args, **options)
+        ports.append(listener.getsockname()[1])
+        return listener
 
     def judging() -> None:
         while not ports:
             time.sleep(0.02)
         person = Person(ports[0], "ann")
-        while asked := person.next()["question"]:
-            person.says(asked["id"], choose(asked))
+        while question := person.next()["question"]:
+            person.says(question["id"], choose(question))
 
     monkeypatch.setattr(server, "GRACE", 0.1)
     monkeypatch.setattr(server.socket, "create_server", listening)
@@ -134,9 +134,11 @@ def main(folder: Path, keys: dict[str, Any]) -> None:
     runtime = HumanRuntime(keys.pop("host", None), keys.pop("port"))
     human = Human(**keys, runtime=runtime)
     out = work(folder)
-    given = pool(*json.loads((folder / "texts.json").read_text()))
-    found = [vars(j) for j in People.of(Label(labeler="human", human=human), out).judge_all(given)]
-    (folder / "judgements.json").write_text(json.dumps({"judgements": found, "figures": out.asked["label.human"]}))
+    people_pool = pool(*json.loads((folder / "texts.json").read_text()))
+    judgements = [vars(j) for j in People.of(Label(labeler="human", human=human), out).judge_all(people_pool)]
+    (folder / "judgements.json").write_text(
+        json.dumps({"judgements": judgements, "figures": out.endpoint_calls["label.human"]})
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Judges whose verdicts are a function of the texts that they are shown."""
+"""Judges whose verdicts are a function of the shown texts."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tests.labelers.pools import work
 
 FENCED = re.compile(r"<<(REQUEST|A|B|ANSWER) (\w+)>>\n(.*?)\n<<END \2>>", re.DOTALL)
 PROBE = '{"word": "plumb"}'
-# How texts are shown to a judge: as in stages/labelers/rubric.py, and with less to hold them down.
+# Ways to show texts to a judge: as in stages/labelers/rubric.py, and two with less protection.
 FENCES: dict[str, Callable[[str, str, str], str]] = {
     "held down": rubric.fence_text,
     "marks alone": lambda name, text, mark: f"<<{name.upper()} {mark}>>\n{text}\n<<END {mark}>>",
@@ -26,8 +26,8 @@ FENCES: dict[str, Callable[[str, str, str], str]] = {
 }
 
 
-def shown(request: Request) -> dict[str, str]:
-    """The texts that a judge is shown, by name."""
+def shown_texts(request: Request) -> dict[str, str]:
+    """Return the texts in a judge's request, by name."""
     return {name: text for name, _, text in FENCED.findall(request["messages"][-1]["content"])}
 
 
@@ -36,12 +36,12 @@ def is_probe(request: Request) -> bool:
 
 
 def judging(of: Callable[[dict[str, str]], Any], key: str = "verdict") -> Callable[[Request], str]:
-    """A server that keeps to schemas, and says what a function of the texts does."""
-    return lambda request: PROBE if is_probe(request) else json.dumps({key: of(shown(request))})
+    """Return a server's reply function that follows schemas and takes its verdict from `of`."""
+    return lambda request: PROBE if is_probe(request) else json.dumps({key: of(shown_texts(request))})
 
 
 def quality(text: str) -> int:
-    """`fair 3` is 3."""
+    """Return the number at the end of a text: 3 for `fair 3`."""
     return int(text.split()[-1])
 
 
@@ -51,7 +51,7 @@ def better(texts: dict[str, str]) -> str:
 
 
 def block(folder: Path, *urls: str, **judge: Any) -> Label:
-    """The block of `label=judge` with a judge at each address, as the pipeline hands it to the stage."""
+    """Return the block of `label=judge` with a judge at each address, as the pipeline passes it to the stage."""
     runtime = "{backoff: 0.01, retries: 20, timeout: 30}"
     endpoints = ",".join(f"{{base_url: '{url}', model: judge-{i}, runtime: {runtime}}}" for i, url in enumerate(urls))
     typed = [f"label.judge.{name}={value}" for name, value in judge.items() if name != "max_failed"]
@@ -60,5 +60,5 @@ def block(folder: Path, *urls: str, **judge: Any) -> Label:
     return pin(cfg, folder / "cache" / "digests.json")[0]
 
 
-def judged(folder: Path, given: Pool, *urls: str, **judge: Any) -> list[Judgement]:
-    return list(Jury.of(block(folder, *urls, **judge), work(folder)).judge_all(given))
+def judged(folder: Path, candidates: Pool, *urls: str, **judge: Any) -> list[Judgement]:
+    return list(Jury.of(block(folder, *urls, **judge), work(folder)).judge_all(candidates))

@@ -1,4 +1,4 @@
-"""Pools for labelers to judge, and a folder for what comes of it; no more of the house than those need."""
+"""Pools for labelers to judge, and folders for their results."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from stages.store.workspace import StageDir
 
 
 def pool(*texts: list[str]) -> Pool:
-    """A prompt for every list of texts, with a candidate for each of them."""
+    """Return a pool with a prompt for each list of texts, and a candidate for each text."""
     prompts = [
         Example(f"p{i}", [{"role": "user", "content": f"request {i}"}], None, "", "t", "preference")
         for i in range(len(texts))
@@ -23,4 +23,4 @@ def pool(*texts: list[str]) -> Pool:
 
 def work(folder: Path) -> StageDir:
     (folder / "node").mkdir(parents=True, exist_ok=True)
-    return StageDir(folder / "node", lambda metrics, step: None, calls=folder / "cache" / "calls")
+    return StageDir(folder / "node", lambda metrics, step: None, call_folder=folder / "cache" / "calls")

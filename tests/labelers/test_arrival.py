@@ -1,4 +1,4 @@
-"""The order in which answers arrive decides nothing, and equal requests are one call."""
+"""The order in which replies arrive changes no result, and equal requests are one call."""
 
 import json
 import random
@@ -29,8 +29,8 @@ from tests.labelers.pools import pool, work
 
 pytest.importorskip("openai")
 COPIES = [["poor 1", "good 3", "poor 1", "good 3"], ["good 9", "poor 0"]]
-PAID = Path(__file__).with_name("paid_before.jsonl")  # what a judge said of COPIES when equal requests were two calls
-PAID_AT = "http://127.0.0.1:1009/v1"  # where nobody listens now
+PAID = Path(__file__).with_name("paid_before.jsonl")  # replies on COPIES from when equal requests were two calls
+PAID_AT = "http://127.0.0.1:1009/v1"  # an address without a server
 LABELERS = ("verifier", "dataset", "judge", "pointwise", "reward_model", "human", "ensemble", "own")
 OWN = """
 from stages.labelers.labeler import Labeler
@@ -48,14 +48,14 @@ class Mine(Labeler):
 
 
 def by_length(texts: dict[str, str]) -> str:
-    """Return which text is better; many are equally good."""
+    """Return the better text by its length modulo 3; many are equally good."""
     a, b = len(texts["A"]) % 3, len(texts["B"]) % 3
     return "A" if a > b else "B" if b > a else "tie"
 
 
 @pytest.fixture
 def judge() -> Iterator[Model]:
-    """A judge of two texts, or of one, whose verdict is a function of the texts."""
+    """Serve a judge of two texts, or of one, whose verdict is a function of the texts."""
     two, one = judging(by_length), judging(lambda texts: 1 + 3 * (len(texts["ANSWER"]) % 4), "score")
     with running(Model(lambda r: (one if "<<ANSWER" in r["messages"][-1]["content"] else two)(r))) as model:
         yield model
@@ -93,14 +93,14 @@ def typed(name: str, built: Path, judge: Model, folder: Path) -> tuple[str, ...]
 
 @pytest.fixture
 def sampled(built: Path, tmp_path: Path) -> Path:
-    """A pool of six prompts with checks: the right answer, others of which some are copies or equally long."""
+    """Make a pool of six prompts with checks: the right answer, and others with copies and equal lengths."""
     prompts = load(Chain(built).folder("sample") / "prompts.parquet", Example)[:6]
     candidates = []
     for i, prompt in enumerate(prompts):
         ships = f"The sea has {i} ships."
         texts = [str(prompt.reference), ships, ships, f"{i} ships sail the sea.", f"The tides rise {i} times."]
         for j, text in enumerate(texts):
-            candidate = Candidate.of_text(prompt.id, text, "sft", "hf", len(text.split()))
+            candidate = Candidate.from_text(prompt.id, text, "sft", "hf", len(text.split()))
             candidates.append(replace(candidate, candidate_id=content_id(prompt.id, j)))
     folder = tmp_path / "sampled"
     folder.mkdir()
@@ -110,7 +110,7 @@ def sampled(built: Path, tmp_path: Path) -> Path:
 
 
 def write_journals(cfg: Label, folder: Path, calls: Path, order: int) -> None:
-    """Write what two people say of all that they are asked, one answer after the other in an order of its own."""
+    """Write two people's answers to all questions, shuffled by the seed `order`."""
     candidates = Pool(load(folder / "prompts.parquet", Example), load(folder / "candidates.parquet", Candidate))
     answers = [
         Answer(question.id, name, question.words[int(question.id, 16) % 3], order=question.order(name))
@@ -131,7 +131,7 @@ def published(folder: Path) -> dict[str, bytes]:
 
 
 def followers(judged: Path, root: Path) -> dict[str, dict[str, bytes]]:
-    """Return what every stage makes of a judged pool."""
+    """Return the files that every later stage makes of a judged pool."""
     cfg, works = settings(*TINY), dict[str, StageDir]()
 
     def started(name: str) -> StageDir:
@@ -173,7 +173,7 @@ def test_another_order_of_arrival_makes_the_same_labels_and_all_that_follows(
         if name == "human":
             write_journals(cfg, inputs["pool"], root / "calls", order)
         monkeypatch.setattr(label, "make_labeler", arriving)
-        label.run(cfg, inputs, StageDir(root / "label", lambda metrics, step: None, calls=root / "calls"))
+        label.run(cfg, inputs, StageDir(root / "label", lambda metrics, step: None, call_folder=root / "calls"))
         outcomes.append({"label": published(root / "label"), **followers(root / "label", root / "made")})
     for stage, files in outcomes[0].items():
         assert files == outcomes[1][stage], stage
@@ -183,7 +183,9 @@ def labelled(line: tuple[str, ...], candidates: Path, folder: Path) -> Path:
     """Return the folder of the labels that a command line makes of a pool."""
     folder.mkdir()
     cfg = pin(settings(*TINY, *line).label, folder.with_suffix(".json"))[0]
-    label.run(cfg, {"pool": candidates}, StageDir(folder, lambda metrics, step: None, calls=folder.with_name("calls")))
+    label.run(
+        cfg, {"pool": candidates}, StageDir(folder, lambda metrics, step: None, call_folder=folder.with_name("calls"))
+    )
     return folder
 
 
@@ -204,7 +206,7 @@ def test_a_pool_whose_rows_lie_in_another_order_gives_the_same_pairs(
         random.Random(1).shuffle(rows)
         save(second / f"{file}.parquet", rows, kind)
     files = [followers(folder, folder.with_suffix(".made")) for folder in (first, second)]
-    for stage in {*files[0]} - {"unpaired"}:  # whose rows come in the order of the pool's
+    for stage in {*files[0]} - {"unpaired"}:  # its rows have the order of the pool's rows
         assert files[0][stage] == files[1][stage], stage
 
 
@@ -216,18 +218,18 @@ def test_answers_that_overtake_each_other_make_one_file(tmp_path: Path) -> None:
     files = set[bytes]()
     with running(Model(judging(better), late=0.05)) as model:
         for i in range(3):
-            out = StageDir(tmp_path, lambda metrics, step: None, calls=tmp_path / f"{i}")
+            out = StageDir(tmp_path, lambda metrics, step: None, call_folder=tmp_path / f"{i}")
             label.run(block(tmp_path, model.url), {"pool": tmp_path / "pool"}, out)
             files.add((tmp_path / "judgements.parquet").read_bytes())
-        assert len(model.asked) == 3 * (1 + 5 * 6), "each asked for itself"
+        assert len(model.requests) == 3 * (1 + 5 * 6), "each run asks all questions"
     assert len(files) == 1
 
 
 def test_equal_requests_are_one_call_in_whatever_order_their_candidates_stand(tmp_path: Path) -> None:
     with running(Model(judging(better))) as model:
         assert len(judged(tmp_path, pool(*COPIES), model.url)) == 6 + 1
-        bodies = {json.dumps(request, sort_keys=True) for request in model.asked}
-        assert len(model.asked) == len(bodies) == 1 + 2 + 2
+        bodies = {json.dumps(request, sort_keys=True) for request in model.requests}
+        assert len(model.requests) == len(bodies) == 1 + 2 + 2
 
 
 @pytest.mark.parametrize("kind", ["pairwise", "pointwise"])
@@ -238,13 +240,13 @@ def test_what_was_paid_for_twice_before_is_taken_and_nothing_is_asked(kind: str,
     shutil.copy(PAID, labeler.judges[0].calls.path)
     judgements = [*labeler.judge_all(pool(*COPIES))]
     assert len(judgements) == (7 if kind == "pairwise" else 6) and not any(j.error for j in judgements)
-    figures = out.asked["label.judge.endpoints[0]"]
+    figures = out.endpoint_calls["label.judge.endpoints[0]"]
     assert figures["made"] == 0 and figures["kept"] == (1 + 2 + 2 if kind == "pairwise" else 1 + 4)
     assert labeler.judges[0].calls.path.read_bytes() == PAID.read_bytes()
 
 
 def test_a_fault_on_the_way_does_not_decide_which_reply_counts(tmp_path: Path) -> None:
-    """The judge says another thing to every seed, and every other call fails."""
+    """The judge's verdict depends on the seed, and half of the calls fail."""
 
     def says(request: Request) -> str:
         return PROBE if is_probe(request) else json.dumps({"verdict": "AB"[request["seed"] % 2]})

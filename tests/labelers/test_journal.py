@@ -1,4 +1,4 @@
-"""What people said is kept with a digest per line: damage turns no verdict, is told in one line, and asked again."""
+"""Journals of answers have a digest per line: damage changes no verdict, gives one warning, and is asked again."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SAID = [Answer(f"question-{i}", "ann", "ab"[i % 2], ("clear",), "why", "ab", 1.5
 
 
 def journal(folder: Path) -> Journal:
-    """Ann's, who said four things."""
+    """Write Ann's journal with the four answers of SAID."""
     journal = Journal(folder / "ann.jsonl")
     for answer in SAID:
         journal.append(answer)
@@ -38,7 +38,7 @@ def test_a_flipped_bit_of_a_journal_turns_no_verdict(tmp_path: Path) -> None:
         assert len(answers) >= 2 and not {*answers} - {*SAID}, place
 
 
-def test_a_line_of_before_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_line_without_a_digest_is_read(tmp_path: Path) -> None:
     path = tmp_path / "ann.jsonl"
     path.write_text("".join(json.dumps(asdict(answer) | {"seconds": "1.5"}) + "\n" for answer in SAID))
     before = path.read_bytes()
@@ -79,37 +79,37 @@ def test_an_odd_line_is_set_aside_in_one_line_and_the_others_count(
     odd: Callable[[bytes], bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = journal(tmp_path).path
-    first, *others = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(odd(first) + b"".join(others))
+    first, *later = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(odd(first) + b"".join(later))
     for _ in range(2):
         assert [*Journal(path).read()] == SAID[1:]
     assert (tmp_path / "ann.jsonl.unreadable").read_bytes() == odd(first)
     assert len(caplog.records) == 1 and f"{path}: 1 of 4 lines" in caplog.text
 
 
-def test_a_journal_that_is_no_file_is_told(tmp_path: Path) -> None:
+def test_a_journal_that_is_not_a_file_is_reported(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "ann.jsonl")
     with pytest.raises(UserError, match=r"ann\.jsonl is a FIFO"):
         session(tmp_path)
 
 
-def test_a_disk_that_is_full_within_a_line_tears_no_other(tmp_path: Path) -> None:
-    told, limits = journal(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+def test_a_full_disk_damages_no_other_line(tmp_path: Path) -> None:
+    damaged, limits = journal(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (told.path.stat().st_size + 10, limits[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (damaged.path.stat().st_size + 10, limits[1]))
         with pytest.raises(OSError, match="File too large"):
-            told.append(SAID[0])
+            damaged.append(SAID[0])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    told.append(SAID[1])
-    assert [*told.read()] == [*SAID, SAID[1]] and not told.path.with_name("ann.jsonl.unreadable").exists()
+    damaged.append(SAID[1])
+    assert [*damaged.read()] == [*SAID, SAID[1]] and not damaged.path.with_name("ann.jsonl.unreadable").exists()
 
 
 def session(folder: Path, **keys: Any) -> Session:
     return Session(draw_questions(pool(["good 1", "poor 2"]), Human(answers=2, **keys)), [], folder)
 
 
-def test_what_was_said_in_a_damaged_line_is_asked_again(tmp_path: Path) -> None:
+def test_the_question_of_a_damaged_line_is_asked_again(tmp_path: Path) -> None:
     first = session(tmp_path)
     [question] = first.questions.values()
     first.save(Answer(question.id, "ann", "a", order="ab"))

@@ -1,4 +1,4 @@
-"""`label=judge`: both orders, several judges, and everything that is no verdict is missing, with its reason."""
+"""`label=judge`: both orders, several judges, and missing judgements with their reasons."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from stages.labelers.verdicts import ALLOWED, KEY, NoVerdict, verdict
 from stages.store.records import Candidate, Example, Judgement, Pair, load, save
 from tests.endpoints.servers import Model, Proxy, Request, running
 from tests.helpers import TINY, Chain, build, nodes, refused
-from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging, quality, shown
+from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging, quality, shown_texts
 from tests.labelers.pools import pool, work
 
 pytest.importorskip("openai")
@@ -29,47 +29,47 @@ ANSWERS = [["poor 1", "fair 2", "good 3", "fair 2"], ["good 9", "poor 0"], ["sam
 
 
 def by_texts(judgements: list[Judgement], texts: dict[str, str]) -> dict[tuple[str, ...], Any]:
-    """What was said of each candidate, or of two, better first."""
-    found = dict[tuple[str, ...], Any]()
+    """Return each candidate's score, or each pair's tie (better first), or the error."""
+    verdicts = dict[tuple[str, ...], Any]()
     for j in judgements:
         if j.candidate_id:
-            found[(texts[j.candidate_id],)] = j.score if j.error is None else j.error
+            verdicts[(texts[j.candidate_id],)] = j.score if j.error is None else j.error
         else:
             first, second = (j.b, j.a) if j.preference == "b" else (j.a, j.b)
-            found[(texts[str(first)], texts[str(second)])] = j.preference == "tie" if j.error is None else j.error
-    return found
+            verdicts[(texts[str(first)], texts[str(second)])] = j.preference == "tie" if j.error is None else j.error
+    return verdicts
 
 
 def test_every_judgement_is_there_and_right_whatever_fails_on_the_way(tmp_path: Path) -> None:
-    given = pool(*ANSWERS)
-    texts = {c.candidate_id: c.text for c in given.candidates}
+    several = pool(*ANSWERS)
+    texts = {c.candidate_id: c.text for c in several.candidates}
     faults = ("429", "500", "cut", "malformed", "empty", "no completion")
     with running(Model(judging(better))) as model, running(Proxy(model, 0.2, 0.0, faults)) as proxy:
-        found = judged(tmp_path, given, proxy.url)
-        assert len(found) == 6 + 1 + 1
-        for j in found:
+        judgements = judged(tmp_path, several, proxy.url)
+        assert len(judgements) == 6 + 1 + 1
+        for j in judgements:
             a, b = texts[str(j.a)], texts[str(j.b)]
             assert j.error is None
             assert j.preference == ("tie" if quality(a) == quality(b) else "a" if quality(a) > quality(b) else "b")
             assert j.order_swapped_agrees or a == b
-        questions = {json.dumps(r["messages"]) for r in model.asked}
-        # Two of the first prompt's texts are equal, and so are the last's; the probe is one more.
+        questions = {json.dumps(r["messages"]) for r in model.requests}
+        # The first prompt has two equal texts and the last only equal ones; the probe is one more question.
         assert len(questions) == 1 + 2 * (3 + 1)
-        before = len(model.asked)
-        again = judged(tmp_path, given, proxy.url)
-        assert sorted(map(str, again)) == sorted(map(str, found)) and len(model.asked) == before
+        before = len(model.requests)
+        repeated = judged(tmp_path, several, proxy.url)
+        assert sorted(map(str, repeated)) == sorted(map(str, judgements)) and len(model.requests) == before
 
 
 def test_a_judge_that_goes_by_the_order_sees_only_ties(tmp_path: Path) -> None:
     with running(Model(judging(lambda texts: "A"))) as model:
-        found = judged(tmp_path, pool(["poor 1", "good 2"]), model.url)
-    assert [(j.preference, j.order_swapped_agrees) for j in found] == [("tie", False)]
+        judgements = judged(tmp_path, pool(["poor 1", "good 2"]), model.url)
+    assert [(j.preference, j.order_swapped_agrees) for j in judgements] == [("tie", False)]
 
 
 def test_several_judges_are_a_majority_or_a_mean(tmp_path: Path) -> None:
     worse = lambda texts: {"A": "B", "B": "A"}.get(better(texts), "tie")
     servers = [judging(better), judging(worse), judging(better), lambda r: PROBE if is_probe(r) else "Both are fine."]
-    given = pool(["poor 1", "good 2"])
+    two_answers = pool(["poor 1", "good 2"])
     with ExitStack() as stack:
         good, bad, other, silent = (stack.enter_context(running(Model(says))).url for says in servers)
         for i, (urls, expected) in enumerate(
@@ -77,20 +77,20 @@ def test_several_judges_are_a_majority_or_a_mean(tmp_path: Path) -> None:
                 ((good, bad, other), {("good 2", "poor 1"): False}),
                 ((good, bad), {("good 2", "poor 1"): True}),
                 ((good, silent, other), {("good 2", "poor 1"): False}),
-                ((good, silent), {("good 2", "poor 1"): "no JSON"}),
+                ((good, silent), {("good 2", "poor 1"): "the judge's reply is not JSON"}),
             ]
         ):
-            found = judged(tmp_path / str(i), given, *urls, max_failed=1.0)
-            named = by_texts(found, {c.candidate_id: c.text for c in given.candidates})
+            judgements = judged(tmp_path / str(i), two_answers, *urls, max_failed=1.0)
+            named = by_texts(judgements, {c.candidate_id: c.text for c in two_answers.candidates})
             assert {tuple(sorted(k)): v for k, v in named.items()} == expected
     scores = [judging(lambda texts: quality(texts["ANSWER"]), "score"), judging(lambda texts: 10, "score")]
     with running(Model(scores[0])) as one, running(Model(scores[1])) as two:
-        found = judged(tmp_path / "mean", given, one.url, two.url, kind="pointwise")
-    assert sorted(j.score for j in found if j.score) == pytest.approx([(0 + 9) / 18, (1 + 9) / 18])
+        judgements = judged(tmp_path / "mean", two_answers, one.url, two.url, kind="pointwise")
+    assert sorted(j.score for j in judgements if j.score) == pytest.approx([(0 + 9) / 18, (1 + 9) / 18])
 
 
-def test_what_two_judges_differ_on_is_a_tie_and_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Both agree on the first prompt's answers alone."""
+def test_comparisons_on_which_two_judges_differ_are_ties(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The two judges agree only on the first prompt."""
     caplog.set_level(logging.INFO)
     worse = lambda texts: "A" if "best" in texts["A"] else "B" if "best" in texts["B"] else flipped[better(texts)]
     flipped, three = {"A": "B", "B": "A"}, pool(["poor 1", "best 9"], ["poor 1", "good 2"], ["poor 1", "good 3"])
@@ -105,7 +105,7 @@ def test_what_two_judges_differ_on_is_a_tie_and_is_counted(tmp_path: Path, caplo
         assert len([*alone.judge_all(three)]) == 3 and not alone.figures() and "must agree" not in caplog.text
 
 
-def test_of_two_candidates_at_a_time_comparisons_are_counted_and_ties_are_no_preferences(tmp_path: Path) -> None:
+def test_the_summary_counts_comparisons_preferences_and_ties(tmp_path: Path) -> None:
     several = pool(*([f"poor {i}", f"good {i + 1}", f"fair {i}"] for i in range(6)))
     (tmp_path / "pool").mkdir()
     save(tmp_path / "pool" / "prompts.parquet", several.prompts, Example)
@@ -122,10 +122,10 @@ def test_of_two_candidates_at_a_time_comparisons_are_counted_and_ties_are_no_pre
 
 
 REPLIES = {
-    "no JSON": "A is better, 10 of 10",
-    "empty": "",
-    "no object with verdict alone": '{"verdict": "A", "verdict": "B"}',
-    "another verdict than it may be": '{"verdict": "C"}',
+    "the judge's reply is not JSON": "A is better, 10 of 10",
+    "the judge's reply is empty": "",
+    "the judge's reply is not an object with the single key verdict": '{"verdict": "A", "verdict": "B"}',
+    "the judge's reply has a verdict that is not allowed": '{"verdict": "C"}',
 }
 
 
@@ -134,32 +134,32 @@ def test_what_is_no_verdict_is_missing_with_its_reason_after_another_attempt(
     reason: str, reply: str, tmp_path: Path
 ) -> None:
     with running(Model(lambda r: PROBE if is_probe(r) else reply)) as model:
-        found = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, max_failed=1.0, attempts=3)
-        assert [j.error for j in found] == [reason] and found[0].preference is None
-        assert len(model.asked) == 1 + 2 * 3, "the probe, and three attempts in each order"
+        judgements = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, max_failed=1.0, attempts=3)
+        assert [j.error for j in judgements] == [reason] and judgements[0].preference is None
+        assert len(model.requests) == 1 + 2 * 3, "the probe, and three attempts in each order"
 
 
-def test_too_many_missing_stop_before_the_rest_is_paid_for(tmp_path: Path) -> None:
+def test_too_many_missing_judgements_stop_the_run_early(tmp_path: Path) -> None:
     many = pool(*([f"poor {i}", f"good {i + 1}"] for i in range(100)))
     with running(Model(lambda r: PROBE if is_probe(r) else "I cannot choose.")) as model:
-        with pytest.raises(UserError, match=r"^11 of 100 .*\(11 times\): no JSON"):
+        with pytest.raises(UserError, match=r"^label\.max_failed=0\.1: 11 of 100 .*\(11 times\) .* is not JSON"):
             judged(tmp_path, many, model.url, max_failed=0.1, attempts=1)
-        assert len(model.asked) < 1 + 2 * (11 + 2 * 8)
+        assert len(model.requests) < 1 + 2 * (11 + 2 * 8)
 
 
 def test_a_server_that_ignores_schemas_is_refused_and_may_be_read_as_text(tmp_path: Path) -> None:
     def says(request: Request) -> str:
-        texts = dict.fromkeys("AB", "answer 0") if is_probe(request) else shown(request)
+        texts = dict.fromkeys("AB", "answer 0") if is_probe(request) else shown_texts(request)
         return f"Both have merits.\n**Verdict: {better(texts)}**"
 
     with running(Model(says)) as model:
         with pytest.raises(UserError, match=r"json_schema .*label.judge.reading=text"):
             judged(tmp_path, pool(["poor 1", "good 2"]), model.url)
-        assert len(model.asked) == 2
-        found = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, reading="text")
-        assert found[0].error is None and found[0].order_swapped_agrees
-        assert "response_format" not in model.asked[-1]
-        model.says = judging(better)  # another server, where that one was
+        assert len(model.requests) == 2
+        judgements = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, reading="text")
+        assert judgements[0].error is None and judgements[0].order_swapped_agrees
+        assert "response_format" not in model.requests[-1]
+        model.says = judging(better)  # another server at the same address
         assert judged(tmp_path, pool(["poor 1", "good 2"]), model.url)[0].error is None
 
 
@@ -192,16 +192,16 @@ def test_no_reply_is_a_traceback_and_no_verdict_is_invented(
     text: str, finish: str, kind: Rubrics, reading: Reading
 ) -> None:
     try:
-        found = verdict(Reply(text, finish), kind, reading)
+        judgements = verdict(Reply(text, finish), kind, reading)
     except NoVerdict as error:
         assert error.reason
         return
     assert finish == "stop"
-    assert found in ALLOWED[kind] and type(found) is type(ALLOWED[kind][0])
+    assert judgements in ALLOWED[kind] and type(judgements) is type(ALLOWED[kind][0])
     if reading is Reading.json:
-        assert json.loads(text) == {KEY[kind]: found}
+        assert json.loads(text) == {KEY[kind]: judgements}
     else:
-        assert text.rstrip(" \n*_`.\t\r").endswith(f"{KEY[kind].title()}: {found}") or not text.isascii()
+        assert text.rstrip(" \n*_`.\t\r").endswith(f"{KEY[kind].title()}: {judgements}") or not text.isascii()
 
 
 def asking(url: str, *overrides: str) -> tuple[str, ...]:
@@ -213,14 +213,14 @@ def test_judgements_become_pairs_and_another_strategy_asks_nothing(chain: Chain)
     with running(Model(judging(longest))) as model:
         line = asking(model.url)
         build(chain.root, "stage=pairs", *line)
-        before, metrics = len(model.asked), chain.manifest("label", *line)["metrics"]
+        before, metrics = len(model.requests), chain.manifest("label", *line)["metrics"]
         assert metrics["calls"]["label.judge.endpoints[0]"]["made"] == before
         assert metrics["order_flips"] == 0 and not metrics["failed"]
         for pair in load(chain.folder("pairs", *line) / "pairs.parquet", Pair):
             assert pair.chosen[0]["content"] > pair.rejected[0]["content"]
         build(chain.root, "stage=pairs", *line, "pairs=all")
         build(chain.root, "stage=label", *line, "rebuild=label")
-        assert len(model.asked) == before
+        assert len(model.requests) == before
 
 
 def test_the_question_makes_the_fingerprint(chain: Chain, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_the_question_makes_the_fingerprint(chain: Chain, tmp_path: Path) -> Non
     plain, same = fingerprint(), tmp_path / "mine.jinja"
     rubric = Path(nodes(chain.root, *asking("http://127.0.0.1:1/v1"))["label"].config.judge.rubric).read_text()
     same.write_text(rubric)
-    assert fingerprint(f"label.judge.rubric={same}") == plain, "where a rubric lies does not matter"
+    assert fingerprint(f"label.judge.rubric={same}") == plain, "the rubric's path does not count"
     same.write_text(rubric.replace("better", "worse"))
     assert fingerprint(f"label.judge.rubric={same}") != plain
     for other in ("seed=1", "kind=pointwise", "temperature=0.5", "comparisons=3"):
@@ -238,23 +238,23 @@ def test_the_question_makes_the_fingerprint(chain: Chain, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("rubric", "told"),
+    ("rubric", "message"),
     [
-        ("{{ request }} {{ a }}", "shows the judge no b: it holds {{ b }}"),
+        ("{{ request }} {{ a }}", "Add {{ b }}"),
         ("{{ request }} {{ a }}\n{{ b }} {{ c }}", "'c' is undefined. It may read request, a, b and reply"),
         ("{{ request }}\n{% if %}", "line 2: TemplateSyntaxError"),
     ],
 )
-def test_a_rubric_that_cannot_work_is_told_before_anything_is_built(rubric: str, told: str, tmp_path: Path) -> None:
+def test_an_unusable_rubric_is_refused_before_the_run(rubric: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text(rubric)
     rubric_of_mine = f"label.judge.rubric={file}"
     line = refused(*TINY, f"outputs={tmp_path / 'outputs'}", *asking("http://127.0.0.1:1/v1", rubric_of_mine))
     assert line.startswith(rubric_of_mine)
-    assert told in line
+    assert message in line
 
 
-def test_a_rubric_that_fails_on_an_answer_says_so_with_its_key(tmp_path: Path) -> None:
+def test_a_rubric_that_fails_on_an_answer_is_reported_with_its_key(tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text("{{ request }} {{ a }}{{ b }}{% if 'poor' in a %}\n{{ a * 10 ** 9 }}{% endif %}")
     jury = Jury.of(block(tmp_path, "http://127.0.0.1:1/v1", rubric=file), work(tmp_path))

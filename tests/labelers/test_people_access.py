@@ -1,4 +1,4 @@
-"""Who is answered at the page for people, and how long anybody may take: real requests to a real server."""
+"""Access to the page for people, and time limits: real requests to a real server."""
 
 import http.client
 import json
@@ -29,7 +29,7 @@ GOOD = "T" * 32
 
 
 def outer_address() -> str:
-    """An address of this machine that other machines use; this machine's own where it has none."""
+    """Return this machine's outer address, or 127.0.0.1 without a network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing
@@ -46,7 +46,7 @@ def send(host: str, port: int, method: str, path: str, body: bytes, **headers: s
 
 
 def attempts(token: str, port: int) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """Requests without the token, or with one that is nearly it."""
+    """Yield requests without the token, or with a slightly different one."""
     wrong = ["", token[:-1], f"{token}x", token.swapcase(), "x" * len(token), f"{token}\x7f", "ü", " ", "null", "None"]
     paths = ["/", "/next", "/answer", "/undo", "/token", "/../token", "/?token=", "/index.html", "//", "/next/"]
     hosts = [f"127.0.0.1:{port}", "localhost", "desk.example", ""]
@@ -76,17 +76,17 @@ def test_without_the_token_nothing_is_answered_at_the_outer_address(tmp_path: Pa
         ]
         assert len(refused) > 200
         assert {status for status, _ in refused} == {401}
-        assert not [told for _, told in refused if b"good" in told or b"<" in told or token.encode() in told]
+        assert not [reply for _, reply in refused if b"good" in reply or b"<" in reply or token.encode() in reply]
         assert not [*folder.glob("*.jsonl")]
         link = next(line for line in running.process.stderr or () if "?token=" in line)
-        assert link.rstrip().endswith(f"/?token={token}") and token not in running.told, "no log has the token"
+        assert link.rstrip().endswith(f"/?token={token}") and token not in running.log, "no log has the token"
         assert send(outer, running.port, "GET", f"/?token={token}", b"")[0] == 200
         person = Person(running.port, "ann", token)
         while question := person.next()["question"]:
             assert person.says(question["id"], "a")[0] == 200
         assert len(running.judged()["judgements"]) == 3
-    again = Asking(tmp_path, host="0.0.0.0")  # all is answered: it ends by itself
-    assert again.process.wait(60) == 0 and (folder / "token").read_text() == token
+    second = Asking(tmp_path, host="0.0.0.0")  # ends by itself, because all questions are answered
+    assert second.process.wait(60) == 0 and (folder / "token").read_text() == token
 
 
 def link_to(path: Path, target: Path) -> None:
@@ -142,16 +142,16 @@ def test_a_token_file_that_others_could_know_gives_way_to_a_new_token(
     assert path.is_file() and not path.is_symlink() and path.read_text() == token
     assert (status.st_mode & 0o777, status.st_uid) == (0o600, os.geteuid())
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert load_token(tmp_path) == token and len(caplog.records) == 1, "the second time there is nothing to warn of"
+    assert load_token(tmp_path) == token and len(caplog.records) == 1, "the second call does not warn"
     assert not [*tmp_path.glob(".token*")]
 
 
-def test_a_good_token_stays_and_the_first_is_made_without_a_word(
+def test_a_valid_token_stays_and_a_first_one_is_made_without_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = load_token(tmp_path)
-    assert load_token(tmp_path) == made and not caplog.records
-    (tmp_path / "token").write_text(f"{GOOD}\n")  # as an editor leaves it
+    first_token = load_token(tmp_path)
+    assert load_token(tmp_path) == first_token and not caplog.records
+    (tmp_path / "token").write_text(f"{GOOD}\n")  # with a final newline, as editors write
     assert load_token(tmp_path) == GOOD and not caplog.records
 
 
@@ -165,10 +165,10 @@ def test_a_good_token_stays_and_the_first_is_made_without_a_word(
         (lambda path: socket.socket(socket.AF_UNIX).bind(os.fspath(path)), "a socket"),
     ],
 )
-def test_a_journal_that_is_no_file_is_one_line(
+def test_a_journal_that_is_not_a_file_gives_one_line_of_error(
     tmp_path: Path, make: Callable[[Path], None], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
     make(Path("ann.jsonl"))
     with pytest.raises(UserError, match=f"ann.jsonl is {kind}") as refused:
         Session(draw_questions(pool(*GIVEN), Human()), [], Path())
@@ -183,7 +183,7 @@ def test_a_journal_that_is_no_file_is_one_line(
 
 @contextmanager
 def served(folder: Path, monkeypatch: pytest.MonkeyPatch, lasts: float, most: int = 128) -> Iterator[int]:
-    """The port of a page in this process, whose connections have these bounds."""
+    """Serve a page in this process with these limits on connections, and yield its port."""
     monkeypatch.setattr(access, "CONNECTION_SECONDS", lasts)
     monkeypatch.setattr(access, "MAX_CONNECTIONS", most)
     session = Session(draw_questions(pool(*GIVEN), Human()), [], folder)
@@ -244,7 +244,7 @@ def test_a_slow_connection_is_closed_and_nobody_waits_for_it(
     with served(tmp_path, monkeypatch, lasts=2.0) as port:
         with socket.create_connection(("127.0.0.1", port)) as slow:
             slow.sendall(begin)
-            assert Person(port, "ann").next()["question"], "meanwhile others are answered"
+            assert Person(port, "ann").next()["question"], "the server still answers other clients"
             assert is_closed(slow, trickle)
         assert Person(port, "ann").next()["question"]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -258,13 +258,13 @@ def test_a_connection_has_one_request_and_there_are_so_many_at_once(
             connection.request("GET", "/")
             answer = connection.getresponse()
             assert (answer.read() != b"", answer.getheader("Connection")) == (True, "close")
-        held = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+        connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
         time.sleep(0.1)
         with socket.create_connection(("127.0.0.1", port)) as another:
             assert is_closed(another)
-        for connection in held:
+        for connection in connections:
             connection.close()
-        assert answered_at_last(port), "the bound holds nobody off for longer"
+        assert answered_at_last(port), "after the connections close, the server answers again"
 
 
 def test_what_is_too_large_is_refused_before_it_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,8 +272,8 @@ def test_what_is_too_large_is_refused_before_it_has_come(tmp_path: Path, monkeyp
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(begin)
             connection.setblocking(False)
-            sent, told = 0, b""
-            while not told and sent < 1 << 24:
+            sent, reply = 0, b""
+            while not reply and sent < 1 << 24:
                 try:
                     sent += connection.send(more)
                 except BlockingIOError:
@@ -281,13 +281,13 @@ def test_what_is_too_large_is_refused_before_it_has_come(tmp_path: Path, monkeyp
                 except OSError:
                     break
                 try:
-                    told = connection.recv(1000)
+                    reply = connection.recv(1000)
                 except BlockingIOError:
                     continue
                 except OSError:
                     break
             assert sent < 1 << 23
-            return int(told.split()[1]) if told else 0
+            return int(reply.split()[1]) if reply else 0
 
     with served(tmp_path, monkeypatch, lasts=20) as port:
         assert status(b"GET / HTTP/1.1\r\n", b"X: " + b"y" * 1000 + b"\r\n") in (0, 400)

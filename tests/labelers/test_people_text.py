@@ -1,4 +1,4 @@
-"""What people are shown of a text: all of its characters, whatever Markdown or HTML makes of them elsewhere."""
+"""People see all characters of a text, also those that rendered Markdown or HTML would hide."""
 
 import time
 import unicodedata
@@ -13,7 +13,7 @@ from stages.labelers.people.markup import CODE, ESCAPED, STRONG, shown_text, spa
 from tests.browser import CHROMIUM, browser
 from tests.labelers.asking import asking
 
-# Each holds a word that a rendering of Markdown or HTML would hide.
+# Texts with a word that rendered Markdown or HTML would hide.
 HIDING = [
     "```python secret\nx = 1\n```",
     "~~~ secret\nx\n~~~",
@@ -44,7 +44,7 @@ PIECES = st.sampled_from(
     [*"`~*_#|>-+[](){}<>&\\\n\t \r\x1b\u202e\u200b\u200d\ufe0f\ud800é❤日", "```", "~~~", "**", "# "]
 )
 TEXTS = st.lists(PIECES | st.text(max_size=4), max_size=30).map("".join)
-# Characters of the answers that have no area inside the window's width, or the colour of what is behind them.
+# Script that lists characters outside the window's width, too small, or in the colour of their background.
 UNPAINTED = """[...document.querySelectorAll('#answers .text span')].flatMap(span => {
     const style = getComputedStyle(span), hidden = style.visibility != 'visible' || +style.opacity < 1
         || style.color == style.backgroundColor || parseFloat(style.fontSize) < 10;
@@ -68,7 +68,7 @@ def test_spans_hold_every_character_of_a_text_in_its_place(text: str) -> None:
     assert {style for style, _ in pairs} <= {"", CODE, STRONG, ESCAPED}
 
 
-def test_a_character_that_shows_nothing_is_written_out_and_told_from_one_that_was_typed() -> None:
+def test_invisible_characters_are_escaped_and_typed_escapes_stay_text() -> None:
     assert spans("a\u202eb\\u202e") == [("", "a"), (ESCAPED, "\\u202e"), ("", "b\\u202e")]
     unseen = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
     signs = {
@@ -85,7 +85,7 @@ def test_a_character_that_shows_nothing_is_written_out_and_told_from_one_that_wa
         if unicodedata.category(chr(code)) in unseen:
             assert visible(chr(code)) == ascii(chr(code))[1:-1]
     for text in ("❤️ 1️⃣ 👨\u200d👩\u200d👧 👍🏽", "می\u200cخواهم", "क्\u200dष", "日本 é ß"):
-        assert visible(text) == text, "what is seen by its effect stays"
+        assert visible(text) == text, "characters with a visible effect stay"
     assert visible("❤\ufe0f\ufe0f a\u200cb") == "❤\ufe0f\\ufe0f a\\u200cb"
 
 

@@ -1,4 +1,4 @@
-"""`label.audit=N`: judgements held against what is known of them, and what that says of the labelling."""
+"""`label.audit=N`: agreement of judgements with known verdicts, and the error rates that follow."""
 
 import json
 import random
@@ -22,38 +22,40 @@ CANDIDATES = {c.candidate_id: c for c in MANY.candidates}
 
 
 def labelled(right: float, ties: float = 0.0) -> tuple[list[Judgement], dict[tuple[str, ...], str]]:
-    """Preferences of a judge that is right so often, in random order, and what is true of each."""
-    rng, made, known = random.Random(0), list[Judgement](), dict[tuple[str, ...], str]()
+    """Return preferences of a judge whose accuracy is `right`, and the true preferences by pair."""
+    rng, judgements, truth_by_pair = random.Random(0), list[Judgement](), dict[tuple[str, ...], str]()
     for prompt, (poor, good) in MANY.by_prompt():
         a, b = rng.sample([poor, good], 2)
         truth = "a" if a is good else "b"
         word = "tie" if rng.random() < ties else truth if rng.random() < right else {"a": "b", "b": "a"}[truth]
-        made.append(Judgement(prompt.id, "judge", a=a.candidate_id, b=b.candidate_id, preference=word))
-        known[a.candidate_id, b.candidate_id] = truth
-    return made, known
+        judgements.append(Judgement(prompt.id, "judge", a=a.candidate_id, b=b.candidate_id, preference=word))
+        truth_by_pair[a.candidate_id, b.candidate_id] = truth
+    return judgements, truth_by_pair
 
 
-def test_error_rates_are_found_and_the_rate_is_corrected_by_them() -> None:
-    made, known = labelled(0.8)
-    audit = draw_audit(made, 400)
-    found = reliability(made, audit, known, PROMPTS, CANDIDATES)
+def test_error_rates_are_estimated_and_correct_the_positive_rate() -> None:
+    judgements, truth_by_pair = labelled(0.8)
+    audit = draw_audit(judgements, 400)
+    report = reliability(judgements, audit, truth_by_pair, PROMPTS, CANDIDATES)
     for name in ("accuracy", "sensitivity", "specificity", "pair_accuracy"):
-        assert found[name]["low"] <= 0.8 <= found[name]["high"], name
-        assert found[name]["high"] - found[name]["low"] < 0.15
-    assert found["kappa"]["low"] <= 0.6 <= found["kappa"]["high"]
-    assert found["alpha"]["mean"] == pytest.approx(found["kappa"]["mean"], abs=0.01)
-    assert found["length"]["known"] == 1 and 0.7 < found["length"]["judge"] < 0.9, "the good ones are a word longer"
-    truth = sum(word == "a" for word in known.values()) / len(known)
-    assert found["positive_rate"]["corrected"]["low"] <= truth <= found["positive_rate"]["corrected"]["high"]
-    assert found["by_topic"]["t"]["n"] == 400
+        assert report[name]["low"] <= 0.8 <= report[name]["high"], name
+        assert report[name]["high"] - report[name]["low"] < 0.15
+    assert report["kappa"]["low"] <= 0.6 <= report["kappa"]["high"]
+    assert report["alpha"]["mean"] == pytest.approx(report["kappa"]["mean"], abs=0.01)
+    assert report["length"]["known"] == 1 and 0.7 < report["length"]["judge"] < 0.9, (
+        "the good answers are one word longer"
+    )
+    truth = sum(word == "a" for word in truth_by_pair.values()) / len(truth_by_pair)
+    assert report["positive_rate"]["corrected"]["low"] <= truth <= report["positive_rate"]["corrected"]["high"]
+    assert report["by_topic"]["t"]["n"] == 400
 
 
-def test_a_judge_of_coins_has_no_corrected_rate_and_a_tie_is_no_pair() -> None:
-    made, known = labelled(0.5, ties=0.3)
-    found = reliability(made, draw_audit(made, 1500), known, PROMPTS, CANDIDATES)
-    assert found["positive_rate"]["corrected"] is None
-    assert found["kappa"]["low"] < 0.05
-    assert found["accuracy"]["mean"] < 0.4 and found["pair_accuracy"]["mean"] == pytest.approx(0.5, abs=0.05)
+def test_a_random_judge_has_no_corrected_rate_and_a_tie_is_not_a_pair() -> None:
+    judgements, truth_by_pair = labelled(0.5, ties=0.3)
+    report = reliability(judgements, draw_audit(judgements, 1500), truth_by_pair, PROMPTS, CANDIDATES)
+    assert report["positive_rate"]["corrected"] is None
+    assert report["kappa"]["low"] < 0.05
+    assert report["accuracy"]["mean"] < 0.4 and report["pair_accuracy"]["mean"] == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_preference_between_equally_good_answers_is_neither_right_nor_wrong() -> None:
@@ -67,24 +69,24 @@ def test_a_preference_between_equally_good_answers_is_neither_right_nor_wrong() 
 
 
 def test_what_is_audited_is_drawn_without_a_look_at_the_verdict() -> None:
-    made, _ = labelled(0.8)
-    turned = [Judgement(j.prompt_id, "judge", a=j.a, b=j.b, preference="tie") for j in reversed(made)]
-    assert [key_of(j) for j in draw_audit(made, 50)] == [key_of(j) for j in draw_audit(turned, 50)]
-    failed = [Judgement(j.prompt_id, "judge", a=j.a, b=j.b, error="no JSON") for j in made[:5]]
-    left = countable([*failed, *made[5:]], CANDIDATES)
-    assert len(left) == len(made) - 5 and not {key_of(j) for j in failed} & {key_of(j) for j in left}
-    assert reliability(failed + made[5:], [], {}, PROMPTS, CANDIDATES)["missing"] == {"no JSON": 5}
+    judgements, _ = labelled(0.8)
+    turned = [Judgement(j.prompt_id, "judge", a=j.a, b=j.b, preference="tie") for j in reversed(judgements)]
+    assert [key_of(j) for j in draw_audit(judgements, 50)] == [key_of(j) for j in draw_audit(turned, 50)]
+    failed = [Judgement(j.prompt_id, "judge", a=j.a, b=j.b, error="no JSON") for j in judgements[:5]]
+    left = countable([*failed, *judgements[5:]], CANDIDATES)
+    assert len(left) == len(judgements) - 5 and not {key_of(j) for j in failed} & {key_of(j) for j in left}
+    assert reliability(failed + judgements[5:], [], {}, PROMPTS, CANDIDATES)["missing"] == {"no JSON": 5}
 
 
-def test_a_tie_of_equal_texts_is_no_merit_of_the_judge() -> None:
-    given = pool(["same 1", "same 1", "good 2"])
-    texts = {c.candidate_id: c for c in given.candidates}
+def test_ties_of_equal_texts_are_not_audited() -> None:
+    three = pool(["same 1", "same 1", "good 2"])
+    texts = {c.candidate_id: c for c in three.candidates}
     first, second, other = texts
-    made = [Judgement("p0", "judge", a=first, b=b, preference="tie") for b in (second, other)]
-    assert [key_of(j) for j in countable(made, texts)] == [(first, other)]
+    ties = [Judgement("p0", "judge", a=first, b=b, preference="tie") for b in (second, other)]
+    assert [key_of(j) for j in countable(ties, texts)] == [(first, other)]
 
 
-def test_copies_are_audited_once_and_an_audit_of_before_keeps_its_rows() -> None:
+def test_copies_are_audited_once_and_earlier_audits_keep_their_rows() -> None:
     copies = pool(*([f"one {i}", f"two {i}", f" one {i}", f"two {i}"] for i in range(30)))
     candidates = {c.candidate_id: c for c in copies.candidates}
     pairs = [two for _, several in copies.by_prompt() for two in combinations(several, 2)]
@@ -92,13 +94,13 @@ def test_copies_are_audited_once_and_an_audit_of_before_keeps_its_rows() -> None
     audit = draw_audit(countable(preferred, candidates), 60)
     assert len(audit) == len({j.prompt_id for j in audit}) == 30
     backwards = countable(preferred[::-1], candidates)
-    assert {key_of(j) for j in backwards} == {key_of(j) for j in audit}, "whatever the order"
+    assert {key_of(j) for j in backwards} == {key_of(j) for j in audit}, "the order does not matter"
     every = [j for j in preferred if candidates[str(j.a)].stripped_text != candidates[str(j.b)].stripped_text]
     first = {j.prompt_id: key_of(j) for j in reversed(draw_audit(every, len(every)))}
     assert {j.prompt_id: key_of(j) for j in audit} == first
 
 
-def test_a_filled_in_audit_is_read_in_both_orders_and_nonsense_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_completed_audit_is_read_in_both_orders_and_bad_lines_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "audit.jsonl"
     rows = [{"judged": ["x", "y"], "known": "a"}, {"judged": ["z"], "known": "bad"}, {"judged": ["w"], "known": None}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -109,10 +111,10 @@ def test_a_filled_in_audit_is_read_in_both_orders_and_nonsense_is_told_with_its_
             read_known_words(file)
 
 
-def test_a_labelling_goes_by_what_its_known_labels_hold_and_not_by_where_they_lie(tmp_path: Path) -> None:
-    def label(file: Path, known: str) -> str:
+def test_the_fingerprint_depends_on_known_labels_and_not_on_their_path(tmp_path: Path) -> None:
+    def label(file: Path, verdict: str) -> str:
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({"judged": ["x"], "known": known}))
+        file.write_text(json.dumps({"judged": ["x"], "known": verdict}))
         return nodes(tmp_path, "label.audit=1", f"label.known={file}")["label"].fingerprint
 
     first = label(tmp_path / "one" / "known.jsonl", "good")
@@ -120,9 +122,7 @@ def test_a_labelling_goes_by_what_its_known_labels_hold_and_not_by_where_they_li
     assert label(tmp_path / "one" / "known.jsonl", "bad") != first
 
 
-def test_an_audit_in_the_chain_by_checks_then_by_a_person_who_asks_no_judge_again(
-    chain: Chain, tmp_path: Path
-) -> None:
+def test_an_audit_by_checks_and_then_by_a_person_asks_no_judge_again(chain: Chain, tmp_path: Path) -> None:
     longer = lambda texts: 10 if len(texts["ANSWER"]) > 40 else 1
     with running(Model(judging(longer, "score"))) as model:
         line = (
@@ -132,9 +132,9 @@ def test_an_audit_in_the_chain_by_checks_then_by_a_person_who_asks_no_judge_agai
             "label.audit=40",
         )
         build(chain.root, "stage=label", *line)
-        folder, before = chain.folder("label", *line), len(model.asked)
-        found = json.loads((folder / "reliability.json").read_text())
-        assert found["audited"] == found["known"] == 40, "every prompt has checks"
+        folder, before = chain.folder("label", *line), len(model.requests)
+        report = json.loads((folder / "reliability.json").read_text())
+        assert report["audited"] == report["known"] == 40, "every prompt has checks"
         rows = [json.loads(row) for row in (folder / "audit.jsonl").read_text().splitlines()]
         assert len(rows) == 40 and not any("verdict" in row or "score" in row for row in rows)
         filled = tmp_path / "filled.jsonl"
@@ -142,8 +142,8 @@ def test_an_audit_in_the_chain_by_checks_then_by_a_person_who_asks_no_judge_agai
             "".join(json.dumps(row | {"known": "good" if len(row["answer"]) > 40 else "bad"}) + "\n" for row in rows)
         )
         build(chain.root, "stage=label", *line, f"label.known={filled}")
-        found = json.loads((chain.folder("label", *line, f"label.known={filled}") / "reliability.json").read_text())
-        assert found["accuracy"]["mean"] == 1
-        assert len(model.asked) == before
+        report = json.loads((chain.folder("label", *line, f"label.known={filled}") / "reliability.json").read_text())
+        assert report["accuracy"]["mean"] == 1
+        assert len(model.requests) == before
     assert "audited" in chain.manifest("label", *line)["metrics"]["summary"]
     assert word_of(Judgement("p", "judge", "c", score=0.4)) == "bad"

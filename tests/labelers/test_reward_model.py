@@ -1,4 +1,4 @@
-"""Reward models as labelers: what they read, what is missing, what a kill does not lose."""
+"""Reward models as labelers: rendering, missing scores, and resuming after a kill."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.helpers import Chain, settings
 
 @pytest.fixture
 def model(chain: Chain, tmp_path: Path) -> Path:
-    """A reward model under the chain's contract, that has learnt nothing."""
+    """Make an untrained reward model with the chain's contract."""
     sft, folder = chain.folder("sft") / "model", tmp_path / "model"
     contract = load_contract(sft)
     begun = create_reward_model(sft, Weights.fp32, torch.device("cpu"), contract.tokenizer.pad_token_id, 0)
@@ -33,8 +33,8 @@ def model(chain: Chain, tmp_path: Path) -> Path:
 def pool(chain: Chain) -> Pool:
     folder = chain.folder("sample")
     prompts = load(folder / "prompts.parquet", Example)[:6]
-    known = {prompt.id for prompt in prompts}
-    candidates = [c for c in load(folder / "candidates.parquet", Candidate) if c.prompt_id in known]
+    pool_candidates = {prompt.id for prompt in prompts}
+    candidates = [c for c in load(folder / "candidates.parquet", Candidate) if c.prompt_id in pool_candidates]
     return Pool(prompts, candidates)
 
 
@@ -46,29 +46,29 @@ def judged(model: Path, pool: Pool, folder: Path, **runtime: int) -> list[Judgem
     return [*labeler.judge_all(pool)]
 
 
-def test_any_model_with_a_chat_template_scores_and_no_batch_changes_it(
+def test_any_model_with_a_chat_template_scores_independently_of_batches(
     model: Path, pool: Pool, tmp_path: Path
 ) -> None:
-    """With our contract, token ids that were drawn; without, the text by the tokenizer's own template."""
-    found = judged(model, pool, tmp_path / "all")
+    """A model with a contract reads sampled token ids, and another one the text by its tokenizer's template."""
+    judgements = judged(model, pool, tmp_path / "all")
     alone = judged(model, pool, tmp_path / "alone", batch_size=1)
-    assert [float(j.raw or "") for j in alone] == pytest.approx([float(j.raw or "") for j in found], abs=1e-5)
+    assert [float(j.raw or "") for j in alone] == pytest.approx([float(j.raw or "") for j in judgements], abs=1e-5)
     (model / "contract.json").unlink()
-    theirs = judged(model, pool, tmp_path / "theirs")
-    assert len({j.raw for j in theirs}) > 1 and not [j.error for j in theirs if j.error]
+    expected = judged(model, pool, tmp_path / "theirs")
+    assert len({j.raw for j in expected}) > 1 and not [j.error for j in expected if j.error]
     tokenizer = load_tokenizer(model)
     tokenizer.chat_template = None
     (model / "chat_template.jinja").unlink(missing_ok=True)
     tokenizer.save_pretrained(model)
-    with pytest.raises(UserError, match="no chat template"):
+    with pytest.raises(UserError, match=r"^label\.reward_model\.path=.* chat template"):
         judged(model, pool, tmp_path / "none")
 
 
-def test_what_was_scored_before_a_kill_is_not_scored_again(model: Path, pool: Pool, tmp_path: Path) -> None:
+def test_scores_from_before_a_kill_are_reused(model: Path, pool: Pool, tmp_path: Path) -> None:
     some = Pool(pool.prompts, pool.candidates[:20])
-    found = judged(model, some, tmp_path / "label", shard_size=5)
+    judgements = judged(model, some, tmp_path / "label", shard_size=5)
     (model / "model.safetensors").unlink()
-    assert judged(model, some, tmp_path / "label") == found
+    assert judged(model, some, tmp_path / "label") == judgements
     (tmp_path / "label" / "scratch" / "shards" / "000001.parquet").unlink()
     with pytest.raises(UserError, match="the model cannot be loaded"):
         judged(model, some, tmp_path / "label")
@@ -76,11 +76,11 @@ def test_what_was_scored_before_a_kill_is_not_scored_again(model: Path, pool: Po
 
 def test_a_candidate_that_is_too_long_is_missing_with_its_reason(model: Path, pool: Pool, tmp_path: Path) -> None:
     pool.candidates[0].text, pool.candidates[0].token_ids = "word " * 3000, None
-    found = judged(model, pool, tmp_path / "label")
-    missing = [j for j in found if j.error]
+    judgements = judged(model, pool, tmp_path / "label")
+    missing = [j for j in judgements if j.error]
     assert [j.candidate_id for j in missing] == [pool.candidates[0].candidate_id]
-    assert "longer than the 2048 tokens" in str(missing[0].error)
+    assert "2048 tokens" in str(missing[0].error)
 
 
-def test_quantiles_share_ties_and_reach_neither_end() -> None:
+def test_quantiles_split_ties_and_exclude_0_and_1() -> None:
     assert [quantile(x, [1.0, 2.0, 2.0, 5.0]) for x in (1.0, 2.0, 5.0)] == [0.125, 0.5, 0.875]

@@ -1,4 +1,4 @@
-"""What judges said, read again from a judgement, comes to that judgement."""
+"""Judges' votes, parsed again from a judgement's `raw`, give the same judgement."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ from stages.labelers.judge import Jury
 from stages.labelers.verdicts import SCALE, judge_votes
 from stages.store.records import content_id
 from tests.endpoints.servers import Model, Request, running
-from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging, shown
+from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging, shown_texts
 from tests.labelers.pools import pool, work
 
 pytest.importorskip("openai")
@@ -21,7 +21,7 @@ GIVEN = pool(*([f"poor {i}", f"fair {i}", f"good {i}"] for i in range(8)), ["sam
 
 
 def moody(mood: int, words: tuple[Any, ...], texts: dict[str, str]) -> Any:
-    """One of the words, by the texts and their order."""
+    """Return one of the words, chosen by a hash of the texts and their order."""
     return words[int(content_id(mood, texts), 16) % len(words)]
 
 
@@ -32,17 +32,17 @@ def test_preferences_are_the_majority_of_what_is_read_again(tmp_path: Path) -> N
         running(Model(judging(lambda texts: moody(1, sides, texts)))) as two,
         running(Model(lambda request: sentence(request))) as prose,
     ):
-        found = judged(tmp_path, GIVEN, one.url, two.url, prose.url, reading="json", max_failed=1)
+        judgements = judged(tmp_path, GIVEN, one.url, two.url, prose.url, reading="json", max_failed=1)
     seen = Counter[str]()
-    for j in found:
+    for j in judgements:
         heard = judge_votes(j, Rubrics.pairwise, Reading.json)
-        said = [voice for voice in heard.values() if voice.word is not None]
+        cast = [voice for voice in heard.values() if voice.word is not None]
         if j.error is None and j.raw:
-            most, count = Counter(voice.word for voice in said).most_common(1)[0]
-            assert j.preference == (most if 2 * count > len(said) else "tie")
-            assert j.order_swapped_agrees == (not any(voice.order_decided for voice in said))
-        assert bool(heard) == (j.raw is not None), "equal texts are a tie without a judge"
-        seen.update(["turned" if any(v.order_decided for v in said) else "not", f"{len(said)} of {len(heard)}"])
+            most, count = Counter(voice.word for voice in cast).most_common(1)[0]
+            assert j.preference == (most if 2 * count > len(cast) else "tie")
+            assert j.order_swapped_agrees == (not any(voice.order_decided for voice in cast))
+        assert bool(heard) == (j.raw is not None), "no judge is asked about equal texts"
+        seen.update(["turned" if any(v.order_decided for v in cast) else "not", f"{len(cast)} of {len(heard)}"])
     assert seen["turned"] and seen["not"] and seen["2 of 3"] and seen["0 of 0"] == 1
 
 
@@ -51,38 +51,38 @@ def test_two_endpoints_of_one_model_are_two_judges(tmp_path: Path) -> None:
         cfg = block(tmp_path, one.url, two.url)
         for endpoint in cfg.judge.endpoints:
             endpoint.model = "judge"
-        given = pool(["poor 1", "good 2"])
-        [found] = Jury.of(cfg, work(tmp_path)).judge_all(given)
-    said = {name: voice.word for name, voice in judge_votes(found, Rubrics.pairwise, Reading.json).items()}
-    good = next(c.candidate_id for c in given.candidates if c.text == "good 2")
-    assert said == {"judge 1": "tie", "judge 2": "a" if found.a == good else "b"}
+        one_prompt = pool(["poor 1", "good 2"])
+        [judgements] = Jury.of(cfg, work(tmp_path)).judge_all(one_prompt)
+    verdicts = {name: voice.word for name, voice in judge_votes(judgements, Rubrics.pairwise, Reading.json).items()}
+    good = next(c.candidate_id for c in one_prompt.candidates if c.text == "good 2")
+    assert verdicts == {"judge 1": "tie", "judge 2": "a" if judgements.a == good else "b"}
 
 
-def test_a_reply_is_kept_with_how_it_ended_and_read_again_as_it_was_read(tmp_path: Path) -> None:
-    """A refusal, and what was cut off, may hold words that would be a verdict."""
+def test_a_stored_reply_has_its_finish_reason_and_parses_to_the_same_verdict(tmp_path: Path) -> None:
+    """A refusal or a truncated reply does not count, even if it contains a verdict."""
     refuses = Model(lambda request: "", refusal="Verdict: A")
     with running(refuses) as model:
-        [found] = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, reading="text", max_failed=1, attempts=1)
-    assert found.error == "refused"
+        [judgement] = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, reading="text", max_failed=1, attempts=1)
+    assert judgement.error == "the judge's reply is a refusal"
     reply = {"text": "Verdict: A", "finish_reason": "refusal"}
-    assert json.loads(found.raw) == {"judge-0": {"ab": reply, "ba": reply}}
-    [voice] = judge_votes(found, Rubrics.pairwise, Reading.text).values()
+    assert json.loads(judgement.raw) == {"judge-0": {"ab": reply, "ba": reply}}
+    [voice] = judge_votes(judgement, Rubrics.pairwise, Reading.text).values()
     assert voice.word is None
-    found.raw = json.dumps({"judge-0": {"ab": "Verdict: A", "ba": None}})
-    [earlier] = judge_votes(found, Rubrics.pairwise, Reading.text).values()
-    assert earlier.verdicts == {"ab": "A", "ba": None}, "before it was kept how a reply ended"
+    judgement.raw = json.dumps({"judge-0": {"ab": "Verdict: A", "ba": None}})
+    [earlier] = judge_votes(judgement, Rubrics.pairwise, Reading.text).values()
+    assert earlier.verdicts == {"ab": "A", "ba": None}, "older runs stored no finish reason"
 
 
 def sentence(request: Request) -> str:
-    return PROBE if is_probe(request) else f"{min(shown(request).values())} is the better one."
+    return PROBE if is_probe(request) else f"{min(shown_texts(request).values())} is the better one."
 
 
-def test_scores_are_the_mean_of_what_is_read_again(tmp_path: Path) -> None:
+def test_scores_are_the_mean_of_the_parsed_votes(tmp_path: Path) -> None:
     with (
         running(Model(judging(lambda texts: moody(0, SCALE, texts), "score"))) as one,
         running(Model(judging(lambda texts: moody(1, SCALE, texts), "score"))) as two,
     ):
-        found = judged(tmp_path, GIVEN, one.url, two.url, kind="pointwise")
-    for j in found:
+        judgements = judged(tmp_path, GIVEN, one.url, two.url, kind="pointwise")
+    for j in judgements:
         words = [voice.word for voice in judge_votes(j, Rubrics.pointwise, Reading.json).values()]
         assert len(words) == 2 and j.score == pytest.approx((fmean(map(int, words)) - 1) / 9)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stages.store.safe_files import NotRegular, open_regular
-from stages.store.sealed_json import set_aside, sync
+from stages.store.sealed_json import move_aside, sync
 
 TOKEN_BYTES = 24  # random bytes of a token, written as 32 characters
 TOKEN = re.compile(rb"[A-Za-z0-9_-]{32,128}")
@@ -54,7 +54,7 @@ def load_token(folder: Path) -> str:
         pass
     except (ValueError, NotRegular, PermissionError) as error:
         reason = error if isinstance(error, ValueError) else f"{path} is not a regular file of this user."
-        set_aside(path, f"{reason} Links with the old token no longer work; send the new link.")
+        move_aside(path, f"{reason} Links with the old token no longer work; send the new link.")
     return make_token(path)
 
 

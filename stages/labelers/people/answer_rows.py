@@ -15,7 +15,7 @@ from stages.config.errors import UserError
 from stages.labelers.people.questions import Question
 from stages.labelers.people.session import Answer, Refused, Session, parse_answer
 from stages.store import safe_files
-from stages.store.sealed_json import WRONG_SHAPE, having
+from stages.store.sealed_json import WRONG_SHAPE, require_keys
 from stages.store.workspace import StageDir
 
 PLAIN, ARGILLA = "answers.jsonl", "argilla.json"
@@ -87,7 +87,7 @@ def parse_answers(file: Path) -> Iterator[tuple[str, list[Answer]]]:
     """
     for place, content in raw_rows(file):
         try:
-            row = having()(json.loads(content) if isinstance(content, bytes) else content)
+            row = require_keys()(json.loads(content) if isinstance(content, bytes) else content)
             json.dumps(row, ensure_ascii=False).encode()  # raises for a lone surrogate, which cannot be written again
             yield place, [parse_answer(asdict(answer)) for answer in row_answers(row)]
         except WRONG_SHAPE as error:

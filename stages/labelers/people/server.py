@@ -34,7 +34,7 @@ from stages.labelers.people.markup import shown_text, spans
 from stages.labelers.people.questions import Question
 from stages.labelers.people.session import NAME, NAME_RULE, Answer, Refused, Session
 from stages.store import locks, plugins
-from stages.store.sealed_json import WRONG_SHAPE, having
+from stages.store.sealed_json import WRONG_SHAPE, require_keys
 from stages.store.workspace import Progress, StageDir
 
 HTML = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
@@ -51,20 +51,22 @@ def collect_answers(questions: Sequence[Question], cfg: Human, out: StageDir) ->
         UserError: if the file of answers is unusable, or the server cannot listen at its address.
         KeyboardInterrupt: if the server is stopped earlier.
     """
-    folder = out.calls / "people"
+    folder = out.call_folder / "people"
     # The lock admits one process at a time, because two processes would not see each other's answers.
-    with locks.held(locks.opened(folder / "people.lock"), "the page for people", "used"):
+    with locks.hold_lock(locks.open_lock(folder / "people.lock"), "the page for people", "used"):
         session = Session([*questions], cfg.reasons or [], folder)
         try:
             if cfg.answered:
-                out.say(answer_rows.read(plugins.user_path(cfg.answered), session))
+                out.inform(answer_rows.read(plugins.user_path(cfg.answered), session))
             answer_rows.write(session, out)
             if not session.complete:
-                out.say(f"Files for those who judge elsewhere: {out / answer_rows.PLAIN}, {out / answer_rows.ARGILLA}")
+                out.inform(
+                    f"Files for those who judge elsewhere: {out / answer_rows.PLAIN}, {out / answer_rows.ARGILLA}"
+                )
                 serve(session, cfg, out)
         finally:
             answer_rows.write(session, out)
-    out.asked["label.human"] = session.figures()
+    out.endpoint_calls["label.human"] = session.figures()
     return session
 
 
@@ -90,7 +92,7 @@ def serve(session: Session, cfg: Human, out: StageDir) -> None:
     token = None if is_loopback(listening.getsockname()[0]) else load_token(session.folder)
     address = f"http://{link_host(host)}:{listening.getsockname()[1]}/"
     waiting = len(session.questions) - session.judged
-    out.say(f"{waiting} questions wait for people at {address} (if the run stops, the same command resumes it).")
+    out.inform(f"{waiting} questions wait for people at {address} (if the run stops, the same command resumes it).")
     if token:  # only the terminal shows the token, because others may read the log
         sys.stderr.write(f"The link for people, with the token: {address}?token={token}\n")
     with listening, Progress(len(session.questions), "label human", "question", session.judged) as progress:
@@ -248,7 +250,7 @@ async def read_body(request: Request) -> bytes:
 def parse_body(content: bytes) -> Body:
     """Return the fields of a JSON body with a valid annotator name. Raise Refused for any other body."""
     try:
-        body = having()(json.loads(content))
+        body = require_keys()(json.loads(content))
     except WRONG_SHAPE as error:
         raise Refused(400, "the body is not a JSON object") from error
     if not NAME.fullmatch(get_field(body, "annotator", str)):

@@ -126,7 +126,7 @@ class Session:
                 self.answer_counts[answer.question] += 1
 
     def open_slots(self, question: Question) -> int:
-        """Return how many more people shall answer a question; below 0 if more answered than needed."""
+        """Return how many more people must answer a question; negative if more answered than needed."""
         return question.needed - self.answer_counts[question.id]
 
     @property
@@ -142,8 +142,8 @@ class Session:
         answered = self.answers.get(annotator, {})
         waiting = [q for q in self.questions.values() if q.id not in answered and self.open_slots(q) > 0]
         current = self.showing.pop(annotator, None)
-        shown = Counter(self.showing.values())
-        question = min(waiting, key=lambda q: (q.id != current, shown[q.id] >= self.open_slots(q)), default=None)
+        on_pages = Counter(self.showing.values())
+        question = min(waiting, key=lambda q: (q.id != current, on_pages[q.id] >= self.open_slots(q)), default=None)
         if question:
             self.showing[annotator] = question.id
         return question
@@ -208,7 +208,7 @@ class Session:
         first_shown = sum(answer.order[0] == answer.verdict for answer in preferences)
         return {
             "questions": len(self.questions),
-            "answers": {name: len(mine) for name, mine in sorted(self.answers.items()) if mine},
+            "answers": {name: len(answers) for name, answers in sorted(self.answers.items()) if answers},
             "verdicts": dict(sorted(Counter(str(answer.verdict) for answer in answers).items())),
             "first_shown_preferred": first_shown / len(preferences) if preferences else None,
             "agreement": self.agreement(),
