@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from stages.config.blocks.data import Data, Form
 from stages.config.choices import Split
-from stages.config.errors import UserError, nearest
+from stages.config.errors import UserError, suggest
 from stages.curation.audit.gate import RowFilter
 from stages.curation.joining import SourceRows, SplitLedger, gather_rows
 from stages.curation.mixing import plan_amounts
@@ -22,7 +22,7 @@ from stages.formats.readers.row import Unwanted
 from stages.formats.source_reading import write_quarantine
 from stages.store import plugins
 from stages.store.licences import UNKNOWN, Licences
-from stages.store.records import Example, in_tables, save_tables
+from stages.store.records import Example, save_tables, to_tables
 from stages.store.workspace import Progress, StageDir
 from stages.tasks import open_requests
 from stages.tasks.checks import known_checks, share_passed
@@ -37,7 +37,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # an earlier attempt may have been killed
     families, _ = load_user_code(cfg.own, out)
-    with plugins.told(cfg.own, KEY, out.path):
+    with plugins.explain_errors(cfg.own, KEY, out.path):
         examples = generate_examples(cfg, families)
         validate_user_tasks([e for e in examples if e.task in families])
     ledger, joined = join(cfg, examples, [folder / "examples.parquet" for folder in inputs.values()], out)
@@ -47,7 +47,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     def tables() -> Iterator[pa.Table]:
         for example in examples:
             licences.count(example)
-        yield from in_tables(examples, Example)
+        yield from to_tables(examples, Example)
         with Progress(sum(sum(part.counts(ledger).values()) for part in joined), "data", "row") as progress:
             for part in joined:
                 for table in part.tables(ledger, seed):
@@ -72,7 +72,7 @@ def validate_user_tasks(examples: list[Example]) -> None:
     """Raise UserError for a user-defined task with an unknown check, or whose reference fails its own checks."""
     for e in examples:
         if unknown := [check.kind for check in e.checks if check.kind not in known_checks()]:
-            raise UserError(f"data.own: {e.task}: {unknown[0]!r} is not a check.{nearest(unknown[0], known_checks())}")
+            raise UserError(f"data.own: {e.task}: {unknown[0]!r} is not a check.{suggest(unknown[0], known_checks())}")
         if not e.checks or not e.reference or share_passed(e.checks, e.reference) < 1:
             raise UserError(f"data.own: {e.task}: the reference {e.reference!r:.80} has no checks, or fails one.")
 

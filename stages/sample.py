@@ -60,7 +60,7 @@ def draw(
     model = inputs["policy"] / "model"
     contract = load_or_derive_contract(model)  # a base has no contract yet
     dropped = Dropped(out, "prompts", cfg.max_dropped, "sample.max_dropped")
-    with plugins.told(cfg.own, "sample.own", out.path):
+    with plugins.explain_errors(cfg.own, "sample.own", out.path):
         opener, decoding = choose_opener(cfg, out), make_decoding(cfg)
         candidates = complete(prompts, contract, model, decoding, "sample", out, dropped, opener, cfg.max_failed)
         reopen = lambda: get_sampler(model, contract, decoding, opener, out)
@@ -73,7 +73,7 @@ def draw(
         "stop_rate": sum(c.finish_reason == "stop" for c in candidates) / len(candidates),
         "mean_tokens": tokens / len(candidates),
         **endings,
-        **({"calls": out.asked} if out.asked else {}),
+        **({"calls": out.endpoint_calls} if out.endpoint_calls else {}),
     }
     return prompts, candidates, figures
 

@@ -14,10 +14,10 @@ from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.curation import answer_rules
 from stages.curation.mend import mend_answer
-from stages.store.judged_pool import judged
+from stages.store.judged_pool import read_judged_prompts
 from stages.store.licences import Licences
 from stages.store.records import Candidate, Example, Pair, Records, content_id, save, stream
-from stages.store.splits import side
+from stages.store.splits import draw_side
 from stages.store.truncation import ending_advice, share_ended
 from stages.store.workspace import StageDir
 
@@ -78,7 +78,7 @@ def best_answers(cfg: Select, pool: Path) -> tuple[list[Example], Counter[str]]:
     limits = answer_rules.logprob_limits(Records(pool / "candidates.parquet", Candidate))
     # Each entry: the number of good candidates, the tasks with a limit, and the example.
     refused, answered = Counter[str](), list[tuple[int, list[str], Example]]()
-    for prompt, candidates, judgements in judged(pool):
+    for prompt, candidates, judgements in read_judged_prompts(pool):
         by_id, good, repaired = {c.candidate_id: c for c in candidates}, list[Candidate](), list[Candidate]()
         for judgement in judgements:
             if judgement.score is None:
@@ -113,7 +113,7 @@ def best_answers(cfg: Select, pool: Path) -> tuple[list[Example], Counter[str]]:
 
 def demonstration(prompt: Example, answer: Candidate, source: str, cfg: Select) -> Example:
     """Return the prompt with an answer as reference, in split `sft` or `validation`."""
-    split = side(prompt.id, cfg.validation_fraction, Split.sft)
+    split = draw_side(prompt.id, cfg.validation_fraction, Split.sft)
     return replace(prompt, reference=answer.text.strip(), source=source, split=split)
 
 

@@ -16,7 +16,7 @@ from stages.formats.readers.row import BadRow
 from stages.formats.source_reading import ReadReport, convert, quarantine, warn_unused_columns, write_quarantine
 from stages.store import plugins
 from stages.store.records import Check, SourceRow, save
-from stages.store.splits import NEED_AN_ANSWER, prompt_of, split_of
+from stages.store.splits import NEED_AN_ANSWER, draw_split, prompt_of
 from stages.store.workspace import StageDir
 
 
@@ -30,10 +30,10 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     report, counts, row_filter = ReadReport(), Counter[str](), RowFilter(cfg.audit, cfg.form)
     _, own = load_user_code(cfg.own, out)
 
-    with plugins.told(cfg.own, "data.own", out.path):
+    with plugins.explain_errors(cfg.own, "data.own", out.path):
         save(out / "examples.parquet", examples(cfg, own, row_filter, report, counts), SourceRow)
     for line in report.notes:
-        out.say(f"{cfg.of}: {line}")
+        out.inform(f"{cfg.of}: {line}")
     quarantine(report.bad_rows, report.rows, cfg.max_bad, out)
     write_quarantine(report.flagged_rows, out)
     if not report.usable:
@@ -41,10 +41,10 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         raise UserError(f"{cfg.key}={cfg.source.path}: {reason}. Check its columns and splits.")
     warn_unused_columns(cfg.source.path, [*report.unused_columns], out)
     if removed := ", ".join(f"{count} {code}" for code, count in report.unwanted.most_common()):
-        out.say(f"{cfg.of}: rows removed by data.audit: {removed}")
+        out.inform(f"{cfg.of}: rows removed by data.audit: {removed}")
     labelled_counts = {
         "quarantined": (len(report.bad_rows), "rows in quarantine.jsonl"),
-        "left_out": (report.left_out, "rows excluded by splits, labels or weights"),
+        "left_out": (report.left_out, "rows left out by splits, labels or weights"),
         "unwanted": (report.unwanted.total(), "rows removed by data.audit"),
     }
     return {
@@ -71,7 +71,7 @@ def examples(
         row = audit.harmonizer(row)
         messages, answer = row.messages, row.answers[0] if len(row.answers) == 1 else None
         prompt = prompt_of(messages, answer)
-        split = split_of(prompt, shares)
+        split = draw_split(prompt, shares)
         needs_answer = split in NEED_AN_ANSWER
         if needs_answer and answer is None:
             raise BadRow("", "no assistant turn to learn from")

@@ -16,7 +16,7 @@ from stages.curation.audit.gate import RowFilter
 from stages.curation.mixing import Amount
 from stages.formats.format import ParsedRow
 from stages.formats.readers.row import Row, Unwanted
-from stages.store.records import GROUP, Example, SourceRow, content_id, stream
+from stages.store.records import ROWS_PER_GROUP, Example, SourceRow, content_id, stream
 from stages.store.table_schema import schema_of
 
 SPLITS = [str(split) for split in Split]
@@ -43,7 +43,7 @@ def gather_rows(generated: Sequence[Example], files: Sequence[Path]) -> Rows:
     """Return the rows of generated examples, followed by the rows of each file."""
     ids, splits = [ids_to_numbers([e.id for e in generated])], [split_indexes([e.split for e in generated])]
     for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(GROUP, columns=["id", "split"]):
+        for batch in pq.ParquetFile(file).iter_batches(ROWS_PER_GROUP, columns=["id", "split"]):
             ids.append(ids_to_numbers(batch["id"].to_pylist()))
             splits.append(split_indexes(batch["split"].to_pylist()))
     all_ids = np.concatenate(ids)
@@ -63,7 +63,7 @@ def add_pairs(pairs: NDArray[np.uint64], repeated: NDArray[np.bool_], file: Path
     if not repeated.any():
         return
     start = 0
-    for batch in pq.ParquetFile(file).iter_batches(GROUP, columns=["id", "reference"]):
+    for batch in pq.ParquetFile(file).iter_batches(ROWS_PER_GROUP, columns=["id", "reference"]):
         here = np.flatnonzero(repeated[start : start + len(batch)])
         for i, row in zip(here, batch.take(here).to_pylist(), strict=True):
             pairs[start + i] = int(content_id(row["id"], row["reference"]), 16)
@@ -176,7 +176,7 @@ class SourceRows:
     def tables(self, ledger: SplitLedger, seed: int) -> Iterator[pa.Table]:
         """Yield the used rows in the order of the source. Each repetition of a row gets a new id."""
         counts, names, start = self.draw_counts(ledger, seed), ledger.names[self.rows], 0
-        for batch in pq.ParquetFile(self.file).iter_batches(GROUP, columns=schema_of(Example).names):
+        for batch in pq.ParquetFile(self.file).iter_batches(ROWS_PER_GROUP, columns=schema_of(Example).names):
             batch_counts = counts[start : start + len(batch)]
             positions = np.repeat(np.arange(len(batch_counts)), batch_counts)
             repeats = np.arange(len(positions)) - np.repeat(np.cumsum(batch_counts) - batch_counts, batch_counts)

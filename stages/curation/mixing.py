@@ -19,7 +19,7 @@ def plan_amounts(sources: Sequence[Source], mixture: Mixture, rows: Sequence[int
     """Return the amount of each source, from the number of rows that each source has."""
     drawn = list(rows)
     for task, quota in mixture.quotas.items():
-        places = [i for i, source in enumerate(sources) if source.of_task == task]
+        places = [i for i, source in enumerate(sources) if source.task_name == task]
         for i, share in zip(places, apportion([rows[i] for i in places], quota), strict=True):
             drawn[i] = share
     drawn = [min(n, mixture.cap or n) for n in drawn]

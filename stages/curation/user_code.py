@@ -24,14 +24,14 @@ def load_user_code(own: Own, out: StageDir) -> tuple[dict[str, Family], Callable
     if not own:
         return {}, None
     with collect_families() as families:
-        loaded = plugins.load(own, KEY, out.path)
+        loaded = plugins.run_file(own, KEY, out.path)
     if own.name in families or not callable(loaded):
         if own.options or own.name not in families:
             raise UserError(
                 f"data.own.name={own.name} must be a task family without data.own.options, or a function of a row."
             )
         return families, None
-    plugins.fitting(own, KEY, inspect.signature(loaded), {})
+    plugins.require_options(own, KEY, inspect.signature(loaded), {})
     return {}, row_reader(loaded, own.options, str(own.name))
 
 

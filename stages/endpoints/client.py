@@ -70,7 +70,7 @@ class Client:
 
     def __init__(self, endpoint: Endpoint, key: str, out: StageDir):
         self.endpoint, self.name, runtime = endpoint, key, endpoint.runtime
-        self.calls = Calls(out.calls, str(endpoint.base_url), str(endpoint.model))
+        self.calls = Calls(out.call_folder, str(endpoint.base_url), str(endpoint.model))
         spent = out / SCRATCH / "spent" / self.calls.path.name
         self.spending = Spending(spent, endpoint.budget, endpoint.price, key)
         self.requests, self.tokens = Pace(runtime.requests_per_minute), Pace(runtime.tokens_per_minute)
@@ -189,7 +189,7 @@ class Client:
                 content = (await send(model=model, messages=messages, extra_body=request)).content
             async with self.reading:  # 2 MB of JSON can become 50 MB of objects, so one reply is parsed at a time
                 body, reply = await asyncio.to_thread(self._parse, content)  # so other calls can still time out
-            self.calls.keep(key, call, body)
+            self.calls.store_answer(key, call, body)
             self.answered.add(key)
             used = reply.tokens(bounds)
         except (TimeoutError, openai.APITimeoutError) as error:
@@ -239,7 +239,7 @@ class Client:
     def figures(self) -> dict[str, Any]:
         """Return the calls and tokens of all attempts at this node, and the number of used cached replies."""
         spent = self.spending
-        money = {"money": spent.money} if self.endpoint.price.known else {}
+        money = {"money": spent.money} if self.endpoint.price.is_complete else {}
         counts = {"made": spent.calls, "kept": len(self.reused), "failed": dict(self.failures)}
         return counts | {"input_tokens": spent.input, "output_tokens": spent.output} | money
 

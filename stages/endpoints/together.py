@@ -42,7 +42,7 @@ def run_jobs(clients: Sequence[Client], jobs: Iterable[Job[T]], out: StageDir) -
         finally:
             for client in clients:
                 runner.run(client.close())
-                out.asked[client.name] = client.figures()
+                out.endpoint_calls[client.name] = client.figures()
 
 
 async def wait_for_first(tasks: set[asyncio.Task[T]]) -> tuple[set[asyncio.Task[T]], set[asyncio.Task[T]]]:

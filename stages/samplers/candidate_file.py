@@ -53,7 +53,7 @@ def read_candidates(
     quarantine(report.bad_rows, report.rows, cfg.max_failed or 0.0, out, "sample.max_failed")
     warn_unused_columns(cfg.file, [*report.unused_columns], out)
     for line in report.notes:
-        out.say(line)
+        out.inform(line)
     round_prompts = select_round(prompts.values())
     texts = {p.id: answers[p.id] for p in round_prompts}
     if not any(texts.values()):
@@ -72,4 +72,4 @@ def read_candidates(
 
 
 def make_candidate(prompt: str, text: str, name: str) -> Candidate:
-    return Candidate.of_text(prompt, text, name, "file", len(text.split()))  # words, for want of a tokenizer
+    return Candidate.from_text(prompt, text, name, "file", len(text.split()))  # words, for want of a tokenizer

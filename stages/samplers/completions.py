@@ -18,7 +18,7 @@ from stages.store import plugins
 from stages.store.digests import files_of, signature
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, content_id
-from stages.store.shards import StreamedTable, in_shards
+from stages.store.shards import StreamedTable, produce_in_shards
 from stages.store.workspace import StageDir
 
 
@@ -29,9 +29,9 @@ def choose_opener(cfg: Sample, out: StageDir) -> Open:
         UserError: if the user's own sampler cannot be loaded or is not a Sampler.
     """
     if not cfg.own:
-        return plugins.named("samplers", cfg.sampler, Sampler).opener(cfg, out)  # type: ignore[type-abstract]
-    sampler_class = plugins.of_kind(cfg.own, "sample.own", out.path, Sampler)  # type: ignore[type-abstract]
-    plugins.fitting(cfg.own, "sample.own", inspect.signature(sampler_class.open), out.path, [], None)
+        return plugins.load_class("samplers", cfg.sampler, Sampler).opener(cfg, out)  # type: ignore[type-abstract]
+    sampler_class = plugins.load_subclass(cfg.own, "sample.own", out.path, Sampler)  # type: ignore[type-abstract]
+    plugins.require_options(cfg.own, "sample.own", inspect.signature(sampler_class.open), out.path, [], None)
     return partial(sampler_class.open, **cfg.own.options)
 
 
@@ -108,8 +108,17 @@ def complete(
 
     vocabulary, size, per_prompt = count_embedding_rows(model), decoding.runtime.shard_size, len(decoding.temperatures)
     prompt_id_of = lambda candidate: candidate.prompt_id
-    candidates = in_shards(
-        prompts, lambda e: e.id, produce, Candidate, prompt_id_of, size, title, out, rows=per_prompt, whole=per_prompt
+    candidates = produce_in_shards(
+        prompts,
+        lambda e: e.id,
+        produce,
+        Candidate,
+        prompt_id_of,
+        size,
+        title,
+        out,
+        rows=per_prompt,
+        min_records=per_prompt,
     )
     if missing:
         (reason, times), expected = missing.most_common(1)[0], (len(prompts) - dropped.reasons.total()) * per_prompt
@@ -126,7 +135,7 @@ def get_sampler(model: Path, contract: Contract, decoding: Decoding, opener: Ope
     # The key has all arguments of `open`, and signatures of the model's files, which another process may replace.
     # The opener of a user's own sampler is a new `partial` each time, so it is opened anew.
     key = (opener, contract.stop_ids, decoding, [(file, signature(file)) for file in files_of(model)])
-    sampler = out.kept.get(key, lambda: opener(model, contract.stop_ids, decoding))
+    sampler = out.open_resource.get(key, lambda: opener(model, contract.stop_ids, decoding))
     if not isinstance(sampler, Sampler):
         raise UserError(f"sample.own: `open` returned a {type(sampler).__name__}. It must return a Sampler.")
     return sampler

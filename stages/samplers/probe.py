@@ -101,7 +101,7 @@ def watch_endings(
     count = sum(row.candidates for row in by_temperature.values())
     share = sum(row.candidates * row.ended for row in by_temperature.values()) / count
     if len(by_temperature) > 1:
-        out.say(f"Candidates by temperature:\n{table(by_temperature)}")
+        out.inform(f"Candidates by temperature:\n{table(by_temperature)}")
     if share > MOST:
         return figures
     key, form = (f"{cfg.of}.temperature", "{}") if cfg.of else (f"{cfg.drawn_by}.temperatures", "[{}]")
@@ -111,7 +111,7 @@ def watch_endings(
         answered = {c.prompt_id for c in candidates}
         probed = probe(sampler, [e for e in prompts if e.id in answered], contract, cfg.seed)
         figures["probe"] = by_name(probed)
-        out.say(f"A probe of {PROMPTS} prompts, with {EACH} candidates each per temperature:\n{table(probed)}")
+        out.inform(f"A probe of {PROMPTS} prompts, with {EACH} candidates each per temperature:\n{table(probed)}")
         advice = f"A probe found no temperature at which most of them end and differ: {longer}, or train SFT longer."
         if (suggested := best_temperature(probed)) is not None:
             advice = (

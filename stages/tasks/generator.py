@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
-from stages.config.errors import UserError, nearest
+from stages.config.errors import UserError, suggest
 from stages.store.records import Check, Example, Message, content_id, prompt_id
 from stages.tasks import families as family_modules
 
@@ -108,7 +108,7 @@ def generate(
     chosen |= own or {}
     for name in families:
         if name not in chosen:
-            raise UserError(f"data.tasks.families: {name!r} is not a task family.{nearest(name, chosen)}")
+            raise UserError(f"data.tasks.families: {name!r} is not a task family.{suggest(name, chosen)}")
     if families:
         chosen = {name: chosen[name] for name in sorted({*families, *(own or {})})}
     examples: dict[str, Example] = {}

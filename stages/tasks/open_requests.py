@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError
-from stages.store.records import AND, Check, Example, content_id, prompt_id
+from stages.store.records import KIND_SEPARATOR, Check, Example, content_id, prompt_id
 from stages.store.text_units import lower_words, plain_words
 from stages.tasks.constraint import Constraint, Side, known_constraints, may_clash
 from stages.tasks.topics import ACTS
@@ -154,7 +154,7 @@ def example(group: str, open_request: Request, kinds: list[Constraint], rng: ran
         messages=messages,
         reference=None,
         source="open",
-        task=AND.join(sorted(kind.name for kind in kinds)) or open_request.act,
+        task=KIND_SEPARATOR.join(sorted(kind.name for kind in kinds)) or open_request.act,
         split=SPLIT_OF_GROUP[group],
         kind=kinds[0].area if len(kinds) == 1 else "several" if kinds else "request",
         group=group,

@@ -182,12 +182,12 @@ WAYS: dict[str, tuple[Way, Any]] = {
     "the key in hexadecimal": (echoed(lambda key: key.encode().hex()), PRESENT),
     "the key in a URL": (echoed(lambda key: urllib.parse.quote(key, safe="")), PRESENT),
     "the key in escapes": (escaped, PRESENT),
-    "the key as the end": (lambda key: plain(completion(finish=key)), "ended in another way"),
+    "the key as the end": (lambda key: plain(completion(finish=key)), "did not end normally"),
     "the key beside the text": (
         lambda key: plain(completion(message={"reasoning_content": key}, model=key, id=key)),
         PRESENT,
     ),
-    "the key as a refusal": (lambda key: plain(completion(None, message={"refusal": f"Not {key}"})), "refused"),
+    "the key as a refusal": (lambda key: plain(completion(None, message={"refusal": f"Not {key}"})), "is a refusal"),
     "the key in headers": (
         lambda key: plain(completion(), f"HTTP/1.1 200 {key}\r\n".encode(), f"X-Key: {key}", f"Set-Cookie: k={key}"),
         PRESENT,

@@ -40,7 +40,7 @@ def shout(request: Request) -> str:
 
 def work(folder: Path) -> StageDir:
     folder.mkdir(parents=True, exist_ok=True)
-    return StageDir(folder, lambda metrics, step: None, calls=folder.parent / "calls")
+    return StageDir(folder, lambda metrics, step: None, call_folder=folder.parent / "calls")
 
 
 def endpoint(url: str, **options: Any) -> Endpoint:
@@ -77,7 +77,7 @@ def test_every_answer_comes_and_none_is_wrong_whatever_fails_on_the_way(tmp_path
         out = work(tmp_path / "node")
         assert ask_all(client(proxy.url, out, runtime=IMPATIENT), map(question, range(300)), out) == expected
         assert set(proxy.failed) == set(FAULTS), "every fault has occurred"
-        figures = out.asked["sample.endpoint"]
+        figures = out.endpoint_calls["sample.endpoint"]
         assert figures["made"] == 300 + sum(figures["failed"].values()) >= 300 + proxy.failed.total()
         before = len(model.requests)
         assert ask_all(client(proxy.url, out), map(question, range(300)), out) == expected
@@ -112,9 +112,9 @@ def test_equal_questions_on_their_way_are_one_call(tmp_path: Path) -> None:
     with running(Model(shout, seconds=0.05)) as model:
         out = work(tmp_path / "node")
         assert ask_all(client(model.url, out), [question(0)] * 8, out) == {"question 0": "QUESTION 0"}
-        assert len(model.requests) == 1 and out.asked["sample.endpoint"]["kept"] == 0
+        assert len(model.requests) == 1 and out.endpoint_calls["sample.endpoint"]["kept"] == 0
         ask_all(client(model.url, out), [question(0)] * 3, out)
-        assert len(model.requests) == 1 and out.asked["sample.endpoint"]["kept"] == 1
+        assert len(model.requests) == 1 and out.endpoint_calls["sample.endpoint"]["kept"] == 1
 
 
 def test_a_budget_of_calls_makes_so_many_calls_and_a_larger_one_goes_on(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_tokens_and_money_stop_before_the_call_that_could_be_too_much(name: str,
     with running(Model(shout)) as model:
         out = work(tmp_path / "node")
         asking = client(model.url, out, budget=Budget(**{name: amount}), price=Price(1.0, 1.0))
-        with pytest.raises(UserError, match=rf"^sample.endpoint.budget.{name}=.*the same command goes on"):
+        with pytest.raises(UserError, match=rf"^sample.endpoint.budget.{name}=.*raise this limit"):
             ask_all(asking, map(question, range(400)), out)
         used = sum(len(r["messages"][0]["content"].split()) * 2 + 1 for r in model.requests)
         assert asking.spending.tokens == used, "the server counts the same tokens"
@@ -158,9 +158,9 @@ def test_no_file_stays_open_after_the_last_question(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from tests.endpoints.test_client import asked, client, question, work
+from tests.endpoints.test_client import ask_all, client, question, work
 out = work(Path(sys.argv[2]))
-asked(client(sys.argv[1], out, runtime={"concurrency": 4}), map(question, range(80)), out)
+ask_all(client(sys.argv[1], out, runtime={"concurrency": 4}), map(question, range(80)), out)
 """
 
 

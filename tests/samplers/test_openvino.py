@@ -104,7 +104,8 @@ def test_preflight_reports_a_wrong_device_and_a_missing_package(
 ) -> None:
     line = (*TINY, f"outputs={tmp_path}", "sample=openvino")
     for stage in ("plan", "sample"):
-        assert "computes on the CPU" in refused(*line, f"stage={stage}", "sample.runtime.device=cuda")
+        message = refused(*line, f"stage={stage}", "sample.runtime.device=cuda")
+        assert "sampler=openvino needs the CPU" in message and "sample.runtime.device=cpu" in message
     assert refused(*line, "stage=plan", "sample.pool=[{n: 4}]", "sample.runtime.device=cuda").startswith(
         "sample.pool[0]"
     )
