@@ -12,9 +12,8 @@ from stages.config.errors import Errors, UserError, require_known
 
 @dataclass(frozen=True)
 class Limit:
-    """The finite numbers from `low` to `high`. `open` excludes `low`, and `below` excludes `high`.
-
-    `requirement` is the limit in words, for errors: "must be from 0 to 1"."""
+    """The finite numbers from `low` to `high`. `open` excludes `low`, and `below` excludes `high`. `requirement` is
+    the limit in words, for errors: "must be from 0 to 1"."""
 
     low: float
     requirement: str

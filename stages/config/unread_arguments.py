@@ -49,9 +49,8 @@ SCHEDULE_OPTIONS = {
 
 @dataclass(frozen=True)
 class Rule:
-    """The rule that `arguments` are read only if `is_read` holds for the block.
-
-    `setting` is the setting that decides it, and `instead` a setting with which the arguments are read."""
+    """The rule that `arguments` are read only if `is_read` holds for the block. `setting` is the setting that decides
+    it, and `instead` a setting with which the arguments are read."""
 
     arguments: str
     setting: str

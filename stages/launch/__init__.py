@@ -1,1 +1,1 @@
-"""A training stage in several processes, on one machine or several."""
+"""The run of a training stage in several processes, on one machine or several."""

@@ -1,7 +1,7 @@
-"""`python -m stages.launch.agent JOB NODE_RANK`: the workers of one machine, started and stopped together.
+"""The agent of one machine, which starts and stops its workers: `python -m stages.launch.agent JOB NODE_RANK`.
 
-The agent of node 0 has the store through which all workers find each other. It listens on one address alone: on
-127.0.0.1 where there is one node, else on that of `launch.rendezvous`.
+The agent of node 0 runs the TCP store through which all workers find each other. It listens on one address only: on
+127.0.0.1 for a single node, else on `launch.rendezvous`.
 """
 
 import json
@@ -22,12 +22,12 @@ from stages.launch.processes import KILLED, POLL_SECONDS, listen_at, write_failu
 from stages.store.workspace import SCRATCH
 
 LOCAL = "127.0.0.1:0"  # any free port
-PATIENCE = timedelta(minutes=15)  # of nodes that wait for node 0
-STOP_SECONDS = 30.0  # seconds, for a worker that is told to
+PATIENCE = timedelta(minutes=15)  # of other nodes, until node 0 answers
+STOP_SECONDS = 30.0  # seconds for a worker to end before it is killed
 
 
 def main(job_file: Path, node_rank: int) -> int:
-    """Returns 0, 1 where a worker failed, or KILLED where SIGKILL ended one: the others fail too, without it."""
+    """Return 0; 1 if a worker failed; KILLED if SIGKILL ended one, which makes the others fail too."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
     job = json.loads(job_file.read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def main(job_file: Path, node_rank: int) -> int:
         return 1
     common = common_environment(host, port, nodes * processes, processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    if nodes == 1:  # workers talk to each other by sockets of their own, too
+    if nodes == 1:  # workers also open sockets between each other
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(variable, loopback_interface())
     command = [sys.executable, "-m", "stages.launch.worker", str(job_file)]
@@ -54,10 +54,10 @@ def main(job_file: Path, node_rank: int) -> int:
 
 
 def open_rendezvous(rendezvous: str, node_rank: int) -> tuple[str, int, Any]:
-    """Address and port of the store, and on node 0 the store itself, which lives as long as it is held.
+    """Return host and port of the TCP store, and on node 0 the store itself, which runs until it is garbage.
 
     Raises:
-        UserError: where node 0 cannot listen there, or where no other node could reach it.
+        UserError: if node 0 cannot listen at the address, or other nodes cannot reach it.
     """
     host, _, port = rendezvous.rpartition(":")
     if node_rank > 0:
@@ -70,24 +70,24 @@ def open_rendezvous(rendezvous: str, node_rank: int) -> tuple[str, int, Any]:
 
 
 def common_environment(host: str, port: int, world: int, processes: int) -> dict[str, str]:
-    """What every worker is told: where to meet, and how many they are."""
+    """Return the environment variables that all workers share: the TCP store's address and the number of workers."""
     return {
         "MASTER_ADDR": host,
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(processes),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # no worker opens a store, which would listen on every interface
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # so no worker opens a second store on every interface
         "PLUMBLINE_AGENT": str(os.getpid()),
     }
 
 
 def loopback_interface() -> str:
-    """The name of the interface that stays on this machine: `lo`."""
+    """Return the name of this machine's loopback interface, as `lo`."""
     return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
 
 
 def wait_for_workers(workers: list[subprocess.Popen[bytes]]) -> int:
-    """Wait until all have ended well, or one has not."""
+    """Wait until all workers have ended well, or one has failed. Return the agent's exit code."""
     while True:
         codes = [worker.poll() for worker in workers]
         if failed := [code for code in codes if code]:
@@ -98,7 +98,7 @@ def wait_for_workers(workers: list[subprocess.Popen[bytes]]) -> int:
 
 
 def stop_workers(workers: list[subprocess.Popen[bytes]]) -> None:
-    """Stop those that still run."""
+    """Stop the workers that still run."""
     for worker in workers:
         worker.terminate()
     deadline = time.monotonic() + STOP_SECONDS

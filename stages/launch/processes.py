@@ -1,9 +1,9 @@
-"""A training stage in several processes. The parent, which is this process, plans, locks and publishes without torch.
+"""The run of a stage, in this process or in several. This process, the parent, plans, locks and publishes.
 
-Its child is an agent (`agent.py`), which starts a worker (`worker.py`) per process and stops them all when one dies. A
-worker is given the stage's resolved configuration in a file; it never composes, plans or locks. The agent inherits the
-lock of the node: where the parent is killed, the node stays locked until all have ended, and the next command takes
-what they made. Several nodes run the same command on a shared store; all but the first wait for its work and join in.
+Its child is an agent (`agent.py`), which starts the workers (`worker.py`) and stops all of them if one fails. A worker
+reads the stage's configuration from a job file. The agent inherits the node's lock. If the parent is killed, the node
+stays locked until the workers have ended, and the next command uses their result. Several machines run the same
+command on a shared store: node 0 plans, and the others join its training.
 """
 
 import ipaddress
@@ -33,14 +33,14 @@ from stages.store.workspace import CURVES, SCRATCH, StageDir, read_point
 log = logging.getLogger(__name__)
 
 JOB, RESULT, FAILURES = "job.json", "result.json", "failures"
-FINISHED = require_keys("metrics", "warnings")  # what a result has
+FINISHED = require_keys("metrics", "warnings")  # the check of a result file
 POLL_SECONDS = 0.5
-PATIENCE_SECONDS = 300  # between two nodes of the graph, and for node 0 to begin
-KILLED = 137  # an agent's exit code, as a shell gives it for SIGKILL
+PATIENCE_SECONDS = 300  # that other machines wait for node 0 to start a node
+KILLED = 137  # an agent's exit code after SIGKILL, as in a shell
 
 
 def world_size(node: Node) -> int:
-    """How many processes work on a node: only training stages have more than one."""
+    """Return the number of processes that work on a node. Only training stages have more than one."""
     return node.config.runtime.world_size if isinstance(node.config, Training) else 1
 
 
@@ -52,11 +52,12 @@ def execute(
     work: StageDir,
     listen: Callable[..., None],
 ) -> dict[str, Any]:
-    """The metrics of a stage: of the module `stage` here, or of workers where it is None. `listen` hears of steps.
+    """Run the module `stage` in this process, or in workers if it is None, and return the stage's metrics. `listen` is
+    called with the metrics of each step.
 
     Raises:
-        UserError: what a worker raised for the user to mend.
-        RuntimeError: with the traceback, for whatever else ended a worker.
+        UserError: if a worker raised one, or was killed.
+        RuntimeError: for any other error of a worker, with its traceback.
     """
     if stage is not None:
         with allocator.keep_freed_memory():
@@ -70,10 +71,10 @@ def execute(
         "out": str(work.path.resolve()),
         "launch": asdict(launch) | {"processes": node.config.runtime.processes, "nodes": node.config.runtime.nodes},
     }
-    job = json.loads(json.dumps(job))  # as it is read again
+    job = json.loads(json.dumps(job))  # equal to the job file when it is read
     result = read_note(scratch / RESULT, FINISHED) if read_note(scratch / JOB, require_keys()) == job else None
     if result:
-        log.info("%s: the processes of a parent that was killed have finished it.", node)
+        log.info("%s: its workers have finished it, although their parent was killed.", node)
     else:
         write_job(scratch, job)
         code = run_agent(scratch / JOB, launch.node_rank, work, listen)
@@ -85,7 +86,7 @@ def execute(
 
 
 def write_job(scratch: Path, job: dict[str, Any]) -> None:
-    """Write down the job, after what an earlier one left is gone: from now on a result is this job's."""
+    """Write the job file, after removing results and failures of an earlier job."""
     for left in (scratch / RESULT, *scratch.glob(f"{FAILURES}/*.json")):
         left.unlink(missing_ok=True)
     write_note(scratch / JOB, job)
@@ -94,9 +95,10 @@ def write_job(scratch: Path, job: dict[str, Any]) -> None:
 def run_agent(
     job: Path, node_rank: int, work: StageDir | None = None, listen: Callable[..., None] | None = None
 ) -> int:
-    """Start the agent of this machine, pass on the curves while it runs, and return its exit code."""
+    """Start this machine's agent, pass new points of the curves to `listen` while it runs, and return its exit
+    code."""
     command = [sys.executable, "-m", "stages.launch.agent", str(job), str(node_rank)]
-    # close_fds=False: the descriptor of the node's lock is inheritable, and stays locked as long as the agent lives.
+    # close_fds=False: the agent inherits the descriptor of the node's lock, so the node stays locked while it lives.
     process = subprocess.Popen(command, close_fds=False)
     sent_bytes = (work / CURVES).stat().st_size if work and (work / CURVES).exists() else 0
     try:
@@ -108,13 +110,13 @@ def run_agent(
                 return code
             time.sleep(POLL_SECONDS)
     except BaseException:
-        process.terminate()  # the agent then stops its workers
+        process.terminate()  # the agent stops its workers
         process.wait()
         raise
 
 
 def pass_on(curves: Path, sent_bytes: int, listen: Callable[..., None]) -> int:
-    """Tell the tracker what the first worker has written since; returns how many bytes of it are told."""
+    """Pass new points of the curves to the tracker. Return the number of bytes of the file that it has got so far."""
     if not curves.exists():
         return sent_bytes
     with open(curves, "rb") as file:
@@ -128,7 +130,7 @@ def pass_on(curves: Path, sent_bytes: int, listen: Callable[..., None]) -> int:
 
 
 def write_failure(scratch: Path, rank: int, error: BaseException) -> None:
-    """Of a child: leave what went wrong for the parent to tell."""
+    """Write a worker's error to the scratch folder, where the parent reads it."""
     mendable = str(error) if isinstance(error, UserError) else full_disk_message(error)
     failure = {
         "rank": rank,
@@ -142,19 +144,19 @@ def write_failure(scratch: Path, rank: int, error: BaseException) -> None:
 
 
 def failure_of(scratch: Path, code: int) -> Exception:
-    """The first error of a worker, as an error of this process."""
+    """Return the workers' first error, with those that the user can correct first."""
     shape = require_keys("rank", "time", "mendable", "message", "traceback")
     failures = [failure for p in scratch.glob(f"{FAILURES}/*.json") if (failure := read_note(p, shape))]
     failures.sort(key=lambda failure: (not failure["mendable"], failure["time"]))
     if failures and failures[0]["mendable"]:
         return UserError(failures[0]["message"])
     if code == KILLED or not failures:
-        return UserError("a process was killed: for want of memory or of disk, maybe. The same command resumes.")
+        return UserError("a process was killed, perhaps as memory or disk was full. The same command resumes.")
     return RuntimeError(f"process {failures[0]['rank']} failed:\n{failures[0]['traceback']}")
 
 
 def modified_at(file: Path) -> int | None:
-    """When, in nanoseconds; None where there is no such file."""
+    """Return a file's modification time in nanoseconds, or None if it does not exist."""
     try:
         return file.stat().st_mtime_ns
     except FileNotFoundError:
@@ -162,13 +164,13 @@ def modified_at(file: Path) -> int | None:
 
 
 def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
-    """On a node other than the first: join in wherever several processes train, until the targets are published.
+    """Join every training of node 0 in several processes, until the targets are published.
 
     Raises:
-        UserError: where a process failed, and where nothing has been built for long: node 0 has ended, then.
+        UserError: if a process failed, or no node has been built for PATIENCE_SECONDS.
     """
     lineage = in_build_order(targets)
-    # What `rebuild` replaces. A node that several machines train is not published before this one has joined in.
+    # `rebuild` replaces these nodes. A node that several machines train is not published before this one has joined.
     rebuilt_nodes = [node for node in lineage if node.stage == store.rebuild and world_size(node) > 1]
     replaced = {node: read_manifest(store.folder(node)) for node in rebuilt_nodes}
     store, seen = Store(store.root), time.monotonic()
@@ -178,33 +180,35 @@ def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
             if store.is_locked(node.stage, node.fingerprint):
                 seen = time.monotonic()
             elif time.monotonic() - seen > PATIENCE_SECONDS:
-                raise UserError(f"{node}: nobody has been building it for {PATIENCE_SECONDS} s. Has node 0 ended?")
-            # An attempt is joined once: what it made may take a while to be published.
+                raise UserError(f"{node}: node 0 has not worked on it for {PATIENCE_SECONDS} s. Start node 0 again.")
+            # Each attempt is joined only once, since its publication may take a while.
             if world_size(node) > 1 and (attempt := modified_at(job)) not in (None, joined):
                 joined = attempt
                 log.info("%s: joining as node %d of %d", node, launch.node_rank, launch.nodes)
                 if code := run_agent(job, launch.node_rank):
-                    raise UserError(f"{node}: a process failed (exit code {code}); node 0 says why.")
+                    raise UserError(
+                        f"{node}: a process failed (exit code {code}). The output of node 0 has the reason."
+                    )
             time.sleep(POLL_SECONDS)
 
 
 def listen_at(rendezvous: str) -> socket.socket:
-    """Return a socket of this machine's that listens at HOST:PORT.
+    """Return a socket of this machine that listens at HOST:PORT.
 
     Raises:
-        UserError: where node 0 cannot listen there, or where no other node could reach it.
+        UserError: if node 0 cannot listen there, or other nodes cannot reach the address.
     """
     host, _, port = rendezvous.rpartition(":")
     try:
         family, *_, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
         if ipaddress.ip_address(address[0]).is_loopback and not host.startswith(("127.", "localhost", "::1")):
             raise UserError(
-                f"launch.rendezvous={rendezvous}: on this machine {host} is {address[0]}, which no other reaches. "
-                "Give the address by which they reach node 0."
+                f"launch.rendezvous={rendezvous}: on this machine {host} is {address[0]}, which other machines cannot "
+                "reach. Type the address by which they reach node 0."
             )
         return socket.create_server(address[:2], family=family)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"launch.rendezvous={rendezvous}: node 0 cannot listen there ({error}). Give an address of this machine, "
+            f"launch.rendezvous={rendezvous}: node 0 cannot listen there ({error}). Type an address of this machine "
             "and a free port."
         ) from error

@@ -1,6 +1,6 @@
-"""`python -m stages.launch.worker JOB`: one process of a training stage.
+"""A worker, one process of a training stage: `python -m stages.launch.worker JOB`.
 
-It runs the same `run(cfg, inputs, out)` as a single process would. All workers train; the first (rank 0) writes.
+It runs the same `run(cfg, inputs, out)` as a single process. All workers train, but only rank 0 writes files.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main(job_file: Path) -> None:
-    """Run the stage that the job names; leave result or failure in its scratch folder."""
+    """Run the stage that the job file names, and write its result or its failure to the scratch folder."""
     job, rank = json.loads(job_file.read_text(encoding="utf-8")), int(os.environ["RANK"])
     die_with_agent()
     process.prepare()
@@ -41,18 +41,18 @@ def main(job_file: Path) -> None:
         raise SystemExit(1) from error
     if rank == 0:
         metrics |= {"peak_memory": machine.peak_memory(), "peak_gpu_memory": machine.peak_gpu_memory()}
-        for product in work.path.rglob("*"):  # a result stands for whole products, also where nobody publishes them
+        for product in work.path.rglob("*"):  # the result file promises complete files, even if the parent is killed
             if SCRATCH not in product.relative_to(work).parts:
                 sync(product)
         write_note(work / SCRATCH / RESULT, {"metrics": metrics, "warnings": work.warnings})
 
 
 def die_with_agent() -> None:
-    """Have the kernel end this process with the one that started it: nobody else would, and the node's lock, which the
-    agent holds, says that no one is working (Linux)."""
+    """Let the kernel kill this process when its agent ends (Linux). A worker without an agent would train on, although
+    the node's lock, which the agent holds, is free."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(os.environ["PLUMBLINE_AGENT"]):  # it ended before the kernel knew
+    if os.getppid() != int(os.environ["PLUMBLINE_AGENT"]):  # the agent ended before the call above
         sys.exit(1)
 
 

@@ -11,8 +11,8 @@ from stages.hardware import machine
 from stages.launch import processes
 from stages.pipeline import provenance
 from stages.store import locks
-from stages.store.node import Node, in_order
-from stages.store.source_files import Outside
+from stages.store.node import Node, in_build_order
+from stages.store.source_files import OutsideFiles
 from stages.store.store import Store
 from stages.store.workspace import OpenResource, StageDir
 from stages.tracking.tracker import track
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -> None:
     """Build the targets and their missing inputs. On `launch.node_rank` above 0, join the training of node 0."""
     if cfg.launch.node_rank > 0:
-        return processes.follow(cfg.launch, targets, store)
-    with locks.shared(store.root):  # so that stage=gc removes no node that this build uses
+        return processes.join_training(cfg.launch, targets, store)
+    with locks.share_store(store.root):  # so that stage=gc removes no node that this build uses
         build_missing(targets, store, cfg, overrides)
 
 
@@ -35,7 +35,7 @@ def build_missing(targets: list[Node], store: Store, cfg: Config, overrides: lis
     )
 
     missing, open_resource = store.missing(targets), OpenResource()
-    for node in in_order(targets):
+    for node in in_build_order(targets):
         if node not in missing:
             if store.folder(node).exists():
                 log.info("%s: reused %s", node, store.folder(node))
@@ -45,7 +45,7 @@ def build_missing(targets: list[Node], store: Store, cfg: Config, overrides: lis
                 log.info("%s: reused %s", node, store.folder(node))
                 continue
             log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "configuration")
-            outside = Outside(node, store.remembered)
+            outside = OutsideFiles(node, store.digest_cache)
             store.verify(*map(store.folder, node.inputs.values()), weights=node.stage != Target.report)
             stage = None  # several workers import the stage themselves
             if processes.world_size(node) == 1:
@@ -55,9 +55,11 @@ def build_missing(targets: list[Node], store: Store, cfg: Config, overrides: lis
                 open_resource.clear()
                 machine.give_back_gpu_memory()
             with track(cfg.tracker, node, store.root) as run:
-                out = StageDir(folder, run.log, kept=open_resource, calls=store.root / "cache" / "calls")
+                out = StageDir(
+                    folder, run.log, open_resource=open_resource, call_folder=store.root / "cache" / "calls"
+                )
                 attempts = provenance.begin_attempt(out, run.id)
-                with outside.still(folder):
+                with outside.watch(folder):
                     metrics = processes.execute(cfg.launch, node, stage, inputs, out, run.log)
                 record = provenance.end_attempt(attempts, node, overrides, metrics, out.warnings)
                 if lengths := text_lengths(node.stage, folder):

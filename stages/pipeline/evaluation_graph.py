@@ -46,7 +46,7 @@ def wire_evaluation(
         for role, model in models.items()  # the models are the outer loop, so that each is loaded once
         for name, (block, source) in prompts.items()
     }
-    judged, opponents = dict[str, Node](), name_opponents(cfg, models) if cfg.eval.judged.wanted else {}
+    judged, opponents = dict[str, Node](), name_opponents(cfg, models) if cfg.eval.judged.is_requested else {}
     if opponents:
         name = [*prompts][-1]  # the prompts of `eval.judged.source`, else of held-out pairs, else of the data
         compared = (name, *prompts[name])
@@ -64,10 +64,8 @@ def wire_evaluation(
 
 
 def prompt_sets(cfg: Config, sets: Mapping[str, Node]) -> dict[str, tuple[Answer, dict[str, Node]]]:
-    """Return, by the name of the answers, the `answer` block and the node that holds the prompts.
-
-    Prompts of held-out pairs are a set if the user's file brought them, or if there are no other prompts.
-    """
+    """Return, by the name of the answers, the `answer` block and the node that holds the prompts. Prompts of held-out
+    pairs are a set if the user's file brought them, or if there are no other prompts."""
     by_name = dict[str, tuple[Answer, dict[str, Node]]]()
     if "outside" in sets:
         by_name["answer_outside"] = replace(cfg.answer, split=Split.test), {"data": sets["outside"]}
@@ -142,10 +140,8 @@ def other_model_block(cfg: Config, path: str) -> Model:
 
 
 def name_models(cfg: Config, models: Mapping[str, Node]) -> dict[str, str]:
-    """Return the models' titles for the report by role: the role or the objective that trained the model.
-
-    If the run trains nothing, the two compared models are named by their folders.
-    """
+    """Return the models' titles for the report by role: the role or the objective that trained the model. If the run
+    trains nothing, the two compared models are named by their folders."""
     if Role.other not in models:
         return {role: TITLES.get(role) or OBJECTIVES[model.stage].title for role, model in models.items()}
     paths = [Path(path) for path in (cfg.eval.judged.folders[0], cfg.model.path or "random weights")]

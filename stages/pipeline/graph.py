@@ -117,12 +117,10 @@ def wire_judgements(cfg: Config, make_node: MakeNode, judged: Node) -> dict[str,
 
 
 def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node) -> dict[str, Node]:
-    """Return the nodes that select demonstrations for SFT from the base model's own answers.
-
-    The base model answers the prompts that have no reference answer. A labeler scores its answers, and `select` keeps
-    the best. By default, the labeler is the verifier, since generated requests carry checks, and no endpoint is asked.
-    With `sft.demonstrations=selected`, the candidates' sampler and labeler work here too.
-    """
+    """Return the nodes that select demonstrations for SFT from the base model's own answers. The base model answers
+    the prompts that have no reference answer. A labeler scores its answers, and `select` keeps the best. By default,
+    the labeler is the verifier, since generated requests carry checks, and no endpoint is asked. With
+    `sft.demonstrations=selected`, the candidates' sampler and labeler work here too."""
     label, sample = cfg.label, cfg.sample
     if cfg.sft.demonstrations is None:
         label = Label(labeler="verifier", path=None, revision=None, hub_split="train", max_failed=label.max_failed)
@@ -157,7 +155,7 @@ def wire_chain(
     sft = policy = make_node("sft", replace(cfg.sft, demonstrations=demonstrations), base=base, data=select or data)
     # DPO with a continued adapter trains the SFT's LoRA, whose frozen weights are those of the base model.
     frozen = {"frozen": base} if cfg.dpo.adapter is Adapter.continued else {}
-    scoring = replace(cfg.reference, weights=cfg.dpo.held, forward=cfg.dpo.forward)
+    scoring = replace(cfg.reference, weights=cfg.dpo.start_weights, forward=cfg.dpo.forward)
     nodes, sets = {"sft": sft}, {"data": data} | {name: roots[name] for name in roots if name in EVALUATION_SETS}
     if cfg.reward.source.path:
         nodes |= wire_reward_model(cfg, make_node, sft)
@@ -210,7 +208,7 @@ def control_block(cfg: Config) -> SFT:
     """Return the block of the control: SFT on the chosen completions alone, with DPO's settings and order of rows."""
     dpo_settings = {name: getattr(cfg.dpo, name) for name in vars(cfg.sft) if name in vars(cfg.dpo)}
     dpo_settings["trainer"] = {
-        key: cfg.dpo.trainer[key] for key in cfg.dpo.trainer if key in trl_arguments.allowed("sft")
+        key: cfg.dpo.trainer[key] for key in cfg.dpo.trainer if key in trl_arguments.allowed_arguments("sft")
     }
     control_settings = {"train": True, "learning_rate": cfg.control_learning_rate, "packing": False, "control": True}
     return replace(cfg.sft, **dpo_settings | control_settings)
@@ -232,11 +230,8 @@ def dataset_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
 
 
 def requested_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
-    """Return the nodes that `stage` asks for.
-
-    `stage=sample` and `stage=label` ask for preferences, neither for demonstrations nor for compared answers. The
-    control is trained after DPO, so `stage=sft` does not ask for it.
-    """
+    """Return the nodes that `stage` asks for. `stage=sample` and `stage=label` ask for preferences, neither for
+    demonstrations nor for compared answers. The control is trained after DPO, so `stage=sft` does not ask for it."""
     candidates = [node for name, node in nodes.items() if name not in DEMONSTRATION_NODES]
     of_stage = [node for node in candidates if target_stage(node) == cfg.stage]
     requested = [node for node in of_stage if not (isinstance(node.config, SFT) and node.config.control)]

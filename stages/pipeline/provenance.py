@@ -14,7 +14,7 @@ from stages.config.schema import Target
 from stages.hardware import machine
 from stages.store.manifest import Manifest
 from stages.store.node import Node
-from stages.store.sealed_json import having, note, recall
+from stages.store.sealed_json import read_note, require_keys, write_note
 from stages.store.workspace import SCRATCH, StageDir
 
 JOB_NODES = "nodes.json"  # in the folder of a sweep's job: the nodes of that job
@@ -31,9 +31,7 @@ def command(stage: str, overrides: list[str]) -> str:
 
 def target_stage(node: Node) -> str:
     """Return the stage to type so that a node is built: the stage that runs in the node, with two exceptions.
-
-    `stage=eval` builds the control (an SFT), and `stage=versus` builds the labels of compared answers.
-    """
+    `stage=eval` builds the control (an SFT), and `stage=versus` builds the labels of compared answers."""
     if isinstance(node.config, SFT) and node.config.control:
         return str(Target.eval)
     pool = node.inputs.get("pool")
@@ -41,16 +39,14 @@ def target_stage(node: Node) -> str:
 
 
 def begin_attempt(out: StageDir, run_id: str | None) -> list[dict[str, Any]]:
-    """Write to the scratch folder that an attempt at a node starts now, and return all its attempts, in order.
-
-    A killed attempt stays in that file. Its end is the last time when it changed a file.
-    """
+    """Write to the scratch folder that an attempt at a node starts now, and return all its attempts, in order. A
+    killed attempt stays in that file. Its end is the last time when it changed a file."""
     file = out / SCRATCH / "attempts.json"
-    attempts = recall(file, parse_attempts) or []
+    attempts = read_note(file, parse_attempts) or []
     if attempts:
         attempts[-1]["ended"] = max(p.lstat().st_mtime for p in out.path.rglob("*"))
     attempts.append({"started": time.time(), "wandb_run": run_id})
-    note(file, attempts)
+    write_note(file, attempts)
     machine.reset_peak_memory()
     return attempts
 
@@ -58,7 +54,7 @@ def begin_attempt(out: StageDir, run_id: str | None) -> list[dict[str, Any]]:
 def parse_attempts(value: Any) -> list[dict[str, Any]]:
     """Return the attempts in parsed JSON. Raise one of WRONG_SHAPE if the value is not a list of attempts."""
     first, *more = value
-    return [{**having("wandb_run")(attempt), "started": float(attempt["started"])} for attempt in (first, *more)]
+    return [{**require_keys("wandb_run")(attempt), "started": float(attempt["started"])} for attempt in (first, *more)]
 
 
 def end_attempt(
@@ -87,10 +83,8 @@ def end_attempt(
 
 @cache
 def read_environment() -> dict[str, Any]:
-    """Return the versions of this project, Python and the libraries, the machine, and the commit of the code.
-
-    `dirty` tells if the code differs from the commit. The commit is None if git does not track this file.
-    """
+    """Return the versions of this project, Python and the libraries, the machine, and the commit of the code. `dirty`
+    tells if the code differs from the commit. The commit is None if git does not track this file."""
     versions = {DISTRIBUTION: version(DISTRIBUTION), "python": platform.python_version()}
     versions |= {name: version(name) for name in LIBRARIES}
     tracked = run_git("ls-files", "--error-unmatch", __file__) is not None

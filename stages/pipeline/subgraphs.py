@@ -20,7 +20,7 @@ from stages.store.numbers import numbered
 
 def wire_sources(name: str, block: Data, make_node: Callable[..., Node]) -> dict[str, Node]:
     """Return the nodes of the block's sources, and under `name` the `data` node that joins them."""
-    setting, row_audit = block.of or "data.sources", block.audit.of_rows_alone
+    setting, row_audit = block.of or "data.sources", block.audit.of_single_rows
     inputs, joined = dict[str, Node](), list[Source]()
     for i, source in enumerate(block.sources):
         rows = without_mixture_keys(source)
@@ -48,14 +48,11 @@ def without_mixture_keys(source: Source) -> Source:
 
 
 def joined_source(source: Source, pinned: Source) -> Source:
-    """Return the part of a source that the `data` node reads.
-
-    The `source` node's fingerprint covers the content of local files, so here a file's name without its folder is
-    enough: the same file in another folder gives the same node. A hub dataset, which is pinned to a revision, keeps
-    its full name.
-    """
+    """Return the part of a source that the `data` node reads. The `source` node's fingerprint covers the content of
+    local files, so here a file's name without its folder is enough: the same file in another folder gives the same
+    node. A hub dataset, which is pinned to a revision, keeps its full name."""
     path = source.path if pinned.revision else Path(source.path).name
-    task = source.of_task if source.task else None
+    task = source.task_name if source.task else None
     mixture_settings = {key: getattr(source, key) for key in ("check", "rows", "weight", "epochs")}
     return Source(path, pinned.revision, source.subset, source.hub_split, task=task, **mixture_settings)
 
@@ -86,11 +83,9 @@ def wire_candidates(
 
 
 def wire_candidate_source(block: Sample, make_node: Callable[..., Node], policy: Node, data: Node) -> Node:
-    """Return the node of candidates that a sampler draws or that a file holds.
-
-    A node that reads a file has no model among its inputs, so errors in the file appear before any training. If the
-    file brings prompts too, the node does not need the data either.
-    """
+    """Return the node of candidates that a sampler draws or that a file holds. A node that reads a file has no model
+    among its inputs, so errors in the file appear before any training. If the file brings prompts too, the node does
+    not need the data either."""
     if not (file := block.candidate_file):
         return make_node("sample", block, policy=policy, data=data)
     return make_node("sample", file) if file.own_prompts else make_node("sample", file, data=data)
@@ -104,11 +99,9 @@ def source_names(members: list[Member]) -> list[str]:
 def wire_labels(
     cfg: Label, make_node: Callable[..., Node], pool: Node, **reward: Node
 ) -> tuple[Node, dict[str, Node]]:
-    """Return the node of a pool's labels, and by name all nodes that label the pool.
-
-    An ensemble's member has the same node as in a run in which it labels alone, so no judgement is paid for twice.
-    `reward` is the reward model that this run trains, if it labels.
-    """
+    """Return the node of a pool's labels, and by name all nodes that label the pool. An ensemble's member has the same
+    node as in a run in which it labels alone, so no judgement is paid for twice. `reward` is the reward model that
+    this run trains, if it labels."""
     if not cfg.voters:
         judged = make_node("label", cfg, pool=pool, **reward)
         return judged, {"label": judged}

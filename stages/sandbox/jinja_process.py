@@ -1,11 +1,11 @@
-"""Jinja templates and YAML of others, handled by a process of its own.
+"""Untrusted Jinja templates and YAML files, processed in a separate process with limits.
 
-A template is a program: it may loop for ever, or ask for all memory in one operation that nothing can interrupt. So it
-runs in a process with bounds (`jinja_worker.py`), which is started with the first template, lives as long as this one,
-and is replaced where a bound ended it. That process reads no file and knows no variable with a key.
+A template is a program: it may loop for ever, or fill the memory in one operation that nothing can interrupt. So it
+runs in a process with limits on time and memory (`jinja_worker.py`). That process starts with the first template, and
+is replaced after it exceeds a limit. It reads no file, and its environment has no API keys.
 
-A template that holds only text, variables and conditions can make no more than itself and what it shows. Once the
-process has found that, the template is rendered here, where a row costs no message to another process.
+A template with only text, variables and conditions is harmless: its output is not much longer than its input. Once the
+process has confirmed this, the template is rendered in this process, which saves a message per row.
 """
 
 import itertools
@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 
 from stages.config.errors import UserError
 
-SECONDS = 1.0  # of computing, for a request
-SPEED = 1_000_000  # bytes of a request that get another second
-MEMORY = 1 << 28  # bytes of the whole process
-PER_BYTE = 16  # bytes of memory, and characters of text, that each byte of a request adds
-LENGTH = 1 << 20  # characters of text
+SECONDS = 1.0  # of computing time per request
+SPEED = 1_000_000  # bytes of a request for each further second
+MEMORY = 1 << 28  # bytes that the process may use
+PER_BYTE = 16  # further bytes of memory, and characters of text, per byte of a request
+LENGTH = 1 << 20  # characters of rendered text
 TOO_LONG = f"it computes for longer than {SECONDS:g} s"
 TOO_LARGE = f"it takes more than {MEMORY >> 20} MiB of memory"
 HALF = "it makes half of a surrogate pair, which no file can hold"
@@ -35,20 +35,20 @@ INHERITED = {"PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "TZ"}  # environment varia
 
 
 class TemplateFault(UserError):
-    """A template that cannot be compiled, or not be rendered with these values: `line N: REASON`."""
+    """A template that cannot be compiled, or not rendered with its values: `line N: REASON`."""
 
 
 class Refusal(TemplateFault):
-    """A template that has no text for these values: it reads what they do not have, or says so itself."""
+    """A template that refuses its values: it reads a missing variable, or raises an exception itself."""
 
 
 class Unbounded(UserError):
-    """A template that takes too much time or memory, or makes too much text: `line N: REASON`."""
+    """A template that takes too much time or memory, or renders too much text: `line N: REASON`."""
 
 
 @contextmanager
 def name_setting(setting: str, way_out: str) -> Iterator[None]:
-    """Around the use of a template: its errors name the setting that it comes from, and the way out."""
+    """Add the template's setting and the way out to errors of a template that is used inside."""
     try:
         yield
     except (TemplateFault, Unbounded) as error:
@@ -59,27 +59,25 @@ RAISED = {error.__name__: error for error in (TemplateFault, Refusal, Unbounded)
 
 
 class Facts(NamedTuple):
-    """The variables that a template reads, and whether it is as bounded as text is."""
+    """The variables that a template reads. `plain`: it has only text, variables and conditions."""
 
     names: set[str]
     plain: bool
 
 
 class Rendered(NamedTuple):
-    """A text, and from where to where `{% generation %}` marks it."""
+    """A rendered text, and the spans of characters (start, end) that `{% generation %}` marks."""
 
     text: str
     spans: list[tuple[int, int]]
 
 
 class JinjaProcess:
-    """The process that renders for this one."""
+    """The process that renders templates for this one."""
 
     def __init__(self) -> None:
         self.lock, self.numbers = threading.Lock(), itertools.count()
-        self.compiled_templates = dict[
-            tuple[str, bool], tuple[int, Facts]
-        ]()  # templates, with their number over there
+        self.compiled_templates = dict[tuple[str, bool], tuple[int, Facts]]()  # by template, its number in the process
         self.process = subprocess.Popen(
             [sys.executable, "-m", "stages.sandbox.jinja_worker"],
             cwd=Path(__file__).parents[2],
@@ -93,12 +91,15 @@ class JinjaProcess:
         """Return the answer to a request.
 
         Raises:
-            TemplateFault: where the template cannot be compiled or rendered.
-            Unbounded: where the process overran a bound; it is ended.
+            TemplateFault: if the template cannot be compiled or rendered.
+            Unbounded: if the process exceeded a limit. It is ended.
         """
         assert self.process.stdin and self.process.stdout
         line = json.dumps(request).encode() + b"\n"
-        reply: dict[str, Any] = {"raised": Unbounded.__name__, "reason": TOO_LARGE}  # what else ends that process
+        reply: dict[str, Any] = {
+            "raised": Unbounded.__name__,
+            "reason": TOO_LARGE,
+        }  # the reason if the process ends without a reply
         try:
             with self.lock:
                 self.process.stdin.write(line)
@@ -110,7 +111,7 @@ class JinjaProcess:
                 reply["reason"] = TOO_LONG
         except BrokenPipeError:
             pass
-        except BaseException:  # an interrupt, which leaves an answer unread
+        except BaseException:  # an interrupt leaves an answer unread
             self.end()
             raise
         if error := RAISED.get(reply.get("raised", "")):
@@ -120,7 +121,7 @@ class JinjaProcess:
         return reply["made"]
 
     def end(self) -> None:
-        """End the process. The next request starts another."""
+        """End the process. The next request starts a new one."""
         RUNNING.pop(os.getpid(), None)
         self.process.kill()
         self.process.communicate()
@@ -134,32 +135,32 @@ class JinjaProcess:
         return self.compiled_templates[source, chat]
 
 
-RUNNING: dict[int, JinjaProcess] = {}  # by the process that it renders for: a fork has its own
+RUNNING: dict[int, JinjaProcess] = {}  # by the id of the process that it serves, since a fork needs another one
 
 
 def running_process() -> JinjaProcess:
-    """Return this process's renderer, started where there is none."""
+    """Return the process that renders for this one. Start it if there is none."""
     if (process := RUNNING.get(os.getpid())) is None:
         process = RUNNING[os.getpid()] = JinjaProcess()
     return process
 
 
 def read_facts(source: str, chat: bool = False) -> Facts:
-    """Return what a template reads, compiled as a chat template or as text.
+    """Return the facts about a template, compiled as a chat template or as a plain text template.
 
     Raises:
-        TemplateFault: where it is not Jinja.
-        Unbounded: where it takes too much to compile.
+        TemplateFault: if it is not valid Jinja.
+        Unbounded: if compiling takes too much time or memory.
     """
     return running_process().compiled(source, chat)[1]
 
 
 def render(source: str, values: Sequence[Mapping[str, Any]], chat: bool = False) -> list[Rendered]:
-    """Return what a template makes of each of these values.
+    """Return the template rendered with each of these mappings of variables.
 
     Raises:
-        TemplateFault: where it cannot be rendered with one of them.
-        Unbounded: where it takes too much time or memory, or makes too much text.
+        TemplateFault: if it cannot be rendered with one of them.
+        Unbounded: if it takes too much time or memory, or renders too much text.
     """
     process = running_process()
     number, facts = process.compiled(source, chat)
@@ -171,8 +172,8 @@ def render(source: str, values: Sequence[Mapping[str, Any]], chat: bool = False)
 
 @lru_cache(maxsize=256)
 def plain_renderer(source: str) -> Callable[[Mapping[str, Any]], str]:
-    """Return what renders a plain template in this process."""
-    from jinja2 import UndefinedError  # spares those who render nothing a tenth of a second
+    """Return a function that renders a plain template in this process."""
+    from jinja2 import UndefinedError  # imported late, as it takes a tenth of a second
 
     template = text_environment().from_string(source)
 
@@ -191,7 +192,7 @@ def plain_renderer(source: str) -> Callable[[Mapping[str, Any]], str]:
 
 @cache
 def text_environment() -> Any:
-    """Return the environment of rubrics and phrasings, in which a variable that is not there is an error."""
+    """Return the Jinja environment of rubrics and task phrasings, in which a missing variable is an error."""
     from jinja2 import StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -199,10 +200,10 @@ def text_environment() -> Any:
 
 
 def load_yaml(text: str) -> Any:
-    """Return the content of a YAML file, as JSON holds it.
+    """Return the content of a YAML file in JSON's types.
 
     Raises:
-        TemplateFault: where it is not YAML.
-        Unbounded: where its aliases make too much of it.
+        TemplateFault: if it is not valid YAML.
+        Unbounded: if its aliases expand to too much data.
     """
     return running_process().ask(do="load_yaml", text=text)

@@ -1,8 +1,8 @@
-"""The process that compiles and renders Jinja of others, and reads YAML of theirs: `jinja_process.py` starts it.
+"""The process that compiles and renders untrusted Jinja templates and parses YAML. `jinja_process.py` starts it.
 
-A request is a line of JSON on standard input, its reply a line on standard output. The system bounds the memory.
-Computing time is bounded twice: a handler of Python's names the template's line; where one operation never returns to
-Python, a second timer ends the process.
+A request is a line of JSON on standard input, and its reply a line on standard output. The system limits the memory. A
+first timer interrupts Python and so finds the template's line. If one operation never returns to Python, a second
+timer ends the process.
 """
 
 import json
@@ -34,27 +34,27 @@ from stages.sandbox.jinja_process import (
     text_environment,
 )
 
-GRACE = 0.25  # seconds that an operation may take to return to Python
-AGAIN = 0.1  # seconds until the handler interrupts again, where Jinja caught the first time
-DEPTH = 30  # of a plain template
-# What makes no more of a text than a few times as much: neither loops, nor calls, nor arithmetic.
+GRACE = 0.25  # seconds from the first timer to the second
+AGAIN = 0.1  # seconds until the first timer interrupts again, if Jinja caught the exception
+DEPTH = 30  # deepest nesting of a plain template
+# Nodes whose output is at most a few times as long as their input: no loops, no calls and no arithmetic.
 PLAIN = nodes.Output | nodes.TemplateData | nodes.Name | nodes.Const | nodes.If | nodes.CondExpr | nodes.Not
 PLAIN |= nodes.And | nodes.Or
 PLAIN_FILTERS = {"capitalize", "lower", "title", "trim", "upper"}
 
 
 class Overrun(Exception):
-    """A request that takes too much time, or makes too much text."""
+    """A request that takes too much time, or renders too much text."""
 
 
 class Generation(Extension):
-    """`{% generation %}`: marks the assistant's text in a chat template, and measures where it lies."""
+    """The tag `{% generation %}`, which marks the assistant's text in a chat template. It records the marked spans."""
 
     tags = {"generation"}  # noqa: RUF012  # as its base has it
 
     def __init__(self, environment: Any):
         super().__init__(environment)
-        self.position, self.spans = 0, list[tuple[int, int]]()  # of what is rendered so far
+        self.position, self.spans = 0, list[tuple[int, int]]()  # characters rendered so far
 
     def parse(self, parser: Parser) -> Node:
         line = next(parser.stream).lineno
@@ -72,10 +72,10 @@ Namespace: Any = ImmutableSandboxedEnvironment().globals["namespace"]
 
 
 class PublicNamespace(Namespace):  # type: ignore[misc]  # a class that Jinja names by its global alone
-    """A namespace without names that begin with an underscore, which might reach into Python."""
+    """A namespace that refuses names with a leading underscore, which might reach into Python."""
 
     def __init__(*args: Any, **attributes: Any) -> None:
-        self, *mappings = args  # an attribute may be called self
+        self, *mappings = args  # a template may have an attribute named self
         values = dict(*mappings, **attributes)
         any(map(refuse_private, values))
         Namespace.__init__(self, values)
@@ -87,11 +87,11 @@ class PublicNamespace(Namespace):  # type: ignore[misc]  # a class that Jinja na
 
 def refuse_private(name: object) -> None:
     if str(name).startswith("_"):
-        raise TemplateError(f"a namespace may have no attribute {name}")
+        raise TemplateError(f"a namespace cannot have the attribute {name}")
 
 
 class PublicDict:
-    """`dict` in chat templates: makes one, and shows nothing of the class."""
+    """The function `dict` for chat templates, which does not expose the class."""
 
     def __call__(self, *args: Any, **values: Any) -> dict[Any, Any]:
         return dict(*args, **values)
@@ -101,7 +101,7 @@ class PublicDict:
 
 
 class Refused(TemplateError):
-    """A template's own words on a conversation that it does not render."""
+    """The message of a template that refuses a conversation."""
 
 
 def raise_exception(message: str) -> None:
@@ -131,7 +131,7 @@ COMPILED: dict[int, Template] = {}
 
 
 def compiled(number: int, source: str, chat: bool, longest: int) -> tuple[list[str], bool]:
-    """Keep a template under its number. Return the variables that it reads, and whether it is plain."""
+    """Store a compiled template under its number. Return the variables that it reads, and whether it is plain."""
     environment = CHAT if chat else TEXT
     COMPILED[number] = environment.from_string(source)
     parsed = environment.parse(source)
@@ -146,14 +146,16 @@ def is_plain(node: Node, depth: int = 0) -> bool:
 
 
 def rendered(number: int, values: list[dict[str, Any]], longest: int) -> list[tuple[str, list[tuple[int, int]]]]:
-    """Return each text, with the spans of it that `{% generation %}` marks."""
+    """Return each rendered text with the spans that `{% generation %}` marks in it."""
     template, texts, total = COMPILED[number], [], 0
     for variables in values:
         MARKED.position, MARKED.spans, pieces = 0, [], list[str]()
         for piece in template.root_render_func(template.new_context(variables)):
             MARKED.position += len(piece)
             if total + MARKED.position > longest:
-                raise Overrun(f"it makes more than {longest:,} characters of {(longest - LENGTH) // PER_BYTE:,}")
+                raise Overrun(
+                    f"it renders {(longest - LENGTH) // PER_BYTE:,} bytes to more than {longest:,} characters"
+                )
             pieces.append(piece)
         total += MARKED.position
         texts.append(("".join(pieces), MARKED.spans))
@@ -171,7 +173,7 @@ DO: dict[str, Callable[..., Any]] = {"compile": compiled, "render": rendered, "l
 
 
 def line_of(error: BaseException) -> int | None:
-    """Return the line of a template on which it failed."""
+    """Return the line of the template that raised an error, or None."""
     if isinstance(error, TemplateSyntaxError):
         return error.lineno
     line, trace = None, error.__traceback__
@@ -187,7 +189,7 @@ def interrupt(*_: object) -> None:
 
 
 def reply(request: bytes) -> bytes:
-    """Return the line that answers a request."""
+    """Return the reply to a request, as a line of JSON."""
     seconds, longest = SECONDS + len(request) / SPEED, LENGTH + PER_BYTE * len(request)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = MEMORY + PER_BYTE * len(request)
@@ -209,7 +211,7 @@ def reply(request: bytes) -> bytes:
 
 
 def fault_of(error: Exception) -> tuple[type[Exception], str]:
-    """Return what an error is to the process that asks, and what is wrong in words."""
+    """Return the exception that the calling process raises for an error, and the reason in words."""
     match error:
         case Overrun():
             return Unbounded, str(error)
@@ -230,7 +232,7 @@ def in_one_line(error: Exception) -> str:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the process that asks decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is handled by the calling process
     signal.signal(signal.SIGPROF, interrupt)
     for request in sys.stdin.buffer:
         sys.stdout.buffer.write(reply(request) + b"\n")

@@ -1,8 +1,8 @@
-"""Calls that cost money or time are kept: what an endpoint's model answered to each request.
+"""The cache of calls to endpoints, which cost money or time: a model's answer to each request.
 
-One file per endpoint and model, in `outputs/cache/calls/`, that is only ever appended to (`json_log.py`). A line is
-durable before anybody sees the answer in it, so that a kill loses no answer that had come. One process at a time asks
-a model at an endpoint: two of them would not know of each other's calls, nor keep to its limits.
+`outputs/cache/calls/` has an append-only file per endpoint and model (`json_log.py`). Each answer is synced to the
+disk before it is used, so that a kill loses no paid answer. Only one process at a time calls a model at an endpoint,
+since two would neither see each other's calls nor share its rate limits.
 """
 
 import hashlib
@@ -20,14 +20,18 @@ from stages.store.sealed_json import WRONG_SHAPE
 
 
 def key_of(call: Mapping[str, Any]) -> str:
-    """Return the key of a call: equal requests to one endpoint are one call, whoever asks."""
+    """Return the key of a call. Equal requests to one endpoint have the same key, whichever stage sends them."""
     content = {name: call[name] for name in ("endpoint", "request")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def key_in(row: Any) -> str:
-    """Return the key of a line, whose answer is a text. Earlier versions wrote the purpose of a call into its key
-    (`about`), and so paid for equal requests twice: their lines are found by their requests."""
+    """Return the key of a line. Earlier versions included a call's purpose (`about`) in the key, and so paid for equal
+    requests twice. For their lines, the key is computed from the request.
+
+    Raises:
+        TypeError: if the line is not an answer.
+    """
     if set(row) != {"key", "at", "asked", "answer"} or not isinstance(row["answer"], str):
         raise TypeError("not an answer")
     key = key_of(row["asked"]) if "about" in row["asked"] else row["key"]
@@ -37,20 +41,20 @@ def key_in(row: Any) -> str:
 
 
 class Calls(json_log.Appender):
-    """The answers of one endpoint's model. To be used inside `opened`."""
+    """The stored answers of one model at an endpoint. Use it inside `opened`."""
 
     def __init__(self, folder: Path, endpoint: str, model: str):
         super().__init__(folder / f"{content_id(endpoint, model)}.jsonl")
         self.of = f"{model} at {endpoint}"
-        self.places: dict[str, tuple[int, int]] = {}  # of every key's line: where it begins, how long it is
+        self.places: dict[str, tuple[int, int]] = {}  # by key, the byte at which the line starts, and its length
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Hold the file, after any other process that has it, and know what is in it."""
+        """Wait for the lock of the file, hold it, and read the keys in the file."""
         lock = locks.open_lock(self.path.with_suffix(".lock"))
         with locks.hold_lock(lock, self.of, "asked"):
-            lines = json_log.read(self.path, key_in, "What they hold is asked again where it is needed.")
-            self.places = {line.value: (line.place, line.length) for line in lines}  # the newest line counts
+            lines = json_log.read(self.path, key_in, "If an answer in them is needed, the endpoint is called again.")
+            self.places = {line.value: (line.place, line.length) for line in lines}  # the last line of a key counts
             with super().opened():
                 yield
 
@@ -58,7 +62,7 @@ class Calls(json_log.Appender):
         return len(self.places)
 
     def get(self, key: str) -> str | None:
-        """Return what was answered under this key; None where nothing was, or what the disk has changed since."""
+        """Return the answer with this key, or None if there is none or its line is damaged."""
         if key not in self.places:
             return None
         place, length = self.places[key]
@@ -69,7 +73,7 @@ class Calls(json_log.Appender):
             return None
 
     def store_answer(self, key: str, call: Mapping[str, Any], answer: str) -> None:
-        """Append an answer with what was asked. It is on the disk when `durable` returns."""
+        """Append an answer with its request. It is on the disk when `durable` returns."""
         at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         line = json_log.sealed({"key": key, "at": at, "asked": call, "answer": answer})
         self.places[key] = self.append(line), len(line)

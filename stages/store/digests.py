@@ -1,4 +1,4 @@
-"""Digests of files, remembered by what the file system says of a file: to hash gigabytes takes seconds."""
+"""Digests of files, with a cache for files that have not changed: to hash gigabytes takes seconds."""
 
 import json
 from collections.abc import Iterable
@@ -14,28 +14,28 @@ Signature = list[int]
 
 
 def signature(file: Path) -> Signature:
-    """Size, times and place of a file's content. Nobody can set the second time (ctime) back."""
+    """Return a file's size, its mtime and ctime in nanoseconds, and its inode. Users cannot set the ctime."""
     stat = file.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file, every file in a folder, or every file that a pattern fits."""
+    """Return the file itself, all files in a folder, or all files that match a pattern."""
     if is_pattern(path):
         return sorted(p for p in map(Path, glob(str(path), recursive=True)) if p.is_file())
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a path is one of `*`, `?` or `[…]`, and no file of that name."""
+    """Return whether a path has `*`, `?` or `[…]`, and no file has exactly this name."""
     return has_magic(str(path)) and not path.exists()
 
 
 def digests(files: Iterable[Path], cache: Path, fresh: bool = False) -> dict[Path, str]:
-    """The SHA-256 of each file; those of unchanged files come from `cache`, unless they are to be `fresh`.
+    """Return the SHA-256 of each file. Digests of unchanged files come from `cache`; `fresh` hashes every file.
 
     Raises:
-        UserError: for a file that is being written to.
+        UserError: for a file that changes while it is hashed.
     """
     cached = read_note(cache, entries) or {}
     entry_by_file: dict[Path, list[Any]] = {}
@@ -44,14 +44,17 @@ def digests(files: Iterable[Path], cache: Path, fresh: bool = False) -> dict[Pat
         if fresh or entry is None or entry[:-1] != now:
             entry = [*now, file_digest(file)]
             if signature(file) != now:
-                raise UserError(f"{file} is being written to. Run the command again when that is done.")
+                raise UserError(f"{file} is still being written. Type the same command again when it is complete.")
         entry_by_file[file] = entry
     read = {str(file.resolve()): entry for file, entry in entry_by_file.items()}
     if any(cached.get(name) != entry for name, entry in read.items()):
-        safe_files.write_if_allowed(cache, json.dumps({**cached, **read}))  # else they are hashed again the next time
+        safe_files.write_if_allowed(
+            cache, json.dumps({**cached, **read})
+        )  # in a read-only store, the next command hashes again
     return {file: entry[-1] for file, entry in entry_by_file.items()}
 
 
 def entries(value: Any) -> dict[str, list[Any]]:
-    """The shape of the cache: by path, a signature and a digest. Other entries were written by an earlier version."""
+    """Return the valid entries of the cache: a signature and a digest by path. Earlier versions wrote other
+    entries."""
     return {name: entry for name, entry in value.items() if len(entry) == 5 and len(str(entry[-1])) == 64}

@@ -1,5 +1,7 @@
-"""Rows, pairs and prompts that a model cannot read whole: counted by reason, each named in `dropped.jsonl`,
-and refused where they are too many."""
+"""Rows, pairs and prompts that a stage drops, since a model cannot read them completely.
+
+They are counted by reason and listed in `dropped.jsonl`. If too many are dropped, the stage ends with an error.
+"""
 
 import json
 from collections import Counter
@@ -8,24 +10,24 @@ from stages.config.errors import UserError
 from stages.store.workspace import StageDir
 
 FILE = "dropped.jsonl"
-DEFAULT_LIMIT = 0.1  # share that may be left out, where the configuration names none
+DEFAULT_LIMIT = 0.1  # the share of rows that may be dropped, if the configuration does not set one
 
 
 class Dropped:
-    """The rows, pairs or prompts (`what`) that a stage leaves out whole. Cut, a row would lose the end of its answer
-    or its end of turn, and teach the model not to stop; a prompt would lose what was asked. `limit` is the share that
-    may be left out (None: the usual one), and `key` the setting that says so."""
+    """The rows, pairs or prompts (`rows_noun`) that a stage drops instead of truncating them. A truncated row has no
+    end of turn, so the model would learn not to stop. A truncated prompt has lost the request. `limit` is the share
+    that may be dropped (None: the default), and `key` the setting of this limit."""
 
     def __init__(self, out: StageDir, rows_noun: str, limit: float | None = 1.0, key: str = ""):
-        self.out, self.what, self.key = out, rows_noun, key
+        self.out, self.rows_noun, self.key = out, rows_noun, key
         self.limit = DEFAULT_LIMIT if limit is None else limit
         self.reasons = Counter[str]()
         self.longest = 0  # tokens
         if out.main:
-            (out / FILE).unlink(missing_ok=True)  # of an attempt that was killed
+            (out / FILE).unlink(missing_ok=True)  # the list of a killed attempt
 
     def add(self, row: str, reason: object, tokens: int | None = None) -> None:
-        """Leave out the row of this id; `tokens` is its length where that is the reason."""
+        """Drop the row with this id. `tokens` is its length, if that is the reason."""
         self.reasons[str(reason)] += 1
         self.longest = max(self.longest, tokens or 0)
         if self.out.main:
@@ -34,11 +36,14 @@ class Dropped:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def settle(self, used: int, remaining: int) -> dict[str, int]:
-        """Return how many were left out by reason, and warn of them. `kept` is how many were not, and `left` how many
-        of these the stage needs at least one of.
+        """Warn of the dropped rows, and return their number by reason.
+
+        Args:
+            used: the number of rows that were not dropped.
+            remaining: the number of those rows among which the stage needs at least one.
 
         Raises:
-            UserError: where none is left, or more than the share `limit` left out.
+            UserError: if `remaining` is 0, or more than the share `limit` was dropped.
         """
         count = self.reasons.total()
         if not count:
@@ -46,13 +51,13 @@ class Dropped:
         total = used + count
         reasons = "; ".join(f"{n:,} {reason}" for reason, n in self.reasons.most_common())
         longest = f" (the longest has {self.longest:,})" if self.longest else ""
-        message = f"{count:,} of {total:,} {self.what} cannot be used: {reasons}{longest}"
+        message = f"{count:,} of {total:,} {self.rows_noun} are dropped: {reasons}{longest}"
         if not remaining:
-            raise UserError(f"{message}; none is left. {self.out / FILE} names them.")
+            raise UserError(f"{message}. No {self.rows_noun} remain. {self.out / FILE} lists the dropped ones.")
         if count > self.limit * total:
             raise UserError(
-                f"{message}; {self.key}={self.limit:g} allows fewer. Raise it to go on without them, or mend them: "
-                f"{self.out / FILE} names them."
+                f"{message}. {self.key}={self.limit:g} is the largest share that may be dropped. Raise {self.key}, or "
+                f"correct the {self.rows_noun} that {self.out / FILE} lists."
             )
-        self.out.warn(f"{message}. {FILE} names them.")
+        self.out.warn(f"{message}. {FILE} lists them.")
         return dict(self.reasons)

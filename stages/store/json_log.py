@@ -1,7 +1,7 @@
-"""Files of JSON lines that are only ever appended to: what was paid for, and what people said.
+"""Append-only files of JSON lines, for answers that cost money and for judgements of people.
 
-A line ends with a digest of itself; a line of an earlier version has none, and is taken as it is. A line that cannot
-be read is set aside, into a file next to its own. The digest tells damage, not a forger, who can compute it too.
+Each line ends with a digest of itself, and lines of earlier versions without a digest are accepted. Unreadable lines
+are moved to a second file, FILE.unreadable. The digest detects damage, but not forgery, since anybody can compute it.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ END = re.compile(rb', "digest": "([0-9a-f]{32})"}\Z')
 
 
 class Line(NamedTuple, Generic[T]):
-    """A line that was read, and where it begins and how long it is."""
+    """The content of a line, the byte at which the line starts, and its length in bytes."""
 
     value: T
     place: int
@@ -40,16 +40,16 @@ def sealed(row: Mapping[str, Any]) -> bytes:
 
 
 def parse(line: bytes) -> Any:
-    """Return what a line holds, without its digest.
+    """Return the content of a line without its digest.
 
     Raises:
-        ValueError: for a line that is not JSON, or does not have the digest that it ends with.
+        ValueError: for a line that is not JSON, or whose digest does not fit.
     """
     content = line.removesuffix(b"\n")
     if end := END.search(content):
         content = content[: end.start()] + b"}"
         if digest_of(content) != end[1]:
-            raise ValueError("the line does not have its digest")
+            raise ValueError("the digest does not fit the line")
     return json.loads(content.decode())
 
 
@@ -58,8 +58,9 @@ def digest_of(content: bytes) -> bytes:
 
 
 def read(path: Path, shape: Callable[[Any], T], loss: str) -> list[Line[T]]:
-    """Return every line of a file as `shape` takes it, oldest first, for whoever may write the file alone. Lines that
-    `shape` does not take, or that cannot be read, are set aside; `loss` says what becomes of their content.
+    """Return every line of a file, oldest first, with the value that `shape` returns. The caller holds the file's
+    lock. Unreadable lines, and lines for which `shape` raises an error, are moved to FILE.unreadable. The warning ends
+    with `loss`, a sentence that says what happens to their content.
 
     Raises:
         NotRegular: for a link, a folder, a FIFO, a socket or a device.
@@ -77,17 +78,17 @@ def read(path: Path, shape: Callable[[Any], T], loss: str) -> list[Line[T]]:
     if bad:
         set_aside(path, bad)
         log.warning(
-            "warning: %s: %d of %d lines cannot be read, and are set aside in %s.unreadable. %s",
+            "warning: %s: %d of %d lines cannot be read. They are moved to %s.unreadable. %s",
             path, len(bad), number, path.name, loss,
         )  # fmt: skip
-    elif not line.endswith(b"\n"):  # a kill came between a line and its end
+    elif not line.endswith(b"\n"):  # a kill came before the end of the line
         with open(path, "ab") as file:
             file.write(b"\n")
     return lines
 
 
 def set_aside(path: Path, numbers: set[int]) -> None:
-    """Move the lines with these numbers to the end of the file next to their own. No kill loses a line."""
+    """Move the lines with these numbers to the end of PATH.unreadable. A kill at any point loses no line."""
     draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}.draft")
     try:
         with open(path, "rb") as file, open(draft, "xb") as good, open(f"{path}.unreadable", "ab") as unreadable:
@@ -103,31 +104,31 @@ def set_aside(path: Path, numbers: set[int]) -> None:
 
 
 def append(descriptor: int, line: bytes) -> int:
-    """Write a line at the end of a file, whole or not at all, and return its place. A kill of this process loses
-    nothing of a line that was written; `os.fsync` keeps it from a loss of power."""
+    """Append a complete line to a file, and return the byte at which it starts. If the disk is full, remove its part.
+    A kill of this process does not lose a written line. Only `os.fsync` protects it from a power failure."""
     place, left = os.lseek(descriptor, 0, os.SEEK_END), line
     try:
         while left:
             left = left[os.write(descriptor, left) :]
-    except OSError:  # a full disk: the next line would join the rest of this one
+    except OSError:  # on a full disk, the next line would join this part
         os.ftruncate(descriptor, place)
         raise
     return place
 
 
 class Appender:
-    """A file that coroutines append lines to, and that a thread brings to the disk. To be used inside `opened`."""
+    """A file to which coroutines append lines, and which a thread syncs to the disk. Use it inside `opened`."""
 
-    waiting: asyncio.Task[None] | None  # for the disk: what begins next, not what runs
+    waiting: asyncio.Task[None] | None  # the next sync of the file, which has not started yet
 
     def __init__(self, path: Path):
         self.path, self.file = path, -1
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Hold the file. At the end its lines are on the disk."""
+        """Open the file. At the end, sync its lines to the disk."""
         self.file = open_regular(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
-        self.disk, self.waiting = asyncio.Lock(), None  # of the event loop that runs now
+        self.disk, self.waiting = asyncio.Lock(), None  # a lock of the running event loop
         try:
             sync(self.path.parent)
             yield
@@ -139,11 +140,11 @@ class Appender:
         return append(self.file, line)
 
     async def durable(self) -> None:
-        """Return once all lines of before are on the disk. Those who come while the disk works wait for one turn."""
+        """Return when all lines appended so far are on the disk. Callers during a sync share the next one."""
         self.waiting = self.waiting or asyncio.ensure_future(self._sync())
         await asyncio.shield(self.waiting)
 
     async def _sync(self) -> None:
         async with self.disk:
-            self.waiting = None  # a line that is appended from here on needs the next turn
+            self.waiting = None  # lines appended from here on need the next sync
             await asyncio.to_thread(os.fsync, self.file)

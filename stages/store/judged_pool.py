@@ -1,4 +1,4 @@
-"""A pool of candidates, and what was said of them, a prompt at a time: what is made of one needs no other."""
+"""Candidates and their judgements, read one prompt at a time."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ Row = TypeVar("Row", bound=Candidate | Judgement)
 
 
 def read_judged_prompts(folder: Path) -> Iterator[tuple[Example, list[Candidate], list[Judgement]]]:
-    """Every prompt of a label node with its candidates and their judgements."""
+    """Yield each prompt of a label node with its candidates and their judgements."""
     prompts = Records(folder / "prompts.parquet", Example)
     ids = prompts.column("id")
     candidates = group_by_prompt(Records(folder / "candidates.parquet", Candidate), ids)
@@ -23,8 +23,8 @@ def read_judged_prompts(folder: Path) -> Iterator[tuple[Example, list[Candidate]
 
 
 def group_by_prompt(records: Sequence[Row] | Records[Row], prompts: Sequence[str]) -> Iterator[list[Row]]:
-    """The records of each of these prompts, in the order of the prompts. Most lie in that order; records that come
-    after those of a later prompt are held until it is their turn."""
+    """Yield the list of records of each prompt, in the order of `prompts`. Most records are stored in that order. The
+    others, which come after records of a later prompt, are read first."""
     turn = {prompt: i for i, prompt in enumerate(prompts)}
     turns = np.array([turn[prompt] for prompt in column(records, "prompt_id")], int)
     late = turns < np.maximum.accumulate(turns)
@@ -43,5 +43,5 @@ def group_by_prompt(records: Sequence[Row] | Records[Row], prompts: Sequence[str
 
 
 def column(records: Sequence[Record] | Records[Record], name: str) -> list[Any]:
-    """One field of all records."""
+    """Return one field of all records."""
     return records.column(name) if isinstance(records, Records) else [getattr(record, name) for record in records]

@@ -1,4 +1,4 @@
-"""Under which licences the rows of a data set stand."""
+"""The licences of a data set's rows."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ UNKNOWN = "not stated"
 
 
 class Licences:
-    """Counts rows by their licence. Generated ones are nobody's, and not counted."""
+    """A count of rows by licence. Generated rows have no licence, and are not counted."""
 
     def __init__(self) -> None:
         self.rows = Counter[str]()
@@ -20,11 +20,11 @@ class Licences:
             self.rows[example.licence or UNKNOWN] += 1
 
     def metrics(self) -> dict[str, Any]:
-        """The rows of every licence, as `licences` among a node's metrics; nothing where none is stated."""
+        """Return the number of rows by licence as the metric `licences`, or {} if no row states a licence."""
         return {"licences": dict(self.rows.most_common())} if {*self.rows} - {UNKNOWN} else {}
 
 
 def licences_message(metrics: Mapping[str, Any]) -> str:
-    """What a node's metrics say of licences, to go on with after what else is said of the data."""
+    """Return the end of a sentence with the licences in a node's metrics, as `; licences: mit (12 rows)`, or ''."""
     rows = ", ".join(f"{licence} ({count:,} rows)" for licence, count in metrics.get("licences", {}).items())
     return f"; licences: {rows}" if rows else ""

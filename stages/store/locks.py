@@ -1,4 +1,4 @@
-"""Locks of the kernel's: a killed holder frees its lock, and a child that inherits the descriptor keeps it."""
+"""Locks of the kernel. If the holder is killed, the kernel releases its lock. A child with the descriptor keeps it."""
 
 import fcntl
 import logging
@@ -14,13 +14,13 @@ import filelock
 from stages.config.errors import UserError, full_disk_message
 from stages.store.safe_files import open_regular
 
-STORE = Path("cache", "in_use.lock")  # below a store's root
+STORE = Path("cache", "in_use.lock")  # relative to a store's root
 
 log = logging.getLogger(__name__)
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds a lock, or a child that outlived it."""
+    """Return whether a process, or a child that survived its parent, holds a lock."""
     if not path.exists():
         return False
     descriptor = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
@@ -31,10 +31,10 @@ def is_held(path: Path) -> bool:
 
 
 def open_lock(path: Path) -> int:
-    """The descriptor of a lock's file, which children inherit.
+    """Return the descriptor of a lock's file. Child processes inherit it.
 
     Raises:
-        UserError: where nothing can be written.
+        UserError: if the folder cannot be written to.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,18 +42,20 @@ def open_lock(path: Path) -> int:
     except OSError as error:
         if full_disk_message(error):
             raise
-        raise UserError(f"cannot write to {path.parent}: {error.strerror}. Set outputs=FOLDER to another.") from error
+        message = f"outputs: {path.parent} cannot be written to ({error.strerror}). Set outputs=FOLDER."
+        raise UserError(message) from error
     os.set_inheritable(descriptor, True)
     return descriptor
 
 
 @contextmanager
 def hold_lock(descriptor: int, name: str, work: str = "built") -> Iterator[None]:
-    """Hold a lock, whose descriptor is then closed; `name` and `work` say to who waits what is being built."""
+    """Wait for a lock, hold it, and close its descriptor at the end. `name` and `work` describe the lock for messages:
+    "NAME is being WORK by process 7"."""
     try:
         if not filelock.lock_descriptor(descriptor, blocking=False):
             holder = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"
-            log.info("%s is being %s by %s: waiting.", name, work, holder)
+            log.info("%s is being %s by %s. This command waits for it.", name, work, holder)
             filelock.lock_descriptor(descriptor)
         holder = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
         os.ftruncate(descriptor, 0)
@@ -65,8 +67,8 @@ def hold_lock(descriptor: int, name: str, work: str = "built") -> Iterator[None]
 
 @contextmanager
 def share_store(store: Path) -> Iterator[None]:
-    """Use the store at this root beside others that do, once nobody is `alone` in it. In a store that may only be
-    read, the lock of its owner's is taken as it is; where there is none, nobody removes anything."""
+    """Use a store together with other commands, after waiting for `hold_store_alone` to end. A store that this user
+    can only read keeps its owner's lock file. Without that file, nobody removes nodes there."""
     lock = store / STORE
     if store.exists() and not os.access(store, os.W_OK):
         if not lock.exists():
@@ -79,7 +81,7 @@ def share_store(store: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("stage=gc removes from %s: waiting.", store)
+            log.info("stage=gc is removing nodes from %s. This command waits for it.", store)
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
     finally:
@@ -88,7 +90,7 @@ def share_store(store: Path) -> Iterator[None]:
 
 @contextmanager
 def hold_store_alone(store: Path) -> Iterator[bool]:
-    """Whether nobody uses the store at this root, and then nobody begins to meanwhile."""
+    """Yield True if no other command uses the store, and keep others waiting; yield False if one does."""
     descriptor = open_lock(store / STORE)
     try:
         yield filelock.lock_descriptor(descriptor, blocking=False)

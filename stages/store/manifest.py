@@ -1,4 +1,4 @@
-"""The manifest of a published node: its shape, and its files against the digests in it."""
+"""The manifest of a published node: the check of its shape, and of the node's files against their digests."""
 
 import hashlib
 import json
@@ -12,12 +12,12 @@ from stages.config.errors import visible
 from stages.store.sealed_json import Damaged, file_digests, load_json, warn_once
 from stages.store.workspace import LOGS
 
-COMMIT = re.compile(r"[0-9a-f]{40}")  # which a hub repository is pinned to
+COMMIT = re.compile(r"[0-9a-f]{40}")  # a commit of a hub repository
 
 Manifest = dict[str, Any]
 WEIGHTS = ".safetensors"
 NUMBER = (int, float)
-# The keys that every manifest has, and the shape of each: a type, or a mapping of any names to a shape.
+# The keys of every manifest, and the shape of their values: a type, or a mapping of any names to a shape.
 KEYS: dict[str, Any] = {
     "stage": str,
     "fingerprint": str,
@@ -31,7 +31,7 @@ KEYS: dict[str, Any] = {
     "metrics": {"": object},
     "ended": NUMBER,
 }
-# Keys that some manifests lack, as those of earlier versions.
+# Keys that manifests of earlier versions do not have.
 OPTIONAL_KEYS: dict[str, Any] = {
     "command": str,
     "device": str,
@@ -46,13 +46,12 @@ OPTIONAL_KEYS: dict[str, Any] = {
 }
 
 
-OPTIONAL_METRICS = dict.fromkeys(
-    ("tokens", "parameters", "pairs", "prompts", "candidates"), NUMBER
-)  # that plans count with
+# Metrics that a plan reads.
+OPTIONAL_METRICS = dict.fromkeys(("tokens", "parameters", "pairs", "prompts", "candidates"), NUMBER)
 
 
 def manifest_of(folder: Path) -> Manifest:
-    """Return the manifest of a published node. Raises Damaged where it cannot be read."""
+    """Return the manifest of a published node. Raise Damaged if it cannot be read."""
     try:
         return load_json(folder / "manifest.json", validate_manifest)
     except FileNotFoundError as error:
@@ -60,8 +59,8 @@ def manifest_of(folder: Path) -> Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Return the manifest of a node, or None where none is published; an unreadable one counts as none, with a
-    warning."""
+    """Return the manifest of a node, or None if the node is not published. If the manifest cannot be read, warn and
+    return None."""
     try:
         return manifest_of(folder) if (folder / "manifest.json").exists() else None
     except Damaged as error:
@@ -70,52 +69,52 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def validate_manifest(value: Any) -> Manifest:
-    """Return a manifest as it was read. Raises ValueError, naming the key, where a value has another shape."""
+    """Return a parsed manifest unchanged. Raise ValueError, naming the key, if a value has a wrong shape."""
     require_shape(value, KEYS, "the manifest")
     for part, optional in ((value, OPTIONAL_KEYS), (value["metrics"], OPTIONAL_METRICS)):
         require_shape(part, {key: shape for key, shape in optional.items() if part.get(key) is not None}, "it")
     for name in value["files"]:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or visible(name) != name:
-            raise ValueError(f"files: {name!r:.100} is no file of the node")
+            raise ValueError(f"files: {name!r:.100} is not a path inside the node")
     return value  # type: ignore[no-any-return]
 
 
 def require_shape(value: Any, shape: Any, key: str) -> None:
-    """Raise ValueError where a value is not of a shape: a type, several, a list of one shape, a mapping with these
-    keys, or under the key '' one of any names to one shape."""
+    """Raise ValueError if a value does not have a shape. A shape is a type, several types, a list of one shape, or a
+    mapping from keys to shapes. The key '' stands for any names."""
     match shape:
         case dict():
             if not isinstance(value, dict):
                 raise ValueError(f"{key} is not an object")
             for name, inner in shape.items():
                 if name and name not in value:
-                    raise ValueError(f"{key} lacks {name}")
+                    raise ValueError(f"{key} does not have the key {name}")
                 for inner_name in [name] if name else value:
                     require_shape(value[inner_name], inner, inner_name)
         case [inner]:
             if not isinstance(value, list):
                 raise ValueError(f"{key} is not a list")
-            for each in value:
-                require_shape(each, inner, key)
+            for item in value:
+                require_shape(item, inner, key)
         case _:
             infinite = isinstance(value, float) and not math.isfinite(value)
             if not isinstance(value, shape) or (shape is not object and (infinite or isinstance(value, bool))):
-                raise ValueError(f"{key} is {value!r:.60}")
+                raise ValueError(f"{key} is {value!r:.60}, which is not of its type")
 
 
 def check_files(folder: Path, manifest: Manifest, names: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield these files of a published node, each with what is wrong with it: '' where nothing is."""
+    """Yield the name of each of these files of a published node, with its problem in words, or ''."""
     if digest_of(manifest["files"]) != manifest["digest"]:
-        yield "manifest.json", "its digests contradict each other"
+        yield "manifest.json", "its digests do not fit each other"
     paths = {name: folder / name for name in names if (folder / name).is_file()}
     digests = dict(zip(paths, file_digests(paths.values()), strict=True))
     for name in names:
-        same = digests.get(name) == manifest["files"][name]["sha256"]
-        yield name, "" if same else "it is not what was published" if name in paths else "it is missing"
+        problem = "its content has changed since it was published" if name in paths else "it is missing"
+        yield name, "" if digests.get(name) == manifest["files"][name]["sha256"] else problem
 
 
 def digest_of(entries: dict[str, dict[str, Any]]) -> str:
-    """Return what a node holds, in one digest of its files; its logs, of curves and of samples, are no product."""
+    """Return one digest for all files of a node. Logs (curves and samples) are not part of the result."""
     products = sorted((name, entry["sha256"]) for name, entry in entries.items() if name not in LOGS)
     return hashlib.sha256(json.dumps(products).encode()).hexdigest()

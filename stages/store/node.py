@@ -1,4 +1,4 @@
-"""A node of the graph, and its fingerprint: the name of a computation on some content."""
+"""A node of the graph, and its fingerprint: a hash of the computation and of the content that it works on."""
 
 import hashlib
 import json
@@ -12,12 +12,9 @@ from stages.config.limits import NEUTRAL
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """A stage with its block of the configuration and its inputs by role.
-
-    `path_digests` maps every local path that the block names to a digest of what lies there: the fingerprint names
-    content, wherever it lies. `fixed` holds settings of `runtime` that change this node's result, though they change
-    no other's: the micro-batch, under a loss that depends on it.
-    """
+    """One computation: a stage with its block of the configuration and its input nodes by role. `path_digests` maps
+    each local path in the block to a digest of the file's content: a moved file changes no fingerprint. `fixed` holds
+    settings of `runtime` that change this node's result: the micro-batch, for some losses."""
 
     stage: str
     version: int
@@ -28,12 +25,9 @@ class Node:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What of the configuration enters the fingerprint: everything but `runtime` and what is marked as neutral;
-        local paths as digests.
-
-        Null keys are left out, and so are blocks whose keys are all null: a key that is added later, null by default,
-        changes no fingerprint.
-        """
+        """The settings that enter the fingerprint: all except `runtime` and neutral fields, with digests for paths.
+        Null keys, and blocks with only null keys, are left out. So a key that is added later with the default null
+        changes no fingerprint."""
         return {**self._content(self.config), **self.fixed}
 
     def _content(self, value: Any) -> Any:
@@ -41,7 +35,7 @@ class Node:
             hashed_fields = [key for key in fields(value) if not key.metadata.get(NEUTRAL)]
             content = {key.name: self._content(getattr(value, key.name)) for key in hashed_fields}
             return {k: v for k, v in content.items() if k != "runtime" and v is not None and v != {}}
-        if isinstance(value, dict):  # keys that are not ours: TRL's arguments, the options of one's own parts
+        if isinstance(value, dict):  # keys of others: TRL's arguments, options of the user's code
             return {k: self._content(v) for k, v in value.items()}
         if isinstance(value, list):
             return [self._content(v) for v in value]
@@ -49,21 +43,21 @@ class Node:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The same fingerprint means the same computation on the same content."""
+        """12 hex digits. Equal fingerprints mean the same computation on the same content."""
         inputs = {role: node.fingerprint for role, node in self.inputs.items()}
         key = {"stage": self.stage, "version": self.version, "config": self.settings, "inputs": inputs}
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
 
     @cached_property
     def lineage(self) -> tuple["Node", ...]:
-        """Every node that this one descends from, inputs before what they go into, and itself last."""
+        """This node and all its direct and indirect inputs. Inputs come first, this node last."""
         ancestors = {node.fingerprint: node for input_node in self.inputs.values() for node in input_node.lineage}
         return (*ancestors.values(), self)
 
     @cached_property
     def roots(self) -> dict[str, str]:
-        """The base model and the data that this node descends from. Where a pool brought another base in, the one that
-        was trained comes first."""
+        """The fingerprints of the base model and the data in this node's lineage. If a pool added another base model,
+        the one that was trained counts."""
         fingerprints = {node.stage: node.fingerprint for node in self.lineage if node.stage in ("base", "data")}
         return fingerprints | {node.stage: node.fingerprint for node in reversed(self.lineage) if node.stage == "base"}
 
@@ -73,7 +67,7 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class PublishedNode(Node):
-    """A node that its manifest alone tells of: `config` is a mapping, and the fingerprint that of its folder."""
+    """A node read from its manifest. `config` is a mapping, and the fingerprint is the name of the node's folder."""
 
     folder_name: str = ""
 
@@ -83,7 +77,7 @@ class PublishedNode(Node):
 
 
 def in_build_order(targets: Sequence[Node]) -> list[Node]:
-    """Every node that the targets descend from and they themselves, inputs before what they go into; and before all
-    others what no model has a part in: a file that cannot be used is told before anything is trained."""
+    """Return the targets and all their direct and indirect inputs, each node after its inputs. Nodes without a model
+    in their lineage come first, so that an unusable file is reported before any training."""
     lineage = dict.fromkeys(node for target in targets for node in target.lineage)
     return sorted(lineage, key=lambda node: any(ancestor.stage == "base" for ancestor in node.lineage))

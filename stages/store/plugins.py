@@ -1,8 +1,8 @@
-"""Parts that a word of the configuration names (`label.labeler=verifier`), and parts of the user's own.
+"""Plugins: classes that a word of the configuration names (`label.labeler=verifier`), and the user's own code.
 
-A folder's words are the names of its files: those that define a class of the folder's kind (`Labeler`). They are found
-without being imported, so that a wrong word is told at once. A part of the user's own is a Python file outside the
-project; the store keeps its bytes under their SHA-256, and those are what is run.
+The words of a package are the names of its files that define a class of one kind (`Labeler`). The files are searched
+without an import, so that a wrong word is refused at once. The user's own code is a Python file outside the project.
+The store keeps a copy of it under its SHA-256, and runs this copy.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ from stages.config.installation import ROOT
 from stages.store import safe_files
 
 Kind = TypeVar("Kind")
-COPY = "own.py"  # of the user's file, in the node
-MAX_BYTES = 1 << 24  # bytes of a user's file
+COPY = "own.py"  # the copy of the user's file in the node
+MAX_BYTES = 1 << 24
 
 
 def plugin_words(package: str, kind: str) -> list[str]:
-    """The files of a room that define a `kind`: `words("labelers", "Labeler")`."""
+    """Return the names of a package's files that define a `kind`: `plugin_words("labelers", "Labeler")`."""
     derived = re.compile(rf"^class \w+\((?:.*\W)?{kind}\W", re.MULTILINE)
     return [
         path.stem
@@ -39,24 +39,24 @@ def plugin_words(package: str, kind: str) -> list[str]:
 
 
 def family_names() -> list[str]:
-    """The task families of the house: `data.tasks.families` may name them."""
+    """Return the names of the task families, for `data.tasks.families`."""
     decorated = re.compile(r"^@family\(.*?^def (\w+)", re.MULTILINE | re.DOTALL)
     folder = ROOT / "stages" / "tasks" / "families"
     return sorted(name for path in folder.glob("*.py") for name in decorated.findall(path.read_text(encoding="utf-8")))
 
 
 def template_names() -> list[str]:
-    """The chat templates that `sft.template.kind` may name."""
+    """Return the names of the chat templates, for `sft.template.kind`."""
     return sorted(path.stem for path in (ROOT / "stages" / "models" / "templates").glob("*.jinja"))
 
 
 def label_task_names() -> list[str]:
-    """The tasks that `task` of a source may name, to phrase a labelled set as instructions."""
+    """Return the names of the tasks that phrase a labelled set as instructions, for `task` of a source."""
     return sorted(path.stem for path in (ROOT / "stages" / "formats" / "tasks").glob("*.yaml"))
 
 
 def load_class(package: str, word: str, kind: type[Kind]) -> type[Kind]:
-    """The class of this kind in a room's file."""
+    """Return the class of this kind in a file of a package."""
     module = importlib.import_module(f"stages.{package}.{word}")
     [plugin_class] = [c for c in vars(module).values() if is_defined_in(c, module.__name__) and issubclass(c, kind)]
     return plugin_class  # type: ignore[no-any-return]
@@ -67,36 +67,36 @@ def is_defined_in(value: Any, module: str) -> bool:
 
 
 def user_path(typed: str) -> Path:
-    """Return a path with `~` expanded. The home of a user whom this machine does not know stays as it is typed."""
+    """Return a path with `~` expanded. `~NAME` stays as it is if this machine has no user NAME."""
     return Path(os.path.expanduser(typed))
 
 
 def read_python(own: Own, key: str) -> bytes:
-    """Return the bytes of the user's file. Nothing of it is run.
+    """Return the bytes of the user's file without running it.
 
     Raises:
-        UserError: where it is not there, or no Python.
+        UserError: if the file does not exist or is not valid Python.
     """
     file = user_path(str(own.file))
     if not own.name:
-        raise UserError(f"{key}.name: which of the file's classes or functions is it?")
+        raise UserError(f"{key}.name is not set. Type {key}.name=NAME, the class or function to use from the file.")
     try:
         if not file.is_file():
-            raise UserError(f"{key}.file={own.file}: no such file, or no file that can be read.")
+            raise UserError(f"{key}.file={own.file}: there is no such regular file. Type the path of a Python file.")
         if (size := file.stat().st_size) > MAX_BYTES:
-            raise UserError(f"{key}.file={own.file}: {size} bytes are no Python file.")
+            raise UserError(f"{key}.file={own.file}: {size:,} bytes are too many for a Python file.")
         content = file.read_bytes()
         compile(content, str(file), "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UserError(f"{key}.file={own.file} cannot be read as Python: {error}") from error
+        raise UserError(f"{key}.file={own.file}: the file is not valid Python: {error}") from error
     except OSError as error:
         raise UserError(f"{key}.file={own.file!s:.100}: {error.strerror}.") from error
     return content
 
 
 def copy_file(content: bytes, folder: Path, file: Path) -> tuple[Path, str]:
-    """A copy of a file in a folder named by the SHA-256 of its bytes, and that digest: the file may be worked on. In a
-    store that may only be read, the file itself: nothing can be built from it there."""
+    """Copy a file into a folder named by the SHA-256 of its bytes, so that later edits of the file have no effect.
+    Return the copy and the digest. In a read-only store, return the file itself: nothing is built there."""
     digest = hashlib.sha256(content).hexdigest()
     copy = folder / digest / file.name
     is_copied = copy.exists() and copy.read_bytes() == content
@@ -104,21 +104,21 @@ def copy_file(content: bytes, folder: Path, file: Path) -> tuple[Path, str]:
 
 
 def run_file(own: Own, key: str, node: Path) -> Any:
-    """What `own.name` names in the kept file, whose bytes go into the node as `own.py`.
+    """Run the store's copy of the user's file, and return the object `own.name` from it. The node gets it as `own.py`.
 
     Raises:
-        UserError: where the bytes are not those of the fingerprint, the file fails, or holds no such name.
+        UserError: if the copy has changed, the file raises an error, or it does not define the name.
     """
     copy_path = Path(str(own.file))
     content = copy_path.read_bytes()
     digest = copy_path.parent.name
     if hashlib.sha256(content).hexdigest() != digest:
-        raise UserError(f"{key}: {copy_path} was changed after it was kept. Run the command again.")
+        raise UserError(f"{key}: {copy_path} has changed since it was copied. Type the same command again.")
     node_copy = node / COPY
     node_copy.write_bytes(content)
     module = ModuleType(f"own_{digest[:12]}")
     module.__file__ = str(node_copy)
-    sys.modules[module.__name__] = module  # where dataclasses and pickle look for it
+    sys.modules[module.__name__] = module  # dataclasses and pickle look for the module there
     with explain_errors(own, key, node):
         exec(compile(content, str(node_copy), "exec"), vars(module))
     if own.name not in vars(module):
@@ -127,10 +127,10 @@ def run_file(own: Own, key: str, node: Path) -> Any:
 
 
 def load_subclass(own: Own, key: str, node: Path, kind: type[Kind]) -> type[Kind]:
-    """The user's class, which must be a whole `kind`.
+    """Return the user's class, which must be derived from `kind` and complete.
 
     Raises:
-        UserError: where it is none, or lacks something of it.
+        UserError: if it is not derived from `kind`, or a method is missing.
     """
     user_class = run_file(own, key, node)
     if not isinstance(user_class, type) or not issubclass(user_class, kind):
@@ -142,26 +142,26 @@ def load_subclass(own: Own, key: str, node: Path, kind: type[Kind]) -> type[Kind
 
 
 def undefined_error(own: Own, key: str) -> UserError:
-    return UserError(f"{key}.name={own.name}: the file defines no such name.")
+    return UserError(f"{key}.name={own.name}: the file does not define this name.")
 
 
 def wrong_class_error(own: Own, key: str, kind: str) -> UserError:
-    return UserError(f"{key}.name={own.name} must be a class derived from {kind}.")
+    return UserError(f"{key}.name={own.name}: this must be a class derived from {kind}.")
 
 
 def require_complete(own: Own, key: str, has_name: bool, missing_methods: Iterable[str]) -> None:
-    """Raise UserError for a class without a name of its own, or without methods of its kind."""
+    """Raise UserError for a class without the attribute `name`, or without methods that its base requires."""
     if not has_name:
-        raise UserError(f'{key}.name={own.name}: the class has no name = "…", which stands beside what it makes.')
+        raise UserError(f'{key}.name={own.name}: the class needs an attribute name = "…", which the records state.')
     if missing_methods := sorted(missing_methods):
-        raise UserError(f"{key}.name={own.name} lacks {', '.join(missing_methods)}.")
+        raise UserError(f"{key}.name={own.name}: the class does not define {', '.join(missing_methods)}.")
 
 
 def create_instance(own: Own, key: str, node: Path, kind: type[Kind]) -> Kind:
-    """An object of the user's class, made with its options.
+    """Create an object of the user's class with the options.
 
     Raises:
-        UserError: where it is no `kind`, or its options do not fit.
+        UserError: if the class is not a `kind`, or does not accept the options.
     """
     user_class = load_subclass(own, key, node, kind)
     require_options(own, key, inspect.signature(user_class))
@@ -170,17 +170,21 @@ def create_instance(own: Own, key: str, node: Path, kind: type[Kind]) -> Kind:
 
 
 def require_options(own: Own, key: str, signature: inspect.Signature, *arguments: Any) -> None:
-    """Raise UserError where the options are none that a function takes beside what it is given."""
+    """Raise UserError if a function does not accept the options together with `arguments`."""
     try:
         signature.bind(*arguments, **own.options)
     except TypeError as error:
-        raise UserError(f"{key}.options={own.options}: {own.name} takes others ({error}).") from error
+        raise UserError(f"{key}.options={own.options}: {own.name} does not accept them ({error}).") from error
 
 
 @contextmanager
 def explain_errors(own: Own, key: str, node: Path) -> Iterator[None]:
-    """Around the use of a part: where it is the user's, errors are theirs, told with the key and the line in the file.
-    One that ends the process is an error too."""
+    """Turn errors of the user's own code, raised inside, into UserErrors with the key and the line in the file.
+    SystemExit counts as an error too. Errors of other plugins are not changed.
+
+    Raises:
+        UserError: for an error of the user's code.
+    """
     try:
         yield
     except UserError as error:
@@ -191,11 +195,11 @@ def explain_errors(own: Own, key: str, node: Path) -> Iterator[None]:
         if not own or isinstance(error, MemoryError):
             raise
         line = line_of(error, node / COPY)
-        where = f"line {line}: " if line else "what it gives cannot be used: "
+        where = f"line {line}: " if line else "its result cannot be used: "
         raise UserError(f"{key}: {where}{type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def line_of(error: BaseException, file: Path) -> int | None:
-    """The last line of a file on the way to where an error was raised."""
+    """Return the last line of a file in an error's traceback, or None if the file is not in it."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
     return lines[-1] if lines else None

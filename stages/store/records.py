@@ -1,7 +1,7 @@
-"""The tables that pass between stages. Each is a Parquet file that `datasets.load_dataset` opens as it is.
+"""The records that stages pass on. Each kind is a Parquet file, which `datasets.load_dataset` can open.
 
-Ids are hashes of content: a re-run, a shard or another machine names the same prompt the same way. Something that
-failed is missing, with its error: never a zero, never a default.
+Ids are hashes of content, so a re-run, a shard or another machine gives the same prompt the same id. A value that
+could not be computed is null with an error next to it, never zero or a default.
 """
 
 import hashlib
@@ -20,19 +20,19 @@ from stages.store.sealed_json import WRONG_SHAPE, Damaged
 from stages.store.table_schema import Float32, Int32, arrow_type, records_of, schema_of, table_of
 
 Message = Annotated[dict[str, str], pa.struct([("role", pa.string()), ("content", pa.string())])]
-ROWS_PER_GROUP = 10_000  # rows that are written at a time
-ROWS_PER_PIECE = 200  # records that are held at a time, on their way into a table or out of it
-FILE_SAMPLERS = ("dataset", "file")  # samplers of text that somebody has already
-KIND_SEPARATOR = " + "  # between the kinds of constraint that a task names
+ROWS_PER_GROUP = 10_000  # rows that are written together
+ROWS_PER_PIECE = 200  # records in memory at a time when a table is read or written
+FILE_SAMPLERS = ("dataset", "file")  # samplers that read candidates instead of drawing them
+KIND_SEPARATOR = " + "  # separates the kinds of constraints in the field `task`
 MESSAGES = arrow_type(list[Message])
-# LZ4 takes half of what snappy does to read, and writes files as large. A dictionary of texts that hardly come twice
-# takes longer than it saves: it ends where it is large, in bytes.
+# LZ4 is read in half of snappy's time, and its files are as large. A dictionary of texts that hardly repeat costs more
+# time than it saves, so its size is limited (in bytes).
 PACKED = {"compression": "lz4", "dictionary_pagesize_limit": 1 << 16}
 ENCODE = json.JSONEncoder(sort_keys=True).encode
 
 
 def content_id(*content: Any) -> str:
-    """16 hex digits of the SHA-256 of the content as JSON."""
+    """Return 16 hex digits of the SHA-256 of the content as JSON."""
     return hash_text(ENCODE(content))
 
 
@@ -42,7 +42,7 @@ def hash_text(json_text: str) -> str:
 
 @dataclass
 class Check:
-    """A check as data: `tasks/checks.py` says what each kind asks of an answer."""
+    """A check of an answer as data. `tasks/checks.py` defines the kinds and their parameters."""
 
     kind: str
     params: dict[str, Any] = field(default_factory=dict)
@@ -50,13 +50,10 @@ class Check:
 
 @dataclass
 class Example:
-    """A conversation up to its last request, with the reference answer where there is one.
-
-    `group` tells test prompts apart: seen, unseen_phrasings, unseen_tasks, rephrased (a request in all its phrasings,
-    known by `request`); of open requests it is the key of `data.tasks` that asked for them. `trained`: whether each
-    assistant turn of the conversation is, in order; None: all are. `licence` and `origin` are what the source or the
-    row itself states.
-    """
+    """A conversation up to its last request, with the reference answer if there is one. `group` is the group of a test
+    prompt: seen, unseen_phrasings, unseen_tasks or rephrased. Rephrased prompts with the same `request` are phrasings
+    of one request. For open requests, `group` is the key of `data.tasks`. `trained` says for each assistant turn
+    whether SFT trains it (None: all). The source or the row states `licence` and `origin`."""
 
     id: str
     messages: list[Message]
@@ -74,13 +71,12 @@ class Example:
 
     @property
     def tasks(self) -> list[str]:
-        """What `task` names: the family, or every kind of constraint of an open request."""
+        """The names in `task`: a task family, or each kind of constraint of an open request."""
         return self.task.split(KIND_SEPARATOR)
 
     @property
     def limited_tasks(self) -> list[str]:
-        """The tasks of which a run takes only so many pairs or answers; none for a row of a file, whose task is the
-        file's name."""
+        """The tasks that `max_per_task` limits. Empty for a row from a file, whose task is the file's name."""
         return [] if self.task == self.source else self.tasks
 
     @property
@@ -91,7 +87,7 @@ class Example:
 
 @dataclass
 class SourceRow(Example):
-    """An example before it joins those of other sources, with where it was read."""
+    """An example of one source, before the sources are joined, with the file and the line it was read from."""
 
     file: str = ""
     line: int = 0
@@ -99,10 +95,10 @@ class SourceRow(Example):
 
 @dataclass
 class Candidate:
-    """One completion of a prompt; `logprob` is its sum over `n_tokens` tokens, end of turn included, at
-    temperature 1. `finish_reason` is stop (it ended its turn) or length. Text that was not sampled here, or by an
-    endpoint that says no more, has neither `token_ids` nor `logprob`. `tokenizer`: the digest of the contract under
-    which the ids were drawn."""
+    """One completion of a prompt. `logprob` is the sum over all `n_tokens` tokens, with the end of turn, at
+    temperature 1. `finish_reason` is stop (the completion ended its turn) or length (it was truncated). `token_ids`
+    and `logprob` are None for text from a file or from an endpoint that does not return them. `tokenizer` is the
+    digest of the tokenizer contract of `token_ids`."""
 
     prompt_id: str
     candidate_id: str
@@ -119,12 +115,12 @@ class Candidate:
 
     @property
     def stripped_text(self) -> str:
-        """The text without the white space around it: two candidates that have the same one are copies."""
+        """The text without white space at its ends. Two candidates with the same stripped text are copies."""
         return self.text.strip()
 
     @classmethod
     def from_text(cls, prompt: str, text: str, policy: str, sampler: str, n_tokens: int) -> "Candidate":
-        """Text that somebody has already: how it was drawn, nobody says."""
+        """Return a candidate for text that was not sampled here: temperature, seed and token ids are unknown."""
         return cls(
             prompt_id=prompt,
             candidate_id=content_id(prompt, text),
@@ -142,7 +138,8 @@ class Candidate:
 
 @dataclass
 class Judgement:
-    """Of one candidate (`score`, in [0, 1]) or of two (`a`, `b`, `preference`: a, b or tie); else `error`."""
+    """A judgement of one candidate (`score` in [0, 1]) or of two (`a`, `b`, and `preference`: a, b or tie). If the
+    judgement failed, only `error` is set."""
 
     prompt_id: str
     labeler: str
@@ -158,9 +155,8 @@ class Judgement:
 
 @dataclass
 class Pair:
-    """TRL's conversational preference columns, where the pair comes from, and the token ids of its completions where
-    they were drawn. A chosen completion ended its turn; a rejected one may have been cut off (length). The policies
-    are those of the two candidates."""
+    """A preference pair in TRL's conversational columns, with its origin and, for sampled completions, their token
+    ids. A chosen completion always ended its turn. A rejected one may have been truncated (finish reason length)."""
 
     id: str
     prompt_id: str
@@ -184,8 +180,8 @@ class Pair:
 
 @dataclass
 class PairLogProbs:
-    """Token ids of a pair and the reference's log-prob of every completion token. The end of turn is among them where
-    the completion has one."""
+    """Token ids of a pair, and the reference model's log-probability of each completion token. The end of turn is a
+    completion token, unless the completion was truncated."""
 
     id: str
     prompt_ids: list[Int32]
@@ -197,7 +193,7 @@ class PairLogProbs:
 
 @dataclass
 class Outcome:
-    """What became of a model's answer to a prompt; `passed`: all its checks."""
+    """The result of a model's answer to a prompt. `passed`: all checks of the prompt; `stopped`: it ended its turn."""
 
     prompt_id: str
     role: str
@@ -210,13 +206,13 @@ Record = TypeVar("Record")
 
 
 def save(path: Path, records: Iterable[Record], kind: type[Record]) -> None:
-    """Write records as Parquet, a group of rows at a time; whole or not at all."""
+    """Write records as a Parquet file, in groups of rows. The file appears only when it is complete."""
     save_tables(path, to_tables(records, kind), kind)
 
 
 def to_tables(records: Iterable[Any], kind: type[Record]) -> Iterator[pa.Table]:
-    """Records as tables of a group of rows. Few are held at a time: the garbage collector walks through all objects
-    that stay, again and again."""
+    """Yield the records as tables of one group of rows each. Only few records are in memory at a time, since the
+    garbage collector visits all living objects again and again."""
     waiting = iter(records)
 
     def pieces() -> Iterator[pa.Table]:
@@ -229,7 +225,7 @@ def to_tables(records: Iterable[Any], kind: type[Record]) -> Iterator[pa.Table]:
 
 
 def save_tables(path: Path, tables: Iterable[pa.Table], kind: type[Record]) -> None:
-    """As `save`, of records that are columns already: each table is a group of rows."""
+    """Write tables of records as one Parquet file, as `save` does. Each table becomes a group of rows."""
     draft = path.with_suffix(".draft")
     with pq.ParquetWriter(draft, schema_of(kind), **PACKED) as file:
         for table in tables:
@@ -238,12 +234,12 @@ def save_tables(path: Path, tables: Iterable[pa.Table], kind: type[Record]) -> N
 
 
 def load(path: Path, kind: type[Record]) -> list[Record]:
-    """The records of a table that `save` wrote. Raises Damaged for any other file."""
+    """Return the records of a file that `save` wrote. Raise Damaged for any other file."""
     return list(stream(path, kind))
 
 
 def stream(path: Path, kind: type[Record]) -> Iterator[Record]:
-    """As `load`, a group of rows at a time."""
+    """Yield the records of a file that `save` wrote. Only few of them are in memory at a time."""
     try:
         with pq.ParquetFile(path) as table:
             for batch in table.iter_batches(ROWS_PER_PIECE):
@@ -253,7 +249,7 @@ def stream(path: Path, kind: type[Record]) -> Iterator[Record]:
 
 
 class Records(Generic[Record]):
-    """The records of a table that `save` wrote, which are read whenever they are asked for: few are held at a time."""
+    """The records of a file that `save` wrote. Each iteration reads the file again, a few records at a time."""
 
     def __init__(self, path: Path, kind: type[Record]):
         self.path, self.kind = path, kind
@@ -265,19 +261,19 @@ class Records(Generic[Record]):
         return len(self.columns())
 
     def columns(self, *names: str) -> pa.Table:
-        """These fields of them all, without the others."""
+        """Return a table with these fields of all records."""
         try:
             return pq.read_table(self.path, columns=[*names])
         except (pa.ArrowException, OSError, *WRONG_SHAPE) as error:
             raise Damaged(self.path, error) from error
 
     def column(self, name: str) -> list[Any]:
-        """One field of them all."""
+        """Return one field of all records."""
         return self.columns(name)[name].to_pylist()  # type: ignore[no-any-return]
 
 
 def prompt_id(messages: list[Message]) -> str:
-    """A hash of the prompt, blind to case and white space: near copies count as the same prompt."""
-    # JSON of the strings one by one: `ENCODE` of a list takes three times as long as all else here.
+    """Return a hash of the prompt that ignores case and white space, so that near copies count as one prompt."""
+    # Each string is encoded alone: `ENCODE` of a list takes three times as long as the rest of this function.
     turns = [f"[{quoted(m['role'])}, {quoted(' '.join(m['content'].lower().split()))}]" for m in messages]
     return hash_text(f"[[{', '.join(turns)}]]")

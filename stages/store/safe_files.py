@@ -1,5 +1,7 @@
-"""Files of ours that others could meddle with: opened so that nothing else can stand in their place, and replaced at
-once, so that readers see the old content or the new."""
+"""Safe access to files that others could tamper with. Only regular files are opened, and links are not followed.
+
+A file is replaced in one step, so that readers see either the old content or the new.
+"""
 
 import errno
 import os
@@ -17,19 +19,21 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-ELSE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)  # how the kernel refuses a link, a folder, a FIFO or socket
+ELSE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)  # the kernel's errors for a link, a folder, a FIFO or a socket
 
 
 class NotRegular(UserError):
-    """Something else stands where a file of ours belongs."""
+    """The error for a link, a folder or a device in the place of a regular file."""
 
     def __init__(self, path: Path):
         kind = KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), "not a regular file")
-        super().__init__(f"{path} is {kind}; a regular file belongs there. Move it away, and run the command again.")
+        super().__init__(
+            f"{path} is {kind}; a regular file belongs there. Move it away, and type the same command again."
+        )
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
-    """Return a descriptor of a regular file. Neither a link is followed, nor does a FIFO keep the caller waiting.
+    """Return a descriptor of a regular file. A link is not followed, and a FIFO does not block the caller.
 
     Raises:
         NotRegular: for a link, a folder, a FIFO, a socket or a device.
@@ -47,7 +51,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
 
 
 def write(file: Path, content: str | bytes) -> None:
-    """Replace a file at once, also where several processes do so: each writes a draft of its own."""
+    """Replace a file in one step. Several processes may do so at the same time, since each writes another draft."""
     draft = file.with_name(f".{file.name}-{uuid.uuid4().hex}.draft")
     try:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -57,7 +61,7 @@ def write(file: Path, content: str | bytes) -> None:
 
 
 def write_if_allowed(file: Path, content: str | bytes) -> bool:
-    """Replace a file, and return whether that was allowed: the store of another user may only be read."""
+    """Replace a file and return True; return False if this user may not write there, as in another user's store."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write(file, content)
@@ -69,7 +73,7 @@ def write_if_allowed(file: Path, content: str | bytes) -> bool:
 
 
 def link(place: Path, target: Path) -> None:
-    """Point a symbolic link to `target`, in the same way."""
+    """Let a symbolic link point to `target`. A link that exists is replaced in one step."""
     draft = place.with_name(f".{place.name}-{uuid.uuid4().hex}.draft")
     try:
         draft.symlink_to(target)

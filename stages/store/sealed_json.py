@@ -1,7 +1,8 @@
-"""What we write for ourselves and read again: notes as JSON, and folders sealed by the digests of their files.
+"""Files that the pipeline writes and reads again: notes in JSON, and folders with the digests of their files (a seal).
 
-A kill never leaves half of one, but a disk or a hand may. What cannot be read is not trusted and not in the way. In
-scratch it is set aside, said, and made again; in a published node the error names the file and what builds it again.
+A kill never leaves half of a file, but a faulty disk or a person can damage one. A damaged file in a scratch folder is
+moved aside with a warning, and its work is repeated. For a published node, the error names the file and the command
+that builds the node again.
 """
 
 import hashlib
@@ -25,24 +26,24 @@ from stages.store import safe_files
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-OUTPUTS = "PLUMBLINE_OUTPUTS"  # the environment's variable for the store where `outputs=` is not typed
-MAX_NOTE_BYTES = 1 << 27  # bytes; a cache of 100,000 digests has some ten million
-SEAL = "complete.json"  # in a folder: the digests of its files, written when they are all there
-NODE = re.compile(r"[0-9a-f]{12}")  # how the folder of a published node is named
+OUTPUTS = "PLUMBLINE_OUTPUTS"  # the environment variable with the store's folder, if `outputs=` is not typed
+MAX_NOTE_BYTES = 1 << 27  # a cache of 100,000 digests has about ten million bytes
+SEAL = "complete.json"  # in a folder: the digests of its files, written last
+NODE = re.compile(r"[0-9a-f]{12}")  # the name of a published node's folder
 WRONG_SHAPE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, IsADirectoryError)
 
 
 class Damaged(UserError):
-    """A file of ours does not hold what we wrote."""
+    """The error for a file whose content is not what the pipeline wrote."""
 
     def __init__(self, path: Path, reason: object):
         node = next((p for p in path.parents if NODE.fullmatch(p.name)), None)
-        way_out = f" {rebuild_command(node)} builds it again." if node else ""
+        way_out = f" To build its node again, type: {rebuild_command(node)}" if node else ""
         super().__init__(f"{path} is damaged: {' '.join(str(reason).split())[:200]}.{way_out}")
 
 
 def rebuild_command(node: Path) -> str:
-    """Return the command that builds a published node again, in the store that its folder lies in now."""
+    """Return the command that builds a published node again, in the store that holds its folder now."""
     stage, root = node.parent.name, node.parent.parent
     try:
         words = arguments_of(json.loads(read_text(node / "manifest.json"))["command"])
@@ -57,33 +58,38 @@ def rebuild_command(node: Path) -> str:
 
 @cache
 def warn_once(message: str) -> None:
-    """What is found again at every look is said once in a process."""
+    """Print a warning, but the same text only once in a process."""
     log.warning("warning: %s", message)
 
 
 def require_keys(*keys: str) -> Callable[[Any], dict[str, Any]]:
-    """The shape of a JSON object with at least these keys."""
+    """Return a function that returns a JSON object unchanged if it has these keys, and raises ValueError if not."""
 
     def validate(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict) or (missing_keys := [key for key in keys if key not in value]):
-            raise ValueError(f"lacks {', '.join(missing_keys)}" if isinstance(value, dict) else "no JSON object")
+            problem = f"{', '.join(missing_keys)} is missing" if isinstance(value, dict) else "it is not a JSON object"
+            raise ValueError(problem)
         return value
 
     return validate
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a note. Raises ValueError for a file that is none, as a pipe, which may never end."""
+    """Return the text of a note. Raise ValueError for a pipe or another file that might never end."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is not a regular file")
     if status.st_size > MAX_NOTE_BYTES:
-        raise ValueError(f"{status.st_size:,} bytes, more than any note has")
+        raise ValueError(f"it has {status.st_size:,} bytes, more than the pipeline ever writes")
     return path.read_text(encoding="utf-8")
 
 
 def load_json(path: Path, shape: Callable[[Any], T]) -> T:
-    """JSON that we wrote, as `shape` takes it. Raises Damaged where it does not take it; FileNotFoundError."""
+    """Return the content of a JSON file as `shape` returns it. Raise Damaged if `shape` or the parser raises an error.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
     try:
         return shape(json.loads(read_text(path)))
     except WRONG_SHAPE as error:
@@ -91,7 +97,7 @@ def load_json(path: Path, shape: Callable[[Any], T]) -> T:
 
 
 def read_note(path: Path, shape: Callable[[Any], T]) -> T | None:
-    """What was noted down earlier; None where nothing was, or nothing that can be read: that is set aside."""
+    """Return the content of a note, or None if there is none. An unreadable note is moved aside and counts as none."""
     try:
         return load_json(path, shape)
     except FileNotFoundError:
@@ -102,7 +108,7 @@ def read_note(path: Path, shape: Callable[[Any], T]) -> T | None:
 
 
 def write_note(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write a value as JSON. A kill leaves the old file or the new one."""
     safe_files.write(path, json.dumps(value))
 
 
@@ -112,12 +118,12 @@ def move_aside(path: Path, reason: object) -> None:
     try:
         path.rename(unreadable)
     except FileNotFoundError:
-        return  # by another process of this stage
-    log.warning("warning: %s It is set aside as %s, and made again.", reason, unreadable.name)
+        return  # another process of this stage has moved it
+    log.warning("warning: %s The file is renamed to %s, and its work is repeated.", reason, unreadable.name)
 
 
 def remove(path: Path) -> None:
-    """A file, or a folder with all in it, if it is there. A link goes, and what it leads to stays."""
+    """Remove a file, or a folder with its content, if it exists. A link is removed without its target."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -125,7 +131,7 @@ def remove(path: Path) -> None:
 
 
 def seal(folder: Path) -> None:
-    """Make a finished folder durable, and note the digests of its files in it."""
+    """Sync the files of a finished folder to the disk, and write their digests into it."""
     for path in folder.rglob("*"):
         if path.is_file():
             sync(path)
@@ -133,16 +139,18 @@ def seal(folder: Path) -> None:
 
 
 def seal_problem(folder: Path) -> str:
-    """Why a folder is not what was sealed; '' where it is."""
+    """Return the reason why a sealed folder cannot be used, or '' if its files are unchanged."""
     try:
         sealed = load_json(folder / SEAL, require_keys())
     except FileNotFoundError:
-        return "it was not finished"
+        return "it is not finished"
     except Damaged:
         return f"{SEAL} cannot be read"
     digests = digests_of(folder)
     differing = sorted(name for name in sealed | digests if sealed.get(name) != digests.get(name))
-    return f"{differing[0]} is not what was saved" if differing else "" if digests else "it is empty"
+    if differing:
+        return f"the content of {differing[0]} has changed since it was saved"
+    return "" if digests else "it is empty"
 
 
 def digests_of(folder: Path) -> dict[str, str]:
@@ -151,7 +159,7 @@ def digests_of(folder: Path) -> dict[str, str]:
 
 
 def replace_folder(fresh: Path, folder: Path) -> None:
-    """Put a finished folder where there may be an older one. Killed at any point, one of them is whole."""
+    """Rename a finished folder, and replace an older one. A kill at any point leaves one of them complete."""
     replaced = folder.with_suffix(".replaced")
     if folder.exists():
         remove(replaced)
@@ -167,7 +175,7 @@ def file_digest(path: Path) -> str:
 
 
 def file_digests(paths: Collection[Path]) -> list[str]:
-    """Return the digest of each file: on every core, since hashing needs no lock of Python's."""
+    """Return the digest of each file. Threads use every core, since hashing releases Python's lock."""
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         return [*threads.map(file_digest, paths)]
 

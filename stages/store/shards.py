@@ -1,4 +1,4 @@
-"""Work on many items that a kill interrupts but does not lose: what is done is kept in shards, by the item's id."""
+"""Work on many items that survives a kill: finished records are saved in shards, with the ids of their items."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -16,15 +16,15 @@ Output = TypeVar("Output", Candidate, Judgement, PairLogProbs)
 
 
 class StreamedTable(Generic[Record]):
-    """What was made of items, as columns: lists of Python's numbers take nine times as much. Its records come in the
-    order of `items`, as often as they are asked for."""
+    """The records of many items in columns, since Python's lists of numbers take nine times as much memory. Iteration
+    yields the records in the order of `items`, and can be repeated. `belongs_to` returns a record's item."""
 
     def __init__(self, kind: type[Record], belongs_to: Callable[[Record], str], items: Sequence[str]):
         self.kind, self.belongs_to, self.items = kind, belongs_to, items
         self._tables, self._places = list[pa.Table](), dict[str, tuple[int, int, int]]()
 
     def add(self, records: Sequence[Record], min_records: int = 1) -> None:
-        """Hold records, but of no item that has fewer than `whole`; those of an item stand together."""
+        """Add records, in which those of an item are adjacent. Skip items with fewer than `min_records` records."""
         start = 0
         for item, item_records in groupby(records, self.belongs_to):
             count = len([*item_records])
@@ -58,12 +58,9 @@ def produce_in_shards(
     rows: int = 1,
     min_records: int = 1,
 ) -> StreamedTable[Output]:
-    """All that `produce` makes of the items; shards of `size` items survive a kill.
-
-    A shard says by its records which items it holds, so that another `size` after a resume does no harm. An item with
-    fewer records than `whole` is held by none, and handed out again by the next attempt. Progress is told in rows: so
-    many go through the model for each item.
-    """
+    """Return the records that `produce` makes of the items. Shards of `size` items survive a kill. The records in a
+    shard identify its items, so `size` may change before a resume. An item with fewer records than `min_records` is
+    not saved, and the next attempt produces it again. The progress bar counts `rows` rows per item."""
     folder = out / SCRATCH / "shards"
     folder.mkdir(parents=True, exist_ok=True)
     results = StreamedTable(kind, belongs_to, [*map(identify, items)])

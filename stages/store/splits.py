@@ -1,5 +1,7 @@
-"""The split that a prompt falls into, by its id alone: no other row has a part in it, and everything that is made of a
-prompt is on the same side."""
+"""The split of a prompt. It depends only on the prompt's id, so that other rows have no influence on it.
+
+All rows, candidates and pairs of one prompt are in the same split.
+"""
 
 from collections.abc import Mapping
 
@@ -9,13 +11,13 @@ NEED_AN_ANSWER = ("sft", "validation")
 
 
 def prompt_of(messages: list[Message], answer: str | None) -> str:
-    """The id of a row's prompt; of plain text, which has no prompt, the id of the text."""
+    """Return the id of a row's prompt. For plain text, which has no prompt, return the id of the text."""
     return prompt_id(messages or [{"role": "assistant", "content": answer or ""}])
 
 
 def draw_split(prompt: str, shares: Mapping[str, float]) -> str | None:
-    """The split that a prompt's id falls into by the shares of its source, or None where they leave it out: rows that
-    come or go move none."""
+    """Return the split that a prompt's id falls into by the shares of its source, or None if no share covers it. Rows
+    that are added to the source or removed from it do not change the splits of other rows."""
     place = int(prompt[:8], 16) / 2**32
     for split, share in shares.items():
         if place < share:
@@ -25,6 +27,6 @@ def draw_split(prompt: str, shares: Mapping[str, float]) -> str | None:
 
 
 def draw_side(prompt_id: str, fraction: float, trained: str = "train") -> str:
-    """`validation` for this fraction of all prompts, else what training is called."""
+    """Return `validation` for this fraction of all prompts, and `trained` for the others."""
     drawn = int(content_id("held out", prompt_id)[:8], 16) / 2**32
     return "validation" if drawn < fraction else trained

@@ -1,8 +1,8 @@
-"""The artifact store: one folder per node, named by what was computed, published whole or not at all.
+"""The store of results: one folder per node, which is published complete or not at all.
 
-`outputs/<stage>/<fingerprint>/` holds a node, `….partial/` one in the making, `outputs/latest/<stage>` links to the
-last one used. A node is built under a lock of the kernel's: a killed builder frees it, children that inherit its
-descriptor keep it, and whoever takes over resumes what the partial folder holds.
+`outputs/STAGE/FINGERPRINT/` holds a node, and `FINGERPRINT.partial/` an unfinished one. `outputs/latest/STAGE` links
+to the node used last. A process builds a node under a lock of the kernel, which a kill releases. Children that inherit
+the lock's descriptor keep it. The next process resumes from the partial folder.
 """
 
 import json
@@ -36,25 +36,25 @@ from stages.store.workspace import SCRATCH
 
 log = logging.getLogger(__name__)
 
-INPUTS = "inputs.json"  # in scratch: what the inputs held when a node was begun
+INPUTS = "inputs.json"  # in the scratch folder: the digests of the inputs when the node's first attempt started
 
 
 class Store:
-    """Nodes under `root`. `rebuild` names a stage whose nodes count only if `command` published them: a word that all
-    processes of one command know, and no clock."""
+    """The nodes under `root`. For the stage `rebuild`, only nodes that this command published count. `command` is the
+    command's random id, which all its processes share."""
 
     def __init__(self, root: Path, rebuild: str | None = None, command: str | None = None):
         self.root, self.rebuild, self.command = root, rebuild, command or uuid.uuid4().hex
-        self._hashed = dict[Path, Signature]()  # files that this command hashed, or wrote itself
+        self._hashed = dict[Path, Signature]()  # files that this command has hashed or written
 
     @property
     def is_writable(self) -> bool:
-        """True where this user may write to the store, or make it."""
+        """True if this user can write to the store, or can create it."""
         return not self.root.exists() or os.access(self.root, os.W_OK)
 
     @property
     def digest_cache(self) -> Path:
-        """Where the digests of files are kept that were hashed before."""
+        """The file with the digests of files that were hashed before."""
         return self.root / "cache" / "digests.json"
 
     def folder(self, node: Node) -> Path:
@@ -64,8 +64,9 @@ class Store:
         return self.root / node.stage / f"{node.fingerprint}.partial"
 
     def find(self, node: Node, seen: dict[str, Manifest | None] | None = None) -> Manifest | None:
-        """The manifest of a published node that is whole and was made from what its inputs hold now, or None."""
-        seen = {} if seen is None else seen  # a node is reached by many ways: look at it once
+        """Return the manifest of a node that is published, undamaged and made from the present content of its inputs.
+        Return None for any other node. `seen` caches the results, since many paths in the graph lead to one node."""
+        seen = {} if seen is None else seen
         if node.fingerprint not in seen:
             seen[node.fingerprint] = self._find(node, seen)
         return seen[node.fingerprint]
@@ -75,19 +76,19 @@ class Store:
         if manifest is None or (node.stage == self.rebuild and manifest.get("published_by") != self.command):
             return None
         if damage := self.damage_message(self.folder(node), manifest):
-            warn_once(f"{self.folder(node)} is damaged ({damage}): it will be built again.")
+            warn_once(f"{self.folder(node)} is damaged ({damage}), so it is not used and will be built again.")
             return None
         for role, input_node in node.inputs.items():
             if not self.folder(input_node).exists():
-                continue  # removed since; the node itself still stands for it
+                continue  # the input was removed since; the node is still valid
             input_manifest = self.find(input_node, seen)
             if input_manifest is None or input_manifest["digest"] != manifest["inputs"].get(role, {}).get("digest"):
                 return None
         return manifest
 
     def missing(self, targets: list[Node]) -> set[Node]:
-        """The nodes that have to be built for the targets. With `rebuild`, all that they descend from: whether a node
-        is then kept depends on what its inputs turn out to hold."""
+        """Return the nodes that a build of the targets has to look at, with all missing ones. With `rebuild`, these
+        are all nodes of the lineage: a later node stays valid if the rebuilt one is equal."""
         if self.rebuild:
             return {node for target in targets for node in target.lineage}
         missing_nodes: set[Node] = set()
@@ -100,29 +101,29 @@ class Store:
         return missing_nodes
 
     def damage_message(self, folder: Path, manifest: Manifest) -> str:
-        """What is wrong with a published folder; '' where nothing is. A file is hashed if it is not as old as it was
-        published, as in a copy, or after an edit; `verify` hashes all."""
+        """Return the damage of a published folder in words, or '' for none. Files with another modification time than
+        when they were published are hashed. `verify` hashes all files."""
         touched_files = list[Path]()
         for name, entry in manifest["files"].items():
             path = folder / name
             if not path.is_file():
-                return f"{name}: missing"
+                return f"the file {name} is missing"
             stat = path.stat()
             if stat.st_size != entry["bytes"]:
-                return f"{name}: {stat.st_size} bytes, {entry['bytes']} in the manifest"
+                return f"{name} has {stat.st_size} bytes, but the manifest says {entry['bytes']}"
             touched_files += [path] if stat.st_mtime_ns != entry.get("mtime_ns") else []
         for path, digest in digests(touched_files, self.digest_cache).items() if touched_files else ():
             name = str(path.relative_to(folder))
             if digest != manifest["files"][name]["sha256"]:
-                return f"{name} is not what was published"
+                return f"the content of {name} has changed since it was published"
         return ""
 
     def verify(self, *folders: Path, weights: bool = True) -> None:
-        """Hash the files of published nodes, each once in a command: bits that flip on a disk change neither size nor
-        time. Without `weights`, those are left out.
+        """Hash the files of published nodes, each once per command, and compare them with their manifests. A bit that
+        flips on a disk changes neither size nor time of a file. `weights=False` leaves weights out.
 
         Raises:
-            Damaged: naming the first file that is not what was published, and what builds it again.
+            Damaged: for the first file with other content, with the command that builds its node again.
         """
         for folder in folders:
             manifest = manifest_of(folder)
@@ -147,62 +148,62 @@ class Store:
         return self.root / "cache" / "locks" / f"{stage}-{fingerprint}"
 
     def is_locked(self, stage: str, fingerprint: str) -> bool:
-        """Whether a process, or a child that outlived it, is building this node."""
+        """Return whether a process, or a child that survived its parent, is building this node."""
         return locks.is_held(self.lock_file(stage, fingerprint))
 
     @contextmanager
     def lock(self, stage: str, name: str) -> Iterator[None]:
-        """Hold a lock of the kernel's, after whoever has it now. A node's is under its stage and fingerprint."""
+        """Wait for a lock and hold it. A node's lock is named by its stage and fingerprint."""
         with locks.hold_lock(locks.open_lock(self.lock_file(stage, name)), f"{stage} {name}"):
             yield
 
     @contextmanager
     def claim(self, node: Node) -> Iterator[Path | None]:
-        """Hold the node's lock and yield its partial folder, or None where another process has published it."""
+        """Hold the node's lock and yield its partial folder, or None if another process has published the node."""
         with self.lock(node.stage, node.fingerprint):
             if read_manifest(self.partial(node)):
-                self._rename(node)  # complete but for the last step
+                self._rename(node)  # a kill came just before the last step
             yield None if self.find(node) else self._begin(node)
 
     def _begin(self, node: Node) -> Path:
-        """The partial folder, with what an earlier attempt left if its inputs held the same."""
+        """Return the partial folder. Files of an earlier attempt stay in it if the inputs have not changed since."""
         partial, digests_by_role = self.partial(node), self.read_input_digests(node)
         digests_file = partial / SCRATCH / INPUTS
         if read_note(digests_file, require_keys()) != digests_by_role:
             if any(partial.glob(f"{SCRATCH}/*")):
-                log.warning(
-                    "warning: %s begins anew: by %s, what was begun came from other inputs.", node, digests_file
-                )
+                log.warning("warning: %s starts again, since its inputs have changed: see %s.", node, digests_file)
             remove(partial)
             digests_file.parent.mkdir(parents=True)
             write_note(digests_file, digests_by_role)
-        remove(partial / "manifest.json")  # of a folder that was complete, but cannot be read
+        remove(partial / "manifest.json")  # an unreadable manifest of a complete folder
         return partial
 
     def read_input_digests(self, node: Node) -> dict[str, str]:
-        """What a node's inputs hold now, by role."""
+        """Return the digests of a node's inputs by role.
+
+        Raises:
+            UserError: if an input was removed since the command started.
+        """
         manifests_by_role = {role: read_manifest(self.folder(input_node)) for role, input_node in node.inputs.items()}
         if removed_roles := [role for role, manifest in manifests_by_role.items() if manifest is None]:
-            raise UserError(
-                f"{node}: its input {node.inputs[removed_roles[0]]} was removed meanwhile. Run the command again."
-            )
+            removed = node.inputs[removed_roles[0]]
+            raise UserError(f"{node}: its input {removed} was removed while this ran. Type the same command again.")
         return {role: manifest["digest"] for role, manifest in manifests_by_role.items() if manifest}
 
     def publish(self, node: Node, record: Manifest) -> Manifest:
-        """Write the manifest, make everything durable, and rename the partial folder into place. Needs the lock.
-
-        What lies under `scratch/` (checkpoints, shards) serves a resume only and is not published.
+        """Write the manifest, sync all files to the disk, and rename the partial folder. The caller holds the lock.
+        Files in `scratch/` (checkpoints, shards) are only needed for a resume, and are not published.
 
         Raises:
-            UserError: where an input no longer holds what it did when the stage began.
+            UserError: if the content of an input has changed since the stage started.
         """
         digests_by_role = self.read_input_digests(node)
         if read_note(self.partial(node) / SCRATCH / INPUTS, require_keys()) != digests_by_role:
-            raise UserError(f"{node}: an input was built again while this ran. Run the command again.")
+            raise UserError(f"{node}: another command rebuilt an input while this ran. Type the same command again.")
         partial = self.partial(node)
         paths = [p for p in sorted(partial.rglob("*")) if p.relative_to(partial).parts[0] != SCRATCH]
         files = {str(p.relative_to(partial)): p for p in paths if p.is_file()}
-        readers = partial.stat().st_mode & 0o444  # safetensors lets nobody but this user read weights
+        readers = partial.stat().st_mode & 0o444  # safetensors writes files that only their owner can read
         for path in files.values():
             path.chmod(path.stat().st_mode | readers)
         signatures = {name: signature(path) for name, path in files.items()}
@@ -231,10 +232,10 @@ class Store:
         draft = partial / SCRATCH / "manifest.json"
         draft.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         sync(draft)
-        os.replace(draft, partial / "manifest.json")  # from here on the folder is complete
+        os.replace(draft, partial / "manifest.json")  # from here on, the folder is complete
         sync(partial)
         self._rename(node)
-        self._hashed |= {self.folder(node) / name: each for name, each in signatures.items()}
+        self._hashed |= {self.folder(node) / name: times for name, times in signatures.items()}
         return manifest
 
     def _rename(self, node: Node) -> None:
@@ -242,7 +243,7 @@ class Store:
         replace_folder(self.partial(node), self.folder(node))
 
     def link_latest(self, targets: list[Node]) -> None:
-        """Point `latest/` at the targets and all that they descend from; not in a store that may only be read."""
+        """Let the links in `latest/` point at the nodes of the targets' lineage. A read-only store stays unchanged."""
         if not self.is_writable:
             return
         for node in (node for target in targets for node in target.lineage):
@@ -255,12 +256,12 @@ class Store:
         safe_files.link(latest, Path("..") / node.stage / node.fingerprint)
 
     def manifests(self, stage: str = "*") -> list[tuple[Path, Manifest]]:
-        """Every published node of a stage that can be read, oldest first."""
+        """Return folder and manifest of every readable published node of a stage, oldest first."""
         manifests = [(folder, m) for folder in self.published_folders(stage) if (m := read_manifest(folder))]
         manifests = [(folder, m) for folder, m in manifests if folder.name == m["fingerprint"]]
         return sorted(manifests, key=lambda item: item[1]["ended"])
 
     def published_folders(self, stage: str = "*") -> list[Path]:
-        """The folders that published nodes lie in."""
+        """Return the folders of all published nodes of a stage."""
         folders = [path.parent for path in self.root.glob(f"{stage}/*/manifest.json")]
         return [folder for folder in folders if folder.parent.name in [*Target] and NODE.fullmatch(folder.name)]

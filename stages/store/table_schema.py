@@ -1,4 +1,4 @@
-"""Records as columns of a table: the schema follows from the types of a dataclass's fields."""
+"""Tables of records: the schema of a table follows from the types of a dataclass's fields."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ Float32 = Annotated[float, pa.float32()]
 
 
 def schema_of(kind: Any) -> pa.Schema:
-    """A column for every field."""
+    """Return a schema with a column for every field of a dataclass."""
     return pa.schema([(name, arrow_type(hint)) for name, hint in field_types(kind).items()])
 
 
@@ -27,7 +27,7 @@ def field_types(kind: Any) -> dict[str, Any]:
 
 
 def arrow_type(hint: Any) -> pa.DataType:
-    """How a table holds a type: as `Annotated` says, else in the usual way. Objects of any shape are JSON."""
+    """Return the column type for a field's type: the one in `Annotated`, else the default. Mappings become JSON."""
     origin, inside = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return hint.__metadata__[0]
@@ -53,12 +53,12 @@ def table_of(records: Sequence[Any], kind: Any) -> pa.Table:
 
 @cache
 def columns_of(kind: Any) -> list[tuple[Callable[[Any], Any], pa.DataType, Any]]:
-    """For every field what gets it, how a table holds it, and the dataclass of which it has lists."""
+    """Return for each field its getter, its column type, and the dataclass that its lists contain, or None."""
     return [(attrgetter(name), arrow_type(hint), nested_class(hint)) for name, hint in field_types(kind).items()]
 
 
 def records_of(table: pa.Table | pa.RecordBatch, kind: Any) -> list[Any]:
-    """The records of a table that `table_of` made; what a field's default says is where an older one has no column."""
+    """Return the records of a table. If an older table does not have a column, the field gets its default."""
     names, columns = table.schema.names, []
     for name in names:
         values = table[name].to_pylist()
@@ -69,7 +69,7 @@ def records_of(table: pa.Table | pa.RecordBatch, kind: Any) -> list[Any]:
 
 
 def nested_class(hint: Any) -> Any:
-    """The dataclass of which a column holds lists; else None."""
+    """Return the dataclass that a column's lists contain, or None."""
     return get_args(hint)[0] if get_origin(hint) is list and is_dataclass(get_args(hint)[0]) else None
 
 

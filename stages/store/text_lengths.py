@@ -1,5 +1,7 @@
-"""Mean lengths of a node's texts. The node's manifest keeps them, so that `stage=plan` reads JSON alone; of a node
-without them, from an earlier version, `stage=plan` has the tables measured."""
+"""Mean lengths of a node's texts. The manifest stores them, so that `stage=plan` does not read tables.
+
+For nodes of earlier versions, whose manifests lack the lengths, `stage=plan` measures the tables.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,14 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-GROUPS = 8  # groups of rows of a table that are read, evenly spaced: they stand for all of its rows
-PAIRS, POOL = "pairs", "pool"  # what the figures of these tables are under; those of examples are under their splits
+GROUPS = 8  # groups of rows that are read, evenly spaced, as a sample of the table
+PAIRS, POOL = "pairs", "pool"  # keys of the lengths; for examples, the keys are the splits
 
 
 def text_lengths(stage: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """Return mean characters of `prompt` and `answer`: of each split of examples, with the share of rows that are
-    `answered`; of pairs; of a pool, with the mean `tokens` of a candidate and how many prompts have how many
-    `texts` that differ. Return nothing where the stage makes none of these, or its table cannot be read."""
+    """Return the mean characters of `prompt` and `answer`, for each split of examples, for pairs, or for a pool.
+    Examples also have the share of rows that are `answered`. A pool has the mean `tokens` of a candidate, and in
+    `texts` the number of prompts by the number of their different texts. Return {} for other stages and unreadable
+    tables."""
     try:
         match stage:
             case "data" | "source" | "select":
@@ -78,7 +81,7 @@ def pool_lengths(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def read(file: Path, *columns: str) -> Iterator[pa.Table]:
-    """Yield the groups of rows that stand for a table."""
+    """Yield a sample of a table's groups of rows."""
     with pq.ParquetFile(file) as table:
         step = -(-table.num_row_groups // GROUPS)
         for group in range(0, table.num_row_groups, step or 1):
@@ -86,6 +89,6 @@ def read(file: Path, *columns: str) -> Iterator[pa.Table]:
 
 
 def characters(conversations: pa.ChunkedArray) -> int:
-    """Add up the characters of all messages."""
+    """Return the number of characters in all messages."""
     texts = pc.struct_field(pc.list_flatten(conversations), "content")
     return int(pc.sum(pc.utf8_length(texts)).as_py() or 0)

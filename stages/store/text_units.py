@@ -1,4 +1,4 @@
-"""What checkers read in an open answer: its words, sentences, paragraphs and lines."""
+"""The units of a text that checkers count: words, sentences, paragraphs, lines and list items."""
 
 import re
 
@@ -7,7 +7,7 @@ NUMBER = re.compile(r"\s*\d+[.)]\s+(?=\S)")
 
 
 def words(text: str) -> list[str]:
-    """Words as they are written, without marks around them; `don't` and `well-known` are one each."""
+    """Return the words without punctuation around them. `don't` and `well-known` are one word each."""
     return re.findall(r"\w+(?:['’-]\w+)*", text)
 
 
@@ -16,18 +16,18 @@ def lower_words(text: str) -> list[str]:
 
 
 def lines(text: str) -> list[str]:
-    """Its lines that are not blank, stripped."""
+    """Return the lines that are not blank, stripped."""
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def paragraphs(text: str) -> list[str]:
-    """What stands between blank lines."""
+    """Return the parts of a text between blank lines."""
     return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
 
 
 def sentences(text: str) -> list[str]:
-    """What ends in a full stop, a question or exclamation mark, or with its line; the marker of a list item is no
-    sentence. An abbreviation with a stop in it ends none."""
+    """Return the sentences: parts that end in a full stop, a question mark, an exclamation mark or at a line's end.
+    The marker of a list item (`1.`) is not a sentence, and abbreviations (`e.g.`) do not end one."""
     plain = re.sub(r"(?m)^[ \t]*(?:[-*•+]|\d+[.)])[ \t]+", "", text)
     plain = re.sub(r"\b(Mr|Mrs|Ms|Dr|St|vs|etc|e\.g|i\.e|a\.m|p\.m)\.", lambda m: m[0].replace(".", ""), plain)
     parts = re.split(r"(?<=[.!?…])[\"'”’)*_]*\s+|\n+", plain)
@@ -35,15 +35,15 @@ def sentences(text: str) -> list[str]:
 
 
 def bullet_items(text: str) -> list[str]:
-    """The texts of its bullets."""
+    """Return the texts of all bullet items."""
     return [BULLET.sub("", line, count=1).strip() for line in text.splitlines() if BULLET.match(line)]
 
 
 def numbered_items(text: str) -> list[str]:
-    """The texts of its numbered items."""
+    """Return the texts of all numbered items."""
     return [NUMBER.sub("", line, count=1).strip() for line in text.splitlines() if NUMBER.match(line)]
 
 
 def plain_words(text: str) -> list[str]:
-    """Lower-case words, the parts of compounds apart, so that marks of emphasis hide none."""
+    """Return the words in lower case. Compounds are divided, so that marks of emphasis (`_word_`) hide no word."""
     return re.findall(r"[^\W_]+", text.lower())

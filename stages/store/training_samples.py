@@ -1,4 +1,4 @@
-"""What a model answered while it was trained: the same few prompts at every evaluation, in `samples.jsonl`."""
+"""Sample answers during training: a model answers the same few prompts at every evaluation (`samples.jsonl`)."""
 
 import json
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from stages.store.workspace import SAMPLES
 
 @dataclass
 class Sample:
-    """The greedy answer to one prompt after `step` steps. `id` names the prompt by its content; `finish_reason` is
-    stop or length, as of a candidate."""
+    """The greedy answer to one prompt after `step` optimizer steps. `id` is a hash of the prompt. `finish_reason` is
+    stop or length."""
 
     step: int
     id: str
@@ -23,15 +23,14 @@ class Sample:
 
 
 def append_samples(node: Path, samples: Sequence[Sample]) -> None:
-    """Add the answers of one evaluation. After a resume a step may come again."""
+    """Append the answers of one evaluation. After a resume, a step can appear twice."""
     lines = "".join(json.dumps(asdict(sample)) + "\n" for sample in samples)
     with open(node / SAMPLES, "a", encoding="utf-8") as file:
         file.write(lines)
 
 
 def read_samples(node: Path) -> list[Sample]:
-    """The answers by step, then by prompt; none where nothing was sampled. Where a resume answered a step again, the
-    later answers count."""
+    """Return the answers sorted by step, then by prompt. If a resume repeated a step, the later answers count."""
     path, samples = node / SAMPLES, dict[tuple[int, str], Sample]()
     for line in path.read_bytes().splitlines() if path.exists() else []:
         if sample := read_sample(line):
@@ -40,7 +39,7 @@ def read_samples(node: Path) -> list[Sample]:
 
 
 def read_sample(line: bytes) -> Sample | None:
-    """A line of `samples.jsonl`; None for one that a kill cut off, or that is no sample."""
+    """Return the sample in a line of `samples.jsonl`, or None if a kill truncated the line or it is not a sample."""
     try:
         return Sample(**json.loads(line))
     except WRONG_SHAPE:

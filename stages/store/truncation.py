@@ -1,32 +1,32 @@
-"""Which share of candidates ended by themselves, what makes more of them end, and what becomes of the others."""
+"""Truncated candidates: the share that ended by themselves, advice for more of these, and the rule for the others."""
 
 from pathlib import Path
 
 from stages.config.choices import Unfinished
 from stages.store.records import Candidate, Records
 
-MOST = 0.5  # share of candidates: where fewer end, more variety is no way out, as it ends still fewer
+MOST = 0.5  # share of candidates: if fewer end, a higher temperature is no remedy, since still fewer would end
 
 
 def share_ended(pool: Path) -> float:
-    """Return the share of a pool's candidates that ended by themselves; 1 where there is none."""
+    """Return the share of a pool's candidates that ended by themselves; 1 for an empty pool."""
     reasons = Records(pool / "candidates.parquet", Candidate).column("finish_reason")
     return reasons.count("stop") / len(reasons) if reasons else 1.0
 
 
 def resolve_unfinished(rule: Unfinished, share: float) -> Unfinished:
-    """Return what becomes of unfinished completions where `share` of the candidates ended: keep or drop."""
+    """Return keep or drop for truncated completions. `share` is the share of candidates that ended by themselves."""
     if rule is Unfinished.auto:
         return Unfinished.keep if share > MOST else Unfinished.drop
     return rule
 
 
 def ending_advice(share: float, block: str = "sample") -> str:
-    """Return what makes more candidates end, where this share did and that is not most; else ''. `block` says on the
-    command line how they are drawn."""
+    """Return advice to let more candidates end, if at most half of them did; else ''. `block` is the block on the
+    command line with the keys of sampling."""
     if share > MOST:
         return ""
     return (
-        f"Only {share:.1%} of the candidates end by themselves: lower {block}.temperatures or raise "
-        f"{block}.max_new_tokens"
+        f"Only {share:.1%} of the candidates end by themselves, the others are truncated. Lower {block}.temperatures "
+        f"or raise {block}.max_new_tokens"
     )

@@ -1,4 +1,4 @@
-"""The folder that a stage fills, with its curves and warnings, and the bar that shows how far it is."""
+"""The folder that a stage fills, its curves and warnings, and the progress bar."""
 
 import json
 import logging
@@ -15,20 +15,21 @@ from stages.store.safe_files import open_regular
 
 log = logging.getLogger(__name__)
 
-SCRATCH = "scratch"  # inside the folder: what serves a resume only and is not published
+SCRATCH = "scratch"  # a subfolder with files that are only needed for a resume, and are not published
 CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"
-LOGS = (CURVES, SAMPLES)  # what a stage tells of itself on its way: no product of it
+LOGS = (CURVES, SAMPLES)  # logs of a stage, which are not part of its result
 
 
 class OpenResource:
-    """What a stage leaves open for the next one in this process: one thing, under all that it was opened with."""
+    """One object, such as a loaded model, that a stage leaves open for the next stage in the same process. Its key
+    holds everything that it was opened with."""
 
     def __init__(self) -> None:
         self.key: Any = None
         self.value: Any = None
 
     def get(self, key: Any, open_new: Callable[[], Any]) -> Any:
-        """What is kept under this key; where that is something else, it goes before `make` opens this."""
+        """Return the open object if it has this key. Else drop it first, and return the one that `open_new` opens."""
         if self.key != key:
             self.clear()
             self.key, self.value = key, open_new()
@@ -39,14 +40,10 @@ class OpenResource:
 
 
 class StageDir(os.PathLike[str]):
-    """The folder a stage works in: `out / "file"`, plus the log of its curves and its warnings, and what an earlier
-    stage left open.
-
-    `calls` is where answers of endpoints are kept, for all nodes; `asked` is what they came to, for a stage's metrics.
-
-    Where several processes work on one node, each has a Work. One of them is `main`: only that one writes curves and
-    warnings, and what the stage publishes.
-    """
+    """The folder that a stage fills (`out / "file"`), with the stage's curves and warnings. `open_resource` is what an
+    earlier stage left open. `call_folder` keeps the answers of endpoints for all nodes, and `endpoint_calls` counts
+    the calls of this stage for its metrics. If several processes work on one node, each has a StageDir, and only the
+    one with `is_main` writes curves, warnings and published files."""
 
     def __init__(
         self,
@@ -73,29 +70,29 @@ class StageDir(os.PathLike[str]):
         return self.path / name
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
-        """Append metrics to `curves.jsonl` and hand them to the tracker. After a resume a step may come again."""
+        """Append metrics to `curves.jsonl` and pass them to the tracker. After a resume, a step can appear twice."""
         if not self.main:
             return
         point = {"step": step, **metrics}
-        strict = {k: v if math.isfinite(v) else None for k, v in point.items()}  # JSON knows no NaN
+        strict = {k: v if math.isfinite(v) else None for k, v in point.items()}  # JSON has no NaN
         with open(self / CURVES, "a", encoding="utf-8") as curves:
             curves.write(json.dumps(strict, allow_nan=False) + "\n")
         self._listener(metrics, step)
 
     def inform(self, message: str) -> None:
-        """Tell the user what was done."""
+        """Print a message about the stage's work."""
         if self.main:
             log.info("%s", message)
 
     def warn(self, message: str) -> None:
-        """Say something the user should know; it also goes into the manifest and the report."""
+        """Print a warning. It is also stored in the manifest and shown in the report."""
         if self.main:
             log.warning("warning: %s", message)
             self.warnings.append(message)
 
 
 def read_curves(node: Path) -> list[dict[str, Any]]:
-    """The points of `curves.jsonl` by step; where a resume logged a step again, the later point counts."""
+    """Return the points of `curves.jsonl` sorted by step. If a resume logged a step twice, the later point counts."""
     points: dict[tuple[int, bool], dict[str, Any]] = {}
     path = node / CURVES
     for line in path.read_bytes().splitlines() if path.exists() else []:
@@ -105,12 +102,12 @@ def read_curves(node: Path) -> list[dict[str, Any]]:
 
 
 def last_values(curve: list[dict[str, Any]], *names: str) -> dict[str, float]:
-    """The last value of each metric that the curve holds."""
+    """Return the last value of each of these metrics that the curve holds."""
     return {name: point[name] for point in curve for name in names if name in point}
 
 
 def read_point(line: bytes) -> dict[str, Any] | None:
-    """A line of `curves.jsonl`; None for one that is empty, that a kill cut off, or that is no point."""
+    """Return the point in a line of `curves.jsonl`, or None if a kill truncated the line or it is not a point."""
     try:
         point = json.loads(line)
         return {k: v for k, v in point.items() if v is not None} if isinstance(point["step"], int) else None
@@ -119,18 +116,16 @@ def read_point(line: bytes) -> dict[str, Any] | None:
 
 
 def cut_torn_line(lines: Path) -> None:
-    """Cut off the end of a file in JSON lines that an attempt left unfinished: it would tear the next line, too."""
+    """Remove an unfinished last line from a file of JSON lines, so that the next line does not join it."""
     if os.path.lexists(lines):
         with os.fdopen(open_regular(lines, os.O_RDWR), "r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
 class Progress:
-    """How far a stage is: one line of at most 80 columns on a terminal, in a log file a line every half minute.
-
-    Time remaining is told from the mean rate so far, once a twentieth is done and ten seconds have passed: before that
-    the first rows, which wait for a whole batch, would speak for all.
-    """
+    """The progress of a stage: a line of at most 80 columns on a terminal; in a log file, a line every half minute.
+    The time left is computed from the mean rate, after a twentieth of the rows and ten seconds. Earlier it would be
+    wrong, since the first rows wait for a whole batch."""
 
     COLUMNS, SECONDS, SHARE, LOGGED_EVERY = 80, 10.0, 0.05, 30.0
 
@@ -141,9 +136,9 @@ class Progress:
         self.terminal = self.open_bar() if sys.stderr.isatty() else None
 
     def open_bar(self) -> Any:
-        from tqdm import tqdm  # not for `--help` or a plan
+        from tqdm import tqdm  # imported late: `--help` and a plan need no bar
 
-        columns = min(self.COLUMNS, shutil.get_terminal_size().columns or self.COLUMNS)  # 0: nobody knows
+        columns = min(self.COLUMNS, shutil.get_terminal_size().columns or self.COLUMNS)  # 0: the width is unknown
         bar = tqdm(total=self.total, initial=self.done, ncols=columns, bar_format="{desc} |{bar}|", delay=0.01)
         bar.set_description_str(self.line(), refresh=True)
         return bar
@@ -155,7 +150,7 @@ class Progress:
         self.close()
 
     def update(self, rows: int = 1, note: str | None = None) -> None:
-        """So many more are done; `note` stands at the end of the line from now on."""
+        """Add finished rows. A new `note` replaces the text at the end of the line."""
         self.done += rows
         self.note = self.note if note is None else note
         if self.terminal:
@@ -166,14 +161,14 @@ class Progress:
             log.info("%s", self.line())
 
     def set_total(self, total: int) -> None:
-        """So many there will be, as far as one can tell now."""
+        """Replace the expected number of rows."""
         self.total = total
         if self.terminal:
             self.terminal.total = total
 
     def line(self) -> str:
-        """`sample 1,024/4,480 rows, 34/s, 1:41 left, …`"""
-        total_text = f"/{self.total:,}" if self.total else ""  # else nobody knows how many
+        """Return the line: `sample 1,024/4,480 rows, 34/s, 1:41 left, …`."""
+        total_text = f"/{self.total:,}" if self.total else ""  # empty: the total is unknown
         parts = [f"{self.title} {self.done:,}{total_text} {self.unit}s"]
         seconds, finished = time.monotonic() - self.started, self.done - self.first_row
         if finished and seconds >= 1:
@@ -194,7 +189,7 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """`1:41`, `2:05:00`."""
+    """Return a duration as a clock shows it: `1:41`, `2:05:00`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,1 +1,1 @@
-"""Experiment tracking, a file for each tracker."""
+"""Experiment trackers, one file each."""

@@ -1,4 +1,4 @@
-"""Some rows of what a stage published, to be looked at in a tracker. The stages themselves know of no tracker."""
+"""Tables for trackers: the first rows of a published node."""
 
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ Table = tuple[list[str], list[list[Any]]]  # columns, rows
 
 
 def read_tables(stage: str, folder: Path) -> dict[str, Table]:
-    """The first candidates with their scores after `label`, the first pairs after `pairs`: `ROWS` at most. After a
-    training stage all that the model answered on its way."""
+    """Return the tables of a node by name: scored candidates of `label`, pairs of `pairs` (`ROWS` rows at most), or
+    the sample answers of a training stage."""
     tables: dict[str, Table] = {}
     if stage == "label":
         tables["candidates"] = candidates(folder)
@@ -27,7 +27,7 @@ def read_tables(stage: str, folder: Path) -> dict[str, Table]:
 
 
 def candidates(folder: Path) -> Table:
-    """prompt, completion, score; no row where only the order of two candidates is known."""
+    """Return the table of candidates with a score: prompt, completion, score."""
     scored = pq.read_table(folder / "judgements.parquet", filters=pc.field("score").is_valid()).slice(0, ROWS)
     texts = by_id(folder / "candidates.parquet", "candidate_id", "text", scored["candidate_id"])
     prompts = by_id(folder / "prompts.parquet", "id", "messages", scored["prompt_id"])
@@ -36,14 +36,14 @@ def candidates(folder: Path) -> Table:
 
 
 def pairs(folder: Path) -> Table:
-    """prompt, chosen, rejected, margin."""
+    """Return the table of pairs: prompt, chosen, rejected, margin."""
     columns = ["prompt", "chosen", "rejected", "margin"]
     first = pq.read_table(folder / "pairs.parquet", columns=columns).slice(0, ROWS).to_pylist()
     return columns, [[text(p["prompt"]), text(p["chosen"]), text(p["rejected"]), p["margin"]] for p in first]
 
 
 def samples(folder: Path) -> Table:
-    """step, prompt, the answer before training, the answer."""
+    """Return the table of sample answers: step, prompt, answer before training, answer."""
     answers = read_samples(folder)
     before = {sample.id: sample.answer for sample in answers if sample.step == 0}
     rows = [[s.step, text(s.prompt), before.get(s.id, ""), s.answer] for s in answers]
@@ -56,7 +56,7 @@ def by_id(path: Path, key: str, value: str, ids: Any) -> dict[str, Any]:
 
 
 def text(messages: list[dict[str, str]]) -> str:
-    """A lone message as it is; of several, who says what."""
+    """Return a single message as it is, and several messages with their roles."""
     if len(messages) == 1:
         return messages[0]["content"]
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)

@@ -1,6 +1,6 @@
-"""Experiment tracking: a run per attempt at a node, with its configuration, its curves, its output and its inputs.
+"""Experiment tracking: a run per attempt at a node, with its configuration, curves, output and inputs.
 
-Nothing here decides a result. Trackers live in the process that builds, never in its children.
+Trackers change no result. They live in the process that builds, never in its children.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,22 +16,23 @@ from stages.store.store import Store
 
 
 class Run:
-    """One attempt at one node, untracked (`tracker=none`): what a tracker is told, and when."""
+    """The run of one attempt at a node. This base class (`tracker=none`) ignores all calls, in their order here."""
 
-    id: str | None = None  # W&B's: the manifest keeps it
+    id: str | None = None  # the id of a W&B run, which the manifest keeps
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
-        """Metrics of a step, under the names TRL gives them."""
+        """Log the metrics of a step, under TRL's names."""
 
     def published(self, folder: Path, manifest: Manifest) -> None:
-        """The node lies in `folder` now: its files become an artifact, a version of `<stage>-<fingerprint>`."""
+        """Log the published node as an artifact: a new version of `STAGE-FINGERPRINT` with the node's files."""
 
     def finish(self, failed: bool) -> None:
-        """The attempt is over."""
+        """End the run."""
 
 
 def describe_inputs(node: Node, root: Path) -> dict[str, dict[str, str]]:
-    """By role, the fingerprint of an input and its artifact as trackers know it: the lineage, readable offline."""
+    """Return by role the fingerprint and the artifact's name of each input, so that the lineage is readable
+    offline."""
     digests = Store(root).read_input_digests(node)
     return {
         role: {
@@ -43,18 +44,18 @@ def describe_inputs(node: Node, root: Path) -> dict[str, dict[str, str]]:
 
 
 def artifact_name(stage: str, fingerprint: str, digest: str) -> str:
-    """`sft-1f09b2b85486:5a0c31de90b2`: the computation, and as an alias the content that it gave."""
+    """Return `STAGE-FINGERPRINT:DIGEST`, where the first 12 digits of the content's digest are the version."""
     return f"{stage}-{fingerprint}:{digest[:12]}"
 
 
 def artifact_metadata(manifest: Manifest) -> dict[str, Any]:
-    """What an artifact says of itself: the manifest's key figures."""
+    """Return the metadata of an artifact: the key figures of the manifest."""
     return {key: manifest[key] for key in ("digest", "seed", "device", "wall_seconds", "peak_memory", "metrics")}
 
 
 @contextmanager
 def track(settings: Tracker, node: Node, root: Path) -> Iterator[Run]:
-    """A tracker's run for this attempt; marked failed where the stage raises."""
+    """Yield a tracker's run for this attempt. If the stage raises an error, the run is marked as failed."""
     run = start(settings, node, root)
     try:
         yield run

@@ -1,6 +1,6 @@
-"""`tracker=trackio`: a dashboard on this machine, for whom has no account (https://github.com/gradio-app/trackio).
+"""The tracker `tracker=trackio`: a local dashboard without an account (https://github.com/gradio-app/trackio).
 
-Its files lie under `outputs/cache/trackio`; `TRACKIO_DIR=outputs/cache/trackio trackio show` opens it.
+Its files are in `outputs/cache/trackio`. To open it, type `TRACKIO_DIR=outputs/cache/trackio trackio show`.
 """
 
 import io
@@ -19,7 +19,7 @@ from stages.tracking.tracker import Run, artifact_metadata, describe_inputs
 
 
 class TrackioRun(Run):
-    """A run of Trackio's, whose lineage is complete without a network."""
+    """A run of Trackio. Its lineage is complete without a network."""
 
     def __init__(self, settings: Tracker, node: Node, root: Path):
         try:
@@ -42,13 +42,13 @@ class TrackioRun(Run):
             try:
                 self.run.use_artifact(entry["artifact"])
             except ValueError:
-                continue  # built under another tracker; the configuration names it all the same
+                continue  # the input was built with another tracker; the run's configuration names it
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
         self.run.log(metrics, step=step)
 
     def published(self, folder: Path, manifest: Manifest) -> None:
-        """Log figures, tables and the artifact: references to the files, or with `tracker.upload` copies of them."""
+        """Log figures, tables and the artifact: references to the files, or copies with `tracker.upload`."""
         import trackio
 
         tables = logged_tables.read_tables(manifest["stage"], folder).items()
@@ -72,7 +72,7 @@ class TrackioRun(Run):
 
 
 def figures(metrics: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of nested metrics, by path: `delta/dpo-sft/mean`."""
+    """Return the numbers in nested metrics by path: `delta/dpo-sft/mean`."""
     numbers = dict[str, float]()
     for key, value in metrics.items():
         if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""`tracker=wandb`: Weights & Biases (https://docs.wandb.ai), its files under `outputs/cache/wandb`.
+"""The tracker `tracker=wandb`: Weights & Biases (https://docs.wandb.ai), with files in `outputs/cache/wandb`.
 
-Without a key its runs are offline, and it never asks for one; `stage=sync` pushes them later.
+Without an API key, runs are offline, and W&B does not ask for a key. `stage=sync` uploads them later.
 """
 
 import logging
@@ -21,12 +21,12 @@ from stages.tracking.tracker import Run, artifact_metadata, describe_inputs
 
 log = logging.getLogger(__name__)
 
-# Marks in the folder of a run: W&B knows its inputs; W&B was gone when it ended.
+# Marker files in the folder of a run: W&B has its inputs; W&B did not answer when it ended.
 LINKED, CUT_OFF = "inputs.told", "cut.off"
 
 
 class WandbRun(Run):
-    """A run of W&B's. Online, its inputs are told at its start; offline, its configuration names them."""
+    """A run of W&B. Online, its inputs are linked at the start; offline, only its configuration names them."""
 
     def __init__(self, settings: Tracker, node: Node, root: Path):
         self.upload = settings.upload
@@ -37,7 +37,9 @@ class WandbRun(Run):
         try:
             self.run = start(settings, node, files, input_entries, run_mode)
         except wandb.errors.Error as error:
-            log.warning("warning: W&B cannot be reached (%s): this run is logged offline.", error)
+            log.warning(
+                "warning: W&B cannot be reached (%s). This run is logged offline; stage=sync uploads it.", error
+            )
             run_mode = "offline"
             self.run = start(settings, node, files, input_entries, run_mode)
         self.id = self.run.id
@@ -46,7 +48,7 @@ class WandbRun(Run):
             try:
                 link_run(wandb.Api(), Path(self.run.dir).parent, self.run.path, artifacts)
             except wandb.errors.Error as error:
-                log.warning("warning: W&B did not take this run's inputs (%s): stage=sync tries again.", error)
+                log.warning("warning: W&B did not accept this run's inputs (%s). stage=sync tries again.", error)
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
         self.run.log(metrics, step=step)
@@ -61,14 +63,14 @@ class WandbRun(Run):
         try:
             self.run.log_artifact(artifact(folder, manifest, self.upload), aliases=aliases)
         except wandb.errors.Error as error:
-            log.warning("warning: W&B did not take %s as an artifact: %s", folder, error)
+            log.warning("warning: W&B did not accept %s as an artifact: %s", folder, error)
 
     def finish(self, failed: bool) -> None:
         try:
             self.run.finish(exit_code=int(failed))
         except TimeoutError:
             (Path(self.run.dir).parent / CUT_OFF).touch()
-            log.warning("warning: W&B does not answer any more: stage=sync sends the rest of this run.")
+            log.warning("warning: W&B does not answer any more. stage=sync uploads the rest of this run.")
 
 
 def start(settings: Tracker, node: Node, files: Path, input_entries: dict[str, dict[str, str]], mode: str) -> Any:
@@ -88,9 +90,9 @@ def start(settings: Tracker, node: Node, files: Path, input_entries: dict[str, d
         settings=wandb.Settings(
             silent=True,
             init_timeout=30,
-            finish_timeout=0 if settings.upload else 60,  # 0: as long as it takes
+            finish_timeout=0 if settings.upload else 60,  # 0: no limit
             finish_timeout_raises=True,
-            # No console, code, arguments or git remote is sent: none can leak a secret then.
+            # No console output, code, arguments or git remote is sent, since they could contain a secret.
             console="off",
             disable_git=True,
             save_code=False,
@@ -100,7 +102,7 @@ def start(settings: Tracker, node: Node, files: Path, input_entries: dict[str, d
 
 
 def artifact(folder: Path, manifest: Manifest, upload: bool) -> Any:
-    """The files of a node as W&B's artifact, or references to them."""
+    """Return a W&B artifact with the files of a node (`upload`), or with references to them."""
     import wandb
 
     name = f"{manifest['stage']}-{manifest['fingerprint']}"
@@ -110,16 +112,16 @@ def artifact(folder: Path, manifest: Manifest, upload: bool) -> Any:
         if upload:
             logged.add_file(
                 str(path), name=file, policy="immutable"
-            )  # not copied first: published files do not change
+            )  # immutable: W&B makes no copy, since published files do not change
         else:
-            # The store has read the file for its SHA-256 already; W&B would read it again for its MD5.
+            # The store knows the SHA-256 already. W&B would read the file again for its MD5.
             for reference in logged.add_reference(path.as_uri(), name=file, checksum=False):
                 reference.digest = entry["sha256"]
     return logged
 
 
 def prepare_folder(root: Path) -> Path:
-    """Where W&B's files go, its caches and logs too."""
+    """Create the folder for W&B's files, set it for its caches and logs too, and return it."""
     files = (root / "cache" / "wandb").resolve()
     files.mkdir(parents=True, exist_ok=True)
     for variable in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
@@ -128,12 +130,12 @@ def prepare_folder(root: Path) -> Path:
 
 
 def choose_mode() -> str:
-    """WANDB_MODE, of which `process.prepare` leaves trackers this; else online where there is a key."""
+    """Return the user's WANDB_MODE, which `process.prepare` has stored, else online if there is a key."""
     return os.environ.get("PLUMBLINE_WANDB_MODE") or ("online" if has_key() else "offline")
 
 
 def has_key() -> bool:
-    """Whether a W&B key is in the environment or in the user's netrc file."""
+    """Return whether a W&B key is in the environment or in the user's netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
@@ -145,9 +147,7 @@ def has_key() -> bool:
 
 def link_run(api: Any, run: Path, path: str, artifacts: Iterable[str]) -> list[str]:
     """Tell W&B what artifacts a run used, and note it in the run's folder. Those that are not there are returned.
-
-    `path` is entity/project/id. The public API takes it for a run that is over, without resuming it.
-    """
+    `path` is entity/project/id. The public API takes it for a run that is over, without resuming it."""
     user = api.run(path)
     missing = list[str]()
     for name in artifacts:

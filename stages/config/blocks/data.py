@@ -141,7 +141,6 @@ class Audit:
 @dataclass
 class Form:
     """One form for the rows of all sources: their system messages, their characters and their white space.
-
     `system=insert` adds the system prompt to conversations without one, and `drop` removes system messages. `vary`
     replaces each by one of `system_prompts`, chosen by the row's content. Messages that describe tools always stay."""
 
@@ -169,9 +168,8 @@ class Mixture:
 
 @dataclass
 class Data:
-    """The data of a run: prompts and answers that are generated (`tasks`) or read (`sources`).
-
-    A set that only the evaluation reads has no `tasks`; `of` is then the setting that lists its sources."""
+    """The data of a run: prompts and answers that are generated (`tasks`) or read (`sources`). A set that only the
+    evaluation reads has no `tasks`; `of` is then the setting that lists its sources."""
 
     tasks: Tasks | None = field(default_factory=Tasks)
     sources: list[Source] = field(default_factory=list)
@@ -195,9 +193,8 @@ class Data:
 
 @dataclass
 class OneSource:
-    """The block of `stage=source`: one source, and the keys of `data` that concern single rows.
-
-    `of` is the setting that names the source, as `data.sources[0]`."""
+    """The block of `stage=source`: one source, and the keys of `data` that concern single rows. `of` is the setting
+    that names the source, as `data.sources[0]`."""
 
     source: Source
     max_bad: float

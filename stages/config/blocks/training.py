@@ -27,9 +27,8 @@ from stages.config.limits import between, computed, neutral, positive, random_se
 
 @dataclass(frozen=True)
 class Objective:
-    """A training objective, as the command line, the plan, the memory estimate and the pages describe it.
-
-    Its data set, model and trainer are in `stages/objectives/NAME.py`, since their imports take seconds."""
+    """A training objective, as the command line, the plan, the memory estimate and the pages describe it. Its data
+    set, model and trainer are in `stages/objectives/NAME.py`, since their imports take seconds."""
 
     name: str  # the name of its stage and of its block in the configuration
     title: str  # the name of the trained model in a sentence
@@ -99,7 +98,6 @@ class Training:
     @property
     def checkpointings(self) -> list[Checkpointing]:
         """The kinds of gradient checkpointing that this training can use, from the least recomputation to the most.
-
         `selective` is missing with an adapter, whose many small products would all be kept, so that nothing is saved.
         It is also missing under ZeRO-3, which frees a layer's weights after its forward."""
         without = self.adapter is not Adapter.none or self.runtime.sharding is Sharding.zero3
