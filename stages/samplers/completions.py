@@ -107,19 +107,9 @@ def complete(
         )
 
     vocabulary, size, per_prompt = count_embedding_rows(model), decoding.runtime.shard_size, len(decoding.temperatures)
-    prompt_id_of = lambda candidate: candidate.prompt_id
-    candidates = produce_in_shards(
-        prompts,
-        lambda e: e.id,
-        produce,
-        Candidate,
-        prompt_id_of,
-        size,
-        title,
-        out,
-        rows=per_prompt,
-        min_records=per_prompt,
-    )
+    id_of, prompt_id_of = lambda prompt: prompt.id, lambda candidate: candidate.prompt_id
+    counts = {"rows": per_prompt, "min_records": per_prompt}
+    candidates = produce_in_shards(prompts, id_of, produce, Candidate, prompt_id_of, size, title, out, **counts)
     if missing:
         (reason, times), expected = missing.most_common(1)[0], (len(prompts) - dropped.reasons.total()) * per_prompt
         message = f"{missing.total()} of {expected} candidates are missing; mostly ({times} times): {reason}"

@@ -91,14 +91,17 @@ def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(chain:
 @pytest.mark.parametrize(
     ("typed", "pattern"),
     [
-        ("sample=file", "sample=file needs sample.file"),
-        ("sample.sampler=file", "sample=file needs sample.file"),
-        ("sample=file sample.file=README.md", "label=verifier goes by checks"),
-        ("sample=file sample.file=README.md label=human sample.pool=[{n:2}]", "sample.file and sample.pool both say"),
+        ("sample=file", "Add sample.file=FILE"),
+        ("sample.sampler=file", "Add sample.file=FILE"),
+        ("sample=file sample.file=README.md", "label=verifier needs prompts with checks"),
+        (
+            "sample=file sample.file=README.md label=human sample.pool=[{n:2}]",
+            "sample.file and sample.pool exclude each other",
+        ),
         ("sample=file sample.file=none.jsonl label=human", "sample.file=none.jsonl: no such file"),
         (
             "sample=file sample.file=README.md label=dataset label.path=README.md",
-            "label=dataset brings its candidates",
+            "Leave out sample.file and sample.pool",
         ),
     ],
 )
@@ -111,5 +114,5 @@ def test_the_command_line_says_where_the_labels_are(tmp_path: Path) -> None:
     with running(Model(judging(better))) as server:
         ran = inside("tracker=none", f"outputs={root}", "stage=label", *line(file, server.url))
     assert ran.returncode == 0, ran.stderr
-    assert f"How good the labels are: {root / 'labels.html'}" in ran.stdout
+    assert f"The page of the labels: {root / 'labels.html'}" in ran.stdout
     assert Chain(root).count() == {"sample": 1, "label": 1}

@@ -205,8 +205,8 @@ DEEP = "[" * 100_000 + "]" * 100_000
 UNUSABLE = {
     "nested too deeply": f'{{"instruction": "a", "output": "b", "x": {DEEP}}}',
     "a number with too many digits": '{"instruction": "a", "output": "b", "x": ' + "9" * 5000 + "}",
-    "NaN is no number": '{"instruction": "a", "output": "b", "x": NaN}',
-    "the key stands there twice": '{"instruction": "a", "output": "b", "output": "c"}',
+    "NaN is not a number": '{"instruction": "a", "output": "b", "x": NaN}',
+    "the key occurs twice": '{"instruction": "a", "output": "b", "output": "c"}',
     "Invalid control character": '{"instruction": "a\0", "output": "b"}',
 }
 
@@ -251,8 +251,8 @@ def test_rows_of_a_csv_file_that_do_not_fit_are_kept_apart(tmp_path: Path) -> No
     assert [e.reference for e in examples] == [long, "l"]
     quarantined = [strict(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
     assert [(entry["line"], entry["reason"]) for entry in quarantined] == [
-        (3, "3 fields, the header has 2"),
-        (4, "1 fields, the header has 2"),
+        (3, "3 fields, but the header has 2"),
+        (4, "1 fields, but the header has 2"),
         (5, "broken CSV: ',' expected after '\"'"),
         (6, "not UTF-8, but maybe Windows-1252: iconv -f CP1252 -t UTF-8 rows.csv > rows.utf8.csv"),
     ]
@@ -293,7 +293,7 @@ def test_what_may_never_end_is_no_input(kind: str, tmp_path: Path) -> None:
     if kind == "bomb":
         source = f"data.sources=[{{path: {file}}}]"
         message = refused("stage=data", "data=file", source, "data.max_file=2", f"outputs={tmp_path / 'outputs'}")
-        assert message == f"data.sources[0].path: {file}: unpacks to more than 2 MB. data.max_file=MB reads more."
+        assert message == f"data.sources[0].path: {file}: unpacks to over 2 MB. Type data.max_file=MB to allow more."
         return
     message = refused("stage=data", "data=file", f"data.sources=[{{path: {path}}}]", f"outputs={tmp_path / 'outputs'}")
     assert message.startswith("data.sources[0].path")
@@ -371,7 +371,7 @@ def test_duplicates_are_dropped_and_other_answers_kept(tmp_path: Path) -> None:
     assert [(e.messages[0]["content"], e.reference) for e in examples] == [("a", "1"), ("a", "2"), ("b", "1")]
     assert len({e.id for e in examples}) == 3
     assert metrics["duplicates_dropped"] == 3
-    assert "3 copies left out" in metrics["summary"]
+    assert "3 copies skipped" in metrics["summary"]
     assert "data.sources[0]" in out.warnings[0]
     assert "3 of 6 rows" in out.warnings[0]
 
@@ -437,7 +437,7 @@ def test_a_drawn_part_of_a_source_is_the_same_whatever_the_order(tmp_path: Path)
 
 
 def test_rows_are_written_in_groups_and_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("store.records.GROUP", "store.records.PIECE", "curation.joining.GROUP"):
+    for name in ("store.records.ROWS_PER_GROUP", "store.records.ROWS_PER_PIECE", "curation.joining.ROWS_PER_GROUP"):
         monkeypatch.setattr(f"stages.{name}", 7)
     out, _ = source(tmp_path, alpaca(40))
     assert pq.ParquetFile(out / "examples.parquet").num_row_groups == 6
