@@ -35,7 +35,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     first_step = objective.FirstStepCheck(trainer, inputs, rows.train.ids)
     fit.train(first_step)
     held_out_margins = objective.reward_margins(trainer, objective.read_reference(inputs, held_out.ids))
-    if not out.main:
+    if not out.is_main:
         return {}
     fit.publish(lambda weights: load_model(frozen, weights), held_out_margins)
 

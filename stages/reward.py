@@ -33,7 +33,7 @@ def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     trainer = fit.build_trainer(reward.trainable_model(policy, contract, fit.cfg, fit.args.device, out))
     fit.train()
     rewards = trainer.rewards(rows.validation.rows)
-    if not out.main:
+    if not out.is_main:
         return {}
     pad, cpu = contract.tokenizer.pad_token_id, torch.device("cpu")
     held_out = reward.score_held_out(inputs, rows.validation, rewards)

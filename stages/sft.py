@@ -42,7 +42,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     trainer = fit.build_trainer(objective.trainable_model(base, contract, fit.cfg, fit.args.device))
     best = fit.train_to_best(*([objective.IsolationCheck(trainer, cfg, rows.report_row.ids)] if cfg.packing else []))
     losses = read_best_losses(EvalHistory(trainer), int(best["step"]), len(rows.validation), cfg, out) if best else []
-    if not out.main:
+    if not out.is_main:
         return {}
     by_row = [{"id": row, "loss": loss} for row, loss in zip(rows.validation.ids, losses, strict=False)]
     fit.publish(lambda weights: objective.apply_contract(load_model(base, weights), contract, cfg.seed), by_row)

@@ -34,7 +34,7 @@ def test_the_environment_names_the_store_where_nothing_is_typed(
     monkeypatch.delenv(OUTPUTS)
     assert settings("recipe=tiny").outputs == "outputs"
     ran = command("stage=plan", env={**os.environ, OUTPUTS: ""})
-    assert ran.stderr.splitlines()[-1].startswith(f"error: {OUTPUTS} names no folder")
+    assert ran.stderr.splitlines()[-1].startswith(f"error: {OUTPUTS} is empty")
 
 
 def test_no_test_looks_into_the_outputs_of_the_checkout() -> None:

@@ -117,10 +117,8 @@ class Rubrics(StrEnum):
     pointwise = "pointwise"
 
 
-RUBRIC_TEXTS = {
-    Rubrics.pairwise: ("request", "a", "b"),
-    Rubrics.pointwise: ("request", "answer"),
-}  # the texts that a rubric must show
+# The texts that a rubric must show.
+RUBRIC_TEXTS = {Rubrics.pairwise: ("request", "a", "b"), Rubrics.pointwise: ("request", "answer")}
 
 
 class Reading(StrEnum):
@@ -195,12 +193,7 @@ AUDIT_CODES = (
     "other_language stale placeholder input_marker needs_link needs_attachment asks_for_picture damaged secret "
     "personal duplicate near_duplicate other_answer crosses_splits contaminated alike lopsided contradicted"
 ).split()
-OF_ROWS_AMONG_ROWS = (
-    "duplicate",
-    "near_duplicate",
-    "other_answer",
-    "crosses_splits",
-)  # codes that need a comparison with other rows
+OF_ROWS_AMONG_ROWS = ("duplicate", "near_duplicate", "other_answer", "crosses_splits")  # found by comparing rows
 AUDIT_ACTIONS = ("keep", "fix", "drop", "quarantine")
 AUDIT_FIXES = ("damaged", "input_marker")  # codes with only one possible fix
 # Codes with a threshold, and its range. The search for near copies finds none below 0.6.

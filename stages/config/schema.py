@@ -63,15 +63,11 @@ class Target(StrEnum):
 
 @dataclass
 class Report:
-    """The report page."""
-
     side_by_side: int = between(0, 1000)
 
 
 @dataclass
 class Tracker:
-    """The experiment tracker."""
-
     name: str = MISSING
     project: str = MISSING
     entity: str | None = MISSING
@@ -92,22 +88,16 @@ class Launch:
 
 @dataclass
 class Compare:
-    """The table of `stage=compare`."""
-
     sweep: str | None = MISSING
 
 
 @dataclass
 class GC:
-    """The removal of old nodes by `stage=gc`."""
-
     remove: bool = MISSING
 
 
 @dataclass
 class Chat:
-    """The conversation of `stage=chat`."""
-
     model: Role = MISSING
     side_by_side: bool = MISSING
     temperature: float = between(0, 100)
@@ -119,8 +109,6 @@ class Chat:
 
 @dataclass
 class Export:
-    """The files of `stage=export`."""
-
     format: ExportFormat = MISSING
     model: Role = MISSING
     dtype: GGUFType = MISSING

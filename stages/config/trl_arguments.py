@@ -106,9 +106,7 @@ def validate_losses(cfg: DPO) -> None:
             f"Set dpo.loss_type to {', '.join(OF_ANY_DIVERGENCE)}."
         )
     if "exo_pair" in cfg.loss_type and not cfg.trainer.get("label_smoothing"):
-        raise UserError(
-            "dpo.loss_type=[exo_pair]: this loss needs dpo.trainer.label_smoothing=0.001 (arXiv:2402.00856)."
-        )
+        raise UserError("dpo.loss_type=[exo_pair]: add dpo.trainer.label_smoothing=0.001 (arXiv:2402.00856).")
     if cfg.trainer.get("use_weighting") and {"aot", "aot_unpaired", "sft"} & set(cfg.loss_type):
         raise UserError(
             "dpo.trainer.use_weighting: the losses aot, aot_unpaired and sft cannot weight single pairs. Leave one of "

@@ -33,9 +33,7 @@ COUNT = Limit(1, "must be at least 1")
 RANGES = {
     "adam_beta1": BETA,
     "adam_beta2": BETA,
-    "label_smoothing": Limit(
-        0, "must be from 0 to below 0.5 (with half of all labels wrong, nothing can be learnt)", 0.5, below=True
-    ),
+    "label_smoothing": Limit(0, "must be from 0 to below 0.5, where half of the labels are wrong", 0.5, below=True),
     "label_smoothing_factor": Limit(0, "must be from 0 to below 1", high=1, below=True),
     "ld_alpha": Limit(0, "must be from 0 to 1", high=1),
     "discopop_tau": Limit(0, "must be positive and finite", open=True),
@@ -71,13 +69,7 @@ SCHEDULES = {
 TEXTS = ("warmup_type", "decay_type")  # options of schedules that are words; all others are numbers
 # Keys of arguments that are mappings. torch would only refuse other keys in the first backward pass.
 OPTIONS = {
-    "gradient_checkpointing_kwargs": (
-        "use_reentrant",
-        "preserve_rng_state",
-        "determinism_check",
-        "debug",
-        "early_stop",
-    )
+    "gradient_checkpointing_kwargs": "use_reentrant preserve_rng_state determinism_check debug early_stop".split()
 }
 # Schedules that follow TRL's own evaluations, which a stage turns off.
 METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")

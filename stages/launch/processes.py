@@ -49,7 +49,7 @@ def execute(
     node: Node,
     stage: ModuleType | None,
     inputs: dict[str, Path],
-    work: StageDir,
+    out: StageDir,
     listen: Callable[..., None],
 ) -> dict[str, Any]:
     """Run the module `stage` in this process, or in workers if it is None, and return the stage's metrics. `listen` is
@@ -61,14 +61,14 @@ def execute(
     """
     if stage is not None:
         with allocator.keep_freed_memory():
-            return stage.run(node.config, inputs, work)  # type: ignore[no-any-return]
-    scratch = work / SCRATCH
+            return stage.run(node.config, inputs, out)  # type: ignore[no-any-return]
+    scratch = out / SCRATCH
     job = {
         "stage": f"stages.{node.stage}",
         "name": str(node),
         "config": asdict(node.config),
         "inputs": {role: str(folder.resolve()) for role, folder in inputs.items()},
-        "out": str(work.path.resolve()),
+        "out": str(out.path.resolve()),
         "launch": asdict(launch) | {"processes": node.config.runtime.processes, "nodes": node.config.runtime.nodes},
     }
     job = json.loads(json.dumps(job))  # equal to the job file when it is read
@@ -77,11 +77,11 @@ def execute(
         log.info("%s: its workers have finished it, although their parent was killed.", node)
     else:
         write_job(scratch, job)
-        code = run_agent(scratch / JOB, launch.node_rank, work, listen)
+        code = run_agent(scratch / JOB, launch.node_rank, out, listen)
         result = read_note(scratch / RESULT, FINISHED)
         if code != 0 or result is None:
             raise failure_of(scratch, code)
-    work.warnings += result["warnings"]
+    out.warnings += result["warnings"]
     return result["metrics"]  # type: ignore[no-any-return]
 
 
@@ -93,19 +93,19 @@ def write_job(scratch: Path, job: dict[str, Any]) -> None:
 
 
 def run_agent(
-    job: Path, node_rank: int, work: StageDir | None = None, listen: Callable[..., None] | None = None
+    job: Path, node_rank: int, out: StageDir | None = None, listen: Callable[..., None] | None = None
 ) -> int:
     """Start this machine's agent, pass new points of the curves to `listen` while it runs, and return its exit
     code."""
     command = [sys.executable, "-m", "stages.launch.agent", str(job), str(node_rank)]
     # close_fds=False: the agent inherits the descriptor of the node's lock, so the node stays locked while it lives.
     process = subprocess.Popen(command, close_fds=False)
-    sent_bytes = (work / CURVES).stat().st_size if work and (work / CURVES).exists() else 0
+    sent_bytes = (out / CURVES).stat().st_size if out and (out / CURVES).exists() else 0
     try:
         while True:
             code = process.poll()
-            if work and listen:
-                sent_bytes = pass_on(work / CURVES, sent_bytes, listen)
+            if out and listen:
+                sent_bytes = pass_on(out / CURVES, sent_bytes, listen)
             if code is not None:
                 return code
             time.sleep(POLL_SECONDS)
@@ -186,9 +186,7 @@ def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
                 joined = attempt
                 log.info("%s: joining as node %d of %d", node, launch.node_rank, launch.nodes)
                 if code := run_agent(job, launch.node_rank):
-                    raise UserError(
-                        f"{node}: a process failed (exit code {code}). The output of node 0 has the reason."
-                    )
+                    raise UserError(f"{node}: a process failed (exit code {code}). Node 0 prints the reason.")
             time.sleep(POLL_SECONDS)
 
 

@@ -29,22 +29,22 @@ def main(job_file: Path) -> None:
     die_with_agent()
     process.prepare()
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(message)s")
-    work = StageDir(Path(job["out"]), lambda metrics, step: None, is_main=rank == 0)
+    out = StageDir(Path(job["out"]), lambda metrics, step: None, is_main=rank == 0)
     stage = importlib.import_module(job["stage"])
     kind = get_type_hints(stage.run)["cfg"]
     cfg: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), job["config"]))
     try:
         with allocator.keep_freed_memory():
-            metrics = stage.run(cfg, {role: Path(folder) for role, folder in job["inputs"].items()}, work)
+            metrics = stage.run(cfg, {role: Path(folder) for role, folder in job["inputs"].items()}, out)
     except BaseException as error:
-        write_failure(work / SCRATCH, rank, error)
+        write_failure(out / SCRATCH, rank, error)
         raise SystemExit(1) from error
     if rank == 0:
         metrics |= {"peak_memory": machine.peak_memory(), "peak_gpu_memory": machine.peak_gpu_memory()}
-        for product in work.path.rglob("*"):  # the result file promises complete files, even if the parent is killed
-            if SCRATCH not in product.relative_to(work).parts:
+        for product in out.path.rglob("*"):  # the result file promises complete files, even if the parent is killed
+            if SCRATCH not in product.relative_to(out).parts:
                 sync(product)
-        write_note(work / SCRATCH / RESULT, {"metrics": metrics, "warnings": work.warnings})
+        write_note(out / SCRATCH / RESULT, {"metrics": metrics, "warnings": out.warnings})
 
 
 def die_with_agent() -> None:

@@ -206,7 +206,7 @@ class FirstStepCheck(TrainerCallback):
         if not same_weights and cfg.reference is not DPOReference.sft:
             raise UserError(f"{names} are not the same weights. Build the reference again: rebuild=reference.")
         figures = self.compare_first_pairs(names) if same_weights else {}
-        if self.trainer.out.main:
+        if self.trainer.out.is_main:
             write_note(self.file, figures)
 
     def compare_first_pairs(self, names: str) -> dict[str, float]:

@@ -30,9 +30,7 @@ def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) 
 
 def build_missing(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -> None:
     """Build every missing node, each under its lock, and let the links in `latest/` point at the targets' nodes."""
-    from stages.store.text_lengths import (
-        text_lengths,  # imports pyarrow, which a command without a build does not need
-    )
+    from stages.store.text_lengths import text_lengths  # imports pyarrow, which only a build needs
 
     missing, open_resource = store.missing(targets), OpenResource()
     for node in in_build_order(targets):
@@ -47,17 +45,14 @@ def build_missing(targets: list[Node], store: Store, cfg: Config, overrides: lis
             log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "configuration")
             outside = OutsideFiles(node, store.digest_cache)
             store.verify(*map(store.folder, node.inputs.values()), weights=node.stage != Target.report)
-            stage = None  # several workers import the stage themselves
-            if processes.world_size(node) == 1:
-                stage = importlib.import_module(f"stages.{node.stage}")
+            workers = processes.world_size(node) > 1  # which import the stage themselves
+            stage = None if workers else importlib.import_module(f"stages.{node.stage}")
             inputs = {role: store.folder(n) for role, n in node.inputs.items()}
             if not isinstance(node.config, Sample | Answer):  # only these stages use an open sampler
                 open_resource.clear()
                 machine.give_back_gpu_memory()
             with track(cfg.tracker, node, store.root) as run:
-                out = StageDir(
-                    folder, run.log, open_resource=open_resource, call_folder=store.root / "cache" / "calls"
-                )
+                out = StageDir(folder, run.log, True, open_resource, store.root / "cache" / "calls")
                 attempts = provenance.begin_attempt(out, run.id)
                 with outside.watch(folder):
                     metrics = processes.execute(cfg.launch, node, stage, inputs, out, run.log)
@@ -65,18 +60,13 @@ def build_missing(targets: list[Node], store: Store, cfg: Config, overrides: lis
                 if lengths := text_lengths(node.stage, folder):
                     record["lengths"] = lengths
                 run.published(store.folder(node), store.publish(node, record))
-            log.info(
-                "%s: built %s in %.1f s: %s", node, store.folder(node), record["wall_seconds"], metrics["summary"]
-            )
+            summary, seconds = metrics["summary"], record["wall_seconds"]
+            log.info("%s: built %s in %.1f s: %s", node, store.folder(node), seconds, summary)
     store.link_latest(targets)
 
 
 def require_inputs(targets: list[Node], store: Store, overrides: list[str]) -> None:
-    """Check, for `upstream=require`, that every input of the targets is built.
-
-    Raises:
-        UserError: for the first input that is not, with the command that builds it.
-    """
+    """Raise UserError for the first input of the targets that is not built (`upstream=require`)."""
     for target in targets:
         for input_node in target.inputs.values():
             if not store.find(input_node):

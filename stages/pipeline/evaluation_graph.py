@@ -13,14 +13,12 @@ from stages.config.blocks.models import Model
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Role, Split
 from stages.config.schema import Config
-from stages.pipeline.subgraphs import wire_labels
+from stages.pipeline.subgraphs import MakeNode, wire_labels
 from stages.store.node import Node
 
 TITLES = {Role.base: "Base", Role.control: "Control", REFERENCE: REFERENCES}
 CONSTANT_PROMPTS = 50  # at most: enough prompts to see that a labeler often prefers a constant answer
 WAITING = "waiting_"  # prefix of the names of judgements that people still owe: the report does not wait for them
-
-MakeNode = Callable[..., Node]
 
 
 def wire_evaluation(
@@ -31,15 +29,9 @@ def wire_evaluation(
     reward: Mapping[str, Node],
     is_built: Callable[[Node], bool],
 ) -> dict[str, Node]:
-    """Return the nodes of the evaluation by name.
-
-    Args:
-        models: the evaluated models by role.
-        sets: the nodes with prompts (`data`, `pairs` for held-out pairs, `outside`, `judged_prompts`) and with plain
-            texts (`retained`).
-        reward: the reward model that this run trains, if it labels; else empty.
-        is_built: tells if a node is in the store.
-    """
+    """Return the nodes of the evaluation by name. `models` are the evaluated models by role. `sets` are the nodes with
+    prompts (`data`, `pairs` for held-out pairs, `outside`, `judged_prompts`) and with texts (`retained`). `reward` is
+    this run's reward model, if it labels."""
     prompts = prompt_sets(cfg, sets)
     answers = {
         f"{name}_{role}": make_node("answer", block, model=model, **source)
@@ -103,12 +95,8 @@ def wire_comparisons(
     is_built: Callable[[Node], bool],
 ) -> dict[str, Node]:
     """Return the nodes of `eval.judged` by name: for each opponent, both models' answers side by side, and labels.
-
-    Args:
-        opponents: the opponents as `name_opponents` returns them.
-        answers: the nodes of the answers of this run's models by name.
-        compared: the name of the compared answers, their `answer` block, and the node of their prompts by role.
-    """
+    `answers` are nodes by name. `compared` is the name of the compared answers, their `answer` block and the node of
+    their prompts by role."""
     name, block, prompts = compared
     label, max_prompts = cfg.eval.judged.label, cfg.eval.judged.prompts or 0
     by_people, by_reward = "human" in label.labelers, reward if label.by_reward else {}
@@ -145,9 +133,7 @@ def name_models(cfg: Config, models: Mapping[str, Node]) -> dict[str, str]:
     if Role.other not in models:
         return {role: TITLES.get(role) or OBJECTIVES[model.stage].title for role, model in models.items()}
     paths = [Path(path) for path in (cfg.eval.judged.folders[0], cfg.model.path or "random weights")]
-    names = [
-        path.parent.name if path.name == "model" else path.name for path in paths
-    ]  # a node's folder is NODE/model
+    names = [path.parent.name if path.name == "model" else path.name for path in paths]  # as in NODE/model
     return dict(zip((Role.other, Role.policy), names if len({*names}) > 1 else map(str, paths), strict=True))
 
 

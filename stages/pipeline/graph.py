@@ -22,9 +22,9 @@ from stages.config.blocks.training import OBJECTIVES, SFT, Training
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
 from stages.config.schema import Config, Target
-from stages.pipeline.evaluation_graph import WAITING, MakeNode, other_model_block, wire_evaluation
+from stages.pipeline.evaluation_graph import WAITING, other_model_block, wire_evaluation
 from stages.pipeline.provenance import target_stage
-from stages.pipeline.subgraphs import set_read_limits, wire_candidates, wire_labels, wire_sources
+from stages.pipeline.subgraphs import MakeNode, set_read_limits, wire_candidates, wire_labels, wire_sources
 from stages.store import source_files
 from stages.store.node import Node
 
@@ -54,13 +54,10 @@ Pin = Callable[[Any, Path], tuple[Any, dict[str, str]]]  # from block and digest
 def wire_graph(
     cfg: Config, cache: Path, pin: Pin = source_files.pin, is_built: Callable[[Node], bool] = lambda node: True
 ) -> dict[str, Node]:
-    """Return all nodes of a configuration by name: the roots, a chain per seed, the evaluations and the report.
-
-    Args:
-        cache: the file that remembers digests of files outside the store.
-        pin: replaces files and hub revisions in a block by fixed versions, and returns the digests of the files.
-        is_built: tells if a node is in the store. The report does not wait for judgements that people still owe.
-    """
+    """Return all nodes of a configuration by name: the roots, a chain per seed, the evaluations and the report. `pin`
+    replaces files and hub revisions in a block by fixed versions, and returns the files' digests; `cache` is the file
+    that remembers these. `is_built` tells if a node is in the store: the report waits for no unfinished judgements of
+    people."""
 
     def make_node(stage: str, block: Any, **inputs: Node) -> Node:
         block, digests = pin(set_read_limits(block, cfg.data.limits), cache)
@@ -145,12 +142,9 @@ def wire_chain(
     select: Node | None = None,
     **roots: Node,
 ) -> dict[str, Node]:
-    """Return the nodes of one seed: SFT, every round of DPO, a reward model, the control and the evaluation.
-
-    Args:
-        select: the node of selected demonstrations, from which SFT learns instead of `data`.
-        roots: further data by name, of which the evaluation reads `EVALUATION_SETS`.
-    """
+    """Return the nodes of one seed: SFT, every round of DPO, a reward model, the control and the evaluation. SFT
+    learns from `select`, the selected demonstrations, if there are any, else from `data`. `roots` are further data by
+    name, of which the evaluation reads `EVALUATION_SETS`."""
     demonstrations = Demonstrations.selected if select else Demonstrations.given
     sft = policy = make_node("sft", replace(cfg.sft, demonstrations=demonstrations), base=base, data=select or data)
     # DPO with a continued adapter trains the SFT's LoRA, whose frozen weights are those of the base model.
@@ -207,9 +201,8 @@ def wire_reward_model(cfg: Config, make_node: MakeNode, sft: Node) -> dict[str, 
 def control_block(cfg: Config) -> SFT:
     """Return the block of the control: SFT on the chosen completions alone, with DPO's settings and order of rows."""
     dpo_settings = {name: getattr(cfg.dpo, name) for name in vars(cfg.sft) if name in vars(cfg.dpo)}
-    dpo_settings["trainer"] = {
-        key: cfg.dpo.trainer[key] for key in cfg.dpo.trainer if key in trl_arguments.allowed_arguments("sft")
-    }
+    arguments = trl_arguments.allowed_arguments("sft")
+    dpo_settings["trainer"] = {key: cfg.dpo.trainer[key] for key in cfg.dpo.trainer if key in arguments}
     control_settings = {"train": True, "learning_rate": cfg.control_learning_rate, "packing": False, "control": True}
     return replace(cfg.sft, **dpo_settings | control_settings)
 

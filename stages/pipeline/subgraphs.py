@@ -17,8 +17,10 @@ from stages.config.schema import Config
 from stages.store.node import Node
 from stages.store.numbers import numbered
 
+MakeNode = Callable[..., Node]  # from stage, block and inputs by role to a node
 
-def wire_sources(name: str, block: Data, make_node: Callable[..., Node]) -> dict[str, Node]:
+
+def wire_sources(name: str, block: Data, make_node: MakeNode) -> dict[str, Node]:
     """Return the nodes of the block's sources, and under `name` the `data` node that joins them."""
     setting, row_audit = block.of or "data.sources", block.audit.of_single_rows
     inputs, joined = dict[str, Node](), list[Source]()
@@ -58,14 +60,10 @@ def joined_source(source: Source, pinned: Source) -> Source:
 
 
 def wire_candidates(
-    cfg: Config, make_node: Callable[..., Node], number: int, policy: Node, data: Node, models: Mapping[str, Node]
+    cfg: Config, make_node: MakeNode, number: int, policy: Node, data: Node, models: Mapping[str, Node]
 ) -> tuple[Node, dict[str, Node]]:
-    """Return the node of one round's candidates, and by name all nodes that make them.
-
-    Args:
-        number: the round's number, from 0.
-        models: the models that a member of `sample.pool` can name. Any other name is a folder or a hub id.
-    """
+    """Return the node of the candidates of round `number` (from 0), and by name all nodes that make them. `models` are
+    those that a member of `sample.pool` can name; any other name is a folder or a hub id."""
     block = replace(cfg.sample, round=number)
     if not block.pool:
         pool = wire_candidate_source(replace(block, pool=None), make_node, policy, data)
@@ -82,7 +80,7 @@ def wire_candidates(
     return pool, model_nodes | sources | {"pool": pool}
 
 
-def wire_candidate_source(block: Sample, make_node: Callable[..., Node], policy: Node, data: Node) -> Node:
+def wire_candidate_source(block: Sample, make_node: MakeNode, policy: Node, data: Node) -> Node:
     """Return the node of candidates that a sampler draws or that a file holds. A node that reads a file has no model
     among its inputs, so errors in the file appear before any training. If the file brings prompts too, the node does
     not need the data either."""
@@ -96,9 +94,7 @@ def source_names(members: list[Member]) -> list[str]:
     return numbered([str(m.endpoint.model or Path(m.file or m.model or "policy").name) for m in members])
 
 
-def wire_labels(
-    cfg: Label, make_node: Callable[..., Node], pool: Node, **reward: Node
-) -> tuple[Node, dict[str, Node]]:
+def wire_labels(cfg: Label, make_node: MakeNode, pool: Node, **reward: Node) -> tuple[Node, dict[str, Node]]:
     """Return the node of a pool's labels, and by name all nodes that label the pool. An ensemble's member has the same
     node as in a run in which it labels alone, so no judgement is paid for twice. `reward` is the reward model that
     this run trains, if it labels."""

@@ -80,8 +80,8 @@ def validate_reading(key: str, block: Source | Label) -> None:
         return
     if block.format == "phrased" and not block.task:
         raise UserError(
-            f"{key}.format=phrased needs a task. Set {key}.task to {', '.join(plugins.label_task_names())}, or a YAML file. "
-            "Then format can be left out."
+            f"{key}.format=phrased needs a task. Set {key}.task to a YAML file or one of "
+            f"{', '.join(plugins.label_task_names())}. Then format can be left out."
         )
     if block.task and not plugins.user_path(block.task).is_file():
         require_known(f"{key}.task", [block.task], plugins.label_task_names())

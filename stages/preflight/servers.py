@@ -49,8 +49,8 @@ def validate_endpoints(cfg: Config) -> None:
             validate_extra(key, endpoint)
         if endpoint.budget.money and not endpoint.price.is_complete:
             errors.add(
-                f"{key}.budget.money={endpoint.budget.money:g}: nobody knows what {endpoint.model} costs. Say so: "
-                f"{key}.price='{{input: 0.4, output: 1.6}}' of a million tokens, or in prices."
+                f"{key}.budget.money={endpoint.budget.money:g}: the price of {endpoint.model} is unknown. Set it: "
+                f"{key}.price='{{input: 0.4, output: 1.6}}' per million tokens, or in prices."
             )
     errors.raise_all()
 

@@ -96,10 +96,7 @@ class JinjaProcess:
         """
         assert self.process.stdin and self.process.stdout
         line = json.dumps(request).encode() + b"\n"
-        reply: dict[str, Any] = {
-            "raised": Unbounded.__name__,
-            "reason": TOO_LARGE,
-        }  # the reason if the process ends without a reply
+        reply: dict[str, Any] = {"raised": Unbounded.__name__, "reason": TOO_LARGE}  # if the process ends silently
         try:
             with self.lock:
                 self.process.stdin.write(line)

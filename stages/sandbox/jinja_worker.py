@@ -153,9 +153,7 @@ def rendered(number: int, values: list[dict[str, Any]], longest: int) -> list[tu
         for piece in template.root_render_func(template.new_context(variables)):
             MARKED.position += len(piece)
             if total + MARKED.position > longest:
-                raise Overrun(
-                    f"it renders {(longest - LENGTH) // PER_BYTE:,} bytes to more than {longest:,} characters"
-                )
+                raise Overrun(f"it makes more than {longest:,} characters of {(longest - LENGTH) // PER_BYTE:,} bytes")
             pieces.append(piece)
         total += MARKED.position
         texts.append(("".join(pieces), MARKED.spans))

@@ -48,9 +48,7 @@ def digests(files: Iterable[Path], cache: Path, fresh: bool = False) -> dict[Pat
         entry_by_file[file] = entry
     read = {str(file.resolve()): entry for file, entry in entry_by_file.items()}
     if any(cached.get(name) != entry for name, entry in read.items()):
-        safe_files.write_if_allowed(
-            cache, json.dumps({**cached, **read})
-        )  # in a read-only store, the next command hashes again
+        safe_files.write_if_allowed(cache, json.dumps({**cached, **read}))  # else the next command hashes again
     return {file: entry[-1] for file, entry in entry_by_file.items()}
 
 

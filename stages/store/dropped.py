@@ -23,14 +23,14 @@ class Dropped:
         self.limit = DEFAULT_LIMIT if limit is None else limit
         self.reasons = Counter[str]()
         self.longest = 0  # tokens
-        if out.main:
+        if out.is_main:
             (out / FILE).unlink(missing_ok=True)  # the list of a killed attempt
 
     def add(self, row: str, reason: object, tokens: int | None = None) -> None:
         """Drop the row with this id. `tokens` is its length, if that is the reason."""
         self.reasons[str(reason)] += 1
         self.longest = max(self.longest, tokens or 0)
-        if self.out.main:
+        if self.out.is_main:
             entry = {"id": row, "reason": str(reason)} | ({"tokens": tokens} if tokens else {})
             with open(self.out / FILE, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")

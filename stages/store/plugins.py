@@ -135,9 +135,8 @@ def load_subclass(own: Own, key: str, node: Path, kind: type[Kind]) -> type[Kind
     user_class = run_file(own, key, node)
     if not isinstance(user_class, type) or not issubclass(user_class, kind):
         raise wrong_class_error(own, key, f"{kind.__module__}.{kind.__name__}")
-    require_complete(
-        own, key, isinstance(getattr(user_class, "name", None), str), getattr(user_class, "__abstractmethods__", ())
-    )
+    has_name = isinstance(getattr(user_class, "name", None), str)
+    require_complete(own, key, has_name, getattr(user_class, "__abstractmethods__", ()))
     return user_class
 
 
@@ -180,11 +179,7 @@ def require_options(own: Own, key: str, signature: inspect.Signature, *arguments
 @contextmanager
 def explain_errors(own: Own, key: str, node: Path) -> Iterator[None]:
     """Turn errors of the user's own code, raised inside, into UserErrors with the key and the line in the file.
-    SystemExit counts as an error too. Errors of other plugins are not changed.
-
-    Raises:
-        UserError: for an error of the user's code.
-    """
+    SystemExit counts as an error too. Errors of other plugins are not changed."""
     try:
         yield
     except UserError as error:

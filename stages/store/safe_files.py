@@ -27,9 +27,7 @@ class NotRegular(UserError):
 
     def __init__(self, path: Path):
         kind = KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), "not a regular file")
-        super().__init__(
-            f"{path} is {kind}; a regular file belongs there. Move it away, and type the same command again."
-        )
+        super().__init__(f"{path} is {kind}; a regular file belongs there. Move it away, and run the command again.")
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:

@@ -67,8 +67,7 @@ def require_keys(*keys: str) -> Callable[[Any], dict[str, Any]]:
 
     def validate(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict) or (missing_keys := [key for key in keys if key not in value]):
-            problem = f"{', '.join(missing_keys)} is missing" if isinstance(value, dict) else "it is not a JSON object"
-            raise ValueError(problem)
+            raise ValueError(f"{', '.join(missing_keys)} is missing" if isinstance(value, dict) else "no JSON object")
         return value
 
     return validate
@@ -85,11 +84,8 @@ def read_text(path: Path) -> str:
 
 
 def load_json(path: Path, shape: Callable[[Any], T]) -> T:
-    """Return the content of a JSON file as `shape` returns it. Raise Damaged if `shape` or the parser raises an error.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-    """
+    """Return the content of a JSON file as `shape` returns it. Raise Damaged if `shape` or the parser raises an error,
+    and FileNotFoundError if there is no file."""
     try:
         return shape(json.loads(read_text(path)))
     except WRONG_SHAPE as error:
@@ -148,9 +144,8 @@ def seal_problem(folder: Path) -> str:
         return f"{SEAL} cannot be read"
     digests = digests_of(folder)
     differing = sorted(name for name in sealed | digests if sealed.get(name) != digests.get(name))
-    if differing:
-        return f"the content of {differing[0]} has changed since it was saved"
-    return "" if digests else "it is empty"
+    empty = "" if digests else "it is empty"
+    return f"the content of {differing[0]} has changed since it was saved" if differing else empty
 
 
 def digests_of(folder: Path) -> dict[str, str]:

@@ -112,11 +112,8 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
 
 def locate(path: str, key: str) -> Path | None:
     """Return the place of `path` on this machine, or None if it can only be a hub id. `key` is the setting.
-    `package:NAME/FILE` is a file inside an installed Python package.
-
-    Raises:
-        UserError: if there is no such file or folder, or it is a pipe or a device.
-    """
+    `package:NAME/FILE` is a file inside an installed Python package. Raise UserError if neither exists, or it is a
+    device."""
     if path.startswith(PACKAGE):
         return in_package(path, key)
     local = plugins.user_path(path)
@@ -258,11 +255,7 @@ class OutsideFiles:
     def __init__(self, node: Node, cache: Path):
         """Raise UserError for a file whose content has changed since the command started."""
         self.node = node
-        pinned = {
-            path: path_digest
-            for path, path_digest in node.path_digests.items()
-            if Path(path).parent.name != path_digest
-        }
+        pinned = {path: digest for path, digest in node.path_digests.items() if Path(path).parent.name != digest}
         self.places = {path: self.place(path) for path in pinned}
         self.before = self.signatures()
         for path, path_digest in pinned.items():

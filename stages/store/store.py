@@ -16,22 +16,11 @@ from pathlib import Path
 
 from stages.config.errors import UserError
 from stages.config.schema import Target
-from stages.store import locks, safe_files
+from stages.store import locks, safe_files, sealed_json
 from stages.store.digests import Signature, digests, signature
 from stages.store.manifest import WEIGHTS, Manifest, check_files, digest_of, manifest_of, read_manifest
 from stages.store.node import Node
-from stages.store.sealed_json import (
-    NODE,
-    Damaged,
-    file_digests,
-    read_note,
-    remove,
-    replace_folder,
-    require_keys,
-    sync,
-    warn_once,
-    write_note,
-)
+from stages.store.sealed_json import NODE, Damaged, file_digests, read_note, remove, require_keys, sync, write_note
 from stages.store.workspace import SCRATCH
 
 log = logging.getLogger(__name__)
@@ -76,7 +65,9 @@ class Store:
         if manifest is None or (node.stage == self.rebuild and manifest.get("published_by") != self.command):
             return None
         if damage := self.damage_message(self.folder(node), manifest):
-            warn_once(f"{self.folder(node)} is damaged ({damage}), so it is not used and will be built again.")
+            sealed_json.warn_once(
+                f"{self.folder(node)} is damaged ({damage}), so it is not used and will be built again."
+            )
             return None
         for role, input_node in node.inputs.items():
             if not self.folder(input_node).exists():
@@ -129,11 +120,7 @@ class Store:
             manifest = manifest_of(folder)
             names = [name for name in manifest["files"] if weights or not name.endswith(WEIGHTS)]
             signatures = {folder / name: signature(folder / name) for name in names if (folder / name).is_file()}
-            unhashed = [
-                name
-                for name in names
-                if (file := folder / name) not in signatures or self._hashed.get(file) != signatures[file]
-            ]
+            unhashed = [n for n in names if self._hashed.get(folder / n, "") != signatures.get(folder / n)]
             for name, problem in check_files(folder, manifest, unhashed):
                 if problem:
                     raise Damaged(folder / name, problem)
@@ -179,11 +166,7 @@ class Store:
         return partial
 
     def read_input_digests(self, node: Node) -> dict[str, str]:
-        """Return the digests of a node's inputs by role.
-
-        Raises:
-            UserError: if an input was removed since the command started.
-        """
+        """Return the digests of a node's inputs by role. Raise UserError if an input has been removed meanwhile."""
         manifests_by_role = {role: read_manifest(self.folder(input_node)) for role, input_node in node.inputs.items()}
         if removed_roles := [role for role, manifest in manifests_by_role.items() if manifest is None]:
             removed = node.inputs[removed_roles[0]]
@@ -240,7 +223,7 @@ class Store:
 
     def _rename(self, node: Node) -> None:
         remove(self.partial(node) / SCRATCH)
-        replace_folder(self.partial(node), self.folder(node))
+        sealed_json.replace_folder(self.partial(node), self.folder(node))
 
     def link_latest(self, targets: list[Node]) -> None:
         """Let the links in `latest/` point at the nodes of the targets' lineage. A read-only store stays unchanged."""

@@ -53,12 +53,9 @@ class StageDir(os.PathLike[str]):
         open_resource: OpenResource | None = None,
         call_folder: Path | None = None,
     ):
-        self.path, self.warnings, self._listener, self.main = path, list[str](), listener, is_main
-        self.open_resource, self.call_folder, self.endpoint_calls = (
-            open_resource or OpenResource(),
-            call_folder or path / SCRATCH / "calls",
-            dict[str, Any](),
-        )
+        self.path, self.warnings, self._listener, self.is_main = path, list[str](), listener, is_main
+        self.open_resource, self.endpoint_calls = open_resource or OpenResource(), dict[str, Any]()
+        self.call_folder = call_folder or path / SCRATCH / "calls"
         if is_main:
             for lines in LOGS:
                 cut_torn_line(self / lines)
@@ -71,7 +68,7 @@ class StageDir(os.PathLike[str]):
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
         """Append metrics to `curves.jsonl` and pass them to the tracker. After a resume, a step can appear twice."""
-        if not self.main:
+        if not self.is_main:
             return
         point = {"step": step, **metrics}
         strict = {k: v if math.isfinite(v) else None for k, v in point.items()}  # JSON has no NaN
@@ -81,12 +78,12 @@ class StageDir(os.PathLike[str]):
 
     def inform(self, message: str) -> None:
         """Print a message about the stage's work."""
-        if self.main:
+        if self.is_main:
             log.info("%s", message)
 
     def warn(self, message: str) -> None:
         """Print a warning. It is also stored in the manifest and shown in the report."""
-        if self.main:
+        if self.is_main:
             log.warning("warning: %s", message)
             self.warnings.append(message)
 

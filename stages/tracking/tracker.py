@@ -31,15 +31,11 @@ class Run:
 
 
 def describe_inputs(node: Node, root: Path) -> dict[str, dict[str, str]]:
-    """Return by role the fingerprint and the artifact's name of each input, so that the lineage is readable
-    offline."""
+    """Return by role the fingerprint and the artifact's name of each input: the lineage, readable offline."""
     digests = Store(root).read_input_digests(node)
     return {
-        role: {
-            "fingerprint": input_node.fingerprint,
-            "artifact": artifact_name(input_node.stage, input_node.fingerprint, digests[role]),
-        }
-        for role, input_node in node.inputs.items()
+        role: {"fingerprint": n.fingerprint, "artifact": artifact_name(n.stage, n.fingerprint, digests[role])}
+        for role, n in node.inputs.items()
     }
 
 

@@ -37,9 +37,7 @@ class WandbRun(Run):
         try:
             self.run = start(settings, node, files, input_entries, run_mode)
         except wandb.errors.Error as error:
-            log.warning(
-                "warning: W&B cannot be reached (%s). This run is logged offline; stage=sync uploads it.", error
-            )
+            log.warning("warning: W&B cannot be reached (%s). stage=sync uploads this run later.", error)
             run_mode = "offline"
             self.run = start(settings, node, files, input_entries, run_mode)
         self.id = self.run.id
@@ -110,9 +108,7 @@ def artifact(folder: Path, manifest: Manifest, upload: bool) -> Any:
     for file, entry in manifest["files"].items():
         path = (folder / file).resolve()
         if upload:
-            logged.add_file(
-                str(path), name=file, policy="immutable"
-            )  # immutable: W&B makes no copy, since published files do not change
+            logged.add_file(str(path), name=file, policy="immutable")  # without a copy: published files do not change
         else:
             # The store knows the SHA-256 already. W&B would read the file again for its MD5.
             for reference in logged.add_reference(path.as_uri(), name=file, checksum=False):
@@ -146,8 +142,8 @@ def has_key() -> bool:
 
 
 def link_run(api: Any, run: Path, path: str, artifacts: Iterable[str]) -> list[str]:
-    """Tell W&B what artifacts a run used, and note it in the run's folder. Those that are not there are returned.
-    `path` is entity/project/id. The public API takes it for a run that is over, without resuming it."""
+    """Link a run to the artifacts that it used, mark its folder, and return the artifacts that W&B does not have.
+    `path` is entity/project/id. The public API accepts links for a finished run without resuming it."""
     user = api.run(path)
     missing = list[str]()
     for name in artifacts:

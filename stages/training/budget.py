@@ -69,7 +69,7 @@ def decide_from_memory(cfg: Training, device: str, model: Path) -> tuple[int, Ch
 
 def write_decision(out: StageDir, tokens: int | None, checkpointing: Checkpointing) -> None:
     """Write the decision for a resumed run, which may find another amount of free memory."""
-    if out.main:
+    if out.is_main:
         (out / SCRATCH).mkdir(exist_ok=True)
         write_note(out / SCRATCH / FILE, [tokens, checkpointing])
 

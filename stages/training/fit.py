@@ -165,7 +165,7 @@ def train_with_callbacks(trainer: Trainer, cfg: Training, out: StageDir, *callba
         DivergenceCheck(cfg),
         CurveLog(out),
         Checkpoints(60 * cfg.runtime.save_minutes),
-    ] + ([TrainingProgress()] if out.main else [])
+    ] + ([TrainingProgress()] if out.is_main else [])
     shared_callbacks.append(EvaluationTimes(trainer, cfg.evaluations))  # the last, because it evaluates at once
     for callback in (*callbacks, *shared_callbacks):
         trainer.add_callback(callback)

@@ -40,7 +40,7 @@ class SampleWriter(TrainerCallback):
         self.trainer, self.precision, self.contract, self.out = trainer, cfg.precision, contract, out
         self.sample_tokens = cfg.runtime.sample_tokens
         is_unsharded = cfg.runtime.sharding is Sharding.none
-        asked_here = [*FirstPrompts(cfg.runtime.samples, prompts)] if is_unsharded and out.main else []
+        asked_here = [*FirstPrompts(cfg.runtime.samples, prompts)] if is_unsharded and out.is_main else []
         requests = [Request(prompt_id(m), m, contract.prompt(m), [0.0], 0) for m in asked_here]
         context = context_length(trainer.model.config) or math.inf
         self.requests = [r for r in requests if len(r.token_ids) + cfg.runtime.sample_tokens <= context]
@@ -50,7 +50,7 @@ class SampleWriter(TrainerCallback):
                 f"prompts get no samples during training: with an answer they exceed the {context:,} tokens that the "
                 "model reads."
             )
-        if not is_unsharded and out.main and cfg.runtime.samples:
+        if not is_unsharded and out.is_main and cfg.runtime.samples:
             log.info("no samples during training, because the weights are sharded.")
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

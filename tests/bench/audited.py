@@ -21,7 +21,7 @@ from stages.config.choices import AUDIT_FIXES, Role
 from stages.curation.audit.codes import ALONE
 from stages.evaluation.intervals import paired
 from stages.pipeline.build import build
-from stages.pipeline.graph import graph
+from stages.pipeline.graph import wire_graph
 from stages.store.manifest import read_manifest
 from stages.store.node import Node
 from stages.store.store import Store
@@ -38,7 +38,7 @@ def main(outputs: Path, overrides: list[str]) -> None:
     overrides = [*about(outputs), *overrides]
     cfg, store, nodes = chains.prepared(outputs, overrides)
     audit = replace(cfg.data.audit, actions=ACTIONS)
-    audited_nodes = graph(replace(cfg, data=replace(cfg.data, audit=audit)), store.remembered)
+    audited_nodes = wire_graph(replace(cfg, data=replace(cfg.data, audit=audit)), store.digest_cache)
     build([nodes["data"], audited_nodes["data"]], store, cfg, overrides)
     raw, audited = nodes["sft"], as_long(audited_nodes["sft"], nodes["sft"], store)
     answer = replace(nodes["answer_sft"], inputs={**nodes["answer_sft"].inputs, "model": audited})

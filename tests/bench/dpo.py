@@ -277,7 +277,7 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
     from stages.objectives.dpo import StoredReferenceTrainer, trainable_model
     from stages.store.workspace import StageDir
     from stages.training import budget
-    from stages.training.arguments import arguments
+    from stages.training.arguments import training_arguments
     from stages.training.batches import EpochSchedule
     from tests.helpers import settings
 
@@ -291,7 +291,7 @@ def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> An
     block = settings(*(f"dpo.{override}" for override in overrides)).dpo
     block.trainer, block.seed = {"lr_scheduler_type": "constant"}, cfg.seed
     out = StageDir(folder, lambda metrics, step: None)
-    args = arguments(block, out, precompute_ref_log_probs=True)
+    args = training_arguments(block, out, precompute_ref_log_probs=True)
     block = budget.decide_open_settings(block, args, Path(cfg.model), out)
     return StoredReferenceTrainer(
         trainable_model(Path(cfg.model), Path(), block, resolve_device("auto"), out),

@@ -74,7 +74,7 @@ def of_sft(model: PreTrainedModel, cfg: SFT, at: dict[str, Path]) -> Computed:
     """The work of SFT on its conversations, packed or not. `at`: the nodes' folders."""
     contract, metrics = load_contract(at["sft"] / "model"), read_manifest(at["sft"])["metrics"]
     examples = stream(at["data"] / "examples.parquet", Example)
-    rows = read_rows(examples, contract, cfg, StageDir(at["sft"], lambda metrics, step: None, main=False)).train
+    rows = read_rows(examples, contract, cfg, StageDir(at["sft"], lambda metrics, step: None, is_main=False)).train
     runs = [Run(0, *of_row) for of_row in zip(rows.lengths, rows.trained_counts, strict=True)]
     once = sum(run.own for run in runs)
     return work(model, runs, metrics["tokens"] / once, metrics["steps"])

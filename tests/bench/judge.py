@@ -65,7 +65,7 @@ def judge_pool(candidate_pool: Pool, judge: Named, kind: Rubrics = Rubrics.pairw
     line = f"label.judge.endpoints=[{endpoint}]", f"label.judge.kind={kind}", "label.max_failed=1"
     label_cfg = settings("label=judge", *line).label
     FOLDER.mkdir(parents=True, exist_ok=True)
-    work = StageDir(FOLDER, lambda metrics, step: None, calls=FOLDER / "calls")
+    work = StageDir(FOLDER, lambda metrics, step: None, call_folder=FOLDER / "calls")
     judgements = {
         j.prompt_id: j for j in Jury.of(pin(label_cfg, FOLDER / "digests.json")[0], work).judge_all(candidate_pool)
     }

@@ -18,7 +18,7 @@ from stages.config.blocks.labels import RewardModel
 from stages.config.choices import Role
 from stages.config.schema import Config
 from stages.pipeline.build import build
-from stages.pipeline.graph import VERSIONS, graph
+from stages.pipeline.graph import VERSIONS, wire_graph
 from stages.store.manifest import read_manifest
 from stages.store.node import Node
 from stages.store.store import Store
@@ -56,7 +56,7 @@ def of_other_prompts(cfg: Config, store: Store, nodes: dict[str, Node]) -> Node:
     """A reward model of the same SFT model's answers to other prompts, as checks judge them."""
     counts = {group: getattr(cfg.data.tasks, group) if group in PREFERENCE else 0 for group in SPLIT_OF_GROUP}
     tasks = replace(cfg.data.tasks, seed=SEED, **counts)
-    data = graph(replace(cfg, data=replace(cfg.data, tasks=tasks)), store.remembered)["data"]
+    data = wire_graph(replace(cfg, data=replace(cfg.data, tasks=tasks)), store.digest_cache)["data"]
     judged = on(nodes["label"], pool=on(nodes["sample"], data=data))
     every = replace(cfg.pairs, strategy="all", max_per_prompt=16, max_per_task=None)
     pairs = replace(nodes["pairs"], config=every, inputs={"judged": judged})

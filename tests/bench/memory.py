@@ -17,7 +17,7 @@ from stages.cli.compose import resolve_precision
 from stages.commands.planning.peak import block_peak
 from stages.hardware import process
 from stages.hardware.model_shape import ModelShape
-from stages.pipeline.graph import graph
+from stages.pipeline.graph import wire_graph
 from stages.preflight.model_files import model_config
 from stages.store.node import Node
 from stages.store.records import PairLogProbs, load
@@ -65,7 +65,7 @@ def compare(name: str, stage: str, overrides: list[str]) -> None:
     """Build what a node needs in one process and the node, anew, in another."""
     cfg = settings(*overrides)
     resolve_precision(cfg)
-    nodes = graph(cfg, Path(cfg.outputs) / "cache" / "digests.json")
+    nodes = wire_graph(cfg, Path(cfg.outputs) / "cache" / "digests.json")
     node, store = nodes[stage], Store(Path(cfg.outputs))
     for target in (*node.inputs.values(), node):
         rebuild = [f"rebuild={stage}"] if target is node else []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.pipeline.build import build
-from stages.pipeline.graph import graph
+from stages.pipeline.graph import wire_graph
 from stages.store.node import Node
 from tests.bench import chains
 
@@ -23,7 +23,7 @@ ASKED = {"unseen_kinds": 660, "unseen_areas": 240, "open_plain": 64}
 def main(outputs: Path, overrides: list[str]) -> None:
     cfg, store, nodes = chains.prepared(outputs, overrides)
     tasks = replace(cfg.data.tasks, seed=SEED, **dict.fromkeys(SPLIT_OF_GROUP, 0) | ASKED)
-    requests = graph(replace(cfg, data=replace(cfg.data, tasks=tasks)), store.remembered)["data"]
+    requests = wire_graph(replace(cfg, data=replace(cfg.data, tasks=tasks)), store.digest_cache)["data"]
     compared = on_other_prompts(nodes["eval"], requests)
     build([compared], store, cfg, overrides)
     results = json.loads((store.folder(compared) / "results.json").read_text())

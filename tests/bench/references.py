@@ -13,7 +13,7 @@ from pathlib import Path
 from stages.config.blocks.data import SPLIT_OF_GROUP, Source
 from stages.config.choices import Role
 from stages.pipeline.build import build
-from stages.pipeline.graph import graph
+from stages.pipeline.graph import wire_graph
 from stages.store.manifest import read_manifest
 from stages.store.node import Node
 from stages.store.records import Example, load
@@ -33,7 +33,7 @@ def main(outputs: Path, overrides: list[str]) -> None:
         for name, splits in splits_by_stage.items()
     ]
     none = replace(cfg.data.tasks, **dict.fromkeys(SPLIT_OF_GROUP, 0))
-    control = graph(replace(cfg, data=replace(cfg.data, tasks=none, sources=sources)), store.remembered)["sft"]
+    control = wire_graph(replace(cfg, data=replace(cfg.data, tasks=none, sources=sources)), store.digest_cache)["sft"]
     answer = replace(nodes["answer_sft"], inputs={**nodes["answer_sft"].inputs, "model": control})
     before = nodes["eval"]
     models = {str(Role.base): "Base", str(Role.sft): "SFT", str(Role.control): CONTROL, str(Role.policy): "DPO"}

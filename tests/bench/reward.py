@@ -165,7 +165,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     from stages.objectives.reward import PairwiseRewardTrainer, trainable_model, trl_row
     from stages.store.workspace import StageDir
     from stages.training import budget
-    from stages.training.arguments import arguments
+    from stages.training.arguments import training_arguments
     from stages.training.batches import EpochSchedule
     from tests.bench.dpo import Clock
     from tests.helpers import settings
@@ -184,7 +184,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, memory:
         machine.reset_peak_memory()
         out, device = StageDir(Path(folder), lambda metrics, step: None), resolve_device("auto")
-        args = arguments(block, out)
+        args = training_arguments(block, out)
         trainer_arguments = {"args": args, "processing_class": contract.tokenizer}
         if arm == "ours":
             block = budget.decide_open_settings(block, args, policy, out)
@@ -196,7 +196,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
             args.per_device_train_batch_size = cfg.micro_batch
             args.gradient_accumulation_steps = cfg.batch_size // cfg.micro_batch
             args.num_train_epochs = 2
-            model = create_reward_model(policy, block.held, device, contract.tokenizer.pad_token_id, block.seed)
+            model = create_reward_model(policy, block.start_weights, device, contract.tokenizer.pad_token_id, block.seed)
             trainer = RewardTrainer(model, train_dataset=Dataset.from_list(rows), **trainer_arguments)
             in_order = InOrder(turns)
             trainer._get_train_sampler = lambda *_: in_order

@@ -129,7 +129,7 @@ def test_a_chat_builds_nothing(tmp_path: Path) -> None:
     ran = inside(*line, typed="Name a colour.")
     assert "\n> Name a colour.\n" in ran.stdout
     (tmp_path / "latest" / "sft" / "model" / "config.json").unlink()
-    assert "(model/config.json: missing). To rebuild it: python" in refused(*line)
+    assert "To rebuild it: python run.py stage=sft" in refused(*line)
 
 
 def test_the_same_conversation_and_seed_have_the_same_answer(built: Path) -> None:

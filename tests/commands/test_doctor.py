@@ -33,7 +33,7 @@ def test_every_damage_is_named_with_the_command_that_mends_it(chain: Chain) -> N
     assert command.format("data") in torn and torn.endswith("rebuild=data")
     assert lines[str(chain.folder("pairs") / "pairs.parquet")].endswith("rebuild=pairs")
     assert f" outputs={chain.root} " in torn, "this store is a copy, so the command must name it"
-    assert f"outputs={chain.root} rebuild=label builds it again" in ran.stdout
+    assert f"outputs={chain.root} rebuild=label" in ran.stdout
     assert "error: 3 files of " in ran.stderr
     assert "Traceback" not in ran.stderr + ran.stdout
 
@@ -89,7 +89,7 @@ def test_a_folder_that_is_no_store_is_refused(command: tuple[str, ...], tmp_path
     for name in FOREIGN:
         (tmp_path / name).mkdir(parents=True)
     message = refused(*TINY, f"outputs={tmp_path}", *command)
-    assert message.startswith(f"outputs={tmp_path} is no artifact store")
+    assert message.startswith(f"outputs={tmp_path} is not an artifact store")
     assert all((tmp_path / name).exists() for name in FOREIGN)
 
 

@@ -128,7 +128,7 @@ def test_every_number_has_bounds_of_sense() -> None:
         if not (limit := metadata.get(limits.LIMIT)):
             unlimited.append(key)
             continue
-        named = re.compile(rf"{key.replace('sources', 'sources.0.')} .*, got ")
+        named = re.compile(rf"{key.replace('sources', 'sources.0.')}=.*: the value must be ")
         values = [limit.low if limit.open else limit.low - 1, -(10**30), math.nan, math.inf, -math.inf]
         if key not in UNBOUNDED:
             values += [limit.high if limit.below else limit.high + 1, 10**30]
@@ -146,9 +146,11 @@ def test_no_text_is_empty_and_no_word_unknown() -> None:
     let_through = []
     for key, metadata in TEXTS.items():
         named = key.replace("sources", "sources[0]")
-        if not refusal(key, " ").startswith(f"{named} is empty"):
+        if not refusal(key, " ").startswith(f"{named}= : the value is empty."):
             let_through.append(key)
-        if limits.ONE_OF in metadata and not refusal(key, "bogus").startswith(f"{named}=bogus is unknown"):
+        if limits.ONE_OF in metadata and not refusal(key, "bogus").startswith(
+            f"{named}=bogus: bogus is not a known value."
+        ):
             let_through.append(f"{key}=bogus")
     assert let_through == []
 
@@ -171,82 +173,85 @@ ENDPOINT = "sample=openai sample.endpoint.base_url=http://127.0.0.1:1 sample.end
 JUDGE = "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
 # What was typed, and what is told. Nothing is built first.
 REFUSED = [
-    ("seed=-1", "seed must be"),
-    ("seeds=[-3]", "seeds must be"),
-    ("sft.epochs=inf", "sft.epochs must be"),
+    ("seed=-1", "seed=-1: the value must be"),
+    ("seeds=[-3]", "seeds=-3: the value must be"),
+    ("sft.epochs=inf", "sft.epochs=inf: the value must be"),
     ("eval.likelihood_prompts=2e9", "eval.likelihood_prompts=2e9: the value could"),
-    ("model.random_init.heads=3", "These do: 1, 2, 4, 8, 16, 32."),
-    ("model.random_init.hidden_size=63", "Nothing does: make hidden_size even."),
+    ("model.random_init.heads=3", "Use 1, 2, 4, 8, 16, 32."),
+    ("model.random_init.hidden_size=63", "Make hidden_size even."),
     ("~dpo", "~dpo: "),
     ("~dpo.beta", "~dpo.beta: "),
     ("dpo=5", "Known: default."),
     ("data=null", "Known: file, questions, verifiable."),
-    ("data.tasks=null", "data.tasks=null: data=file"),
-    ("dpo.lora.rank=100000000", "dpo.lora.rank must be"),
+    ("data.tasks=null", "use data=file"),
+    ("dpo.lora.rank=100000000", "dpo.lora.rank=100000000: the value must be"),
     ("dpo.lora.rank=1e8", "dpo.lora.rank=1e8: the value could"),
     ("dpo.adapter=lora dpo.lora.rank=65", "width of 64"),
     ("dpo.adapter=lora dpo.lora.target_modules=[q_prj]", "Did you mean 'q_p"),
-    ("sft.adapter=lora sft.lora.target_modules=[]", "sft.lora.target_modules names none: [all-linear]"),
-    ("dpo.trainer.adam_beta1=2", "dpo.trainer.adam_beta1 must be"),
-    ("dpo.trainer.label_smoothing=5", "dpo.trainer.label_smoothing must be from"),
+    ("sft.adapter=lora sft.lora.target_modules=[]", "sft.lora.target_modules is empty. [all-linear]"),
+    ("dpo.trainer.adam_beta1=2", "dpo.trainer.adam_beta1=2: the value must be"),
+    ("dpo.trainer.label_smoothing=5", "dpo.trainer.label_smoothing=5: the value must be from"),
     ("dpo.trainer.f_divergence_type=bogus", "Known: alpha_divergence, forward_kl"),
-    ("dpo.trainer.weight_decay=[1,2]", "dpo.trainer.weight_decay=[1, 2] must be float"),
-    ("dpo.trainer.weight_decay=-1", "dpo.trainer.weight_decay must be"),
+    ("dpo.trainer.weight_decay=[1,2]", "dpo.trainer.weight_decay=[1, 2]: the value must be of the type float"),
+    ("dpo.trainer.weight_decay=-1", "dpo.trainer.weight_decay=-1: the value must be"),
     ("dpo.trainer.lr_scheduler_type=cosin", "Did you mean 'cosine'?"),
     ("dpo.trainer.optim=adamw", "Did you mean 'adamw_torch'?"),
-    ("dpo.trainer.optim=lomo", "dpo.trainer.optim=lomo needs the package lomo_optim"),
+    ("dpo.trainer.optim=lomo", "dpo.trainer.optim=lomo: the package lomo_optim is not installed"),
     ("sft.trainer.loss_type=bogus", "Known: dft, nll."),
     (
         "dpo.trainer.f_divergence_type=forward_kl dpo.loss_type=[apo_zero]",
-        "f_divergence_type=forward_kl is for the losses",
+        "f_divergence_type=forward_kl: the loss apo_zero does not support it",
     ),
-    ("data.tasks.sft=0", "raise data.tasks.sft"),
-    ("data.tasks.preference=0", "raise data.tasks.preference"),
+    ("data.tasks.sft=0", "Raise data.tasks.sft"),
+    ("data.tasks.preference=0", "Raise data.tasks.preference"),
     ("data.tasks.families=[sentimnt]", "Did you mean 'sentiment'?"),
-    ("sample.candidates_per_prompt=1", "sample.candidates_per_prompt=1: a pair is"),
-    ("sample.temperatures=[nan]", "sample.temperatures must be"),
+    ("sample.candidates_per_prompt=1", "sample.candidates_per_prompt=1: a pair needs"),
+    ("sample.temperatures=[nan]", "sample.temperatures=nan: the value must be"),
     ("sample.temperatures=[0]", "sample.temperatures=[0.0] is greedy"),
-    ("sample.seed=-1", "sample.seed must be"),
-    ("sample.round=1", "sample.round=1: the pipeline sets"),
+    ("sample.seed=-1", "sample.seed=-1: the value must be"),
+    ("sample.round=1", "sample.round=1: only the pipeline sets"),
     ("sample.rounds=2", "sample.rounds=2: set rounds=2 instead"),
-    ("sample=openai", "sample.endpoint.base_url is no address"),
-    (f"{ENDPOINT} sample.endpoint.base_url=localhost:8000", "sample.endpoint.base_url is no address"),
+    ("sample=openai", "sample.endpoint.base_url is not an address"),
+    (f"{ENDPOINT} sample.endpoint.base_url=localhost:8000", "sample.endpoint.base_url is not an address"),
     (f"{ENDPOINT} sample.endpoint.base_url=https://me:word@host/v1", "base_url holds a user"),
-    (f"{ENDPOINT} sample.endpoint.api_key_env=sk-1234", "sample.endpoint.api_key_env is the name"),
-    (f"{ENDPOINT} sample.endpoint.budget.money=2", "budget.money=2: nobody knows what"),
-    (f"{ENDPOINT} sample.endpoint.price.input=-1", "sample.endpoint.price.input must be"),
+    (f"{ENDPOINT} sample.endpoint.api_key_env=sk-1234", "sample.endpoint.api_key_env must name"),
+    (f"{ENDPOINT} sample.endpoint.budget.money=2", "budget.money=2: the price of"),
+    (f"{ENDPOINT} sample.endpoint.price.input=-1", "sample.endpoint.price.input=-1.0: the value must be"),
     ("label=judge", "'label.judge.endpoints=[{base_url: ADDRESS, model: NAME}]'"),
-    ("label=judge label.judge.endpoints=[{model:x}]", "label.judge.endpoints[0].base_url is no address"),
+    ("label=judge label.judge.endpoints=[{model:x}]", "label.judge.endpoints[0].base_url is not an address"),
     ("label=judge label.judge.endpoints=[{bogus:x}]", "bogus is not a setting"),
-    (f"{JUDGE} label.judge.comparisons=1", "2 show each"),
+    (f"{JUDGE} label.judge.comparisons=1", "Use 2 or more"),
     ("label.known=README.md", "label.audit=200"),
-    ("prices={writer:{input:-1,output:1}}", "prices.writer.input must be"),
-    ("pairs.validation_fraction=1", "pairs.validation_fraction is a share"),
-    ("pairs.min_margin=nan", "pairs.min_margin is a difference"),
-    ("dpo.batch_size=100000", "all 48 pairs"),
-    ("sft.batch_size=100000", "all 256 rows"),
-    ("dpo.loss_weights=[nan]", "dpo.loss_weights must be"),
-    ("dpo.loss_weights=[0.0]", "dpo.loss_weights=[0.0] weigh every loss 0"),
+    ("prices={writer:{input:-1,output:1}}", "prices.writer.input=-1.0: the value must be"),
+    ("pairs.validation_fraction=1", "pairs.validation_fraction=1.0: the value must be a share"),
+    ("pairs.min_margin=nan", "pairs.min_margin=nan: the value must be a difference"),
+    ("dpo.batch_size=100000", "at most 48 pairs"),
+    ("sft.batch_size=100000", "at most 256 rows"),
+    ("dpo.loss_weights=[nan]", "dpo.loss_weights=nan: the value must be"),
+    ("dpo.loss_weights=[0.0]", "dpo.loss_weights=[0.0]: all weights are 0"),
     ("dpo.loss_weights=[]", "dpo.loss_weights has 0 numbers"),
-    ("data.sources=[{path:README.md,splits:{train:1}}]", "data.sources[0].splits=train is unknown. Known: preference"),
-    ("data.sources=[{path:README.md,splits:{sft:nan}}]", "data.sources[0].splits={'sft': nan}: each is"),
+    (
+        "data.sources=[{path:README.md,splits:{train:1}}]",
+        "data.sources[0].splits=train: train is not a known value. Known: preference",
+    ),
+    ("data.sources=[{path:README.md,splits:{sft:nan}}]", "data.sources[0].splits={'sft': nan}: each share must"),
     ("data.sources=[{path:README.md,splits:{sft:0}}]", "data.sources[0].splits="),
-    ("data.sources=[{path:README.md,rows:-1}]", "data.sources[0].rows must be"),
+    ("data.sources=[{path:README.md,rows:-1}]", "data.sources[0].rows=-1: the value must be"),
     ("outside=[{path:README.md,check:label,splits:{sft:1}}]", "outside[0].splits="),
-    ("answer.max_new_tokens=3000", "the model reads 2048"),
-    ("launch.nodes=2 launch.rendezvous=node0", "launch.rendezvous=node0 is no HOST:PORT"),
-    ("launch.nodes=2 launch.rendezvous=node0:http", "launch.rendezvous=node0:http is no HOST:PORT"),
+    ("answer.max_new_tokens=3000", "the context has 2048 tokens"),
+    ("launch.nodes=2 launch.rendezvous=node0", "launch.rendezvous=node0 is not HOST:PORT"),
+    ("launch.nodes=2 launch.rendezvous=node0:http", "launch.rendezvous=node0:http is not HOST:PORT"),
     ("launch=fsdp launch.processes=1", "launch.sharding=fsdp "),
-    ("outputs=", "outputs= names no folder"),
+    ("outputs=", "outputs= is empty. Name a folder"),
     ("rebuild=plan", "[base, source, data, select, sft"),
     ("rebuild=gc", "[base, source, data, select, sft"),
-    ("dpo.beta=${x}", "dpo.beta: ${x} names no key"),
-    ("dpo.beta=${dpo.bata}", "dpo.beta: ${dpo.bata} names no key"),
+    ("dpo.beta=${x}", "dpo.beta: ${x} is not a key"),
+    ("dpo.beta=${dpo.bata}", "dpo.beta: ${dpo.bata} is not a key"),
     ("data.tasks.families=[größe]", "'data.tasks.families=[\"größe\"]'"),
     ("outputs=größe", "'outputs=\"größe\"'"),
     ("data.sources=[{path:x}", "data.sources=[{path:x}: cannot be read"),
-    ("dpo.beta", "dpo.beta: an argument is KEY=VALUE."),
-    ("hydra.sweeper.params={dpo.beta:1}", "hydra.sweeper.params is for recipes"),
+    ("dpo.beta", "dpo.beta: an argument must be KEY=VALUE."),
+    ("hydra.sweeper.params={dpo.beta:1}", "only recipes may set hydra.sweeper.params"),
     ("data.sources=README.md", "Write 'data.sources=[{path: README.md}]'."),
     ("data.sources=[README.md]", "Write 'data.sources=[{path: README.md}]'."),
     ("data.sources={path:x}", "Write 'data.sources=[{path:x}]'."),
@@ -291,9 +296,11 @@ def test_a_model_that_cannot_be_read_is_left_to_its_own_stage(tmp_path: Path) ->
 
 
 def test_several_values_are_told_what_they_may_be() -> None:
-    assert spelling.several_values_message("dpo.beta=0.1,0.2").startswith("dpo.beta=0.1,0.2: several values. -m ")
-    assert spelling.several_values_message("seeds=1,2").endswith("a list is 'seeds=[1,2]'")
-    assert spelling.several_values_message("label.path=a,b").endswith("one text is 'label.path=\"a,b\"'")
+    assert spelling.several_values_message("dpo.beta=0.1,0.2").startswith(
+        "dpo.beta=0.1,0.2: several values. To try one after the other, add -m; "
+    )
+    assert spelling.several_values_message("seeds=1,2").endswith("for a list, write 'seeds=[1,2]'")
+    assert spelling.several_values_message("label.path=a,b").endswith("for one text, write 'label.path=\"a,b\"'")
 
 
 def test_families_are_listed_without_being_imported() -> None:

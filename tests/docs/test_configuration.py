@@ -335,7 +335,7 @@ def test_a_key_has_its_words_its_defaults_and_its_comments_beside_it() -> None:
     assert "`1e-05`; demo: `3e-05`" in line_of("dpo.learning_rate")
     assert "longer pairs are dropped" in line_of("dpo.max_length"), "behind a key in conf/"
     assert "the commit it stands for" in line_of("model.revision"), "in another option than the default one"
-    assert "which share of the prompts" in line_of("sample.round"), "behind a field of the schema"
+    assert "its share of the prompts" in line_of("sample.round"), "behind a field of the schema"
     assert "Must be positive" in line_of("dpo.beta"), "a limit of the schema"
     assert ", ".join(f"`{word}`" for word in WORDS["label.labeler"]) in line_of("label.labeler"), "a room's files"
 

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from stages.config.installation import ROOT
 
 TUTORIAL = ROOT / "docs" / "tutorials" / "first-run.md"
@@ -81,6 +83,7 @@ def test_the_notebook_is_the_tutorial_with_its_outputs() -> None:
     assert all(outputs)
 
 
+@pytest.mark.slow
 def test_every_command_of_the_tutorial_runs(tmp_path: Path) -> None:
     outputs = [output_of(kind, source, tmp_path) for kind, source in cells() if kind != "markdown"]
     assert "report.html" in outputs[0]

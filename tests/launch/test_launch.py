@@ -324,10 +324,10 @@ def test_a_node_that_follows_does_not_wait_for_ever(chain: Chain, monkeypatch: p
     [
         (("launch.processes=3",), "sft.batch_size=16 is not a"),
         (("launch.nodes=2",), "needs launch.rendezvous=HOST:PORT"),
-        (("launch.node_rank=1",), "launch.node_rank=1 is none of"),
-        (("sft.adapter=qlora", "launch=fsdp"), "sft.adapter=qlora cannot be divided"),
-        (("sft.adapter=continued",), "SFT is trained with one of none, lora, qlora"),
-        (("dpo.adapter=continued",), "which sft.adapter=lora makes"),
+        (("launch.node_rank=1",), "launch.node_rank=1 must be below"),
+        (("sft.adapter=qlora", "launch=fsdp"), "sft.adapter=qlora cannot be sharded"),
+        (("sft.adapter=continued",), "SFT can only use none, lora, qlora"),
+        (("dpo.adapter=continued",), "Set sft.adapter=lora"),
     ],
 )
 def test_what_cannot_be_launched_is_told(

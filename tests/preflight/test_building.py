@@ -264,7 +264,8 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         ),
         (
             "dpo.trainer.log_level=loud: ",
-            "sft.trainer.gradient_checkpointing_kwargs=reentrant: reentrant is not a known value. Did you mean 'use_reentrant'?",
+            "sft.trainer.gradient_checkpointing_kwargs=reentrant: ",
+            "Did you mean 'use_reentrant'?",
             "sft.lora.target_modules=nope.q_proj is not a linear layer",
             "seeds=[3, 3] and seed=0 must all differ. Name each seed once",
             "sft.template.kind=chatlm: chatlm is not a known value. Did you mean 'chatml'",
@@ -301,7 +302,7 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "dpo.loss_weights=[1, 1]",
         ),
         (
-            "dpo.trainer.lr_scheduler_kwargs.num_cycles=many: the value must be a finite number",
+            "dpo.trainer.lr_scheduler_kwargs.num_cycles=many: the value must",
             "sigmoid is named twice",
         ),
     ),

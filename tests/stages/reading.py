@@ -6,7 +6,7 @@ from typing import Any
 
 from stages import data, source
 from stages.config.blocks.data import Data
-from stages.pipeline.subgraphs import with_sources
+from stages.pipeline.subgraphs import wire_sources
 from stages.store.node import Node
 from stages.store.source_files import pin
 from stages.store.workspace import StageDir
@@ -26,7 +26,7 @@ def wired(cfg: Data, cache: Path) -> list[Node]:
         block, digests = pin(block, cache / "digests.json")
         return Node(stage, 1, block, inputs, digests)
 
-    return [*with_sources("data", cfg, node).values()]
+    return [*wire_sources("data", cfg, node).values()]
 
 
 def joined(cfg: Data, out: StageDir) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from stages.models.scoring import ROUNDING_GAP
 from stages.objectives.dpo import StoredReferenceTrainer, starting_loss, trl_row
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.workspace import StageDir, read_curves
-from stages.training.arguments import arguments
+from stages.training.arguments import training_arguments
 from stages.training.batches import EpochSchedule
 from tests.helpers import Chain, conversational, settings
 
@@ -57,7 +57,7 @@ def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTraine
 
     def build_trainer(kind: type[DPOTrainer], **own: Any) -> DPOTrainer:
         stored = own.pop("stored", False)
-        args = arguments(cfg, out, precompute_ref_log_probs=stored)
+        args = training_arguments(cfg, out, precompute_ref_log_probs=stored)
         model = load_model(inputs["policy"] / "model")
         return kind(model, args=args, processing_class=contract.tokenizer, **own)
 
@@ -67,7 +67,7 @@ def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTraine
         DPOTrainer, train_dataset=conversational(pairs), ref_model=load_model(inputs["policy"] / "model")
     )
     return trl_trainer, build_trainer(
-        StoredReferenceTrainer, stored=True, train_dataset=rows, turns=turns, cfg=cfg, out=out
+        StoredReferenceTrainer, stored=True, train_dataset=rows, schedule=turns, cfg=cfg, out=out
     )
 
 
@@ -187,7 +187,7 @@ def test_tokens_that_the_reference_did_not_score_are_refused(inputs: dict[str, P
     for row in scored:
         row.chosen_ids = row.chosen_ids[::-1]
     save(table, scored, PairLogProbs)
-    with pytest.raises(UserError, match="other chosen_ids than the pair"):
+    with pytest.raises(UserError, match="scored other chosen_ids"):
         train(block(), inputs, tmp_path / "dpo")
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from stages.pipeline.graph import targets
+from stages.pipeline.graph import requested_nodes
 from stages.store.records import Candidate, Example, Judgement, load, stream
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, build, nodes, refused, settings
 from tests.labelers.asking import somebody
-from tests.labelers.judging import is_probe, judging, shown
+from tests.labelers.judging import is_probe, judging, shown_texts
 
 TOY = "stages/tasks/toy_preferences.jsonl"
 NO_TESTS = [f"data.tasks.{group}=0" for group in ("test", "unseen_phrasings", "unseen_tasks", "rephrased")]
@@ -69,7 +69,7 @@ def test_ones_own_prompts_are_all_asked_and_equal_answers_are_ties(chain: Chain,
     prompts = own_prompts(tmp_path, chain, 40)
     with running(Model(judging(longer))) as server:
         evaluation = results(chain.root, *judge_at(server.url), prompts)
-        sides = Counter(frozenset(shown(r)[name] for name in "AB") for r in server.requests if not is_probe(r))
+        sides = Counter(frozenset(shown_texts(r)[name] for name in "AB") for r in server.requests if not is_probe(r))
         row = evaluation["judged"]["sft"]
         typed = [*judge_at(server.url), prompts]
     versus, label = (folder(chain.root, f"{name}_sft", *typed) for name in ("versus", "judged"))
@@ -119,7 +119,7 @@ def test_labels_of_a_comparison_are_no_labels_of_preferences(chain: Chain) -> No
     typed = ["eval/judged=reward_model", f"reward.source.path={TOY}"]
     graph = nodes(chain.root, *typed)
     evaluation = {
-        stage: {n.fingerprint for n in targets(settings("recipe=tiny", *typed, f"stage={stage}"), graph)}
+        stage: {n.fingerprint for n in requested_nodes(settings("recipe=tiny", *typed, f"stage={stage}"), graph)}
         for stage in ("label", "versus")
     }
     assert graph["judged_sft"].stage == "label" and graph["judged_sft"].fingerprint not in evaluation["label"]

@@ -441,7 +441,7 @@ def test_every_preference_of_a_file_is_a_pair_or_counted_by_what_left_it_out(tmp
     assert metrics["left_out"] == {name: 4, "that repeat another one": 1}
     message = f"4 comparisons {name} are left out. Raise pairs.max_length_ratio=1.5 (null: any lengths)"
     assert message in filtered.warnings
-    assert "4 prompts gave none" in metrics["summary"]
+    assert "4 prompts without a pair" in metrics["summary"]
 
 
 @pytest.mark.parametrize("strategy", [s for s in Strategy if s is not Strategy.ranked])

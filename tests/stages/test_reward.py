@@ -51,7 +51,7 @@ def test_it_publishes_a_model_that_anybody_loads(inputs: dict[str, Path], tmp_pa
     """Every weight moved; the published model gives the rewards of held_out.json; the card's code runs."""
     weights, metrics, out = train(block(epochs=2.0), inputs, tmp_path / "reward")
     policy = inputs["policy"] / "model"
-    begun = create_reward_model(policy, block().held, CPU, load_contract(policy).tokenizer.pad_token_id, 0)
+    begun = create_reward_model(policy, block().start_weights, CPU, load_contract(policy).tokenizer.pad_token_id, 0)
     assert not [name for name, value in begun.state_dict().items() if torch.equal(value, weights[name])]
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
     held_out = json.loads((out / "held_out.json").read_text())
@@ -83,7 +83,7 @@ def test_neither_micro_batches_nor_the_forward_change_the_weights(inputs: dict[s
 
 def test_an_adapter_is_merged_with_its_head(inputs: dict[str, Path], tmp_path: Path) -> None:
     _, metrics, out = train(block(adapter=Adapter.lora, learning_rate=1e-2), inputs, tmp_path / "reward")
-    load_reward_model(out / "model", block().held, CPU)
+    load_reward_model(out / "model", block().start_weights, CPU)
     adapter = load_file(out / "adapter" / "adapter_model.safetensors")
     merged = load_file(out / "model" / "model.safetensors")
     [head] = [value for name, value in adapter.items() if "score" in name]
@@ -167,16 +167,16 @@ def test_a_chain_without_a_reward_model_is_as_it_was(chain: Chain) -> None:
 @pytest.mark.parametrize(
     ("overrides", "pattern"),
     [
-        (("label=reward_model",), "label=reward_model needs a model: label.reward_model.path=FOLDER"),
-        (("label.reward_model.path=README.md",), "label.reward_model.path=README.md: no reward model labels"),
+        (("label=reward_model",), "Set label.reward_model.path=FOLDER"),
+        (("label.reward_model.path=README.md",), "label.reward_model.path=README.md: no reward model is used"),
         (
             ("stage=reward", "reward.adapter=qlora"),
-            "reward.adapter=qlora: a reward model is trained with one of none, lora",
+            "reward.adapter=qlora: a reward model can only use none, lora",
         ),
-        (("reward.pairs.margin_quantiles=[0.5]",), "reward.pairs.margin_quantiles=[0.5]: the lower and the higher"),
-        (("stage=reward", "reward.batch_size=4000"), "reward.batch_size=4000 is more than all"),
+        (("reward.pairs.margin_quantiles=[0.5]",), "reward.pairs.margin_quantiles=[0.5]: give two quantiles in order"),
+        (("stage=reward", "reward.batch_size=4000"), "reward.batch_size=4000: there are at most"),
         (("stage=reward", "reward.trainer.max_length=4"), "reward.trainer.max_length: set reward.max_length instead"),
-        ((TOY, "reward.source.rows=4"), "reward.source.rows is for prompts"),
+        ((TOY, "reward.source.rows=4"), "reward.source.rows is only for sources of prompts"),
         (("stage=reward", "reward.source.path=nowhere.jsonl"), "reward.source.path=nowhere.jsonl: no such file"),
     ],
 )
@@ -186,7 +186,7 @@ def test_what_cannot_work_is_told_before_anything_is_built(overrides: tuple[str,
 
 def test_a_model_without_a_head_is_no_reward_model(chain: Chain) -> None:
     with pytest.raises(UserError, match=r"score\.weight"):
-        load_reward_model(chain.folder("sft") / "model", block().held, CPU)
+        load_reward_model(chain.folder("sft") / "model", block().start_weights, CPU)
 
 
 def pair(gap: float, longer: int, source: str = "a") -> Scored:
@@ -212,7 +212,7 @@ def test_figures_are_those_of_the_definition() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "told"),
+    ("pairs", "patterns"),
     [
         ([pair(2.0, 3)] * 30 + [pair(-2.0, -3)] * 10, ["half of the pairs is 50.0%"]),
         ([pair(2.0, 3)] * 30 + [pair(-2.0, 0)] * 10, ["cannot be measured here"]),

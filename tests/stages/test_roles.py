@@ -95,4 +95,4 @@ def test_a_user_names_the_policy_or_dpo(chain: Chain) -> None:
     for name in ("policy", "dpo"):
         assert settings("recipe=tiny", f"chat.model={name}").chat.model is Role.policy
     ran = command(*TINY, f"outputs={chain.root}", "stage=chat", "chat.model=control", input="")
-    assert "error: chat.model=control: this run has no such model, but base, sft, policy." in ran.stderr
+    assert "error: chat.model=control: this run has no such model. Use base, sft, policy." in ran.stderr

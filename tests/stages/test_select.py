@@ -169,7 +169,7 @@ def test_open_requests_are_answered_by_the_base_and_checked_whoever_samples_and_
     [
         (["data.tasks.open_sft=40", "sft.demonstrations=given"], "open requests have no reference answers"),
         (["sft.demonstrations=selected", "sft=none"], "sft=none trains nothing"),
-        (["control=true", "rounds=2"], "control=true compares one round of DPO"),
+        (["control=true", "rounds=2"], "control=true needs rounds=1"),
     ],
 )
 def test_what_cannot_be_selected_is_refused(overrides: list[str], pattern: str) -> None:

@@ -88,7 +88,7 @@ def test_packed_examples_do_not_see_each_other(inputs: dict[str, Path], built: P
     """The loss of a packed row is that of its examples alone."""
     contract = load_contract(next((built / "sft").glob("*/model")))
     examples = [e for e in load(inputs["data"] / "examples.parquet", Example) if e.split == "sft"][:12]
-    tokenised = read_rows(examples, contract, block(), StageDir(Path("."), lambda m, s: None, main=False)).train
+    tokenised = read_rows(examples, contract, block(), StageDir(Path("."), lambda m, s: None, is_main=False)).train
     rows = list(tokenised.dataset)
     tokenised.pack(128, 1)
     bins = list(tokenised.dataset)
@@ -209,7 +209,7 @@ def test_rows_that_the_model_itself_wrote_are_trained_on(
     assert 0 < metrics["step"] <= metrics["steps"]
     losses = [p["eval_loss"] for p in read_curves(out.path) if "eval_loss" in p]
     assert losses[0] < 0.5, "near the optimum"
-    assert ["at its best" in warning for warning in out.warnings] == [True] * (metrics["eval_loss"] > losses[0])
+    assert ["lowest value" in warning for warning in out.warnings] == [True] * (metrics["eval_loss"] > losses[0])
 
 
 def test_a_training_as_it_should_be_is_not_watched_to_death(built: Path) -> None:

@@ -101,5 +101,5 @@ def test_rows_without_a_trained_turn_are_dropped_and_counted(tmp_path: Path) -> 
 def test_weights_without_a_turn_to_each_are_refused() -> None:
     contract = establish(*TERMS["chatml"])
     ids, trained = contract.example(EXAMPLES[0].conversation)
-    with pytest.raises(ContractError, match="3 of 2 assistant turns"):
+    with pytest.raises(ContractError, match="3 of 2 answers"):
         mask_turns(ids, trained, contract.stop_ids[0], [True, False], last=False)

@@ -134,8 +134,8 @@ def test_a_row_is_held_against_all_others_a_part_at_a_time(built: Path, monkeypa
     rows = load_model(folder).get_output_embeddings().weight.detach().double()
     cosines = torch.nn.functional.cosine_similarity(rows, rows[2:3])
     cosines[2] = -1
-    monkeypatch.setattr(end_of_turn, "ROWS", 7)
-    monkeypatch.setattr(end_of_turn, "ALIKE", 0.2)
+    monkeypatch.setattr(end_of_turn, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(end_of_turn, "ALIKE_COSINE", 0.2)
     figures = measure_similarity(folder, 2)
     assert figures["nearest"] == pytest.approx(float(cosines.max()), abs=1e-6)
     assert (figures["nearest_id"], figures["alike"]) == (int(cosines.argmax()), int((cosines >= 0.2).sum()))

@@ -63,10 +63,10 @@ def command(foreign: Path) -> Command:
     ("line", "pattern"),
     [
         (("stage=plan", *TINY, "dpo.beta=0.7"), "beta 0.1 -> 0.7"),
-        (("stage=compare",), "No page: "),
+        (("stage=compare",), "The page is not written"),
         pytest.param(("stage=chat", "chat.max_new_tokens=2"), "> Name a colour.", marks=pytest.mark.slow),
         (("stage=report", *TINY), "report.html"),
-        (("stage=doctor",), "all as published"),
+        (("stage=doctor",), "are intact."),
     ],
 )
 def test_what_looks_at_it_works(line: tuple[str, ...], pattern: str, command: Command, foreign: Path) -> None:

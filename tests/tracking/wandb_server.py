@@ -10,7 +10,7 @@ ENTITY = "somebody"
 
 
 class WandbServer(ThreadingHTTPServer):
-    """A W&B server that records its clients: `runs` by id, `artifacts` by name and alias, `used` as (run, artifact id)."""
+    """A W&B server that records `runs` by id, `artifacts` by name and alias, and `used` as (run, artifact id)."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

@@ -981,7 +981,7 @@ def a_silent_connection_is_closed(parts: Parts) -> None:
     quiet: dict[str, Any] = {"log_config": None, "log_level": "error", "lifespan": "off"}
     server = uvicorn.Server(uvicorn.Config(app, http=access.Connection, **quiet))
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listening:
-        patch.setattr(access, "LASTS", 0.1)
+        patch.setattr(access, "CONNECTION_SECONDS", 0.1)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:

@@ -28,7 +28,7 @@ from stages.objectives.sft import SupervisedTrainer, apply_contract
 from stages.store.records import Pair, PairLogProbs
 from stages.store.workspace import StageDir
 from stages.training import adapters
-from stages.training.arguments import arguments
+from stages.training.arguments import training_arguments
 from stages.training.batches import EpochSchedule
 from stages.training.fit import train_with_callbacks
 from stages.training.saving import checkpoint_folder
@@ -44,11 +44,11 @@ class Parts:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.made = 0
+        self.count = 0
 
     def new_folder(self) -> Path:
-        self.made += 1
-        folder = self.folder / str(self.made)
+        self.count += 1
+        folder = self.folder / str(self.count)
         folder.mkdir()
         return folder
 
@@ -77,11 +77,11 @@ class Parts:
 
     @cached_property
     def pairs(self) -> list[Pair]:
-        said = [[{"role": "assistant", "content": answer}] for answer in ANSWERS]
+        completions = [[{"role": "assistant", "content": answer}] for answer in ANSWERS]
         prompt = [{"role": "user", "content": "Is a kite an animal, a fruit or a tool?"}]
         return [
             Pair(f"{i:04x}", "", prompt, chosen, rejected, None, "", "", "", "", "train")
-            for i, (chosen, rejected) in enumerate(pairwise(said))
+            for i, (chosen, rejected) in enumerate(pairwise(completions))
         ]
 
     @cached_property
@@ -101,7 +101,7 @@ class Parts:
         cfg = replace(self.settings.dpo, **{"batch_size": len(self.pairs), "forward": Forward.padded, **changes})
         return replace(cfg, runtime=replace(cfg.runtime, device="cpu", save_steps=1, micro_batch=rows))
 
-    def ours(self, shift: float = 0.0, adapter: bool = False, **changes: Any) -> StoredReferenceTrainer:
+    def build_trainer(self, shift: float = 0.0, adapter: bool = False, **changes: Any) -> StoredReferenceTrainer:
         """Our DPO trainer, the stored log-probs of chosen completions shifted by so many nats."""
         cfg, model = self.block(**changes), self.model()
         rows = [trl_row(p, None) for p in self.scored]
@@ -113,7 +113,7 @@ class Parts:
             cfg=cfg,
             out=out,
             schedule=EpochSchedule([p.id for p in self.pairs], cfg.batch_size, cfg.seed, "dpo"),
-            args=arguments(cfg, out, **StoredReferenceTrainer.arguments),
+            args=training_arguments(cfg, out, **StoredReferenceTrainer.arguments),
             train_dataset=Dataset.from_list(rows),
             eval_dataset=Dataset.from_list(rows[:1]),
             processing_class=self.contract.tokenizer,
@@ -132,7 +132,7 @@ class Parts:
             cfg=cfg,
             out=out,
             schedule=EpochSchedule([p.id for p in self.scored], cfg.batch_size, cfg.seed, "sft"),
-            args=arguments(cfg, out, dataset_kwargs={"skip_prepare_dataset": True}),
+            args=training_arguments(cfg, out, dataset_kwargs={"skip_prepare_dataset": True}),
             train_dataset=Dataset.from_dict({"input_ids": rows, "labels": labels}),
             processing_class=self.contract.tokenizer,
         )
@@ -140,7 +140,7 @@ class Parts:
     @cached_property
     def run(self) -> StoredReferenceTrainer:
         """A training of one step from beginning to end, with an evaluation and a checkpoint. To be looked at only."""
-        trainer = self.ours()
+        trainer = self.build_trainer()
         train_with_callbacks(trainer, replace(trainer.cfg, epochs=1.0, evaluations=1), trainer.out)
         return trainer
 
@@ -152,15 +152,15 @@ class Parts:
     def instances(self) -> dict[str, Any]:
         """An object of the library's own, for what classes do not show. To be looked at only."""
         args = DPOConfig(str(self.new_folder()), max_steps=1, use_cpu=True, bf16=False, report_to="none")
-        theirs = DPOTrainer(
+        trl_trainer = DPOTrainer(
             self.model(),
             ref_model=self.model(),
             args=args,
             train_dataset=conversational(self.pairs),
             processing_class=self.contract.tokenizer,
         )
-        theirs.train()
-        trainers = {"DPOTrainer": theirs, "Trainer": theirs, "PreTrainedModel": theirs.model}
+        trl_trainer.train()
+        trainers = {"DPOTrainer": trl_trainer, "Trainer": trl_trainer, "PreTrainedModel": trl_trainer.model}
         if find_spec("bitsandbytes"):  # an extra, which the slow tests have
             from bitsandbytes.nn import Linear4bit
 
@@ -176,11 +176,11 @@ def loss_of(trainer: Trainer) -> float:
 
 
 def gradients(trainer: Trainer, step: Any) -> dict[str, torch.Tensor]:
-    """Of one step over the given rows, by parameter."""
+    """Return the gradients of one step over the given rows, by parameter."""
     trainer.model.zero_grad()
     trainer.training_step(trainer.model, step)
     return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
 
 
-def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a)

@@ -18,7 +18,7 @@ LOADED_SLOWLY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate
 
 
 def installed(folder: Path, name: str, version: str, *needs: str) -> None:
-    """What pip leaves of a distribution, as far as it says who it is."""
+    """Write the metadata that pip stores of an installed distribution."""
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir()
     lines = ["Metadata-Version: 2.4", f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {n}" for n in needs)]
@@ -68,7 +68,7 @@ def test_a_checkout_goes_by_its_own_ranges_whatever_is_installed(site: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("version", "known"),
+    ("version", "supported"),
     [
         ("1.16.0", True),
         ("1.16.3.dev0", True),
@@ -78,11 +78,11 @@ def test_a_checkout_goes_by_its_own_ranges_whatever_is_installed(site: Path) -> 
         ("1.15.9", False),
     ],
 )
-def test_a_version_counts_as_pip_counts_it(version: str, known: bool, wheel_site: Path) -> None:
+def test_a_version_counts_as_pip_counts_it(version: str, supported: bool, wheel_site: Path) -> None:
     installed(wheel_site, DISTRIBUTION, "0.1.0", "trl<1.17,>=1.16", "absent<2", 'ray<2.61,>=2.60; extra == "ray"')
     installed(wheel_site, "trl", version)
     installed(wheel_site, "ray", "1.0")  # of an extra that nobody asked for
-    assert process.untested_libraries() == ([] if known else [f"trl {version} (known: >=1.16,<1.17)"])
+    assert process.untested_libraries() == ([] if supported else [f"trl {version} (known: >=1.16,<1.17)"])
 
 
 def test_without_metadata_of_its_own_a_wheel_says_nothing(wheel_site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

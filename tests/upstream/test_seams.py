@@ -27,9 +27,9 @@ class Lost(Exception):
 def watch(seam: Seam, parts: Parts) -> None:
     """Raises Lost where the seam's place, its signature or its effect is not as we know it."""
     try:
-        found = getattr(owner(seam, parts), seam.name)
+        attribute = getattr(owner(seam, parts), seam.name)
         if seam.takes:
-            takes_what_we_know(found, seam.takes.split(", "))
+            takes_what_we_know(attribute, seam.takes.split(", "))
         if seam.place in EFFECTS:
             EFFECTS[seam.place].check(parts)
     except BaseException as reason:
@@ -37,19 +37,19 @@ def watch(seam: Seam, parts: Parts) -> None:
 
 
 def owner(seam: Seam, parts: Parts) -> Any:
-    """What has the attribute: a module, a class, or an object of one."""
-    found: Any = importlib.import_module(seam.module)
+    """Return the owner of the attribute: a module, a class, or an instance."""
+    owner_object: Any = importlib.import_module(seam.module)
     for step in seam.path[:-1]:
-        found = parts.instances[step.removesuffix("()")] if step.endswith("()") else getattr(found, step)
-    return found
+        owner_object = parts.instances[step.removesuffix("()")] if step.endswith("()") else getattr(owner_object, step)
+    return owner_object
 
 
-def takes_what_we_know(function: Any, known: list[str]) -> None:
+def takes_what_we_know(function: Any, expected_names: list[str]) -> None:
     """Our parameters first and in this order; what there is besides may be left out."""
     parameters = inspect.signature(function).parameters
-    assert [*parameters][: len(known)] == known, f"it takes {', '.join(parameters)}"
+    assert [*parameters][: len(expected_names)] == expected_names, f"it takes {', '.join(parameters)}"
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    rest = [p for p in [*parameters.values()][len(known) :] if p.kind not in optional]
+    rest = [p for p in [*parameters.values()][len(expected_names) :] if p.kind not in optional]
     assert all(p.default is not inspect.Parameter.empty for p in rest), f"it also takes {', '.join(map(str, rest))}"
 
 
@@ -79,18 +79,18 @@ def test_a_seam_that_is_gone_is_named(seam: Seam, parts: Parts, monkeypatch: pyt
     assert "AttributeError" in str(lost.value)
 
 
-def take_away(found: Any, name: str, patch: pytest.MonkeyPatch) -> None:
+def take_away(owner_object: Any, name: str, patch: pytest.MonkeyPatch) -> None:
     """From whatever class of the object's defines it; a function also from the module from which it is handed on."""
-    if inspect.ismodule(found):
-        home = getattr(getattr(found, name), "__module__", None)
-        for module in {found.__name__, home or found.__name__}:
+    if inspect.ismodule(owner_object):
+        home = getattr(getattr(owner_object, name), "__module__", None)
+        for module in {owner_object.__name__, home or owner_object.__name__}:
             patch.delattr(sys.modules[module], name, raising=False)
-    elif inspect.isclass(found):
-        for kind in found.__mro__:
+    elif inspect.isclass(owner_object):
+        for kind in owner_object.__mro__:
             if name in vars(kind):
                 patch.delattr(kind, name)
     else:
-        patch.delattr(found, name)
+        patch.delattr(owner_object, name)
 
 
 @each([seam for seam in SEAMS if seam.takes])
@@ -114,10 +114,10 @@ def test_a_seam_without_effect_is_named(seam: Seam, parts: Parts, monkeypatch: p
 
 
 def test_what_is_watched_by_its_name_alone_is_of_other_devices_or_programs() -> None:
-    """Of GPUs; and what W&B's service, another program, looks for when it comes to it."""
-    others = [seam.name for seam in SEAMS if seam.place not in EFFECTS]
+    """Only APIs of GPUs and of W&B's service, another program, have no effect test."""
+    without_effect = [seam.name for seam in SEAMS if seam.place not in EFFECTS]
     assert {*EFFECTS} <= {seam.place for seam in SEAMS}
-    assert others == [*ATTENTION_OPS[1:], "_grouped_mm", "x_disable_meta"]
+    assert without_effect == [*ATTENTION_OPS[1:], "_grouped_mm", "x_disable_meta"]
 
 
 def test_an_argument_more_than_ours_is_told() -> None:

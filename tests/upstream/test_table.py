@@ -31,7 +31,7 @@ DOCUMENTED = set(
     "matplotlib.pyplot numpy numpy.typing omegaconf omegaconf.errors httpx2 openai openvino openvino_genai "
     "packaging.specifiers peft pyarrow pyarrow.compute pyarrow.parquet "
     "rich.console rich.table rich.text safetensors starlette.applications starlette.requests "
-    "starlette.responses starlette.routing starlette.types tokenizers tokenizers.decoders tokenizers.models "
+    "starlette.responses starlette.routing starlette.types tokenizers tokenizers.decoders tokenizers.models torch.nn "
     "tokenizers.pre_tokenizers tokenizers.trainers torch "
     "torch.distributed torch.nn.functional torch.nn.utils.rnn "
     "torch.utils.checkpoint torch.utils.data tqdm trackio transformers transformers.integrations "
@@ -62,7 +62,7 @@ class Reach:
         return f"stages/{self.file}:{self.line}: {self.name}"
 
     @property
-    def known(self) -> bool:
+    def is_watched(self) -> bool:
         words = self.name.rpartition(":")[2].split(".")
         for seam in SEAMS:
             if self.file in seam.files and (
@@ -77,11 +77,11 @@ def reaches(path: Path) -> Iterator[Reach]:
     the `ctx` of an autograd function, which is there to be given attributes."""
     file = str(path.relative_to(HOUSE)) if path.is_relative_to(HOUSE) else path.name
     tree = ast.parse(path.read_text())
-    theirs = set[str]()
+    library_names = set[str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             for module, name, known_as in imported(node):
-                theirs.add(known_as)
+                library_names.add(known_as)
                 if module not in DOCUMENTED or is_private(name):
                     yield Reach(file, node.lineno, f"{module}:")
     for node in ast.walk(tree):
@@ -90,7 +90,7 @@ def reaches(path: Path) -> Iterator[Reach]:
             stored = not isinstance(node.ctx, ast.Load) and base.split(".")[0] not in ("self", "cls", "os", "ctx")
             if is_private(node.attr) and base not in ("self", "cls"):
                 yield Reach(file, node.lineno, node.attr)
-            elif stored and base in theirs:  # a monkeypatch of a module or a class
+            elif stored and base in library_names:  # a monkeypatch of a module or a class
                 yield Reach(file, node.lineno, f"{base}.{node.attr}")
             elif stored and node.attr not in OURS | SETTABLE:
                 yield Reach(file, node.lineno, node.attr)
@@ -125,28 +125,28 @@ def is_private(name: str) -> bool:
 
 def our_names() -> set[str]:
     """Fields and attributes of our own classes."""
-    found = set[str]()
+    names = set[str]()
     for path in SOURCES:
         for definition in ast.walk(ast.parse(path.read_text())):
             if isinstance(definition, ast.ClassDef):
                 for node in ast.walk(definition):
                     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                        found.add(node.target.id)
+                        names.add(node.target.id)
                     if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self":
-                        found.add(node.attr)
-    return found
+                        names.add(node.attr)
+    return names
 
 
 OURS = our_names()
 
 
 def test_the_code_reaches_for_nothing_private_that_is_not_in_the_table() -> None:
-    missed = [str(reach) for path in SOURCES for reach in reaches(path) if not reach.known]
+    missed = [str(reach) for path in SOURCES for reach in reaches(path) if not reach.is_watched]
     assert not missed
 
 
 @pytest.mark.parametrize(
-    ("line", "found"),
+    ("line", "names"),
     [
         ("from trl.trainer.utils import pad", ["trl.trainer.utils:"]),
         ("from trl.trainer import callbacks", ["trl.trainer.callbacks:"]),
@@ -163,27 +163,29 @@ def test_the_code_reaches_for_nothing_private_that_is_not_in_the_table() -> None
         ("import os\nos.environ |= {}\nfrom trl import DPOTrainer\nself._own = model.config.name_or_path", []),
     ],
 )
-def test_the_scan_sees(line: str, found: list[str], tmp_path: Path) -> None:
+def test_the_scan_sees(line: str, names: list[str], tmp_path: Path) -> None:
     file = tmp_path / "file.py"
     file.write_text(line)
-    assert [reach.name for reach in reaches(file)] == found
+    assert [reach.name for reach in reaches(file)] == names
 
 
-def ours(kind: type) -> list[type]:
+def our_bases(kind: type) -> list[type]:
     return [base for base in kind.__mro__ if base.__module__.startswith("stages.")]
 
 
-def theirs(kind: type) -> list[type]:
+def library_bases(kind: type) -> list[type]:
     return [base for base in kind.__mro__ if not base.__module__.startswith("stages.") and base is not object]
 
 
 def classes() -> list[type]:
     """Ours that inherit from other people's."""
-    found = set[type]()
+    trainer_classes = set[type]()
     for path in SOURCES[1:]:
         module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
-        found |= {kind for _, kind in inspect.getmembers(module, inspect.isclass) if ours(kind)[:1] == [kind]}
-    foreign = [kind for kind in found if any("." in base.__module__ for base in theirs(kind))]
+        trainer_classes |= {
+            kind for _, kind in inspect.getmembers(module, inspect.isclass) if our_bases(kind)[:1] == [kind]
+        }
+    foreign = [kind for kind in trainer_classes if any("." in base.__module__ for base in library_bases(kind))]
     return sorted(foreign, key=lambda kind: kind.__qualname__)
 
 
@@ -192,7 +194,7 @@ def overridden() -> set[str]:
     names = set[str]()
     for kind in classes():
         methods = {name for name, value in vars(kind).items() if inspect.isfunction(value) and is_private(name)}
-        names |= {name for name in methods if any(name in vars(base) for base in theirs(kind))}
+        names |= {name for name in methods if any(name in vars(base) for base in library_bases(kind))}
     return names
 
 
@@ -205,13 +207,13 @@ def test_a_private_method_that_is_overridden_is_in_the_table() -> None:
 def test_what_we_add_to_a_trainer_is_no_name_of_its_own(kind: type[Trainer], parts: Parts) -> None:
     """A method or an attribute of ours that upstream comes to use would change what its trainer does."""
     table = {seam.name for seam in SEAMS}
-    upstream = {*dir(parts.instances["DPOTrainer"]), *dir(theirs(kind)[0])}
-    added = {name for base in ours(kind) for name in vars(base) if not name.startswith(("__", "_abc_"))}
-    for base in ours(kind):
+    upstream = {*dir(parts.instances["DPOTrainer"]), *dir(library_bases(kind)[0])}
+    added = {name for base in our_bases(kind) for name in vars(base) if not name.startswith(("__", "_abc_"))}
+    for base in our_bases(kind):
         for node in ast.walk(ast.parse(inspect.getsource(sys.modules[base.__module__]))):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 added |= {node.attr} if ast.unparse(node.value) == "self" else set()
-    assert {"tokens", "micro_batches", "cfg"} <= added
+    assert {"token_budget", "micro_batches", "cfg"} <= added
     assert added & upstream - OVERRIDDEN - table == {
         "data_collator",
         "aux_loss_enabled",
@@ -228,6 +230,6 @@ def test_the_table_names_files_that_use_the_place(seam: Any) -> None:
 
 def test_the_page_has_the_table() -> None:
     """Write it with `python -m tests.upstream.seams`."""
-    found = TABLE.search(PAGE.read_text(encoding="utf-8"))
-    assert found is not None
-    assert found[0] == table()
+    match = TABLE.search(PAGE.read_text(encoding="utf-8"))
+    assert match is not None
+    assert match[0] == table()

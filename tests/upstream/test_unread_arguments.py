@@ -58,11 +58,11 @@ IN_TABLE = {key for rule in RULES for key in rule.arguments.split()}
 
 def reads(argument: str, block: Any) -> bool:
     """Return what the table says."""
-    return all(rule.reads(block) for rule in RULES if argument in rule.arguments.split())
+    return all(rule.is_read(block) for rule in RULES if argument in rule.arguments.split())
 
 
 def test_every_argument_is_in_the_table_or_always_read() -> None:
-    every = set.union(*map(trl_arguments.allowed, ("sft", "dpo", "reward")))
+    every = set.union(*map(trl_arguments.allowed_arguments, ("sft", "dpo", "reward")))
     assert every == IN_TABLE | ALWAYS_READ
     assert not IN_TABLE & ALWAYS_READ
 
@@ -72,7 +72,7 @@ def test_a_loss_is_another_by_what_it_reads(loss: str, parts: Parts) -> None:
     def value(**changes: Any) -> float | None:
         arguments = {"label_smoothing": 0.05, **changes}
         try:
-            return loss_of(parts.ours(shift=0.7, loss_type=[loss], trainer=arguments))
+            return loss_of(parts.build_trainer(shift=0.7, loss_type=[loss], trainer=arguments))
         except ValueError as error:
             assert "f_divergence_type" in str(error)  # trl_arguments refuses it
             return None
@@ -87,7 +87,7 @@ def test_a_loss_is_another_by_what_it_reads(loss: str, parts: Parts) -> None:
 def test_a_loss_of_weight_0_reads_nothing(parts: Parts) -> None:
     def value(smoothing: float, weight: float) -> float:
         changes = {"loss_type": ["sigmoid", "robust"], "loss_weights": [1.0, weight]}
-        loss = loss_of(parts.ours(shift=0.7, trainer={"label_smoothing": smoothing}, **changes))
+        loss = loss_of(parts.build_trainer(shift=0.7, trainer={"label_smoothing": smoothing}, **changes))
         assert reads("label_smoothing", parts.block(**changes)) is (weight > 0)
         return loss
 
@@ -98,7 +98,7 @@ def test_a_loss_of_weight_0_reads_nothing(parts: Parts) -> None:
 @pytest.mark.parametrize("divergence", ["js_divergence", "alpha_divergence"])
 def test_the_coefficient_is_of_one_divergence(divergence: str, parts: Parts) -> None:
     arguments = [{"f_divergence_type": divergence, "f_alpha_divergence_coef": value} for value in (0.5, 0.8)]
-    one, other = (loss_of(parts.ours(shift=0.7, trainer=each)) for each in arguments)
+    one, other = (loss_of(parts.build_trainer(shift=0.7, trainer=each)) for each in arguments)
     assert (one != other) is reads("f_alpha_divergence_coef", parts.block(trainer=arguments[0]))
 
 
@@ -220,7 +220,7 @@ def test_a_rate_is_another_by_what_its_schedule_reads(name: str, parts: Parts) -
 
 def other_value(name: str, argument: str) -> Any:
     """Return a value that is not the argument's default."""
-    field, kind = STAGES[name][1].__dataclass_fields__[argument], trl_arguments.known_arguments(name)[argument]
+    field, kind = STAGES[name][1].__dataclass_fields__[argument], trl_arguments.argument_types(name)[argument]
     if argument in OTHER:
         return OTHER[argument]
     if "bool" in kind:
@@ -244,11 +244,11 @@ def test_what_nothing_reads_changes_nothing_and_is_refused(name: str, chain: Cha
     runtime = replace(cfg.runtime, device="cpu", gradient_checkpointing=Checkpointing.none)
     cfg = replace(cfg, runtime=runtime, epochs=0.5)
     weights, curves = trained(name, cfg, chain, tmp_path / "plain")
-    unread = {key: other_value(name, key) for key in trl_arguments.allowed(name) if not reads(key, cfg)}
+    unread = {key: other_value(name, key) for key in trl_arguments.allowed_arguments(name) if not reads(key, cfg)}
     assert len(unread) > 30
     for key, value in unread.items():
         with pytest.raises(UserError, match=f"^{name}.trainer.{key}={re.escape(str(value))}: nothing reads"):
-            trl_arguments.refuse(name, replace(cfg, trainer=cfg.trainer | {key: value}), cfg.trainer)
+            trl_arguments.validate_trainer(name, replace(cfg, trainer=cfg.trainer | {key: value}), cfg.trainer)
     together = {key: value for key, value in unread.items() if key not in NOT_TOGETHER}
     other = replace(cfg, trainer=cfg.trainer | together)
     other_weights, other_curves = trained(name, other, chain, tmp_path / "other")
@@ -288,7 +288,7 @@ def test_the_way_to_what_reads_an_argument_is_told(
     cfg = settings(*TINY).dpo
     block = replace(cfg, trainer=cfg.trainer | arguments, loss_type=losses)
     if way_out is None:
-        trl_arguments.refuse("dpo", block, cfg.trainer)
+        trl_arguments.validate_trainer("dpo", block, cfg.trainer)
         return
     with pytest.raises(UserError, match=re.escape(way_out)):
-        trl_arguments.refuse("dpo", block, cfg.trainer)
+        trl_arguments.validate_trainer("dpo", block, cfg.trainer)

@@ -36,33 +36,12 @@ class Tasks:
 
 
 # Test groups come first, so that a prompt drawn for two splits goes to the test split.
-SPLIT_OF_GROUP = {
-    "test": "test",
-    "unseen_phrasings": "test",
-    "unseen_tasks": "test",
-    "rephrased": "test",
-    "open_test": "test",
-    "unseen_kinds": "test",
-    "unseen_areas": "test",
-    "open_plain": "test",
-    "validation": "validation",
-    "open_validation": "validation",
-    "preference": "preference",
-    "open_preference": "preference",
-    "sft": "sft",
-    "open_sft": "sft",
+TEST_GROUPS = "test unseen_phrasings unseen_tasks rephrased open_test unseen_kinds unseen_areas open_plain".split()
+SPLIT_OF_GROUP = dict.fromkeys(TEST_GROUPS, "test")
+SPLIT_OF_GROUP |= {
+    f"{prefix}{split}": split for split in ("validation", "preference", "sft") for prefix in ("", "open_")
 }
-
-
-OPEN_GROUPS = (
-    "open_test",
-    "unseen_kinds",
-    "unseen_areas",
-    "open_plain",
-    "open_validation",
-    "open_preference",
-    "open_sft",
-)
+OPEN_GROUPS = tuple("open_test unseen_kinds unseen_areas open_plain open_validation open_preference open_sft".split())
 
 
 DEFAULT_SHARES = {"sft": 0.95, "validation": 0.05}  # share of rows by split, if a source has no `splits`

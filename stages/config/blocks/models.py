@@ -49,8 +49,6 @@ class Own:
 
 @dataclass
 class Template:
-    """The chat template that SFT trains with."""
-
     kind: str = MISSING
     path: str | None = MISSING
     resize: bool = MISSING

@@ -45,8 +45,6 @@ class SampledRuntime(TrainRuntime):
 
 @dataclass
 class DeviceRuntime:
-    """The device of a stage."""
-
     device: str = words(*DEVICES)
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from math import sqrt
 
 from stages.config.choices import Strategy
-from stages.config.unread_arguments import with_loss
+from stages.config.unread_arguments import replace_main_loss
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal, write_number
 from stages.store.numbers import signed
@@ -82,7 +82,7 @@ def longer(run: Evidence) -> Finding | None:
         below=Cause("the shorter completion is nearly always chosen, so that DPO learns to be brief", advice),
         above=Cause(
             "the longer completion is nearly always chosen, so that DPO learns length",
-            f"{advice}; {with_loss(run.settings['loss_type'], 'sigmoid_norm')} or dpo.trainer.ld_alpha=0.5",
+            f"{advice}; {replace_main_loss(run.settings['loss_type'], 'sigmoid_norm')} or dpo.trainer.ld_alpha=0.5",
         ),
         detail=detail,
     )

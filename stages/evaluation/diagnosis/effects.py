@@ -4,7 +4,7 @@ No setting fixes an effect directly: effects show in which direction a run went 
 that `pairs.validation_fraction` keeps out of training.
 """
 
-from stages.config.unread_arguments import with_loss
+from stages.config.unread_arguments import replace_main_loss
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import COUNT, NUMBER, SHARE, Cause, Finding, Measure, Normal
 from stages.evaluation.displacement import FELL
@@ -33,7 +33,7 @@ def accuracy(run: Evidence) -> Finding | None:
         below=Cause(
             "what the policy learnt from its pairs does not hold for held-out pairs, as with random labels",
             "read some of pairs.parquet: would you choose the same? Fewer dpo.epochs, or "
-            f"{with_loss(run.settings['loss_type'], 'robust')} with dpo.trainer.label_smoothing=0.1",
+            f"{replace_main_loss(run.settings['loss_type'], 'robust')} with dpo.trainer.label_smoothing=0.1",
         ),
         detail=f"of {run.dpo_metrics['held_out']} pairs; {learnt:.0%} on training pairs",
     )

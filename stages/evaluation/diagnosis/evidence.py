@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from stages.evaluation.checked import GENERATED
 from stages.store.manifest import Manifest
-from stages.store.records import GIVEN, Candidate, Example, Pair, Records, load
+from stages.store.records import FILE_SAMPLERS, Candidate, Example, Pair, Records, load
 from stages.store.sealed_json import WRONG_SHAPE, Damaged, load_json
 from stages.store.workspace import read_curves
 
@@ -66,7 +66,7 @@ def gather_evidence(
     held_out = {row["id"] for row in load_json(inputs[policy] / "held_out.json", list)}
     return Evidence(
         label_metrics=nodes["label"]["metrics"],
-        drawn=not {*Records(inputs["label"] / "candidates.parquet", Candidate).column("sampler")} <= {*GIVEN},
+        drawn=not {*Records(inputs["label"] / "candidates.parquet", Candidate).column("sampler")} <= {*FILE_SAMPLERS},
         sft_trained=nodes["sft"]["settings"].get("train", True),
         pair_metrics=nodes["pairs"]["metrics"],
         dpo_metrics=nodes[policy]["metrics"],
