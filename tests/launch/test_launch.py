@@ -239,7 +239,7 @@ def test_a_killed_agent_ends_its_workers(chain: Chain) -> None:
     [
         ("this-host-is-nowhere.invalid:29477", "node 0 cannot listen there"),
         ("192.0.2.1:29477", "node 0 cannot listen there"),
-        ("node-0:0", "which no other reaches"),
+        ("node-0:0", "which other machines cannot reach"),
     ],
 )
 def test_where_nodes_cannot_meet_is_told(rendezvous: str, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(chain:
             "sample=file sample.file=README.md label=human sample.pool=[{n:2}]",
             "sample.file and sample.pool exclude each other",
         ),
-        ("sample=file sample.file=none.jsonl label=human", "sample.file=none.jsonl: no such file"),
+        ("sample=file sample.file=none.jsonl label=human", "sample.file=none.jsonl: there is no such file"),
         (
             "sample=file sample.file=README.md label=dataset label.path=README.md",
             "Leave out sample.file and sample.pool",

@@ -183,7 +183,7 @@ def test_a_damaged_manifest_is_said_and_its_node_built_again(
         build(chain.root, f"stage={stage}")
         assert manifest.exists(), "nothing is built or removed by looking at it"
     assert f"{manifest} is damaged" in caplog.text
-    assert "rebuild=pairs builds it again" in caplog.text
+    assert "rebuild=pairs" in caplog.text
     build(chain.root)
     assert chain.manifest("pairs")["digest"] == before
 
@@ -240,7 +240,7 @@ def test_an_odd_manifest_is_one_line_and_its_node_is_built_again(
         assert not [folder for folder, _ in store.manifests() if folder == store.folder(node)]
         [line] = [r.getMessage() for r in caplog.records]
         assert line.startswith(f"warning: {manifest} is damaged: "), line
-        assert line.endswith(f"outputs={chain.root} rebuild=pairs builds it again."), line
+        assert line.endswith(f"outputs={chain.root} rebuild=pairs"), line
         assert "\n" not in line and "\x1b" not in line
         sealed_json.remove(manifest)
         manifest.write_bytes(content)
@@ -276,7 +276,7 @@ def test_training_hashes_what_it_reads(chain: Chain) -> None:
     flip(chain.folder("data") / "examples.parquet")
     message = refused(*TINY, f"outputs={chain.root}", "stage=sft")
     assert f"{chain.folder('data') / 'examples.parquet'} is damaged" in message
-    assert "rebuild=data builds it again" in message
+    assert "rebuild=data" in message
     assert not chain.folder("sft").exists()
     build(chain.root, "stage=sft", "rebuild=data")
     assert chain.manifest("data")["digest"] == digest
@@ -310,7 +310,7 @@ def test_no_stage_uses_a_file_of_another_node_in_which_a_bit_flipped(chain: Chai
                 flip(folder / name)
                 assert message.startswith(f"{folder / name} is damaged"), message
                 command = f"stage={stages[source]} recipe=tiny outputs={chain.root}"
-                assert f"{command} rebuild={stages[source]} builds it again" in message, message
+                assert f"{command} rebuild={stages[source]}" in message, message
         away.rename(chain.folder(reader))
     assert tried > 30
 

@@ -54,7 +54,7 @@ def test_a_preference_file_that_is_swapped_while_another_stage_works_is_refused(
 
     swap_while(data_stage, monkeypatch, swap)
     message = refused(*target)
-    assert message.startswith(f"{file} changed since the command began")
+    assert message.startswith(f"{file} changed after the command started")
     assert not (chain.root / "label" / before).exists()
     monkeypatch.undo()
     after = nodes(chain.root, *overrides)["label"]

@@ -111,14 +111,14 @@ def test_rounds_sample_anew_from_their_own_policies(chain: Chain) -> None:
         (("sample.pool=[{model: sft, file: f.jsonl}]",), "sample.pool[0] names model and file"),
         (("sample.pool=[{n: 2}, {n: 2}]",), "sample.pool[1] repeats an earlier source"),
         (("sample.pool=[{file: f.jsonl, n: 2}]",), "sample.pool[0].n is about sampling"),
-        (("sample.pool=[{sampler: hff}]",), "sample.pool[0].sampler=hff is unknown. Did"),
+        (("sample.pool=[{sampler: hff}]",), "sample.pool[0].sampler=hff: hff is not a known value. Did"),
         (("sample.pool=[{sampler: openai}]",), "sample.pool[0].endpoint.base_url is not an address"),
         (("sample.pool=[{endpoint: {model: writer}}]",), "sample.pool[0].endpoint.base_url is not an address"),
         (("sample.pool=[{n: 0}]",), "sample.pool[0].n must be from 1"),
         (("sample.pool=[{n: 1}]", "stage=pairs"), "sample.pool draws 1: a"),
-        (("sample.pool=[{model: /no/such/folder}]",), "sample.pool[0].model=/no/such/folder: no such file"),
-        (("sample.pool=[{file: none.jsonl}, {n: 2}]",), "sample.pool[0].file=none.jsonl: no such file"),
-        (("sample.file=none.jsonl",), "sample.file=none.jsonl: no such file"),
+        (("sample.pool=[{model: /no/such/folder}]",), "sample.pool[0].model=/no/such/folder: there is no such file"),
+        (("sample.pool=[{file: none.jsonl}, {n: 2}]",), "sample.pool[0].file=none.jsonl: there is no such file"),
+        (("sample.file=none.jsonl",), "sample.file=none.jsonl: there is no such file"),
     ],
 )
 def test_what_is_no_source_is_refused_before_anything_is_built(overrides: tuple[str, ...], pattern: str) -> None:
