@@ -98,7 +98,7 @@ def test_what_is_run_are_the_bytes_that_were_hashed(labeler: Path, chain: Chain)
     assert label.run(node.config, {"pool": chain.folder("sample")}, out)["labeler"] == "mine"
     assert (out / "own.py").read_text() == text
     Path(node.config.own.file).write_text(text + "\n")
-    with pytest.raises(UserError, match="was changed"):
+    with pytest.raises(UserError, match="has changed"):
         label.run(node.config, {"pool": chain.folder("sample")}, out)
 
 
@@ -179,19 +179,19 @@ def test_what_is_no_file_of_a_person_is_told_before_work(kind: str, labeler: Pat
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("class Mine(Labeler)", "class Mine", "label.own.name=Mine must be a"),
-        ("class Mine", "class Other", "label.own.name=Mine: the file defines"),
-        ("def judge", "def juge", "label.own.name=Mine lacks judge"),
-        ('name = "mine"', "other = 1", "label.own.name=Mine: the class has"),
-        ("yield Judgement(prompt.id, self.name, c.candidate_id, score=", "yield (", "gives a float, which"),
+        ("class Mine(Labeler)", "class Mine", "label.own.name=Mine: this must be a"),
+        ("class Mine", "class Other", "label.own.name=Mine: the file does not define"),
+        ("def judge", "def juge", "label.own.name=Mine: the class does not define judge"),
+        ('name = "mine"', "other = 1", "label.own.name=Mine: the class needs an attribute name"),
+        ("yield Judgement(prompt.id, self.name, c.candidate_id, score=", "yield (", "yields a float"),
         ("enumerate(candidates):", "enumerate([candidates[0]] * 2):", "twice"),
-        ("candidate_id, score", "candidate_id, error='no', score", "gives score and error"),
+        ("candidate_id, score", "candidate_id, error='no', score", "sets score and error"),
         ("yield Judgement", "raise SystemExit(0); yield Judgement", "could not be judged"),
         ("enumerate(candidates):", "enumerate(candidates[:1]):", "most often (144 times)"),
-        ("self, sign=1", "self, minus=1", "label.own.options={'sign': 2}: Mine takes others"),
+        ("self, sign=1", "self, minus=1", "label.own.options={'sign': 2}: Mine does not accept them"),
         ("self.sign = sign", "self.sign = sign / 0", "label.own: line 13: ZeroDivisionError"),
         ("from stages.store", "from stagse.store", "label.own: line 4: no module"),
-        ("class Mine", "clas Mine", "mine.py cannot be read"),
+        ("class Mine", "clas Mine", "mine.py: the file is not valid Python"),
         ("score=(1", "score=(2", "label.own: the labeler mine"),
         ("c.candidate_id, score", "'x', score", "the labeler mine judges"),
         ("score=(1 + self.sign", "score=(1 + self.sing", "could not be judged"),

@@ -222,14 +222,14 @@ def test_a_refused_job_stops_no_other_and_is_told_at_the_end(tmp_path: Path) -> 
     assert ran.returncode == 1
     end = ran.stderr.splitlines()[-2:]
     assert end[0].startswith("error: 1 of 3 jobs ")
-    assert re.search(r"dpo.beta=-1 .*: dpo.beta .* got -1.0\.$", end[1])
+    assert re.search(r"dpo.beta=-1 .*: dpo.beta=-1.0: the value must be .*\.$", end[1])
     assert Chain(tmp_path).count() == {"data": 1}
 
 
 def test_where_every_job_is_refused_none_starts(tmp_path: Path) -> None:
     ran = inside(*TINY, "stage=data", "dpo.beta=-2,-1", f"outputs={tmp_path}", "-m")
     assert ran.returncode == 1
-    assert ran.stderr.splitlines()[-1].startswith("error: dpo.beta ")
+    assert ran.stderr.splitlines()[-1].startswith("error: dpo.beta=-2.0: ")
     assert not list(tmp_path.glob("multirun/*/*/[01]"))
 
 
