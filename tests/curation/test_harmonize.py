@@ -147,7 +147,7 @@ def test_the_data_is_in_form_and_says_what_was_changed(tmp_path: Path) -> None:
         ("data.form={system_prompts: [a]}", "data.form.system=keep needs none"),
         ("data.form.system=inset", "Did you mean 'insert'"),
         ("data.audit.actions={echo: fix}", "data.audit.actions.echo=fix"),
-        ("data.audit.thresholds={echo: 1}", "data.audit.thresholds"),
+        ("data.audit.thresholds={echo: 1}", "data.audit.thresholds=echo"),
         ("data.audit.thresholds={near_duplicate: 0.3}", "must be from 0.6"),
     ],
 )
