@@ -1,12 +1,12 @@
-"""Processor time of tests: what a room, a folder of tests/, may take, measured test by test and told after every run.
+"""Budgets for the processor time of tests, per folder of tests/ (a room), with a table after every run.
 
-CPU-seconds, user's and system's, of the tests' own process and of every process that they started and waited for: the
-machine's other work adds little to them. Session fixtures stand on a line of their own, as it is chance which room
-asks for one first; so does what pytest takes to start and to import the tests. Tests marked slow have no budget.
+CPU-seconds are the user's and the system's time of the test process and of its finished children, so other work on the
+machine adds little. Session fixtures have their own line, since any room may be the first to use one. So has the start
+of pytest with the imports. Tests marked slow have no budget.
 
-With `--budget-factor=F` a room over F times its budget fails the run, as in `.ci/run`; else budgets are only told: a
-machine may be slow. First make a room cheaper: a process that loads TRL is five seconds, a training half a second, a
-shared store (`built`) nothing. A budget is about one and a half times what was measured on two cores, both busy.
+With `--budget-factor=F`, as in `.ci/run`, the run fails if a room takes more than F times its budget. Before raising a
+budget, make the room cheaper: a process that loads TRL takes five seconds, a training half a second, and the shared
+store `built` nothing. A budget is about 1.5 times the time measured on two busy cores.
 """
 
 import resource
@@ -19,8 +19,8 @@ import pytest
 START, FIXTURES, HOUSE, SLOW = "start", "session fixtures", "tests", "slow"
 
 BUDGETS = {
-    START: 12.0,  # in each process: to import pytest, torch, TRL and the tests
-    FIXTURES: 40.0,  # two chains, each by a command
+    START: 12.0,  # per process, for the imports of pytest, torch, TRL and the tests
+    FIXTURES: 40.0,  # two chains, each built by a command
     HOUSE: 15.0,  # files directly in tests/
     "launch": 60.0,
     "stages": 140.0,
@@ -37,7 +37,7 @@ BUDGETS = {
     "models": 24.0,
     "samplers": 24.0,
     "store": 30.0,
-    "sandbox": 39.0,  # a bound of time costs as much as it allows
+    "sandbox": 39.0,  # a test of a time limit takes as long as the limit
     "tracking": 8.0,
     "bench": 5.0,
     "tasks": 6.0,
@@ -49,29 +49,29 @@ BUDGETS = {
     "formats": 15.0,
     "evaluation": 14.0,
 }
-OTHERS = 20.0  # of a room that is not in the table yet
+OTHERS = 20.0  # the budget of a room that is not in the table
 
-# `.ci/run` is to end within 14 minutes on two cores: two of them for an environment and the linters, three to
-# spare, the rest for tests in two processes.
+# `.ci/run` should end within 14 minutes on two cores: two minutes for an environment and the linters, three in
+# reserve, and the others for tests in two processes.
 WHOLE = 1080.0
 
 CPU = "cpu_seconds"
 
 
 def spent(children: bool = True) -> float:
-    """CPU-seconds of this process so far, and of its children that have ended."""
+    """Return the CPU-seconds of this process so far, and of its finished children."""
     whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)[: 1 + children]
     return sum(sum(resource.getrusage(each)[:2]) for each in whose)
 
 
 def room(nodeid: str) -> str:
-    """`cli` of `tests/cli/test_sweep.py::test_…`."""
+    """Return the room of a test: `cli` for `tests/cli/test_sweep.py::test_…`."""
     folders = nodeid.split("::")[0].split("/")[1:-1]
     return folders[0] if folders else HOUSE
 
 
 class Meter:
-    """Measures, in the process that runs tests; what it found travels with the reports of teardowns."""
+    """The plugin that measures time in processes that run tests. The reports of teardowns carry its figures."""
 
     def __init__(self) -> None:
         self.began = self.fixtures = self.counted = 0.0
@@ -89,7 +89,7 @@ class Meter:
         try:
             return (yield)
         finally:
-            self.fixtures = within + spent() - began  # those that it asked for are in it
+            self.fixtures = within + spent() - began  # it contains the fixtures that this one uses
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
@@ -106,7 +106,7 @@ class Meter:
 
 
 class Ledger:
-    """Adds up what the meters found and holds it against the budgets, in the process that tells results."""
+    """The plugin of the main process, which adds up all figures and compares them with the budgets."""
 
     def __init__(self, factor: float | None, meter: Meter) -> None:
         self.enforced, self.factor, self.meter, self.processes = factor is not None, factor or 1.0, meter, 1
@@ -135,7 +135,7 @@ class Ledger:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        # The workers' processes are children of this one and have told what they took.
+        # The workers are children of this process, and have reported their time themselves.
         dealt = session.config.pluginmanager.hasplugin("dsession")
         self.used[START] += spent(children=not dealt) - self.meter.counted
         if self.enforced and self.over() and session.exitstatus == pytest.ExitCode.OK:
@@ -156,11 +156,11 @@ class Ledger:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--budget-factor", type=float, help="fail where a room takes more than so many times its budget")
+    parser.addoption("--budget-factor", type=float, help="fail if a room takes more than this factor times its budget")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     meter = Meter()
     config.pluginmanager.register(meter)
-    if not hasattr(config, "workerinput"):  # not a worker of xdist's
+    if not hasattr(config, "workerinput"):  # not a worker of pytest-xdist
         config.pluginmanager.register(Ledger(config.option.budget_factor, meter))

@@ -1,4 +1,4 @@
-"""Every test runs offline, on one thread, against a tiny chain that is built once and copied."""
+"""Fixtures of all tests. Tests run offline and on one thread; the tiny chain is built once and copied."""
 
 import gc
 import json
@@ -31,13 +31,13 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_store_of_the_checkout(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A test that names no store, and every process that it starts, has an empty one: never what lies in outputs/."""
+    """Give tests and their processes an empty default store, so that they never use the checkout's outputs/."""
     os.environ[OUTPUTS] = str(tmp_path_factory.mktemp("usual"))
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the loopback interface can be reached."""
+    """Refuse every connection except to the loopback interface."""
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: object) -> None:
@@ -50,7 +50,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that holds the whole chain of `recipe=tiny`. Do not write to it: take `chain`.
+    """A store with the whole chain of `recipe=tiny`. Do not write to it: use the fixture `chain`.
 
     `built.json` next to the store holds the command's CPU-seconds and its output.
     """
@@ -69,9 +69,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with the whole chain, tracked offline by a process that could have asked for a key. Do not write to it.
+    """A store with the whole chain, tracked offline by W&B without a key. Do not write to it.
 
-    Its home, tracked-home, lies beside it; a secret that is none of W&B's business was in its environment.
+    The home folder of that command, tracked-home, is next to the store. Its environment held a secret (HF_TOKEN).
     """
 
     def make(root: Path) -> None:
@@ -87,7 +87,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def chain(built: Path, tmp_path: Path) -> Chain:
-    """A copy of the tiny chain that a test may do anything with."""
+    """A copy of the tiny chain, which a test may change."""
     root = tmp_path / "outputs"
     shutil.copytree(built, root, symlinks=True)
     return Chain(root)

@@ -43,7 +43,7 @@ DATA = ROOT.parent / "shared" / "data"
 compose.register([])
 SECRET = "0123456789abcdef" * 2 + "01234567"
 TINY = ("recipe=tiny", "tracker=none")
-# Its package is heavy, no part of `dev`, and makes every process that loads peft a second slower.
+# bitsandbytes is heavy, is not part of `dev`, and makes every process that loads peft a second slower.
 NEEDS_4_BIT = (
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("bitsandbytes") is None, reason=f"needs {install_command('qlora')}"),
@@ -65,7 +65,7 @@ def composed_by_hydra(*line: str) -> DictConfig:
         return hydra.compose("config", overrides=list(line))
 
 
-# Overrides that decide what is composed: of groups and Hydra's own, and those that `recipes.register` looks at.
+# Overrides that decide which files are composed: groups, Hydra's keys, and the keys that `recipes.register` reads.
 DECISIVE = re.compile(
     rf"~|\+(?!\+)|({'|'.join(path.stem for path in (ROOT / 'conf').iterdir())}|recipe)="
     r"|(\+\+)?(hydra|model\.|data\.sources|label\.own|\w+\.learning_rate)"
@@ -74,7 +74,7 @@ DECISIVE = re.compile(
 
 @lru_cache(maxsize=256)
 def composed_once(*overrides: str) -> DictConfig:
-    """Compose these overrides. Keys that decide nothing else are set afterwards, in the way that Hydra sets them."""
+    """Compose these overrides. Plain keys are set afterwards as Hydra does, so that compositions can be cached."""
     line = compose.normalise(list(overrides))
     decisive = [override for override in line if DECISIVE.match(override)]
     try:
@@ -83,12 +83,12 @@ def composed_once(*overrides: str) -> DictConfig:
             key, value = override.get_key_element().lstrip("+"), override.value()
             OmegaConf.update(cfg, key, value, merge=True, force_add=override.is_force_add())
         return cfg
-    except Exception:  # Hydra words its own refusals
+    except Exception:  # Hydra then raises its usual error
         return composed_by_hydra(*line)
 
 
 def forget_compositions() -> None:
-    """Have the next test compose again: the recipes or the machine have changed."""
+    """Clear the cached compositions, since the recipes or the machine have changed."""
     composed_by_hydra.cache_clear()
     composed_once.cache_clear()
 
@@ -99,12 +99,12 @@ def composed(*overrides: str) -> DictConfig:
 
 
 def settings(*overrides: str) -> Config:
-    """The typed configuration of these overrides."""
+    """Return the typed configuration of these overrides."""
     return OmegaConf.to_object(composed_once(*overrides))
 
 
 def as_typed(*overrides: str) -> AbstractContextManager[None]:
-    """These overrides as the command line of this process."""
+    """Make these overrides the command line of this process."""
     return mock.patch.dict(os.environ, PLUMBLINE_TYPED=json.dumps(overrides))
 
 
@@ -117,7 +117,7 @@ def build(root: Path, *overrides: str) -> None:
 
 
 def refused(*overrides: str) -> str:
-    """The one line in which `run.py` refuses these overrides: composed, checked and explained as there."""
+    """Return the one line of the error with which `run.py` refuses these overrides."""
     try:
         with as_typed(*overrides):
             main.run(composed(*overrides))
@@ -130,19 +130,19 @@ def refused(*overrides: str) -> str:
 
 
 def nodes(root: Path, *overrides: str) -> dict[str, Node]:
-    """The nodes of the tiny chain under these overrides."""
+    """Return the nodes of the tiny chain with these overrides, by name."""
     cfg = replace(settings(*TINY, *overrides), outputs=str(root))
     return wire_graph(cfg, root / "cache" / "digests.json")
 
 
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`python run.py …` in a process of its own."""
+    """Run `python run.py …` in a new process."""
     options = {"capture_output": True, "text": True, "cwd": ROOT, "timeout": 300} | options
     return subprocess.run([sys.executable, str(ROOT / "run.py"), *arguments], check=False, **options)
 
 
 def inside(*arguments: str, typed: str = "", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """`python run.py …` in this process, which has everything loaded: its exit status, and what it told."""
+    """Run `python run.py …` in this process, where all imports are loaded. Return its exit status and output."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     singletons, handlers, level = Singleton.get_state(), logging.root.handlers[:], logging.root.level
     patched_input = mock.patch.multiple(sys, argv=["run.py", *arguments], stdin=io.StringIO(typed))
@@ -153,7 +153,7 @@ def inside(*arguments: str, typed: str = "", cwd: Path = ROOT) -> subprocess.Com
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
             if isinstance(end.code, str):
                 print(end.code, file=err)
-        finally:  # Hydra's settings of its own and of logging
+        finally:  # Hydra has changed its own state and logging
             Singleton.set_state(singletons)
             for handler in {*logging.root.handlers} - {*handlers}:
                 handler.close()
@@ -163,12 +163,12 @@ def inside(*arguments: str, typed: str = "", cwd: Path = ROOT) -> subprocess.Com
 
 
 def common(factory: pytest.TempPathFactory) -> Path:
-    """A folder that all workers of this run have in common."""
+    """Return the folder that all pytest workers of this run share."""
     return factory.getbasetemp().parent if os.environ.get("PYTEST_XDIST_WORKER") else factory.getbasetemp()
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """A folder that the first worker that wants it makes, for all of them to read."""
+    """Return a folder that the first worker creates with `make`, and that all workers read."""
     root = common(factory) / name
     done = root.with_name(f"{name}.done")
     with FileLock(root.with_name(f"{name}.lock")):
@@ -196,14 +196,14 @@ class Chain:
 
 
 def conversational(pairs: Sequence[Any]) -> Any:
-    """A dataset of pairs as text, in TRL's preference columns: what a trainer of TRL's own tokenises itself."""
-    from datasets import Dataset  # not for the tests of commands
+    """Return a dataset of pairs as text in TRL's preference columns, which TRL's own trainers tokenise."""
+    from datasets import Dataset  # imported late: tests of commands do not need it
 
     return Dataset.from_list([{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs])
 
 
 def as_published(folder: Path, name: str) -> None:
-    """Have a node's manifest say of a file what it holds now, as if that had been published."""
+    """Change a node's manifest so that the present content of a file counts as published."""
     manifest = json.loads((folder / "manifest.json").read_text())
     stat = (folder / name).stat()
     file_record = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": file_digest(folder / name)}
@@ -212,7 +212,7 @@ def as_published(folder: Path, name: str) -> None:
 
 
 def browse(page: Path, tmp_path: Path, *arguments: str) -> str:
-    """Return what a real browser prints of a page."""
+    """Return the output of a real browser for a page."""
     command = [str(CHROMIUM), *OPTIONS, f"--user-data-dir={tmp_path / 'browser'}", *arguments, page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 

@@ -1,4 +1,4 @@
-"""The budgets of tests/budgets.py, in real runs of pytest over a scratch folder of rooms."""
+"""Tests of tests/budgets.py, in real pytest runs over scratch folders of tests."""
 
 import re
 import subprocess
@@ -56,7 +56,7 @@ def test_that_is_the_first_to_ask(shared):
 
 
 def scratch(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """A run over rooms of which one is over its budget, unless only one of its tests is chosen."""
+    """Run pytest over folders of which one exceeds its budget, unless only one of its tests is selected."""
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = slow: long\n")
     (folder / "conftest.py").write_text(CONFTEST)
     for name, content in SCRATCH.items():
@@ -69,7 +69,7 @@ def scratch(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def table(ran: subprocess.CompletedProcess[str]) -> dict[str, list[float]]:
-    """The numbers behind each name: tests if any, CPU-seconds, budget if any."""
+    """Return the numbers behind each name in the summary: tests, CPU-seconds and budget."""
     matches = re.findall(r"^(\w[a-z ]*?) +((?: +\d+[.\d]*)+) *$", ran.stdout, flags=re.MULTILINE)
     return {name: [float(number) for number in numbers.split()] for name, numbers in matches}
 
@@ -100,7 +100,7 @@ def test_a_run_passes_within_its_budgets_or_where_none_is_to_be_kept(
 
 
 def test_the_budgets_together_leave_time_to_spare() -> None:
-    """`make test` starts three processes; a room that is not in the table yet may take what such rooms may."""
+    """Check that all budgets together fit into WHOLE, for the three processes of `make test`."""
     rooms = {budgets.room(f"tests/{path.relative_to(TESTS)}") for path in TESTS.rglob("test_*.py")}
     other_rooms = len(rooms - set(budgets.BUDGETS)) * budgets.OTHERS
     assert sum(budgets.BUDGETS.values()) + 2 * budgets.BUDGETS[budgets.START] + other_rooms <= budgets.WHOLE

@@ -1,4 +1,4 @@
-"""Tests and a finished store in the checkout's own outputs/ have nothing to do with each other.
+"""Tests that no test reads or writes the checkout's own outputs/.
 
 `.ci/run` runs these once more beside such a store: there alone they can fail.
 """
@@ -38,6 +38,6 @@ def test_the_environment_names_the_store_where_nothing_is_typed(
 
 
 def test_no_test_looks_into_the_outputs_of_the_checkout() -> None:
-    """But for benchmarks, which are run by hand on what was made."""
+    """Check all tests except benchmarks, which people run on the checkout's store."""
     files = [path for path in (ROOT / "tests").rglob("*.py") if path.parent.name != "bench" and path != Path(__file__)]
     assert [path for path in files if 'ROOT / "outputs"' in path.read_text(encoding="utf-8")] == []

@@ -1,4 +1,4 @@
-"""The helpers themselves: a configuration that is composed quickly is the one that Hydra composes."""
+"""Tests of the helpers: the quick composition of a configuration equals Hydra's."""
 
 import pytest
 from hydra.errors import HydraException

@@ -1,4 +1,4 @@
-"""The distribution's own name: `plumbline` on the package index is another project, which nothing here may install."""
+"""Tests of the distribution's name: `plumbline` on the package index is another project that must not be installed."""
 
 import re
 import tomllib
@@ -10,7 +10,7 @@ from stages.config import installation
 from stages.config.installation import DISTRIBUTION, ROOT, checkout_project, install_command
 
 FOREIGN = "plumbline"
-# The name with extras or a version behind it, or as an argument of an installer, or read as a distribution's name.
+# The name with extras or a version, as an argument of an installer, or as the name of a distribution.
 NAMED = re.compile(
     rf"(?<![\w./-]){FOREIGN}\s*(\[|[=<>~!]=|@)"
     rf"|\b(pip3?|pipx|uv|poetry)\b[^\n`]* (install|download|add)\b[^\n`]*\s['\"]?{FOREIGN}(?![\w./-])"

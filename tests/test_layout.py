@@ -1,4 +1,4 @@
-"""The house as it is meant to be: what is a stage, which room may import which, what an import may load."""
+"""Tests of the layout: the stages, the imports between packages, and the libraries that an import loads."""
 
 import ast
 import subprocess
@@ -12,8 +12,8 @@ from stages.config.installation import ROOT
 from stages.pipeline.graph import VERSIONS
 
 HOUSE = ROOT / "stages"
-# What a room may import, and with it all that those may: imports run one way, and nobody imports a stage by name but
-# the worker and `build`, which find it by what the node says.
+# The packages that a package may import, and with them their own imports. Imports run one way. Only the worker and
+# `build` import stages, by the stage's name in the node.
 MAY_IMPORT = {
     "config": (),
     "sandbox": ("config",),
@@ -25,21 +25,21 @@ MAY_IMPORT = {
     "curation": ("formats", "tasks"),
     "pairing": ("store",),
     "evaluation": ("models", "curation"),
-    "pages": ("evaluation", "labelers"),  # the words of judges
+    "pages": ("evaluation", "labelers"),  # for the words of judges
     "endpoints": ("store",),
-    "samplers": ("models", "endpoints", "formats"),  # candidates that somebody has already
-    "labelers": ("formats", "tasks", "models", "samplers", "evaluation"),  # people see how far they agree
-    "training": ("samplers", "evaluation"),  # it answers prompts on its way, and tells noise from a rise
+    "samplers": ("models", "endpoints", "formats"),  # for candidates from files
+    "labelers": ("formats", "tasks", "models", "samplers", "evaluation"),  # people see their agreement
+    "training": ("samplers", "evaluation"),  # for sample answers, and the test for a rising loss
     "objectives": ("training",),
     "tracking": ("store",),
     "launch": ("hardware",),
     "pipeline": ("launch", "tracking", "hardware"),
-    "preflight": ("pipeline", "formats", "labelers"),  # it reads files as far as their first rows
-    "commands": ("preflight", "pages", "samplers", "labelers"),  # a plan counts what a judge would be asked
+    "preflight": ("pipeline", "formats", "labelers"),  # it reads the first rows of files
+    "commands": ("preflight", "pages", "samplers", "labelers"),  # a plan counts the calls to judges
     "cli": ("commands",),
 }
 ROOMS = sorted(path.parent.name for path in HOUSE.glob("*/__init__.py"))
-# What the whole may be at most. These numbers fall, and never rise: what is new pays by what it replaces.
+# The largest size of the project. These numbers only fall: new code replaces old code.
 MOST_FILES, MOST_LINES = 320, 37_000
 PARTS = {room for room in MAY_IMPORT if room not in ("pipeline", "preflight", "cli", "commands", "launch", "tracking")}
 
@@ -107,9 +107,9 @@ def test_hydra_is_known_to_the_command_line_alone() -> None:
 
 
 def test_no_two_files_import_each_other() -> None:
-    """An import for types alone counts, too."""
+    """Check imports for types too."""
     reached = {module_of(path): {*imported(path)} for path in HOUSE.rglob("*.py")}
-    for via, beyond in reached.items():  # as Warshall does it: all that lies behind `via` is reached through it
+    for via, beyond in reached.items():  # Warshall's algorithm: what `via` reaches is reached through it
         for modules in reached.values():
             modules |= beyond if via in modules else set()
     cycles = {
@@ -151,14 +151,16 @@ def test_no_text_is_read_or_written_in_the_encoding_of_a_locale() -> None:
 def is_text(call: ast.Call) -> bool:
     """Return True if a call reads, writes or opens a file as text."""
     if isinstance(call.func, ast.Attribute) and call.func.attr in ("read_text", "write_text"):
-        return not (call.func.attr == "read_text" and call.args)  # a distribution's, which names the file
+        return not (
+            call.func.attr == "read_text" and call.args
+        )  # importlib.metadata's read_text, whose argument is a file name
     opens = ast.unparse(call.func) in ("open", "os.fdopen")
     return opens and not any(
         isinstance(argument, ast.Constant) and "b" in str(argument.value) for argument in call.args[1:]
     )
 
 
-# torch is what takes seconds to import, and what a machine that only looks at results may do without.
+# Modules that must not import torch, which takes seconds and may be missing where people only read results.
 WITHOUT_TORCH = ("report", "sample", "label", "pairs", "data", "pipeline.build", "commands.plan", "commands.compare")
 
 

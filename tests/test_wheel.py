@@ -1,4 +1,4 @@
-"""The wheel, installed in an environment of its own that sees the libraries of this one, and run from elsewhere."""
+"""Tests of the wheel, installed in a new environment with this one's libraries, and run in another folder."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def repository(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of somebody's with the environment in it, and a commit that has nothing to do with Plumbline."""
+    """A foreign git repository that contains the environment, with a commit that is not Plumbline's."""
     folder = tmp_path_factory.mktemp("repository")
     as_somebody = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.org"]
     for words in (["init", "-q"], [*as_somebody, "commit", "-q", "--allow-empty", "-m", "Theirs"]):
@@ -45,7 +45,7 @@ def repository(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plumbline(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`plumbline …` in a folder below the environment's."""
+    """Run `plumbline …` in a folder below the environment's folder."""
     folder.mkdir(exist_ok=True)
     environment = {key: value for key, value in os.environ.items() if key not in (OUTPUTS, "PYTHONPATH")}
     program = folder.parent / ".venv" / "bin" / "plumbline"

@@ -1,1 +1,1 @@
-"""Tests of config/: the keys, their limits, and what TRL may be told."""
+"""Tests of the configuration: its keys, their limits, and the arguments for TRL."""

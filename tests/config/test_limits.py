@@ -1,4 +1,4 @@
-"""Every key keeps a limit: whatever is set, it is refused in one line that names the key, before anything is built."""
+"""Tests of limits: a value outside a key's limit is refused in one line with the key, before anything is built."""
 
 import copy
 import math
@@ -81,7 +81,7 @@ def every_key() -> dict[str, tuple[Any, Any]]:
 
 
 def kinds(hint: Any) -> set[Any]:
-    """`int | str | None` and `list[int]` are of int; `dict[str, Any]` is a dict."""
+    """Return the types inside a type: int for `int | None` and `list[int]`, dict for `dict[str, Any]`."""
     if typing.get_origin(hint) is dict:
         return {dict}
     inner = [part for part in typing.get_args(hint) if part is not type(None)]
@@ -89,7 +89,7 @@ def kinds(hint: Any) -> set[Any]:
 
 
 def with_value(key: str, value: Any) -> Config:
-    """The tiny configuration, with one source, and this value put where no type looks at it."""
+    """Return the tiny configuration with one source and with this value, which no type check has seen."""
     cfg: Config = copy.deepcopy(PLAIN)
     cfg.data.sources = [Source("rows.jsonl")]
     block: Any = cfg

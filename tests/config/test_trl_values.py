@@ -31,7 +31,7 @@ def accepted(name: str, key: str, value: Any) -> bool:
 @pytest.mark.parametrize("name", KINDS)
 def test_trl_takes_every_value_that_is_let_through(name: str, tmp_path: Path) -> None:
     plain = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "dataloader_num_workers": 1}
-    # What DPO takes too is tried with it alone.
+    # Arguments that DPO accepts too are only tried with DPO.
     keys = trl_arguments.allowed_arguments(name) - (trl_arguments.allowed_arguments("dpo") if name != "dpo" else set())
     tried = 0
     for key in sorted(keys):

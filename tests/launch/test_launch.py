@@ -1,4 +1,4 @@
-"""Training in several processes, for real: the same result as in one, errors that are read, locks that hold."""
+"""Tests of training in several real processes: the same result as in one, readable errors, and locks."""
 
 import contextlib
 import json
@@ -32,14 +32,14 @@ TWO += ("sft.runtime.save_minutes=1e-9", "dpo.runtime.save_minutes=1e-9")  # by 
 
 
 def without(chain: Chain, name: str) -> Path:
-    """Take a node out of the store, and return where it lies now."""
+    """Move a node out of the store, and return its new folder."""
     copy = chain.root / f"kept-{name}"
     chain.folder(name).rename(copy)
     return copy
 
 
 def running(pattern: str) -> list[int]:
-    """The processes whose command line holds this."""
+    """Return the processes whose command line contains this text."""
     process_list = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
     return [int(pid) for pid in process_list.stdout.split()]
 
@@ -60,7 +60,7 @@ UNEVEN = ("pairs.validation_fraction=0.2", "data.tasks.validation=17", "sft.max_
 
 @pytest.fixture(scope="module")
 def trained_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store up to DPO, by one process."""
+    """A store up to DPO, built by one process."""
     return made_once(tmp_path_factory, "trained-alone", lambda root: build(root, "stage=dpo", *UNEVEN))
 
 
@@ -155,7 +155,7 @@ def test_a_killed_process_ends_the_others_and_is_told(chain: Chain) -> None:
     assert "error: a process was killed" in error_text
     assert not running(f"stages.launch.worker {partial}")
 
-    # It resumes within the second epoch, whose rows come in another order than the first's.
+    # The resume is within the second epoch, in which the rows have another order.
     ran = command(*TINY, f"outputs={chain.root}", "stage=sft", shorter, *TWO)
     assert ran.returncode == 0, ran.stderr
     assert len(chain.manifest("sft", shorter)["attempts"]) == 2
@@ -164,7 +164,7 @@ def test_a_killed_process_ends_the_others_and_is_told(chain: Chain) -> None:
 
 
 def listening(processes: list[int]) -> set[str]:
-    """The addresses on which these processes wait for connections, as /proc writes them."""
+    """Return the addresses on which these processes listen, in the notation of /proc."""
     sockets = set()
     for pid in processes:
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
@@ -184,7 +184,7 @@ IPV4_HERE, IPV6_HERE = "0100007F", "00000000000000000000000001000000"  # 127.0.0
 
 @pytest.mark.slow
 def test_a_killed_parent_leaves_its_work_to_the_next_command(chain: Chain) -> None:
-    """The children go on under the node's lock, and are heard on this machine alone. What they made is taken."""
+    """Check that the children of a killed parent finish under the node's lock, and that their result is used."""
     without(chain, "sft")
     store, node = Store(chain.root), nodes(chain.root)["sft"]
     partial = store.partial(node)
@@ -243,7 +243,7 @@ def test_a_killed_agent_ends_its_workers(chain: Chain) -> None:
     ],
 )
 def test_where_nodes_cannot_meet_is_told(rendezvous: str, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine's own name often leads to itself alone."""
+    """Check a machine's own name, which often resolves to its loopback address."""
     real_getaddrinfo = socket.getaddrinfo
     own = lambda host, *rest, **options: real_getaddrinfo("127.0.1.1" if host == "node-0" else host, *rest, **options)
     monkeypatch.setattr(socket, "getaddrinfo", own)
@@ -253,7 +253,7 @@ def test_where_nodes_cannot_meet_is_told(rendezvous: str, pattern: str, monkeypa
 
 @pytest.mark.slow
 def test_two_nodes_train_what_one_process_does(chain: Chain) -> None:
-    """Two commands on one store, as on two machines: the second joins in and publishes nothing itself."""
+    """Run two commands on one store, as on two machines: the second joins the training and publishes nothing."""
     copy = without(chain, "dpo")
     rendezvous = ("launch=ddp", "launch.processes=1", "launch.nodes=2", "launch.rendezvous=127.0.0.1:29477")
     sizes = ("sft.runtime.micro_batch=4", "dpo.runtime.micro_batch=2")

@@ -1,4 +1,4 @@
-"""`sample=file`: candidates of somebody's own and whoever judges them, without a model; and the same in a chain."""
+"""Tests of `sample=file`: candidates from a file, judged by any labeler, alone without a model and in a chain."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_what_is_wrong_with_a_file_is_told_before_anything_is_trained(tmp_path: 
 
 
 def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(chain: Chain, tmp_path: Path) -> None:
-    """A prompt of the file that is also a test prompt tells nothing."""
+    """Check that prompts of the file which are also test prompts are not evaluated."""
     file = written(tmp_path / "mine.jsonl")
     tests = [e for e in load(chain.folder("data") / "examples.parquet", Example) if e.split == "test"]
     test = next(e for e in tests if e.group == "seen")

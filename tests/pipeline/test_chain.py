@@ -1,4 +1,4 @@
-"""The graph end to end, through the command line: what is built, what is reused, what is told."""
+"""Tests of the whole graph through the command line: the nodes that are built or reused, and the messages."""
 
 import json
 import shlex
@@ -137,7 +137,7 @@ def test_every_command_that_is_shown_builds_its_node(built: Path) -> None:
 
 
 def test_the_command_that_is_shown_for_the_control_builds_it(tmp_path: Path) -> None:
-    """It is an SFT after DPO: `stage=sft` does not reach it."""
+    """Check that `stage=sft` does not build the control, an SFT after DPO."""
     typed = (*TINY, "control=true")
     control = nodes(tmp_path, "control=true")["control"]
     words = shlex.split(provenance.command(provenance.target_stage(control), [*typed]))
@@ -199,7 +199,7 @@ def test_plan_says_what_a_new_version_builds_again_and_what_that_costs(
 
 
 def test_a_key_that_is_null_has_no_say_in_a_fingerprint(built: Path) -> None:
-    """So that a later optional key invalidates nothing."""
+    """Check that null keys are left out, so that a new optional key changes no fingerprint."""
     node = nodes(built)["label"]
     assert asdict(node.config)["own"] == {"file": None, "name": None, "options": {}}
     assert not [key for key, value in flatten(node.settings).items() if value is None or key.startswith("own")]
@@ -211,7 +211,7 @@ def test_a_key_that_is_null_has_no_say_in_a_fingerprint(built: Path) -> None:
 
 
 def test_a_null_among_trls_arguments_has_a_say(built: Path) -> None:
-    """`max_grad_norm=null` switches clipping off."""
+    """Check that a null inside `trainer` counts: `max_grad_norm=null` turns clipping off."""
     plain, unclipped = (nodes(built, *more)["sft"] for more in ((), ("sft.trainer.max_grad_norm=null",)))
     assert plain.fingerprint != unclipped.fingerprint
 
@@ -254,7 +254,7 @@ def test_plan_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_plan_of_a_full_store_imports_nothing_heavy_either(built: Path) -> None:
-    """Whatever is there, to be built again, or to be asked of a judge: manifests alone are read."""
+    """Check that a plan reads only manifests, whatever is built and whoever judges."""
     judge = "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
     source = "data.sources=[{path:stages/tasks/toy_preferences.jsonl,columns:{prompt:prompt}}]"
     lines = ("", "dpo.beta=0.3", "sft.seed=5 sample.seed=6", judge, source, "pairs=all")
@@ -262,7 +262,7 @@ def test_plan_of_a_full_store_imports_nothing_heavy_either(built: Path) -> None:
 
 
 def test_lengths_in_manifests_are_those_of_the_tables(built: Path) -> None:
-    """A plan of a node without them, of an earlier version, expects the same."""
+    """Check that a plan expects the same for a node of an earlier version, whose manifest has no lengths."""
     store = Store(built)
     for node in nodes(built).values():
         folder = store.find(node)

@@ -1,4 +1,4 @@
-"""Files of ours are emptied, cut or replaced, one after the other: set aside, said, built again; never a traceback."""
+"""Tests of damaged files: files of a store are emptied, truncated or replaced. A warning follows, no traceback."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ def best_step(scratch: Path) -> float:
 
 @pytest.fixture(scope="session")
 def killed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store in which SFT, the reference and DPO were killed on the way. Do not write to it: take `begun`."""
+    """A store in which SFT, the reference and DPO were killed during their work. Do not write to it: use `begun`."""
 
     def make(root: Path) -> None:
         shutil.copytree(built, root, symlinks=True)
@@ -49,7 +49,7 @@ def killed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 if name == "reference":
                     return len(list(scratch.glob("shards/*.parquet"))) > 1
                 saved = [int(p.parent.name.split("-")[1]) for p in scratch.glob(f"checkpoints/*/{SEAL}")]
-                # The checkpoint before the first best knows of none, and would rightly be resumed from.
+                # A checkpoint from before the first best step has no best weights, and a resume from it is correct.
                 return bool(saved) and (name == "dpo" or best_step(scratch) < min(saved))
 
             kill_when(reached, root, name, at_publish=False)
@@ -61,7 +61,7 @@ def killed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def begun(killed: Path, tmp_path: Path) -> Callable[[str], Chain]:
-    """The chain as the kill of one stage left it."""
+    """Return a copy of the chain in which one stage was killed."""
 
     def of(name: str) -> Chain:
         root = tmp_path / "outputs"
@@ -133,7 +133,7 @@ def test_a_foreign_checkpoint_is_not_resumed_from(begun: Callable[[str], Chain],
 
 
 def test_a_kill_between_two_bests_loses_neither(begun: Callable[[str], Chain]) -> None:
-    """The new one is whole, and not yet in the place of the old one. No later step reaches its loss."""
+    """Kill after the new best weights are complete, but before they replace the old ones. No later step is better."""
     chain = begun("sft")
     best = Store(chain.root).partial(nodes(chain.root)["sft"]) / SCRATCH / "best"
     best_record = {"eval_loss": -1.0, "step": best_step(best.parent)}
@@ -149,7 +149,7 @@ def test_a_kill_between_two_bests_loses_neither(begun: Callable[[str], Chain]) -
 def test_what_was_saved_is_checked_once_more_before_it_is_published(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Edited while DPO is about to publish it; the next command mends it."""
+    """Edit a file when DPO is about to publish it. The next command repairs the node."""
     from stages.training import fit
 
     shutil.rmtree(chain.folder("dpo"))
@@ -189,17 +189,17 @@ def test_a_damaged_manifest_is_said_and_its_node_built_again(
 
 
 def with_keys(**changes: Any) -> Callable[[Path], object]:
-    """A manifest with other values."""
+    """Return a function that changes values in a manifest."""
     return lambda path: path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def with_file(name: str, entry: Any) -> Callable[[Path], object]:
-    """A manifest with one more file."""
+    """Return a function that adds a file to a manifest."""
     return lambda path: with_keys(files=json.loads(path.read_text())["files"] | {name: entry})(path)
 
 
 def instead(make: Callable[[Path], object]) -> Callable[[Path], object]:
-    """Something else in the place of a manifest."""
+    """Return a function that replaces a manifest."""
     return lambda path: (path.unlink(), make(path))
 
 
@@ -263,7 +263,7 @@ def test_the_memory_of_digests_may_be_damaged(how: str, chain: Chain, tmp_path: 
 
 
 def flip(path: Path) -> None:
-    """One bit, at the same size and time: as a disk rots."""
+    """Flip one bit at the same size and time, as a failing disk does."""
     stat, content = path.stat(), bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -296,7 +296,7 @@ READERS = {
 
 
 def test_no_stage_uses_a_file_of_another_node_in_which_a_bit_flipped(chain: Chain) -> None:
-    """Every file of every kind, at the same size and time; a report reads no weights."""
+    """Change each file at the same size and time. A report does not read weights."""
     stages, tried = {name: node.stage for name, node in nodes(chain.root).items()}, 0
     for reader, sources in READERS.items():
         away = chain.folder(reader).rename(chain.root / "away")

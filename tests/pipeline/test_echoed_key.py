@@ -1,4 +1,4 @@
-"""A key that the servers of a run repeat in every answer is in no file of the store, no page and no line of a log."""
+"""Tests that an API key which a server repeats in its answers gets into no file, page or log."""
 
 import logging
 

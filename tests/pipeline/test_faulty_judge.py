@@ -1,4 +1,4 @@
-"""A judge whose server fails, and a command that is killed, change nothing in what the chain becomes."""
+"""Tests that a failing judge server and a killed command do not change the chain's result."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ pytest.importorskip("openai")
 
 
 def test_killed_amid_faults_a_judges_chain_ends_as_nobody_disturbed_it(chain: Chain, tmp_path: Path) -> None:
-    """`python -m tests.bench.judge_kills` does this 40 times, to the report."""
+    """Kill once; `python -m tests.bench.judge_kills` does this 40 times, up to the report."""
     pytest.importorskip("openai")
     root = tmp_path / "disturbed"
     shutil.copytree(chain.root, root, symlinks=True)

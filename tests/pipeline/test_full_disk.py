@@ -1,4 +1,4 @@
-"""Writing fails for want of room, wherever it does: one line, nothing lost, and the same command resumes."""
+"""Tests of full disks: any failed write ends in one line, loses nothing, and the same command resumes."""
 
 import multiprocessing
 import resource
@@ -17,7 +17,7 @@ from tests.pipeline.test_resume import CADENCE
 
 
 def limited(root: Path, stage: str, size: int, connection: Connection) -> None:
-    """Build a stage where no file may grow larger than `size`: the kernel then refuses to write, as on a full disk."""
+    """Build a stage while no file can grow beyond `size` bytes: the kernel refuses to write, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     try:
         build(root, f"stage={stage}", *CADENCE)

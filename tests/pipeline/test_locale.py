@@ -1,4 +1,4 @@
-"""A locale that knows ASCII alone, as machines without any have it: results are the same, and no line is lost."""
+"""Tests under an ASCII locale, the default of machines without one: equal results, and no lost line."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A model that answers several sets is loaded once, and is gone before a stage that does not sample begins."""
+"""Tests of open models: a model that answers several sets is loaded once, and freed before other stages."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ OTHERS = ("label", "pairs", "reference", "dpo", "eval")
 
 
 class Watch:
-    """Records which stage loads which model, and how many sampling models are alive when the next stage starts."""
+    """A record of the models that each stage loads, and of the number of sampling models alive when a stage starts."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now, self.loads = "", Counter[str]()
@@ -44,7 +44,7 @@ class Watch:
         return entered
 
     def noted(self, loaded: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
-        """Takes a model, with a report of what its folder lacked."""
+        """Record a loaded model. `report` lists missing weights."""
         self.loads[self.now] += 1
         if self.now in SAMPLING:
             self.sampling.append(weakref.ref(loaded[0]))
@@ -85,7 +85,7 @@ def test_a_sampler_is_gone_before_the_stage_after_it(chain: Chain, watch: Watch)
 def test_a_model_whose_files_were_replaced_is_loaded_again(
     chain: Chain, watch: Watch, outside: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By another process, between two sets: what is kept open is no longer what the folder holds."""
+    """Let another process replace the weights between two sets: the open model must not be used again."""
     folder = chain.folder("base") / "model"
     answer = importlib.import_module("stages.answer")
     run = answer.run

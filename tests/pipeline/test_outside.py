@@ -1,4 +1,4 @@
-"""Files from outside that change between the fingerprint, which is taken when a command starts, and their reading."""
+"""Tests of outside files that change after a command has hashed them and before the stage reads them."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from tests.helpers import TINY, Chain, build, nodes, refused
 
 
 def preferences(better: str, worse: str) -> str:
-    """A preference set of the same size, whichever way round."""
+    """Return a preference set with a fixed size in bytes. The two answers may be swapped."""
     rows = [{"prompt": f"Say {i}.", "chosen": f"{better} {i}", "rejected": f"{worse} {i}"} for i in range(24)]
     return "\n".join(map(json.dumps, rows))
 
 
 def swap_while(module: object, monkeypatch: pytest.MonkeyPatch, swap: object) -> None:
-    """Do something at the end of a stage, before the next one is reached."""
+    """Call a function at the end of a stage, before the next stage starts."""
     run = module.run
 
     def and_then(*arguments: object) -> object:
@@ -67,7 +67,7 @@ def test_a_preference_file_that_is_swapped_while_another_stage_works_is_refused(
 def test_a_file_that_changes_while_its_stage_reads_it_is_published_by_no_name(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Swapped and swapped back: what the stage read in between nobody knows, so nothing of it is kept."""
+    """Change a file and restore it while the stage runs: the stage may have read the changed content."""
     file = tmp_path / "rows.jsonl"
     row = '{"instruction": "Say a.", "output": "a"}\n'
     file.write_text(row)
@@ -100,7 +100,7 @@ def test_a_folder_of_files_is_held_to_every_one_of_them(
 
 
 def test_an_edit_at_the_same_size_and_time_is_seen_at_once(tmp_path: Path) -> None:
-    """The time that a user can set is not the only one that the file system keeps."""
+    """Check that a restored mtime hides no change, since the file system also keeps a ctime."""
     file = tmp_path / "data.jsonl"
     file.write_text('{"instruction": "Say a.", "output": "a"}')
     source = f"data.sources=[{{path: {file}}}]"
@@ -111,7 +111,7 @@ def test_an_edit_at_the_same_size_and_time_is_seen_at_once(tmp_path: Path) -> No
 
 
 def test_a_template_may_be_worked_on_while_sft_trains(tmp_path: Path) -> None:
-    """A training takes hours, and reads its template as it begins."""
+    """Check that a template may change during a training, which reads it at the start."""
     file = tmp_path / "mine.jinja"
     file.write_text("{{ messages }}")
     overrides = ("template=file", f"sft.template.path={file}")

@@ -1,4 +1,4 @@
-"""`sample.pool`: candidates of several sources, each a node of its own, judged together."""
+"""Tests of `sample.pool`: candidates from several sources, each in its own node, judged together."""
 
 import json
 from collections import Counter
@@ -17,7 +17,7 @@ pytest.importorskip("openai")
 
 
 def right(chain: Chain) -> list[Example]:
-    """The prompts that are sampled, with their references."""
+    """Return the sampled prompts with their reference answers."""
     prompt_ids = {p.id for p in load(chain.folder("sample") / "prompts.parquet", Example)}
     examples = load(chain.folder("data") / "examples.parquet", Example)
     return sorted((e for e in examples if e.id in prompt_ids), key=lambda e: e.id)
@@ -52,7 +52,7 @@ def test_a_model_a_checkpoint_an_endpoint_and_a_file_are_one_pool(chain: Chain, 
     assert counted == metrics["sources"]
     assert metrics["copies_left_out"] == sum((2, 1, 1, 1)) * len(prompts) + 60 - len(candidates)
     assert counted["mine.jsonl"] == 60 and counted["writer"] == len(prompts)
-    # The checkpoint is the SFT model under another name: its tokens are the policy's. A base has no contract.
+    # The checkpoint is a copy of the SFT model, so it has the policy's tokens. A base model has no tokenizer contract.
     assert {c.policy for c in candidates if c.token_ids is not None} == {"policy", "model"}
     assert all((c.tokenizer is None) == (c.token_ids is None) for c in candidates)
     texts = Counter(c.text for c in candidates if c.policy == "mine.jsonl")

@@ -1,4 +1,4 @@
-"""Every recipe: composed for every stage as it stands, and run to its report at toy scale."""
+"""Tests of every recipe: composed unchanged for every stage, and run to its report at toy scale."""
 
 import re
 import shlex
@@ -32,7 +32,7 @@ SIZES = re.compile(
 
 
 def overrides(name: str) -> list[str]:
-    """The command line in the head of a recipe, which is all that it needs."""
+    """Return the command line in the comment at the head of a recipe."""
     (line,) = re.findall(r"^#   command: .*python run\.py([^(\n]*)", head(name), flags=re.MULTILINE)
     return shlex.split(line)
 
@@ -79,7 +79,7 @@ def test_toy_scale_changes_sizes_and_places_alone(name: str) -> None:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """One store for all recipes, and for all workers: what two of them share is built once."""
+    """The store of all recipes and all pytest workers, so that shared nodes are built once."""
     return Store(common(tmp_path_factory) / "recipes")
 
 

@@ -1,4 +1,4 @@
-"""Stages are killed (SIGKILL, a real process) and finished by the next command: same result, no half node."""
+"""Tests of resumes: real processes are killed (SIGKILL), and the next command finishes with the same result."""
 
 import json
 import multiprocessing
@@ -26,7 +26,7 @@ AT_ONCE = ("base", "data", "label", "pairs", "eval", "report")
 
 
 def child(root: Path, target: str, at_publish: bool, cadence: tuple[str, ...], *line: str) -> None:
-    """Build the target; with `at_publish`, stand still just before the finished folder is published."""
+    """Build the target. With `at_publish`, wait just before the finished folder is published."""
     os.setsid()
     if at_publish:
         publish = Store.publish
@@ -48,7 +48,7 @@ def kill_when(
     *line: str,
     cadence: tuple[str, ...] = CADENCE,
 ) -> None:
-    """Start a build in a process of its own and kill it as soon as `reached`."""
+    """Start a build in a new process and kill it when `reached` returns True."""
     process = multiprocessing.get_context("fork").Process(
         target=child, args=(root, target, at_publish, cadence, *line)
     )
@@ -64,7 +64,7 @@ def kill_when(
 
 
 def rows(folder: Path) -> list[dict]:
-    """The records of a sharded stage's one table."""
+    """Return the records in the table of a stage that works in shards."""
     table = next(p for p in folder.glob("*.parquet") if p.name != "prompts.parquet")
     return pq.read_table(table).to_pylist()
 
@@ -75,7 +75,7 @@ def checkpoints(scratch: Path) -> list[int]:
 
 
 def interrupted(chain: Chain, name: str, kills: int) -> None:
-    """Remove a node, kill its making `kills` times, finish it, and compare with the one that was never interrupted."""
+    """Remove a node, kill its build `kills` times, finish it, and compare it with an uninterrupted build."""
     target = name.split("_")[0]
     node = nodes(chain.root, f"stage={target}")[name]
     store = Store(chain.root)
@@ -128,7 +128,7 @@ def test_a_killed_reward_model_is_finished_by_the_next_command(chain: Chain) -> 
 
 @pytest.mark.parametrize("name", slow_but([*TRAINED, "reward"], "dpo", "reward"))
 def test_a_training_of_few_steps_is_saved_by_time_and_resumed(name: str, chain: Chain) -> None:
-    """No step is a hundredth, so a checkpoint before the last step is one by time."""
+    """Check checkpoints by time: there are fewer steps than `save_steps`, so the clock makes them."""
     if name == "reward":
         build(chain.root, "stage=reward")
     node, store = nodes(chain.root, f"stage={name}")[name], Store(chain.root)
@@ -170,7 +170,7 @@ def test_a_stage_survives_three_kills(name: str, chain: Chain) -> None:
 
 
 def test_a_resume_with_another_runtime_gives_the_same(chain: Chain) -> None:
-    """Killed with one micro-batch and shard size, finished with others."""
+    """Kill with one size of micro-batches and shards, and finish with another."""
     for name, other in (("sample", "sample.runtime.shard_size=5"), ("sft", "sft.runtime.micro_batch=16")):
         node, store = nodes(chain.root)[name], Store(chain.root)
         before = store.find(node)

@@ -1,4 +1,4 @@
-"""Every source is a node of its own: what one more redoes, what the splits keep, and how much memory reading takes."""
+"""Tests of source nodes: the work that a further source causes, stable splits, and the memory of reading."""
 
 import gc
 import json

@@ -1,4 +1,4 @@
-"""A stage whose source changed must say whether it makes something else now.
+"""Tests of stage versions: a change in a stage's source must be recorded, with or without a new version.
 
 `python -m tests.pipeline.test_versions` rewrites `versions.json`: run it after raising a stage's number in `VERSIONS`
 (stages/pipeline/graph.py), or to wave a change through that makes the same thing.
@@ -67,7 +67,7 @@ def sources(module: str) -> set[Path]:
 
 
 def digest(module: str) -> str:
-    """The digest of a stage's code without comments, docstrings and blank lines."""
+    """Return the digest of a stage's code without comments, docstrings and blank lines."""
     code: list[str] = []
     for path in sorted(sources(module)):
         text = path.read_text()

@@ -1,4 +1,4 @@
-"""Hostile templates end in one line; good ones are rendered as transformers renders them."""
+"""Tests of templates: hostile ones end in one line, and good ones are rendered as in transformers."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def cpu_seconds() -> float:
 
 
 def setting(kind: str, template: str, folder: Path) -> tuple[str, list[str]]:
-    """The key that names a template of this kind, and the overrides that use it."""
+    """Return the setting of a template of this kind, and the overrides that use it."""
     file = folder / f"{kind}.file"
     if kind == "task":
         file.write_text(json.dumps({"columns": {"text": "text"}, "answer": "no", "phrasings": [template]}))
@@ -167,7 +167,7 @@ def test_only_what_cannot_grow_is_rendered_in_this_process() -> None:
 
 
 def test_a_template_is_bounded_by_what_it_computes_and_not_by_a_clock() -> None:
-    """A machine may be busy with others, and a process be stopped for a while."""
+    """Check that only computing time counts, since a busy machine may stop a process for a while."""
     process = jinja_process.running_process().process
     process.send_signal(signal.SIGSTOP)
     events = list[str]()
@@ -185,9 +185,7 @@ def test_the_process_knows_no_keys_and_ends_with_the_one_that_asks(monkeypatch: 
     render("{{ a * 3 }}", [{"a": "x"}])  # by another process
     process = jinja_process.running_process().process
     assert b"plumb" not in Path(f"/proc/{process.pid}/environ").read_bytes()
-    code = (
-        "from stages.sandbox.jinja_process import *; render('{{ a * 3 }}', [{'a': 'x'}]); print(running().process.pid)"
-    )
+    code = "from stages.sandbox.jinja_process import *; render('{{ a * 3 }}', [{'a': 'x'}])\nprint(running_process().process.pid)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     pid = int(ran.stdout)
     for _ in range(100):

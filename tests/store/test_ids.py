@@ -1,4 +1,4 @@
-"""Ids of prompts: the same for ever, since nodes that exist are found by them, and as numbers without loss."""
+"""Tests of prompt ids: they never change, since existing nodes depend on them, and convert to numbers without loss."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A pool a prompt at a time: whatever the order of its tables, each prompt has its own records, in theirs."""
+"""Tests of reading a pool by prompt: each prompt gets its records in their order, for any order of the tables."""
 
 import random
 import tracemalloc
@@ -34,7 +34,7 @@ def test_every_prompt_has_its_records_in_their_order(swaps: int, tmp_path: Path)
 
 
 def test_what_shards_made_is_held_as_columns_and_given_as_it_was(tmp_path: Path) -> None:
-    """Token ids and log-probs take 4 bytes each there; as Python's numbers they take some 30."""
+    """Check that token ids and log-probs take about 4 bytes each. As Python's numbers they take about 30."""
     names = [f"{i}" for i in range(400)]
     table, tokens = StreamedTable(PairLogProbs, lambda p: p.id, names), 300
 

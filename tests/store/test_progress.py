@@ -1,4 +1,4 @@
-"""Progress that does not lie: no time remaining before it means something, 80 columns at most, no bar in a log."""
+"""Tests of progress: no time left before it can be estimated, at most 80 columns, and no bar in a log."""
 
 import fcntl
 import os

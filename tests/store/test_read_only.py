@@ -1,4 +1,4 @@
-"""A store of another user, which may only be read: what looks at it works, what would write says so in one line.
+"""Tests of another user's read-only store: commands that read it work, and commands that write end in one line.
 
 Each command is a process, as only a process can be somebody else.
 """
@@ -25,7 +25,7 @@ NOBODY = 65534
 
 @pytest.fixture(scope="module")
 def foreign(built: Path) -> Iterator[Path]:
-    """The tiny chain in a store that is somebody else's. Without root there is nobody else: its modes then forbid."""
+    """Return the tiny chain in a store of another user. Without root, the file modes forbid writing instead."""
     if os.getuid() == 0 and not shutil.which("setpriv"):
         pytest.skip("root needs setpriv to be somebody who may not write")
     with TemporaryDirectory() as folder:
@@ -43,7 +43,7 @@ def foreign(built: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def command(foreign: Path) -> Command:
-    """`python run.py …` on that store, by a user who may not write to it."""
+    """Run `python run.py …` on the store as a user who cannot write to it."""
     prefix = WITHOUT if os.getuid() == 0 else []
     tried = subprocess.run([*prefix, "touch", str(foreign / "mine")], capture_output=True, check=False)
     if tried.returncode == 0 or (foreign / "mine").exists():

@@ -1,4 +1,4 @@
-"""Shards hold what is whole: an item that lacks a record is made again, of this version's shards and of older ones."""
+"""Tests of shards: an item with a missing record is produced again, in shards of this and of earlier versions."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The store: fingerprints, publishing, locks. Real processes are killed."""
+"""Tests of the store: fingerprints, publishing and locks. Real processes are killed."""
 
 import json
 import math
@@ -80,7 +80,7 @@ def writes(file: Path, content: str, times: int) -> None:
 
 
 def test_files_that_several_processes_write_are_whole_at_any_moment(tmp_path: Path) -> None:
-    """Digests, links, pages: what stands outside the nodes has no lock."""
+    """Check digests, links and pages, which no lock protects."""
     file, contents = tmp_path / "page.html", ["a" * 2_000_000, "b" * 1_000_000]
     safe_files.write(file, contents[0])
     safe_files.link(tmp_path / "link", Path(file.name))
@@ -149,7 +149,7 @@ def test_a_node_is_stale_once_an_input_holds_something_else(tmp_path: Path) -> N
 
 
 def test_rebuild_asks_no_clock(tmp_path: Path) -> None:
-    """A node may come from a machine whose clock is ahead; and all processes of a command share what it published."""
+    """Check that `rebuild` does not depend on clocks, and that all processes of a command share its new nodes."""
     store, node = Store(tmp_path), some_node()
     with store.claim(node) as folder:
         assert folder is not None

@@ -1,4 +1,4 @@
-"""W&B, for real and offline: a run per executed stage, read back from its file. It never asks and keeps no secret."""
+"""Tests of real offline W&B runs, read from their files: one per executed stage, without questions or secrets."""
 
 import json
 import struct
@@ -17,7 +17,7 @@ from tests.helpers import SECRET, command
 
 
 def records(file: Path) -> list[Any]:
-    """The records of a `.wandb` file: a 7-byte header, then LevelDB log blocks of 32 KiB."""
+    """Yield the records of a `.wandb` file, which has a 7-byte header and LevelDB log blocks of 32 KiB."""
     content, records, partial, place = file.read_bytes(), [], b"", 7
     while place + 7 <= len(content):
         left = 32768 - place % 32768
@@ -37,7 +37,7 @@ def records(file: Path) -> list[Any]:
 
 @dataclass
 class Tracked:
-    """A run as its `.wandb` file has it, and the manifest of the node that it made."""
+    """A run from its `.wandb` file, with the manifest of the node that it built."""
 
     folder: Path
     run: Any
@@ -104,10 +104,10 @@ def test_the_configurations_of_the_runs_hold_the_lineage(tracked: Path) -> None:
 
 @pytest.mark.parametrize("stage, name", [("label", "candidates"), ("pairs", "pairs")])
 def test_some_candidates_and_pairs_are_tables(tracked: Path, stage: str, name: str) -> None:
-    (its,) = [run for run in runs(tracked) if run.manifest["stage"] == stage]
-    (file,) = its.folder.glob(f"files/media/table/{name}_*.table.json")
+    (tracked_run,) = [run for run in runs(tracked) if run.manifest["stage"] == stage]
+    (file,) = tracked_run.folder.glob(f"files/media/table/{name}_*.table.json")
     table = json.loads(file.read_text())
-    folder = tracked / stage / its.manifest["fingerprint"]
+    folder = tracked / stage / tracked_run.manifest["fingerprint"]
     scored = pq.read_table(folder / "judgements.parquet" if stage == "label" else folder / "pairs.parquet").to_pylist()
     assert len(table["data"]) == min(logged_tables.ROWS, len(scored))
     if stage == "label":
@@ -125,9 +125,9 @@ def test_some_candidates_and_pairs_are_tables(tracked: Path, stage: str, name: s
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_what_a_model_answered_while_it_was_trained_is_a_table(tracked: Path, stage: str) -> None:
-    (its,) = [run for run in runs(tracked) if run.manifest["stage"] == stage]
-    (file,) = its.folder.glob("files/media/table/samples_*.table.json")
-    table, samples = json.loads(file.read_text()), read_samples(tracked / stage / its.manifest["fingerprint"])
+    (tracked_run,) = [run for run in runs(tracked) if run.manifest["stage"] == stage]
+    (file,) = tracked_run.folder.glob("files/media/table/samples_*.table.json")
+    table, samples = json.loads(file.read_text()), read_samples(tracked / stage / tracked_run.manifest["fingerprint"])
     assert table["columns"] == ["step", "prompt", "before training", "answer"]
     first = {s.id: s.answer for s in samples if s.step == 0}
     assert table["data"] == [[s.step, s.prompt[-1]["content"], first[s.id], s.answer] for s in samples] != []

@@ -1,4 +1,4 @@
-"""`tracker=trackio`: the same runs, artifacts and lineage in a database on this machine."""
+"""Tests of `tracker=trackio`: runs, artifacts and lineage in a database on this machine."""
 
 import json
 import sqlite3

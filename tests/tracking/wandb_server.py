@@ -1,4 +1,4 @@
-"""A stand-in for W&B's server: as much of its API as runs, artifacts and lineage need, on 127.0.0.1."""
+"""A fake W&B server on 127.0.0.1, with the API for runs, artifacts and lineage."""
 
 import json
 import re
@@ -27,16 +27,16 @@ class WandbServer(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def close(self) -> None:
-        """From now on connections are refused."""
+        """Refuse connections from now on."""
         self.shutdown()
         self.server_close()
 
     def logged_by(self, run: str) -> list[dict[str, Any]]:
-        """The artifacts that a run logged, without those that W&B makes of tables."""
+        """Return the artifacts that a run logged, without those that W&B makes for tables."""
         return [a for a in self.artifacts.values() if a["runName"] == run and a["artifactTypeName"] != "run_table"]
 
     def handle_error(self, *_: Any) -> None:
-        """Clients that end without closing their connections are usual."""
+        """Ignore errors of clients that end without closing their connections."""
 
     def graphql(self, operation: str, variables: dict[str, Any]) -> Any:
         answers = {
