@@ -125,5 +125,5 @@ def read_best_losses(history: EvalHistory, step: int, rows: int, cfg: Training, 
     )
     if change.mean > MOST_RISE * start_loss and change.low > 0:
         raise UserError(f"{message}. Training made it worse, and nothing is published. {lower_rate_advice(cfg)}.")
-    out.warn(f"{message}. {lower_rate_advice(cfg)}, unless these rows are the model's own.")
+    out.warn(f"{message}. {lower_rate_advice(cfg)}, unless the model itself wrote these rows.")
     return after
