@@ -148,11 +148,8 @@ def full_disk_message(error: BaseException) -> str | None:
     """Return the message for a full disk, a spent quota or a file that is too large. Return None for another error."""
     for e in causes(error):
         number = e.errno if isinstance(e, OSError) and e.errno in FULL else None
-        reason = (
-            os.strerror(number)
-            if number
-            else next((phrase for words, phrase in IN_WORDS.items() if words in str(e)), None)
-        )
+        in_words = next((phrase for words, phrase in IN_WORDS.items() if words in str(e)), None)
+        reason = os.strerror(number) if number else in_words
         if reason:
             place = f"{e.filename}: " if isinstance(e, OSError) and e.filename else ""
             return (

@@ -89,11 +89,8 @@ def limits_of(key: Field[Any]) -> Limit | None:
 
 
 def validate_block(block: Any, prefix: str = "") -> None:
-    """Check every value of a block and of the blocks inside it. `prefix` is put before the names of keys.
-
-    Raises:
-        UserError: naming all values that are outside their limits, not an accepted word, or empty.
-    """
+    """Raise UserError with all values of a block, and of the blocks inside it, that are outside their limits, not an
+    accepted word, or empty. `prefix` is put before the names of keys."""
     errors = Errors()
     for name, key, value in iterate_values(block, prefix):
         with errors:

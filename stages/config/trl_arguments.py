@@ -128,7 +128,7 @@ def validate_micro_batch(name: str, block: Training) -> None:
         rows = f"{key}={runtime.rows} × " if runtime.rows else ""
         raise UserError(
             f"{name}.batch_size={block.batch_size}: this is not a multiple of {rows}{runtime.world_size} processes, "
-            "so they cannot share its rows evenly. Set a multiple."
+            f"so they cannot share its rows evenly. Set {name}.batch_size to a multiple."
         )
 
 

@@ -27,11 +27,7 @@ def key_of(call: Mapping[str, Any]) -> str:
 
 def key_in(row: Any) -> str:
     """Return the key of a line. Earlier versions included a call's purpose (`about`) in the key, and so paid for equal
-    requests twice. For their lines, the key is computed from the request.
-
-    Raises:
-        TypeError: if the line is not an answer.
-    """
+    requests twice. For their lines, the key is computed from the request. Raise TypeError for another line."""
     if set(row) != {"key", "at", "asked", "answer"} or not isinstance(row["answer"], str):
         raise TypeError("not an answer")
     key = key_of(row["asked"]) if "about" in row["asked"] else row["key"]

@@ -36,11 +36,8 @@ class Dropped:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
     def settle(self, used: int, remaining: int) -> dict[str, int]:
-        """Warn of the dropped rows, and return their number by reason.
-
-        Args:
-            used: the number of rows that were not dropped.
-            remaining: the number of those rows among which the stage needs at least one.
+        """Warn of the dropped rows, and return their number by reason. `used` rows were not dropped, and the stage
+        needs at least one of `remaining` rows among these.
 
         Raises:
             UserError: if `remaining` is 0, or more than the share `limit` was dropped.

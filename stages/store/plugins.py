@@ -31,11 +31,8 @@ MAX_BYTES = 1 << 24
 def plugin_words(package: str, kind: str) -> list[str]:
     """Return the names of a package's files that define a `kind`: `plugin_words("labelers", "Labeler")`."""
     derived = re.compile(rf"^class \w+\((?:.*\W)?{kind}\W", re.MULTILINE)
-    return [
-        path.stem
-        for path in sorted((ROOT / "stages" / package).glob("*.py"))
-        if derived.search(path.read_text(encoding="utf-8"))
-    ]
+    paths = sorted((ROOT / "stages" / package).glob("*.py"))
+    return [path.stem for path in paths if derived.search(path.read_text(encoding="utf-8"))]
 
 
 def family_names() -> list[str]:

@@ -70,9 +70,8 @@ def produce_in_shards(
         except Damaged as error:
             move_aside(shard, error)
     waiting = [item for item in items if identify(item) not in results]
-    shard_number = 1 + max(
-        (int(shard.stem) for shard in folder.glob("*.parquet") if shard.stem.isdecimal()), default=-1
-    )
+    numbers = (int(shard.stem) for shard in folder.glob("*.parquet") if shard.stem.isdecimal())
+    shard_number = 1 + max(numbers, default=-1)
     buffer, finished = list[Output](), 0
     with Progress(len(items) * rows, title, "row", done=(len(items) - len(waiting)) * rows) as progress:
         for _, records in produce(waiting):

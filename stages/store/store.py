@@ -65,9 +65,7 @@ class Store:
         if manifest is None or (node.stage == self.rebuild and manifest.get("published_by") != self.command):
             return None
         if damage := self.damage_message(self.folder(node), manifest):
-            sealed_json.warn_once(
-                f"{self.folder(node)} is damaged ({damage}), so it is not used and will be built again."
-            )
+            sealed_json.warn_once(f"{self.folder(node)} is damaged ({damage}), so it will be built again.")
             return None
         for role, input_node in node.inputs.items():
             if not self.folder(input_node).exists():

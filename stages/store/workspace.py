@@ -171,11 +171,8 @@ class Progress:
         if finished and seconds >= 1:
             rate = finished / seconds
             parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
-            if (
-                seconds >= self.SECONDS
-                and self.done < self.total
-                and finished >= self.SHARE * (self.total - self.first_row)
-            ):
+            is_enough = finished >= self.SHARE * (self.total - self.first_row)
+            if seconds >= self.SECONDS and self.done < self.total and is_enough:
                 parts.append(f"{clock((self.total - self.done) / rate)} left")
         return ", ".join([*parts, *([self.note] if self.note else [])])
 

@@ -185,7 +185,8 @@ def test_the_process_knows_no_keys_and_ends_with_the_one_that_asks(monkeypatch: 
     render("{{ a * 3 }}", [{"a": "x"}])  # by another process
     process = jinja_process.running_process().process
     assert b"plumb" not in Path(f"/proc/{process.pid}/environ").read_bytes()
-    code = "from stages.sandbox.jinja_process import *; render('{{ a * 3 }}', [{'a': 'x'}])\nprint(running_process().process.pid)"
+    code = "from stages.sandbox.jinja_process import *\nrender('{{ a * 3 }}', [{'a': 'x'}])\n"
+    code += "print(running_process().process.pid)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     pid = int(ran.stdout)
     for _ in range(100):
