@@ -127,7 +127,7 @@ def sources_table(contributions: list[Contribution]) -> Table:
 
 
 def comparison_sentence(name: str, node: Node, store: Store, history: RunHistory) -> str:
-    """Return the sentence on the smallest difference that a comparison of so many prompts can show."""
+    """Return the sentence on the smallest difference that a comparison can detect with its number of prompts."""
     from stages.evaluation.win_rates import detectable  # imported here, as it loads numpy
 
     prompts, title = cost.expected_pool_sizes(node, store, history).rows / 2, name.replace("_", " ")

@@ -104,7 +104,7 @@ def validate_combinations(cfg: Config) -> None:
     if cfg.seed in cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds):
         raise UserError(f"seeds={cfg.seeds} and seed={cfg.seed} must all differ. Name each seed once.")
     if cfg.sample.rounds != cfg.rounds:
-        raise UserError(f"sample.rounds={cfg.sample.rounds}: set rounds={cfg.sample.rounds} instead.")
+        raise UserError(f"sample.rounds={cfg.sample.rounds}: rounds sets it. Type rounds={cfg.sample.rounds} instead.")
     if not cfg.sample.temperatures:
         raise UserError("sample.temperatures is empty. [0.9] samples every candidate at temperature 0.9.")
     lists = {f"{name}.lora.target_modules": block.lora.target_modules for name, block in cfg.trained.items()}
@@ -140,7 +140,7 @@ def validate_inputs(cfg: Config) -> None:
         reason = "label=dataset does not judge new answers" if cfg.label.brings_pool else "sft=none trains nothing"
         raise UserError(f"sft.demonstrations=selected: {reason}. Use sft.demonstrations=given.")
     if cfg.control and (cfg.rounds > 1 or cfg.dpo.adapter is Adapter.continued):
-        raise UserError("control=true needs rounds=1 and an adapter other than continued. Or set control=false.")
+        raise UserError("control=true needs rounds=1 and a dpo.adapter other than continued. Or set control=false.")
     if cfg.label.brings_pool and not cfg.label.path:
         raise UserError("label=dataset needs preferences. Set label.path to a file, a folder or a hub dataset.")
     if cfg.label.brings_pool and cfg.rounds > 1:
@@ -163,8 +163,8 @@ def validate_reward(cfg: Config) -> None:
                 )
     if cfg.label.by_reward and cfg.sft.demonstrations is Demonstrations.selected:
         raise UserError(
-            "sft.demonstrations=selected needs labels before SFT, and this run's reward model is trained after it. "
-            "Name a trained one: label.reward_model.path=FOLDER."
+            "sft.demonstrations=selected needs a labeler before SFT, but this run trains its reward model after SFT. "
+            "Name a trained reward model: label.reward_model.path=FOLDER."
         )
     ranked = cfg.pairs.strategy in (Strategy.ranked, Strategy.margin)  # strategies that estimate score differences
     if cfg.stage == Target.reward and cfg.reward.margin and not source.path and cfg.label.prefers and not ranked:
@@ -222,7 +222,7 @@ def validate_human(human: Human) -> None:
     if any(find_spec(package) is None for package in ("starlette", "uvicorn")):
         raise UserError(f"label.human needs starlette and uvicorn for its page: {install_command('people')}.")
     if len({*(human.reasons or [])}) < len(human.reasons or []) or len(human.reasons or []) > 9:
-        raise UserError("label.human.reasons: the keys 1 to 9 select a reason. Name at most nine, each once.")
+        raise UserError("label.human.reasons: people press 1 to 9 for a reason. Name at most nine, each once.")
     if human.answered and not plugins.user_path(human.answered).is_file():
         raise UserError(f"label.human.answered={human.answered}: the file does not exist. Correct the path.")
 

@@ -23,7 +23,7 @@ FRAME = 500  # characters that stages/labelers/rubric.py adds to a rubric
 
 @dataclass
 class ExpectedCalls:
-    """The expected calls of one node to one endpoint. They are nan if the number of candidates is unknown."""
+    """The expected calls of one node to one endpoint. Numbers are nan if the number of candidates is unknown."""
 
     key: str
     endpoint: Endpoint
