@@ -68,10 +68,10 @@ def test_of_preferences_what_wins_more_than_it_loses_is_desirable(tmp_path: Path
 
 def test_labels_that_are_all_alike_are_refused(tmp_path: Path) -> None:
     judged = pool(tmp_path / "pool", {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.0)]})
-    pattern = r"unpaired\.threshold=0\.7: all of 2 completions are undesirable\. .* Lower it to 0\.5 or less\.$"
+    pattern = r"^unpaired\.threshold=0\.7: all 2 .* are undesirable\. .* Lower unpaired\.threshold to 0\.5 or less\.$"
     with pytest.raises(UserError, match=pattern):
         build_unpaired(tmp_path / "low", judged, threshold=0.7)
-    with pytest.raises(UserError, match=r"all of 2 completions .* 0\.$"):
+    with pytest.raises(UserError, match=r"all 2 labelled .* 0\.$"):
         build_unpaired(tmp_path / "high", judged, threshold=0.0)
     labels, _ = build_unpaired(tmp_path / "as_told", judged, threshold=0.5)
     assert labels == {"a": True, "b": False}
@@ -91,7 +91,7 @@ def test_preferences_that_give_no_label_are_told_without_a_threshold(tmp_path: P
 
 def test_where_few_end_they_are_to_end() -> None:
     why = label_advice(0.2)[UNFINISHED_GOOD]
-    assert "lower sample.temperatures" in why and label_advice(0.2)[UNFINISHED_BAD] == why
+    assert "ower sample.temperatures" in why and label_advice(0.2)[UNFINISHED_BAD] == why
     assert label_advice(0.9)[UNFINISHED_GOOD] == "Raise sample.max_new_tokens"
 
 
@@ -133,4 +133,4 @@ def test_no_other_node_knows_of_it(chain: Chain) -> None:
 
 
 def test_a_threshold_is_a_share() -> None:
-    assert refused(*TINY, "unpaired.threshold=2").startswith("unpaired.threshold ")
+    assert refused(*TINY, "unpaired.threshold=2").startswith("unpaired.threshold=2")
