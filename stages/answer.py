@@ -29,7 +29,7 @@ def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     prompts = [e for e in candidates if e.checks or e.id in drawn]
     if not prompts:
         whose = HELD_OUT if "pairs" in inputs else f"the {cfg.split} split"
-        raise UserError(f"answer.open={cfg.open}: {whose} has no prompt with checks. Raise answer.open to ask others.")
+        raise UserError(f"answer.open={cfg.open}: {whose} has no prompt with checks. Raise answer.open.")
     model = inputs["model"] / "model"
     contract = load_or_derive_contract(model)
     decoding = Decoding([0.0], cfg.max_new_tokens, cfg.precision, cfg.runtime, block="answer")

@@ -175,7 +175,7 @@ class Client:
         """Return the reply of one call. If a failed call may have reached the model, its upper bound of tokens counts
         as spent."""
         if self.ended:
-            raise NoReply("the stage is ending", retryable=False)
+            raise NoReply("the stage ends", retryable=False)
         send, request = self.api.chat.completions.with_raw_response.create, dict(call["request"])
         import openai
 

@@ -88,18 +88,18 @@ def parse_reply(body: str) -> Reply:
     """Return the reply in the body of a chat completion. NaN and Infinity, which are not JSON, become null.
 
     Raises:
-        NoReply: if the body is not a chat completion.
+        NoReply: if the body is no chat completion.
     """
     try:
         content = json.loads(body, parse_constant=lambda name: None)
     except (ValueError, RecursionError) as error:
-        raise NoReply("the body is not JSON" if body.strip() else "the body is empty", retryable=True) from error
+        raise NoReply("the body is no JSON" if body.strip() else "the body is empty", retryable=True) from error
     try:
         choice = content["choices"][0]
         message, finish = choice["message"], choice["finish_reason"]
         refusal, text = message.get("refusal"), message.get("content")
     except (TypeError, LookupError, AttributeError) as error:
-        raise NoReply("the body is not a chat completion", retryable=True) from error
+        raise NoReply("the body is no chat completion", retryable=True) from error
     usage = content.get("usage")
     tokens = [parse_token_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
     if isinstance(refusal, str) and refusal:
@@ -107,7 +107,7 @@ def parse_reply(body: str) -> Reply:
     if finish == "content_filter":
         return Reply(replace_surrogates(text) if isinstance(text, str) else "", finish, *tokens)
     if not isinstance(text, str) or not isinstance(finish, str):
-        raise NoReply("the body is not a chat completion", retryable=True)
+        raise NoReply("the body is no chat completion", retryable=True)
     return Reply(replace_surrogates(text), finish, *tokens)
 
 

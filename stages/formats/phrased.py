@@ -178,8 +178,8 @@ def parse_task(content: str, path: str) -> dict[str, Any]:
                     render(template, [{variable: f"({variable})" for variable in variables}])
         except (TemplateFault, Unbounded) as error:
             raise UserError(f"{path}: a phrasing cannot be used: {error}: {pair[0]!r:.80}") from error
-        if unknown := variables - columns.keys() - LABEL_VARIABLES:
-            raise UserError(f"{path}: a phrasing has the variable {min(unknown)!r}.{suggest(min(unknown), columns)}")
+        if unknown := min(variables - columns.keys() - LABEL_VARIABLES, default=None):
+            raise UserError(f"{path}: a phrasing has the unknown variable {unknown!r}.{suggest(unknown, columns)}")
     return {**task, "columns": columns, "labels": labels, "needs": needs}
 
 

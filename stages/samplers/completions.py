@@ -70,7 +70,7 @@ def complete(
                 requests.append(request)
                 continue
             limit = f"{decoding.block}.max_new_tokens={decoding.max_new_tokens}"
-            reason = f"prompt and {limit} exceed the model's context of {context_length:,} tokens"
+            reason = f"too long for the {context_length:,} tokens that the model reads, beside {limit}"
             dropped.add(example.id, reason, len(ids))
             yield pending.pop(example.id), []
         fitting = len(prompts) - len(waiting) + len(requests)
@@ -148,6 +148,6 @@ def validate_completion(
     ends = [i for i, token in enumerate(ids or (), 1) if token in stop_ids]
     if ids is not None and ends != ([len(ids)] if completion.finish_reason == "stop" else []):
         raise UserError(
-            f"{sampler} returned finish_reason={completion.finish_reason} for prompt {prompt_id}, and "
+            f"{sampler} returned for prompt {prompt_id} finish_reason={completion.finish_reason}, and "
             f"{len(ends)} of its {len(ids)} tokens end a turn. With `stop`, only the last token may end the turn."
         )

@@ -76,7 +76,7 @@ def read(path: Path, shape: Callable[[Any], T], loss: str) -> list[Line[T]]:
             except WRONG_SHAPE:
                 bad.add(number)
     if bad:
-        set_aside(path, bad)
+        move_aside(path, bad)
         log.warning(
             "warning: %s: %d of %d lines cannot be read. They are moved to %s.unreadable. %s",
             path, len(bad), number, path.name, loss,
@@ -87,7 +87,7 @@ def read(path: Path, shape: Callable[[Any], T], loss: str) -> list[Line[T]]:
     return lines
 
 
-def set_aside(path: Path, numbers: set[int]) -> None:
+def move_aside(path: Path, numbers: set[int]) -> None:
     """Move the lines with these numbers to the end of PATH.unreadable. A kill at any point loses no line."""
     draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}.draft")
     try:

@@ -196,7 +196,8 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
             args.per_device_train_batch_size = cfg.micro_batch
             args.gradient_accumulation_steps = cfg.batch_size // cfg.micro_batch
             args.num_train_epochs = 2
-            model = create_reward_model(policy, block.start_weights, device, contract.tokenizer.pad_token_id, block.seed)
+            pad = contract.tokenizer.pad_token_id
+            model = create_reward_model(policy, block.start_weights, device, pad, block.seed)
             trainer = RewardTrainer(model, train_dataset=Dataset.from_list(rows), **trainer_arguments)
             in_order = InOrder(turns)
             trainer._get_train_sampler = lambda *_: in_order

@@ -113,7 +113,7 @@ def escaped(key: str) -> Iterator[bytes]:
 
 
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-LONG, BROKE, WRONG = "no answer in 2 s", "the connection broke", "the body is not a chat completion"
+LONG, BROKE, WRONG = "no answer in 2 s", "the connection broke", "the body is no chat completion"
 LARGE, PACKED = "the reply has more than", "the reply is compressed"
 PRESENT = None  # a judgement is present, so there is no reason
 WAYS: dict[str, tuple[Way, Any]] = {
@@ -139,7 +139,7 @@ WAYS: dict[str, tuple[Way, Any]] = {
     "a dripping head": (drip(OK * 100), LONG),
     # Wrong numbers.
     "usage of 400 digits": (usage(prompt="9" * 400, answer="9" * 400), PRESENT),
-    "usage of 5000 digits": (usage(prompt="9" * 5000, answer="1"), "the body is not JSON"),
+    "usage of 5000 digits": (usage(prompt="9" * 5000, answer="1"), "the body is no JSON"),
     "usage of 1e15": (usage(prompt=10**15, answer=10**15), PRESENT),
     "usage below 0": (usage(prompt=-5, answer=-(10**15)), PRESENT),
     "usage in fractions": (usage(prompt=1.5, answer="1e400"), PRESENT),
@@ -156,9 +156,9 @@ WAYS: dict[str, tuple[Way, Any]] = {
         lambda key: plain(completion("naive").encode().replace(b"i", b"\xef")),
         "the body is not UTF-8",
     ),
-    "a mark of the byte order": (lambda key: plain("\ufeff" + completion()), "the body is not JSON"),
+    "a mark of the byte order": (lambda key: plain("\ufeff" + completion()), "the body is no JSON"),
     "a text that is NaN": (lambda key: plain(completion().replace(json.dumps(VERDICT), "NaN")), WRONG),
-    "nested lists": (lambda key: plain("[" * 1_000_000), "the body is not JSON"),
+    "nested lists": (lambda key: plain("[" * 1_000_000), "the body is no JSON"),
     "half a character": (lambda key: plain(completion(f"\ud800{VERDICT}")), PRESENT),
     # Wrong HTTP.
     "another host": (redirected(302, "Location: http://evil.example/v1"), "redirects to 'evil.example'"),

@@ -91,9 +91,9 @@ def test_a_question_that_keeps_failing_is_missing_with_a_reason(tmp_path: Path) 
         "hang": "no answer in 0.5 s",
         "cut": "the connection broke",
         "reset": "the connection broke",
-        "malformed": "the body is not JSON",
+        "malformed": "the body is no JSON",
         "empty": "the body is empty",
-        "no completion": "the body is not a chat completion",
+        "no completion": "the body is no chat completion",
     }
     with running(Model(shout)) as model:
         for fault, reason in reasons.items():
