@@ -210,7 +210,7 @@ REFUSED = [
     ("sample.temperatures=[0]", "sample.temperatures=[0.0] is greedy"),
     ("sample.seed=-1", "sample.seed=-1: the value must be"),
     ("sample.round=1", "sample.round=1: only the pipeline sets"),
-    ("sample.rounds=2", "sample.rounds=2: set rounds=2 instead"),
+    ("sample.rounds=2", "Type rounds=2 instead"),
     ("sample=openai", "sample.endpoint.base_url is not an address"),
     (f"{ENDPOINT} sample.endpoint.base_url=localhost:8000", "sample.endpoint.base_url is not an address"),
     (f"{ENDPOINT} sample.endpoint.base_url=https://me:word@host/v1", "base_url holds a user"),

@@ -322,7 +322,7 @@ def test_a_node_that_follows_does_not_wait_for_ever(chain: Chain, monkeypatch: p
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [
-        (("launch.processes=3",), "sft.batch_size=16 is not a"),
+        (("launch.processes=3",), "sft.batch_size=16: this is not a multiple of 3 processes"),
         (("launch.nodes=2",), "needs launch.rendezvous=HOST:PORT"),
         (("launch.node_rank=1",), "launch.node_rank=1 must be below"),
         (("sft.adapter=qlora", "launch=fsdp"), "sft.adapter=qlora cannot be sharded"),

@@ -155,7 +155,7 @@ def test_an_input_that_is_rebuilt_meanwhile_stops_the_publishing_and_what_was_be
         assert folder is not None
         (folder / "half").touch()
         manifest.write_text(manifest.read_text().replace('"digest": "', '"digest": "0'))
-        with pytest.raises(UserError, match="an input was built again"):
+        with pytest.raises(UserError, match=r"rebuilt an input while this ran\. Type the same command"):
             store.publish(node, {})
     with store.claim(node) as folder:
         assert folder is not None
@@ -182,20 +182,20 @@ def test_plan_says_what_a_new_version_builds_again_and_what_that_costs(
 ) -> None:
     store = Store(built)
     plan.show(nodes(built), store)
-    assert "(version)" not in capsys.readouterr().out
+    assert "CHANGELOG.md" not in capsys.readouterr().out
     cost = sum(store.find(nodes(built)[name])["wall_seconds"] for name in ("dpo", "answer_policy", "eval", "report"))
     monkeypatch.setitem(VERSIONS, "dpo", VERSIONS["dpo"] + 1)
     plan.show(nodes(built), store)
     printed = " ".join(capsys.readouterr().out.split())
     assert f"version {VERSIONS['dpo'] - 1} -> {VERSIONS['dpo']}" in printed
-    assert "Of these, 4 nodes only" in printed
-    assert f"(version): {cost:.0f} s, for dpo, answer_policy, eval, report." in printed
+    assert "4 of these nodes have unchanged settings" in printed
+    assert f"changed: dpo, answer_policy, eval, report, {cost:.0f} s. CHANGELOG.md" in printed
     plan.show(nodes(built, "sft.seed=4"), store)
     printed = " ".join(capsys.readouterr().out.split())
-    assert "(version)" not in printed, "another seed is another computation, whatever the version"
+    assert "CHANGELOG.md" not in printed, "another seed is another computation, whatever the version"
     monkeypatch.undo()
     plan.show(nodes(built, "seeds=[1]"), store)
-    assert "(version)" not in capsys.readouterr().out, "a report of more seeds is of no other version"
+    assert "CHANGELOG.md" not in capsys.readouterr().out, "a report of more seeds is of no other version"
 
 
 def test_a_key_that_is_null_has_no_say_in_a_fingerprint(built: Path) -> None:

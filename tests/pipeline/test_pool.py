@@ -114,7 +114,7 @@ def test_rounds_sample_anew_from_their_own_policies(chain: Chain) -> None:
         (("sample.pool=[{sampler: hff}]",), "sample.pool[0].sampler=hff: hff is not a known value. Did"),
         (("sample.pool=[{sampler: openai}]",), "sample.pool[0].endpoint.base_url is not an address"),
         (("sample.pool=[{endpoint: {model: writer}}]",), "sample.pool[0].endpoint.base_url is not an address"),
-        (("sample.pool=[{n: 0}]",), "sample.pool[0].n must be from 1"),
+        (("sample.pool=[{n: 0}]",), "sample.pool[0].n=0: the value must be from 1"),
         (("sample.pool=[{n: 1}]", "stage=pairs"), "sample.pool draws 1: a"),
         (("sample.pool=[{model: /no/such/folder}]",), "sample.pool[0].model=/no/such/folder: there is no such file"),
         (("sample.pool=[{file: none.jsonl}, {n: 2}]",), "sample.pool[0].file=none.jsonl: there is no such file"),
