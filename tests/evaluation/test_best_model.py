@@ -67,12 +67,12 @@ def test_a_better_setting_among_seven_is_found_more_often_than_not() -> None:
 def test_a_setting_that_is_better_is_found_among_many() -> None:
     text = conclude(draw_outcomes(np.random.default_rng(3), 0.4, 0.42, 0.65, 0.38, 0.41), "SFT", "a", "b", "c", "d")
     assert text.startswith("Of 4 settings, b is the best")
-    assert "is more than chance; every other " in text
+    assert "is more than chance; every" in text
 
 
 def test_two_good_settings_may_be_as_good_as_each_other() -> None:
     text = conclude(draw_outcomes(np.random.default_rng(4), 0.4, 0.65, 0.4, 0.64), "SFT", "a", "b", "c")
-    assert "; 1 of the other 2 " in text
+    assert "; 1 of the other" in text
 
 
 def test_where_sft_is_above_all_settings_none_is_called_better() -> None:

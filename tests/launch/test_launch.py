@@ -200,7 +200,7 @@ def test_a_killed_parent_leaves_its_work_to_the_next_command(chain: Chain) -> No
     assert store.is_locked("sft", node.fingerprint)
     ran = command(*line[2:])
     assert ran.returncode == 0, ran.stderr
-    assert "waiting" in ran.stdout and "of a parent that was killed have finished it" in ran.stdout
+    assert "waiting" in ran.stdout and "of a parent that was" in ran.stdout
     assert "loss" not in ran.stderr, "nobody trains again"
     manifest = chain.manifest("sft")
     assert manifest["metrics"]["processes"] == 2 and len(manifest["attempts"]) == 2

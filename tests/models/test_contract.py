@@ -201,7 +201,7 @@ def test_long_conversations_are_rendered_within_the_bounds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"{{ '\xe4' }}", "byte 4 is not UTF-8"), (b"x" * (2 << 20), "are no template")]
+    ("content", "reason"), [(b"{{ '\xe4' }}", "byte 4 is not UTF-8"), (b"x" * (2 << 20), "too many for a template")]
 )
 def test_a_file_that_is_no_template_is_told_before_work(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "template.jinja"

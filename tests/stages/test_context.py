@@ -95,7 +95,7 @@ def test_too_many_stop_with_the_key_and_the_way_out(chain: Chain, tmp_path: Path
     with pytest.raises(UserError, match=r"sample\.max_new_tokens=12.*sample\.max_dropped=0\.1 .*dropped\.jsonl"):
         sampled(chain, policy, work(tmp_path / "sample"))
     assert sampled(chain, policy, work(tmp_path / "more"), max_dropped=0.5)["prompts_dropped"]
-    with pytest.raises(UserError, match="none is left"):
+    with pytest.raises(UserError, match="No prompts remain"):
         sampled(chain, policy, work(tmp_path / "none"), max_new_tokens=limit + 12, max_dropped=1.0)
     demonstrations = Sample(**vars(CFG.sample) | {"split": Split.sft, "max_new_tokens": 12})
     assert sample.make_decoding(demonstrations).block == "select", (

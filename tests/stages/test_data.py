@@ -134,7 +134,7 @@ def test_bad_answers_are_left_out_and_counted(tmp_path: Path) -> None:
     assert sorted(int(e.messages[0]["content"]) for e in examples) == [i for i in range(30) if i % 3]
     assert (metrics["left_out"], metrics["quarantined"]) == (10, 0)
     assert "10 rows left out" in metrics["summary"]
-    assert "{prompt: prompt, label: label, completion: completion}" in metrics["read"][0]
+    assert "{prompt: prompt, label: label, completion:" in metrics["read"][0]
 
 
 def test_what_was_read_as_what_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -142,7 +142,7 @@ def test_what_was_read_as_what_is_said(tmp_path: Path, caplog: pytest.LogCapture
         source(tmp_path, alpaca(3))
     [line] = [message for message in caplog.messages if "read as" in message]
     assert line.startswith(f"data.sources[0]: {tmp_path / 'rows.jsonl'}: 3 rows, read as {{prompt: instruction")
-    assert "First row: user: Say 0. | answer: 0" in line
+    assert "First row: user: Say 0." in line
 
 
 def test_a_set_with_phrasings_is_checked_by_its_labels(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_an_answer_less_that_ends_is_told_rarely_where_nothing_changed() -> None
     fewer = np.ones((200, 3))
     fewer[::4, 2] = 0
     warning = endings_warning({"seen tasks": table(["seen"] * 200, fewer, fewer, fewer)}, TITLES, cfg)
-    assert "100.0% to 75.0%, −25.0 points (" in warning
+    assert "100.0% to 75.0%, −25.0 points" in warning
 
 
 def test_of_many_groups_none_is_told_to_end_less_where_nothing_changed() -> None:

@@ -157,4 +157,4 @@ def test_sft_alone_is_compared_with_the_base(chain: Chain) -> None:
     assert list(evaluation["models"].items()) == [("base", "Base"), ("policy", "SFT")]
     assert evaluation["main_difference"] == "policy-base" and evaluation["kl"] == {} and evaluation["learnt"] == {}
     assert evaluation["verdict"].startswith("SFT helped: ")
-    assert refused("recipe=tiny", f"outputs={chain.root}", "align=none", "stage=pairs").endswith("labels nothing.")
+    assert refused("recipe=tiny", f"outputs={chain.root}", "align=none", "stage=pairs").endswith("Set align=dpo.")

@@ -26,7 +26,7 @@ class Read(NamedTuple):
     label: dict[str, Any]
     pairs: dict[str, Any]
     messages: list[str]
-    pairs: list[Pair]
+    built: list[Pair]
 
 
 def used(file: Path, folder: Path, *settings_: str) -> Read:
@@ -192,8 +192,8 @@ def test_every_row_is_a_pair_the_right_way_round_or_counted_by_its_reason(name: 
     assert (usage.label["rows"], usage.label["unusable"]) == (len(rows), unusable)
     assert (usage.pairs["pairs"], usage.pairs["left_out"]) == (count, left_out)
     assert usage.pairs["comparisons"] == count + sum(left_out.values())
-    wrong = [p for p in usage.pairs if p.chosen[0]["content"][0] <= p.rejected[0]["content"][0]]
-    assert (len(usage.pairs), wrong) == (count, [])
+    wrong = [p for p in usage.built if p.chosen[0]["content"][0] <= p.rejected[0]["content"][0]]
+    assert (len(usage.built), wrong) == (count, [])
     assert ("better" in usage.messages[0]) == (name != "KTO"), "an example shows which is which"
 
 
@@ -268,7 +268,7 @@ def test_real_files_are_used_whole_and_the_right_way_round(name: str, tmp_path: 
     usage = used(DATA / name, tmp_path, *line)
     rows = [row.value for row in files.rows_of(DATA / name)]
     right = {(better.strip(), worse.strip()) for row in rows if (each := truth(row)) for better, worse in [each]}
-    of_pairs = [(p.chosen[0]["content"].strip(), p.rejected[0]["content"].strip()) for p in usage.pairs]
+    of_pairs = [(p.chosen[0]["content"].strip(), p.rejected[0]["content"].strip()) for p in usage.built]
     assert [pair for pair in of_pairs if pair not in right] == []
     left_out = usage.pairs["left_out"]
     counts = (usage.label["rows"], sum(usage.label["unusable"].values()), usage.pairs["pairs"])

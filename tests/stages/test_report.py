@@ -189,7 +189,7 @@ def test_no_sentence_speaks_of_a_training_that_was_not(chain: Chain) -> None:
     of_training = ("trained to write the answers", "held-out instances of trained tasks", "Seen: tasks that training")
     for phrase in of_training:
         assert phrase in before and phrase not in page, phrase
-    assert "nothing was trained on them here" in page
+    assert "nothing was trained on them" in page
     assert "no SFT was done here" in page
     assert "more data.tasks.preference" in before and "more data.tasks.preference" not in page
     card = (chain.folder("dpo", *line) / "model" / "README.md").read_text()

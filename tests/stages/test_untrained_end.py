@@ -91,7 +91,7 @@ def test_where_few_end_and_no_pair_is_made_more_heat_is_no_way_out(chain: tuple[
     store, overrides = chain
     with pytest.raises(UserError, match="no pair could be made") as error:
         build(store.root, "stage=pairs", *overrides, HOT, "pairs.unfinished=auto")
-    assert "lower sample.temperatures" in str(error.value) and "Raise sample.temperatures" not in str(error.value)
+    assert "Lower sample.temperatures" in str(error.value) and "Raise sample.temperatures" not in str(error.value)
     assert "pairs.unfinished=keep" not in str(error.value)
 
 
