@@ -97,7 +97,7 @@ class Labelers:
 
 @dataclass
 class Label(Labelers):
-    """The labeler of candidates. With `labeler=dataset`, a file or hub dataset holds candidates with their labels."""
+    """The labeler of candidates. With `label=dataset`, a file or hub dataset holds candidates with their labels."""
 
     labeler: str = MISSING
     path: str | None = MISSING
