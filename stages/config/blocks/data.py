@@ -119,8 +119,8 @@ class Audit:
 
 @dataclass
 class Form:
-    """One form for the rows of all sources: their system messages, their characters and their white space.
-    `data.form.system=insert` adds the system prompt to conversations without one. `drop` removes system messages. `vary`
+    """One form for the rows of all sources: their system messages, characters and white space.
+    `data.form.system=insert` adds a system prompt to conversations without one. `drop` removes them. `vary`
     replaces each by one of `system_prompts`, chosen by the row's content. Messages that describe tools always stay."""
 
     system: str | None = words("keep", "insert", "drop", "vary", default=None)
