@@ -120,7 +120,7 @@ class Audit:
 @dataclass
 class Form:
     """One form for the rows of all sources: their system messages, characters and white space.
-    `data.form.system=insert` adds a system prompt to conversations without one. `drop` removes them. `vary`
+    `data.form.system=insert` adds a system prompt to conversations without one. `drop` removes system messages. `vary`
     replaces each by one of `system_prompts`, chosen by the row's content. Messages that describe tools always stay."""
 
     system: str | None = words("keep", "insert", "drop", "vary", default=None)
