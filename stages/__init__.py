@@ -1,1 +1,1 @@
-"""The stages of the pipeline, one file each, and the rooms they are made of. Start reading in `pipeline/graph.py`."""
+"""The stages of the pipeline, one file each, and the packages they are made of. Start in `pipeline/graph.py`."""

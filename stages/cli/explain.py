@@ -1,6 +1,5 @@
 """Explain errors that the user can mend in one line, with the key, the file and the nearest valid name."""
 
-import difflib
 import errno
 import os
 import re
@@ -21,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from stages.cli import spelling
 from stages.config import trl_arguments
 from stages.config.blocks.training import Training
-from stages.config.errors import SYNONYMS, UserError, causes, full_disk_message, suggest, visible
+from stages.config.errors import SYNONYMS, UserError, causes, full_disk_message, nearest, suggest, visible
 from stages.config.schema import CONF, Config
 from stages.hardware import process
 
@@ -145,9 +144,10 @@ def unknown_setting_message(key: str, kind: type) -> str:
 def corrected_top_level(key: str) -> list[str]:
     """Return the typed arguments with the right group or block: `label=judge` for `labels=judge`."""
     names = ["recipe", *(f.name for f in fields(Config)), *(path.name for path in CONF.iterdir() if path.is_dir())]
-    close = [] if key in names else difflib.get_close_matches(key, names, n=1, cutoff=0.8)
+    if key in names or not (name := nearest(key, names, 0.8)):
+        return []
     typed = [argument.lstrip("+") for argument in process.read_typed_arguments()]
-    return [shlex.quote(close[0] + line.removeprefix(key)) for line in typed if close and re.match(rf"{key}\b", line)]
+    return [shlex.quote(name + argument.removeprefix(key)) for argument in typed if re.match(rf"{key}\b", argument)]
 
 
 def missing_group_message(error: MissingConfigException) -> str:

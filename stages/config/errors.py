@@ -4,7 +4,7 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -128,8 +128,13 @@ def suggest(name: str, names: Iterable[str]) -> str:
     names = sorted(map(str, names))
     if SYNONYMS.get(name) in names:
         return f" Did you mean {SYNONYMS[name]!r}?"
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(names)}."
+    near = nearest(name, names)
+    return f" Did you mean {near!r}?" if near else f" Known: {', '.join(names)}."
+
+
+def nearest(name: str, names: Sequence[str], similarity: float = 0.5) -> str | None:
+    """Return the name most like `name`, or None if none has this similarity, from 0 to 1."""
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=similarity)), None)
 
 
 def require_known(key: str, values: Iterable[str], names: Iterable[str]) -> None:

@@ -153,7 +153,8 @@ def share(hits: Sequence[bool], prompts: Iterable[str]) -> Share | None:
         return None
     names, prompt_of = np.unique([*prompts], return_inverse=True)
     sizes, hits_by_prompt, p = np.bincount(prompt_of), np.bincount(prompt_of, hits), float(np.mean(hits))
-    effective = float(count := len(names))
+    count = len(names)
+    effective = float(count)
     if 0 < p < 1 and count > 1:
         variance = count / (count - 1) * ((hits_by_prompt - p * sizes) ** 2).sum() / len(hits) ** 2
         effective = min(len(hits), max(1.0, p * (1 - p) / variance)) if variance else len(hits)

@@ -177,8 +177,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
     safe_folder.validate_folder(folder, adapter=True)
     if not (folder / "adapter_model.safetensors").exists():
         raise UserError(f"{folder} has no adapter_model.safetensors. Convert the adapter to safetensors.")
-    adapted: PeftModel = PeftModel.from_pretrained(model, folder, is_trainable=trainable, local_files_only=True)
-    return adapted
+    return PeftModel.from_pretrained(model, folder, is_trainable=trainable, local_files_only=True)
 
 
 @contextmanager

@@ -52,7 +52,8 @@ def build_missing(targets: list[Node], store: Store, cfg: Config, overrides: lis
                 open_resource.clear()
                 machine.give_back_gpu_memory()
             with track(cfg.tracker, node, store.root) as run:
-                out = StageDir(folder, run.log, True, open_resource, store.root / "cache" / "calls")
+                calls = store.root / "cache" / "calls"
+                out = StageDir(folder, run.log, open_resource=open_resource, call_folder=calls)
                 attempts = provenance.begin_attempt(out, run.id)
                 with outside.watch(folder):
                     metrics = processes.execute(cfg.launch, node, stage, inputs, out, run.log)

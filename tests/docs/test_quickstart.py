@@ -19,10 +19,12 @@ from typing import Any
 import pytest
 
 from stages.config.installation import ROOT
+from tests.helpers import command
 
 TUTORIAL = ROOT / "docs" / "tutorials" / "first-run.md"
 NOTEBOOK = TUTORIAL.with_name("quickstart.ipynb")
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "COLUMNS": "110", "TQDM_DISABLE": "1"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -37,11 +39,6 @@ def cells() -> Iterator[tuple[str, str]]:
             yield language, code.strip()
 
 
-def source_of(language: str, source: str) -> str:
-    """Return a cell's source as a notebook has it: a shell command begins with an exclamation mark."""
-    return f"!{source}" if language == "sh" else source
-
-
 def output_of(language: str, source: str, folder: Path) -> str:
     """Run a cell in a folder and return what it prints.
 
@@ -53,12 +50,13 @@ def output_of(language: str, source: str, folder: Path) -> str:
         with contextlib.redirect_stdout(printed), contextlib.chdir(folder):
             exec(compile(source, TUTORIAL.name, "exec"), {})  # the tutorial's own lines
         return printed.getvalue()
-    words = shlex.split(source)
-    words[0] = sys.executable
-    if words[1] == "run.py":
-        words[1] = str(ROOT / "run.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "110", "TQDM_DISABLE": "1"}
-    ran = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    _, program, *arguments = shlex.split(source)
+    options: dict[str, Any] = {"cwd": folder, "env": os.environ | ENVIRONMENT}
+    if program == "run.py":
+        ran = command(*arguments, **options)
+    else:
+        line = [sys.executable, program, *arguments]
+        ran = subprocess.run(line, capture_output=True, text=True, check=False, **options)
     assert ran.returncode == 0, ran.stderr
     return (ran.stdout + ran.stderr).replace(str(folder), ".")
 
@@ -67,7 +65,11 @@ def notebook(outputs: list[str]) -> dict[str, Any]:
     """Return the notebook of the tutorial (nbformat 4.5) with the output of each code cell."""
     notebook_cells, remaining = [], iter(outputs)
     for number, (kind, source) in enumerate(cells()):
-        cell: dict[str, Any] = {"id": f"cell-{number}", "metadata": {}, "source": source_of(kind, source)}
+        cell: dict[str, Any] = {
+            "id": f"cell-{number}",
+            "metadata": {},
+            "source": f"!{source}" if kind == "sh" else source,
+        }
         if kind == "markdown":
             notebook_cells.append(cell | {"cell_type": "markdown"})
             continue

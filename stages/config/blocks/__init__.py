@@ -1,1 +1,1 @@
-"""The blocks of the configuration, by room. `stages/config/schema.py` puts them together."""
+"""The blocks of the configuration, by package. `stages/config/schema.py` puts them together."""
