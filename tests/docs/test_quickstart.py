@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from stages.config.installation import ROOT
+from stages.store.sealed_json import OUTPUTS
 from tests.helpers import command
 
 TUTORIAL = ROOT / "docs" / "tutorials" / "first-run.md"
@@ -51,7 +52,9 @@ def output_of(language: str, source: str, folder: Path) -> str:
             exec(compile(source, TUTORIAL.name, "exec"), {})  # the tutorial's own lines
         return printed.getvalue()
     _, program, *arguments = shlex.split(source)
-    options: dict[str, Any] = {"cwd": folder, "env": os.environ | ENVIRONMENT}
+    environment = os.environ | ENVIRONMENT
+    environment.pop(OUTPUTS, None)  # the tutorial's store is in its folder
+    options: dict[str, Any] = {"cwd": folder, "env": environment}
     if program == "run.py":
         ran = command(*arguments, **options)
     else:
