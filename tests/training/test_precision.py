@@ -132,10 +132,10 @@ def test_the_optimizer_is_fused(name: str, chain: Chain, tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("override", "way_out"),
     [
-        ("tf32=true", "set {}.precision instead"),
-        ("torch_compile=true", "Leave it out"),
-        ("torch_compile_backend=inductor", "Leave it out"),
-        ("liger_kernel_config={fused_linear_cross_entropy: true}", "leave it out"),
+        ("tf32=true", "Set {}.precision instead"),
+        ("torch_compile=true", "Leave this argument out"),
+        ("torch_compile_backend=inductor", "Leave this argument out"),
+        ("liger_kernel_config={fused_linear_cross_entropy: true}", "Leave it out"),
     ],
 )
 def test_kernels_that_are_refused(name: str, override: str, way_out: str) -> None:
