@@ -297,7 +297,11 @@ def test_what_may_never_end_is_no_input(kind: str, tmp_path: Path) -> None:
         return
     message = refused("stage=data", "data=file", f"data.sources=[{{path: {path}}}]", f"outputs={tmp_path / 'outputs'}")
     assert message.startswith("data.sources[0].path")
-    assert "no such file" in message if kind == "link" else "regular file" in message or "more than this machine's memory" in message
+    assert (
+        "no such file" in message
+        if kind == "link"
+        else "regular file" in message or "more than this machine's memory" in message
+    )
 
 
 @pytest.mark.parametrize("key", ["data.sources", "outside"])
