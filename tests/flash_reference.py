@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 
-from stages.models.packing import varlen_works
-
 OPERATORS = ("_flash_attention_forward", "_flash_attention_backward")
 
 
@@ -103,12 +101,20 @@ def backward(
     return tuple(grads)
 
 
-@contextmanager
-def flash_attention_on(key: str) -> Iterator[None]:
-    """Give the devices of a dispatch key (`CPU`, `PrivateUse1`) both operators."""
+def register(key: str) -> torch.library.Library:
+    """Give the devices of a dispatch key (`CPU`, `PrivateUse1`) both operators, as long as the result exists."""
     library = torch.library.Library("aten", "IMPL")
     for name, function in zip(OPERATORS, (forward, backward), strict=True):
         library.impl(name, function, key)
+    return library
+
+
+@contextmanager
+def flash_attention_on(key: str) -> Iterator[None]:
+    """Around code that attends, let `varlen_attn` work on the devices of a dispatch key."""
+    from stages.models.packing import varlen_works  # `register` is also called while torch is imported
+
+    library = register(key)
     varlen_works.cache_clear()
     try:
         yield
