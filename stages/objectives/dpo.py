@@ -74,11 +74,10 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         return items_by_metric.get(metric, len(batch["ref_chosen_logps"]))
 
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
-        batch = self._prepare_inputs(self.data_collator(rows))
-        ids = batch["input_ids"]
-        labels = ids.masked_fill(batch["completion_mask"] == 0, -100)
-        model_inputs = {"input_ids": ids, "attention_mask": batch["attention_mask"], "labels": labels}
-        output = model(**model_inputs, use_cache=False, fused_lm_head=True)
+        batch = self._prepare_inputs(self.collate(rows))
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+        model_inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch}
+        output = model(**model_inputs, labels=labels, use_cache=False, fused_lm_head=True)
         widths = [self.data_collator([row])["input_ids"].shape[1] for row in rows]
         return [select_row(output, ([i, len(rows) + i], slice(width - 1))) for i, width in enumerate(widths)]
 
@@ -255,7 +254,7 @@ def mean_loss(trainer: StoredReferenceTrainer, pairs: int) -> float:
     total = 0.0
     with autocast(trainer.cfg.precision, trainer.args.device):
         for rows in trainer.micro_batches([trainer.train_dataset[i] for i in range(pairs)]):
-            loss, _, _ = trainer.prediction_step(trainer.model, trainer.data_collator(rows), prediction_loss_only=True)
+            loss, _, _ = trainer.prediction_step(trainer.model, trainer.collate(rows), prediction_loss_only=True)
             total += float(loss) * len(rows)
     trainer._metrics["eval"].clear()
     return total / pairs

@@ -139,7 +139,7 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
         return int((batch["labels"][:, 1:] != -100).sum())
 
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
-        output = model(**self._prepare_inputs(self.data_collator(rows)), use_cache=False, fused_lm_head=True)
+        output = model(**self._prepare_inputs(self.collate(rows)), use_cache=False, fused_lm_head=True)
         lengths = [len(row["input_ids"]) for row in rows]
         if self.is_padded:
             return [select_row(output, ([i], slice(n - 1))) for i, n in enumerate(lengths)]
