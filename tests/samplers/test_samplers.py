@@ -32,8 +32,9 @@ from stages.models.loading import load_model
 from stages.models.packing import has_only_attention, pack_pairs, pack_segments
 from stages.samplers.drawing import gumbel_max, nucleus, to_blocks
 from stages.samplers.generate import GenerateSampler
-from stages.samplers.hf import SHORTEST_SHARED, HFSampler, Slots, shared_beginnings
+from stages.samplers.hf import SHORTEST_SHARED, HFSampler, shared_beginnings
 from stages.samplers.sampler import Completion, Request, Sampler
+from stages.samplers.slots import Slots
 from stages.store.records import Candidate, Example, load
 from tests.helpers import Chain, build
 
