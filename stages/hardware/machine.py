@@ -102,26 +102,29 @@ def reset_peak_memory() -> None:
     """Start new peaks of resident memory (on Linux; elsewhere the peak is the process's) and of the GPU's memory."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    if cuda := cuda_in_use():
-        cuda.reset_peak_memory_stats()
+    if accelerator := accelerator_in_use():
+        accelerator.reset_peak_memory_stats()
 
 
-def cuda_in_use() -> Any:
-    """Return torch.cuda if this process has loaded torch and used a GPU, else None."""
+def accelerator_in_use() -> Any:
+    """Return torch's module of the accelerator, such as torch.cuda, if this process has loaded torch and used a GPU,
+    else None."""
     torch = sys.modules.get("torch")
-    return torch.cuda if torch and torch.cuda.is_initialized() else None
+    device = torch.accelerator.current_accelerator() if torch else None
+    module = torch.get_device_module(device) if torch and device and device.type != "mps" else None
+    return module if module and module.is_initialized() else None
 
 
 def give_back_gpu_memory() -> None:
     """Free GPU memory that torch holds beyond its tensors, for a token budget and for other processes on the GPU."""
-    if cuda := cuda_in_use():
-        cuda.empty_cache()
+    if accelerator := accelerator_in_use():
+        accelerator.empty_cache()
 
 
 def peak_gpu_memory() -> int | None:
     """Return the peak of bytes allocated on the GPU since `reset_peak_memory`; None without a GPU."""
-    cuda = cuda_in_use()
-    return cuda.max_memory_allocated() if cuda else None
+    accelerator = accelerator_in_use()
+    return accelerator.max_memory_allocated() if accelerator else None
 
 
 def peak_memory() -> int:

@@ -46,13 +46,21 @@ STATISTICS_BYTES = 12
 KEPT_AROUND = 12  # bytes per token and hidden feature stored outside the layers: embedding, last norm
 RECOMPUTED_FACTOR = 1.3  # bytes of a recomputed layer, gradients included, per byte stored without checkpointing
 
-BUDGET_SHARE = {"cpu": 0.7, "cuda": 0.85}  # of the free memory; the rest is for errors and other programs
 CACHE_SHARE = 0.5  # of the free memory, for keys and values
-# The most tokens in a micro-batch: more are not faster. SFT of SmolLM2-135M, fp32, one core of an AMD EPYC, 85 tokens
-# per row: 74 tokens/s and 3.3 GiB with 256 tokens at once, 76 and 3.9 with 512, 80 and 4.8 with 1,024, 78 and 6.1 with
-# 2,048.
-MOST_TOKENS = {"cpu": 1024, "cuda": 65536}
 BUDGET_STEP = 256  # a token budget is a multiple of it
+
+
+def budget_share(device: str) -> float:
+    """Return the share of the free memory that a token budget may use. The rest is for errors and other programs."""
+    return 0.7 if device == "cpu" else 0.85
+
+
+def most_tokens(device: str) -> int:
+    """Return the most tokens in a micro-batch: more are not faster.
+
+    SFT of SmolLM2-135M, fp32, one core of an AMD EPYC, 85 tokens per row: 74 tokens/s and 3.3 GiB with 256 tokens at
+    once, 76 and 3.9 with 512, 80 and 4.8 with 1,024, 78 and 6.1 with 2,048."""
+    return 1024 if device == "cpu" else 65536
 
 
 def weight_bytes(shape: ModelShape, kind: Weights) -> float:
@@ -198,7 +206,7 @@ def available_bytes(device: str) -> int:
     if device == "cpu":
         return machine.free_memory()
     if torch := sys.modules.get("torch"):
-        return int(torch.cuda.mem_get_info()[0])
+        return int(torch.get_device_module(device).mem_get_info()[0])
     return first_gpu.free_memory if (first_gpu := machine.gpu()) else 0
 
 
@@ -208,9 +216,9 @@ def token_budget(shape: ModelShape, block: Training, device: str) -> tuple[int, 
     includes."""
     shape = trained_shape(shape, block)
     longest = block.max_length * block.objective.sequences
-    share = BUDGET_SHARE[device] / (block.runtime.processes if device == "cpu" else 1)
+    share = budget_share(device) / (block.runtime.processes if device == "cpu" else 1)
     room = share * available_bytes(device)
-    choices = range(BUDGET_STEP, MOST_TOKENS[device] + 1, BUDGET_STEP)
+    choices = range(BUDGET_STEP, most_tokens(device) + 1, BUDGET_STEP)
     setting = block.runtime.gradient_checkpointing
     for checkpointing in block.checkpointings if setting is Checkpointing.auto else (setting,):
         fits = bisect_right(choices, room, key=lambda n: training_bytes(shape, block, device, n, checkpointing))

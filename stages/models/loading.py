@@ -33,9 +33,11 @@ LOCAL_WITHOUT_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_co
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the torch device of a setting: `auto` is the first CUDA device, or the CPU if there is none."""
+    """Return the torch device of a setting: `auto` is the accelerator that torch sees, or the CPU if there is none.
+    Apple's does not count: it has no fp64, and its memory is the CPU's."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.accelerator.current_accelerator(check_available=True)
+        return device if device and device.type != "mps" else torch.device("cpu")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(f"runtime.device={name}: torch {torch.__version__} sees no CUDA device.")
     return torch.device(name)

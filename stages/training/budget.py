@@ -64,7 +64,7 @@ def decide_from_memory(cfg: Training, device: str, model: Path) -> tuple[int, Ch
     """Return the token budget and gradient checkpointing that memory allows. For a model of unknown shape this is the
     largest budget, which is halved when memory runs out, and no checkpointing."""
     shape = ModelShape.from_config(load_json(model / "config.json", require_keys()))
-    return memory.token_budget(shape, cfg, device) if shape else (memory.MOST_TOKENS[device], Checkpointing.none)
+    return memory.token_budget(shape, cfg, device) if shape else (memory.most_tokens(device), Checkpointing.none)
 
 
 def write_decision(out: StageDir, tokens: int | None, checkpointing: Checkpointing) -> None:
