@@ -1,55 +1,67 @@
-"""Drawing of tokens by the Gumbel-max trick, with noise that depends on the request alone."""
+"""Drawing of tokens by the Gumbel-max trick, with noise that depends on the request alone. A hash of the row's seed,
+the step and the place makes the noise, so every device and every batch has the same noise, and no generator has a
+state."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from stages.samplers.sampler import Request
 
 BLOCK = 256  # tokens of the vocabulary in a block; blocks share one draw of noise
-STEPS = 16  # steps of noise that are drawn at once
-CHUNK = 32  # rows whose logits fit a CPU's cache together
+CHUNK = 32  # rows whose logits fit a CPU's cache together; another device reads all rows at once
+# SplitMix64's 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9 and 0x94D049BB133111EB as int64
+GOLDEN_GAMMA, FIRST, SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
+BITS = 52  # random bits of a uniform number: fp64 holds the middles of 2^52 equal parts of (0, 1) exactly
 
 
 @dataclass
-class Draw:
-    """The random state of one candidate: its temperature, and its noise for each step."""
+class Draws:
+    """The random state of a batch on the device of its logits: seeds, steps and temperatures, each of shape (rows,).
+    `sampled`: at least one temperature is above 0. The host knows it, so the device is not asked."""
 
-    request: Request
-    index: int
-    step: int = 0
-    noise: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    seeds: torch.Tensor
+    steps: torch.Tensor
+    heat: torch.Tensor
+    sampled: bool
 
-    def __post_init__(self) -> None:
-        self.temperature = self.request.temperatures[self.index]
-        self.generator = torch.Generator().manual_seed(self.request.seed_of(self.index))
+    @classmethod
+    def start(cls, candidates: Sequence[tuple[Request, int]], device: torch.device) -> "Draws":
+        """Return the state before the first step of candidates, each as its request and its index there."""
+        seeds = torch.tensor([request.seed_of(index) for request, index in candidates], device=device)
+        temperatures = [request.temperatures[index] for request, index in candidates]
+        return cls(seeds, torch.zeros_like(seeds), torch.tensor(temperatures, device=device), any(temperatures))
 
-    def gumbel(self, width: int) -> torch.Tensor:
-        """Return Gumbel noise for the next token, of shape (width,)."""
-        if self.step % STEPS == 0:
-            uniform = torch.rand(STEPS, width, generator=self.generator, dtype=torch.float64)
-            self.noise = uniform.clamp_(min=1e-300).log_().neg_().log_().neg_().float()
-        self.step += 1
-        return self.noise[(self.step - 1) % STEPS]
+    def choose(self, logits: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the next token of every row, and its log-prob at temperature 1, each of shape (rows,), from logits of
+        shape (rows, vocabulary). The state moves to the next step. Nothing is transferred to the host."""
+        chosen, state = list[tuple[torch.Tensor, torch.Tensor]](), (self.seeds, self.steps, self.heat)
+        size = CHUNK if logits.device.type == "cpu" else len(logits)
+        for chunk, seeds, steps, heat in zip(*(x.split(size) for x in (logits, *state)), strict=True):
+            grid = to_blocks(chunk)
+            noise = gumbel(seeds, steps, BLOCK + grid.shape[1]) if self.sampled else None
+            chosen.append(gumbel_max(grid, heat, noise, top_p))
+        self.steps += 1
+        tokens, logprobs = zip(*chosen, strict=True)
+        return torch.cat(tokens), torch.cat(logprobs)
 
 
-def choose_tokens(logits: torch.Tensor, draws: Sequence[Draw], top_p: float) -> tuple[list[int], list[float]]:
-    """Return the next token of every row, and its log-prob at temperature 1, from logits of shape (rows,
-    vocabulary)."""
-    tokens: list[int] = []
-    logprobs: list[float] = []
-    for start in range(0, len(draws), CHUNK):
-        rows, grid = draws[start : start + CHUNK], to_blocks(logits[start : start + CHUNK])
-        noise = torch.zeros(len(rows), grid.shape[1] + BLOCK)
-        for i, row in enumerate(rows):
-            if row.temperature > 0:
-                noise[i] = row.gumbel(noise.shape[1])
-        heat = torch.tensor([row.temperature for row in rows])
-        chosen, logprob = gumbel_max(grid, heat.to(grid.device), noise.to(grid.device), top_p)
-        tokens += chosen.tolist()
-        logprobs += logprob.tolist()
-    return tokens, logprobs
+def gumbel(seeds: torch.Tensor, steps: torch.Tensor, width: int) -> torch.Tensor:
+    """Return Gumbel noise in fp32, shape (rows, width), for rows of these seeds and steps, each of shape (rows,). Bits
+    and uniform numbers are exact on every device; fp64 logarithms, rounded to fp32, differ once in about 2^28."""
+    bits = splitmix64(splitmix64(seeds, steps)[:, None], torch.arange(width, device=seeds.device))
+    uniform = ((bits >> 64 - BITS) & (1 << BITS) - 1).double().add_(0.5).mul_(2.0**-BITS)
+    return uniform.log_().neg_().log_().neg_().float()
+
+
+def splitmix64(seeds: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Return the 64 bits, as int64, at these places (from 0) of the sequences that SplitMix64 draws from these seeds
+    (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195). Products wrap around at 64 bits."""
+    bits = seeds + (places + 1) * GOLDEN_GAMMA
+    for shift, factor in ((30, FIRST), (27, SECOND)):
+        bits = bits.bitwise_xor_((bits >> shift).bitwise_and_((1 << 64 - shift) - 1)).mul_(factor)
+    return bits.bitwise_xor_((bits >> 31).bitwise_and_((1 << 33) - 1))
 
 
 def to_blocks(logits: torch.Tensor) -> torch.Tensor:
@@ -61,26 +73,27 @@ def to_blocks(logits: torch.Tensor) -> torch.Tensor:
 
 
 def gumbel_max(
-    grid: torch.Tensor, heat: torch.Tensor, noise: torch.Tensor, top_p: float = 1.0
+    grid: torch.Tensor, heat: torch.Tensor, noise: torch.Tensor | None, top_p: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw a token per row from softmax(logits / heat) in two steps: a block of the vocabulary, then a token in the
     block. This has the distribution of one draw over the whole vocabulary, without noise for every token. A row with
-    heat 0 gets its most likely token. Shapes: grid (rows, blocks, BLOCK), heat (rows,), noise (rows, blocks + BLOCK).
-    Returns the tokens, (rows,), and their log-probs at heat 1, (rows,)."""
+    heat 0 gets its most likely token; `noise` is None if all rows do. Shapes: grid (rows, blocks, BLOCK), heat
+    (rows,), noise (rows, BLOCK + blocks). Returns the tokens, (rows,), and their log-probs at heat 1, (rows,)."""
     tops = grid.amax(-1)
     top = tops.amax(-1, keepdim=True)
     below = grid - top[..., None]  # at most 0, so that sums of exponentials cannot overflow
     total = below.exp().sum((-2, -1)).log()
-    greedy = heat == 0
-    block = tops.argmax(-1)
-    if not bool(greedy.all()):
+    block, rows = tops.argmax(-1), torch.arange(len(grid), device=grid.device)
+    if noise is None:
+        inside = grid[rows, block].argmax(-1)
+    else:
+        greedy = heat == 0
         below /= torch.where(greedy, 1.0, heat)[:, None, None]
         if top_p < 1:
             below = nucleus(below.flatten(1), top_p).view_as(below)
-        drawn = (below.exp().sum(-1).log() + noise[:, : grid.shape[1]]).argmax(-1)
+        drawn = (below.exp().sum(-1).log() + noise[:, BLOCK:]).argmax(-1)
         block = torch.where(greedy, block, drawn)
-    rows = torch.arange(len(grid), device=grid.device)
-    inside = (below[rows, block] + noise[:, grid.shape[1] :]).argmax(-1)
+        inside = (below[rows, block] + noise[:, :BLOCK].masked_fill(greedy[:, None], 0.0)).argmax(-1)
     return block * BLOCK + inside, grid[rows, block, inside] - top[:, 0] - total
 
 

@@ -11,21 +11,20 @@ from transformers.generation.streamers import BaseStreamer
 
 from stages.models.loading import load_model, resolve_device, sampling_weights
 from stages.models.packing import allow_left_padding, require_unpacked
-from stages.samplers.drawing import Draw, choose_tokens
+from stages.samplers.drawing import Draws
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 
 
 class ForceDrawn(LogitsProcessor):
     """A logits processor that leaves `generate` one token per row: the token that was drawn here."""
 
-    def __init__(self, draws: list[Draw], top_p: float):
-        self.draws, self.top_p, self.chosen = draws, top_p, list[tuple[list[int], list[float]]]()
+    def __init__(self, draws: Draws, top_p: float):
+        self.draws, self.top_p, self.chosen = draws, top_p, list[tuple[torch.Tensor, torch.Tensor]]()
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        tokens, logprobs = choose_tokens(scores, self.draws, self.top_p)
+        tokens, logprobs = self.draws.choose(scores, self.top_p)
         self.chosen.append((tokens, logprobs))
-        only = torch.full_like(scores, -torch.inf)
-        return only.scatter(-1, torch.tensor(tokens, device=scores.device)[:, None], 0.0)
+        return torch.full_like(scores, -torch.inf).scatter(-1, tokens[:, None], 0.0)
 
 
 class GenerateSampler(Sampler):
@@ -74,7 +73,7 @@ class GenerateSampler(Sampler):
         for i, (request, _) in enumerate(candidates):
             ids[i, width - len(request.token_ids) :] = torch.tensor(request.token_ids)
             mask[i, width - len(request.token_ids) :] = 1
-        drawn = ForceDrawn([Draw(request, index) for request, index in candidates], self.top_p)
+        drawn = ForceDrawn(Draws.start(candidates, self.model.device), self.top_p)
         with allow_left_padding(self.model):
             self.model.generate(
                 input_ids=ids.to(self.model.device),
@@ -86,9 +85,8 @@ class GenerateSampler(Sampler):
                 logits_processor=LogitsProcessorList([drawn]),
                 streamer=self.streamer,
             )
-        for i in range(len(candidates)):
-            tokens = [step[i] for step, _ in drawn.chosen]
+        tokens_by_row, logprobs_by_row = (torch.stack(steps, 1).tolist() for steps in zip(*drawn.chosen, strict=True))
+        for tokens, logprobs in zip(tokens_by_row, logprobs_by_row, strict=True):
             ends = [t for t, token in enumerate(tokens) if token in self.stops]
             length = ends[0] + 1 if ends else len(tokens)
-            logprob = sum(logprobs[i] for _, logprobs in drawn.chosen[:length])
-            yield Completion(tokens[:length], "stop" if ends else "length", logprob)
+            yield Completion(tokens[:length], "stop" if ends else "length", sum(logprobs[:length]))

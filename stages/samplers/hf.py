@@ -1,13 +1,13 @@
 """Sampling with transformers' layers and a key-value cache that is written in place. A prompt is read once for
 candidates that start together, and a common beginning once for prompts that are read together. A finished row leaves
-the batch at once. New candidates enter when one place in eight is free, so no step is spent on padding."""
+the batch as soon as the host knows. New candidates enter when one place in eight is free, so no step is spent on
+padding. Tokens stay on the device between steps."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -17,74 +17,27 @@ from stages.hardware.model_shape import ModelShape
 from stages.models.loading import load_model, resolve_device, sampling_weights
 from stages.models.packing import attention_name, has_only_attention, install_run_attention, require_unpacked
 from stages.models.run_attention import RunLayout
-from stages.samplers.drawing import Draw, choose_tokens
+from stages.samplers.drawing import Draws
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
+from stages.samplers.slots import Row, Slots, round_up
 
 REFILL = 8  # new candidates enter when 1/REFILL of the places is free
 PREFILL_TOKENS = 8192  # tokens of prompts that are read in one batch, padding included
 SHORTEST_SHARED = 8  # shared tokens that are worth a separate attention
 
 
-class Slots:
-    """The keys and values of active rows, per layer (rows, heads, length, dim), allocated once and written in place.
-    It replaces transformers' `Cache`: attention calls `update` and attends to the returned tensors."""
+class Pace(NamedTuple):
+    """How a device decodes; results do not depend on it. `steps`: steps between two transfers to the host, each of
+    which waits for the device. `rows`, `tokens`: the batch and the attended length are multiples, so that steps
+    repeat their shapes and a CUDA graph could hold a step."""
 
-    def __init__(self, rows: int, length: int):
-        self.rows, self.length = rows, length
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
-        self.prompt_states: list[tuple[torch.Tensor, torch.Tensor]] | None = None
-        self.packed_places: torch.Tensor | None = None  # (prompts, width): positions in the packed row
-        self.row = self.position = torch.empty(0, dtype=torch.long)
-        self.end = 0
-
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store new keys and values, and return those to attend to: the prompts' own while prompts are read, all of a
-        row's while decoding."""
-        if self.prompt_states is not None:
-            self.prompt_states.append((keys, values))
-            return keys, values
-        self._allocate(layer, keys, values)
-        self.keys[layer][self.row, :, self.position] = keys[:, :, 0]
-        self.values[layer][self.row, :, self.position] = values[:, :, 0]
-        active = len(self.row)
-        return self.keys[layer][:active, :, : self.end], self.values[layer][:active, :, : self.end]
-
-    def fill(self, first: int, source: torch.Tensor) -> None:
-        """Copy the prompts' keys and values to rows from `first` on; `source` is the prompt's index for each row."""
-        assert self.prompt_states is not None
-        places = None if self.packed_places is None else self.packed_places[source]
-        for layer, (keys, values) in enumerate(self.prompt_states):
-            self._allocate(layer, keys, values)
-            for store, states in ((self.keys, keys), (self.values, values)):
-                selected = states[source] if places is None else states[0].transpose(0, 1)[places].transpose(1, 2)
-                store[layer][first : first + len(source), :, : selected.shape[2]] = selected
-        self.prompt_states = None
-
-    def _allocate(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        if layer == len(self.keys):
-            for store, states in ((self.keys, keys), (self.values, values)):
-                store.append(states.new_zeros(self.rows, states.shape[1], self.length, states.shape[3]))
-
-    def get_seq_length(self, *_: Any) -> int:
-        """Return 0. Models start positions from this length only if they get no positions, and here they always do."""
-        return 0
-
-    def move(self, sources: list[int], targets: list[int]) -> None:
-        """Copy rows to free places. No place may be both source and target."""
-        for store in (*self.keys, *self.values) if targets else ():
-            store[targets, :, : self.end] = store[sources, :, : self.end]
+    steps: int
+    rows: int
+    tokens: int
 
 
-@dataclass
-class Row(Draw):
-    """One active candidate, with its tokens and the sum of their log-probs."""
-
-    tokens: list[int] = field(default_factory=list)
-    logprob: float = 0.0
+ON_CPU, ON_ACCELERATOR = Pace(1, 1, 1), Pace(8, 32, 256)
 
 
 class HFSampler(Sampler):
@@ -111,6 +64,7 @@ class HFSampler(Sampler):
         require_unpacked(model)
         self.model, self.stops, self.limit, self.top_p, self.rows = model, set(stop_ids), max_new_tokens, top_p, rows
         self.device = model.device
+        self.pace = ON_CPU if model.device.type == "cpu" else ON_ACCELERATOR
         self.packs = install_run_attention(model)  # packed prompts are read without padding
 
     @torch.inference_mode()
@@ -119,13 +73,13 @@ class HFSampler(Sampler):
         requests = sorted(requests, key=lambda r: (-len(r.token_ids), r.id))
         queue = deque((request, i) for request in requests for i in range(len(request.temperatures)))
         finished: dict[str, dict[int, Completion]] = {r.id: {} for r in requests}
-        longest = max((len(r.token_ids) for r in requests), default=0)
-        slots = Slots(min(len(queue), self._rows_at_once(longest + self.limit)), longest + self.limit)
+        length = max((len(r.token_ids) for r in requests), default=0) + self.limit
+        slots = Slots(min(len(queue), self._rows_at_once(length)), length, self.device)
         active: list[Row] = []
         while queue or active:
             if queue and (not active or slots.rows - len(active) >= max(1, slots.rows // REFILL)):
                 self._admit(queue, active, slots)
-            self._step(active, slots)
+            self._decode(active, slots)
             for row in self._retire(active, slots):
                 reason = "stop" if row.tokens[-1] in self.stops else "length"
                 done = finished[row.request.id]
@@ -178,22 +132,38 @@ class HFSampler(Sampler):
             options = {"position_ids": positions, "attention_mask": mask}
         self.model.base_model(input_ids=ids.to(self.device), past_key_values=slots, use_cache=True, **options)
 
-    def _step(self, active: list[Row], slots: Slots) -> None:
-        """Append the next token to every row."""
-        positions = torch.tensor([len(r.request.token_ids) + len(r.tokens) - 1 for r in active], device=self.device)
-        slots.row, slots.position = torch.arange(len(active), device=self.device), positions
-        slots.end = int(positions.max()) + 1
-        ids = torch.tensor([(r.tokens or r.request.token_ids)[-1:] for r in active], device=self.device)
+    def _decode(self, active: list[Row], slots: Slots) -> None:
+        """Append the next tokens to every row: `pace.steps`, or fewer if the row ends."""
+        draws, longest = slots.load(active, self.pace.rows), max(row.length for row in active)
+        chosen = list[tuple[torch.Tensor, torch.Tensor]]()
+        for step in range(min(self.pace.steps, max(self.limit - len(row.tokens) for row in active))):
+            slots.end = round_up(longest + step, self.pace.tokens, slots.length)
+            chosen.append(self._step(slots, draws))
+        tokens, logprobs = (torch.stack(steps, 1).tolist() for steps in zip(*chosen, strict=True))
+        for row, row_tokens, row_logprobs in zip(active, tokens, logprobs, strict=False):  # without padding
+            for token, logprob in zip(row_tokens, row_logprobs, strict=True):
+                if not self._is_finished(row):
+                    row.tokens.append(token)
+                    row.logprob += logprob
+
+    def _step(self, slots: Slots, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the next token of every row, and its log-prob. Inputs are those of the next step afterwards: the host
+        neither sends nor receives anything."""
+        ids, positions = slots.inputs[:2, : slots.active]
         mask = attention_masks(self.model, positions[:, None], slots.end)
         options = {"position_ids": positions[:, None], "attention_mask": mask, "past_key_values": slots}
-        logits = self.model(input_ids=ids, use_cache=True, **options).logits[:, -1]
-        for row, token, logprob in zip(active, *choose_tokens(logits, active, self.top_p), strict=True):
-            row.tokens.append(token)
-            row.logprob += logprob
+        logits = self.model(input_ids=ids[:, None], use_cache=True, **options).logits[:, -1]
+        tokens, logprobs = draws.choose(logits, self.top_p)
+        ids.copy_(tokens)
+        positions.add_(1).clamp_(max=slots.length - 1)  # finished rows stay within their places
+        return tokens, logprobs
+
+    def _is_finished(self, row: Row) -> bool:
+        return len(row.tokens) >= self.limit or not self.stops.isdisjoint(row.tokens[-1:])
 
     def _retire(self, active: list[Row], slots: Slots) -> list[Row]:
         """Remove and return finished rows. Rows behind the new end move into the free places."""
-        done = [r.tokens[-1] in self.stops or len(r.tokens) >= self.limit for r in active]
+        done = [self._is_finished(row) for row in active]
         retired = [row for row, ended in zip(active, done, strict=True) if ended]
         n_left = len(active) - len(retired)
         free = [i for i in range(n_left) if done[i]]

@@ -80,6 +80,7 @@ from stages.samplers import hf
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import Prepacked
 from stages.samplers.sampler import Request
+from stages.samplers.slots import Slots
 from stages.tracking import wandb as tracking
 from stages.training import budget, micro_batches
 from stages.training.batches import EpochSchedule
@@ -527,9 +528,7 @@ def each_kind_of_layer_has_its_mask(parts: Parts) -> None:
     assert torch.allclose(masked.logits, model(ids, use_cache=False).logits, atol=1e-5)
 
 
-@effect(
-    "transformers:Cache.update", put(hf.Slots, "update", lambda self, keys, values, layer, *_, **__: (keys, values))
-)
+@effect("transformers:Cache.update", put(Slots, "update", lambda self, keys, values, layer, *_, **__: (keys, values)))
 def what_our_cache_holds_is_attended_to(parts: Parts) -> None:
     model, prompt = parts.model(), parts.scored[0].prompt_ids
     [(_, [completion])] = hf.HFSampler(model, [2], 6, 1.0, 2).complete([Request("0a", [], prompt, [0.0], 0)])

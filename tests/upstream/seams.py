@@ -257,7 +257,7 @@ SEAMS = [
     ),
     Seam(
         "transformers:Cache.update",
-        ("samplers/hf.py",),
+        ("samplers/slots.py",),
         "our cache stands in for one: layers call it with these arguments, and attend to what it returns",
         "an error in sampling, or samples of another model",
         takes="self, key_states, value_states, layer_idx",

@@ -1,0 +1,100 @@
+"""The places of active rows on a device: keys, values and inputs, allocated once and written in place."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from stages.samplers.drawing import Draws
+from stages.samplers.sampler import Request
+
+
+@dataclass
+class Row:
+    """One active candidate, with its tokens and the sum of their log-probs."""
+
+    request: Request
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    logprob: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.seed = self.request.seed_of(self.index)
+
+    @property
+    def length(self) -> int:
+        """The number of tokens, with the prompt's."""
+        return len(self.request.token_ids) + len(self.tokens)
+
+
+class Slots:
+    """Places for active rows on the device, allocated once and written in place: per layer the keys and values (rows,
+    heads, length, dim), and per row the next token to read, its position, and the random state. It replaces
+    transformers' `Cache`: attention calls `update` and attends to the returned tensors."""
+
+    def __init__(self, rows: int, length: int, device: torch.device):
+        self.rows, self.length, self.device = rows, length, device
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+        self.prompt_states: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+        self.packed_places: torch.Tensor | None = None  # (prompts, width): positions in the packed row
+        self.inputs = torch.zeros(4, rows, dtype=torch.long, device=device)  # tokens, positions, seeds, steps
+        self.heat = torch.zeros(rows, device=device)
+        self.row = torch.arange(rows, device=device)
+        self.active = self.end = 0
+
+    def load(self, rows: list[Row], multiple: int) -> Draws:
+        """Write the rows' inputs, and return their random state. Rows that pad the batch keep earlier inputs."""
+        ends = [(r.tokens or r.request.token_ids)[-1] for r in rows]
+        seeds, temperatures = [r.seed for r in rows], [r.request.temperatures[r.index] for r in rows]
+        positions, steps = [r.length - 1 for r in rows], [len(r.tokens) for r in rows]
+        self.inputs[:, : len(rows)] = torch.tensor([ends, positions, seeds, steps])
+        self.heat[: len(rows)] = torch.tensor(temperatures)
+        self.active = n = round_up(len(rows), multiple, self.rows)
+        return Draws(self.inputs[2, :n], self.inputs[3, :n], self.heat[:n], any(temperatures))
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store new keys and values, and return those to attend to: the prompts' own while prompts are read, all of a
+        row's while decoding."""
+        if self.prompt_states is not None:
+            self.prompt_states.append((keys, values))
+            return keys, values
+        self._allocate(layer, keys, values)
+        rows, positions = self.row[: self.active], self.inputs[1, : self.active]
+        self.keys[layer][rows, :, positions] = keys[:, :, 0]
+        self.values[layer][rows, :, positions] = values[:, :, 0]
+        return self.keys[layer][: self.active, :, : self.end], self.values[layer][: self.active, :, : self.end]
+
+    def fill(self, first: int, source: torch.Tensor) -> None:
+        """Copy the prompts' keys and values to rows from `first` on; `source` is the prompt's index for each row."""
+        assert self.prompt_states is not None
+        places = None if self.packed_places is None else self.packed_places[source]
+        for layer, (keys, values) in enumerate(self.prompt_states):
+            self._allocate(layer, keys, values)
+            for store, states in ((self.keys, keys), (self.values, values)):
+                selected = states[source] if places is None else states[0].transpose(0, 1)[places].transpose(1, 2)
+                store[layer][first : first + len(source), :, : selected.shape[2]] = selected
+        self.prompt_states = None
+
+    def _allocate(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        if layer == len(self.keys):
+            for store, states in ((self.keys, keys), (self.values, values)):
+                store.append(states.new_zeros(self.rows, states.shape[1], self.length, states.shape[3]))
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Return 0. Models start positions from this length only if they get no positions, and here they always do."""
+        return 0
+
+    def move(self, sources: list[int], targets: list[int]) -> None:
+        """Copy rows to free places. No place may be both source and target."""
+        if targets:
+            source, target = torch.tensor([sources, targets], device=self.device)
+            for store in (*self.keys, *self.values):
+                store[target, :, : self.end] = store[source, :, : self.end]
+
+
+def round_up(count: int, multiple: int, most: int) -> int:
+    """Return the next multiple from `count` on, at most `most`."""
+    return min(-(-count // multiple) * multiple, most)

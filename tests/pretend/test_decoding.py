@@ -1,0 +1,45 @@
+"""Decoding on the pretended accelerator: the CPU's tokens, and few waits for the device."""
+
+import copy
+from types import ModuleType
+
+import pytest
+import torch
+
+from stages.samplers.hf import ON_ACCELERATOR, HFSampler
+from stages.samplers.sampler import Completion, Request
+from tests.pretend.test_device import tiny_model
+from tests.pretend.waits import INDEX, recorded_waits
+
+STEPS = 32
+WAITS = 2 / ON_ACCELERATOR.steps  # per step: tokens and log-probs, once every few steps
+
+
+def complete(model: torch.nn.Module, rows: int, stops: list[int]) -> list[list[Completion]]:
+    prompts = torch.randint(0, 100, (rows // 4, 6), generator=torch.Generator().manual_seed(1)).tolist()
+    requests = [Request(f"{i:04x}", [], ids, [1.0, 0.0, 0.7, 1.3], 0) for i, ids in enumerate(prompts)]
+    completions = {r.id: c for r, c in HFSampler(model, stops, STEPS, 1.0, rows).complete(requests)}
+    return [completions[request.id] for request in requests]
+
+
+@pytest.mark.parametrize("rows", [4, 128])
+def test_a_decoding_step_waits_less_than_once_whatever_the_rows(pretend: ModuleType, rows: int) -> None:
+    model = tiny_model().eval()
+    expected = complete(copy.deepcopy(model), rows, [])
+    with pretend.strict(), recorded_waits() as waits:
+        completions = complete(model.to("pretend"), rows, [])
+    assert [[c.token_ids for c in several] for several in completions] == [
+        [c.token_ids for c in several] for several in expected
+    ]
+    assert not [where for name, where in waits if name == INDEX]
+    assert sum(waits.values()) <= WAITS * STEPS, waits
+
+
+def test_rows_that_stop_between_transfers_lose_later_tokens(pretend: ModuleType) -> None:
+    model, stops = tiny_model().eval(), list(range(10))
+    expected = complete(copy.deepcopy(model), 16, stops)
+    with pretend.strict():
+        completions = complete(model.to("pretend"), 16, stops)
+    assert {c.finish_reason for several in expected for c in several} == {"stop", "length"}
+    for a, b in zip(expected, completions, strict=True):
+        assert [(c.token_ids, c.finish_reason) for c in a] == [(c.token_ids, c.finish_reason) for c in b]
