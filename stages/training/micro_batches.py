@@ -21,7 +21,7 @@ from transformers import Trainer
 from transformers.utils import ModelOutput
 
 from stages.config.blocks.training import Training
-from stages.config.choices import Checkpointing
+from stages.config.choices import Checkpointing, Sharding
 from stages.models import lm_head
 from stages.store.workspace import StageDir
 from stages.training.budget import divide_rows, enable_checkpointing, out_of_memory_error, write_decision
@@ -219,8 +219,10 @@ class MicroBatches(PlumblineTrainer, ABC):
                 self.current_gradient_accumulation_steps: float = len(rows) / len(part)
                 last = i == len(parts)
                 self.accelerator.sync_gradients = last
+                # Without a reduction, sharded gradients would be whole in every process.
+                reduce = last or self.cfg.runtime.sharding is not Sharding.none
                 try:
-                    with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                    with contextlib.nullcontext() if reduce else self.accelerator.no_sync(model):
                         loss += super().training_step(model, batch, items)
                 except RuntimeError as error:
                     if should_reduce_batch_size(error):
