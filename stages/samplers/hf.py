@@ -166,7 +166,7 @@ class HFSampler(Sampler):
             order, continued, lengths = shared_beginnings(prompts)
             remainders = [prompts[index][length:] for index, length in zip(order, lengths, strict=True)]
             layout = RunLayout.from_lengths([len(tokens) for tokens in remainders], self.device, lengths, continued)
-            slots.packed_places = layout.sequences[0][torch.tensor(order).argsort()]
+            slots.packed_places = layout.sequences[0][torch.tensor(order).argsort().to(self.device)]
             ids = torch.tensor([[token for tokens in remainders for token in tokens]])
             options: dict[str, Any] = {"position_ids": layout.positions, "layout": layout}
         else:

@@ -51,6 +51,18 @@ def make_available(on: bool = True) -> None:
         os.environ["ACCELERATE_TORCH_DEVICE"] = f"{NAME}:{rank}"
 
 
+@contextlib.contextmanager
+def available(on: bool = True) -> Iterator[None]:
+    """Make the device available in a block, or hide it there."""
+    library()
+    before = torch.get_device_module(NAME).is_available()
+    make_available(on)
+    try:
+        yield
+    finally:
+        make_available(before)
+
+
 def autoload() -> None:
     """Make the device available when a process in an `environment` imports torch, which calls this entry point."""
     make_available()

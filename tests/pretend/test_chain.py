@@ -1,0 +1,62 @@
+"""The tiny chain on the pretended accelerator equals the CPU's, without a tensor on the wrong device."""
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from safetensors.torch import load_file
+
+from stages.store.records import Candidate, PairLogProbs, load
+from tests.helpers import Chain, build
+from tests.pretend.flows import train_steps
+
+
+def weight_gap(a: Path, b: Path) -> float:
+    """Return the largest difference of a weight of two model folders."""
+    weights, others = (load_file(folder / "model" / "model.safetensors") for folder in (a, b))
+    assert weights.keys() == others.keys()
+    return max(float((weights[name] - others[name]).abs().max()) for name in weights)
+
+
+def test_the_chain_up_to_dpo_equals_the_cpus(pretend: ModuleType, built: Path, tmp_path: Path) -> None:
+    """Training differs by the order of sums: packed attention is one padded call, and the head is TRL's."""
+    root = tmp_path / "outputs"
+    with pretend.strict():
+        build(root, "stage=dpo")
+    here, on_cpu = Chain(root), Chain(built)
+    for stage in ("sft", "sample", "reference", "dpo"):
+        assert here.manifest(stage)["metrics"]["device"].startswith("pretend"), stage
+    assert weight_gap(here.folder("sft"), on_cpu.folder("sft")) < 1e-5
+    candidates = [load(each.folder("sample") / "candidates.parquet", Candidate) for each in (here, on_cpu)]
+    assert [c.token_ids for c in candidates[0]] == [c.token_ids for c in candidates[1]]
+    for mine, other in zip(*candidates, strict=True):
+        assert mine.logprob == pytest.approx(other.logprob, abs=1e-4)
+    scored = [load(each.folder("reference") / "logprobs.parquet", PairLogProbs) for each in (here, on_cpu)]
+    for mine, other in zip(*scored, strict=True):
+        assert mine.chosen_logps == pytest.approx(other.chosen_logps, abs=1e-4)
+        assert mine.rejected_logps == pytest.approx(other.rejected_logps, abs=1e-4)
+    assert weight_gap(here.folder("dpo"), on_cpu.folder("dpo")) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides"),
+    [
+        ("sft", ()),
+        ("sft", ("sft.packing=true", "sft.max_length=128")),
+        ("sft", ("sft.adapter=lora",)),
+        ("dpo", ()),
+        ("dpo", ("dpo.forward=padded",)),
+        ("dpo", ("dpo.adapter=lora",)),
+    ],
+)
+def test_gradients_of_the_first_step_equal_the_cpus(
+    stage: str, overrides: tuple[str, ...], pretend: ModuleType, built: Path, tmp_path: Path
+) -> None:
+    """A loss may be equal while a parameter misses a part of its gradient, as tied weights that came apart do."""
+    with pretend.available(False):
+        (expected,) = train_steps(1, stage, built, tmp_path / "cpu", *overrides)
+    with pretend.strict():
+        (gradients,) = train_steps(1, stage, built, tmp_path / "pretend", *overrides)
+    assert len(gradients) == len(expected)
+    for gradient, other in zip(gradients, expected, strict=True):
+        assert (gradient - other).norm() <= 1e-5 * other.norm(), tuple(other.shape)
