@@ -9,12 +9,14 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOTrainer
+from trl.trainer import dpo_trainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import DPO
@@ -47,7 +49,9 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.loss_weights: list[float]  # TRL sets it
-        super().__init__(*args, **kwargs)
+        # Under FSDP, TRL would load the reference as a second model in every process; and it would hash all weights.
+        with patch.multiple(dpo_trainer, create_model_from_path=lambda *_, **__: None, hash_module=lambda _: ""):
+            super().__init__(*args, **kwargs)
         if isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
             self.model.delete_adapter("ref")  # TRL copies an adapter before continuing it
 

@@ -194,7 +194,8 @@ def apply_contract(model: PreTrainedModel, contract: Contract, seed: int) -> Pre
     """Return the model with an embedding row per token of the contract, and its stop and pad tokens for generation."""
     if len(contract.tokenizer) > model.get_input_embeddings().num_embeddings:
         torch.manual_seed(seed)
-        model.resize_token_embeddings(len(contract.tokenizer))  # only with template.resize=true
+        is_loaded = model.device.type != "meta"  # else another process sends the rows
+        model.resize_token_embeddings(len(contract.tokenizer), mean_resizing=is_loaded)  # with template.resize=true
     model.generation_config.eos_token_id = contract.stop_ids
     model.generation_config.pad_token_id = contract.tokenizer.pad_token_id
     return model

@@ -21,7 +21,7 @@ from transformers import Trainer
 from transformers.utils import ModelOutput
 
 from stages.config.blocks.training import Training
-from stages.config.choices import Checkpointing
+from stages.config.choices import Checkpointing, Sharding
 from stages.models import lm_head
 from stages.models.packing import add_layout, send_batch
 from stages.store.workspace import StageDir
@@ -224,8 +224,10 @@ class MicroBatches(PlumblineTrainer, ABC):
                 self.current_gradient_accumulation_steps: float = len(rows) / len(part)
                 last = i == len(parts)
                 self.accelerator.sync_gradients = last
+                # Without a reduction, sharded gradients would be whole in every process.
+                reduce = last or self.cfg.runtime.sharding is not Sharding.none
                 try:
-                    with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                    with contextlib.nullcontext() if reduce else self.accelerator.no_sync(model):
                         loss += super().training_step(model, send_batch(batch, self.args.device), items)
                 except RuntimeError as error:
                     if should_reduce_batch_size(error):
