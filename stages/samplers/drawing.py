@@ -38,7 +38,7 @@ class Draws:
         shape (rows, vocabulary). The state moves to the next step. Nothing is transferred to the host."""
         chosen, state = list[tuple[torch.Tensor, torch.Tensor]](), (self.seeds, self.steps, self.heat)
         size = CHUNK if logits.device.type == "cpu" else len(logits)
-        for chunk, seeds, steps, heat in zip(*(x.split(size) for x in (logits, *state)), strict=True):
+        for chunk, seeds, steps, heat in zip(*(torch.split(x, size) for x in (logits, *state)), strict=True):
             grid = to_blocks(chunk)
             noise = gumbel(seeds, steps, BLOCK + grid.shape[1]) if self.sampled else None
             chosen.append(gumbel_max(grid, heat, noise, top_p))

@@ -20,11 +20,7 @@ SHARDING_ARGUMENTS: dict[Sharding, dict[str, Any]] = {
     Sharding.none: {},
     Sharding.fsdp: {
         "fsdp": True,
-        "fsdp_config": {
-            "version": 2,
-            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "cpu_ram_efficient_loading": True,
-        },
+        "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "cpu_ram_efficient_loading": True},
     },
     Sharding.zero3: {
         "deepspeed": {

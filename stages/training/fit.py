@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Tra
 from stages.config.blocks.runtimes import SampledRuntime
 from stages.config.blocks.training import DPO, Reward, Training
 from stages.config.choices import Adapter, Forward, Sharding, Split, Weights
-from stages.config.errors import UserError
 from stages.models import model_card
 from stages.models.contract import Contract
 from stages.models.packing import pack_pairs

@@ -32,7 +32,7 @@ def like_autocast(trainer: Trainer) -> Iterator[None]:
     for parameter in trainer.model.parameters():
         if parameter.is_meta:  # accelerate tells parameters apart by address; memory that nothing writes takes none
             empty = torch.empty_like(parameter, device="cpu")
-            torch.utils.swap_tensors(parameter, torch.nn.Parameter(empty, parameter.requires_grad))
+            torch.utils.swap_tensors(parameter, torch.nn.Parameter(empty, parameter.requires_grad))  # type: ignore[no-untyped-call]
     trainer.accelerator.prepare_model(trainer.model, device_placement=False, evaluation_mode=True)
     fully_shard, layers = torch.distributed.fsdp.fully_shard, set(trainer.model._no_split_modules or ())
 

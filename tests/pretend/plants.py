@@ -18,23 +18,30 @@ class Plant(NamedTuple):
     flow: str
 
 
-LAYOUT, HF, DRAWING = "models/run_attention.py", "samplers/hf.py", "samplers/drawing.py"
+HF, SLOTS, DRAWING = "samplers/hf.py", "samplers/slots.py", "samplers/drawing.py"
 PLANTS = [
-    Plant("models/packing.py", "torch.arange(width, device=input_ids.device)", "torch.arange(width)", "dpo"),
-    Plant(LAYOUT, "torch.cat(positions)[None].to(device)", "torch.cat(positions)[None]", "dpo"),
-    Plant(LAYOUT, "sources.to(self.positions.device)", "sources", "packed sft"),
-    Plant(LAYOUT, "batch_first=True).to(self.positions.device)", "batch_first=True)", "packed sft"),
-    Plant("models/scoring.py", "values.to(model.device)", "values", "reference"),
+    Plant(
+        "models/run_attention.py",
+        "send_tensor(torch.from_numpy(numbers), self.device)",
+        "torch.from_numpy(numbers)",
+        "dpo",
+    ),
+    Plant(
+        "models/scoring.py",
+        "send_batch(add_layout(model, batch), model.device)",
+        "add_layout(model, batch)",
+        "reference",
+    ),
     Plant("training/micro_batches.py", "torch.zeros((), device=self.args.device)", "torch.zeros(1)", "sft"),
     Plant("objectives/sft.py", "self.trainer.args.device)\n", "'cpu')\n", "packed sft"),
     Plant(HF, "torch.tensor(source, device=self.device)", "torch.tensor(source)", "sample"),
     Plant(HF, "input_ids=ids.to(self.device)", "input_ids=ids", "sample"),
     Plant(HF, ".argsort().to(self.device)", ".argsort()", "sample"),
-    Plant(HF, "torch.arange(len(active), device=self.device)", "torch.arange(len(active))", "sample"),
     Plant(HF, "torch.arange(end, device=positions.device)", "torch.arange(end)", "sample"),
-    Plant(HF, "[-1:] for r in active], device=self.device)", "[-1:] for r in active])", "sample"),
+    Plant(SLOTS, "torch.zeros(rows, device=device)", "torch.zeros(rows)", "sample"),
+    Plant(SLOTS, "torch.arange(rows, device=device)", "torch.arange(rows)", "sample"),
     Plant(DRAWING, "torch.arange(len(grid), device=grid.device)", "torch.arange(len(grid))", "sample"),
-    Plant(DRAWING, "heat.to(grid.device), noise.to(grid.device)", "heat, noise", "sample"),
+    Plant(DRAWING, "torch.arange(width, device=seeds.device)", "torch.arange(width)", "sample"),
     Plant("evaluation/likelihood.py", "ids.to(model.device)", "ids", "eval"),
     Plant("evaluation/likelihood.py", ", device=model.device)[:, None]", ")[:, None]", "eval"),
 ]

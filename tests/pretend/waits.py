@@ -1,4 +1,4 @@
-"""Budgets for how often the host waits for the device, which leaves a GPU idle.
+"""Budgets for how often the host waits for the device in training, which leaves a GPU idle.
 
 `tests/pretend/waits.json` records the waits of each unit of work. A count may only fall: `python -m
 tests.pretend.waits` lowers the record to today's counts, and refuses to raise it.
@@ -14,14 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 
-from stages.models.loading import load_model, resolve_device
-from stages.samplers.hf import HFSampler
-from stages.samplers.sampler import Request
 from tests.helpers import build
 from tests.pretend import device
 from tests.pretend.flows import train_steps
 
 RECORD = Path(__file__).with_suffix(".json")
+INDEX = "index on the CPU"  # as device.cpp reports it: no wait, but a hidden copy to the device at each use
 STAGES, LIBRARIES = "stages", ("trl", "transformers", "accelerate", "peft")
 Waits = Counter[tuple[str, str]]  # by operator and place, as `stages/objectives/dpo.py:99`
 
@@ -49,18 +47,6 @@ def place(frame: FrameType | None) -> str:
     return "a backward"  # autograd's threads have no Python stack
 
 
-def decoding(root: Path, folder: Path) -> dict[str, Waits]:
-    """Return the waits of one decoding step of 64 rows: of 5 steps, without those of 4."""
-    model = load_model(next((root / "sft").glob("*/model")), device=resolve_device("auto"))
-    requests = [Request(f"{i:016x}", [], [5, 6, 7 + i], [1.0], 0) for i in range(64)]
-    counts = []
-    for limit in (4, 5):
-        with recorded_waits() as waits:
-            list(HFSampler.of(model, [], limit, 0.9, len(requests)).complete(requests))
-        counts.append(waits)
-    return {"decoding step of 64 rows": counts[1] - counts[0]}
-
-
 def training(stage: str) -> Callable[[Path, Path], dict[str, Waits]]:
     """Return the flow that measures a training stage."""
 
@@ -82,7 +68,7 @@ def training(stage: str) -> Callable[[Path, Path], dict[str, Waits]]:
     return measure
 
 
-FLOWS = {"decoding": decoding, "sft": training("sft"), "dpo": training("dpo")}
+FLOWS = {"sft": training("sft"), "dpo": training("dpo")}
 
 
 def by_owner(waits: Waits) -> dict[str, int]:
