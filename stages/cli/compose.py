@@ -93,6 +93,8 @@ def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tup
         raise UserError(f"{missing[0]} is required and has no value. Set it.")
     refuse_unknown_keys(composed)
     cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    if cfg.stage == Command.parity:  # it needs what the training needs
+        cfg.stage = cfg.parity.stage
     set_cache_folders(Path(cfg.outputs))
     if HydraConfig.initialized():
         hydra = HydraConfig.get()

@@ -14,6 +14,15 @@ class Command(StrEnum):
     chat = "chat"
     export = "export"
     sync = "sync"
+    parity = "parity"
+
+
+class Compared(StrEnum):
+    """The trainings that `stage=parity` compares with TRL's."""
+
+    sft = "sft"
+    dpo = "dpo"
+    reward = "reward"
 
 
 class Role(StrEnum):

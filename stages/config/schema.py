@@ -23,6 +23,7 @@ from stages.config.blocks.training import DPO, OBJECTIVES, SFT, Reference, Rewar
 from stages.config.choices import (
     Align,
     Command,
+    Compared,
     Demonstrations,
     ExportFormat,
     GGUFType,
@@ -117,6 +118,17 @@ class Export:
 
 
 @dataclass
+class Parity:
+    """The steps that `stage=parity` compares with TRL. The other keys set what another framework does otherwise."""
+
+    stage: Compared = MISSING
+    steps: int = between(1, 10_000)
+    template: str | None = MISSING
+    eos_token: str | None = MISSING
+    trl: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class Config:
     """All settings of a run: keys of every stage first, then a block per stage."""
 
@@ -153,6 +165,7 @@ class Config:
     gc: GC = field(default_factory=GC)
     chat: Chat = field(default_factory=Chat)
     export: Export = field(default_factory=Export)
+    parity: Parity = field(default_factory=Parity)
     prices: dict[str, Price] = field(default_factory=dict)
 
     @property

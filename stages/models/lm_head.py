@@ -6,6 +6,8 @@ products of 1,024 tokens by the whole vocabulary, in the model's precision. It t
 time, so that they stay in the cores' caches.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -118,6 +120,20 @@ class FusedHead:
         return (CPULogProbFunction if hidden.device.type == "cpu" else ChunkedLogProbFunction).apply(
             hidden, *arguments
         )  # type: ignore[no-any-return]
+
+
+TRL_HEAD = trl_utils._ChunkedLogProbFunction, trl_utils._use_triton
+
+
+@contextmanager
+def trl_head() -> Iterator[None]:
+    """Let TRL's fused LM head compute as TRL does, and not as `install_cpu_head` made it."""
+    installed = trl_utils._ChunkedLogProbFunction, trl_utils._use_triton
+    trl_utils._ChunkedLogProbFunction, trl_utils._use_triton = TRL_HEAD
+    try:
+        yield
+    finally:
+        trl_utils._ChunkedLogProbFunction, trl_utils._use_triton = installed
 
 
 def install_cpu_head() -> None:
