@@ -113,6 +113,7 @@ def run(composed: DictConfig) -> float | None:
             case Command.parity:
                 from stages.commands import parity
 
+                process.warn_of_versions()
                 parity.show(cfg, nodes[cfg.stage], store, typed_overrides())
             case Command.chat | Command.export:
                 use_finished_run(cfg, store, nodes)

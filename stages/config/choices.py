@@ -17,14 +17,6 @@ class Command(StrEnum):
     parity = "parity"
 
 
-class Compared(StrEnum):
-    """The trainings that `stage=parity` compares with TRL's."""
-
-    sft = "sft"
-    dpo = "dpo"
-    reward = "reward"
-
-
 class Role(StrEnum):
     """The role of a model in the evaluation. `other` is a model from outside the run that the policy is compared with.
     In settings that name a model, `dpo` means the policy too."""

@@ -23,7 +23,6 @@ from stages.config.blocks.training import DPO, OBJECTIVES, SFT, Reference, Rewar
 from stages.config.choices import (
     Align,
     Command,
-    Compared,
     Demonstrations,
     ExportFormat,
     GGUFType,
@@ -34,7 +33,7 @@ from stages.config.choices import (
     Upstream,
 )
 from stages.config.installation import PACKAGE, ROOT
-from stages.config.limits import between, positive, random_seed
+from stages.config.limits import between, positive, random_seed, words
 
 # A wheel holds these folders inside the package, a checkout next to it.
 CONF, RECIPES, DOCS = ((PACKAGE if (PACKAGE / name).is_dir() else ROOT) / name for name in ("conf", "recipes", "docs"))
@@ -121,7 +120,7 @@ class Export:
 class Parity:
     """The steps that `stage=parity` compares with TRL. The other keys set what another framework does otherwise."""
 
-    stage: Compared = MISSING
+    stage: str = words(*OBJECTIVES)
     steps: int = between(1, 10_000)
     template: str | None = MISSING
     eos_token: str | None = MISSING
