@@ -118,7 +118,7 @@ class Export:
 
 @dataclass
 class Parity:
-    """The steps that `stage=parity` compares with TRL. The other keys set what another framework does otherwise."""
+    """The steps to compare, and changes of TRL's side."""
 
     stage: str = words(*OBJECTIVES)
     steps: int = between(1, 10_000)

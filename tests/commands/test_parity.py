@@ -46,7 +46,7 @@ def sides(monkeypatch: pytest.MonkeyPatch) -> list[FirstSteps]:
 
 @pytest.fixture
 def used(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """What a comparison uses of our own forward, and on which side: our LM head, our packed attention."""
+    """Parts of our own forward that a comparison uses, with the side: the LM head, the packed pairs."""
     names, side, train_trl = set[str](), ["ours"], plain_trl.train_trl
 
     def watch(owner: Any, name: str) -> None:
