@@ -21,6 +21,7 @@ from stages.config.blocks.runtimes import DeviceRuntime
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import DPO, OBJECTIVES, SFT, Reference, Reward, Training
 from stages.config.choices import (
+    GPUS,
     Align,
     Command,
     Demonstrations,
@@ -33,7 +34,7 @@ from stages.config.choices import (
     Upstream,
 )
 from stages.config.installation import PACKAGE, ROOT
-from stages.config.limits import between, positive, random_seed
+from stages.config.limits import between, positive, random_seed, words
 
 # A wheel holds these folders inside the package, a checkout next to it.
 CONF, RECIPES, DOCS = ((PACKAGE if (PACKAGE / name).is_dir() else ROOT) / name for name in ("conf", "recipes", "docs"))
@@ -84,6 +85,14 @@ class Launch:
     node_rank: int = between(0, 9_999)
     rendezvous: str | None = MISSING
     sharding: Sharding = MISSING
+
+
+@dataclass
+class Plan:
+    """The machine that `stage=plan` plans for, and the data until there are any."""
+
+    gpu: str | None = words(*GPUS)
+    tokens: dict[str, float] = MISSING
 
 
 @dataclass
@@ -149,6 +158,7 @@ class Config:
     report: Report = field(default_factory=Report)
     tracker: Tracker = field(default_factory=Tracker)
     launch: Launch = field(default_factory=Launch)
+    plan: Plan = field(default_factory=Plan)
     compare: Compare = field(default_factory=Compare)
     gc: GC = field(default_factory=GC)
     chat: Chat = field(default_factory=Chat)
