@@ -106,6 +106,7 @@ def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tup
     servers.fill_prices(cfg)
     constraints.validate_config(cfg)
     unread.refuse_unread(cfg, process.read_typed_arguments())
+    machine.plan_for(cfg.plan.gpu if cfg.stage == Command.plan else None)
     resolve_precision(cfg)
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"))
     return cfg, store, checked_graph(cfg, store) if needs_graph(cfg.stage, process.read_typed_arguments()) else {}
@@ -117,6 +118,8 @@ def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:
     Raises:
         UserError: for all missing files, and for everything that building the nodes would fail on.
     """
+    if machine.planned_gpu.get():  # a plan for another machine looks for nothing on this one
+        return wire_graph(cfg, store.digest_cache, lambda block, cache: (block, {}))
     errors, nodes = Errors(), dict[str, Node]()
 
     def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:

@@ -88,8 +88,12 @@ def run(composed: DictConfig) -> float | None:
         match composed.stage:
             case Command.plan:
                 from stages.commands import plan
+                from stages.commands.planning import calculated
 
-                plan.show(nodes, store, constraints.untested_message(cfg))
+                if cfg.plan.gpu:
+                    calculated.show(cfg, nodes, store)
+                else:
+                    plan.show(nodes, store, constraints.untested_message(cfg))
             case Command.compare:
                 from stages.commands import compare
 

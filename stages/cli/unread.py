@@ -189,13 +189,15 @@ def data_keys(cfg: Config) -> Iterator[Unread]:
 
 
 def command_keys(cfg: Config) -> Iterator[Unread]:
-    """Yield the unread keys of trackers, chat and export. Other commands ignore the keys of chat and export."""
+    """Yield the unread keys of trackers, plan, chat and export. Other commands ignore the keys of these three."""
     deciding: tuple[str, ...] = ("tracker", "tracker.name")
     if cfg.tracker.name == "none" and cfg.stage != Command.sync:
         keys = in_block("tracker", "project", "entity", "group", "upload")
         yield Unread(keys, deciding, "tracker=none tracks nothing", "tracker=wandb")
     if cfg.tracker.name == "trackio":
         yield Unread(("tracker.entity",), deciding, "tracker=trackio has no teams", "tracker=wandb")
+    if cfg.stage == Command.plan and not cfg.plan.gpu:
+        yield Unread(("plan.tokens",), ("plan.gpu",), "this machine's times are measured", "plan.gpu=NAME")
     if cfg.stage == Command.chat and cfg.chat.side_by_side:
         yield Unread(("chat.model",), ("chat.side_by_side",), "with chat.side_by_side all models answer")
     if cfg.stage != Command.export:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stages.commands.node_settings import named_settings
-from stages.commands.planning import cost, expected_calls
+from stages.commands.planning import calculated, cost, expected_calls
 from stages.commands.planning.cost import RunHistory
 from stages.commands.planning.expected_calls import ExpectedCalls
 from stages.commands.planning.peak import uses_gpu
@@ -83,7 +83,7 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
     for name, node in planned.items():
         if isinstance(node.config, Versus) and not node.config.constant:
             console.print(comparison_sentence(name, node, store, history))
-    console.print(time_summary(seconds, unmeasured))
+    console.print("\n".join([time_summary(seconds, unmeasured), *calculated.waiting_times(nodes)]))
     if (hash_seconds := hashing_seconds(inputs, store)) >= SHOWN_SECONDS:
         console.print(f"Before that, finished inputs are hashed: {hash_seconds:.0f} s on a fast disk.")
     if untested:

@@ -187,6 +187,17 @@ LOSS_TYPES = (
     "sigmoid_norm"
 ).split()
 DEVICES = ("auto", "cpu", "cuda")
+# GPUs to plan for, by NVIDIA's data sheets: compute capability, GB of memory, TB/s to it, TFLOP/s in bf16 without
+# sparsity, and in fp32.
+GPUS = {
+    "a100_40gb": (8.0, 40, 1.555, 312, 19.5),
+    "a100_80gb": (8.0, 80, 2.039, 312, 19.5),
+    "a6000": (8.6, 48, 0.768, 154.8, 38.7),
+    "h100_80gb": (9.0, 80, 3.35, 989.4, 66.9),
+    "h200": (9.0, 141, 4.8, 989.4, 66.9),
+    "l40s": (8.9, 48, 0.864, 362, 91.6),
+    "rtx_4090": (8.9, 24, 1.008, 165.2, 82.6),
+}
 SOURCE_CHECKS = ("label", "number")
 DOCUMENTS = ("file", "sections", "paragraphs", "lines")  # the unit of plain text that becomes a row
 AUDIT_CODES = (

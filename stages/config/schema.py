@@ -21,6 +21,7 @@ from stages.config.blocks.runtimes import DeviceRuntime
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import DPO, OBJECTIVES, SFT, Reference, Reward, Training
 from stages.config.choices import (
+    GPUS,
     Align,
     Command,
     Demonstrations,
@@ -84,6 +85,14 @@ class Launch:
     node_rank: int = between(0, 9_999)
     rendezvous: str | None = MISSING
     sharding: Sharding = MISSING
+
+
+@dataclass
+class Plan:
+    """The machine that `stage=plan` plans for, and the data until there are any."""
+
+    gpu: str | None = words(*GPUS)
+    tokens: dict[str, float] = MISSING
 
 
 @dataclass
@@ -160,6 +169,7 @@ class Config:
     report: Report = field(default_factory=Report)
     tracker: Tracker = field(default_factory=Tracker)
     launch: Launch = field(default_factory=Launch)
+    plan: Plan = field(default_factory=Plan)
     compare: Compare = field(default_factory=Compare)
     gc: GC = field(default_factory=GC)
     chat: Chat = field(default_factory=Chat)

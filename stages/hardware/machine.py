@@ -8,9 +8,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from stages.config.choices import GPUS
 
 
 class GPU(NamedTuple):
@@ -19,9 +22,21 @@ class GPU(NamedTuple):
     free_memory: int  # bytes
 
 
-@cache
+planned_gpu = ContextVar[GPU | None]("planned_gpu", default=None)  # of another machine, which a plan is made for
+
+
+def plan_for(name: str | None) -> None:
+    """Describe this machine with the GPU `name` of GPUS instead of its own; None: with its own."""
+    planned_gpu.set(GPU(name, GPUS[name][0], int(GPUS[name][1] * 1e9)) if name else None)
+
+
 def gpu() -> GPU | None:
-    """Return the first GPU that the driver shows to this process, or None."""
+    """Return the GPU that is planned for, else the first one that the driver shows to this process, or None."""
+    return planned_gpu.get() or driver_gpu()
+
+
+@cache
+def driver_gpu() -> GPU | None:
     if not shutil.which("nvidia-smi") or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return None
     query = ["nvidia-smi", "--query-gpu=name,compute_cap,memory.free", "--format=csv,noheader,nounits"]

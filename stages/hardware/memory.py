@@ -8,6 +8,7 @@ the estimates of whole nodes with their peaks.
 import sys
 from bisect import bisect_right
 from dataclasses import replace
+from typing import NamedTuple
 
 from stages.config.blocks.training import Training
 from stages.config.choices import Adapter, Checkpointing, Precision, Sharding, Weights
@@ -15,7 +16,9 @@ from stages.hardware import machine
 from stages.hardware.model_shape import ModelShape, adapted_layers
 
 LIBRARIES = 0.66 * 2**30  # bytes of a process on the CPU with torch and TRL
-HEAP_FACTOR = 1.3  # on the CPU, resident bytes per byte of activations, because the heap has gaps
+# On the CPU, resident bytes per byte of activations, because the heap has gaps. An adapter's layers free tensors
+# between those that they store, and glibc puts none of the same size into such a gap, as it aligns them.
+HEAP_FACTOR, HEAP_FACTOR_ADAPTER = 1.3, 2.7
 BYTES = {Weights.fp32: 4.0, Weights.bf16: 2.0, Weights.nf4: 0.52}  # per weight; nf4 includes the scales
 
 # Activations that a layer stores for its backward, in bytes per token and per feature of its widths (hidden,
@@ -78,12 +81,40 @@ def count_trained(shape: ModelShape, block: Training) -> int:
     return shape.parameters if block.adapter is Adapter.none else shape.count_adapter(block.lora)
 
 
-def state_bytes(shape: ModelShape, block: Training) -> float:
-    """Return the bytes that training holds throughout in each process: weights, gradients, and Adam's two moments."""
-    total = weight_bytes(shape, block.start_weights) + (4 + 8) * count_trained(shape, block)
-    if block.adapter is not Adapter.none:
-        total += 4 * count_trained(shape, block)  # the adapter itself
-    return total / (1 if block.runtime.sharding is Sharding.none else block.runtime.world_size)
+class Parts(NamedTuple):
+    """The bytes of a peak in each process. `activations` is everything beyond the other parts."""
+
+    weights: float
+    gradients: float = 0
+    optimizer: float = 0  # Adam's two moments
+    activations: float = 0
+
+
+def held_parts(shape: ModelShape, block: Training) -> Parts:
+    """Return the bytes that training holds throughout in each process."""
+    trained, adapted = count_trained(shape, block), block.adapter is not Adapter.none
+    weights = weight_bytes(shape, block.start_weights) + (4 * trained if adapted else 0)
+    if block.runtime.sharding is Sharding.none:  # several processes copy gradients into buckets to add them up
+        return Parts(weights, (8 if block.runtime.world_size > 1 else 4) * trained, 8 * trained)
+    return Parts(*(part / block.runtime.world_size for part in (weights, 4 * trained, 8 * trained)))
+
+
+def gathered_bytes(shape: ModelShape, block: Training) -> float:
+    """Return the bytes of whole weights that a process of a sharded training holds at its peak: in fp32 those outside
+    the layers, from forward to backward; one layer and the next; and a layer's gradients until they are divided."""
+    if block.runtime.sharding is Sharding.none:
+        return 0.0
+    layer = shape.linear / shape.layers
+    gradients = 4 * layer if block.adapter is Adapter.none else 0
+    return 4 * (shape.parameters - shape.linear) + 2 * element_bytes(block.precision) * layer + gradients
+
+
+def host_bytes(shape: ModelShape, block: Training) -> float:
+    """Return the bytes of main memory that the processes of one machine need to train on its GPUs. Each loads whole
+    weights before they move to its GPU; with FSDP2 only one does, and the others get shares."""
+    runtime = block.runtime
+    loading = 1 if runtime.sharding is Sharding.fsdp else runtime.processes
+    return runtime.processes * LIBRARIES + loading * weight_bytes(shape, block.start_weights)
 
 
 def layer_bytes(shape: ModelShape, block: Training) -> float:
@@ -155,15 +186,16 @@ def training_bytes(
 ) -> float:
     """Return the peak bytes of training with `tokens` in each micro-batch. The peak is at the start of the backward,
     when all activations are stored. If gradients are `accumulated`, those of an earlier micro-batch exist then."""
-    state = state_bytes(shape, block)
-    factor = HEAP_FACTOR if device == "cpu" else 1
+    state, sharding = sum(held_parts(shape, block)) + gathered_bytes(shape, block), block.runtime.sharding
+    heap_factor = HEAP_FACTOR if block.adapter is Adapter.none else HEAP_FACTOR_ADAPTER
+    factor = heap_factor if device == "cpu" else 1
     at_backward = state + tokens * activation_bytes(shape, block, checkpointing) * factor
     if not accumulated:
-        at_backward -= 4 * count_trained(shape, block)
+        at_backward -= 4 * count_trained(shape, block) / (1 if sharding is Sharding.none else block.runtime.world_size)
     first_work = head_bytes(shape, block.objective.labelled * tokens, block.precision, device, backward=True)
     if checkpointing is not Checkpointing.none:
         first_work = max(first_work, RECOMPUTED_FACTOR * tokens * layer_bytes(shape, block))
-    if checkpointing is not Checkpointing.full:
+    if checkpointing is not Checkpointing.full and sharding is Sharding.none:
         first_work += cast_copy_bytes(shape, block.start_weights, block.precision)
     embedding = 4 * shape.embedding if block.adapter is Adapter.none else 0  # its gradient, before it is added
     return max(at_backward + first_work, state) + embedding
@@ -174,9 +206,11 @@ def cache_bytes(shape: ModelShape, size: int) -> int:
     return 2 * size * shape.layers * shape.key
 
 
-def decoded_at_once(shape: ModelShape, size: int, most: int, length: float, device: str) -> int:
-    """Return how many rows of `length` tokens are decoded at once: `most`, or fewer if their cache does not fit."""
-    return max(1, min(most, int(CACHE_SHARE * available_bytes(device) / (length * cache_bytes(shape, size)))))
+def decoded_at_once(shape: ModelShape, size: int, most: int, length: float, device: str, to_load: float = 0) -> int:
+    """Return how many rows of `length` tokens are decoded at once: `most`, or fewer if their cache does not fit into
+    CACHE_SHARE of the memory that the weights leave; `to_load`: the bytes of weights that are not loaded yet."""
+    room = CACHE_SHARE * (available_bytes(device) - to_load)
+    return max(1, min(most, int(room / (length * cache_bytes(shape, size)))))
 
 
 def passing_bytes(shape: ModelShape) -> float:
@@ -205,7 +239,7 @@ def available_bytes(device: str) -> int:
     the memory that machine and control groups leave to this process."""
     if device == "cpu":
         return machine.free_memory()
-    if torch := sys.modules.get("torch"):
+    if not machine.planned_gpu.get() and (torch := sys.modules.get("torch")):
         return int(torch.get_device_module(device).mem_get_info()[0])
     return first_gpu.free_memory if (first_gpu := machine.gpu()) else 0
 

@@ -128,15 +128,16 @@ def has_chat_template(folder: Path) -> bool:
 
 
 def model_config(cfg: Model, published: Path | None = None) -> dict[str, Any] | None:
-    """Return a base model's config.json from its node's `published` folder, else from its path in `cfg`; None if the
-    hub cannot be reached."""
+    """Return a base model's config.json from its node's `published` folder, else from its path in `cfg`, or what
+    `model.config` says of it; None if the hub cannot be reached."""
     if published and (published / "config.json").exists():
         return model_shape.read_config(published)
     if cfg.random_init:
         return random_init_config(cfg.random_init)
     local = locate(str(cfg.path), "model.path")
     if local is None:
-        return hub_config(str(cfg.path), cfg.revision)
+        described = cfg.config.get("_name_or_path", cfg.path) == cfg.path  # else these are a group's, for its own path
+        return cfg.config if cfg.config and described else hub_config(str(cfg.path), cfg.revision)
     return model_shape.read_config(local) if local.is_dir() else gguf_config(local)
 
 

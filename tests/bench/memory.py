@@ -1,7 +1,8 @@
 """Compare the expected memory of nodes with the memory they used: `python -m tests.bench.memory [KEY=VALUE …]`.
 
-SFT, reference and DPO of the demo's model on a few rows of random words, with all weights and with an adapter, with
-and without gradient checkpointing; each in a process of its own.
+SFT, DPO, a reward model, the reference, answers and the evaluation on a few rows of random words: all weights and an
+adapter, packed rows, gradient checkpointing, one process and two. Each node is built in a process of its own. The last
+column leaves out the libraries, which are a large part of a small model's process.
 """
 
 import json
@@ -14,8 +15,8 @@ from pathlib import Path
 from statistics import mean
 
 from stages.cli.compose import resolve_precision
-from stages.commands.planning.peak import block_peak
-from stages.hardware import process
+from stages.commands.planning.peak import TOKENS_PER_ROW, block_parts
+from stages.hardware import memory, process
 from stages.hardware.model_shape import ModelShape
 from stages.pipeline.graph import wire_graph
 from stages.preflight.model_files import model_config
@@ -25,28 +26,43 @@ from stages.store.store import Store
 from stages.tasks.words import JOBS, TOOLS
 from tests.helpers import ROOT, settings
 
-ROWS, WORDS = 18, 80
-VARIANTS = {
-    "full": [],
-    "full, selective": ["{}.runtime.gradient_checkpointing=selective"],
-    "full, checkpointing": ["{}.runtime.gradient_checkpointing=full"],
-    "lora": ["{}.adapter=lora"],
-    "lora, checkpointing": ["{}.adapter=lora", "{}.runtime.gradient_checkpointing=full"],
+ROWS, WORDS = 8, 80
+TWO = ["{}.runtime.processes=2"]
+FULL = ["{}.runtime.gradient_checkpointing=full"]
+LORA = ["{}.adapter=lora"]
+CASES = {
+    "sft": ("sft", []),
+    "sft, packed": (
+        "sft",
+        ["sft.packing=true", "sft.max_length=512", "sft.batch_size=2", "sft.runtime.micro_batch=1"],
+    ),
+    "sft, checkpointing": ("sft", FULL),
+    "sft, lora": ("sft", LORA),
+    "sft, two processes": ("sft", TWO),
+    "sft, lora, two processes": ("sft", LORA + TWO),
+    "dpo": ("dpo", []),
+    "dpo, selective checkpointing": ("dpo", ["{}.runtime.gradient_checkpointing=selective"]),
+    "dpo, lora, checkpointing": ("dpo", LORA + FULL),
+    "dpo, two processes": ("dpo", TWO),
+    "dpo, checkpointing, two processes": ("dpo", FULL + TWO),
+    "reward": ("reward", []),
+    "reference": ("reference", []),
+    "answers": ("answer_base", []),
+    "eval": ("eval", []),
 }
-DATA = "sft preference validation test unseen_phrasings unseen_tasks rephrased".split()
+DATA = "sft open_sft preference open_preference validation unseen_phrasings unseen_tasks rephrased".split()
 COMMON = ["tracker=none", "label=dataset", "pairs=all", *(f"data.tasks.{group}=0" for group in DATA)]
-COMMON += ["sft.packing=false", *(f"{stage}.batch_size=8" for stage in ("sft", "dpo"))]
-COMMON += [f"{stage}.runtime.micro_batch=4" for stage in ("sft", "dpo")]
+COMMON += ["data.tasks.test=24", "answer.runtime.batch_size=24", "sft.packing=false", "sft.demonstrations=given"]
+COMMON += [f"{stage}.batch_size=4" for stage in ("sft", "dpo", "reward")]
+COMMON += [f"{stage}.runtime.micro_batch=2" for stage in ("sft", "dpo", "reward")]
 
 
 def main(overrides: list[str]) -> None:
-    logging.info("%-26s %10s %10s", "", "expected", "measured")
+    logging.info("%-34s %10s %10s %10s %10s", "", "expected", "measured", "", "libraries aside")
     with tempfile.TemporaryDirectory() as folder:
         common = [*COMMON, *write(Path(folder)), f"outputs={folder}/outputs", *overrides]
-        for name, variant in VARIANTS.items():
-            compare(f"sft, {name}", "sft", [*common, *(key.format("sft") for key in variant)])
-            compare(f"dpo, {name}", "dpo", [*common, *(key.format("dpo") for key in variant)])
-        compare("reference", "reference", common)
+        for name, (stage, variant) in CASES.items():
+            compare(name, stage, [*common, *(key.format(stage) for key in variant)])
 
 
 def write(folder: Path) -> list[str]:
@@ -67,28 +83,32 @@ def compare(name: str, stage: str, overrides: list[str]) -> None:
     resolve_precision(cfg)
     nodes = wire_graph(cfg, Path(cfg.outputs) / "cache" / "digests.json")
     node, store = nodes[stage], Store(Path(cfg.outputs))
-    for target in (*node.inputs.values(), node):
-        rebuild = [f"rebuild={stage}"] if target is node else []
+    for target in (*(each for each in node.inputs.values() if not store.find(each)), node):
+        rebuild = [f"rebuild={node.stage}"] if target is node else []
         command = [sys.executable, "run.py", f"stage={target.stage}", *overrides, *rebuild]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     manifest = store.find(node)
     config = model_config(cfg.model, store.folder(nodes["base"]) / "model")
     assert manifest is not None and config is not None
-    gpu = manifest["peak_gpu_memory"]
-    expected = block_peak(
-        ModelShape.from_config(config), node.config, row_tokens(node, store), "cuda" if gpu else "cpu"
-    )
-    measured = gpu or manifest["peak_memory"]
+    gpu, shape = manifest["peak_gpu_memory"], ModelShape.from_config(config)
+    assert shape is not None
+    expected = sum(block_parts(shape, node.config, row_tokens(node, store), "cuda" if gpu else "cpu"))
+    measured, libraries = gpu or manifest["peak_memory"], 0.0 if gpu else memory.LIBRARIES
     megabytes = (expected / 2**20, measured / 2**20)
-    logging.info("%-26s %6.0f MiB %6.0f MiB  %+.0f%%", name, *megabytes, 100 * (expected / measured - 1))
+    shares = (100 * (expected / measured - 1), 100 * ((expected - libraries) / (measured - libraries) - 1))
+    logging.info("%-34s %6.0f MiB %6.0f MiB %+9.0f%% %+9.0f%%", name, *megabytes, *shares)
 
 
 def row_tokens(node: Node, store: Store) -> float:
-    """The tokens of an example, or of a pair whose prompt is read once."""
+    """The tokens of an example, of a pair whose prompt is read once, or of a prompt."""
     if node.stage == "sft":
         metrics = store.manifests("sft")[-1][1]["metrics"]
         return float(metrics["tokens"] / metrics["rows"] / node.config.epochs)
-    reference = node if node.stage == "reference" else node.inputs["reference"]
+    if node.stage in ("answer", "eval"):
+        return TOKENS_PER_ROW["answer"]
+    reference = next((each for each in (node, *node.inputs.values()) if each.stage == "reference"), None)
+    if reference is None:
+        return 4 * WORDS
     scored = load(store.folder(reference) / "logprobs.parquet", PairLogProbs)
     return mean(len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in scored)
 

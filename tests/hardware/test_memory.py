@@ -27,7 +27,7 @@ from transformers import (
 )
 from trl.trainer import utils as trl_utils
 
-from stages.commands.planning.peak import expected_peak, model_shape, reward_peak
+from stages.commands.planning.peak import expected_peak, model_shape, reward_parts
 from stages.config.blocks.models import Model
 from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Adapter, Checkpointing, Precision, Weights
@@ -216,7 +216,8 @@ def test_live_bytes_of_a_training_step(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "HEAP_FACTOR", 1.0)  # gaps in the heap are not counted here
+    for factor in ("HEAP_FACTOR", "HEAP_FACTOR_ADAPTER"):
+        monkeypatch.setattr(memory, factor, 1.0)  # gaps in the heap are not counted here
     monkeypatch.setattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 2048)  # a buffer wider than the vocabulary is
     block, kind = block_of("sft", f"precision={precision}", f"adapter={adapter}"), Checkpointing(checkpointing)
     model = as_trained(tiny("llama", WIDE, 3, vocabulary=2048), block, tmp_path)
@@ -236,7 +237,7 @@ def test_live_bytes_of_rewards(precision: str) -> None:
     model = LlamaForSequenceClassification(config).to(torch.bfloat16 if precision == "bf16" else torch.float32).eval()
     with Live(model) as live:
         predict_rewards(model, [[*range(256)]] * 4, 0, block.precision)
-    expected = reward_peak(ModelShape.from_config(config.to_dict()), block, 256)
+    expected = sum(reward_parts(ModelShape.from_config(config.to_dict()), block, 256))
     assert expected == pytest.approx(live.peak, rel=0.3)
 
 

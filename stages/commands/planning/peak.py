@@ -11,6 +11,7 @@ from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import OBJECTIVES, SFT, Reference, Training
 from stages.config.choices import Adapter, Precision, Weights
 from stages.hardware import machine, memory
+from stages.hardware.memory import Parts
 from stages.hardware.model_shape import ModelShape
 from stages.preflight.model_files import model_config
 from stages.store.manifest import Manifest
@@ -41,8 +42,16 @@ def measured_peak(manifest: Manifest) -> float:
 
 def expected_peak(node: Node, nodes: dict[str, Node], shape: ModelShape | None) -> float:
     """Return the predicted peak in bytes, or nan if the model's shape is not known."""
-    if shape is None:
-        return math.nan
+    return sum(expected_parts(node, nodes, shape)) if shape else math.nan
+
+
+def expected_parts(node: Node, nodes: dict[str, Node], shape: ModelShape) -> Parts:
+    """Return the parts of a node's predicted peak."""
+    return block_parts(shape, node.config, expected_row(node, nodes), "cuda" if uses_gpu(node) else "cpu")
+
+
+def expected_row(node: Node, nodes: dict[str, Node]) -> float:
+    """Return the tokens of the longest row in a node's largest micro-batch."""
     block, data = node.config, nodes["data"].config
     reads_preferences = "label" in nodes and nodes["label"].config.brings_pool
     longest = nodes["sft"].config.max_length
@@ -51,7 +60,7 @@ def expected_peak(node: Node, nodes: dict[str, Node], shape: ModelShape | None) 
         row = LONGEST * OF_MAX_LENGTH * longest
     if isinstance(block, Training):
         row = block.max_length if isinstance(block, SFT) and block.packing else min(row, block.max_length)
-    return block_peak(shape, block, row, "cuda" if uses_gpu(node) else "cpu")
+    return row
 
 
 def uses_gpu(node: Node) -> bool:
@@ -72,49 +81,61 @@ def model_shape(node: Node, base: Node, store: Store) -> ModelShape | None:
     return ModelShape.from_config(config) if config else None
 
 
-def reference_peak(shape: ModelShape, block: Reference, tokens: float, device: str) -> float:
-    """Return the peak in bytes of computing log-probs without gradients."""
-    total = memory.weight_bytes(shape, block.weights) + memory.cast_copy_bytes(shape, block.weights, block.precision)
+def reference_parts(shape: ModelShape, block: Reference, tokens: float, device: str) -> Parts:
+    """Return the parts of the peak of computing log-probs without gradients."""
+    copies = memory.cast_copy_bytes(shape, block.weights, block.precision)
     head = memory.head_bytes(shape, LABELLED * tokens, block.precision, device, False)
-    return total + tokens * memory.passing_bytes(shape) + head
+    passing = copies + tokens * memory.passing_bytes(shape) + head
+    return Parts(memory.weight_bytes(shape, block.weights), activations=passing)
 
 
-def reward_peak(shape: ModelShape, block: RewardModel, row: float) -> float:
-    """Return the peak in bytes of scoring rewards: weights in the block's precision without LM head, and a batch."""
-    size = memory.element_bytes(block.precision or Precision.fp32)
-    return replace(shape, tied=True).parameters * size + block.runtime.batch_size * row * memory.passing_bytes(shape)
+def reward_parts(shape: ModelShape, block: RewardModel, row: float) -> Parts:
+    """Return the parts of the peak of scoring rewards: weights in the block's precision without LM head, and a
+    batch."""
+    weights = replace(shape, tied=True).parameters * memory.element_bytes(block.precision or Precision.fp32)
+    return Parts(weights, activations=block.runtime.batch_size * row * memory.passing_bytes(shape))
 
 
-def sampling_peak(shape: ModelShape, block: Sample | Answer, length: float, device: str) -> float:
-    """Return the peak in bytes of generation: weights in the block's precision, keys and values of rows with `length`
-    tokens, and the larger of one step's logits and one prefill batch of prompts."""
+def sampling_parts(shape: ModelShape, block: Sample | Answer, length: float, device: str) -> Parts:
+    """Return the parts of the peak of generation: weights in the block's precision, keys and values of rows with
+    `length` tokens, and the larger of one step's logits and one prefill batch of prompts."""
     size = memory.element_bytes(block.precision)
-    rows = memory.decoded_at_once(shape, size, block.runtime.batch_size, length, device)
+    weights = float(shape.parameters * size)
+    rows = memory.decoded_at_once(shape, size, block.runtime.batch_size, length, device, weights)
     cached = memory.cache_bytes(shape, size)
     prompts = min(PREFILL_TOKENS, rows * length) * (cached + memory.passing_bytes(shape))
-    return shape.parameters * size + rows * length * cached + max(prompts, rows * shape.vocabulary * size)
+    step = max(prompts, rows * shape.vocabulary * size)
+    return Parts(weights, activations=rows * length * cached + step)
 
 
-def block_peak(shape: ModelShape, block: Any, row: float, device: str) -> float:
-    """Return a node's peak in bytes for rows of `row` tokens. A pair's row is its prompt and both completions."""
-    total = memory.LIBRARIES if device == "cpu" else 0.0
+def training_parts(shape: ModelShape, block: Training, row: float, device: str) -> Parts:
+    """Return the parts of the peak of training. On the CPU an adapter is merged into fp32 weights, which are saved."""
+    shape = memory.trained_shape(shape, block)
+    needed = memory.training_bytes(shape, block, device, *memory.micro_batch(shape, block, row, device))
+    if device == "cpu" and block.adapter is not Adapter.none:
+        merged = 2 * memory.weight_bytes(shape, Weights.fp32)
+        needed = max(needed, memory.weight_bytes(shape, block.start_weights) + merged)
+    parts = memory.held_parts(shape, block)
+    return parts._replace(activations=needed - sum(parts))
+
+
+def block_parts(shape: ModelShape, block: Any, row: float, device: str) -> Parts:
+    """Return the parts of a node's peak for rows of `row` tokens. A pair's row is its prompt and both completions. On
+    the CPU the libraries count as activations."""
     match block:
         case SFT(train=False) | Model():  # weights are copied tensor by tensor
-            return total + memory.weight_bytes(shape, Weights.fp32)
+            parts = Parts(memory.weight_bytes(shape, Weights.fp32))
         case Training():
-            shape = memory.trained_shape(shape, block)
-            needed = memory.training_bytes(shape, block, device, *memory.micro_batch(shape, block, row, device))
-            if device == "cpu" and block.adapter is not Adapter.none:  # merged into fp32 weights, which are saved
-                merged = 2 * memory.weight_bytes(shape, Weights.fp32)
-                needed = max(needed, memory.weight_bytes(shape, block.start_weights) + merged)
-            return total + needed
+            parts = training_parts(shape, block, row, device)
         case Reference():
-            return total + reference_peak(shape, block, max(1, block.runtime.batch_size // 2) * row, device)
+            parts = reference_parts(shape, block, max(1, block.runtime.batch_size // 2) * row, device)
         case Sample() | Answer():
-            return total + sampling_peak(shape, block, row + block.max_new_tokens, device)
+            parts = sampling_parts(shape, block, row + block.max_new_tokens, device)
         case Label() if block.labelers == ["reward_model"]:
-            return total + reward_peak(shape, block.reward_model, row)
+            parts = reward_parts(shape, block.reward_model, row)
         case Eval():  # two models are loaded
             copies = memory.cast_copy_bytes(shape, Weights.fp32, block.precision)
-            return total + 2 * (memory.weight_bytes(shape, Weights.fp32) + copies)
-    return total
+            parts = Parts(2 * memory.weight_bytes(shape, Weights.fp32), activations=2 * copies)
+        case _:
+            parts = Parts(0)
+    return parts._replace(activations=parts.activations + (memory.LIBRARIES if device == "cpu" else 0))

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from stages.config.limits import between, internal, random_seed
+from stages.config.limits import between, internal, neutral, random_seed
 
 
 @dataclass
@@ -26,6 +26,7 @@ class Model:
     path: str | None = MISSING
     revision: str | None = MISSING
     random_init: RandomInit | None = None
+    config: dict[str, Any] = neutral(dict)  # the shape, as in config.json, for a plan without the hub
     of: str | None = internal()  # set by the pipeline: the setting with the path, if it is not model.path
 
     @property

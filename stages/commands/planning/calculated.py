@@ -1,0 +1,120 @@
+"""Calculate the memory and time of every node on GPUs that this machine lacks, with neither weights nor data at hand.
+
+Time is arithmetic, or for generated tokens memory traffic, at SHARES of a GPU's rates, between which published runs
+lie (docs/how-to/memory.md). Recomputed layers count as arithmetic.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from rich.console import Console
+from rich.table import Table
+
+from stages.commands.planning.cost import RunHistory, expected_sizes, is_answered_by_base
+from stages.commands.planning.peak import expected_parts, expected_row, model_shape, training_parts, uses_gpu
+from stages.commands.planning.tokens import reads_tokens, stage_tokens
+from stages.config.blocks.evaluation import Answer
+from stages.config.blocks.sampling import Sample
+from stages.config.blocks.training import Training
+from stages.config.choices import GPUS, Adapter, Checkpointing, Precision, Sharding
+from stages.config.schema import Config
+from stages.hardware import memory
+from stages.hardware.model_shape import ModelShape
+from stages.store.node import Node
+from stages.store.store import Store
+
+SHARES = 0.4, 0.1
+WAIT_SECONDS = 1800  # transformers' default of ddp_timeout
+COLUMNS = ("weights", "gradients", "optimizer", "activations", "peak", "main memory", "hours")
+
+
+def show(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
+    """Print, for every node that runs a model, the GiB of each part of its peak per GPU, the main memory of one
+    machine, and the hours; then the settings with which a training that does not fit would fit."""
+    name, history = str(cfg.plan.gpu), RunHistory(store)
+    _, capacity, bandwidth, *rates = GPUS[name]
+    table = Table("node", box=None, header_style="bold", pad_edge=False)
+    for title in COLUMNS:
+        table.add_column(title, justify="right", no_wrap=True)
+    lines = [f"{cfg.launch.processes * cfg.launch.nodes} × {name}: {capacity} GB, {rates[0]} TFLOP/s in bf16, "]
+    lines[0] += f"{bandwidth} TB/s. GiB per GPU; hours at {SHARES[0]:.0%} to {SHARES[1]:.0%} of these rates."
+    for title, node in nodes.items():
+        base = next((n for n in node.lineage if n.stage == "base"), nodes["base"])
+        if not uses_gpu(node) or not (shape := model_shape(node, base, store)):
+            continue
+        parts, row, block = expected_parts(node, nodes, shape), expected_row(node, nodes), node.config
+        host = memory.LIBRARIES + parts.weights
+        if isinstance(block, Training):
+            host = memory.host_bytes(shape, block)
+        hours = expected_tokens(cfg, node, store, history) * seconds_per_token(shape, block, row, name) / 3600
+        span = " to ".join(f"{hours / share:.2f}" for share in SHARES) if hours >= 0.001 else "under 0.01"
+        span = "not known" if math.isnan(hours) else span
+        gibs = [f"{each / 2**30:.1f}" if each else "" for each in (*parts, sum(parts), host)]
+        table.add_row(title.replace("_", " "), *gibs, span)
+        if sum(parts) > capacity * 1e9:
+            ways = [way for way, peak in remedies(shape, block, row) if peak <= capacity * 1e9]
+            way_out = f"It would with {' or with '.join(ways[:2])}" if ways else "Use a GPU with more memory"
+            lines.append(f"{title} does not fit. {way_out}.")
+    lines += waiting_times(nodes)
+    console = Console(width=160, markup=False)
+    console.print(table)
+    console.print("\n".join(lines))
+
+
+def remedies(shape: ModelShape, block: object, row: float) -> Iterator[tuple[str, float]]:
+    """Yield settings with which a training needs less memory per GPU, each with its peak: an adapter, then shares of
+    ever more GPUs. Both with the fewest tokens at once."""
+    if not isinstance(block, Training):
+        return
+    runtime = replace(block.runtime, gradient_checkpointing=Checkpointing.full, micro_batch=1)
+    smaller, name = replace(block, runtime=runtime), block.block
+    way = "" if smaller == block else f"{name}.runtime.gradient_checkpointing=full {name}.runtime.micro_batch=1 "
+    yield f"{way}{name}.adapter=lora", sum(training_parts(shape, replace(smaller, adapter=Adapter.lora), row, "cuda"))
+    for count in (n for n in range(runtime.world_size, block.batch_size + 1) if block.batch_size % n == 0):
+        sharded = replace(runtime, processes=count, nodes=1, sharding=Sharding.fsdp if count > 1 else Sharding.none)
+        peak = sum(training_parts(shape, replace(block, runtime=sharded), row, "cuda"))
+        yield f"{way}launch=fsdp and {count} GPU{'s' if count > 1 else ''}", peak
+
+
+def waiting_times(nodes: dict[str, Node]) -> list[str]:
+    """Return the sentence on how long the processes of a training wait for each other; [] if none has several."""
+    blocks = {node.stage: node.config for node in nodes.values() if isinstance(node.config, Training)}
+    limits = [
+        f"{block.trainer.get('ddp_timeout', WAIT_SECONDS):,} s in {stage} ({stage}.trainer.ddp_timeout)"
+        for stage, block in blocks.items()
+        if block.runtime.world_size > 1
+    ]
+    return [f"A process that waits longer for the others ends the training: {', '.join(limits)}."] if limits else []
+
+
+def expected_tokens(cfg: Config, node: Node, store: Store, history: RunHistory) -> float:
+    """Return the tokens that a node reads or generates: of `plan.tokens`, else as its settings tell; nan without
+    both."""
+    if named := cfg.plan.tokens.get("dpo" if node.stage == "reference" else node.stage):
+        return named * float(getattr(node.config, "epochs", 1))
+    if not reads_tokens(node.stage, node.settings) or not (sizes := expected_sizes(node, store, history)).rows:
+        return math.nan
+    from_base = is_answered_by_base(node.settings, {role: each.stage for role, each in node.inputs.items()})
+    return stage_tokens(node.stage, node.settings, sizes, from_base)
+
+
+def seconds_per_token(shape: ModelShape, block: object, row: float, gpu: str) -> float:
+    """Return the seconds per token at the full rate of all GPUs that work on a node. A forward takes two operations
+    per weight and token, and four per feature of a query and position before it; a backward twice as many, or as many
+    if only an adapter is trained. A generated token reads its keys and values, and a share of the weights."""
+    _, _, bandwidth, *rates = GPUS[gpu]
+    precision = getattr(block, "precision", Precision.fp32)
+    if isinstance(block, Sample | Answer):
+        size, length = memory.element_bytes(precision), row + block.max_new_tokens
+        weights = shape.parameters * size
+        rows = memory.decoded_at_once(shape, size, block.runtime.batch_size, length, "cuda", weights)
+        return (weights / rows + length * memory.cache_bytes(shape, size)) / bandwidth / 1e12
+    weights = replace(shape, experts=shape.active, tied=True).parameters
+    forward = 2 * weights + 2 * shape.layers * shape.query * row
+    passes, processes = 1, 1
+    if isinstance(block, Training):
+        _, checkpointing, _ = memory.micro_batch(shape, block, row, "cuda")
+        passes = (3 if block.adapter is Adapter.none else 2) + (checkpointing is Checkpointing.full)
+        processes = block.runtime.world_size
+    return passes * forward / (processes * rates[precision is not Precision.bf16] * 1e12)

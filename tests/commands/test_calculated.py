@@ -1,0 +1,179 @@
+"""Tests of the plan for GPUs that this machine lacks: it needs neither weights, data nor a network."""
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+
+from stages.cli import compose
+from stages.commands.planning import calculated
+from stages.commands.planning.peak import training_parts
+from stages.config.choices import GPUS, Checkpointing, Precision, Sharding
+from stages.config.installation import ROOT
+from stages.config.schema import RECIPES
+from stages.hardware import machine, memory
+from stages.hardware.model_shape import ModelShape
+from stages.preflight import model_files
+from stages.store import source_files
+from tests.helpers import composed, refused, settings
+
+# Parameters in billions, as their publishers count them.
+PUBLISHED = {
+    "mistral_7b": 7.24,
+    "zephyr_7b_sft": 7.24,
+    "llama31_8b": 8.03,
+    "llama31_70b": 70.6,
+    "llama32_1b": 1.24,
+    "qwen3_0p6b": 0.596,
+    "smollm2_135m": 0.135,
+    "smollm2_360m": 0.362,
+}
+
+
+@pytest.fixture(autouse=True)
+def this_machine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Refuse the network, and plan for this machine again after the test."""
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a plan for another machine asked the hub")
+
+    monkeypatch.setattr(model_files, "hub_config", refuse)
+    monkeypatch.setattr(source_files, "hub_revision", refuse)
+    yield
+    machine.plan_for(None)
+
+
+def plan(folder: Path, capsys: pytest.CaptureFixture[str], *line: str) -> dict[str, list[str]]:
+    """Return the cells of the plan's rows by node, and its sentences under ''."""
+    cfg, store, nodes = compose.prepare(composed("stage=plan", f"outputs={folder}", "tracker=none", *line))
+    calculated.show(cfg, nodes, store)
+    rows = [re.split(r"\s{2,}", row.strip()) for row in capsys.readouterr().out.splitlines()]
+    return {row[0]: row[1:] for row in rows if len(row) > 1} | {"": [row[0] for row in rows if len(row) == 1]}
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+def test_every_recipe_is_calculated_for_a_named_gpu(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_the_user = [f"label.path={ROOT}/stages/tasks/toy_preferences.jsonl"] if recipe == "from_preferences" else []
+    rows = plan(tmp_path, capsys, f"recipe={recipe}", "plan.gpu=h200", *of_the_user)
+    assert {"dpo", "reference", "eval"} <= rows.keys()
+    weights, gradients, optimizer, activations, peak, host = map(float, rows["dpo"][:6])
+    assert weights + gradients + optimizer + activations == pytest.approx(peak, abs=0.25)
+    assert host * 2**30 > memory.LIBRARIES
+
+
+def test_a_plan_for_another_machine_takes_its_precision_and_leaves_this_one_as_it_is(tmp_path: Path) -> None:
+    cfg, _, nodes = compose.prepare(composed("stage=plan", f"outputs={tmp_path}", "tracker=none", "plan.gpu=h200"))
+    assert cfg.dpo.precision is nodes["dpo"].config.precision is Precision.bf16
+    compose.prepare(composed("stage=plan", f"outputs={tmp_path}", "tracker=none"))
+    assert machine.gpu() == machine.driver_gpu()
+    assert "a100_80gb" in refused("stage=plan", "plan.gpu=a100_8gb")
+
+
+def test_the_published_shapes_have_the_published_numbers_of_parameters() -> None:
+    for name, billions in PUBLISHED.items():
+        model = settings(f"model={name}").model
+        shape = ModelShape.from_config(model_files.model_config(model) or {})
+        assert shape is not None and shape.parameters / 1e9 == pytest.approx(billions, rel=0.01), name
+
+
+def test_the_shape_of_a_group_does_not_describe_another_path() -> None:
+    with pytest.raises(AssertionError, match="asked the hub"):
+        model_files.model_config(settings("model=mistral_7b", "model.path=someone/else").model)
+
+
+def test_shares_of_the_state_add_up_to_the_whole() -> None:
+    block = settings("recipe=zephyr_7b").dpo
+    shape = ModelShape.from_config(settings("model=mistral_7b").model.config)
+    assert shape is not None
+    whole = memory.held_parts(shape, block)
+    runtime = replace(block.runtime, processes=8, sharding=Sharding.fsdp)
+    shares = memory.held_parts(shape, replace(block, runtime=runtime))
+    assert [8 * share for share in shares] == pytest.approx([*whole])
+    # Weights, gradients and Adam's two moments in fp32.
+    assert sum(whole) == pytest.approx(16 * shape.parameters)
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_the_settings_that_a_plan_names_fit_and_half_the_gpus_do_not(
+    stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ("recipe=tulu3_8b", "model=llama31_70b", "launch=fsdp", "launch.processes=8", "plan.gpu=h100_80gb")
+    sentences = " ".join(plan(tmp_path, capsys, *line)[""])
+    match = re.search(
+        rf"{stage} does not fit\. It would with [^.]*\.adapter=lora or with launch=fsdp and (\d+) GPU", sentences
+    )
+    assert match is not None, sentences
+    peaks = [
+        float(plan(tmp_path, capsys, *line, f"launch.processes={count}")[stage][4]) * 2**30
+        for count in (int(match[1]), int(match[1]) // 2)
+    ]
+    assert peaks[0] <= GPUS["h100_80gb"][1] * 1e9 < peaks[1]
+
+
+def test_arithmetic_is_counted_as_by_torch() -> None:
+    tokens = 32
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=512,
+        tie_word_embeddings=False,
+        attn_implementation="eager",
+    )
+    model, shape = LlamaForCausalLM(config), ModelShape.from_config(config.to_dict())
+    assert shape is not None
+    with FlopCounterMode(display=False) as forward:
+        output = model(torch.arange(tokens)[None]).logits
+    with FlopCounterMode(display=False) as backward:
+        output.sum().backward()
+    masked = 2 * shape.layers * shape.query * tokens**2  # eager attention computes products that the mask drops
+    block = settings("recipe=tiny", "dpo.precision=fp32").reference
+    rate = GPUS["h100_80gb"][4] * 1e12
+    expected = calculated.seconds_per_token(shape, block, tokens, "h100_80gb") * rate * tokens
+    assert expected == pytest.approx(forward.get_total_flops() - masked, rel=0.01)
+    trained = settings("recipe=tiny", "precision=fp32", "sft.precision=fp32").sft
+    for checkpointing, passes in ((Checkpointing.none, 3), (Checkpointing.full, 4)):
+        runtime = replace(trained.runtime, gradient_checkpointing=checkpointing, micro_batch=1)
+        block = replace(trained, runtime=runtime)
+        assert calculated.seconds_per_token(shape, block, tokens, "h100_80gb") * rate * tokens == pytest.approx(
+            passes * expected
+        )
+    assert backward.get_total_flops() == pytest.approx(2 * forward.get_total_flops(), rel=0.01)
+
+
+def test_twice_the_bandwidth_generates_in_half_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    block, shape = settings("recipe=tiny").answer, ModelShape.from_config(settings("model=mistral_7b").model.config)
+    assert shape is not None
+    machine.plan_for("h200")
+    monkeypatch.setitem(GPUS, "faster", (*GPUS["h200"][:2], 2 * GPUS["h200"][2], *GPUS["h200"][3:]))
+    once, faster = (calculated.seconds_per_token(shape, block, 100, name) for name in ("h200", "faster"))
+    assert once == pytest.approx(2 * faster) and math.isfinite(once)
+
+
+def test_a_plan_names_how_long_processes_wait_for_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ("recipe=zephyr_7b", "plan.gpu=h200")
+    assert not any("waits" in sentence for sentence in plan(tmp_path, capsys, *line)[""])
+    sentences = " ".join(plan(tmp_path, capsys, *line, "launch=ddp", "dpo.trainer.ddp_timeout=60")[""])
+    default = TrainingArguments.__dataclass_fields__["ddp_timeout"].default
+    assert f"{default:,} s in sft (sft.trainer.ddp_timeout), 60 s in dpo" in sentences
+
+
+def test_the_parts_of_training_are_its_peak() -> None:
+    block, shape = settings("recipe=zephyr_7b").sft, ModelShape.from_config(settings("model=mistral_7b").model.config)
+    assert shape is not None
+    micro_batch = memory.micro_batch(shape, block, block.max_length, "cuda")
+    expected = memory.training_bytes(shape, block, "cuda", *micro_batch)
+    assert sum(training_parts(shape, block, block.max_length, "cuda")) == pytest.approx(expected)
