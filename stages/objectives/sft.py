@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from accelerate.utils import send_to_device
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 from trl.trainer import disable_dropout_in_model
@@ -18,7 +17,7 @@ from stages.config.choices import Split, TrainedTurns
 from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.loading import load_model
-from stages.models.packing import attention_name, pack_segments
+from stages.models.packing import add_layout, attention_name, pack_segments, send_batch
 from stages.models.rendering import ContractError
 from stages.models.scoring import allowed_gap, autocast
 from stages.store import safe_files
@@ -174,7 +173,7 @@ class IsolationCheck(TrainerCallback):
         """Return mean |copy - first| and mean |first| of the log-probs, in nats per token."""
         count = len(self.ids)
         row = {"input_ids": self.ids * 2, "labels": self.ids * 2, "seq_lengths": [count, count]}
-        batch = send_to_device(self.trainer.data_collator([row]), self.trainer.args.device)
+        batch = send_batch(add_layout(self.trainer.model, self.trainer.data_collator([row])), self.trainer.args.device)
         with autocast(self.cfg.precision, self.trainer.args.device):
             scored = self.trainer.model(**batch, use_cache=False, fused_lm_head=True).log_probs[0].float()
         first, copy = scored[: count - 1], scored[count:]  # the position before the copy's first token is left out

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tests import flash_reference
 from tests.pretend import build, libraries, process_group
 
 NAME = "pretend"
@@ -33,6 +34,7 @@ def library() -> Any:
     torch._register_device_module(NAME, Module(loaded))  # type: ignore[attr-defined]
     torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
     torch.library.Library("aten", "IMPL").impl("record_stream", lambda tensor, stream: None, "PrivateUse1")
+    torch.get_device_module(NAME).flash_attention = flash_reference.register("CPU")  # whose kernels are lent memory
     process_group.register(NAME)
     libraries.patch_after_import(NAME)
     return loaded

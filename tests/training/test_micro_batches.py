@@ -24,6 +24,8 @@ from stages import dpo, sft
 from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Checkpointing, Precision
 from stages.config.errors import UserError
+from stages.models.packing import PackedPairs
+from stages.models.run_attention import RunLayout
 from stages.store.workspace import StageDir, read_curves
 from stages.training.arguments import training_arguments
 from stages.training.budget import decide_open_settings, divide_rows, out_of_memory_error, write_decision
@@ -115,6 +117,29 @@ def test_no_budget_changes_weights_or_curves(
         alike(read_curves(out.path), curves)
         steps = sum("loss" in point for point in curves)
         assert len(seen) == steps * cfg.batch_size if budget == 1 else max(seen) <= budget and len(seen) > steps
+
+
+@pytest.mark.parametrize(("name", "changes"), [("sft", {"packing": True, "max_length": 128}), ("dpo", {})])
+def test_no_forward_reads_the_lengths_of_runs(
+    name: str, changes: dict[str, Any], inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forward would wait for the device to read them. So every batch comes with a layout, from the CPU."""
+    depth, depths = [0], list[int]()
+
+    def deepen(by: int) -> Callable[..., None]:
+        return lambda *_: depth.__setitem__(0, depth[0] + by)
+
+    for owner, function in ((PackedPairs, "from_batch"), (RunLayout, "from_positions")):
+        original = getattr(owner, function)
+        monkeypatch.setattr(owner, function, lambda *a, call=original: (depths.append(depth[0]), call(*a))[1])
+    every_module = torch.nn.modules.module
+    before = every_module.register_module_forward_pre_hook(deepen(1))
+    after = every_module.register_module_forward_hook(deepen(-1))
+    _, out = train(replace(block(name, micro_batch=2), batch_size=4, **changes), inputs, tmp_path / "out")
+    before.remove()
+    after.remove()
+    steps = sum("loss" in point for point in read_curves(out.path))
+    assert len(depths) >= 2 * steps > 0 and not any(depths)
 
 
 def address_space(name: str) -> int:
