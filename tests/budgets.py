@@ -111,6 +111,7 @@ class Ledger:
     def __init__(self, factor: float | None, meter: Meter) -> None:
         self.enforced, self.factor, self.meter, self.processes = factor is not None, factor or 1.0, meter, 1
         self.tests, self.used = Counter[str](), Counter[str]()
+        self.costs: dict[str, dict[str, float]] = {}  # by room and test
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for name, value in report.user_properties if report.when == "teardown" else ():
@@ -119,6 +120,7 @@ class Ledger:
                 self.tests[place] += 1
                 self.used[place] += value[0]
                 self.used[FIXTURES] += value[1]
+                self.costs.setdefault(place, {})[report.nodeid] = value[0]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -153,6 +155,9 @@ class Ledger:
         for name in self.over():
             report_line = f"{name} is over its budget of {self.budget(name):g} CPU-seconds: see tests/budgets.py"
             terminalreporter.write_line(report_line, red=True)
+            costs = self.costs.get(name, {})
+            for nodeid in sorted(costs, key=lambda each: -costs[each])[:5]:
+                terminalreporter.write_line(f"{costs[nodeid]:8.1f} {nodeid}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import PartialState
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
@@ -19,6 +20,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations import is_fsdp_enabled
 
 from stages.config.choices import Precision, Weights
 from stages.config.errors import UserError
@@ -113,7 +115,7 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
     if missing:
         raise UserError(f"{folder}: config.json describes weights that are in no file: {', '.join(missing[:3])}.")
     if weights is not Weights.nf4:
-        return model.to(device).eval()  # type: ignore[no-any-return]
+        return place_model(model, device).eval()
     from bitsandbytes.nn import Linear4bit
 
     for module in model.modules():
@@ -124,7 +126,9 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
 
 
 def load_weights(model_class: Any, folder: Path, **options: Any) -> tuple[Any, list[str]]:
-    """Return a folder's model as a class of transformers, and the names of missing weights, which are random.
+    """Return a folder's model as a class of transformers, and the names of missing weights, which are random. If the
+    model will be sharded, the first process of each node reads the weights. In the others they are on the meta device
+    (shapes without values), and receive their shard from the first process.
 
     Raises:
         UserError: if the folder cannot be loaded, or config.json describes another model than the weights.
@@ -133,6 +137,8 @@ def load_weights(model_class: Any, folder: Path, **options: Any) -> tuple[Any, l
     if getattr(config, "quantization_config", None):  # some machines would apply it, and others not
         raise UserError(f"{folder}: config.json names a quantization_config. Save the weights in full precision.")
     options |= LOCAL_WITHOUT_CODE | {"ignore_mismatched_sizes": True, "output_loading_info": True}
+    if is_fsdp_enabled() and not PartialState().is_local_main_process:
+        options["device_map"] = {"": "meta"}
     with name_folder_in_errors(folder, "the model"):
         model, report = model_class.from_pretrained(folder, use_safetensors=True, **options)
     for name, stored, described in sorted(report["mismatched_keys"]):
@@ -145,6 +151,11 @@ def load_weights(model_class: Any, folder: Path, **options: Any) -> tuple[Any, l
     return model, sorted(report["missing_keys"])
 
 
+def place_model(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """Return the model on the device; a model that will be sharded stays where it is, as it may not fit there."""
+    return model if is_fsdp_enabled() else model.to(device)  # type: ignore[arg-type]
+
+
 def torch_dtype(weights: Weights) -> torch.dtype:
     return torch.bfloat16 if weights is Weights.bf16 else torch.float32
 
@@ -155,7 +166,7 @@ def create_reward_model(folder: Path, weights: Weights, device: torch.device, pa
     torch.manual_seed(seed)
     model, _ = load_weights(AutoModelForSequenceClassification, folder, dtype=torch_dtype(weights), num_labels=1)
     model.config.get_text_config().pad_token_id = pad
-    return model.to(device).eval()  # type: ignore[no-any-return]
+    return place_model(model, device).eval()
 
 
 def load_reward_model(folder: Path, weights: Weights, device: torch.device) -> PreTrainedModel:

@@ -6,24 +6,28 @@ to the beginning of another one. A pair is two runs: prompt + chosen, and reject
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import pad
-from torch.nn.utils.rnn import pad_sequence
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from stages.models.run_attention import RunAttention, RunLayout, causal_mask
+from stages.models.run_attention import RunAttention, RunLayout, autocast_dtype, causal_mask, join_ranges, send_tensor
 
 ATTENTION = "plumbline_packed"
-# On these devices every run is a separate attention call; on others one padded call computes all runs. On a CPU one
-# more call costs 18 µs, and one token of padding 10 µs (one core, fp32, 9 heads of 64, runs of 160 tokens).
+# On these devices every run is a separate attention call; on others one call computes all runs. On a CPU one more call
+# costs 18 µs, and one token of padding 10 µs (one core, fp32, 9 heads of 64, runs of 160 tokens).
 RUN_BY_RUN_DEVICES = ("cpu",)
+ROUNDING = 0.05  # the largest relative difference of two kernels in bf16; with another mask it is about 0.5
 
 
 @dataclass
@@ -41,24 +45,29 @@ class PackedPairs:
         ends = attention_mask.sum(1)
         in_both = torch.minimum(ends[:half], ends[half:])[:, None] > torch.arange(width, device=input_ids.device)
         shared = ((input_ids[:half] == input_ids[half:]) & in_both).cumprod(1).sum(1)
-        lengths = torch.stack([ends[:half], ends[half:] - shared], 1).flatten().tolist()
-        prefixes = torch.stack([torch.zeros_like(shared), shared], 1).flatten().tolist()
+        table = torch.stack([ends[:half], ends[half:] - shared, torch.zeros_like(shared), shared])
+        lengths, prefixes = table.view(2, 2, half).mT.flatten(1).tolist()  # chosen and rejected of each pair in turn
         return cls(RunLayout.from_lengths(lengths, input_ids.device, prefixes), width)
+
+    @cached_property
+    def places(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Places in the flattened batch: (tokens,), of every token of the row, and (attended tokens,), of every token
+        that the runs attend to."""
+        runs, layout = np.arange(len(self.layout.lengths)), self.layout
+        starts = (runs // 2 + runs % 2 * (len(runs) // 2)) * self.width  # chosen sequences are above rejected ones
+        own = join_ranges(starts + layout.prefixes, layout.lengths)
+        return layout.on_device(own), layout.on_device(join_ranges(starts, layout.totals))
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """Return a (2 pairs, width, …) batch as one row, (1, tokens, …)."""
-        half = len(padded) // 2
-        rows = [row for pair in zip(padded[:half], padded[half:], strict=True) for row in pair]
-        runs = zip(rows, self.layout.prefixes, self.layout.lengths, strict=True)
-        return torch.cat([row[prefix : prefix + length] for row, prefix, length in runs])[None]
+        return padded.flatten(0, 1).index_select(0, self.places[0])[None]
 
     def spread(self, packed: torch.Tensor) -> torch.Tensor:
-        """Return one row, (1, tokens, …), as a (2 pairs, width, …) batch with 0 as padding."""
-        runs = torch.split(packed[0], self.layout.lengths)
-        chosen, shared = runs[::2], self.layout.prefixes[1::2]
-        rejected = [torch.cat([row[:n], tail]) for row, tail, n in zip(chosen, runs[1::2], shared, strict=True)]
-        rows = pad_sequence([*chosen, *rejected], batch_first=True)
-        return pad(rows, (0, 0) * (rows.dim() - 2) + (0, self.width - rows.shape[1]))
+        """Return one row, (1, tokens, …), as a (2 pairs, width, …) batch with 0 as padding. (Joining slices of the row
+        would have a backward that copies the whole gradient once per slice.)"""
+        padded = packed.new_zeros(len(self.layout.lengths) * self.width, *packed.shape[2:])
+        padded.index_copy_(0, self.places[1], packed[0].index_select(0, self.layout.attended))
+        return padded.view(-1, self.width, *packed.shape[2:])
 
 
 def attention(
@@ -81,8 +90,12 @@ def attention(
     states = [query, key, value]
     # The CPU kernel does not check strides: it gives wrong results unless the elements of a head are contiguous.
     fits = query.shape[-1] == value.shape[-1] and all(t.stride(-1) == 1 for t in states) and not kwargs.get("dropout")
-    attend = attend_by_run if query.device.type in RUN_BY_RUN_DEVICES and fits else attend_padded
-    return attend(module, states, layout, **kwargs), None
+    if fits and query.device.type in RUN_BY_RUN_DEVICES:
+        return attend_by_run(module, states, layout, **kwargs), None
+    # A meta tensor comes from `install_run_attention` on a model whose weights another process loads.
+    heads = query.shape[1], key.shape[1], query.shape[-1]
+    works = fits and not query.is_meta and varlen_works(query.device, autocast_dtype(query), *heads)
+    return (attend_varlen if works else attend_padded)(module, states, layout, **kwargs), None
 
 
 def attend_by_run(module: nn.Module, states: list[torch.Tensor], layout: RunLayout, **kwargs: Any) -> torch.Tensor:
@@ -90,14 +103,50 @@ def attend_by_run(module: nn.Module, states: list[torch.Tensor], layout: RunLayo
     return RunAttention.apply(*states, layout, kwargs.get("scaling"), kwargs.get("sliding_window"))  # type: ignore[no-any-return,no-untyped-call]
 
 
+def attend_varlen(module: nn.Module, states: list[torch.Tensor], layout: RunLayout, **kwargs: Any) -> torch.Tensor:
+    """Call `varlen_attn` once over the row, in autocast's precision if that is on. No state is padded; keys and values
+    of a prefix are copied for the run that continues it."""
+    query, key, value = (t[0].transpose(0, 1).to(autocast_dtype(states[0])) for t in states)
+    if any(layout.prefixes):
+        key, value = (t.index_select(0, layout.attended) for t in (key, value))
+    longest = max(layout.lengths), int(layout.totals.max())
+    window = (kwargs.get("sliding_window") or 0) - 1  # so many earlier tokens; -1: all
+    is_grouped = query.shape[1] != key.shape[1]
+    options: dict[str, Any] = {"scale": kwargs.get("scaling"), "window_size": (window, 0), "enable_gqa": is_grouped}
+    return varlen_attn(query, key, value, *layout.boundaries, *longest, **options)[None]  # type: ignore[call-overload,no-any-return]
+
+
 def attend_padded(module: nn.Module, states: list[torch.Tensor], layout: RunLayout, **kwargs: Any) -> torch.Tensor:
-    """Call SDPA once over padded sequences, each with its prefix in front. This is plain causal attention, which has
-    the fastest kernels, and one launch for any number of runs."""
+    """Call SDPA once over padded sequences, each with its prefix in front. This is plain causal attention."""
     rows, sources = layout.sequences
     padded = (t[0].transpose(0, 1)[rows].transpose(1, 2) for t in states)
     mask = causal_mask(rows.shape[1], kwargs.get("sliding_window"), rows.device)
     output, _ = sdpa_attention_forward(module, *padded, mask, **kwargs)
     return output.flatten(0, 1).index_select(0, sources)[None]
+
+
+@cache
+def varlen_works(device: torch.device, dtype: torch.dtype, heads: int, key_heads: int, dim: int) -> bool:
+    """Return True if `attend_varlen` has the output and gradients of `attend_padded` on an example. With some versions
+    of PyTorch, devices, types and sizes of heads, it lacks a kernel or an argument, or may align masks otherwise."""
+    module: Any = SimpleNamespace(num_key_value_groups=heads // key_heads, is_causal=True)
+    layout = RunLayout.from_lengths([7, 3, 0, 4], device, [0, 5, 2, 0], [0, 0, 0, 3])
+    draw = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(1, 14, n, dim, generator=draw) for n in (heads, key_heads, key_heads, heads)]
+
+    def agrees(window: int | None) -> bool:
+        *states, weights = (t.to(device, dtype).requires_grad_() for t in tensors)
+        results = []
+        for attend in (attend_padded, attend_varlen):
+            output = attend(module, [t.transpose(1, 2) for t in states], layout, sliding_window=window)
+            results.append([output, *torch.autograd.grad(output, states, weights)])
+        return all((b - a).norm() <= ROUNDING * a.norm() for a, b in zip(*results, strict=True))
+
+    with ThreadPoolExecutor(1) as other_thread:  # without this thread's autocast, gradient mode and checkpointing
+        try:
+            return all(other_thread.map(agrees, (None, 3)))
+        except (RuntimeError, TypeError):
+            return False
 
 
 AttentionInterface.register(ATTENTION, attention)
@@ -136,6 +185,21 @@ def install_run_attention(model: PreTrainedModel) -> bool:
     return layout.used
 
 
+def add_layout(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
+    """Return a batch in TRL's format with the layout of its runs, if the model reads packed rows. On the CPU this does
+    not wait for a device; without it, the forward reads the lengths of all runs from the device."""
+    if attention_name(model) != ATTENTION:
+        return batch
+    if "position_ids" in batch:
+        return batch | {"layout": RunLayout.from_positions(batch["position_ids"])}
+    return batch | {"layout": PackedPairs.from_batch(batch["input_ids"], batch["attention_mask"]).layout}
+
+
+def send_batch(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return a batch with its tensors on the device. (Trainer would wait for the device at each tensor.)"""
+    return {k: send_tensor(v, device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+
+
 @contextmanager
 def allow_left_padding(model: PreTrainedModel) -> Iterator[None]:
     """Around forwards with rows padded on the left, use transformers' attention: only that gets masks for them."""
@@ -163,10 +227,12 @@ def pack_pairs(model: PreTrainedModel) -> bool:
     backbone = model.base_model
     padded_forward = backbone.forward
 
-    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(
+        input_ids: torch.Tensor, attention_mask: Any = None, layout: RunLayout | None = None, **kwargs: Any
+    ) -> Any:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        pairs = PackedPairs.from_batch(input_ids, mask)
-        layout = pairs.layout
+        layout = replace(layout or PackedPairs.from_batch(input_ids, mask).layout, device=input_ids.device)
+        pairs = PackedPairs(layout, input_ids.shape[1])
         packed = {"input_ids": pairs.pack(input_ids), "position_ids": layout.positions, "layout": layout}
         output = padded_forward(**kwargs | packed)  # `packed` replaces a classifier's position_ids=None
         output.last_hidden_state = pairs.spread(output.last_hidden_state)
@@ -186,8 +252,9 @@ def pack_segments(model: PreTrainedModel) -> bool:
     backbone = model.base_model
     masked_forward = backbone.forward
 
-    def forward(*args: Any, position_ids: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        layout = RunLayout.from_positions(position_ids) if position_ids is not None else None
+    def forward(*args: Any, position_ids: Any = None, layout: RunLayout | None = None, **kwargs: Any) -> Any:
+        if position_ids is not None:
+            layout = replace(layout or RunLayout.from_positions(position_ids), device=position_ids.device)
         return masked_forward(*args, position_ids=position_ids, layout=layout, **kwargs)
 
     backbone.forward = forward

@@ -10,11 +10,12 @@ quarters of the time of the kernel's backward.
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
+from numpy.typing import NDArray
 
 forward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 backward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -32,17 +33,17 @@ class RunLayout:
 
     lengths: tokens of every run, in order.
     prefixes: tokens at the beginning of another run that a run continues; 0 for a whole sequence.
-    positions: (1, tokens), every token's position in its sequence.
-    continued: for every run, the index of the whole sequence that it continues; by default the run before it.
+    continued: for every run, the index of the whole sequence that it continues.
+    device: where the tensors below are needed; they are computed on the CPU at their first use.
     used: True once a layer's attention received this layout.
     """
 
     lengths: list[int]
     prefixes: list[int]
-    positions: torch.Tensor
-    continued: list[int] | None = None
-    used: bool = False
-    masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = field(default_factory=dict)
+    continued: list[int]
+    device: torch.device
+    used: bool = field(default=False, init=False)
+    masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = field(default_factory=dict, init=False)
 
     @classmethod
     def from_lengths(
@@ -52,35 +53,64 @@ class RunLayout:
         prefixes: list[int] | None = None,
         continued: list[int] | None = None,
     ) -> "RunLayout":
-        """Return the layout of runs with these lengths; without `prefixes`, each run is a whole sequence."""
-        prefixes = prefixes or [0] * len(lengths)
-        positions = [torch.arange(p, p + n) for n, p in zip(lengths, prefixes, strict=True)]
-        return cls(lengths, prefixes, torch.cat(positions)[None].to(device), continued)
+        """Return the layout of runs with these lengths. By default, each run is a whole sequence, or continues the run
+        before it."""
+        continued = continued or [max(0, run - 1) for run in range(len(lengths))]
+        return cls(lengths, prefixes or [0] * len(lengths), continued, device)
 
     @classmethod
     def from_positions(cls, position_ids: torch.Tensor) -> "RunLayout":
         """Return the layout of a packed row from its positions, (1, tokens), which restart at 0 with every example."""
         starts = [*(position_ids[0] == 0).nonzero()[:, 0].tolist(), position_ids.shape[1]]
-        lengths = [b - a for a, b in pairwise(starts)]
-        return cls(lengths, [0] * len(lengths), position_ids)
+        return cls.from_lengths([b - a for a, b in pairwise(starts)], position_ids.device)
+
+    def on_device(self, numbers: NDArray[Any]) -> torch.Tensor:
+        return send_tensor(torch.from_numpy(numbers), self.device)
+
+    @cached_property
+    def positions(self) -> torch.Tensor:
+        """(1, tokens), every token's position in its sequence."""
+        return self.on_device(join_ranges(self.prefixes, self.lengths))[None]
 
     @cached_property
     def slices(self) -> list[tuple[slice, slice]]:
         """For every run, the slice of the row with its prefix, and the slice with its own tokens."""
-        starts = [0, *accumulate(self.lengths)]
-        continued = self.continued or [max(0, run - 1) for run in range(len(self.lengths))]
-        prefix_slices = [slice(starts[run], starts[run] + n) for run, n in zip(continued, self.prefixes, strict=True)]
-        return [*zip(prefix_slices, (slice(start, end) for start, end in pairwise(starts)), strict=True)]
+        starts = self.starts[self.continued].tolist(), self.starts.tolist()
+        runs = zip(*starts, self.prefixes, self.lengths, strict=True)
+        return [(slice(first, first + prefix), slice(own, own + n)) for first, own, prefix, n in runs]
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """(runs,), the place in the row of every run's first own token."""
+        return np.cumsum(self.lengths) - np.array(self.lengths)
+
+    @cached_property
+    def totals(self) -> NDArray[np.int64]:
+        """(runs,), the number of tokens that each run attends to: its prefix and its own."""
+        return np.add(self.prefixes, self.lengths)
+
+    @cached_property
+    def attended(self) -> torch.Tensor:
+        """(attended tokens,), the places in the row of every run's prefix and own tokens, run after run."""
+        starts = np.stack([self.starts[self.continued], self.starts], 1)
+        return self.on_device(join_ranges(starts.ravel(), np.stack([self.prefixes, self.lengths], 1).ravel()))
+
+    @cached_property
+    def boundaries(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(runs + 1,) each, in int32: where the runs begin and end in the row, and in `attended`."""
+        own, attended = (np.cumsum([0, *counts], dtype=np.int32) for counts in (self.lengths, self.totals))
+        return self.on_device(own), self.on_device(attended)
 
     @cached_property
     def sequences(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Indices from a row to padded sequences and back: (runs, width), the places of each run's prefix and own
-        tokens in the row, then 0; and (tokens,), every token's place in the flattened first tensor."""
-        rows = [torch.cat([torch.arange(s.start, s.stop) for s in parts]) for parts in self.slices]
-        width = max(map(len, rows))
-        own_places = [torch.arange(prefix, len(row)) for prefix, row in zip(self.prefixes, rows, strict=True)]
-        sources = torch.cat([i * width + places for i, places in enumerate(own_places)])
-        return pad_sequence(rows, batch_first=True).to(self.positions.device), sources.to(self.positions.device)
+        tokens in the row, then its first token; and (tokens,), every token's place in the flattened first tensor. (The
+        gradients of padding are added up at one token per run: at the same one, all additions would wait in line.)"""
+        width = int(self.totals.max())
+        firsts = np.arange(len(self.totals)) * width
+        places = self.on_device(np.repeat(np.minimum(self.starts, sum(self.lengths) - 1), width))
+        places[self.on_device(join_ranges(firsts, self.totals))] = self.attended
+        return places.view(-1, width), self.on_device(join_ranges(firsts + self.prefixes, self.lengths))
 
     @cached_property
     def attended_places(self) -> list[tuple[list[slice], slice]]:
@@ -97,7 +127,7 @@ class RunLayout:
         runs."""
         attended = self.lengths_attended
         if (window, dtype) not in self.masks:
-            visible = visible_tokens(max(attended), window, self.positions.device)
+            visible = visible_tokens(max(attended), window, self.device)
             self.masks[window, dtype] = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -math.inf)
         own = self.attended_places[run][1]
         return self.masks[window, dtype][attended[run] - (own.stop - own.start) : attended[run], : attended[run]]
@@ -106,6 +136,24 @@ class RunLayout:
     def lengths_attended(self) -> list[int]:
         """The number of tokens that each of `attended_places` attends to."""
         return [sum(place.stop - place.start for place in places) for places, _ in self.attended_places]
+
+
+def join_ranges(starts: list[int] | NDArray[Any], lengths: list[int] | NDArray[Any]) -> NDArray[np.int64]:
+    """Return the numbers start, …, start + length - 1 of every range, one range after another."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1]) + np.repeat(np.asarray(starts) + lengths - ends, lengths)
+
+
+def send_tensor(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor of the CPU to the device. On CUDA the copy starts from pinned memory, as otherwise the CPU would
+    wait for all earlier work of the GPU."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def autocast_dtype(states: torch.Tensor) -> torch.dtype:
+    """Return autocast's precision if that is on for the tensor's device, else the tensor's own."""
+    device = states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
 
 def visible_tokens(length: int, window: int | None, device: torch.device) -> torch.Tensor:
@@ -135,7 +183,7 @@ class RunAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         """Return (1, tokens, heads, dim), in autocast's precision if that is on."""
         ctx.dtypes = query.dtype, key.dtype, value.dtype
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+        dtype = autocast_dtype(query)
         query, key, value = (t.to(dtype) for t in (query, key, value))
         output, log_sums = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format), []
         for run, (places, own) in enumerate(layout.attended_places):

@@ -16,7 +16,7 @@ from stages.config.choices import Forward, Precision
 from stages.config.errors import UserError
 from stages.models import lm_head
 from stages.models.contract import Contract
-from stages.models.packing import pack_pairs
+from stages.models.packing import add_layout, pack_pairs, send_batch
 from stages.models.rendering import ContractError
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs
@@ -125,7 +125,7 @@ def pair_log_probs(
         attention[i, :end] = 1
         labels[i, len(prompt) : end] = ids[i, len(prompt) : end]
     batch = {"input_ids": ids, "attention_mask": attention, "labels": labels}
-    batch = {name: values.to(model.device) for name, values in batch.items()}
+    batch = send_batch(add_layout(model, batch), model.device)
     with autocast(precision, model.device):
         output = model(**batch, use_cache=False, fused_lm_head=True)
     scored = output.log_probs.float().cpu()  # (rows, length - 1): position t scores token t + 1

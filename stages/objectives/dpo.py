@@ -9,12 +9,14 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOTrainer
+from trl.trainer import dpo_trainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import DPO
@@ -47,7 +49,9 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.loss_weights: list[float]  # TRL sets it
-        super().__init__(*args, **kwargs)
+        # Under FSDP, TRL would load the reference as a second model in every process; and it would hash all weights.
+        with patch.multiple(dpo_trainer, create_model_from_path=lambda *_, **__: None, hash_module=lambda _: ""):
+            super().__init__(*args, **kwargs)
         if isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
             self.model.delete_adapter("ref")  # TRL copies an adapter before continuing it
 
@@ -74,11 +78,10 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         return items_by_metric.get(metric, len(batch["ref_chosen_logps"]))
 
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
-        batch = self._prepare_inputs(self.data_collator(rows))
-        ids = batch["input_ids"]
-        labels = ids.masked_fill(batch["completion_mask"] == 0, -100)
-        model_inputs = {"input_ids": ids, "attention_mask": batch["attention_mask"], "labels": labels}
-        output = model(**model_inputs, use_cache=False, fused_lm_head=True)
+        batch = self._prepare_inputs(self.collate(rows))
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+        model_inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch}
+        output = model(**model_inputs, labels=labels, use_cache=False, fused_lm_head=True)
         widths = [self.data_collator([row])["input_ids"].shape[1] for row in rows]
         return [select_row(output, ([i, len(rows) + i], slice(width - 1))) for i, width in enumerate(widths)]
 
@@ -255,7 +258,7 @@ def mean_loss(trainer: StoredReferenceTrainer, pairs: int) -> float:
     total = 0.0
     with autocast(trainer.cfg.precision, trainer.args.device):
         for rows in trainer.micro_batches([trainer.train_dataset[i] for i in range(pairs)]):
-            loss, _, _ = trainer.prediction_step(trainer.model, trainer.data_collator(rows), prediction_loss_only=True)
+            loss, _, _ = trainer.prediction_step(trainer.model, trainer.collate(rows), prediction_loss_only=True)
             total += float(loss) * len(rows)
     trainer._metrics["eval"].clear()
     return total / pairs

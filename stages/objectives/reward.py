@@ -55,8 +55,9 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
         return len(batch["input_ids"]) // 2
 
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[SequenceClassifierOutputWithPast]:
-        batch = self._prepare_inputs(self.data_collator(rows))
-        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+        batch = self._prepare_inputs(self.collate(rows))
+        model_inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch}
+        output = model(**model_inputs, use_cache=False)
         return [select_row(output, ([i, len(rows) + i],)) for i in range(len(rows))]
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:

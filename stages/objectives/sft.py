@@ -139,7 +139,7 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
         return int((batch["labels"][:, 1:] != -100).sum())
 
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
-        output = model(**self._prepare_inputs(self.data_collator(rows)), use_cache=False, fused_lm_head=True)
+        output = model(**self._prepare_inputs(self.collate(rows)), use_cache=False, fused_lm_head=True)
         lengths = [len(row["input_ids"]) for row in rows]
         if self.is_padded:
             return [select_row(output, ([i], slice(n - 1))) for i, n in enumerate(lengths)]
@@ -194,7 +194,8 @@ def apply_contract(model: PreTrainedModel, contract: Contract, seed: int) -> Pre
     """Return the model with an embedding row per token of the contract, and its stop and pad tokens for generation."""
     if len(contract.tokenizer) > model.get_input_embeddings().num_embeddings:
         torch.manual_seed(seed)
-        model.resize_token_embeddings(len(contract.tokenizer))  # only with template.resize=true
+        is_loaded = model.device.type != "meta"  # else another process sends the rows
+        model.resize_token_embeddings(len(contract.tokenizer), mean_resizing=is_loaded)  # with template.resize=true
     model.generation_config.eos_token_id = contract.stop_ids
     model.generation_config.pad_token_id = contract.tokenizer.pad_token_id
     return model

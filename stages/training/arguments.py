@@ -4,6 +4,7 @@ from copy import copy
 from typing import Any
 
 import trl
+from accelerate.utils import enable_fsdp_ram_efficient_loading
 from transformers import TrainingArguments
 
 from stages.config.blocks.training import Training
@@ -11,12 +12,16 @@ from stages.config.choices import Precision, Sharding
 from stages.config.errors import UserError
 from stages.models.loading import resolve_device
 from stages.store.workspace import StageDir
+from stages.training import sharding
 from stages.training.saving import checkpoint_folder
 
 # TRL's arguments that shard weights, gradients and optimizer state over the processes.
 SHARDING_ARGUMENTS: dict[Sharding, dict[str, Any]] = {
     Sharding.none: {},
-    Sharding.fsdp: {"fsdp": True, "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}},
+    Sharding.fsdp: {
+        "fsdp": True,
+        "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "cpu_ram_efficient_loading": True},
+    },
     Sharding.zero3: {
         "deepspeed": {
             "zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
@@ -33,8 +38,8 @@ def training_arguments(cfg: Training, out: StageDir, **objective_arguments: Any)
     """Return TRL's arguments for a block, with the objective's own. TRL's batch is all rows of an optimizer step.
 
     Raises:
-        UserError: if TRL refuses a key of `trainer`, if this process sees several GPUs, or if the number of processes
-            is not the one in the config.
+        UserError: if TRL refuses a key of `trainer`, if this process sees several GPUs, if the number of processes
+            is not the one in the config, or if a model should be sharded over CPUs.
     """
     runtime, arguments_class = cfg.runtime, getattr(trl, cfg.objective.trl)
     settings = dict(
@@ -74,4 +79,9 @@ def training_arguments(cfg: Training, out: StageDir, **objective_arguments: Any)
         raise UserError("one process trains on one GPU, but sees several. Set CUDA_VISIBLE_DEVICES=0 or launch=ddp.")
     if args.world_size != runtime.world_size:
         raise UserError(f"{args.world_size} processes are connected, but the config asks for {runtime.world_size}.")
+    if runtime.sharding is Sharding.fsdp:
+        if args.device.type == "cpu":
+            raise UserError("launch=fsdp shards a model over GPUs, but these processes use the CPU. Use launch=ddp.")
+        args.fsdp_plugin_args["mixed_precision_policy"] = sharding.precision_policy(cfg.precision)
+        enable_fsdp_ram_efficient_loading()  # what loads a model from here on heeds it
     return args

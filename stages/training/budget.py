@@ -131,4 +131,5 @@ def save_costly_outputs(_: Any, operation: Any, *args: Any, **__: Any) -> Checkp
     """Return the policy to save outputs of COSTLY operations, and autocast's copies of weights, shared by all
     tokens."""
     cast = operation is aten._to_copy.default and isinstance(args[0], torch.nn.Parameter)
-    return CheckpointPolicy.MUST_SAVE if cast or operation in COSTLY else CheckpointPolicy.PREFER_RECOMPUTE
+    is_costly = operation in COSTLY or operation.namespace == "torch_attn"  # that of `varlen_attn`
+    return CheckpointPolicy.MUST_SAVE if cast or is_costly else CheckpointPolicy.PREFER_RECOMPUTE

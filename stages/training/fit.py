@@ -3,19 +3,18 @@
 A stage makes rows and model, and adds the objective's own steps between these.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from accelerate import DistributedType
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from stages.config.blocks.runtimes import SampledRuntime
 from stages.config.blocks.training import DPO, Reward, Training
 from stages.config.choices import Adapter, Forward, Sharding, Split, Weights
-from stages.config.errors import UserError
 from stages.models import model_card
 from stages.models.contract import Contract
 from stages.models.packing import pack_pairs
@@ -23,7 +22,7 @@ from stages.store.dropped import Dropped
 from stages.store.records import Message
 from stages.store.sealed_json import write_note
 from stages.store.workspace import SCRATCH, StageDir
-from stages.training import adapters, budget
+from stages.training import adapters, budget, sharding
 from stages.training.arguments import training_arguments
 from stages.training.batches import EpochSchedule, repeat_evenly
 from stages.training.callbacks import CurveLog, DivergenceCheck, EvaluationTimes, TrainingProgress
@@ -153,10 +152,8 @@ def train_with_callbacks(trainer: Trainer, cfg: Training, out: StageDir, *callba
     """Train to the last step, from the newest complete checkpoint if one exists, with our callbacks in place of TRL's.
 
     Raises:
-        UserError: if training diverges, or a model that should be sharded would not be.
+        UserError: if training diverges.
     """
-    if cfg.runtime.sharding is Sharding.fsdp and trainer.accelerator.distributed_type is not DistributedType.FSDP:
-        raise UserError("launch=fsdp shards a model over GPUs, but these processes use the CPU. Use launch=ddp.")
     if cfg.adapter is not Adapter.none:
         adapters.cast_trained_to_fp32(trainer.model)
     for default in (ProgressCallback, PrinterCallback):
@@ -171,7 +168,8 @@ def train_with_callbacks(trainer: Trainer, cfg: Training, out: StageDir, *callba
         trainer.add_callback(callback)
     with trainer.accelerator.main_process_first():  # the main process removes incomplete checkpoints
         resumed = newest_complete(checkpoint_folder(out))
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    with sharding.like_autocast(trainer) if cfg.runtime.sharding is Sharding.fsdp else contextlib.nullcontext():
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
 
 
 def pack_if_possible(model: PreTrainedModel, cfg: DPO | Reward, out: StageDir) -> PreTrainedModel:

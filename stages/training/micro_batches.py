@@ -21,14 +21,15 @@ from transformers import Trainer
 from transformers.utils import ModelOutput
 
 from stages.config.blocks.training import Training
-from stages.config.choices import Checkpointing
+from stages.config.choices import Checkpointing, Sharding
 from stages.models import lm_head
+from stages.models.packing import add_layout, send_batch
 from stages.store.workspace import StageDir
 from stages.training.budget import divide_rows, enable_checkpointing, out_of_memory_error, write_decision
 from stages.training.token_rows import Row
 from stages.training.trainer import PlumblineTrainer
 
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]  # tensors, and in packed batches `layout`
 Output = TypeVar("Output", bound=ModelOutput)
 
 
@@ -122,6 +123,10 @@ class MicroBatches(PlumblineTrainer, ABC):
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> Sequence[ModelOutput]:
         """Return for every row the model's output for this row alone, from one forward of all rows."""
 
+    def collate(self, rows: list[Row]) -> Batch:
+        """Return rows as a batch on the CPU, with the layout of its runs if the model reads packed rows."""
+        return add_layout(self.model, self.data_collator(rows))
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         collator, self.data_collator = self.data_collator, StepRows
         try:
@@ -211,7 +216,7 @@ class MicroBatches(PlumblineTrainer, ABC):
             OutOfMemory: with the rows of the micro-batch that did not fit.
         """
         parts = self.micro_batches(rows)
-        batches = [self.data_collator(part) for part in parts]
+        batches = [self.collate(part) for part in parts]
         loss = torch.zeros((), device=self.args.device)
         with average_over_step(self, batches, self.count_items):
             for i, (part, batch) in enumerate(zip(parts, batches, strict=True), 1):
@@ -219,9 +224,11 @@ class MicroBatches(PlumblineTrainer, ABC):
                 self.current_gradient_accumulation_steps: float = len(rows) / len(part)
                 last = i == len(parts)
                 self.accelerator.sync_gradients = last
+                # Without a reduction, sharded gradients would be whole in every process.
+                reduce = last or self.cfg.runtime.sharding is not Sharding.none
                 try:
-                    with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
-                        loss += super().training_step(model, batch, items)
+                    with contextlib.nullcontext() if reduce else self.accelerator.no_sync(model):
+                        loss += super().training_step(model, send_batch(batch, self.args.device), items)
                 except RuntimeError as error:
                     if should_reduce_batch_size(error):
                         raise OutOfMemory(part) from error

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import (
     AttentionInterface,
     BloomConfig,
@@ -219,6 +223,57 @@ def test_a_layout_goes_there_and_back() -> None:
     pairs_ = PackedPairs.from_batch(ids, mask)
     assert torch.equal(pairs_.spread(pairs_.pack(ids)), ids)
     assert pairs_.layout.positions.max() == max(LENGTHS) - 1
+
+
+def joined(packing_: PackedPairs, packed: torch.Tensor) -> torch.Tensor:
+    """Return the batch of one row, put together from slices: what `spread` must return to the bit."""
+    runs = torch.split(packed[0], packing_.layout.lengths)
+    shared = packing_.layout.prefixes[1::2]
+    rejected = [torch.cat([row[:n], tail]) for row, tail, n in zip(runs[::2], runs[1::2], shared, strict=True)]
+    sequences = pad_sequence([*runs[::2], *rejected], batch_first=True)
+    return pad(sequences, (0, 0) * (sequences.dim() - 2) + (0, packing_.width - sequences.shape[1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("sizes", [(), (5,)])
+def test_spreading_a_row_has_the_output_and_gradient_of_joined_slices(
+    sizes: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    pairs_ = PackedPairs.from_batch(*pairs())
+    draw = torch.Generator().manual_seed(0)
+    tokens = sum(pairs_.layout.lengths)
+    row = torch.randn(1, tokens, *sizes, generator=draw).to(dtype).requires_grad_()
+    gradient = torch.randn(6, WIDTH, *sizes, generator=draw).to(dtype)
+    outputs = pairs_.spread(row), joined(pairs_, row)
+    assert torch.equal(*outputs)
+    assert torch.equal(*(torch.autograd.grad(output, row, gradient)[0] for output in outputs))
+
+
+def test_the_gradient_of_spreading_a_row_takes_time_in_proportion_to_its_tokens() -> None:
+    """Count elements of tensors that the backward writes: joined slices copy the whole gradient once per slice."""
+
+    def written(count: int) -> int:
+        ids = torch.arange(3, 13).repeat(2 * count, 1)
+        ids[count:, 6:] += 1
+        pairs_ = PackedPairs.from_batch(ids, torch.ones_like(ids))
+        row = torch.zeros(1, sum(pairs_.layout.lengths), 4, requires_grad=True)
+        output = pairs_.spread(row)
+        with Written() as mode:
+            output.sum().backward()
+        return mode.elements
+
+    assert written(40) <= 11 * written(4)
+
+
+class Written(TorchDispatchMode):
+    """Counts the elements of all results of operators."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = op(*args, **(kwargs or {}))
+        self.elements += sum(t.numel() for t in tree_leaves(result) if isinstance(t, torch.Tensor))
+        return result
 
 
 def test_what_is_saved_knows_nothing_of_packing(built: Path, tmp_path: Path) -> None:

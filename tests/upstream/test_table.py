@@ -33,7 +33,7 @@ DOCUMENTED = set(
     "rich.console rich.table rich.text safetensors starlette.applications starlette.requests "
     "starlette.responses starlette.routing starlette.types tokenizers tokenizers.decoders tokenizers.models torch.nn "
     "tokenizers.pre_tokenizers tokenizers.trainers torch "
-    "torch.distributed torch.nn.functional torch.nn.utils.rnn "
+    "torch.distributed torch.nn.attention.varlen torch.nn.functional torch.nn.utils.rnn "
     "torch.utils.checkpoint torch.utils.data tqdm trackio transformers transformers.integrations "
     "transformers.integrations.sdpa_attention transformers.modeling_outputs transformers.utils trl "
     "uvicorn wandb yaml".split()
