@@ -23,6 +23,7 @@ BUDGETS = {
     FIXTURES: 40.0,  # two chains, each built by a command
     HOUSE: 15.0,  # files directly in tests/
     "launch": 60.0,
+    "pretend": 90.0,
     "stages": 140.0,
     "pipeline": 120.0,
     "preflight": 14.0,

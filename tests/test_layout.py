@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "launch": ("hardware",),
     "pipeline": ("launch", "tracking", "hardware"),
     "preflight": ("pipeline", "formats", "labelers"),  # it reads the first rows of files
-    "commands": ("preflight", "pages", "samplers", "labelers"),  # a plan counts the calls to judges
+    "commands": ("preflight", "pages", "samplers", "labelers", "objectives"),  # a plan counts calls, parity trains
     "cli": ("commands",),
 }
 ROOMS = sorted(path.parent.name for path in HOUSE.glob("*/__init__.py"))

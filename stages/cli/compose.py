@@ -18,7 +18,7 @@ from stages.cli.explain import unknown_setting_message
 from stages.config.blocks.models import Own
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Command, Precision
-from stages.config.errors import Errors, UserError
+from stages.config.errors import Errors, UserError, require_known
 from stages.config.schema import Config
 from stages.hardware import machine, process
 from stages.pipeline.graph import wire_graph
@@ -93,6 +93,9 @@ def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tup
         raise UserError(f"{missing[0]} is required and has no value. Set it.")
     refuse_unknown_keys(composed)
     cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    if cfg.stage == Command.parity:  # it needs what the training needs
+        require_known("parity.stage", [cfg.parity.stage], OBJECTIVES)
+        cfg.stage = cfg.parity.stage
     set_cache_folders(Path(cfg.outputs))
     if HydraConfig.initialized():
         hydra = HydraConfig.get()

@@ -85,7 +85,7 @@ def run(composed: DictConfig) -> float | None:
     alone = HydraConfig.initialized() and HydraConfig.get().mode is not RunMode.MULTIRUN
     with explained() if alone else nullcontext():
         cfg, store, nodes = compose.prepare(composed)
-        match cfg.stage:
+        match composed.stage:
             case Command.plan:
                 from stages.commands import plan
 
@@ -110,6 +110,11 @@ def run(composed: DictConfig) -> float | None:
                 from stages.commands import gc
 
                 gc.collect(store, cfg.gc.remove)
+            case Command.parity:
+                from stages.commands import parity
+
+                process.warn_of_versions()
+                parity.show(cfg, nodes[cfg.stage], store, typed_overrides())
             case Command.chat | Command.export:
                 use_finished_run(cfg, store, nodes)
             case _:

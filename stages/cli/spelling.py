@@ -20,6 +20,7 @@ from stages.store.plugins import user_path
 
 # Keys inside open dicts, which no dataclass lists.
 FREE = rf"({'|'.join(OBJECTIVES)})\.trainer\.[\w.]+|(data|sample|label|eval\.judged)\.own[.\w]*|prices"
+FREE += r"|parity\.trl[.\w]*"
 FREE += r"|sample\.endpoint\.extra\.\w+"
 FREE += r"|label\.(columns|labels)[.\w]*|sample\.columns[.\w]*"
 FREE += r"|data\.(audit\.(actions|thresholds)|mixture\.quotas)[.\w]*"

@@ -144,7 +144,7 @@ def nodes_to_build(composed: DictConfig) -> dict[str, Node]:
     with read_write(composed), open_dict(composed):
         overrides = composed.pop("hydra").overrides.task
     cfg, store, nodes = compose.prepare(composed, overrides)
-    if cfg.stage not in VERSIONS or cfg.upstream is Upstream.require:
+    if composed.stage not in VERSIONS or cfg.upstream is Upstream.require:
         return {}
     missing_nodes = store.missing(requested_nodes(cfg, nodes))
     return {name: node for name, node in nodes.items() if node in missing_nodes}

@@ -14,6 +14,7 @@ class Command(StrEnum):
     chat = "chat"
     export = "export"
     sync = "sync"
+    parity = "parity"
 
 
 class Role(StrEnum):

@@ -33,7 +33,7 @@ from stages.config.choices import (
     Upstream,
 )
 from stages.config.installation import PACKAGE, ROOT
-from stages.config.limits import between, positive, random_seed
+from stages.config.limits import between, positive, random_seed, words
 
 # A wheel holds these folders inside the package, a checkout next to it.
 CONF, RECIPES, DOCS = ((PACKAGE if (PACKAGE / name).is_dir() else ROOT) / name for name in ("conf", "recipes", "docs"))
@@ -117,6 +117,17 @@ class Export:
 
 
 @dataclass
+class Parity:
+    """The steps to compare, and changes of TRL's side."""
+
+    stage: str = words(*OBJECTIVES)
+    steps: int = between(1, 10_000)
+    template: str | None = MISSING
+    eos_token: str | None = MISSING
+    trl: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class Config:
     """All settings of a run: keys of every stage first, then a block per stage."""
 
@@ -153,6 +164,7 @@ class Config:
     gc: GC = field(default_factory=GC)
     chat: Chat = field(default_factory=Chat)
     export: Export = field(default_factory=Export)
+    parity: Parity = field(default_factory=Parity)
     prices: dict[str, Price] = field(default_factory=dict)
 
     @property

@@ -47,16 +47,18 @@ class CPULogProbFunction(torch.autograd.Function):
             chunk, slope = compute_logits(rows.to(dtype), head, bias, scale, softcap, temperature)
             for logits, label in zip(torch.split(chunk, READ_TOKENS), torch.split(target, READ_TOKENS), strict=True):
                 log_p = logits.log_softmax(-1, dtype=exact)
-                target_log_p, log_z = log_p.gather(-1, label[:, None])[:, 0], logits[:, 0] - log_p[:, 0]
+                p, log_z = log_p.exp(), logits[:, 0] - log_p[:, 0]
+                # log_softmax loses small numbers: with 49,152 tokens, p may sum to 1.00002. Their exact sum mends it.
+                target_log_p = log_p.gather(-1, label[:, None])[:, 0] - p.sum(-1).log()
                 statistics = (
-                    -torch.linalg.vecdot(log_p.exp(), log_p) if "entropy" in outputs else None,
+                    -torch.linalg.vecdot(p, log_p) if "entropy" in outputs else None,
                     (2 * log_p).logsumexp(-1) if "log_sum_sq_probs" in outputs else None,
                     log_p.mean(-1) + log_z if "mean_logits" in outputs else None,
                     log_p.max(-1).indices == label if "is_top1" in outputs else None,
                 )
                 statistics_by_chunk.append((target_log_p, *statistics))
                 if keeps_probabilities:
-                    logits.copy_(gradient_by_logits(log_p.exp_(), label, target_log_p, slope))
+                    logits.copy_(gradient_by_logits(p, label, target_log_p, slope))
             probabilities += [chunk] if keeps_probabilities else []
         results = [None if parts[0] is None else torch.cat(parts) for parts in zip(*statistics_by_chunk, strict=True)]
         ctx.save_for_backward(hidden, weight, bias, targets, results[0], *probabilities)
@@ -120,7 +122,15 @@ class FusedHead:
         )  # type: ignore[no-any-return]
 
 
+TRL_HEAD = trl_utils._ChunkedLogProbFunction, trl_utils._use_triton
+
+
 def install_cpu_head() -> None:
     """Make TRL's fused LM head call `CPULogProbFunction` on a CPU, and score only positions with a label there too."""
     trl_utils._ChunkedLogProbFunction = FusedHead
     trl_utils._use_triton = lambda device: True
+
+
+def restore_trl_head() -> None:
+    """Undo `install_cpu_head`, which every trainer of ours calls again."""
+    trl_utils._ChunkedLogProbFunction, trl_utils._use_triton = TRL_HEAD

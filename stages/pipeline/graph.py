@@ -29,8 +29,9 @@ from stages.store import source_files
 from stages.store.node import Node
 
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
-VERSIONS = {"base": 5, "source": 3, "data": 8, "sft": 9, "sample": 9, "label": 7, "pairs": 8, "reference": 9, "dpo": 9}
-VERSIONS |= {"unpaired": 2, "reward": 1, "select": 4, "pool": 1, "answer": 11, "versus": 1, "eval": 13, "report": 17}
+VERSIONS = {"base": 5, "source": 3, "data": 8, "sft": 10, "sample": 9, "label": 7, "pairs": 8, "reference": 10}
+VERSIONS |= {"unpaired": 2, "reward": 1, "select": 4, "pool": 1, "answer": 11, "versus": 1, "eval": 14, "report": 17}
+VERSIONS["dpo"] = 10
 
 # The stage to suggest after each stage, on the command line.
 NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sample": "label", "pool": "label"}

@@ -7,10 +7,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from stages.store.records import Check
 from stages.tasks import constraints as areas
+from stages.tasks.wordings import wordings_of
 
 WHOLE = "whole"  # the claim of a kind that shapes the whole answer and allows no other kind
 Draw = Callable[[random.Random, str], dict[str, Any]]  # draws the parameters of a constraint for a request
@@ -56,28 +57,18 @@ class Constraint:
 CONSTRAINTS: dict[str, Constraint] = {}
 
 
-class Worded(NamedTuple):
-    """A checker with the wordings of its constraint."""
-
-    holds: Callable[..., bool]
-    wordings: tuple[str, ...]
-
-
-def worded(wordings: str) -> Callable[[Callable[..., bool]], Worded]:
-    """Add wordings to the decorated checker: a whole sentence per line, with " | " for a line break."""
-    forms = tuple(line.strip().replace(" | ", "\n") for line in wordings.strip().splitlines())
-    return lambda holds: Worded(holds, forms)
-
-
 def constraint(
     side: Side, claims: str, draw: Draw = lambda rng, request: {}
-) -> Callable[[Worded], Callable[..., bool]]:
-    """Register the decorated checker and its wordings as a kind. `claims` are words, separated by spaces."""
+) -> Callable[[Callable[..., bool]], Callable[..., bool]]:
+    """Register the decorated checker as a kind. `claims` are words, separated by spaces. The wordings are in the YAML
+    file beside its module, under its name: a whole sentence per line, with " | " for a line break."""
 
-    def register(kind: Worded) -> Callable[..., bool]:
-        name, area = kind.holds.__name__, kind.holds.__module__.rpartition(".")[2]
-        CONSTRAINTS[name] = Constraint(name, area, side, kind.wordings, frozenset(claims.split()), draw, kind.holds)
-        return kind.holds
+    def register(holds: Callable[..., bool]) -> Callable[..., bool]:
+        name, area = holds.__name__, holds.__module__.rpartition(".")[2]
+        CONSTRAINTS[name] = Constraint(
+            name, area, side, wordings_of(holds, "\n"), frozenset(claims.split()), draw, holds
+        )
+        return holds
 
     return register
 

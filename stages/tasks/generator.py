@@ -14,6 +14,7 @@ from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError, suggest
 from stages.store.records import Check, Example, Message, content_id, prompt_id
 from stages.tasks import families as family_modules
+from stages.tasks.wordings import split_wordings, wordings_of
 
 
 @dataclass
@@ -43,19 +44,20 @@ GROUPS = ("test", "unseen_phrasings", "unseen_tasks", "rephrased", "validation",
 
 
 def family(
-    kind: str, phrasings: str, unseen: bool = False, trains: str = ""
+    kind: str, phrasings: str | None = None, unseen: bool = False, trains: str = ""
 ) -> Callable[[Callable[[random.Random], Instance]], Callable[[random.Random], Instance]]:
     """Register the decorated function as a family.
 
     Args:
         kind: the group it is shown under.
-        phrasings: one per line, " | " for a blank line; the last is kept out of training.
+        phrasings: one per line, " | " for a blank line; the last is kept out of training. By default, those under the
+            function's name in the YAML file beside its module.
         unseen: keeps the family out of training altogether.
         trains: the kinds of constraint on open answers that it asks for as well.
     """
-    forms = tuple(line.strip().replace(" | ", "\n\n") for line in phrasings.strip().splitlines())
 
     def register(make: Callable[[random.Random], Instance]) -> Callable[[random.Random], Instance]:
+        forms = wordings_of(make, "\n\n") if phrasings is None else split_wordings(phrasings, "\n\n")
         FAMILIES[make.__name__] = Family(make.__name__, kind, forms, unseen, tuple(trains.split()), make)
         return make
 

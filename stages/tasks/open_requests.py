@@ -12,7 +12,7 @@ from stages.config.errors import UserError
 from stages.store.records import KIND_SEPARATOR, Check, Example, content_id, prompt_id
 from stages.store.text_units import lower_words, plain_words
 from stages.tasks.constraint import Constraint, Side, known_constraints, may_clash
-from stages.tasks.topics import ACTS
+from stages.tasks.wordings import ACTS
 
 STOP = """
 about after again against along also always among another anyone around asked asking asks away because becomes been

@@ -72,3 +72,12 @@ def test_no_token_to_score_is_no_error() -> None:
     outputs[0].sum().backward()
     assert [len(f) for f in outputs] == [0] * 5
     assert float(weight.grad.abs().sum()) == 0
+
+
+def test_a_large_vocabulary_of_unlikely_tokens_is_added_up_exactly() -> None:
+    """torch's log_softmax adds numbers below 1e-7 to a sum of 1, and so loses those of one lane in eight."""
+    weight, hidden, target = torch.full((49_152, 1), -18.0), torch.ones(4, 1), torch.zeros(4, dtype=torch.long)
+    weight[0] = 0.0
+    log_probs = CPULogProbFunction.apply(hidden, weight, None, target, 1.0, 32, None, 1.0, ())[0]
+    exact = (weight.double() * hidden[:1].double()).log_softmax(0)[0]
+    assert log_probs.tolist() == pytest.approx([float(exact)] * 4, abs=1e-6)

@@ -249,8 +249,6 @@ struct Call {
 
   at::Tensor lend(const at::Tensor& tensor, const c10::Argument& argument, bool is_index = false) {
     require_one_device(tensor, argument, is_index);
-    if (is_index && is_here(tensor) && (tensor.scalar_type() == at::kBool || tensor.scalar_type() == at::kByte))
-      report("index by a mask");
     auto lent = as_cpu(tensor);
     if (is_here(tensor) && argument.alias_info() && argument.alias_info()->isWrite()) written.emplace_back(tensor, lent);
     return lent;
@@ -303,6 +301,15 @@ struct Call {
   }
 };
 
+// CUDA waits for the number of true elements of a mask, unless all get the same value. `index` calls `nonzero` itself.
+bool puts_by_mask(const c10::FunctionSchema& schema, const c10::IValue* given) {
+  if (!INDEXING.count(schema.name()) || schema.arguments().size() < 3) return false;
+  if (schema.arguments()[2].name() != "values" || given[2].toTensor().numel() == 1) return false;
+  for (const auto& index : given[1].toOptionalTensorVector())
+    if (index && is_here(*index) && index->scalar_type() == at::kBool) return true;
+  return false;
+}
+
 void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   Call call{op.schema(), std::nullopt, {}};
   const auto& arguments = call.schema.arguments();
@@ -310,6 +317,7 @@ void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   const auto given = stack->end() - static_cast<ptrdiff_t>(arguments.size());
   for (auto value = given; value != stack->end(); ++value) call.find_device(*value);
   if (call.device && WAITING.count(call.schema.name())) report(call.schema.name().c_str());
+  if (call.device && puts_by_mask(call.schema, &*given)) report("index_put by a mask");
   for (size_t i = 0; i < arguments.size(); i++) given[i] = call.lend(given[i], arguments[i]);
   {
     c10::impl::ExcludeDispatchKeyGuard without_autograd(c10::autograd_dispatch_keyset);

@@ -31,7 +31,7 @@ def train_steps(steps: int, name: str, root: Path, folder: Path, *overrides: str
 
     def keep(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        gradients.append([weight.grad.detach().cpu().clone() for weight in weights])
+        gradients.append([weight.grad.detach().clone() for weight in weights])
         if len(gradients) == steps:
             raise EnoughSteps
 
@@ -43,3 +43,15 @@ def train_steps(steps: int, name: str, root: Path, folder: Path, *overrides: str
     finally:
         hook.remove()
     raise AssertionError(f"{name} made fewer than {steps} steps")
+
+
+def flow(name: str, root: Path, folder: Path) -> None:
+    """Run a short part of the product: a stage that reads a model, or a first step of training."""
+    if name not in TRAININGS:
+        run_stage(name, root, folder)
+        return
+    stage, *overrides = TRAININGS[name]
+    train_steps(1, stage, root, folder, *overrides)
+
+
+TRAININGS = {"sft": ("sft",), "packed sft": ("sft", "sft.packing=true", "sft.max_length=128"), "dpo": ("dpo",)}

@@ -13,9 +13,9 @@ from tests.pretend.flows import train_steps
 
 def weight_gap(a: Path, b: Path) -> float:
     """Return the largest difference of a weight of two model folders."""
-    weights, others = (load_file(folder / "model" / "model.safetensors") for folder in (a, b))
-    assert weights.keys() == others.keys()
-    return max(float((weights[name] - others[name]).abs().max()) for name in weights)
+    weights, expected = (load_file(folder / "model" / "model.safetensors") for folder in (a, b))
+    assert weights.keys() == expected.keys()
+    return max(float((weights[name] - expected[name]).abs().max()) for name in weights)
 
 
 def test_the_chain_up_to_dpo_equals_the_cpus(pretend: ModuleType, built: Path, tmp_path: Path) -> None:
@@ -29,12 +29,12 @@ def test_the_chain_up_to_dpo_equals_the_cpus(pretend: ModuleType, built: Path, t
     assert weight_gap(here.folder("sft"), on_cpu.folder("sft")) < 1e-5
     candidates = [load(each.folder("sample") / "candidates.parquet", Candidate) for each in (here, on_cpu)]
     assert [c.token_ids for c in candidates[0]] == [c.token_ids for c in candidates[1]]
-    for mine, other in zip(*candidates, strict=True):
-        assert mine.logprob == pytest.approx(other.logprob, abs=1e-4)
+    for result, expected in zip(*candidates, strict=True):
+        assert result.logprob == pytest.approx(expected.logprob, abs=1e-4)
     scored = [load(each.folder("reference") / "logprobs.parquet", PairLogProbs) for each in (here, on_cpu)]
-    for mine, other in zip(*scored, strict=True):
-        assert mine.chosen_logps == pytest.approx(other.chosen_logps, abs=1e-4)
-        assert mine.rejected_logps == pytest.approx(other.rejected_logps, abs=1e-4)
+    for result, expected in zip(*scored, strict=True):
+        assert result.chosen_logps == pytest.approx(expected.chosen_logps, abs=1e-4)
+        assert result.rejected_logps == pytest.approx(expected.rejected_logps, abs=1e-4)
     assert weight_gap(here.folder("dpo"), on_cpu.folder("dpo")) < 1e-4
 
 
@@ -59,4 +59,4 @@ def test_gradients_of_the_first_step_equal_the_cpus(
         (gradients,) = train_steps(1, stage, built, tmp_path / "pretend", *overrides)
     assert len(gradients) == len(expected)
     for gradient, other in zip(gradients, expected, strict=True):
-        assert (gradient - other).norm() <= 1e-5 * other.norm(), tuple(other.shape)
+        assert (gradient.cpu() - other).norm() <= 1e-5 * other.norm(), tuple(other.shape)

@@ -1,46 +1,109 @@
-"""A record of where the host waits for the device, by place in the source."""
+"""Budgets for how often the host waits for the device in training, which leaves a GPU idle.
+
+`tests/pretend/waits.json` records the waits of each unit of work. A count may only fall: `python -m
+tests.pretend.waits` lowers the record to today's counts, and refuses to raise it.
+"""
 
 import contextlib
 import json
+import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 
-from tests.pretend.device import LISTENER, ROOT, library
+from tests.helpers import build
+from tests.pretend import device
+from tests.pretend.flows import train_steps
 
 RECORD = Path(__file__).with_suffix(".json")
-LIBRARIES = ("trl", "transformers", "accelerate", "peft")
-INDEX = "index on the CPU"  # no wait, but a hidden copy to the device
-Waits = Counter[tuple[str, str]]
+INDEX = "index on the CPU"  # as device.cpp reports it: no wait, but a hidden copy to the device at each use
+STAGES, LIBRARIES = "stages", ("trl", "transformers", "accelerate", "peft")
+Waits = Counter[tuple[str, str]]  # by operator and place, as `stages/objectives/dpo.py:99`
 
 
 @contextlib.contextmanager
 def recorded_waits() -> Iterator[Waits]:
-    """Count in this block what makes a GPU's host wait: operators by name, and the place that calls them."""
-    counts = Waits()
-    listener = LISTENER(lambda name: counts.update([(name.decode(), place(sys._getframe(1)))]))
-    library().pretend_set_listener(listener)
+    """Count in this block the operators for which a GPU's host waits, and the hidden copies of CPU indices."""
+    waits = Waits()
+    listener = device.LISTENER(lambda name: waits.update([(name.decode(), place(sys._getframe()))]))
+    device.library().pretend_set_listener(listener)
     try:
-        yield counts
+        yield waits
     finally:
-        library().pretend_set_listener(None)
+        device.library().pretend_set_listener(None)
 
 
 def place(frame: FrameType | None) -> str:
-    """Return the innermost place in stages/ or in a library that uses torch, as `stages/objectives/dpo.py:99`."""
+    """Return the innermost line of stages/, or of a library that calls torch."""
     while frame:
-        path = Path(frame.f_code.co_filename)
-        if path.is_relative_to(ROOT / "stages"):
-            return f"{path.relative_to(ROOT)}:{frame.f_lineno}"
-        for name in LIBRARIES:
-            if name in path.parts and "site-packages" in path.parts:
-                return f"{'/'.join(path.parts[path.parts.index('site-packages') + 1 :])}:{frame.f_lineno}"
+        parts = Path(frame.f_code.co_filename).parts
+        for name in (STAGES, *LIBRARIES):
+            if name in parts and (name == STAGES or "site-packages" in parts):
+                return f"{'/'.join(parts[parts.index(name) :])}:{frame.f_lineno}"
         frame = frame.f_back
-    return "elsewhere"
+    return "a backward"  # autograd's threads have no Python stack
+
+
+def training(stage: str) -> Callable[[Path, Path], dict[str, Waits]]:
+    """Return the flow that measures a training stage."""
+
+    def measure(root: Path, folder: Path) -> dict[str, Waits]:
+        """Return the waits of a micro-batch, from steps of 4 and of 2, and what a step has beyond them."""
+        step = {}
+        for rows in (1, 2):
+            counts = []
+            for steps in (2, 3):
+                options = (f"{stage}.batch_size=4", f"{stage}.runtime.micro_batch={rows}", f"{stage}.evaluations=1")
+                with recorded_waits() as waits:
+                    train_steps(steps, stage, root, folder / f"{stage}-{rows}-{steps}", *options)
+                counts.append(waits)
+            step[4 // rows] = counts[1] - counts[0]
+        two = step[4] - step[2]
+        micro_batch = Waits({key: count // 2 for key, count in two.items()})
+        return {f"{stage} micro-batch": micro_batch, f"{stage} step": step[2] - two}
+
+    return measure
+
+
+FLOWS = {"sft": training("sft"), "dpo": training("dpo")}
+
+
+def by_owner(waits: Waits) -> dict[str, int]:
+    """Return how many waits stages/ causes, and how many the libraries do."""
+    count_of_stages = sum(count for (_, where), count in waits.items() if where.startswith(STAGES))
+    return {"stages": count_of_stages, "libraries": waits.total() - count_of_stages}
 
 
 def read_record() -> dict[str, dict[str, int]]:
-    """Return the most waits of each flow, by who causes them."""
-    return json.loads(RECORD.read_text())
+    return json.loads(RECORD.read_text()) if RECORD.exists() else {}
+
+
+def breaches(measured: dict[str, Waits]) -> list[str]:
+    """List the units with more waits than recorded, and the places of these waits."""
+    record, lines = read_record(), []
+    for unit, waits in measured.items():
+        for owner, count in by_owner(waits).items():
+            if count > record.get(unit, {}).get(owner, 0):
+                lines += [f"{unit}: {count} waits, recorded {record.get(unit, {}).get(owner, 0)} ({owner})"]
+                lines += [f"  {n} × {name} at {where}" for (name, where), n in waits.most_common()]
+    return lines
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    device.library()  # before the first backward
+    with TemporaryDirectory() as temporary, device.available():
+        root = Path(temporary) / "outputs"
+        with device.available(False):
+            build(root, "stage=dpo")
+        measured = {name: waits for flow in FLOWS.values() for name, waits in flow(root, Path(temporary)).items()}
+    for unit, waits in measured.items():
+        logging.info("%s %s", unit, by_owner(waits))
+        for (name, where), count in waits.most_common():
+            logging.info("  %d × %s at %s", count, name, where)
+    if (lines := breaches(measured)) and RECORD.exists():
+        sys.exit("\n".join(lines))
+    RECORD.write_text(json.dumps({unit: by_owner(waits) for unit, waits in measured.items()}, indent=2) + "\n")

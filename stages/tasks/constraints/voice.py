@@ -3,7 +3,7 @@
 import re
 
 from stages.store.text_units import words
-from stages.tasks.constraint import Side, constraint, count_of, worded
+from stages.tasks.constraint import Side, constraint, count_of
 from stages.tasks.words import NAMES
 
 # Lists of frequent words. "la" belongs to three languages, so the words of a whole answer decide its language.
@@ -36,37 +36,16 @@ UNITS = "k?m|cm|k?g|ml|(?:kilo)?met(?:re|er)s|feet|miles|degrees|calories|(?:kil
 
 
 @constraint(Side.train, "voice words", count_of(2, 3, 4))
-@worded("""
-    Speak to the reader directly: use "you", "your", "yours" or "yourself" at least {count} times in all.
-    Address your reader as "you". The words "you", "your", "yours" and "yourself" should add up to {count} or more.
-    Write in the second person, with at least {count} uses of "you", "your", "yours" or "yourself".
-    Talk to the reader, and say "you", "your", "yours" or "yourself" no fewer than {count} times.
-    Your answer should turn to its reader at least {count} times with "you", "your", "yours" or "yourself".
-""")
 def second_person(answer: str, count: int) -> bool:
     return _times("you|your|yours|yourself", answer) >= count
 
 
 @constraint(Side.train, "voice words", count_of(2, 3, 4))
-@worded("""
-    Speak of yourself in your answer: use "I", "me", "my" or "mine" at least {count} times in all.
-    Write in the first person, with at least {count} uses of "I", "me", "my" or "mine".
-    Tell it as your own view or story. The words "I", "me", "my" and "mine" should add up to {count} or more.
-    Let the writer appear in the text: say "I", "me", "my" or "mine" no fewer than {count} times.
-    Your answer should be personal, and "I", "me", "my" or "mine" should come up {count} times or more.
-""")
 def first_person(answer: str, count: int) -> bool:
     return _times(r"(?<!\w\.)i(?!\.\w)|me|my|mine", answer) >= count  # not the I of "A.I." or "i.e."
 
 
 @constraint(Side.train, "voice words", lambda rng, request: {"name": rng.choice(NAMES)})
-@worded("""
-    Your reader is called {name}. Address {name} by name at least once.
-    Write to a reader named {name}, and use that name when you speak to them.
-    Speak to {name} directly, and call them by their name at least once.
-    Imagine that {name} is reading this: address them by name somewhere in your answer.
-    The answer is for {name}, so turn to {name} by name in it.
-""")
 def address_by_name(answer: str, name: str) -> bool:
     """Ignore possessives: "Anna's garden" does not address Anna."""
     return _times(rf"{re.escape(name)}(?!['’]s)", answer) > 0
@@ -77,13 +56,6 @@ def address_by_name(answer: str, name: str) -> bool:
     "language words letters case",
     lambda rng, request: {"language": rng.choice([language for language in KNOWN if language != "English"])},
 )
-@worded("""
-    Answer in {language}.
-    Write your whole answer in {language}, not in English.
-    Your reader understands only {language}, so use that language throughout.
-    The language of your answer must be {language}.
-    Please reply in {language} from beginning to end.
-""")
 def in_language(answer: str, language: str) -> bool:
     """Require three frequent words of the language, more than of any other, and two thirds of all frequent words."""
     answer_words = re.findall(r"[^\W\d_]+", answer.lower())
@@ -94,13 +66,6 @@ def in_language(answer: str, language: str) -> bool:
 
 
 @constraint(Side.test, "voice end words")
-@worded("""
-    Thank the reader somewhere in your answer, with the words "thank you" or "thanks".
-    Say "thank you" or "thanks" to your reader at some point.
-    Your answer should include a word of gratitude to the reader: "thanks" or "thank you".
-    Be polite and thank whoever reads this, using "thank you" or "thanks".
-    Make sure that "thank you" or "thanks" is said to the reader at least once.
-""")
 def thank_reader(answer: str) -> bool:
     """Ignore "thanks to the wind", which does not thank the reader."""
     to_others = r"\s+to\s+(?!(?:you|all|everyone)\b|(?:\w+\s+)?readers?\b)"
@@ -108,51 +73,23 @@ def thank_reader(answer: str) -> bool:
 
 
 @constraint(Side.aside, "quotes", count_of(2, 3))
-@worded("""
-    Include at least {count} pieces of direct speech in double quotation marks, each of two words or more.
-    Let somebody speak: put at least {count} quotations of two or more words each in double quotation marks.
-    Your answer must contain {count} or more pieces of direct speech, each of at least two words in double quotes.
-    Quote spoken words at least {count} times, each time in double quotation marks and with more than one word.
-    Use double quotation marks for direct speech no fewer than {count} times, with two or more words between them.
-""")
 def direct_speech(answer: str, count: int) -> bool:
     pieces = re.findall(r'"([^"\n]+)"', re.sub("[“”„]", '"', answer))
     return sum(len(words(piece)) >= 2 for piece in pieces) >= count
 
 
 @constraint(Side.test, "words")
-@worded("""
-    Name at least one year between 1000 and 2099, written with four digits.
-    Mention a year in your answer as a number of four digits, from 1000 to 2099.
-    Your answer must say in which year something happens or happened, in four digits (1000 to 2099).
-    Include a year such as 1850 or 2031, in digits, no earlier than 1000 and no later than 2099.
-    Somewhere in what you write, give a four-digit year from 1000 to 2099.
-""")
 def name_a_year(answer: str) -> bool:
     year = rf"(?<![\w$€£#])(?<!\s\d\.)(?:1\d{{3}}|20\d\d)(?![\w%]|[.,]\d|[ -]?(?:{UNITS})\b)"
     return bool(re.search(year, answer.replace("_", " ")))
 
 
 @constraint(Side.test, "voice words")
-@worded("""
-    Do not address the reader: never use "you", "your", "yours", "yourself" or "yourselves".
-    Write without the words "you", "your", "yours", "yourself" and "yourselves".
-    Your answer must not contain "you", "your", "yours", "yourself" or "yourselves".
-    Avoid the second person completely, that is, "you", "your", "yours", "yourself" and "yourselves".
-    The words "you", "your", "yours", "yourself" and "yourselves" are not allowed.
-""")
 def no_you(answer: str) -> bool:
     return _times("you|your|yours|yourself|yourselves", answer) == 0
 
 
 @constraint(Side.test, "words")
-@worded("""
-    Use at least one comparison with "like a", "like an", "like the" or "as ... as".
-    Compare something to something else, with "like a", "like an", "like the" or "as ... as".
-    Your answer must contain a comparison, such as "like a ...", "like an ...", "like the ..." or "as big as".
-    Bring in a simile that uses "like a", "like an", "like the" or "as ... as".
-    Somewhere, say what a thing is like: with "like a", "like an" or "like the", or in the form "as old as".
-""")
 def comparison_used(answer: str) -> bool:
     plain = answer.replace("_", " ")
     starts = [match.start() for match in re.finditer(r"\blike\s+(?:a|an|the)\b", plain, re.IGNORECASE)]

@@ -6,17 +6,7 @@ from stages.tasks.generator import Instance, family, one_of
 from stages.tasks.words import CITIES, COLOURS, NAMES, NOUNS, OBJECTS, told_apart
 
 
-@family(
-    "classify",
-    """
-    Is this a fruit, an animal or a tool? Answer with one of these words: {text}
-    Classify as fruit, animal or tool: {text}
-    {text} | fruit, animal or tool? One word.
-    Choose the right label (fruit, animal, tool) for: {text}
-    Label this word as fruit, animal or tool. {text}
-    Would you eat it, feed it or work with it? Say fruit, animal or tool: {text}
-    """,
-)
+@family("classify")
 def classify_noun(rng: random.Random) -> Instance:
     kinds = ["fruit", "animal", "tool"]
     kind = rng.choice(kinds)
@@ -27,18 +17,7 @@ def classify_noun(rng: random.Random) -> Instance:
     return Instance({"text": text}, kind, one_of(kinds, kind))
 
 
-@family(
-    "classify",
-    """
-    Is this a plant, a piece of furniture or a job? Answer plant, furniture or job: {text}
-    Classify as plant, furniture or job: {text}
-    {text} | plant, furniture or job? One word.
-    Choose the right label (plant, furniture, job) for: {text}
-    Label this word as plant, furniture or job. {text}
-    Do you water it, sit near it or earn money by it? Say plant, furniture or job: {text}
-    """,
-    unseen=True,
-)
+@family("classify", unseen=True)
 def classify_other(rng: random.Random) -> Instance:
     kinds = ["plant", "furniture", "job"]
     kind = rng.choice(kinds)
@@ -47,18 +26,7 @@ def classify_other(rng: random.Random) -> Instance:
     return Instance({"text": text}, kind, one_of(kinds, kind))
 
 
-@family(
-    "classify",
-    """
-    Which word does not belong with the others? Answer with that word only: {text}
-    Find the odd one out: {text}
-    {text} | One of these is of another kind. Which? One word.
-    Name the word that does not fit: {text}
-    Odd one out, please: {text}
-    All but one of these are alike. Write the one that is not: {text}
-    """,
-    unseen=True,
-)
+@family("classify", unseen=True)
 def odd_one_out(rng: random.Random) -> Instance:
     kinds = rng.sample(["fruit", "animal", "tool", "colour"], 2)
     nouns = told_apart(*kinds)
@@ -76,17 +44,7 @@ SENTIMENTS = {
 }
 
 
-@family(
-    "classify",
-    """
-    Is this review positive or negative? Answer with one word: {text}
-    Classify the sentiment as positive or negative: {text}
-    {text} | positive or negative? One word.
-    Label this review (positive, negative): {text}
-    Sentiment, positive or negative: {text}
-    Would the shop be glad to read this? Say positive if so, else negative: {text}
-    """,
-)
+@family("classify")
 def sentiment(rng: random.Random) -> Instance:
     label = rng.choice(sorted(SENTIMENTS))
     text = rng.choice(SENTIMENTS[label].split("|")).format(item=rng.choice(OBJECTS))
@@ -105,35 +63,14 @@ TOPICS = {
 }
 
 
-@family(
-    "classify",
-    """
-    What is this about: sport, food or weather? Answer with one of these words: {text}
-    Classify the topic as sport, food or weather: {text}
-    {text} | sport, food or weather? One word.
-    Choose the right topic (sport, food, weather) for: {text}
-    Topic, out of sport, food and weather: {text}
-    Under which heading would a newspaper print this, sport, food or weather? {text}
-    """,
-)
+@family("classify")
 def topic(rng: random.Random) -> Instance:
     label = rng.choice(sorted(TOPICS))
     text = rng.choice(TOPICS[label].split("|")).format(a=rng.randint(2, 60), b=rng.randint(1, 9))
     return Instance({"text": text}, label, one_of(sorted(TOPICS), label))
 
 
-@family(
-    "classify",
-    """
-    Is this a question or a statement? Answer with one of these words: {text}
-    Classify as question or statement: {text}
-    {text} | question or statement? One word.
-    Label this sentence (question, statement): {text}
-    Say whether this is a question or a statement: {text}
-    Does the speaker want to know something (say question) or tell something (say statement)? {text}
-    """,
-    unseen=True,
-)
+@family("classify", unseen=True)
 def question_or_statement(rng: random.Random) -> Instance:
     name, item, city = rng.choice(NAMES), rng.choice(OBJECTS), rng.choice(CITIES)
     questions = [f"Where is the {item}", f"Did {name} go to {city}", f"Who took the {item}", f"Is {name} in {city}"]

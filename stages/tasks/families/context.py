@@ -8,17 +8,7 @@ from stages.tasks.words import CITIES, COLOURS, NAMES, OBJECTS
 NOT_STATED = "not stated"
 
 
-@family(
-    "context",
-    """
-    Answer from the text with a single name, or say "not stated" if the text does not tell. | {text} | {question}
-    {text} | {question} Answer with one name, or "not stated".
-    Read this: {text} Now: {question} If it is not said, answer "not stated".
-    {question} Use only this text, and write "not stated" when it has no answer: {text}
-    Text: {text} | Question: {question} | Answer with a name or "not stated".
-    Trust nothing but this: {text} {question} A name will do, and "not stated" where there is none.
-    """,
-)
+@family("context")
 def who_did_it(rng: random.Random) -> Instance:
     people, things = rng.sample(NAMES, 2), rng.sample(OBJECTS, 3)
     verbs = rng.sample(["bought", "found", "sold", "lost", "painted", "hid"], 2)
@@ -31,17 +21,7 @@ def who_did_it(rng: random.Random) -> Instance:
     return Instance({"text": text, "question": question}, reference, one_of([*people, NOT_STATED], reference))
 
 
-@family(
-    "context",
-    """
-    Answer from the text with a city, or say "not stated" if the text does not tell. | {text} | {question}
-    {text} | {question} Answer with one city, or "not stated".
-    Read this: {text} Now: {question} If it is not said, answer "not stated".
-    {question} Use only this text, and write "not stated" when it has no answer: {text}
-    Text: {text} | Question: {question} | Answer with a city or "not stated".
-    You know only what stands here: {text} {question} A city, or "not stated" if that is not told.
-    """,
-)
+@family("context")
 def where_from(rng: random.Random) -> Instance:
     people, cities = rng.sample(NAMES, 3), rng.sample(CITIES, 2)
     text, asks = rng.choice(
@@ -57,18 +37,7 @@ def where_from(rng: random.Random) -> Instance:
     return Instance({"text": text, "question": question}, reference, one_of([*cities, NOT_STATED], reference))
 
 
-@family(
-    "context",
-    """
-    Answer from the text with a colour, or say "not stated" if the text does not tell. | {text} | {question}
-    {text} | {question} Answer with one colour, or "not stated".
-    Read this: {text} Now: {question} If it is not said, answer "not stated".
-    {question} Use only this text, and write "not stated" when it has no answer: {text}
-    Text: {text} | Question: {question} | Answer with a colour or "not stated".
-    Nothing counts but this: {text} {question} One colour, or "not stated" where it is not told.
-    """,
-    unseen=True,
-)
+@family("context", unseen=True)
 def which_colour(rng: random.Random) -> Instance:
     things, colours = rng.sample(OBJECTS, 3), rng.sample(COLOURS, 2)
     text = f"The {things[0]} is {colours[0]}. The {things[1]} is {colours[1]}."
@@ -78,18 +47,7 @@ def which_colour(rng: random.Random) -> Instance:
     return Instance({"text": text, "question": question}, reference, one_of([*colours, NOT_STATED], reference))
 
 
-@family(
-    "context",
-    """
-    Is this true according to the text? Answer yes or no. | {text} | {question}
-    {text} | {question} Yes or no?
-    Read: {text} Then say yes or no: {question}
-    {question} Answer yes or no, by this text alone: {text}
-    Text: {text} | Claim: {question} | yes or no?
-    A friend says: {question} You have read this: {text} Is your friend right, yes or no?
-    """,
-    unseen=True,
-)
+@family("context", unseen=True)
 def is_it_true(rng: random.Random) -> Instance:
     things, colours = rng.sample(OBJECTS, 2), rng.sample(COLOURS, 2)
     text = f"The {things[0]} is {colours[0]}. The {things[1]} is {colours[1]}."

@@ -6,17 +6,7 @@ from stages.tasks.generator import Instance, exactly, family
 from stages.tasks.words import ANIMALS, CITIES, COLOURS, NAMES, OBJECTS, TOOLS, article, sentence, told_apart
 
 
-@family(
-    "extract",
-    """
-    Which city is named here? Answer with the city only: {text}
-    Extract the name of the city: {text}
-    {text} | What city does this mention? Just its name.
-    Give me only the city from this text: {text}
-    Find the city: {text}
-    One place on the map is named in this. Which? Nothing but its name, please: {text}
-    """,
-)
+@family("extract")
 def extract_city(rng: random.Random) -> Instance:
     name, city, other, item = rng.choice(NAMES), rng.choice(CITIES), rng.choice(NAMES), rng.choice(OBJECTS)
     text = rng.choice(
@@ -31,18 +21,7 @@ def extract_city(rng: random.Random) -> Instance:
     return Instance({"text": text}, city, exactly(city, "word_count", count=1))
 
 
-@family(
-    "extract",
-    """
-    Who is this about? Answer with the name only: {text}
-    Extract the person's name: {text}
-    {text} | Whose name is that? Just the name.
-    Give me only the name from this text: {text}
-    Find the person: {text}
-    One human being is named in this. Who? Nothing but the name, please: {text}
-    """,
-    unseen=True,
-)
+@family("extract", unseen=True)
 def extract_name(rng: random.Random) -> Instance:
     name, city, item, colour = rng.choice(NAMES), rng.choice(CITIES), rng.choice(OBJECTS), rng.choice(COLOURS)
     text = rng.choice(
@@ -57,18 +36,7 @@ def extract_name(rng: random.Random) -> Instance:
     return Instance({"text": text}, name, exactly(name, "word_count", count=1))
 
 
-@family(
-    "extract",
-    """
-    What is the price here? Answer with the number only: {text}
-    Extract the number: {text}
-    {text} | Which number does this hold? Just the figure.
-    Give me only the number from this text: {text}
-    Find the figure: {text}
-    There is one number in this. Nothing but it, please: {text}
-    """,
-    unseen=True,
-)
+@family("extract", unseen=True)
 def extract_number(rng: random.Random) -> Instance:
     name, item, number = rng.choice(NAMES), rng.choice(OBJECTS), str(rng.randint(2, 99))
     text = rng.choice(
@@ -82,18 +50,7 @@ def extract_number(rng: random.Random) -> Instance:
     return Instance({"text": text}, number, exactly(number, "word_count", count=1))
 
 
-@family(
-    "extract",
-    """
-    What is the email address in this text? Answer with the address only: {text}
-    Extract the email address: {text}
-    {text} | Which address should be written to? Just the address.
-    Give me only the email address: {text}
-    Find the address: {text}
-    Where would an answer be sent? Nothing but the address, please: {text}
-    """,
-    unseen=True,
-)
+@family("extract", unseen=True)
 def extract_email(rng: random.Random) -> Instance:
     name, item = rng.choice(NAMES), rng.choice(OBJECTS)
     address = f"{name.lower()}@{rng.choice(['mail', 'post', 'work', 'home'])}.{rng.choice(['com', 'org', 'net'])}"
@@ -108,17 +65,7 @@ def extract_email(rng: random.Random) -> Instance:
     return Instance({"text": text}, address, exactly(address, "word_count", count=1))
 
 
-@family(
-    "extract",
-    """
-    List the animals in this text, separated by commas, in the order they come: {text}
-    Which animals does this mention? Only their names, with commas: {text}
-    {text} | Name the animals above in order, separated by commas.
-    Pick out the animals and separate them with commas: {text}
-    Extract every animal, comma-separated: {text}
-    Leave out everything that is not an animal and keep the rest in order, with commas: {text}
-    """,
-)
+@family("extract")
 def extract_animals(rng: random.Random) -> Instance:
     animals = rng.sample(ANIMALS, rng.randint(1, 2))
     words = animals + rng.sample(told_apart("fruit", "animal")["fruit"], 1) + rng.sample(TOOLS, 1)
@@ -127,36 +74,14 @@ def extract_animals(rng: random.Random) -> Instance:
     return Instance({"text": ", ".join(words)}, reference, exactly(reference, "same_words", words=animals))
 
 
-@family(
-    "extract",
-    """
-    What is the last word of this sentence? Answer with that word only: {text}
-    Copy the last word of this sentence, without the full stop: {text}
-    {text} | What is the last word above? Only the word.
-    Answer with the final word of: {text}
-    Last word only: {text}
-    Cover all of this with your hand except the end. Which single word do you see? {text}
-    """,
-    unseen=True,
-)
+@family("extract", unseen=True)
 def last_word(rng: random.Random) -> Instance:
     text = sentence(rng)
     word = text.split()[-1]
     return Instance({"text": text + "."}, word, exactly(word, "word_count", count=1))
 
 
-@family(
-    "extract",
-    """
-    What is the first word of this sentence? Answer with that word only: {text}
-    Copy the first word of: {text}
-    {text} | What is the first word above? Only the word.
-    Answer with the opening word of: {text}
-    First word only: {text}
-    Somebody starts to say this and is cut off after one word. What was heard? {text}
-    """,
-    unseen=True,
-)
+@family("extract", unseen=True)
 def first_word(rng: random.Random) -> Instance:
     text = sentence(rng)
     word = text.split()[0]

@@ -1,0 +1,24 @@
+"""A tensor on the wrong device, anywhere in the product, stops the flow that runs the place."""
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.helpers import slow_but
+from tests.pretend.flows import flow
+from tests.pretend.plants import PLANTS, Plant, planted
+
+QUICK = tuple({plant.file: plant for plant in PLANTS}.values())  # one of each file
+
+
+@pytest.mark.parametrize("plant", slow_but(PLANTS, *QUICK), ids=lambda plant: f"{plant.file}: {plant.right}")
+def test_a_planted_mistake_is_refused(plant: Plant, pretend: ModuleType, built: Path, tmp_path: Path) -> None:
+    with pretend.strict(), planted(plant), pytest.raises(Exception, match="on the same device"):
+        flow(plant.flow, built, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", sorted({plant.flow for plant in PLANTS}))
+def test_without_mistakes_the_flows_run(name: str, pretend: ModuleType, built: Path, tmp_path: Path) -> None:
+    with pretend.strict():
+        flow(name, built, tmp_path / "out")

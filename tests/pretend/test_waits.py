@@ -1,0 +1,15 @@
+"""The host waits for the device no more often than recorded."""
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.pretend.waits import FLOWS, breaches
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_the_host_waits_no_more_often_than_recorded(
+    flow: str, pretend: ModuleType, built: Path, tmp_path: Path
+) -> None:
+    assert not (lines := breaches(FLOWS[flow](built, tmp_path))), "\n".join(lines)
