@@ -77,10 +77,10 @@ def test_drawn_frequencies_are_the_softmax(temperature: float) -> None:
     ordered = expected.argsort(descending=True)
     groups = (expected[ordered].cumsum(0) / 100).long()  # at least about 100 draws each
     group_of = torch.empty_like(groups).scatter(0, ordered, groups)
-    wanted = torch.zeros(int(groups.max()) + 1, dtype=torch.double).scatter_add(0, group_of, expected)
-    counts = group_of[tokens].bincount(minlength=len(wanted))
-    filled = wanted > 20
-    chi2 = float(((counts - wanted)[filled] ** 2 / wanted[filled]).sum())
+    expected_counts = torch.zeros(int(groups.max()) + 1, dtype=torch.double).scatter_add(0, group_of, expected)
+    counts = group_of[tokens].bincount(minlength=len(expected_counts))
+    filled = expected_counts > 20
+    chi2 = float(((counts - expected_counts)[filled] ** 2 / expected_counts[filled]).sum())
     assert normal_quantile(chi2, int(filled.sum()) - 1) < 4.5
     assert torch.allclose(logprobs, logits.log_softmax(-1)[tokens], atol=1e-5)
 
