@@ -50,15 +50,15 @@ class Draws:
 def gumbel(seeds: torch.Tensor, steps: torch.Tensor, width: int) -> torch.Tensor:
     """Return Gumbel noise in fp32, shape (rows, width), for rows of these seeds and steps, each of shape (rows,). Bits
     and uniform numbers are exact on every device; fp64 logarithms, rounded to fp32, differ once in about 2^28."""
-    bits = splitmix64(splitmix64(seeds, steps)[:, None], torch.arange(width, device=seeds.device))
-    uniform = ((bits >> 64 - BITS) & (1 << BITS) - 1).double().add_(0.5).mul_(2.0**-BITS)
+    bits = splitmix64(seeds, steps << 32, width)
+    uniform = (bits >> 64 - BITS).double().mul_(2.0**-BITS).add_(0.5 + 2.0 ** -(BITS + 1))
     return uniform.log_().neg_().log_().neg_().float()
 
 
-def splitmix64(seeds: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Return the 64 bits, as int64, at these places (from 0) of the sequences that SplitMix64 draws from these seeds
-    (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195). Products wrap around at 64 bits."""
-    bits = seeds + (places + 1) * GOLDEN_GAMMA
+def splitmix64(seeds: torch.Tensor, first: torch.Tensor, count: int) -> torch.Tensor:
+    """Return 64 bits, as int64, of shape (rows, count): what SplitMix64 draws from each seed after the `first` numbers
+    (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195). Sums and products wrap around at 64 bits."""
+    bits = (seeds + first * GOLDEN_GAMMA)[:, None] + torch.arange(1, count + 1, device=seeds.device) * GOLDEN_GAMMA
     for shift, factor in ((30, FIRST), (27, SECOND)):
         bits = bits.bitwise_xor_((bits >> shift).bitwise_and_((1 << 64 - shift) - 1)).mul_(factor)
     return bits.bitwise_xor_((bits >> 31).bitwise_and_((1 << 33) - 1))

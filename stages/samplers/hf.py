@@ -28,9 +28,9 @@ SHORTEST_SHARED = 8  # shared tokens that are worth a separate attention
 
 
 class Pace(NamedTuple):
-    """How a device decodes; results do not depend on it. `steps`: steps between two transfers to the host, each of
-    which waits for the device. `rows`, `tokens`: the batch and the attended length are multiples, so that steps
-    repeat their shapes and a CUDA graph could hold a step."""
+    """The pace at which a device decodes; results do not depend on it. `steps`: steps between two transfers to the
+    host, each of which waits for the device. `rows`, `tokens`: the batch and the attended length are multiples, so
+    that steps repeat their shapes and a CUDA graph could hold a step."""
 
     steps: int
     rows: int

@@ -33,14 +33,17 @@ def test_bits_are_the_published_outputs_of_splitmix64() -> None:
         4593380528125082431,
         16408922859458223821,
     ]
-    assert [bits % 2**64 for bits in splitmix64(torch.tensor(1234567), torch.arange(5)).tolist()] == published
+    assert [
+        bits % 2**64 for bits in splitmix64(torch.tensor([1234567]), torch.tensor([0]), 5)[0].tolist()
+    ] == published
+    assert splitmix64(torch.tensor([1234567]), torch.tensor([3]), 1).item() % 2**64 == published[3]
 
 
 @pytest.mark.parametrize("bits", range(0, 64, 8))
 def test_every_byte_is_uniform(bits: int) -> None:
     """Count the values of one byte of the noise's bits, over neighbouring seeds, steps and places."""
-    keys = splitmix64(torch.arange(ROWS)[:, None], torch.arange(STEPS)).flatten()
-    values = splitmix64(keys[:, None], torch.arange(WIDTH)).flatten() >> bits & 255
+    seeds, steps = torch.arange(ROWS).repeat_interleave(STEPS), torch.arange(STEPS).repeat(ROWS)
+    values = splitmix64(seeds, steps << 32, WIDTH).flatten() >> bits & 255
     expected = len(values) / 256
     chi2 = float(((values.bincount(minlength=256) - expected) ** 2 / expected).sum())
     assert abs(normal_quantile(chi2, 255)) < 4.5
@@ -74,10 +77,10 @@ def test_drawn_frequencies_are_the_softmax(temperature: float) -> None:
     ordered = expected.argsort(descending=True)
     groups = (expected[ordered].cumsum(0) / 100).long()  # at least about 100 draws each
     group_of = torch.empty_like(groups).scatter(0, ordered, groups)
-    wanted = torch.zeros(int(groups.max()) + 1, dtype=torch.double).scatter_add(0, group_of, expected)
-    counts = group_of[tokens].bincount(minlength=len(wanted))
-    filled = wanted > 20
-    chi2 = float(((counts - wanted)[filled] ** 2 / wanted[filled]).sum())
+    expected_counts = torch.zeros(int(groups.max()) + 1, dtype=torch.double).scatter_add(0, group_of, expected)
+    counts = group_of[tokens].bincount(minlength=len(expected_counts))
+    filled = expected_counts > 20
+    chi2 = float(((counts - expected_counts)[filled] ** 2 / expected_counts[filled]).sum())
     assert normal_quantile(chi2, int(filled.sum()) - 1) < 4.5
     assert torch.allclose(logprobs, logits.log_softmax(-1)[tokens], atol=1e-5)
 
