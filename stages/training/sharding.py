@@ -41,7 +41,7 @@ def like_autocast(trainer: Trainer) -> Iterator[None]:
         if type(module).__name__ not in layers:  # embeddings, last norm and head, or the model around all
             return fully_shard(module, mp_policy=own_dtype, **options)
         for part in module.modules():
-            if part._parameters and not isinstance(part, torch.nn.Linear):
+            if [*part.parameters(recurse=False)] and not isinstance(part, torch.nn.Linear):
                 fully_shard(part, mp_policy=own_dtype, **options)
         return fully_shard(module, mp_policy=mp_policy, **options)
 
