@@ -164,7 +164,8 @@ def constructed(parts: Parts, name: str) -> int:
     """Return how often TRL's constructor calls a function of its module when it believes that FSDP is on."""
     calls = list[str]()
     with pytest.MonkeyPatch.context() as patch:
-        deaf(StoredReferenceTrainer, "is_fsdp_enabled", True)(parts, patch)
+        in_trl = property(lambda self: sys._getframe(1).f_globals["__name__"] == dpo_trainer.__name__, nothing)
+        patch.setattr(StoredReferenceTrainer, "is_fsdp_enabled", in_trl, raising=False)
         patch.setattr(dpo_trainer, name, lambda *args, **options: calls.append(name))
         parts.build_trainer()
     return len(calls)
