@@ -77,6 +77,7 @@ class Fit(Generic[Block, TrainerOf]):
         """Return the trainer of this model. In several processes each evaluates equally many rows."""
         validation = self.rows.validation
         evaluated = repeat_evenly([*range(len(validation))], self.args.world_size)
+        sharding.replace_meta_parameters(model)
         self.trainer = self.trainer_class(
             model,
             cfg=self.cfg,

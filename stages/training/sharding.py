@@ -25,14 +25,19 @@ def precision_policy(precision: Precision) -> MixedPrecisionPolicy:
     return MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False)
 
 
+def replace_meta_parameters(model: torch.nn.Module) -> None:
+    """Give parameters on the meta device an address, as TRL copies an adapter's and accelerate tells them apart by it.
+    Memory that nothing writes takes no space."""
+    for parameter in model.parameters():
+        if parameter.is_meta:
+            empty = torch.nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)
+            torch.utils.swap_tensors(parameter, empty)  # type: ignore[no-untyped-call]
+
+
 @contextmanager
 def like_autocast(trainer: Trainer) -> Iterator[None]:
     """While accelerate shards the trainer's model, gather weights that autocast leaves in fp32 in their own dtype; and
     run its forward under autocast, which accelerate does without sharding only."""
-    for parameter in trainer.model.parameters():
-        if parameter.is_meta:  # accelerate tells parameters apart by address; memory that nothing writes takes none
-            empty = torch.empty_like(parameter, device="cpu")
-            torch.utils.swap_tensors(parameter, torch.nn.Parameter(empty, parameter.requires_grad))  # type: ignore[no-untyped-call]
     trainer.accelerator.prepare_model(trainer.model, device_placement=False, evaluation_mode=True)
     fully_shard, layers = torch.distributed.fsdp.fully_shard, set(trainer.model._no_split_modules or ())
 
@@ -41,7 +46,7 @@ def like_autocast(trainer: Trainer) -> Iterator[None]:
         if type(module).__name__ not in layers:  # embeddings, last norm and head, or the model around all
             return fully_shard(module, mp_policy=own_dtype, **options)
         for part in module.modules():
-            if part._parameters and not isinstance(part, torch.nn.Linear):
+            if [*part.parameters(recurse=False)] and not isinstance(part, torch.nn.Linear):
                 fully_shard(part, mp_policy=own_dtype, **options)
         return fully_shard(module, mp_policy=mp_policy, **options)
 

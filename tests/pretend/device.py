@@ -103,7 +103,12 @@ class Stream:
         return True
 
 
-class Event:
+class Event(torch.Event):
+    """An event that is over at once; a stream of torch.accelerator reads it as one of torch's."""
+
+    def __new__(cls, *_: Any, **__: Any) -> "Event":
+        return super().__new__(cls, NAME)
+
     def __init__(self, *_: Any, **__: Any): ...
     def record(self, stream: Any = None) -> None: ...
     def wait(self, stream: Any = None) -> None: ...

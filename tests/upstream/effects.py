@@ -59,6 +59,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.quantizers.base import HfQuantizer
 from trl import DPOConfig, SFTConfig, chat_template_utils
 from trl.kernels import ChunkedLogProbFunction, chunked_logprob
+from trl.trainer import dpo_trainer
 from trl.trainer import utils as trl_utils
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -74,7 +75,7 @@ from stages.labelers.people import access
 from stages.launch import agent
 from stages.models import gguf_file, lm_head, packing, run_attention, scoring
 from stages.models.loading import load_model
-from stages.objectives import sft
+from stages.objectives import dpo, sft
 from stages.objectives.dpo import StoredReferenceTrainer, completion_tokens
 from stages.samplers import hf
 from stages.samplers.generate import GenerateSampler
@@ -157,6 +158,30 @@ def token_ids_are_trained_as_they_are_given(parts: Parts) -> None:
 def the_store_decides_the_loss(parts: Parts) -> None:
     assert loss_of(parts.build_trainer()) == pytest.approx(LN_2, abs=1e-4)
     assert loss_of(parts.build_trainer(shift=-50.0)) < 0.1
+
+
+def constructed(parts: Parts, name: str) -> int:
+    """Return how often TRL's constructor calls a function of its module when it believes that FSDP is on."""
+    calls = list[str]()
+    with pytest.MonkeyPatch.context() as patch:
+        in_trl = property(lambda self: sys._getframe(1).f_globals["__name__"] == dpo_trainer.__name__, nothing)
+        patch.setattr(StoredReferenceTrainer, "is_fsdp_enabled", in_trl, raising=False)
+        patch.setattr(dpo_trainer, name, lambda *args, **options: calls.append(name))
+        parts.build_trainer()
+    return len(calls)
+
+
+unpatched = put(dpo, "patch", SimpleNamespace(multiple=lambda *args, **options: contextlib.nullcontext()))
+
+
+@effect("trl.trainer.dpo_trainer:create_model_from_path", unpatched)
+def trl_loads_no_second_model(parts: Parts) -> None:
+    assert not constructed(parts, "create_model_from_path")
+
+
+@effect("trl.trainer.dpo_trainer:hash_module", unpatched)
+def trl_hashes_no_weights(parts: Parts) -> None:
+    assert not constructed(parts, "hash_module")
 
 
 def logged(trainer: StoredReferenceTrainer, steps: int = 1) -> dict[str, float]:

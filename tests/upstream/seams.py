@@ -73,6 +73,19 @@ SEAMS = [
         takes="self, dataset, name, batch_size",
     ),
     Seam(
+        "trl.trainer.dpo_trainer:create_model_from_path",
+        ("objectives/dpo.py",),
+        "replaced while TRL's constructor runs: the store has the reference's log-probs",
+        "launch=fsdp loads the model twice in every process",
+    ),
+    Seam(
+        "trl.trainer.dpo_trainer:hash_module",
+        ("objectives/dpo.py",),
+        "replaced while TRL's constructor runs: the hash would name a cache that is never read",
+        "every start copies and hashes all weights",
+        takes="module",
+    ),
+    Seam(
         "trl:DPOTrainer()._metrics",
         ("training/micro_batches.py", "objectives/dpo.py"),
         "read and replaced: the metrics of a step's micro-batches become the step's",
@@ -296,6 +309,25 @@ SEAMS = [
             "with several processes, num_tokens counts every token several times, and metrics are weighed wrongly",
         )
         for name in ("gather", "gather_for_metrics")
+    ),
+    Seam(
+        "accelerate.utils.fsdp_utils:fsdp2_prepare_model imports fully_shard at every call",
+        ("training/sharding.py",),
+        "torch's is replaced while accelerate shards: norms, embeddings and head are gathered in their own dtype",
+        "launch=fsdp with precision=bf16 trains by another arithmetic than one process",
+        takes="accelerator, model",
+    ),
+    Seam(
+        "transformers:PreTrainedModel._no_split_modules",
+        ("training/sharding.py",),
+        "read: the classes of layers, which accelerate shards one by one",
+        "launch=fsdp with precision=bf16 gathers all weights in fp32",
+    ),
+    Seam(
+        "transformers:Trainer().args.fsdp_plugin_args",
+        ("training/arguments.py",),
+        "set: the dtypes in which FSDP2 gathers weights and reduces gradients",
+        "launch=fsdp with precision=bf16 trains by another arithmetic than one process",
     ),
     Seam(
         "accelerate.utils.memory:should_reduce_batch_size",

@@ -33,7 +33,7 @@ DOCUMENTED = set(
     "rich.console rich.table rich.text safetensors starlette.applications starlette.requests "
     "starlette.responses starlette.routing starlette.types tokenizers tokenizers.decoders tokenizers.models torch.nn "
     "tokenizers.pre_tokenizers tokenizers.trainers torch "
-    "torch.distributed torch.nn.attention.varlen torch.nn.functional torch.nn.utils.rnn "
+    "torch.distributed torch.distributed.fsdp torch.nn.attention.varlen torch.nn.functional torch.nn.utils.rnn "
     "torch.utils.checkpoint torch.utils.data tqdm trackio transformers transformers.integrations "
     "transformers.integrations.sdpa_attention transformers.modeling_outputs transformers.utils trl "
     "uvicorn wandb yaml".split()
@@ -98,6 +98,9 @@ def reaches(path: Path) -> Iterator[Reach]:
             yield Reach(file, node.lineno, ast.unparse(node))
         elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("vars(") and node.keywords:
             yield from (Reach(file, node.lineno, str(keyword.arg)) for keyword in node.keywords)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("patch.object", "patch.multiple"):
+            replaced = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+            yield from (Reach(file, node.lineno, str(name)) for name in replaced + [k.arg for k in node.keywords])
 
 
 def imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str, str]]:
@@ -160,6 +163,8 @@ def test_the_code_reaches_for_nothing_private_that_is_not_in_the_table() -> None
         ("del model.config.quantization_config", ["quantization_config"]),
         ("vars(accelerator).update(reduce=sum)", ["reduce"]),
         ("setattr(model, name, value)", ["setattr(model, name, value)"]),
+        ("patch.object(fsdp, 'fully_shard', shard)", ["fully_shard"]),
+        ("patch.multiple(dpo_trainer, hash_module=None)", ["hash_module"]),
         ("import os\nos.environ |= {}\nfrom trl import DPOTrainer\nself._own = model.config.name_or_path", []),
     ],
 )
