@@ -1,10 +1,27 @@
 """Rows with a request and its answer: Alpaca, Dolly, TRL's prompt and completion, question and answer. The answer may
-be calls of the row's tools."""
+be calls of the row's tools. Also messages that end with a request, with its answer, and maybe its reasoning, in other
+columns (Dolphin-R1)."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from stages.formats.format import COMPLETION, CONTEXT, PROMPT, THOUGHT, WEIGHT, Format, ParsedRow, calls_text, roles_of
+from stages.formats.chat import ends_with_answer
+from stages.formats.format import (
+    COMPLETION,
+    CONTEXT,
+    PROMPT,
+    THOUGHT,
+    TURNS,
+    WEIGHT,
+    Format,
+    ParsedRow,
+    calls_text,
+    is_turns,
+    roles_of,
+)
+
+# Columns that checkers compare answers with. They need not be answers themselves.
+CHECKED = {"target", "targets", "ground_truth"}
 
 
 class Answered(Format):
@@ -20,3 +37,12 @@ class Answered(Format):
             completion = calls_text(completion) or completion
         answer = self.read_answer(completion, "completion", messages, row.get("reasoning"))
         return self.weighted_row(row, messages, answer)
+
+
+class Continued(Answered):
+    answers = " ".join(name for name in COMPLETION.split() if name not in CHECKED)
+    roles = roles_of(TURNS, CONTEXT, THOUGHT, WEIGHT, completion=answers)
+    needs = ("messages", "completion")
+
+    def fits(self, row: Mapping[str, Any]) -> bool:
+        return is_turns(row["messages"]) and not ends_with_answer(row["messages"])

@@ -1,9 +1,11 @@
-"""Conversations: OpenAI's messages, ShareGPT, and transcripts in one string (in `text` for Guanaco)."""
+"""Conversations: OpenAI's messages, ShareGPT, and transcripts in one string (in `text` for Guanaco), also with plain
+words before the turns: User: and Assistant:, or ### Instruction: and so on."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from stages.formats.format import CONTEXT, TURNS, WEIGHT, Format, ParsedRow, is_turns, roles_of
+from stages.formats.transcripts import parse_transcript
 from stages.formats.turns import ROLE_KEYS, ROLES, first_value, split_off_answer
 
 
@@ -26,3 +28,9 @@ class Chat(Format):
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         return self.weighted_row(row, *split_off_answer(self.read_conversation(row)))
+
+
+class Transcribed(Chat):
+    def fits(self, row: Mapping[str, Any]) -> bool:
+        roles = [turn["role"] for turn in parse_transcript(row["messages"], plain=True) or []]
+        return "user" in roles and roles[-1] == "assistant"

@@ -10,12 +10,11 @@ from typing import Any
 
 from stages.config.blocks.data import Source
 from stages.formats import columns as column_paths
-from stages.formats.answered import Answered
-from stages.formats.chat import Chat
+from stages.formats.answered import Answered, Continued
+from stages.formats.chat import Chat, Transcribed
 from stages.formats.chosen_rejected import ChosenRejected
 from stages.formats.columns import ChangesMeaning, Path, UnreadColumns, has_path, list_unread, nested_keys, value_at
 from stages.formats.compared import Compared
-from stages.formats.continued import Continued
 from stages.formats.format import PROVENANCE, Format, ParsedRow
 from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
@@ -24,7 +23,6 @@ from stages.formats.readers.row import BadRow
 from stages.formats.scored import Scored
 from stages.formats.several import Several
 from stages.formats.texts import Texts
-from stages.formats.transcribed import Transcribed
 from stages.formats.turns import is_empty
 from stages.store.splits import NEED_AN_ANSWER
 

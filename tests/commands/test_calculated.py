@@ -168,7 +168,7 @@ def test_a_plan_names_how_long_processes_wait_for_each_other(
     assert not any("waits" in sentence for sentence in plan(tmp_path, capsys, *line)[""])
     sentences = " ".join(plan(tmp_path, capsys, *line, "launch=ddp", "dpo.trainer.ddp_timeout=60")[""])
     default = TrainingArguments.__dataclass_fields__["ddp_timeout"].default
-    assert f"{default:,} s in sft (sft.trainer.ddp_timeout), 60 s in dpo" in sentences
+    assert f"{default:,} s in sft" in sentences and "60 s in dpo" in sentences
 
 
 def test_the_parts_of_training_are_its_peak() -> None:

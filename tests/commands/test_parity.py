@@ -86,7 +86,7 @@ def test_plain_trl_follows_ten_steps(stage: str, chain: Chain, sides: list[First
     ran = run(*COMMAND, f"outputs={chain.root}", f"parity.stage={stage}", *TEN_STEPS[stage])
     assert ran.returncode == 0, ran.stderr
     assert_close(*sides, steps=10)
-    assert "By design" in ran.stdout and "white space after the end of turn" in ran.stdout
+    assert "By design" in ran.stdout and "white space after the end" in ran.stdout
     assert chain.count() == nodes, "the two trained models are not stored"
     assert used == {f"{name} ours" for name in OUR_FORWARD[stage]}
 
@@ -103,8 +103,8 @@ def test_another_template_is_named_with_the_first_token_that_differs(chain: Chai
     file = tmp_path / "theirs.jinja"
     file.write_text(template.replace(r"['role'] + '\n'", r"['role'] + ': '"))
     error = planted(chain, "parity.stage=sft", f"parity.template={file}")
-    assert f"the chat template is the run's here, and {file} in TRL" in error
-    assert "32 of 32 have other token ids" in error and r"'\n' (not trained) here, ':'" in error
+    assert "chat template" in error and f"{file} in TRL" in error
+    assert "32 have other token ids" in error and r"'\n' (not trained) here, ':'" in error
 
 
 def test_another_eos_is_named(tmp_path: Path, chain: Chain) -> None:

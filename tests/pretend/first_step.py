@@ -35,8 +35,8 @@ def main(stage: str, root: Path, file: Path, *overrides: str) -> None:
     def finish(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         gradients = [weight.grad for group in optimizer.param_groups for weight in group["params"]]
         whole = [g.full_tensor() if isinstance(g, DTensor) else g for g in gradients]
-        found = {"gradients": [g.cpu() for g in whole], "before_forward": before_forward, "read": sum(read)}
-        torch.save(found, file)
+        state = {"gradients": [g.cpu() for g in whole], "before_forward": before_forward, "read": sum(read)}
+        torch.save(state, file)
         raise EnoughSteps
 
     register_module_forward_pre_hook(note_memory)
