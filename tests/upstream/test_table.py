@@ -42,7 +42,8 @@ DOCUMENTED = set(
 SETTABLE = set(
     "activation_checkpointing gradient_checkpointing chat_template data decoder eos_token eos_token_id forward "
     "generation_config last_hidden_state name_or_path pad_token pad_token_id pre_tokenizer router_logits "
-    "should_evaluate should_save should_training_stop train_dataset sync_gradients caption caption_justify filters raiseExceptions __file__ restype "
+    "should_evaluate should_save should_training_stop train_dataset sync_gradients caption caption_justify filters "
+    "raiseExceptions __file__ restype "
     "argtypes max_num_seqs max_num_batched_tokens info tag".split()
 )
 # Methods of theirs that our trainers override on purpose, beside the private ones in the table.
