@@ -60,7 +60,7 @@ def train_twice(chain: Chain, stage: str, *overrides: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("flow", FLOWS)
-def test_two_sharded_processes_train_what_one_does(flow: str, compiled: Path, chain: Chain) -> None:
+def test_two_sharded_processes_train_what_one_does(flow: str, server: None, chain: Chain) -> None:
     nodes = train_twice(chain, *FLOWS[flow])
     one, two = (load_file(node / "model" / "model.safetensors") for node in nodes)
     assert one.keys() == two.keys()
@@ -68,7 +68,7 @@ def test_two_sharded_processes_train_what_one_does(flow: str, compiled: Path, ch
         assert torch.allclose(weight, two[name], atol=1e-5, rtol=0), name
 
 
-def test_sharding_keeps_autocasts_bf16(compiled: Path, chain: Chain) -> None:
+def test_sharding_keeps_autocasts_bf16(server: None, chain: Chain) -> None:
     """At the first step, loss and gradient norm are one process's. Without norms and embeddings in fp32, or with
     gradients reduced in bf16, they differ by more than 1e-3."""
     options = ("sft.precision=bf16", "sft.batch_size=32", "sft.runtime.micro_batch=8")
@@ -78,7 +78,7 @@ def test_sharding_keeps_autocasts_bf16(compiled: Path, chain: Chain) -> None:
         assert two[figure] == pytest.approx(one[figure], rel=1e-4), figure
 
 
-def test_a_sharded_process_holds_half(compiled: Path, chain: Chain, tmp_path: Path) -> None:
+def test_a_sharded_process_holds_half(server: None, chain: Chain, tmp_path: Path) -> None:
     """Only the first process reads weights, and between micro-batches each holds its half of the gradients."""
     options = ["sft.runtime.micro_batch=1", *SHARDED]
     first, second = first_steps(2, "sft", chain.root, tmp_path / "two", *options)
