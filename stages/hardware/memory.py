@@ -16,9 +16,7 @@ from stages.hardware import machine
 from stages.hardware.model_shape import ModelShape, adapted_layers
 
 LIBRARIES = 0.66 * 2**30  # bytes of a process on the CPU with torch and TRL
-# On the CPU, resident bytes per byte of activations, because the heap has gaps. An adapter's layers free tensors
-# between those that they store, and glibc puts none of the same size into such a gap, as it aligns them.
-HEAP_FACTOR, HEAP_FACTOR_ADAPTER = 1.3, 2.7
+HEAP_FACTOR = 1.3  # on the CPU, resident bytes per byte of activations, because the heap has gaps
 BYTES = {Weights.fp32: 4.0, Weights.bf16: 2.0, Weights.nf4: 0.52}  # per weight; nf4 includes the scales
 
 # Activations that a layer stores for its backward, in bytes per token and per feature of its widths (hidden,
@@ -187,8 +185,7 @@ def training_bytes(
     """Return the peak bytes of training with `tokens` in each micro-batch. The peak is at the start of the backward,
     when all activations are stored. If gradients are `accumulated`, those of an earlier micro-batch exist then."""
     state, sharding = sum(held_parts(shape, block)) + gathered_bytes(shape, block), block.runtime.sharding
-    heap_factor = HEAP_FACTOR if block.adapter is Adapter.none else HEAP_FACTOR_ADAPTER
-    factor = heap_factor if device == "cpu" else 1
+    factor = HEAP_FACTOR if device == "cpu" else 1
     at_backward = state + tokens * activation_bytes(shape, block, checkpointing) * factor
     if not accumulated:
         at_backward -= 4 * count_trained(shape, block) / (1 if sharding is Sharding.none else block.runtime.world_size)

@@ -237,6 +237,7 @@ def test_a_typed_path_takes_the_place_of_random_weights_and_the_other_way_round(
         "path": "someone/other",
         "revision": None,
         "random_init": None,
+        "config": {},
         "of": None,
     }
     random = settings("model.random_init.layers=3").model

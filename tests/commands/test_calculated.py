@@ -172,7 +172,10 @@ def test_a_plan_names_how_long_processes_wait_for_each_other(
 
 
 def test_the_parts_of_training_are_its_peak() -> None:
-    block, shape = settings("recipe=zephyr_7b").sft, ModelShape.from_config(settings("model=mistral_7b").model.config)
+    block, shape = (
+        settings("recipe=zephyr_7b", "sft.precision=bf16").sft,
+        ModelShape.from_config(settings("model=mistral_7b").model.config),
+    )
     assert shape is not None
     micro_batch = memory.micro_batch(shape, block, block.max_length, "cuda")
     expected = memory.training_bytes(shape, block, "cuda", *micro_batch)

@@ -33,7 +33,8 @@ NAMES = (
     "outputs model.path model.revision label.path label.revision label.hub_split sft.template.path "
     "label.subset data.sources.path data.sources.revision data.sources.subset data.sources.hub_split "
     "data.own.file data.own.name sample.own.file sample.own.name label.own.file label.own.name tracker.project "
-    "tracker.entity tracker.group launch.rendezvous compare.sweep export.repo sft.lora.target_modules "
+    "tracker.entity tracker.group launch.rendezvous compare.sweep export.repo "
+    "parity.template parity.eos_token sft.lora.target_modules "
     "dpo.lora.target_modules reward.lora.target_modules label.reward_model.path label.reward_model.revision "
     "reward.source.path reward.source.revision reward.source.subset reward.source.hub_split "
     "sample.endpoint.base_url sample.endpoint.model sample.endpoint.api_key_env label.judge.rubric label.known "
@@ -44,6 +45,9 @@ NAMES = (
     "data.sources.licence reward.source.licence label.licence data.form.system_prompts"
 ).split()
 MAPPINGS = {  # and who looks into them
+    "model.config": "model_shape",
+    "plan.tokens": "calculated",
+    "parity.trl": "plain_trl",
     "sft.trainer": "trl_values",
     "dpo.trainer": "trl_values",
     "reward.trainer": "trl_values",

@@ -216,8 +216,7 @@ def test_live_bytes_of_a_training_step(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for factor in ("HEAP_FACTOR", "HEAP_FACTOR_ADAPTER"):
-        monkeypatch.setattr(memory, factor, 1.0)  # gaps in the heap are not counted here
+    monkeypatch.setattr(memory, "HEAP_FACTOR", 1.0)  # gaps in the heap are not counted here
     monkeypatch.setattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 2048)  # a buffer wider than the vocabulary is
     block, kind = block_of("sft", f"precision={precision}", f"adapter={adapter}"), Checkpointing(checkpointing)
     model = as_trained(tiny("llama", WIDE, 3, vocabulary=2048), block, tmp_path)

@@ -33,7 +33,7 @@ PLANTS = [
         "reference",
     ),
     Plant("training/micro_batches.py", "torch.zeros((), device=self.args.device)", "torch.zeros(1)", "sft"),
-    Plant("objectives/sft.py", "self.trainer.args.device)\n", "'cpu')\n", "packed sft"),
+    Plant("objectives/sft.py", "self.trainer.args.device)\n", "torch.device('cpu'))\n", "packed sft"),
     Plant(HF, "torch.tensor(source, device=self.device)", "torch.tensor(source)", "sample"),
     Plant(HF, "input_ids=ids.to(self.device)", "input_ids=ids", "sample"),
     Plant(HF, ".argsort().to(self.device)", ".argsort()", "sample"),
@@ -41,7 +41,7 @@ PLANTS = [
     Plant(SLOTS, "torch.zeros(rows, device=device)", "torch.zeros(rows)", "sample"),
     Plant(SLOTS, "torch.arange(rows, device=device)", "torch.arange(rows)", "sample"),
     Plant(DRAWING, "torch.arange(len(grid), device=grid.device)", "torch.arange(len(grid))", "sample"),
-    Plant(DRAWING, "torch.arange(width, device=seeds.device)", "torch.arange(width)", "sample"),
+    Plant(DRAWING, "torch.arange(1, count + 1, device=seeds.device)", "torch.arange(1, count + 1)", "sample"),
     Plant("evaluation/likelihood.py", "ids.to(model.device)", "ids", "eval"),
     Plant("evaluation/likelihood.py", ", device=model.device)[:, None]", ")[:, None]", "eval"),
 ]

@@ -52,9 +52,12 @@ def test_a_value_is_normal_out_or_far_out_on_either_side() -> None:
 
 
 def findings(run: Evidence) -> list[Finding]:
-    """All of them, as if enough pairs had been held out for accuracy to say something, and a verdict of all parts."""
+    """All of them, as if there were enough pairs, some held out, the policy had learnt them, and a verdict of all
+    parts."""
     results = run.results | {"gives_verdict": ["checks", "learnt"]}
-    run = replace(run, dpo_metrics=run.dpo_metrics | {"held_out": 50}, results=results)
+    lengths = run.lengths * causes.ENOUGH
+    run = replace(run, dpo_metrics=run.dpo_metrics | {"held_out": 50}, results=results, lengths=lengths)
+    run = replace(run, curve=[*run.curve, *[{"rewards/accuracies": effects.LEARNT}] * len(run.curve)])
     measured = [measure(run) for measure in (*causes.CAUSES, *effects.EFFECTS, *effects.EVALUATION)]
     assert None not in measured
     return measured

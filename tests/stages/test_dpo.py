@@ -224,7 +224,18 @@ def test_a_held_out_loss_that_ends_higher_is_told(inputs: dict[str, Path], tmp_p
     pairs, log_probs = load(table, Pair), load(scored, PairLogProbs)
     scored_ids = {p.id for p in log_probs}
     trained = [replace(p, split="train") for p in pairs if p.id in scored_ids]
-    turned = [replace(p, id=f"-{p.id}", chosen=p.rejected, rejected=p.chosen, split="validation") for p in trained]
+    turned = [
+        replace(
+            p,
+            id=f"-{p.id}",
+            split="validation",
+            chosen=p.rejected,
+            rejected=p.chosen,
+            chosen_token_ids=p.rejected_token_ids,
+            rejected_token_ids=p.chosen_token_ids,
+        )
+        for p in trained
+    ]
     save(table, [*trained, *turned], Pair)
     trl_rows = [
         PairLogProbs(f"-{p.id}", p.prompt_ids, p.rejected_ids, p.chosen_ids, p.rejected_logps, p.chosen_logps)
@@ -234,7 +245,7 @@ def test_a_held_out_loss_that_ends_higher_is_told(inputs: dict[str, Path], tmp_p
     for rate, rises in ((1e-2, True), (1e-12, False)):
         (tmp_path / f"{rate}").mkdir()
         out = StageDir(tmp_path / f"{rate}", lambda m, s: None)
-        run(block(learning_rate=rate, epochs=2.0), inputs, out)
+        run(block(learning_rate=rate, epochs=6.0), inputs, out)
         assert any("held-out loss 0.693 → " in warning for warning in out.warnings) is rises
 
 

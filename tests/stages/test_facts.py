@@ -82,7 +82,11 @@ class Run:
 # A verdict by preferences alone does not claim better answers, and answers from a file were not sampled or checked.
 OF_PAIRS = (r"\b(DPO|policy|it) (helped|hurt)\b", r"made no measurable change", r"\bseen tasks\b", r"sample\.\w+")
 DEMO = r"^(?!.*docs/explanation/results\.md)"  # sentences about the demo give no figures of the run
-UNTRAINED = (r"\bSFT (was|is) trained\b", r"trained on \d", rf"{DEMO}.*[1-9][\d,]* (sft|demonstrations|preference)\b")
+UNTRAINED = (
+    r"\bSFT (was|is) trained\b",
+    r"trained on \d",
+    rf"{DEMO}.*\b[1-9][\d,]* (sft|demonstrations|preference)\b",
+)
 WITHOUT_TASKS = (r"\bdata\.tasks\b", r"generated (instructions|tasks)", r"test prompts?\b", r"\bpass(es|ed)? \d")
 NAMED = (("dpo: card", r"preference pairs of mine\.jsonl"), ("eval: summary", r"held-out pairs"))
 RUNS = {

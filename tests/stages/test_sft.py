@@ -203,7 +203,7 @@ def test_rows_that_the_model_itself_wrote_are_trained_on(
     ]
     data = shutil.copytree(trained["data"], tmp_path / "data")
     save(data / "examples.parquet", rows, Example)
-    cfg = block(packing=packing, max_length=512, batch_size=1 if packing else 16, learning_rate=1e-3, epochs=2.0)
+    cfg = block(packing=packing, max_length=512, batch_size=1 if packing else 16, learning_rate=3e-4, epochs=2.0)
     weights, metrics, out = train(cfg, {**trained, "data": data}, tmp_path / "sft")
     assert distance(weights, load_file(trained["base"] / "model" / "model.safetensors")) > 1e-4, "it trained"
     assert 0 < metrics["step"] <= metrics["steps"]
