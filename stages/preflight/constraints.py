@@ -253,11 +253,12 @@ def validate_adapters(cfg: Config) -> None:
     if cfg.dpo.adapter is Adapter.continued and cfg.rounds > 1:
         raise UserError("dpo.adapter=continued needs rounds=1, as a round merges its adapter. Use dpo.adapter=lora.")
     for name, block in cfg.trained.items():
-        validate_adapter(name, block)
+        validate_adapter(name, block, elsewhere=cfg.plan.gpu is not None)
 
 
-def validate_adapter(name: str, block: Training) -> None:
-    """Raise UserError for an adapter that the objective, this machine or the launch does not support."""
+def validate_adapter(name: str, block: Training, elsewhere: bool) -> None:
+    """Raise UserError for an adapter that the objective, this machine or the launch does not support. `elsewhere`:
+    another machine is planned for, whose libraries are not known here."""
     if block.adapter not in block.objective.adapters:
         raise UserError(
             f"{name}.adapter={block.adapter}: {block.objective.title} can only use "
@@ -265,7 +266,7 @@ def validate_adapter(name: str, block: Training) -> None:
         )
     if block.adapter is not Adapter.qlora:
         return
-    if find_spec("bitsandbytes") is None:
+    if not elsewhere and find_spec("bitsandbytes") is None:
         raise UserError(f"{name}.adapter=qlora needs bitsandbytes for 4-bit weights: {install_command('qlora')}.")
     if block.runtime.sharding is not Sharding.none:
         raise UserError(f"{name}.adapter=qlora cannot be sharded. Use launch=ddp, or {name}.adapter=lora.")
