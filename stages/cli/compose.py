@@ -106,7 +106,7 @@ def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tup
     servers.fill_prices(cfg)
     constraints.validate_config(cfg)
     unread.refuse_unread(cfg, process.read_typed_arguments())
-    machine.plan_for(cfg.plan.gpu if cfg.stage == Command.plan else None)
+    machine.plan_for(cfg.planned_gpu)
     resolve_precision(cfg)
     store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"))
     return cfg, store, checked_graph(cfg, store) if needs_graph(cfg.stage, process.read_typed_arguments()) else {}

@@ -178,6 +178,11 @@ class Config:
     prices: dict[str, Price] = field(default_factory=dict)
 
     @property
+    def planned_gpu(self) -> str | None:
+        """The GPU of another machine that the command plans for; None: it is about this machine."""
+        return self.plan.gpu if self.stage == Command.plan else None
+
+    @property
     def trained(self) -> dict[str, Training]:
         """The training blocks that this run uses, by name: SFT, DPO, the target, and a reward model with a source."""
         optional_names = {self.stage, "reward" if self.reward.source.path else ""}

@@ -192,7 +192,7 @@ def training_bytes(
     first_work = head_bytes(shape, block.objective.labelled * tokens, block.precision, device, backward=True)
     if checkpointing is not Checkpointing.none:
         first_work = max(first_work, RECOMPUTED_FACTOR * tokens * layer_bytes(shape, block))
-    if checkpointing is not Checkpointing.full and sharding is Sharding.none:
+    if checkpointing is not Checkpointing.full and sharding is not Sharding.fsdp:  # FSDP2 gathers in bf16
         first_work += cast_copy_bytes(shape, block.start_weights, block.precision)
     embedding = 4 * shape.embedding if block.adapter is Adapter.none else 0  # its gradient, before it is added
     return max(at_backward + first_work, state) + embedding

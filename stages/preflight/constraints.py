@@ -253,7 +253,7 @@ def validate_adapters(cfg: Config) -> None:
     if cfg.dpo.adapter is Adapter.continued and cfg.rounds > 1:
         raise UserError("dpo.adapter=continued needs rounds=1, as a round merges its adapter. Use dpo.adapter=lora.")
     for name, block in cfg.trained.items():
-        validate_adapter(name, block, elsewhere=cfg.plan.gpu is not None)
+        validate_adapter(name, block, elsewhere=cfg.planned_gpu is not None)
 
 
 def validate_adapter(name: str, block: Training, elsewhere: bool) -> None:

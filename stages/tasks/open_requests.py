@@ -6,14 +6,27 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError
 from stages.store.records import KIND_SEPARATOR, Check, Example, content_id, prompt_id
 from stages.store.text_units import lower_words, plain_words
 from stages.tasks.constraint import Constraint, Side, known_constraints, may_clash
-from stages.tasks.wordings import ACTS
 
+
+def parts(block: str) -> list[str]:
+    """Return the parts of a block that are separated by "|", each on one line."""
+    return [" ".join(part.split()).replace(r"\n", "\n") for part in block.split("|")]
+
+
+# The acts of open requests, each with its wordings and topics
+READ = yaml.safe_load(Path(__file__).with_name("topics.yaml").read_text(encoding="utf-8"))
+TOPICS = {name: parts(block) for name, block in READ["topics"].items()}
+TOPICS["IDEAS"] = TOPICS["SKILLS"] + TOPICS["GOALS"]
+ACTS = {name: (tuple(parts(act["wordings"])), TOPICS[act["topics"]]) for name, act in READ["acts"].items()}
 STOP = """
 about after again against along also always among another anyone around asked asking asks away because becomes been
 before begin being beside besides both came come comes could does doing down during each evening ever every everything

@@ -1,5 +1,4 @@
-"""The wordings of task families and of constraints (`ordering.yaml` has those of `ordering.py`, by function), and of
-the acts of open requests with their topics (`topics.yaml`)."""
+"""The wordings of task families and of constraints: `ordering.yaml` has those of `ordering.py`, by function."""
 
 import sys
 from collections.abc import Callable
@@ -23,15 +22,3 @@ def read_wordings(module: str) -> dict[str, str]:
 def split_wordings(text: str, line_break: str) -> tuple[str, ...]:
     """Return one wording per line of a text, in which " | " stands for a line break."""
     return tuple(line.strip().replace(" | ", line_break) for line in text.strip().splitlines())
-
-
-def parts(block: str) -> list[str]:
-    """Return the parts of a block that are separated by "|", each on one line."""
-    return [" ".join(part.split()).replace(r"\n", "\n") for part in block.split("|")]
-
-
-READ = yaml.safe_load(Path(__file__).with_name("topics.yaml").read_text(encoding="utf-8"))
-TOPICS = {name: parts(block) for name, block in READ["topics"].items()}
-TOPICS["IDEAS"] = TOPICS["SKILLS"] + TOPICS["GOALS"]
-# The acts of open requests, each with its wordings and topics
-ACTS = {name: (tuple(parts(act["wordings"])), TOPICS[act["topics"]]) for name, act in READ["acts"].items()}

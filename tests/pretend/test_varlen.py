@@ -2,27 +2,14 @@
 
 import copy
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.models import packing
 from stages.models.packing import add_layout, pack_pairs, send_batch
+from tests.models.test_varlen_attention import Operators
 from tests.pretend.test_device import tiny_model
-
-
-class Operators(TorchDispatchMode):
-    """Records the names of operators."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names = list[str]()
-
-    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(op.name())
-        return op(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("works", [True, False])
