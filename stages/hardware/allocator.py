@@ -53,13 +53,15 @@ def keep_freed_memory() -> Iterator[None]:
 def claim_free_blocks(libc: ctypes.CDLL, heap: int) -> list[int]:
     """Allocate all free blocks below the address `heap`, and return them. Their memory is already back at the system.
     An earlier stage leaves thousands of free blocks of many sizes, and glibc would search them for every large tensor:
-    sampling after a long training took three times as long."""
-    blocks = list[int]()
+    sampling after a long training took three times as long. Once memory ran out, glibc has other heaps too, and makes
+    new ones, each at a lower address, until none is left: only blocks of the first one, which sbrk extends, count."""
+    libc.sbrk.restype = ctypes.c_void_p
+    blocks, end = list[int](), min(heap, libc.sbrk(0))
     if begins := re.search(r"^([0-9a-f]+)-.*\[heap\]$", MAPS.read_text(encoding="utf-8"), flags=re.MULTILINE):
         start = int(begins[1], 16)  # glibc writes at the start of each block, which then takes one small page
-        libc.madvise(start, heap // PAGE * PAGE - start, MADV_NOHUGEPAGE)
+        libc.madvise(start, end // PAGE * PAGE - start, MADV_NOHUGEPAGE)
     for size in BLOCK_SIZES:
-        while (block := libc.malloc(size)) and block < heap:
+        while (block := libc.malloc(size)) and block < end:
             blocks.append(block)
         libc.free(block)
     return blocks

@@ -76,15 +76,16 @@ def test_memory_of_a_freed_tensor_serves_the_next_and_goes_back_in_the_end() -> 
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def load_libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    return libc
+
+
 def fragment(blocks: int) -> None:
     """Leave free blocks of many sizes between small used ones, as after a long training."""
-    libc, draw = ctypes.CDLL(None), random.Random(0)
-    libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = (
-        ctypes.c_void_p,
-        [ctypes.c_size_t],
-        [ctypes.c_void_p],
-    )
-    freed = []
+    libc, draw, freed = load_libc(), random.Random(0), []
     for _ in range(blocks):
         freed.append(libc.malloc(draw.randrange(150_000, 3_000_000)))
         libc.malloc(2_000)
@@ -117,6 +118,18 @@ def after_another() -> None:
         assert resident() < before + BYTES, "nor do they take memory again"
         with allocator.keep_freed_memory():  # a nested stage must not take the memory of the outer one
             assert seconds_of_tensors() < slow / 4
+
+
+def claim_below_other_heaps() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (64 * 2**30,) * 2)
+    libc, before = load_libc(), addresses()
+    allocator.claim_free_blocks(libc, heap=2**47)
+    assert addresses() - before < 2 * max(allocator.BLOCK_SIZES)
+
+
+def test_addresses_between_the_first_heap_and_another_are_not_all_taken() -> None:
+    code = f"from {__name__} import claim_below_other_heaps as claim; claim()"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.skipif(allocator.OVERCOMMIT.read_text().strip() == "2", reason="nothing is reserved")
