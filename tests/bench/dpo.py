@@ -27,20 +27,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer, TrainerCallback
 
-from tests.bench import arms
+from tests.bench import arms, dpo_trainers
+from tests.bench.dpo_trainers import TOKENS
 from tests.helpers import DATA, ROOT
 
 ARMS = ("trl", "trl_tuned", "ours")
-TOKENS, REFERENCE = ("prompt_ids", "chosen_ids", "rejected_ids"), ("ref_chosen_logps", "ref_rejected_logps")
-LEARNING_RATE = 1e-5
 
 
 @dataclass
 class Settings:
-    """`model`: a folder, or empty for the embedded 135M model. `lengths`: real (cut at `max_length`), or the tokens of
-    prompt and completions of generated pairs, as 40+60."""
+    """`model`: a folder, or empty for the embedded 135M model. `lengths`: real (cut at `max_length`), drawn like the
+    real ones, or the tokens of prompt and completions of generated pairs, as 40+60."""
 
     model: str = ""
     lengths: str = "real"
@@ -51,6 +50,7 @@ class Settings:
     tuned_micro_batch: int = 4
     our_micro_batch: str = "4"  # a number of pairs, or auto
     our_checkpointing: str = "auto"
+    adapter: str = "none"
     precision: str = "bf16"
     epochs: int = 3
     repeats: int = 5
@@ -141,7 +141,7 @@ def lengths(cfg: Settings, tokenizer: Any) -> list[tuple[list[int], list[int], l
         pairs = list(real(file, cfg.max_length, tokenizer))
         return draw.sample(pairs, cfg.pairs)
     word = lambda n: [draw.randrange(1000, len(tokenizer)) for _ in range(n)]
-    if cfg.lengths != "real":
+    if cfg.lengths not in ("real", "drawn"):
         prompt, completion = map(int, cfg.lengths.split("+"))
         return [(word(prompt), word(completion), word(completion)) for _ in range(cfg.pairs)]
     # Log-normal, with the means of the real set: prompt 425, chosen 312, rejected 341 tokens.
@@ -178,139 +178,50 @@ class Clock(TrainerCallback):
         self.began, self.had_computed = time.perf_counter(), time.process_time()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
         self.epochs[-1] += time.perf_counter() - self.began
         self.computed[-1] += time.process_time() - self.had_computed
 
 
-def measure(cfg: Settings, arm: str, file: str) -> dict[str, Any]:
-    """Seconds of the first epoch over the rows and of a later one, losses, and the peak of memory. `prepare` writes
-    the rows."""
-    if arm == "prepare":
-        Path(file).write_text(json.dumps(prepare(cfg)))
-        return {}
+def time_epochs(cfg: Settings, arm: str, file: str) -> dict[str, Any]:
+    """Seconds of the first epoch over the rows in a file and of a later one, losses, and the peak of memory."""
     rows: list[dict[str, Any]] = json.loads(Path(file).read_text())
     from stages.hardware import allocator, machine
 
     tokenizer = AutoTokenizer.from_pretrained(cfg.model)
-    memory = allocator.keep_freed_memory() if arm == "ours" else contextlib.nullcontext()  # as every stage is run
+    is_ours = arm.startswith("ours")
+    memory = allocator.keep_freed_memory() if is_ours else contextlib.nullcontext()  # as every stage is run
     with tempfile.TemporaryDirectory() as folder, memory:
         machine.reset_peak_memory()
-        trainer = build_trainer(arm, cfg, rows, tokenizer, Path(folder))
-        warm_up(trainer, min(rows, key=lambda row: len(row["prompt_ids"] + row["chosen_ids"])))
+        trainer = dpo_trainers.build_trainer(arm, cfg, rows, tokenizer, Path(folder))
+        dpo_trainers.warm_up(trainer, min(rows, key=lambda row: len(row["prompt_ids"] + row["chosen_ids"])))
         clock = Clock()
         trainer.add_callback(clock)
         trainer.train()
-    tokens = sum(len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
-    losses = [point["loss"] for point in trainer.state.log_history if "loss" in point]
-    memory = machine.peak_gpu_memory() or machine.peak_memory()
-    from stages.store.records import PairLogProbs
-    from tests.bench import flops
-
-    (first, *later), shape = clock.epochs, flops.empty(Path(cfg.model))
-    scored = [PairLogProbs(str(r["id"]), *(r[name] for name in TOKENS), [], []) for r in rows]
-    seconds = statistics.mean(later)
-    peak = statistics.median(flops.peaks(shape)[cfg.precision])
-    share = 3 * flops.forward(shape, flops.of_pairs(scored)) / seconds / peak
     return {
-        "first": first,
-        "later": seconds,
-        "tokens": tokens,
-        "losses": losses,
-        "memory": memory,
-        "share_of_peak": share,
+        "first": clock.epochs[0],
+        "later": statistics.mean(clock.epochs[1:]),
+        "tokens": sum(len(row[name]) for row in rows for name in TOKENS),
+        "losses": [point["loss"] for point in trainer.state.log_history if "loss" in point],
+        "memory": machine.peak_gpu_memory() or machine.peak_memory(),
     }
 
 
-def build_trainer(arm: str, cfg: Settings, rows: list[dict[str, Any]], tokenizer: Any, folder: Path) -> Any:
-    """The trainer of an arm."""
-    from datasets import Dataset
+def measure(cfg: Settings, arm: str, file: str) -> dict[str, Any]:
+    """Figures of an arm, with its share of the machine's peak rate; or `prepare`, which writes the rows."""
+    if arm == "prepare":
+        Path(file).write_text(json.dumps(prepare(cfg)))
+        return {}
+    figures = time_epochs(cfg, arm, file)
+    from stages.store.records import PairLogProbs
+    from tests.bench import flops
 
-    if arm == "ours":
-        return our_trainer(cfg, Dataset.from_list(rows), tokenizer, folder)
-    tuned = arm == "trl_tuned"
-    columns = [*TOKENS, *(REFERENCE if tuned else ())]
-    return trl_trainer(cfg, tuned, Dataset.from_list(rows).select_columns(columns), tokenizer, folder)
-
-
-def trl_trainer(cfg: Settings, tuned: bool, dataset: Any, tokenizer: Any, folder: Path) -> Any:
-    """TRL's own. Nothing of the project is imported for it: its LM head would be ours then."""
-    from trl import DPOConfig, DPOTrainer
-
-    class Given(DPOTrainer):  # type: ignore[misc]
-        """On rows that are token ids already, with the reference's log-probs where they are to be given."""
-
-        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
-            return dataset
-
-        def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
-            return dataset
-
-    micro_batch = cfg.tuned_micro_batch if tuned else cfg.micro_batch
-    args = DPOConfig(
-        output_dir=str(folder),
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=cfg.batch_size // micro_batch,
-        num_train_epochs=cfg.epochs,
-        max_length=cfg.max_length,
-        learning_rate=LEARNING_RATE,
-        lr_scheduler_type="constant",
-        seed=cfg.seed,  # of the order, too
-        bf16=cfg.precision == "bf16",
-        use_cpu=not torch.cuda.is_available(),
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        **{"gradient_checkpointing": False, "precompute_ref_log_probs": True} if tuned else {},
-    )
-    load = lambda: AutoModelForCausalLM.from_pretrained(cfg.model, dtype=torch.float32)
-    reference = {} if tuned else {"ref_model": load()}
-    return Given(load(), args=args, train_dataset=dataset, processing_class=tokenizer, **reference)
-
-
-def our_trainer(cfg: Settings, dataset: Any, tokenizer: Any, folder: Path) -> Any:
-    """Build the trainer as stage=dpo does."""
-
-    from stages.models.loading import resolve_device
-    from stages.objectives.dpo import StoredReferenceTrainer, trainable_model
-    from stages.store.workspace import StageDir
-    from stages.training import budget
-    from stages.training.arguments import training_arguments
-    from stages.training.batches import EpochSchedule
-    from tests.helpers import settings
-
-    overrides = [f"{key}={getattr(cfg, key)}" for key in ("batch_size", "max_length", "precision")]
-    overrides += [
-        f"learning_rate={LEARNING_RATE}",
-        f"epochs={cfg.epochs}",
-        f"runtime.micro_batch={cfg.our_micro_batch}",
-    ]
-    overrides += [f"runtime.gradient_checkpointing={cfg.our_checkpointing}"]
-    block = settings(*(f"dpo.{override}" for override in overrides)).dpo
-    block.trainer, block.seed = {"lr_scheduler_type": "constant"}, cfg.seed
-    out = StageDir(folder, lambda metrics, step: None)
-    args = training_arguments(block, out, precompute_ref_log_probs=True)
-    block = budget.decide_open_settings(block, args, Path(cfg.model), out)
-    return StoredReferenceTrainer(
-        trainable_model(Path(cfg.model), Path(), block, resolve_device("auto"), out),
-        cfg=block,
-        out=out,
-        schedule=EpochSchedule([str(i) for i in range(len(dataset))], block.batch_size, block.seed, "dpo"),
-        args=args,
-        train_dataset=dataset.select_columns([*TOKENS, *REFERENCE]),
-        processing_class=tokenizer,
-    )
-
-
-def warm_up(trainer: Any, row: dict[str, Any]) -> None:
-    """Libraries load and kernels are chosen at the first forward and backward: not what is measured."""
-    model, device = trainer.model, trainer.accelerator.device
-    ids = torch.tensor([row["prompt_ids"] + row["chosen_ids"]] * 2, device=device)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=trainer.args.bf16):
-        model(input_ids=ids, labels=ids, use_cache=False, fused_lm_head=True).log_probs.sum().backward()
-    model.zero_grad()
+    rows, shape = json.loads(Path(file).read_text()), flops.empty(Path(cfg.model))
+    scored = [PairLogProbs(str(r["id"]), *(r[name] for name in TOKENS), [], []) for r in rows]
+    peak = statistics.median(flops.peaks(shape)[cfg.precision])
+    share = 3 * flops.forward(shape, flops.of_pairs(scored)) / figures["later"] / peak
+    return figures | {"share_of_peak": share}
 
 
 if __name__ == "__main__":

@@ -1,85 +1,138 @@
-"""The whole chain at the sizes of a GPU: `python -m tests.bench.gpu_chain [small] [OUTPUTS]`.
+"""The tables of GPUs: `python -m tests.bench.gpu_chain [KEY=VALUE …]`.
 
-Three runs in bf16: the embedded 135M model as in the demo; a randomly initialised Qwen3-shaped model of about
-1.5 B parameters with all its weights; one of 8 B with LoRA. Prints seconds, tokens per second and peak memory of every
-stage. `small` shrinks the shapes and leaves the 135M model alone, so that the script itself can be tried on a CPU.
+Seconds, tokens per second, MFU (`mfu.py`) and peak memory of every stage as run.py builds it, and of the work of three
+stages alone: SFT and DPO packed and padded, DPO by TRL's trainers (`dpo_trainers.py`), and sampling, by vLLM too. The
+models have random weights in the shapes of SmolLM2-135M, SmolLM2-1.7B and Llama 3.1 8B, the last with LoRA. Ways that
+are compared alternate, each in a process of its own; the first epoch warms up, and the second is timed.
+
+    shapes    of tiny, 0.1B, 1.7B and 8B; only tiny is for a CPU
+    cells     patterns of stage/variant: `dpo/*` or `*/stage`
+    rounds    of every cell that is not a whole stage
+    minutes   after which no measurement starts
+    out       the record (`gpu_record.py`), written after each measurement. The same command goes on with it
+    against   an earlier record: the command fails if a figure is more than 5% worse
+    work      models, pairs and stores, which further commands use again
 """
 
-import json
 import logging
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
 
-import torch
-from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from stages.hardware import machine
+from tests.bench import arms, gpu_cells, gpu_record, gpu_table, mfu
+from tests.bench.gpu_cells import CHAIN, NODE, SIZES, VARIANTS
+from tests.bench.gpu_record import Cell, Record
+from tests.helpers import ROOT
 
-from stages.config.installation import ROOT
-from stages.store.manifest import Manifest
-from stages.tasks.generator import generate
-
-SHAPES = {  # of Qwen3's 1.7B and 8B; small ones for a trial
-    "1.5B": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_key_value_heads": 8},
-    "8B": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_key_value_heads": 8},
-}
-SMALL = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_key_value_heads": 1}
-SIZES = ("precision=bf16", "data.tasks.preference=256", "data.tasks.test=96", "data.tasks.unseen_tasks=48")
+PREPARE, WHOLE_CHAIN = "prepare", "chain"  # measurements besides the stages of VARIANTS
 
 
-def main(small: bool, outputs: str) -> None:
-    smollm = chain(f"{outputs}/135M", *(["stage=base"] if small else []))
-    with tempfile.TemporaryDirectory() as folder:
-        for name, shape in SHAPES.items():
-            model = shaped(Path(folder) / name, SMALL if small else shape, ROOT / smollm)
-            adapter = ("sft.adapter=lora", "dpo.adapter=lora") if name == "8B" else ()
-            overrides = (f"model.path={model}", *SIZES, *adapter)
-            chain(f"{outputs}/{name}", "stage=label", *overrides)
-            # It has learnt too little for pairs of its own: the rest of the chain runs on given ones.
-            pairs = preferences(Path(folder) / "pairs.json")
-            chain(f"{outputs}/{name}", "label=dataset", f"label.path={pairs}", *overrides)
+@dataclass
+class Settings:
+    shapes: str = "0.1B 1.7B 8B"
+    cells: str = "*"
+    rounds: int = 3
+    minutes: float = 1e6
+    precision: str = "bf16"
+    out: str = "outputs/bench/gpu.json"
+    against: str = ""
+    work: str = "outputs/bench/gpu"
 
 
-def preferences(file: Path) -> Path:
-    """Generated prompts with the reference answer over another prompt's."""
-    examples = generate(0, {"preference": 256}, families=[])
-    shifted = [examples[-1], *examples[:-1]]
-    rows = [
-        {"prompt": e.messages, "chosen": e.conversation[-1:], "rejected": other.conversation[-1:]}
-        for e, other in zip(examples, shifted, strict=True)
+def main(cfg: Settings) -> None:
+    file, ends = ROOT / cfg.out, time.monotonic() + 60 * cfg.minutes
+    record = start_record(cfg)
+    if file.exists():
+        record.continue_from(Record.read(file))
+    record.write(file)
+    for unit, cells in plan(cfg, record):
+        if time.monotonic() > ends:
+            break
+        measure_cells(cfg, record, unit, cells)
+        record.write(file)
+    logging.info("%s", gpu_table.markdown(record))
+    if cfg.against and (sentences := gpu_record.worse(Record.read(ROOT / cfg.against), record)):
+        sys.exit("\n".join(sentences))
+
+
+def start_record(cfg: Settings) -> Record:
+    """Return the record without a figure. A cell that this machine cannot measure says why."""
+    import torch
+
+    device = torch.accelerator.current_accelerator(check_available=True)
+    name = device.type if device else "cpu"
+    processor = machine.processor_name(name == "cuda")
+    shapes = {
+        each: {"weights": mfu.weights(SIZES[each].shape), "adapter": SIZES[each].adapter}
+        for each in cfg.shapes.split()
+    }
+    cells = [
+        Cell(shape, stage, variant)
+        for shape in shapes
+        for stage, variants in (*VARIANTS.items(), *((stage, (NODE,)) for stage in CHAIN))
+        for variant in variants
     ]
-    file.write_text(json.dumps([r for r in rows if r["chosen"] != r["rejected"]]))
-    return file
+    for cell in cells:
+        cell.empty = gpu_cells.missing(cell.shape, cell.variant, name != "cpu") or cell.empty
+    peak = {"rate": mfu.datasheet_peak(processor, cfg.precision), "source": "datasheet"}
+    versions = gpu_record.describe_machine(name, processor)
+    return Record(versions, cfg.precision, peak, shapes, cells, gpu_record.commit())
 
 
-def chain(outputs: str, *overrides: str) -> Path:
-    """Run it, print what every stage took, and return where the base model lies."""
-    command = [sys.executable, "run.py", "tracker=none", "stage=eval", f"outputs={outputs}", *overrides]
-    subprocess.run(command, cwd=ROOT, check=True)
-    links = ROOT / outputs / "latest"
-    manifests: dict[str, Manifest] = {p.name: json.loads((p / "manifest.json").read_text()) for p in links.iterdir()}
-    logging.info("== %s", " ".join([outputs, *overrides]))
-    for stage, m in sorted(manifests.items(), key=lambda item: item[1]["started"]):
-        tokens, seconds = m["metrics"].get("tokens"), m["wall_seconds"]
-        rate = f"{tokens / seconds:9.0f} tokens/s" if tokens else " " * 18
-        gpu = f"{m['peak_gpu_memory'] / 2**30:6.1f} GiB GPU" if m["peak_gpu_memory"] else ""
-        logging.info("%10s %8.1f s %s %6.1f GiB %s", stage, seconds, rate, m["peak_memory"] / 2**30, gpu)
-    return links / "base" / "model"
+def plan(cfg: Settings, record: Record) -> Iterator[tuple[list[str], list[Cell]]]:
+    """Yield the measurements that remain, each as the arguments of `measure` and the cells that it fills: shape by
+    shape, the ways of a stage in turn, whole stages last."""
+    chosen = lambda cell: any(fnmatch(f"{cell.stage}/{cell.variant}", pattern) for pattern in cfg.cells.split())
+    for shape in cfg.shapes.split():
+        cells = [each for each in record.cells if each.shape == shape and chosen(each)]
+        cells = [
+            each for each in cells if not gpu_cells.missing(shape, each.variant, record.machine["device"] != "cpu")
+        ]
+        for stage in VARIANTS:
+            for number in range(cfg.rounds):
+                for cell in cells:
+                    if cell.stage == stage and cell.variant != NODE and len(cell.rounds) == number:
+                        yield [shape, stage, cell.variant], [cell]
+        if nodes := [cell for cell in cells if cell.variant == NODE and not cell.rounds]:
+            yield [shape, WHOLE_CHAIN, ""], nodes
 
 
-def shaped(folder: Path, shape: dict[str, int], tokenizer_of: Path) -> Path:
-    """A randomly initialised Qwen3 with the tokenizer of the embedded model."""
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
-    torch.manual_seed(0)
-    heads = shape["hidden_size"] // 128
-    config = Qwen3Config(**shape, num_attention_heads=heads, head_dim=128, vocab_size=len(tokenizer))
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def measure_cells(cfg: Settings, record: Record, unit: list[str], cells: list[Cell]) -> None:
+    """Run a measurement in another process, and enter it. The first one of a shape is preceded by preparations."""
+    shape, measured = unit[0], dict[str, Any]()
+    try:
+        if record.peak["rate"] is None or not (ROOT / cfg.work / shape).exists():
+            measured = arms.measured(cfg, shape, PREPARE, "")
+            record.peak = record.peak if record.peak["rate"] else measured
+        if "empty" not in measured:
+            measured = arms.measured(cfg, *unit)
+    except subprocess.CalledProcessError as error:
+        measured = {"empty": f"its process ended with {error.returncode}"}
+    for cell in cells:
+        figures: Any = measured.get(cell.stage, measured)
+        if "empty" in figures:
+            cell.empty = figures["empty"]
+        else:
+            size = SIZES[shape]
+            cell.add(figures, size.shape, gpu_cells.passes(size, cell.stage), record.peak["rate"])
+        logging.info("%s: %s", cell.name, cell.empty or f"{figures['seconds']:.2f} s")
+
+
+def measure(cfg: Settings, shape: str, stage: str, variant: str) -> dict[str, Any]:
+    """Make one measurement in this process. An error is the reason why its cell is empty."""
+    from tests.bench import gpu_measure
+
+    try:
+        return gpu_measure.MEASURE[stage](SIZES[shape], ROOT / cfg.work / shape, cfg.precision, variant)
+    except Exception as error:
+        logging.exception("%s/%s/%s", shape, stage, variant)
+        return {"empty": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    rest = [argument for argument in sys.argv[1:] if argument != "small"]
-    main("small" in sys.argv, rest[0] if rest else "outputs/gpu")
+    arms.run(Settings, main, measure)

@@ -5,6 +5,7 @@ n = 4, T = 0.9, in three ways, alternating, each time in a process of its own:
     generate   left-padded batches of 24 prompts with their candidates
     hf         our sampler
     openvino   OpenVINO's engine, where it is installed
+    vllm       vLLM's engine, in `gpu_chain` alone
 
 Answers are `forced` to a length: by the SFT checkpoint of `outputs`, on its preference prompts. Or `uneven`: by its
 base, on open requests, which ends them as it likes, at 512 tokens at most. Tokens are those up to the end of turn.
@@ -67,7 +68,6 @@ def measure(cfg: Settings, arm: str) -> dict[str, float]:
     """Tokens, seconds, CPU-seconds, and the peak of memory."""
     from stages.config.blocks.runtimes import InferenceRuntime
     from stages.config.choices import Precision
-    from stages.hardware import allocator, machine
     from stages.models.contract import load_or_derive_contract
     from stages.samplers.sampler import Decoding, Request
     from stages.store.records import Example, load
@@ -89,6 +89,13 @@ def measure(cfg: Settings, arm: str) -> dict[str, float]:
     runtime = InferenceRuntime("auto", cfg.rows, 64)
     decoding = Decoding(temperatures, cfg.length or LONGEST, Precision(cfg.precision), runtime)
     requests = [Request(f"{i:016x}", [], ids, temperatures, cfg.seed) for i, ids in enumerate(prompts)]
+    return timed(arm, model, stops, decoding, requests)
+
+
+def timed(arm: str, model: Path, stops: list[int], decoding: Any, requests: list[Any]) -> dict[str, float]:
+    """Complete the requests after a first pass over few of them."""
+    from stages.hardware import allocator, machine
+
     with allocator.keep_freed_memory():
         complete = opened(arm, model, stops, decoding)
         complete(requests[:4])
@@ -109,8 +116,32 @@ def opened(arm: str, model: Path, stops: list[int], decoding: Any) -> Any:
     if arm == "generate":
         plain = load_model(model, sampling_weights(decoding.precision), resolve_device("auto"))
         return lambda requests: generated(plain, requests, stops, decoding.max_new_tokens)
+    if arm == "vllm":
+        return vllm_engine(model, stops, decoding)
     sampler = {"hf": HFSampler, "openvino": OpenVINOSampler}[arm].open(model, stops, decoding)  # type: ignore[attr-defined]
     return lambda requests: sum(len(c.token_ids) for _, completions in sampler.complete(requests) for c in completions)
+
+
+def vllm_engine(model: Path, stops: list[int], decoding: Any) -> Any:
+    """As `opened`, in vLLM's engine."""
+    from vllm import LLM, SamplingParams
+
+    engine = LLM(str(model), dtype={"bf16": "bfloat16", "fp32": "float32"}[decoding.precision], seed=decoding.seed)
+    params = SamplingParams(
+        n=len(decoding.temperatures),
+        temperature=decoding.temperatures[0],
+        max_tokens=decoding.max_new_tokens,
+        stop_token_ids=stops or None,
+        ignore_eos=not stops,
+        detokenize=False,
+    )
+
+    def complete(requests: list[Any]) -> int:
+        prompts = [{"prompt_token_ids": request.token_ids} for request in requests]
+        answers = engine.generate(prompts, params, use_tqdm=False)
+        return sum(len(completion.token_ids) for answer in answers for completion in answer.outputs)
+
+    return complete
 
 
 def generated(model: Any, requests: list[Any], stops: list[int], limit: int) -> int:

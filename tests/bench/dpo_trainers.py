@@ -1,0 +1,124 @@
+"""The trainers that `dpo` and `gpu_chain` compare, on the same token ids and reference log-probs:
+
+ours               as stage=dpo
+ours_padded        dpo.forward=padded: every prompt is read twice, and rows are padded
+trl                DPOTrainer with its defaults: gradient checkpointing, the reference model beside the policy
+trl_tuned          without checkpointing, the reference's log-probs given
+trl_liger          trl_tuned with Liger's kernels
+trl_padding_free   trl_tuned without padding
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+TOKENS, REFERENCE = ("prompt_ids", "chosen_ids", "rejected_ids"), ("ref_chosen_logps", "ref_rejected_logps")
+LEARNING_RATE = 1e-5
+TUNED = {"gradient_checkpointing": False, "precompute_ref_log_probs": True}
+TRL_ARMS: dict[str, dict[str, Any]] = {
+    "trl": {},
+    "trl_tuned": TUNED,
+    "trl_liger": {**TUNED, "use_liger_kernel": True},
+    "trl_padding_free": {**TUNED, "padding_free": True},
+}
+
+
+def build_trainer(arm: str, cfg: Any, rows: list[dict[str, Any]], tokenizer: Any, folder: Path) -> Any:
+    """The trainer of an arm, with the settings of `dpo.Settings`."""
+    from datasets import Dataset
+
+    if arm not in TRL_ARMS:
+        forward = "padded" if arm == "ours_padded" else "shared_prefix"
+        return our_trainer(cfg, forward, Dataset.from_list(rows), tokenizer, folder)
+    columns = [*TOKENS, *(REFERENCE if arm != "trl" else ())]
+    return trl_trainer(cfg, arm, Dataset.from_list(rows).select_columns(columns), tokenizer, folder)
+
+
+def trl_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) -> Any:
+    """TRL's own. Nothing of the project is imported for it: its LM head would be ours then."""
+    from peft import LoraConfig
+    from trl import DPOConfig, DPOTrainer
+
+    class Given(DPOTrainer):  # type: ignore[misc]
+        """On rows that are token ids already, with the reference's log-probs where they are to be given."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+        def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    micro_batch = cfg.micro_batch if arm == "trl" else cfg.tuned_micro_batch
+    args = DPOConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=cfg.batch_size // micro_batch,
+        num_train_epochs=cfg.epochs,
+        max_length=cfg.max_length,
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        seed=cfg.seed,  # of the order, too
+        bf16=cfg.precision == "bf16",
+        use_cpu=not torch.accelerator.is_available(),
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **TRL_ARMS[arm],
+    )
+    frozen = cfg.adapter == "lora"  # weights that are not trained may be smaller, as ours are
+    dtype = torch.bfloat16 if frozen and args.bf16 else torch.float32
+    load = lambda: AutoModelForCausalLM.from_pretrained(cfg.model, dtype=dtype)
+    options: dict[str, Any] = {}
+    if frozen:
+        options["peft_config"] = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    elif arm == "trl":
+        options["ref_model"] = load()
+    trainer = Given(load(), args=args, train_dataset=dataset, processing_class=tokenizer, **options)
+    if args.padding_free and not trainer.padding_free:
+        raise NotImplementedError("TRL's DPOTrainer warns that padding_free is unavailable, and pads")
+    return trainer
+
+
+def our_trainer(cfg: Any, forward: str, dataset: Any, tokenizer: Any, folder: Path) -> Any:
+    """Build the trainer as stage=dpo does."""
+
+    from stages.models.loading import resolve_device
+    from stages.objectives.dpo import StoredReferenceTrainer, trainable_model
+    from stages.store.workspace import StageDir
+    from stages.training import budget
+    from stages.training.arguments import training_arguments
+    from stages.training.batches import EpochSchedule
+    from tests.helpers import settings
+
+    overrides = [
+        f"{key}={getattr(cfg, key)}" for key in ("batch_size", "max_length", "precision", "adapter", "epochs")
+    ]
+    overrides += [f"learning_rate={LEARNING_RATE}", f"forward={forward}", "loss_type=[sigmoid]", "loss_weights=null"]
+    overrides += [f"runtime.micro_batch={cfg.our_micro_batch}"]
+    overrides += [f"runtime.gradient_checkpointing={cfg.our_checkpointing}"]
+    block = settings(*(f"dpo.{override}" for override in overrides)).dpo
+    block.trainer, block.seed = {"lr_scheduler_type": "constant"}, cfg.seed
+    out = StageDir(folder, lambda metrics, step: None)
+    args = training_arguments(block, out, precompute_ref_log_probs=True)
+    block = budget.decide_open_settings(block, args, Path(cfg.model), out)
+    return StoredReferenceTrainer(
+        trainable_model(Path(cfg.model), Path(), block, resolve_device("auto"), out),
+        cfg=block,
+        out=out,
+        schedule=EpochSchedule([str(i) for i in range(len(dataset))], block.batch_size, block.seed, "dpo"),
+        args=args,
+        train_dataset=dataset.select_columns([*TOKENS, *REFERENCE]),
+        processing_class=tokenizer,
+    )
+
+
+def warm_up(trainer: Any, row: dict[str, Any]) -> None:
+    """Libraries load and kernels are chosen at the first forward and backward: not what is measured."""
+    model, device = trainer.model, trainer.accelerator.device
+    ids = torch.tensor([row["prompt_ids"] + row["chosen_ids"]] * 2, device=device)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=trainer.args.bf16):
+        model(input_ids=ids, labels=ids, use_cache=False, fused_lm_head=True).log_probs.sum().backward()
+    model.zero_grad()

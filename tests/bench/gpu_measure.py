@@ -1,0 +1,214 @@
+"""Measurements of `gpu_chain`, each in a process of its own."""
+
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.bench.gpu_cells import CHAIN, SIZES, Size
+from tests.helpers import ROOT, settings
+
+CANDIDATES, TEMPERATURE = 4, 0.9
+Round = dict[str, float]  # seconds, tokens, bytes, and the mean length of a sequence in tokens; 0: not counted
+
+
+def prepare(size: Size, work: Path, precision: str, variant: str) -> dict[str, Any]:
+    """Write model and pairs of a shape, if they are missing. Return the rate of this machine's matrix products in the
+    model's layers."""
+    from tests.bench import dpo, flops
+
+    if not work.exists():
+        part = work.with_suffix(".part")
+        save_model(size, part / "model")
+        (part / "pairs.json").write_text(json.dumps(dpo.prepare(dpo_settings(size, part, precision))))
+        part.rename(work)
+    rates = flops.peaks(flops.empty(work / "model"))[precision]
+    return {"rate": statistics.median(rates), "source": "measured matrix products"}
+
+
+def save_model(size: Size, folder: Path) -> None:
+    """Write random weights of a shape in bf16, with the embedded model's tokenizer; the tiny shape has its own."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from stages import base
+    from stages.models.loading import describe_gguf, resolve_device
+    from stages.store.source_files import locate
+
+    if size is SIZES["tiny"]:
+        _, tokenizer = base.build_random_model(settings("recipe=tiny").model.random_init)
+        tokenizer.pad_token = "<|pad|>"
+    else:
+        gguf = locate(base.DEMO, "model.path")
+        assert gguf is not None
+        _, tokenizer = describe_gguf(gguf)
+    config = AutoConfig.for_model(**size.config, max_position_embeddings=8192)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config, name, getattr(tokenizer, name))
+    torch.manual_seed(0)
+    with resolve_device("auto"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def measure_sft(size: Size, work: Path, precision: str, variant: str) -> Round:
+    """The second epoch of SFT on conversations of digits, each of which is a token."""
+    from stages.hardware import allocator, machine
+    from stages.models.chat_templates import establish_contract
+    from stages.models.loading import count_embedding_rows, load_tokenizer
+    from stages.objectives import sft
+    from stages.store.records import Example
+    from stages.store.workspace import StageDir
+    from stages.training.fit import Fit
+    from tests.bench.dpo import Clock
+
+    draw, block = random.Random(0), settings(f"precision={precision}", *size.overrides, "sft.evaluations=0").sft
+    block.packing, block.epochs, block.max_length = variant == "ours", 2.0, size.max_length
+    block.batch_size = size.batch_size // (4 if block.packing else 1)
+    digits = lambda: "".join(draw.choices("0123456789", k=round(size.max_length / draw.uniform(6, 16))))
+    examples = [
+        Example(f"{i:016x}", [{"role": "user", "content": digits()}], digits(), "bench", "bench", "sft")
+        for i in range(size.batch_size * size.steps)
+    ]
+    model = work / "model"
+    contract = establish_contract(load_tokenizer(model), block.template, True, count_embedding_rows(model))
+    with tempfile.TemporaryDirectory() as folder, allocator.keep_freed_memory():
+        machine.reset_peak_memory()
+        out = StageDir(Path(folder), lambda metrics, step: None)
+        rows = sft.read_rows(examples, contract, block, out)
+        length = sum(rows.train.lengths) / len(rows.train)
+        if block.packing:
+            rows.train.pack(block.max_length, block.batch_size)
+        fit = Fit(sft.SupervisedTrainer, block, rows, contract, model, out)
+        trainer = fit.build_trainer(sft.trainable_model(model, contract, fit.cfg, fit.args.device))
+        clock = Clock()
+        trainer.add_callback(clock)
+        trainer.train()
+        tokens = sum(rows.train.lengths[i] for i in fit.schedule.epoch(1))
+    memory = machine.peak_gpu_memory() or machine.peak_memory()
+    return {"seconds": clock.epochs[1], "tokens": tokens, "bytes": memory, "length": length}
+
+
+def measure_dpo(size: Size, work: Path, precision: str, variant: str) -> Round:
+    """The second epoch of DPO. TRL's micro-batches are the largest that fit."""
+    import torch
+    from accelerate.utils import release_memory
+
+    from tests.bench import dpo
+
+    cfg = dpo_settings(size, work, precision)
+    cfg.micro_batch = size.batch_size
+    while True:
+        cfg.tuned_micro_batch = cfg.micro_batch
+        try:
+            figures = dpo.time_epochs(cfg, variant, str(work / "pairs.json"))
+            break
+        except torch.OutOfMemoryError:
+            if cfg.micro_batch == 1:
+                raise
+        cfg.micro_batch //= 2
+        release_memory()
+    length = figures["tokens"] / cfg.pairs
+    return {"seconds": figures["later"], "tokens": figures["tokens"], "bytes": figures["memory"], "length": length}
+
+
+def dpo_settings(size: Size, work: Path, precision: str) -> Any:
+    from tests.bench import dpo
+
+    pairs = size.batch_size * size.steps
+    cfg = dpo.Settings(str(work / "model"), size.lengths, size.max_length, pairs, size.batch_size)
+    cfg.precision, cfg.adapter, cfg.epochs, cfg.our_micro_batch = precision, size.adapter, 2, "auto"
+    return cfg
+
+
+def measure_sample(size: Size, work: Path, precision: str, variant: str) -> Round:
+    """Answers of a fixed length to random prompts. vLLM takes most of a GPU's memory, whatever it needs."""
+    from stages.config.blocks.runtimes import InferenceRuntime
+    from stages.config.choices import Precision
+    from stages.samplers.sampler import Decoding, Request
+    from tests.bench import sample
+
+    draw, temperatures = random.Random(0), [TEMPERATURE] * CANDIDATES
+    length = size.max_length // 4
+    prompts = [[draw.randrange(size.shape.vocabulary) for _ in range(length)] for _ in range(size.prompts)]
+    decoding = Decoding(temperatures, size.answer, Precision(precision), InferenceRuntime("auto", 512, 64))
+    requests = [Request(f"{i:016x}", [], ids, temperatures, 0) for i, ids in enumerate(prompts)]
+    figures = sample.timed(variant, work / "model", [], decoding, requests)
+    memory = 0.0 if variant == "vllm" else figures["memory"]
+    sequence = length + size.answer / 2
+    return {"seconds": figures["seconds"], "tokens": figures["tokens"], "bytes": memory, "length": sequence}
+
+
+def measure_chain(size: Size, work: Path, precision: str, variant: str) -> dict[str, Any]:
+    """Build all stages by run.py. Return a round of each stage, with all its nodes; or why it has none.
+
+    Random weights answer nothing right, so DPO has pairs of its own: reference answers over those of other prompts.
+    """
+    from tests.bench import chains, flops
+
+    overrides = ["tracker=none", *size.chain, "model=embedded", f"model.path={work / 'model'}", *size.overrides]
+    overrides += [f"precision={precision}", f"outputs={work / 'outputs'}"]
+    pairs = [f"label.path={write_preferences(work / 'preferences.json')}", "label=dataset"]
+    rounds = dict[str, Any]()
+    for target, more in (("label", []), ("eval", pairs)):
+        command = [sys.executable, "run.py", f"stage={target}", *overrides, *more]
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        reason = (ran.stderr.strip().splitlines() or ["it was not built"])[-1][:300]
+        cfg, store, nodes = chains.prepared(work / "outputs", [*overrides, *more])
+        manifests = defaultdict[str, list[Any]](list)
+        for node in nodes.values():
+            if (manifest := store.find(node)) is not None:
+                manifests[node.stage].append(manifest)
+        for stage in CHAIN:
+            if stage in manifests:
+                rounds[stage] = stage_round(manifests[stage])
+            else:
+                rounds.setdefault(stage, {"empty": reason})
+    if "tokens" in rounds["dpo"]:  # the stages' own counts lack prompts, or have them twice
+        at = {name: store.folder(nodes[name]) for name in ("pairs", "reference", "dpo")}
+        shape = flops.empty(work / "model")
+        rounds["reference"]["tokens"] = flops.of_reference(shape, at).tokens
+        rounds["dpo"]["tokens"] = flops.of_dpo(shape, cfg.dpo, at).tokens
+    return rounds
+
+
+def stage_round(manifests: list[Any]) -> dict[str, Any]:
+    """Add up the nodes of a stage."""
+    if any(len(manifest["attempts"]) > 1 for manifest in manifests):
+        return {"empty": "it was stopped and resumed, so its time is not known"}
+    return {
+        "seconds": sum(manifest["wall_seconds"] for manifest in manifests),
+        "tokens": sum(manifest["metrics"].get("tokens", 0) for manifest in manifests),
+        "bytes": max(manifest["peak_gpu_memory"] or manifest["peak_memory"] for manifest in manifests),
+        "length": 0,
+    }
+
+
+def write_preferences(file: Path) -> Path:
+    """Write generated prompts with the reference answer over another prompt's."""
+    from stages.tasks.generator import generate
+
+    examples = generate(0, {"preference": 256}, families=[])
+    shifted = [examples[-1], *examples[:-1]]
+    rows = [
+        {"prompt": e.messages, "chosen": e.conversation[-1:], "rejected": other.conversation[-1:]}
+        for e, other in zip(examples, shifted, strict=True)
+    ]
+    file.write_text(json.dumps([row for row in rows if row["chosen"] != row["rejected"]]))
+    return file
+
+
+MEASURE: dict[str, Callable[..., dict[str, Any]]] = {
+    "prepare": prepare,
+    "sft": measure_sft,
+    "dpo": measure_dpo,
+    "sample": measure_sample,
+    "chain": measure_chain,
+}

@@ -1,0 +1,156 @@
+"""The record of `gpu_chain`: a JSON file with the figures of every cell, or the reason why it is empty.
+
+    version      of this format
+    commit       of the checkout; null outside a repository
+    machine      GPU, driver and power limit, or the CPU; versions of torch, transformers, TRL and what is compared
+    precision    bf16 or fp32
+    peak         operations per second, and where that number is from
+    shapes       N and the adapter of each shape
+    cells        shape, stage, variant, and either `empty`, or `rounds`, `seconds` (the median), `spread` (largest less
+                 smallest, over the median), `tokens`, `tokens_per_second`, `mfu`, `attention` and `gib`
+
+`variant` is `stage` for a whole node as run.py builds it, with loading and publishing, and else a way to do its work
+alone. A cell without tokens has no rate.
+"""
+
+import json
+import statistics
+import subprocess
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from stages.hardware.model_shape import ModelShape
+from tests.bench import mfu
+from tests.helpers import ROOT
+
+VERSION = 1
+LIBRARIES = ("torch", "transformers", "trl", "liger-kernel", "vllm")
+ALLOWED = 0.05  # by which a figure may be worse than an earlier record's
+NOT_MEASURED = "not measured yet"
+
+
+@dataclass
+class Cell:
+    """`rounds`: of each round seconds, tokens, bytes and the mean length of a sequence in tokens; 0: not counted."""
+
+    shape: str
+    stage: str
+    variant: str
+    empty: str = NOT_MEASURED
+    rounds: list[dict[str, float]] = field(default_factory=list)
+    seconds: float | None = None
+    spread: float | None = None
+    tokens: int | None = None
+    tokens_per_second: float | None = None
+    mfu: float | None = None
+    attention: float | None = None
+    gib: float | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.shape}/{self.stage}/{self.variant}"
+
+    def add(self, measured: dict[str, float], shape: ModelShape, passes: int, peak: float) -> None:
+        """Add a round, and compute the figures of all rounds."""
+        self.empty = ""
+        self.rounds.append(measured)
+        seconds = [each["seconds"] for each in self.rounds]
+        self.seconds = statistics.median(seconds)
+        self.spread = (max(seconds) - min(seconds)) / self.seconds if len(seconds) > 1 else None
+        self.gib = max(each["bytes"] for each in self.rounds) / 2**30 or None
+        if tokens := int(measured["tokens"]):
+            self.tokens, self.tokens_per_second = tokens, tokens / self.seconds
+            self.mfu = mfu.operations(shape, self.tokens_per_second, passes) / peak
+            self.attention = mfu.attention_share(shape, measured["length"]) if measured["length"] else None
+
+
+@dataclass
+class Record:
+    machine: dict[str, Any]
+    precision: str
+    peak: dict[str, Any]
+    shapes: dict[str, Any]
+    cells: list[Cell]
+    commit: str | None = None
+    version: int = VERSION
+
+    @classmethod
+    def read(cls, file: Path) -> "Record":
+        """Raise ValueError if the file is of another version of the format."""
+        content = json.loads(file.read_text())
+        if content["version"] != VERSION:
+            raise ValueError(f"{file}: a record of version {content['version']}, not {VERSION}")
+        return cls(**content | {"cells": [Cell(**cell) for cell in content["cells"]]})
+
+    def write(self, file: Path) -> None:
+        """Replace the file at once, so that a command that is killed leaves a whole record."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(asdict(self), indent=1))
+        part.rename(file)
+
+    def continue_from(self, earlier: "Record") -> None:
+        """Take over the cells of a record that an earlier command began.
+
+        Raises:
+            ValueError: if that record is of another commit, machine or precision.
+        """
+        for name in ("commit", "machine", "precision"):
+            if (before := getattr(earlier, name)) != (now := getattr(self, name)):
+                raise ValueError(f"the record is of {name} {before}, and this is {now}: name another file by out=")
+        self.peak, self.shapes = earlier.peak, earlier.shapes | self.shapes
+        known = {cell.name: cell for cell in self.cells}
+        self.cells = [*({**known, **{cell.name: cell for cell in earlier.cells}}).values()]
+
+
+def commit() -> str | None:
+    """Return the checkout's commit, with `+` if files have changed since."""
+    git = lambda *words: subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    head = git("rev-parse", "HEAD").stdout.strip()
+    return head + "+" * bool(git("status", "--porcelain").stdout) if head else None
+
+
+def describe_machine(device: str, processor: str) -> dict[str, Any]:
+    """Return the processor, its driver and power limit in watts if it is an NVIDIA GPU, and versions of libraries."""
+    machine: dict[str, Any] = {"device": device, "processor": processor}
+    if device == "cuda":
+        query = ["nvidia-smi", "--query-gpu=driver_version,power.limit", "--format=csv,noheader,nounits"]
+        driver, watts = (
+            subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(", ")
+        )
+        machine |= {"driver": driver, "power_limit": watts}
+    installed = {each.metadata["Name"]: each.version for each in metadata.distributions()}
+    return machine | {name: installed.get(name) for name in LIBRARIES}
+
+
+def worse(earlier: Record, later: Record) -> list[str]:
+    """Return a sentence for every figure of the later record that is more than ALLOWED worse, and for every cell that
+    has become empty.
+
+    Raises:
+        ValueError: if the records are of different processors, or precisions.
+    """
+    for name, before, now in (
+        ("processor", earlier.machine["processor"], later.machine["processor"]),
+        ("precision", earlier.precision, later.precision),
+    ):
+        if before != now:
+            raise ValueError(f"records of {name} {before} and {now} cannot be compared")
+    cells, sentences = {cell.name: cell for cell in later.cells}, list[str]()
+    for before in earlier.cells:
+        now = cells.get(before.name)
+        if before.empty or now is None:
+            continue
+        if now.empty:
+            sentences.append(f"{before.name}: empty, {now.empty}")
+            continue
+        # By how much each figure has become worse; a stage without tokens has its seconds alone.
+        rates = (before.tokens_per_second, now.tokens_per_second)
+        costs = {"GiB": (before.gib, now.gib)} | ({} if all(rates) else {"seconds": (before.seconds, now.seconds)})
+        changes = {title: b / a - 1 for title, (a, b) in costs.items() if a and b}
+        if all(rates):
+            changes["tokens/s"] = 1 - rates[1] / rates[0]
+        sentences += [f"{before.name}: {title} {100 * by:.1f}% worse" for title, by in changes.items() if by > ALLOWED]
+    return sentences

@@ -1,0 +1,50 @@
+"""The record of `gpu_chain` as Markdown, and the goals that it is held against."""
+
+from collections.abc import Iterator
+
+from tests.bench.gpu_record import Cell, Record
+
+COLUMNS = ("stage", "variant", "seconds", "spread", "tokens/s", "MFU", "attention", "GiB")
+GOAL_OVER_PADDED = 1.75  # of DPO's tokens per second, over our own padded run's
+GOALS_MFU = {"dpo/ours": 0.40, "sft/ours": 0.45}
+
+
+def markdown(record: Record) -> str:
+    """Return machine, a table per shape with the reason of every empty cell, and the goals."""
+    machine = ", ".join(f"{name} {value}" for name, value in record.machine.items() if value)
+    rate = f"{record.peak['rate'] / 1e12:.1f} TFLOP/s, {record.peak['source']}" if record.peak["rate"] else "not known"
+    lines = [f"{machine}; {record.precision}; commit {record.commit}. Peak rate: {rate}."]
+    for shape, about in record.shapes.items():
+        adapter = "" if about["adapter"] == "none" else f", {about['adapter']}"
+        lines += ["", f"**{shape}**: {about['weights'] / 1e6:,.1f} M weights{adapter}", ""]
+        lines += [f"| {' | '.join(COLUMNS)} |", f"| {' | '.join(['---'] * len(COLUMNS))} |"]
+        lines += [row(cell) for cell in record.cells if cell.shape == shape]
+        lines += ["", *goals(shape, record)]
+    return "\n".join(lines)
+
+
+def row(cell: Cell) -> str:
+    if cell.empty:
+        return f"| {cell.stage} | {cell.variant} | empty: {cell.empty} |{' |' * (len(COLUMNS) - 3)}"
+    share = lambda value: "" if value is None else f"{100 * value:.1f}%"
+    rate = "" if cell.tokens_per_second is None else f"{cell.tokens_per_second:,.0f}"
+    memory = "" if cell.gib is None else f"{cell.gib:.1f}"
+    figures = [f"{cell.seconds:.2f}", share(cell.spread), rate, share(cell.mfu), share(cell.attention), memory]
+    return f"| {' | '.join([cell.stage, cell.variant, *figures])} |"
+
+
+def goals(shape: str, record: Record) -> Iterator[str]:
+    """Yield a line for each goal of a shape: the figure, or that its cell is empty."""
+    cells = {f"{cell.stage}/{cell.variant}": cell for cell in record.cells if cell.shape == shape}
+    for name, goal in GOALS_MFU.items():
+        reached = cells[name].mfu
+        yield f"- MFU of {name}: {tell(reached, goal, '{:.1%}')}"
+    ours, padded = (cells[name].tokens_per_second for name in ("dpo/ours", "dpo/ours_padded"))
+    ratio = ours / padded if ours and padded else None
+    yield f"- tokens/s of dpo/ours over dpo/ours_padded: {tell(ratio, GOAL_OVER_PADDED, '{:.2f}')}"
+
+
+def tell(reached: float | None, goal: float, form: str) -> str:
+    if reached is None:
+        return f"empty (goal {form.format(goal)})"
+    return f"{form.format(reached)}, {'reaches' if reached >= goal else 'misses'} the goal of {form.format(goal)}"
