@@ -101,8 +101,7 @@ class Record:
             if (before := getattr(earlier, name)) != (now := getattr(self, name)):
                 raise ValueError(f"the record is of {name} {before}, and this is {now}: name another file by out=")
         self.peak, self.shapes = earlier.peak, earlier.shapes | self.shapes
-        known = {cell.name: cell for cell in self.cells}
-        self.cells = [*({**known, **{cell.name: cell for cell in earlier.cells}}).values()]
+        self.cells = [*{cell.name: cell for cell in (*self.cells, *earlier.cells)}.values()]
 
 
 def commit() -> str | None:

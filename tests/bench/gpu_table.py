@@ -19,7 +19,7 @@ def markdown(record: Record) -> str:
         lines += ["", f"**{shape}**: {about['weights'] / 1e6:,.1f} M weights{adapter}", ""]
         lines += [f"| {' | '.join(COLUMNS)} |", f"| {' | '.join(['---'] * len(COLUMNS))} |"]
         lines += [row(cell) for cell in record.cells if cell.shape == shape]
-        lines += ["", *goals(shape, record)]
+        lines += [] if shape == "tiny" else ["", *goals(shape, record)]
     return "\n".join(lines)
 
 
@@ -39,8 +39,8 @@ def goals(shape: str, record: Record) -> Iterator[str]:
     for name, goal in GOALS_MFU.items():
         reached = cells[name].mfu
         yield f"- MFU of {name}: {tell(reached, goal, '{:.1%}')}"
-    ours, padded = (cells[name].tokens_per_second for name in ("dpo/ours", "dpo/ours_padded"))
-    ratio = ours / padded if ours and padded else None
+    packed, padded = (cells[name].tokens_per_second for name in ("dpo/ours", "dpo/ours_padded"))
+    ratio = packed / padded if packed and padded else None
     yield f"- tokens/s of dpo/ours over dpo/ours_padded: {tell(ratio, GOAL_OVER_PADDED, '{:.2f}')}"
 
 

@@ -123,7 +123,7 @@ def opened(arm: str, model: Path, stops: list[int], decoding: Any) -> Any:
 
 
 def vllm_engine(model: Path, stops: list[int], decoding: Any) -> Any:
-    """As `opened`, in vLLM's engine."""
+    """Return a function like that of `opened`, for vLLM's engine."""
     from vllm import LLM, SamplingParams
 
     engine = LLM(str(model), dtype={"bf16": "bfloat16", "fp32": "float32"}[decoding.precision], seed=decoding.seed)
