@@ -40,7 +40,7 @@ BUDGETS = {
     "store": 20.0,
     "sandbox": 39.0,  # a test of a time limit takes as long as the limit
     "tracking": 6.0,
-    "bench": 9.0,
+    "bench": 6.0,
     "tasks": 4.0,
     "curation": 4.0,
     "pairing": 4.0,

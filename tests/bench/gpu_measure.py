@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.gpu_cells import CHAIN, SIZES, Size
-from tests.helpers import ROOT, settings
+from tests.helpers import ROOT, TINY, settings
 
 CANDIDATES, TEMPERATURE = 4, 0.9
-Round = dict[str, float]  # seconds, tokens, bytes, and the mean length of a sequence in tokens; 0: not counted
+Round = dict[str, float]  # see gpu_record.Cell
 
 
 def prepare(size: Size, work: Path, precision: str, variant: str) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def save_model(size: Size, folder: Path) -> None:
     from stages.store.source_files import locate
 
     if size is SIZES["tiny"]:
-        _, tokenizer = base.build_random_model(settings("recipe=tiny").model.random_init)
+        _, tokenizer = base.build_random_model(settings(*TINY).model.random_init)
         tokenizer.pad_token = "<|pad|>"
     else:
         gguf = locate(base.DEMO, "model.path")
@@ -93,7 +93,8 @@ def measure_sft(size: Size, work: Path, precision: str, variant: str) -> Round:
         trainer.train()
         tokens = sum(rows.train.lengths[i] for i in fit.schedule.epoch(1))
     memory = machine.peak_gpu_memory() or machine.peak_memory()
-    return {"seconds": clock.epochs[1], "tokens": tokens, "bytes": memory, "length": length}
+    loss = next(entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry)
+    return {"seconds": clock.epochs[1], "tokens": tokens, "bytes": memory, "length": length, "loss": loss}
 
 
 def measure_dpo(size: Size, work: Path, precision: str, variant: str) -> Round:
@@ -115,8 +116,9 @@ def measure_dpo(size: Size, work: Path, precision: str, variant: str) -> Round:
                 raise
         cfg.micro_batch //= 2
         release_memory()
-    length = figures["tokens"] / cfg.pairs
-    return {"seconds": figures["later"], "tokens": figures["tokens"], "bytes": figures["memory"], "length": length}
+    figures |= {"length": figures["tokens"] / cfg.pairs, "loss": figures["losses"][-1]}
+    names = {"seconds": "later", "bytes": "memory", "tokens": "tokens", "length": "length", "loss": "loss"}
+    return {name: figures[source] for name, source in names.items()}
 
 
 def dpo_settings(size: Size, work: Path, precision: str) -> Any:

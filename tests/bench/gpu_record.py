@@ -33,7 +33,8 @@ NOT_MEASURED = "not measured yet"
 
 @dataclass
 class Cell:
-    """`rounds`: of each round seconds, tokens, bytes and the mean length of a sequence in tokens; 0: not counted."""
+    """`rounds`: of each round seconds, tokens, bytes, the mean length of a sequence in tokens (0: not counted), and in
+    training the last step's loss, which must be equal in all ways."""
 
     shape: str
     stage: str

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from stages.config.choices import GPUS
 from tests.bench import arms, gpu_chain, gpu_record, gpu_table, mfu
-from tests.bench.gpu_cells import SIZES
+from tests.bench.gpu_cells import NODE, SIZES
 from tests.bench.gpu_record import ALLOWED, NOT_MEASURED, Record
+from tests.helpers import ROOT
+from tests.pretend import build as pretend_build
 
 LENGTH, ROWS = 24, 3
 
@@ -132,8 +136,23 @@ def test_without_a_gpu_every_cell_of_a_large_shape_says_so(measured: gpu_chain.S
 
 
 @pytest.mark.slow
-def test_the_whole_command_runs_on_a_tiny_shape(measured: gpu_chain.Settings) -> None:
-    record = run(replace(measured, cells="*"))
+@pytest.mark.parametrize("device", ["cpu", "pretend"])
+def test_the_whole_command_runs_on_a_tiny_shape(device: str, tmp_path: Path) -> None:
+    if device == "pretend" and (reason := pretend_build.why_not()):
+        pytest.skip(reason)
+    from tests.pretend import device as pretend
+
+    file, work = tmp_path / "record.json", tmp_path / "work"
+    line = ["shapes=tiny", "rounds=1", "precision=fp32", f"out={file}", f"work={work}"]
+    environment = pretend.environment() if device == "pretend" else None
+    subprocess.run([sys.executable, "-m", "tests.bench.gpu_chain", *line], cwd=ROOT, env=environment, check=True)
+    record = Record.read(file)
+    assert record.machine["device"] == device
     empty = {cell.name: cell.empty for cell in record.cells if cell.empty}
     assert {*empty} <= {"tiny/dpo/trl_liger", "tiny/dpo/trl_padding_free", "tiny/sample/vllm"}
     assert NOT_MEASURED not in empty.values()
+    losses = [
+        cell.rounds[0]["loss"] for cell in record.cells if cell.stage == "dpo" and cell.rounds and cell.variant != NODE
+    ]
+    assert len(losses) >= 4
+    assert max(losses) - min(losses) < 1e-5, "our trainer and TRL's make the same steps"
