@@ -38,7 +38,7 @@ OF_RATES = {RATE, "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "m
 # Differences of rows by design.
 TAIL = "the template puts white space after the end of turn. It is left out here; TRL reads it, and DPO trains it"
 TRUNCATED = "a truncated completion has no end of turn here. TRL adds one"
-SAMPLED = "the sampled token ids are trained here. TRL tokenises their text, into other tokens"
+SAMPLED = "the sampled token ids are trained here. TRL tokenises their text, trimmed, into other tokens"
 SOME_TURNS = "an assistant turn is not trained here. TRL trains every turn"
 BY_DESIGN = {TAIL, TRUNCATED, SAMPLED, SOME_TURNS}
 IDS, MASK, MISSING = "have other token ids", "have other trained tokens", "are left out by TRL"
@@ -139,6 +139,9 @@ def find_differences(
     """Return the differences of a sequence. `every_turn`: whether TRL trains the assistant's turns; None for pairs."""
     (ids, marks), (trl_ids, trl_marks), end = own, trl, str(tokenizer.eos_token)
     text, trl_text, same_ids = tokenizer.decode(ids), tokenizer.decode(trl_ids), trl_ids[: len(ids)] == ids
+    if not same_ids:  # a template may trim an answer's text, but not its sampled tokens
+        answer = tokenizer.decode(ids[marks.index(True) :])
+        text = text.removesuffix(answer) + answer.removesuffix(end).strip() + end * answer.endswith(end)
     differences, rest = set() if same_ids else {SAMPLED}, trl_text.removeprefix(text)
     if rest.startswith(end) and not text.endswith(end):
         differences, rest = differences | {TRUNCATED}, rest.removeprefix(end)

@@ -10,6 +10,7 @@ from stages.commands import parity, plain_trl
 from stages.commands.plain_trl import FirstSteps
 from stages.config.installation import ROOT
 from stages.models import lm_head, packing
+from stages.models.loading import load_tokenizer
 from tests.helpers import Chain, refused
 from tests.helpers import inside as run
 
@@ -89,6 +90,46 @@ def test_plain_trl_follows_ten_steps(stage: str, chain: Chain, sides: list[First
     assert "By design" in ran.stdout and "white space after the end" in ran.stdout
     assert chain.count() == nodes, "the two trained models are not stored"
     assert used == {f"{name} ours" for name in OUR_FORWARD[stage]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("parity.stage=sft", "sft.adapter=lora"),
+        ("parity.stage=dpo", "dpo.adapter=lora"),
+        ("parity.stage=dpo", "sft.adapter=lora", "dpo.adapter=continued"),
+        ("parity.stage=reward", "reward.adapter=lora"),
+    ],
+    ids=lambda overrides: " ".join(overrides[-2:]),
+)
+def test_plain_trl_follows_adapters_in_both_precisions(
+    overrides: tuple[str, ...], precision: str, chain: Chain
+) -> None:
+    ran = run(*COMMAND, f"outputs={chain.root}", f"precision={precision}", *overrides)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("sampled", "in_trl", "expected"),
+    [
+        (" a b", "a b", {parity.SAMPLED, parity.TAIL}),
+        ("a b ", "a b", {parity.SAMPLED, parity.TAIL}),
+        (" a b", "ab", {parity.IDS}),
+        (" a b", "a", {parity.IDS}),
+    ],
+)
+def test_white_space_that_a_template_trims_from_an_answer_is_by_design(
+    sampled: str, in_trl: str, expected: set[str], chain: Chain
+) -> None:
+    tokenizer = load_tokenizer(chain.folder("sft") / "model")
+    encode = lambda text: tokenizer(text, add_special_tokens=False).input_ids
+    prompt = encode("<|im_start|>assistant\n")
+    marked = lambda answer: ([*prompt, *answer], [False] * len(prompt) + [True] * len(answer))
+    own, trl = marked(encode(sampled + END)), marked(encode(f"{in_trl}{END}\n"))
+    assert tokenizer.eos_token == END
+    assert parity.find_differences(own, trl, tokenizer, None) == expected
 
 
 def planted(chain: Chain, *overrides: str) -> str:
