@@ -24,6 +24,7 @@ from stages.config.blocks.training import Training
 from stages.config.choices import Checkpointing, Sharding
 from stages.models import lm_head
 from stages.models.packing import add_layout, send_batch
+from stages.models.run_attention import send_tensor
 from stages.store.workspace import StageDir
 from stages.training.budget import divide_rows, enable_checkpointing, out_of_memory_error, write_decision
 from stages.training.token_rows import Row
@@ -54,40 +55,71 @@ def select_row(output: Output, index: tuple[Any, ...]) -> Output:
     return type(output)(**{name: figures[index] for name, figures in output.items() if figures.dim()})
 
 
+class Unread(torch.Tensor):
+    """Figures that stay on the device: `item` returns the figure as a tensor, so that a trainer which adds it to its
+    metrics does not wait for the device."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.Tensor.item:
+            figure = args[0].detach()
+            return figure.double() if figure.is_floating_point() else figure
+        if function is torch.Tensor.__bool__:  # TRL asks before a division whether a batch has tokens
+            return True
+        if function is torch.Tensor.__getitem__ and getattr(args[1], "dtype", None) == torch.bool:
+            return torch.where(args[1], args[0], 0)  # TRL adds up what a mask selects
+        return super().__torch_function__(function, types, args, kwargs)  # type: ignore[no-untyped-call]
+
+
+def leave_unread(tensor: Any) -> Any:
+    """Replace accelerate's `gather`, which waits for other processes, and TRL's reading of what was gathered."""
+    return tensor.as_subclass(Unread)
+
+
+def leave_logits_unread(_model: torch.nn.Module, _inputs: Any, output: Any) -> None:
+    """Leave TRL's sums of logits on the device. On a CPU, where nothing waits, they keep the order of their terms."""
+    if output.get("mean_logits") is not None and output.mean_logits.device.type != "cpu":
+        output.mean_logits = leave_unread(output.mean_logits)
+
+
 @contextlib.contextmanager
-def average_over_step(trainer: Trainer, batches: list[Batch], weight: Callable[[str, Batch], int]) -> Iterator[None]:
+def average_over_step(
+    trainer: Trainer, model: torch.nn.Module, batches: list[Batch], weight: Callable[[str, Batch], int]
+) -> Iterator[None]:
     """Around a step's micro-batches, replace TRL's metric means by the means over the step in all processes.
     `weight(name, batch)` is the number of items of a batch over which the metric `name` is a mean.
 
-    TRL gathers each micro-batch's mean from all processes, and logs the plain mean of these means whatever their
-    sizes. Here no process gathers before its micro-batches are done. Each mean is weighted by its number of pairs or
-    tokens, and one reduction over the processes gives the step's mean.
+    TRL gathers each micro-batch's mean from all processes, reads it, and logs the plain mean of these means whatever
+    their sizes. Here no process gathers or reads before its micro-batches are done. Each mean is weighted by its
+    number of pairs or tokens, one reduction over the processes gives the step's means, and they are read together.
     """
     accelerator, metrics = trainer.accelerator, trainer._metrics["train"]
     tokens_before = trainer._total_train_tokens
     metrics.clear()
-    vars(accelerator).update(gather=unchanged, gather_for_metrics=unchanged)
+    vars(accelerator).update(gather=leave_unread, gather_for_metrics=leave_unread)
+    hook = model.register_forward_hook(leave_logits_unread)
     try:
         yield
     except BaseException:
         trainer._total_train_tokens = tokens_before
         raise
     finally:
+        hook.remove()
         del accelerator.gather, accelerator.gather_for_metrics
     names = [name for name in metrics if name != "num_tokens"]
-    weights = [[weight(name, batch) for batch in batches] for name in names]
-    sums = [sum(v * w for v, w in zip(metrics[n], ws, strict=True)) for n, ws in zip(names, weights, strict=True)]
-    sums_here = [*zip(sums, map(sum, weights), strict=True), (trainer._total_train_tokens - tokens_before, 1)]
-    table = torch.tensor(sums_here, dtype=torch.float64, device=accelerator.device)
-    *means, (tokens, _) = accelerator.reduce(table, "sum").tolist()
-    metrics |= {name: [value / max(1, count)] for name, (value, count) in zip(names, means, strict=True)}
+    weights = [[weight(name, batch) for name in names] for batch in batches]
+    means = [torch.stack([metrics[name][i] for name in names]).as_subclass(torch.Tensor) for i in range(len(batches))]
+    counts = send_tensor(torch.tensor(weights, dtype=torch.float64), accelerator.device)
+    sums = torch.zeros_like(counts[0])
+    for mean, count in zip(means, counts, strict=True):
+        sums += torch.where(count > 0, mean * count, 0)  # without tokens, the mean is 0 / 0
+    tokens_here = (trainer._total_train_tokens - tokens_before).as_subclass(torch.Tensor)
+    table = torch.cat([sums, counts.sum(0), tokens_here[None]])
+    *totals, tokens = accelerator.reduce(table, "sum").tolist()
+    step_means = zip(names, totals[: len(names)], totals[len(names) :], strict=True)
+    metrics |= {name: [total / max(1, count)] for name, total, count in step_means}
     trainer._total_train_tokens = tokens_before + int(tokens)
     metrics["num_tokens"] = [trainer._total_train_tokens]
-
-
-def unchanged(tensor: Any) -> Any:
-    """Replace accelerate's `gather` while a process works alone."""
-    return tensor
 
 
 class MicroBatches(PlumblineTrainer, ABC):
@@ -218,7 +250,7 @@ class MicroBatches(PlumblineTrainer, ABC):
         parts = self.micro_batches(rows)
         batches = [self.collate(part) for part in parts]
         loss = torch.zeros((), device=self.args.device)
-        with average_over_step(self, batches, self.count_items):
+        with average_over_step(self, model, batches, self.count_items):
             for i, (part, batch) in enumerate(zip(parts, batches, strict=True), 1):
                 # Trainer divides the loss by this number, so a micro-batch's mean has the weight of its rows.
                 self.current_gradient_accumulation_steps: float = len(rows) / len(part)
