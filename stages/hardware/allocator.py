@@ -50,6 +50,12 @@ def keep_freed_memory() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
+def return_freed_memory() -> None:
+    """Return the memory of freed tensors to the system now, before a model is loaded that is not trained."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def claim_free_blocks(libc: ctypes.CDLL, heap: int) -> list[int]:
     """Allocate all free blocks below the address `heap`, and return them. Their memory is already back at the system.
     An earlier stage leaves thousands of free blocks of many sizes, and glibc would search them for every large tensor:

@@ -16,7 +16,6 @@ from stages.hardware import machine
 from stages.hardware.model_shape import ModelShape, adapted_layers
 
 LIBRARIES = 0.66 * 2**30  # bytes of a process on the CPU with torch and TRL
-HEAP_FACTOR = 1.3  # on the CPU, resident bytes per byte of activations, because the heap has gaps
 BYTES = {Weights.fp32: 4.0, Weights.bf16: 2.0, Weights.nf4: 0.52}  # per weight; nf4 includes the scales
 
 # Activations that a layer stores for its backward, in bytes per token and per feature of its widths (hidden,
@@ -36,6 +35,16 @@ KEPT_BY_QK_NORM = {
     (True, Precision.bf16): 4,
 }
 KEPT_BY_POST_NORMS = {False: 16, True: 8}  # additional bytes per hidden feature, for norms after attention and MLP
+
+# Bytes that a layer's forward frees, counted in Llama as above; an adapter adds three outputs of each linear map. On
+# the CPU they stay resident. glibc's posix_memalign asks for 112 bytes more than it takes, and small objects settle in
+# what it cuts off, so that a freed tensor's place is too small for the next tensor of the same size.
+FREED_BYTES = {
+    (False, Precision.fp32): (16, 0, 22, 18),
+    (False, Precision.bf16): (20, 0, 19, 17),
+    (True, Precision.fp32): (48, 24, 34, 42),
+    (True, Precision.bf16): (64, 18, 21, 21),
+}
 
 # On a GPU, TRL's fused LM head holds the logits of one tile: 4,096 tokens by 32,768 of the vocabulary
 # (trl/kernels/chunked_logprob.py). On the CPU ours (stages/models/lm_head.py) holds the logits of 1,024 tokens by the
@@ -132,6 +141,13 @@ def layer_bytes(shape: ModelShape, block: Training) -> float:
     return float(token_bytes)
 
 
+def freed_bytes(shape: ModelShape, block: Training) -> float:
+    """Return the bytes per token that one layer's forward allocates and frees."""
+    hidden, intermediate, query, key = FREED_BYTES[block.adapter is not Adapter.none, block.precision]
+    wide = intermediate * shape.active * shape.intermediate
+    return float(hidden * shape.hidden + wide + query * shape.query + key * shape.key)
+
+
 def costly_output_bytes(shape: ModelShape, precision: Precision) -> int:
     """Return the bytes per token of the outputs of a layer's matrix products and attention."""
     return element_bytes(precision) * 2 * (shape.hidden + shape.active * shape.intermediate + shape.query + shape.key)
@@ -185,8 +201,10 @@ def training_bytes(
     """Return the peak bytes of training with `tokens` in each micro-batch. The peak is at the start of the backward,
     when all activations are stored. If gradients are `accumulated`, those of an earlier micro-batch exist then."""
     state, sharding = sum(held_parts(shape, block)) + gathered_bytes(shape, block), block.runtime.sharding
-    factor = HEAP_FACTOR if device == "cpu" else 1
-    at_backward = state + tokens * activation_bytes(shape, block, checkpointing) * factor
+    at_backward = state + tokens * activation_bytes(shape, block, checkpointing)
+    if device == "cpu":  # a recomputed layer takes the place of the one before it
+        layers = 1 if checkpointing is Checkpointing.full else shape.layers
+        at_backward += tokens * layers * freed_bytes(shape, block)
     if not accumulated:
         at_backward -= 4 * count_trained(shape, block) / (1 if sharding is Sharding.none else block.runtime.world_size)
     first_work = head_bytes(shape, block.objective.labelled * tokens, block.precision, device, backward=True)

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 from stages.config.blocks.training import Training
 from stages.config.choices import Adapter, Weights
 from stages.config.errors import UserError
+from stages.hardware import allocator
 from stages.models.loading import save_model
 from stages.store.sealed_json import (
     SEAL,
@@ -134,6 +135,7 @@ def publish(
     shutil.copytree(trained, place, ignore=ignored, copy_function=link_or_copy)
     if cfg.adapter is not Adapter.none:
         adapters.normalize_adapter_config(place, frozen)
+        allocator.return_freed_memory()
         weights = Weights.nf4 if cfg.adapter is Adapter.qlora else Weights.fp32
         save_model(adapters.merge_adapter(load(weights), weights, place), out / "model")
 

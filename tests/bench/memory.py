@@ -1,13 +1,17 @@
-"""Compare the expected memory of nodes with the memory they used: `python -m tests.bench.memory [KEY=VALUE …]`.
+"""Compare the expected memory of nodes with the memory they used: `python -m tests.bench.memory [pretend] [only=REGEX]
+[KEY=VALUE …]`.
 
 SFT, DPO, a reward model, the reference, answers and the evaluation on a few rows of random words: all weights and an
 adapter, packed rows, gradient checkpointing, one process and two. Each node is built in a process of its own. The last
-column leaves out the libraries, which are a large part of a small model's process.
+column leaves out the libraries, which are a large part of a small model's process. With `pretend`, nodes run on the
+pretended accelerator, which counts the bytes of its tensors, as the allocator of a GPU does; without it, on the CPU.
 """
 
 import json
 import logging
+import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,7 +20,7 @@ from statistics import mean
 
 from stages.cli.compose import resolve_precision
 from stages.commands.planning.peak import TOKENS_PER_ROW, block_parts
-from stages.hardware import memory, process
+from stages.hardware import machine, memory, process
 from stages.hardware.model_shape import ModelShape
 from stages.pipeline.graph import wire_graph
 from stages.preflight.model_files import model_config
@@ -25,9 +29,11 @@ from stages.store.records import PairLogProbs, load
 from stages.store.store import Store
 from stages.tasks.words import JOBS, TOOLS
 from tests.helpers import ROOT, settings
+from tests.pretend import device
 
 ROWS, WORDS = 8, 80
 TWO = ["{}.runtime.processes=2"]
+SHARDED = ["launch=fsdp", "launch.processes=2"]
 FULL = ["{}.runtime.gradient_checkpointing=full"]
 LORA = ["{}.adapter=lora"]
 CASES = {
@@ -45,6 +51,10 @@ CASES = {
     "dpo, lora, checkpointing": ("dpo", LORA + FULL),
     "dpo, two processes": ("dpo", TWO),
     "dpo, checkpointing, two processes": ("dpo", FULL + TWO),
+    "sft, sharded over two": ("sft", SHARDED),
+    "sft, checkpointing, sharded over two": ("sft", FULL + SHARDED),
+    "dpo, lora": ("dpo", LORA),
+    "dpo, sharded over two": ("dpo", SHARDED),
     "reward": ("reward", []),
     "reference": ("reference", []),
     "answers": ("answer_base", []),
@@ -55,21 +65,30 @@ COMMON = ["tracker=none", "label=dataset", "pairs=all", *(f"data.tasks.{group}=0
 COMMON += ["data.tasks.test=24", "answer.runtime.batch_size=24", "sft.packing=false", "sft.demonstrations=given"]
 COMMON += [f"{stage}.batch_size=4" for stage in ("sft", "dpo", "reward")]
 COMMON += [f"{stage}.runtime.micro_batch=2" for stage in ("sft", "dpo", "reward")]
+COMMON += [f"{stage}.epochs=2" for stage in ("sft", "dpo", "reward")]  # the second step has Adam's moments
 
 
-def main(overrides: list[str]) -> None:
-    logging.info("%-34s %10s %10s %10s %10s", "", "expected", "measured", "", "libraries aside")
+def main(arguments: list[str]) -> None:
+    environment, chosen = dict(os.environ), "."
+    if "pretend" in arguments:
+        environment = device.environment()
+        machine.planned_gpu.set(machine.GPU(device.NAME, 0.0, device.MEMORY))
+    for argument in arguments:
+        chosen = argument.removeprefix("only=") if argument.startswith("only=") else chosen
+    overrides = [argument for argument in arguments if argument != "pretend" and not argument.startswith("only=")]
+    logging.info("%-38s %10s %10s %10s %10s", "", "expected", "measured", "", "libraries aside")
     with tempfile.TemporaryDirectory() as folder:
         common = [*COMMON, *write(Path(folder)), f"outputs={folder}/outputs", *overrides]
         for name, (stage, variant) in CASES.items():
-            compare(name, stage, [*common, *(key.format(stage) for key in variant)])
+            if re.search(chosen, name):
+                compare(name, stage, [*common, *(key.format(stage) for key in variant)], environment)
 
 
 def write(folder: Path) -> list[str]:
     """Examples and pairs that are all of one length, and the settings that name them."""
     draw = random.Random(0)
     text = lambda words: " ".join(draw.choices(TOOLS + JOBS, k=words))
-    examples = [{"prompt": text(WORDS), "completion": text(2 * WORDS)} for _ in range(ROWS)]
+    examples = [{"prompt": text(WORDS), "completion": text(WORDS)} for _ in range(ROWS)]
     pairs = [{"prompt": text(WORDS), "chosen": text(WORDS), "rejected": text(WORDS)} for _ in range(ROWS)]
     for name, rows in (("examples", examples), ("pairs", pairs)):
         (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
@@ -77,7 +96,7 @@ def write(folder: Path) -> list[str]:
     return [source, f"label.path={folder}/pairs.jsonl"]
 
 
-def compare(name: str, stage: str, overrides: list[str]) -> None:
+def compare(name: str, stage: str, overrides: list[str], environment: dict[str, str]) -> None:
     """Build what a node needs in one process and the node, anew, in another."""
     cfg = settings(*overrides)
     resolve_precision(cfg)
@@ -86,7 +105,7 @@ def compare(name: str, stage: str, overrides: list[str]) -> None:
     for target in (*(each for each in node.inputs.values() if not store.find(each)), node):
         rebuild = [f"rebuild={node.stage}"] if target is node else []
         command = [sys.executable, "run.py", f"stage={target.stage}", *overrides, *rebuild]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     manifest = store.find(node)
     config = model_config(cfg.model, store.folder(nodes["base"]) / "model")
     assert manifest is not None and config is not None
@@ -96,7 +115,7 @@ def compare(name: str, stage: str, overrides: list[str]) -> None:
     measured, libraries = gpu or manifest["peak_memory"], 0.0 if gpu else memory.LIBRARIES
     megabytes = (expected / 2**20, measured / 2**20)
     shares = (100 * (expected / measured - 1), 100 * ((expected - libraries) / (measured - libraries) - 1))
-    logging.info("%-34s %6.0f MiB %6.0f MiB %+9.0f%% %+9.0f%%", name, *megabytes, *shares)
+    logging.info("%-38s %6.0f MiB %6.0f MiB %+9.0f%% %+9.0f%%", name, *megabytes, *shares)
 
 
 def row_tokens(node: Node, store: Store) -> float:
