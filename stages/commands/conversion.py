@@ -5,7 +5,7 @@ The tables in `frameworks/` name each framework's keys by TRL's, with its defaul
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -22,7 +22,6 @@ from stages.config.schema import group_defaults
 
 Settings = dict[str, Any]
 NOTHING: tuple[Any, ...] = (None, False, 0, -1, "", "no", "none", [], {})  # values that ask for nothing
-ONLY_SFT = {"epochs", "rows"}  # keys of a source that a preference set does not have
 HEADINGS = {
     "defaults": "Defaults of that framework where the file is silent and ours differ",
     "without": "Without a counterpart",
@@ -54,7 +53,8 @@ class Conversion:
     def rename(self, file: Mapping[str, Any]) -> None:
         """Put the file's settings under TRL's names, then the framework's defaults for those that it leaves out."""
         table, common = load_table(self.framework), load_table("common")
-        for key, value in file.items():
+        mixture: Settings = file.get("dataset_mixture") or {}  # the handbook nests what TRL has at the top level
+        for key, value in {**mixture, **file, "dataset_mixture": None}.items():
             if (meanings := table.get("means", {}).get(key)) is None:
                 implied = {table.get("rename", {}).get(key, key): value} if value is not None else {}
             elif (implied := meanings.get(value)) is None:
@@ -145,41 +145,37 @@ def data(this: Conversion) -> None:
         own = {} if share is None else {"splits": splits}
         this.overrides |= {"data": "file", "data.sources": [source | own for source in sources]}
         return
-    first = sources[0] if sources else {"path": "FILE"}
-    this.overrides |= {"label": "dataset"} | {f"label.{key}": first[key] for key in first if key not in ONLY_SFT}
+    this.overrides |= {"label": "dataset", "label.path": "FILE"}
     this.overrides |= {} if share is None else {"pairs.validation_fraction": share}
-    for key in ONLY_SFT & first.keys():
-        this.refuse(f"datasets.{key}", first[key], "every preference of the set is read")
+    for key, value in sources[0].items() if sources else ():
+        if key in ("epochs", "rows"):
+            this.refuse(f"datasets.{key}", value, "every preference of the set is read")
+        else:
+            this.overrides[f"label.{key}"] = value
     for source in sources[1:]:
-        name = f"{source['path']} {source.get('hub_split', '')}".strip()
+        name = f"{source['path']} {source.get('hub_split', '')}"
         this.refuse("datasets", name, "one preference set is read. Join the others into its file")
 
 
 def data_sets(this: Conversion) -> list[Settings]:
     """Return the data sets for training, with the keys of their framework."""
-    mixture = this.take("dataset_mixture") or {}
-    if "test_split_size" in mixture:
-        this.settings["validation_size"] = mixture["test_split_size"]
-        this.names["validation_size"] = "dataset_mixture.test_split_size"
-    sets = [*(mixture.get("datasets") or ()), *(this.take("datasets") or ())]
+    sets, mixer = [*(this.take("datasets") or ())], (this.take("dataset_mixer") or {}).items()
     for split in this.take("dataset_splits") or ["train"]:
         if "test" in split:
             this.refuse("dataset_splits", split, "held-out rows are a share of those for training")
         else:
-            mixer = this.settings.get("dataset_mixer", {}).items()
             sets += [{"path": path, "weight": weight, "split": split} for path, weight in mixer]
-    this.take("dataset_mixer")
     if path := this.take("dataset_name"):
         sets.append({"path": path, "name": this.take("dataset_config"), "split": this.take("dataset_train_split")})
-    names, folder, rows = this.take("dataset", ""), Path(this.take("dataset_dir", "data")), this.take("max_samples")
-    folders = [each / folder for each in (Path(), *this.file.resolve().parents)]  # LLaMA-Factory's, or a copy of it
-    folder = next((each for each in folders if (each / "dataset_info.json").is_file()), folder)
-    file = folder / "dataset_info.json"
-    described = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    names, inner, rows = this.take("dataset", ""), this.take("dataset_dir", "data"), this.take("max_samples")
+    folders = [each / inner for each in (Path(), *this.file.resolve().parents)]  # of LLaMA-Factory, or a copy of it
+    file = next((each for folder in folders if (each := folder / "dataset_info.json").is_file()), None)
+    described = json.loads(file.read_text(encoding="utf-8")) if file else {}
     for name in filter(None, map(str.strip, names.split(","))):
-        if not (entry := dict(described.get(name, {}))):
-            this.remark("notes", f"dataset={name}: {file} does not have it. Type its path in the command")
-        path = entry.pop("hf_hub_url", None) or str(folder / entry.pop("file_name", "")) if entry else name
+        entry = {"file_name": name} | described.get(name, {})
+        path = entry.pop("hf_hub_url", None) or str((file.parent if file else Path()) / entry["file_name"])
+        if name not in described:
+            this.remark("notes", f"dataset={name} stands in no dataset_info.json here. Type its path in the command")
         sets.append({"path": path, "rows": rows} | entry.pop("columns", {}) | entry)
     return sets
 
@@ -207,10 +203,8 @@ def batch(this: Conversion) -> None:
     (rows, accumulated), processes, sharding = map(this.take, names), this.processes, Sharding.none
     this.put("batch_size", rows * accumulated * processes, *names)
     this.put("runtime.micro_batch", rows, *names)
-    counted = f"{rows} × {accumulated} accumulated × {processes} processes"
-    this.remark(
-        "notes", f"STAGE.batch_size={rows * accumulated * processes} is {counted}: convert.processes=N sets them"
-    )
+    counted = f"STAGE.batch_size is {rows} × {accumulated} accumulated × {processes} processes"
+    this.remark("notes", f"{counted}: files do not say how many, convert.processes=N does")
     for name, kind in (("fsdp", Sharding.fsdp), ("deepspeed", Sharding.zero3)):
         if chosen := this.take(name):
             sharding = kind
@@ -254,12 +248,8 @@ def adapter(this: Conversion) -> None:
     this.put("lora.rank", rank, "lora_r")
     this.put("lora.alpha", this.take("lora_alpha") or rank * ratio, "lora_alpha")
     if layers:
-        layers = layers.replace("all-linear", "all").split(",") if isinstance(layers, str) else layers
-        this.put(
-            "lora.target_modules",
-            ["all-linear" if each == "all" else each.strip() for each in layers],
-            "lora_target_modules",
-        )
+        layers = re.sub("^all$", "all-linear", layers).split(",") if isinstance(layers, str) else layers
+        this.put("lora.target_modules", [layer.strip() for layer in layers], "lora_target_modules")
     else:
         this.remark("notes", "the file leaves the adapted layers to PEFT. Here all linear layers have an adapter")
 
@@ -283,29 +273,29 @@ def pass_through(this: Conversion) -> None:
             reasons |= {key: (reason, kind) for reason, keys in table.get(kind, {}).items() for key in keys}
     defaults, group = trl_arguments.argument_defaults(this.stage), dict(this.group.trainer)
     allowed = trl_arguments.allowed_arguments(this.stage) - reasons.keys()
-    trainer, known = Settings(), {each for name in OBJECTIVES for each in trl_arguments.argument_types(name)}
+    arguments = {each for name in OBJECTIVES for each in trl_arguments.argument_types(name)}
+    trainer = Settings()
     for name, value in this.settings.items():
         if name in allowed:
             trainer |= {name: value} if name in this.names or value != (defaults | group).get(name) else {}
-        elif name in this.names and (name in reasons or name in known):
+        elif name in this.names and (name in reasons or name in arguments):
             this.refuse(name, value, *reasons.get(name, ("STAGE does not read it, or decides it",)))
         elif name in this.names:
             this.remark("unknown", this.names[name])
     losses = {"loss_type": this.overrides.get("dpo.loss_type", ["sigmoid"]), "loss_weights": None}
-    block = replace(this.block, trainer=group | trainer, **losses if this.stage == "dpo" else {})
-    for name, reason in [*unread(block, defaults, group)]:
-        this.refuse(name, trainer.pop(name), reason)
+    block = replace(this.block, **losses if this.stage == "dpo" else {})
+    while reason := unread_message(block, group | trainer, defaults, group):
+        name = re.split(r"[.=:]", reason)[2]
+        this.refuse(name, trainer.pop(name), reason.partition(": ")[2].rstrip("."))
     for name, value in trainer.items():
         this.put(f"trainer.{name}", value, name)
 
 
-def unread(block: Training, defaults: Settings, group: Settings) -> Iterator[tuple[str, str]]:
-    """Yield the arguments in `block.trainer` that nothing reads under its other settings, with the reason."""
-    unchanging = {key: [d[key] for d in (defaults, group) if key in d] for key in block.trainer}
+def unread_message(block: Training, trainer: Settings, *unchanging: Settings) -> str | None:
+    """Return the message for the first argument of a trainer that nothing reads under the block's other settings."""
+    defaults = {key: [values[key] for values in unchanging if key in values] for key in trainer}
     try:
-        unread_arguments.validate_readers(block.block, block, unchanging)
+        unread_arguments.validate_readers(block.block, replace(block, trainer=trainer), defaults)
     except UserError as error:
-        name = re.split(r"[.=:]", str(error))[2]
-        yield name, str(error).partition(": ")[2].rstrip(".")
-        trainer = {key: value for key, value in block.trainer.items() if key != name}
-        yield from unread(replace(block, trainer=trainer), defaults, group)
+        return str(error)
+    return None

@@ -3,6 +3,7 @@
 Settings without a counterpart are listed with the reason. Nothing is built.
 """
 
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from stages.store.plugins import user_path
 
 FRAMEWORKS = ("axolotl", "llama_factory", "trl")  # TRL last: its keys are in the others' files, too
 STAGES = {"rm": "reward", "ipo": "dpo"}  # words of others for a stage
-PLAIN = re.compile(r"[A-Za-z_./][\w./@+-]*", re.ASCII)  # text that needs no quotes
+PLAIN = re.compile(r"(?!(true|false|null)$)[A-Za-z_./][\w./@+-]*", re.ASCII)  # text that needs no quotes
 
 
 def show(cfg: Config) -> None:
@@ -115,6 +116,4 @@ def spell(value: Any) -> str:
         return f"{{{', '.join(f'{key}: {spell(each)}' for key, each in value.items())}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(spell, value))}]"
-    if isinstance(value, str) and not (PLAIN.fullmatch(value) and value not in ("true", "false", "null")):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value) if isinstance(value, str) and PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False)

@@ -119,7 +119,7 @@ SAME_AS_SILENCE = {
     "llama31_fsdp": LIGER,
 }
 LISTED = {  # settings without a counterpart, as read by hand
-    "zephyr_sft_full": ["chat_template", "torch_dtype=bfloat16", "dataset_mixture.test_split_size=1000"],
+    "zephyr_sft_full": ["chat_template", "torch_dtype=bfloat16", "test_split_size=1000"],
     "zephyr_dpo_full": ["max_prompt_length=512", "eval_steps=100", "datasets=HuggingFaceH4/ultrafeedback_binarized"],
     "zephyr_dpo_qlora": ["lora_dropout=0.05", "torch_dtype=float16", "dataset_splits=test_prefs"],
     "smollm3_apo": ["trust_remote_code=True", "datasets.epochs=0.5", "datasets=HuggingFaceTB/smoltalk2"],
@@ -220,7 +220,7 @@ def test_defaults_of_the_framework_stand_in_where_the_file_is_silent(folder: Pat
     assert checked(overrides).dpo.beta == 0.1
     overrides, remarks = without("llama3_qlora", {"warmup_steps": None, "sequence_len": None}, folder)
     assert {"sft.trainer.warmup_steps=0.03", "sft.max_length=512"} <= {*remarks[DEFAULTS]}
-    assert "axolotl's warm-up of 3% has at most 100 steps" in remarks[BY_DESIGN]
+    assert any("at most 100 steps" in note for note in remarks[BY_DESIGN])
 
 
 @pytest.mark.parametrize(
