@@ -261,8 +261,7 @@ def template(this: Conversion) -> None:
     this.refuse("chat_template", text, f"nearest is template={chosen or 'file sft.template.path=FILE'}")
     if chosen:
         this.overrides["template"] = chosen
-        why = "may render otherwise or end turns by another token: stage=parity compares, with parity.template=FILE"
-        this.remark("notes", f"template={chosen} {why} and parity.eos_token=TOKEN")
+        this.remark("notes", f"template={chosen} may render or end turns otherwise. stage=parity compares")
 
 
 def pass_through(this: Conversion) -> None:
