@@ -140,7 +140,7 @@ def needs_graph(stage: str, typed: list[str]) -> bool:
     if stage in (Command.chat, Command.export):
         keys = {key.partition(".")[0] for key in recipes.typed_values(typed)}
         return bool(keys - {"stage", "outputs", "chat", "export", "tracker", "upstream", "hydra"})
-    return stage not in (Command.compare, Command.sync, Command.doctor, Command.gc)
+    return stage not in (Command.compare, Command.sync, Command.doctor, Command.gc, Command.convert)
 
 
 def require_typed_code(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:

@@ -119,6 +119,10 @@ def run(composed: DictConfig) -> float | None:
 
                 process.warn_of_versions()
                 parity.show(cfg, nodes[cfg.stage], store, typed_overrides())
+            case Command.convert:
+                from stages.commands import convert
+
+                convert.show(cfg)
             case Command.chat | Command.export:
                 use_finished_run(cfg, store, nodes)
             case _:

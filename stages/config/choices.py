@@ -15,6 +15,7 @@ class Command(StrEnum):
     export = "export"
     sync = "sync"
     parity = "parity"
+    convert = "convert"
 
 
 class Role(StrEnum):

@@ -137,6 +137,13 @@ class Parity:
 
 
 @dataclass
+class Convert:
+    file: str | None = MISSING
+    stage: str | None = words(*OBJECTIVES)
+    processes: int = between(1, 10_000)
+
+
+@dataclass
 class Config:
     """All settings of a run: keys of every stage first, then a block per stage."""
 
@@ -175,6 +182,7 @@ class Config:
     chat: Chat = field(default_factory=Chat)
     export: Export = field(default_factory=Export)
     parity: Parity = field(default_factory=Parity)
+    convert: Convert = field(default_factory=Convert)
     prices: dict[str, Price] = field(default_factory=dict)
 
     @property

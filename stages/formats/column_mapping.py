@@ -20,8 +20,7 @@ from stages.formats.kto import KTO
 from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
 from stages.formats.readers.row import BadRow
-from stages.formats.scored import Scored
-from stages.formats.several import Several
+from stages.formats.scored import Scored, Several
 from stages.formats.texts import Texts
 from stages.formats.turns import is_empty
 from stages.store.splits import NEED_AN_ANSWER

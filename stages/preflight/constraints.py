@@ -24,15 +24,7 @@ from stages.config.choices import (
 from stages.config.errors import Errors, UserError, name_block, require_known
 from stages.config.installation import install_command
 from stages.config.schema import Config, Target, group_defaults
-from stages.preflight import (
-    candidate_sources,
-    capacity,
-    comparisons,
-    data_sources,
-    ensemble_members,
-    servers,
-    user_files,
-)
+from stages.preflight import candidate_sources, capacity, data_sources, servers, user_files, who_judges
 from stages.store import plugins
 
 # Keys of a source of prompts, which a source of preferences does not have.
@@ -54,9 +46,9 @@ def validate_config(cfg: Config) -> None:
         raise UserError("data.tasks=null is not allowed. For sources without generated tasks, use data=file.")
     checks: list[Callable[[Config], None]] = [
         *(validate_combinations, validate_words, candidate_sources.validate_sample),
-        *(ensemble_members.validate_ensembles, servers.validate_endpoints, validate_inputs, validate_reward),
+        *(who_judges.validate_ensembles, servers.validate_endpoints, validate_inputs, validate_reward),
         *(validate_own_parts, data_sources.validate_data, user_files.validate_user_files, validate_people),
-        *(validate_outside, validate_launch, validate_adapters, validate_trainers, comparisons.validate_judged),
+        *(validate_outside, validate_launch, validate_adapters, validate_trainers, who_judges.validate_judged),
         *(capacity.validate_capacity, validate_push),
     ]
     for check in checks:

@@ -1,0 +1,119 @@
+"""`stage=convert`: read a training file of TRL, axolotl or LLaMA-Factory, and print a command with its settings.
+
+Settings without a counterpart are listed with the reason. Nothing is built.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stages.commands.conversion import HEADINGS, Conversion, Settings, convert, load_table
+from stages.config import trl_arguments
+from stages.config.blocks.training import OBJECTIVES
+from stages.config.errors import UserError, require_known, visible
+from stages.config.schema import Config
+from stages.pipeline import provenance
+from stages.store.plugins import user_path
+
+FRAMEWORKS = ("axolotl", "llama_factory", "trl")  # TRL last: its keys are in the others' files, too
+STAGES = {"rm": "reward", "ipo": "dpo"}  # words of others for a stage
+PLAIN = re.compile(r"(?!(true|false|null)$)[A-Za-z_./][\w./@+-]*", re.ASCII)  # text that needs no quotes
+
+
+def show(cfg: Config) -> None:
+    """Print the command for a training file, its defaults that differ from ours, and what has no counterpart.
+
+    Raises:
+        UserError: if the file is not the YAML of a training, or a value has the wrong type.
+    """
+    where = f"convert.file={cfg.convert.file}"
+    if not cfg.convert.file:
+        raise UserError("convert.file=null: there is no file. Type convert.file=FILE, the YAML of a training.")
+    path = user_path(cfg.convert.file)
+    settings = read_settings(path, where)
+    framework = detect_framework(settings, where)
+    stage = cfg.convert.stage or detect_stage(settings, framework, where)
+    this = Conversion(stage, framework, vars(cfg)[stage], cfg.convert.processes, path)
+    this.rename(settings)
+    types = trl_arguments.argument_types("model") | trl_arguments.argument_types(stage)
+    for name, key in this.names.items():
+        if kind := required_type(types.get(name, ""), this.settings[name]):
+            place = f"{where}: line {line_of(path, key)}, {key}={this.settings[name]}"
+            raise UserError(f"{place}: the value must be {kind}. Correct the file.")
+    convert(this)
+    line = [f"{key}={spell(value)}" for key, value in this.overrides.items()]
+    title = load_table(framework)["title"]
+    sys.stdout.write(f"{cfg.convert.file}: {stage}, by the keys of {title}\n\n{provenance.command(stage, line)}\n")
+    for kind, heading in HEADINGS.items():
+        lines = [f"  {': '.join(filter(None, (', '.join(each), why)))}" for why, each in this.remarks[kind].items()]
+        if lines:
+            sys.stdout.write(visible("\n".join(["", f"{heading}:", *lines, ""]), keep="\n"))
+
+
+def read_settings(path: Path, where: str) -> Settings:
+    """Return the settings in a YAML file. OmegaConf refuses a key that stands twice, and reads 1e-4 as a number."""
+    try:
+        settings = OmegaConf.create(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "the file is not text in UTF-8"
+        raise UserError(f"{where}: {reason}. Name the YAML of a training.") from error
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        place = f"line {mark.line + 1}, " if mark else ""
+        raise UserError(f"{where}: {place}not valid YAML: {problem}. Correct the file.") from error
+    if not isinstance(settings, DictConfig):
+        raise UserError(f"{where}: the file has no KEY: VALUE at its top level. Name the YAML of a training.")
+    container: Settings = OmegaConf.to_container(settings)  # type: ignore[assignment]  # of a mapping
+    return {str(key): value for key, value in container.items()}
+
+
+def detect_framework(settings: Mapping[str, Any], where: str) -> str:
+    """Return the first framework of which the file has two typical keys."""
+    trl = [key for name in ("model", *OBJECTIVES) for key in trl_arguments.argument_types(name)]
+    for name in FRAMEWORKS:
+        if len(settings.keys() & {*load_table(name).get("typical", trl)}) > 1:
+            return name
+    raise UserError(f"{where}: this does not configure a training of TRL, axolotl or LLaMA-Factory. Name such a file.")
+
+
+def detect_stage(settings: Mapping[str, Any], framework: str, where: str) -> str:
+    """Return the stage: as the file names it, or by the keys that only one of TRL's trainers has."""
+    if framework != "trl":
+        default = "rm" if settings.get("reward_model") is True else "sft"
+        method = str(settings.get("rl") or settings.get("stage") or default)
+        require_known(f"{where}: training", [STAGES.get(method, method)], OBJECTIVES)
+        return STAGES.get(method, method)
+    stages = [name for name, keys in load_table("trl")["tells"].items() if settings.keys() & {*keys}]
+    if len(stages) != 1:
+        raise UserError(f"{where}: the file does not tell what it trains. Type convert.stage={'|'.join(OBJECTIVES)}.")
+    return stages[0]
+
+
+def required_type(written: str, value: Any) -> str | None:
+    """Return what a value has to be by its type in TRL's source, if that is a number or a switch and it is not one."""
+    kinds = {*written.replace(" ", "").split("|")} - {"None"}
+    if kinds <= {"int", "float"} and kinds and (isinstance(value, bool) or not isinstance(value, int | float)):
+        return "a number"
+    return "true or false" if kinds == {"bool"} and not isinstance(value, bool) and value != "auto" else None
+
+
+def line_of(path: Path, key: str) -> int:
+    """Return the number of the line in which a key stands at the top level."""
+    root = yaml.compose(path.read_text(encoding="utf-8"))
+    return next(node.start_mark.line + 1 for node, _ in root.value if node.value == key)
+
+
+def spell(value: Any) -> str:
+    """Return a value as Hydra reads it."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {spell(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(spell, value))}]"
+    return str(value) if isinstance(value, str) and PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False)
