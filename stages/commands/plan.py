@@ -22,6 +22,7 @@ from stages.commands.planning.tokens import Contribution, contributions
 from stages.config.blocks.evaluation import Versus
 from stages.config.errors import visible
 from stages.config.installation import ROOT, checkout_project
+from stages.hardware import machine
 from stages.preflight.constraints import EVALUATING
 from stages.store.manifest import Manifest
 from stages.store.node import Node
@@ -84,6 +85,9 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
         if isinstance(node.config, Versus) and not node.config.constant:
             console.print(comparison_sentence(name, node, store, history))
     console.print("\n".join([time_summary(seconds, unmeasured), *calculated.waiting_times(nodes)]))
+    if gpus := machine.visible_gpus():
+        names = (f"{gpu.name} ({gpu.free_memory / 2**30:.1f} GiB free)" for gpu in gpus)
+        console.print(f"CUDA shows {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}: {', '.join(names)}.")
     if (hash_seconds := hashing_seconds(inputs, store)) >= SHOWN_SECONDS:
         console.print(f"Before that, finished inputs are hashed: {hash_seconds:.0f} s on a fast disk.")
     if untested:

@@ -20,8 +20,11 @@ class GPU(NamedTuple):
     name: str
     compute_capability: float
     free_memory: int  # bytes
+    uuid: str = ""
 
 
+# A line of `nvidia-smi -L`. A MIG instance's name ends with its memory in GB.
+LISTED = re.compile(r"GPU (\d+):|\s+MIG \S*\.(\d+)gb\S*\s+Device\s+\d+: \(UUID: (MIG-\S+)\)")
 planned_gpu = ContextVar[GPU | None]("planned_gpu", default=None)  # of another machine, which a plan is made for
 
 
@@ -31,26 +34,61 @@ def plan_for(name: str | None) -> None:
 
 
 def gpu() -> GPU | None:
-    """Return the GPU that is planned for, else the first one that the driver shows to this process, or None."""
-    return planned_gpu.get() or driver_gpu()
+    """Return the GPU that is planned for, else the first that CUDA shows to this process, or None."""
+    return planned_gpu.get() or next(iter(visible_gpus()), None)
+
+
+def visible_gpus() -> list[GPU]:
+    """Return the GPUs that CUDA shows to this process, in its order, by the rules of CUDA_VISIBLE_DEVICES: indices, or
+    beginnings of UUIDs; the first invalid entry ends the list, and a repeated one empties it. Of several MIG instances
+    CUDA shows the first, and no other GPU beside it. Indices count as in nvidia-smi (CUDA_DEVICE_ORDER=PCI_BUS_ID)."""
+    named, visible = driver_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    chosen = list[GPU]()
+    for entry in map(str.strip, filter(str.isdecimal, named) if visible is None else visible.split(",")):
+        is_uuid = entry.startswith(("GPU-", "MIG-"))
+        matching = {gpu for name, gpu in named.items() if name == entry or (is_uuid and name.startswith(entry))}
+        if len(matching) != 1:
+            break
+        if matching <= {*chosen}:
+            return []
+        chosen += matching
+    return [gpu for gpu in chosen if gpu.uuid.startswith("MIG-")][:1] or chosen
 
 
 @cache
-def driver_gpu() -> GPU | None:
-    if not shutil.which("nvidia-smi") or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
-        return None
-    query = ["nvidia-smi", "--query-gpu=name,compute_cap,memory.free", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=False)
-    if answer.returncode != 0 or not answer.stdout.strip():
-        return None
-    name, capability, free = answer.stdout.splitlines()[0].rsplit(",", 2)
-    return GPU(name.strip(), float(capability), int(free) * 2**20)
+def driver_gpus() -> dict[str, GPU]:
+    """Return this machine's GPUs by index and by UUID. A GPU that is divided into MIG instances (multi-instance GPU)
+    is its first instance, and every instance has its own UUID and the memory of its profile."""
+    if not shutil.which("nvidia-smi"):
+        return {}
+    fields = "--query-gpu=index,uuid,mig.mode.current,compute_cap,memory.free,name"
+    gpus, named = dict[str, GPU](), dict[str, GPU]()
+    for line in ask_driver(fields, "--format=csv,noheader,nounits"):
+        index, uuid, mig, capability, free, name = line.split(", ", 5)
+        gpus[index] = GPU(name, float(capability), 0 if mig == "Enabled" else int(free) * 2**20, uuid)
+        if mig != "Enabled":
+            named |= {index: gpus[index], uuid: gpus[index]}
+    index = ""
+    for match in map(LISTED.match, ask_driver("-L") if len(named) < 2 * len(gpus) else ()):
+        if match and match[1]:
+            index = match[1]
+        elif match:
+            instance = gpus[index]._replace(free_memory=int(match[2]) * 10**9, uuid=match[3])
+            for name in (index, gpus[index].uuid, instance.uuid):
+                named.setdefault(name, instance)
+    return named
+
+
+def ask_driver(*options: str) -> list[str]:
+    """Return the lines that nvidia-smi prints; none if it finds no driver."""
+    answer = subprocess.run(["nvidia-smi", *options], capture_output=True, text=True, check=False)
+    return answer.stdout.splitlines() if answer.returncode == 0 else []
 
 
 def may_have_gpu() -> bool:
     """Return False if torch cannot see a GPU: there is no device of NVIDIA, AMD or WSL, or the environment hides
     all."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" or platform.system() == "Darwin":
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or platform.system() == "Darwin":
         return False
     devices = ("nvidia[0-9]*", "nvidiactl", "kfd", "dxg")
     return bool(shutil.which("nvidia-smi")) or any(any(Path("/dev").glob(name)) for name in devices)

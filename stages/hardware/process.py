@@ -35,6 +35,8 @@ DEFAULTS = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # this disables transformers' bars too
     "TRANSFORMERS_VERBOSITY": "error",
 }
+# The names by which torch reads its accelerators' allocator settings; the first is for all.
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 LOG_LEVELS = {
     "bitsandbytes": logging.ERROR,  # if installed, it always warns about kernels on the hub
     # These log a server's headers, also with hydra.verbose=true, and a header may contain a key.
@@ -63,6 +65,9 @@ def prepare(typed_arguments: list[str] | None = None) -> None:
     os.environ |= ALWAYS
     for variable, value in DEFAULTS.items():
         os.environ.setdefault(variable, value)
+    # Micro-batches differ in length. Segments that grow leave no gaps between blocks of many sizes.
+    if not any(variable in os.environ for variable in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
     if typed_arguments is not None:  # the jobs of a sweep start later with other arguments, and read these
         os.environ["PLUMBLINE_TYPED"] = json.dumps(typed_arguments)
         os.environ[PROGRAM] = "plumbline" if os.path.basename(sys.argv[0]) == "plumbline" else "python run.py"

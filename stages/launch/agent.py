@@ -2,15 +2,23 @@
 
 The agent of node 0 runs the TCP store through which all workers find each other. It listens on one address only: on
 127.0.0.1 for a single node, else on `launch.rendezvous`.
+
+Workers that wait for each other forever look like slow ones. So the agent now and then asks every worker by SIGUSR1
+where its main thread is. If none moves for a tenth of the time after which PyTorch ends a wait, the agent prints where
+each one stands; and once more, as the error, if the wait ends in a failure.
 """
 
 import json
+import logging
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections import defaultdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,12 +26,17 @@ from typing import Any
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from stages.config.errors import UserError
-from stages.launch.processes import KILLED, POLL_SECONDS, listen_at, write_failure
-from stages.store.workspace import SCRATCH
+from stages.config.installation import ROOT
+from stages.launch.processes import KILLED, POLL_SECONDS, WAIT_SECONDS, listen_at, write_failure
+from stages.store.workspace import CURVES, SCRATCH, read_last_step
+
+log = logging.getLogger(__name__)
 
 LOCAL = "127.0.0.1:0"  # any free port
 PATIENCE = timedelta(minutes=15)  # of other nodes, until node 0 answers
 STOP_SECONDS = 30.0  # seconds for a worker to end before it is killed
+STALL_SHARE, LOOKS = 0.1, 6  # a stall is a tenth of PyTorch's limit of a wait, seen in so many looks at the workers
+FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)  # as faulthandler writes it
 
 
 def main(job_file: Path, node_rank: int) -> int:
@@ -31,11 +44,11 @@ def main(job_file: Path, node_rank: int) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
     job = json.loads(job_file.read_text(encoding="utf-8"))
-    processes, nodes = job["launch"]["processes"], job["launch"]["nodes"]
+    processes, nodes, out = job["launch"]["processes"], job["launch"]["nodes"], Path(job["out"])
     try:
         host, port, _store = open_rendezvous(job["launch"]["rendezvous"] if nodes > 1 else LOCAL, node_rank)
     except UserError as error:
-        write_failure(Path(job["out"]) / SCRATCH, node_rank * processes, error)
+        write_failure(out / SCRATCH, f"of node {node_rank}", error)
         return 1
     common = common_environment(host, port, nodes * processes, processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
@@ -43,14 +56,22 @@ def main(job_file: Path, node_rank: int) -> int:
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(variable, loopback_interface())
     command = [sys.executable, "-m", "stages.launch.worker", str(job_file)]
-    workers: list[subprocess.Popen[bytes]] = []
-    try:
-        for i in range(processes):
-            place = {"RANK": str(node_rank * processes + i), "LOCAL_RANK": str(i)}
-            workers.append(subprocess.Popen(command, env={**os.environ, **common, **place}))
-        return wait_for_workers(workers)
-    finally:
-        stop_workers(workers)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # workers inherit this, until they can answer it
+    workers: dict[int, subprocess.Popen[bytes]] = {}
+    with tempfile.TemporaryDirectory() as stacks:
+        try:
+            for i in range(processes):
+                rank = node_rank * processes + i
+                place = {"RANK": str(rank), "LOCAL_RANK": str(i), "PLUMBLINE_STACKS": stacks}
+                workers[rank] = subprocess.Popen(command, env={**os.environ, **common, **place})
+            limit = float(job["config"]["trainer"].get("ddp_timeout", WAIT_SECONDS))
+            watch = Watch(Path(stacks), workers, out, limit)
+            code = wait_for_workers(workers, watch)
+            if code and watch.stall:
+                write_failure(out / SCRATCH, f"of node {node_rank}", UserError(watch.stall))
+            return code
+        finally:
+            stop_workers([*workers.values()])
 
 
 def open_rendezvous(rendezvous: str, node_rank: int) -> tuple[str, int, Any]:
@@ -86,14 +107,74 @@ def loopback_interface() -> str:
     return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
 
 
-def wait_for_workers(workers: list[subprocess.Popen[bytes]]) -> int:
+class Watch:
+    """The places in the code where the workers of this machine stand. `stall` names them from when none of them has
+    moved for a tenth of `limit` until each has moved again, and is '' otherwise."""
+
+    def __init__(self, folder: Path, workers: dict[int, subprocess.Popen[bytes]], out: Path, limit: float):
+        self.folder, self.workers, self.out, self.patience = folder, workers, out, STALL_SHARE * limit
+        self.stall, self.stacks, self.stalled = "", dict.fromkeys(workers, ""), set[int]()
+        self.last_look = self.moved = time.monotonic()
+
+    def look(self) -> None:
+        """Read the answers to the last question, and ask again. A worker that is stopped answers nothing."""
+        now = time.monotonic()
+        if now - self.last_look < self.patience / LOOKS:
+            return
+        earlier, self.stacks = self.stacks, {rank: self.ask(rank) for rank in self.workers}
+        moving = {rank for rank in self.workers if self.stacks[rank] != earlier[rank]}
+        self.moved = self.last_look if moving else self.moved
+        self.last_look = now
+        self.stalled -= moving
+        if not self.stalled and now - self.moved >= self.patience:
+            self.stall, self.stalled = self.describe(now - self.moved), {*self.workers}
+            log.warning("warning: %s", self.stall)
+        self.stall = self.stall if self.stalled else ""
+
+    def ask(self, rank: int) -> str:
+        """Return the stack that a worker has written since it was last asked, and ask for the next one."""
+        file = self.folder / str(rank)
+        if not file.exists():  # it is starting
+            return ""
+        stack = file.read_text(encoding="utf-8")
+        os.truncate(file, 0)
+        self.workers[rank].send_signal(signal.SIGUSR1)
+        return stack
+
+    def describe(self, seconds: float) -> str:
+        """Return where the ranks stand, beginning with the place of the fewest."""
+        ranks = defaultdict[str, list[int]](list)
+        for rank, stack in self.stacks.items():
+            ranks[place_of(stack)].append(rank)
+        places = sorted(ranks.items(), key=lambda item: len(item[1]))
+        stand = " ".join(f"Rank {', '.join(map(str, group))}: {place}." for place, group in places)
+        step = read_last_step(self.out / CURVES)
+        since = "the start" if step is None else f"step {step}"
+        return f"no process has moved on for {seconds:.0f} s, since {since}. {stand}"
+
+
+def place_of(stack: str) -> str:
+    """Return where a stack stands, as `wait (torch/….py:9) in gather (accelerate/….py:30) in …`: its innermost line in
+    every library, up to the first in Plumbline."""
+    places = dict[str, str]()
+    for file, line, function in FRAME.findall(stack):
+        name = file.rpartition("/site-packages/")[2].removeprefix(f"{ROOT}/")
+        library = name.partition("/")[0] or os.path.dirname(name)
+        places.setdefault(library, f"{function} ({name}:{line})")
+        if library == "stages":
+            break
+    return " in ".join(places.values()) or "no answer (the process is stopped, or has ended)"
+
+
+def wait_for_workers(workers: dict[int, subprocess.Popen[bytes]], watch: Watch) -> int:
     """Wait until all workers have ended well, or one has failed. Return the agent's exit code."""
     while True:
-        codes = [worker.poll() for worker in workers]
+        codes = [worker.poll() for worker in workers.values()]
         if failed := [code for code in codes if code]:
             return KILLED if -signal.SIGKILL in failed else 1
         if None not in codes:
             return 0
+        watch.look()
         time.sleep(POLL_SECONDS)
 
 

@@ -36,6 +36,7 @@ JOB, RESULT, FAILURES = "job.json", "result.json", "failures"
 FINISHED = require_keys("metrics", "warnings")  # the check of a result file
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 300  # that other machines wait for node 0 to start a node
+WAIT_SECONDS = 1800  # transformers' default of ddp_timeout, after which PyTorch ends a wait for other processes
 KILLED = 137  # an agent's exit code after SIGKILL, as in a shell
 
 
@@ -129,8 +130,8 @@ def pass_on(curves: Path, sent_bytes: int, listen: Callable[..., None]) -> int:
     return sent_bytes + len(whole)
 
 
-def write_failure(scratch: Path, rank: int, error: BaseException) -> None:
-    """Write a worker's error to the scratch folder, where the parent reads it."""
+def write_failure(scratch: Path, rank: int | str, error: BaseException) -> None:
+    """Write the error of a worker, or of a node's agent, to the scratch folder, where the parent reads it."""
     mendable = str(error) if isinstance(error, UserError) else full_disk_message(error)
     failure = {
         "rank": rank,

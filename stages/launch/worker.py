@@ -4,6 +4,7 @@ It runs the same `run(cfg, inputs, out)` as a single process. All workers train,
 """
 
 import ctypes
+import faulthandler
 import importlib
 import json
 import logging
@@ -27,6 +28,8 @@ def main(job_file: Path) -> None:
     """Run the stage that the job file names, and write its result or its failure to the scratch folder."""
     job, rank = json.loads(job_file.read_text(encoding="utf-8")), int(os.environ["RANK"])
     die_with_agent()
+    stacks = os.open(Path(os.environ["PLUMBLINE_STACKS"]) / str(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    faulthandler.register(signal.SIGUSR1, stacks, all_threads=False)  # the agent asks where the main thread is
     process.prepare()
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(message)s")
     out = StageDir(Path(job["out"]), lambda metrics, step: None, is_main=rank == 0)

@@ -1,5 +1,6 @@
 """Load and save models and tokenizers: the only module that does."""
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -237,7 +238,12 @@ def save_model(model: PreTrainedModel, folder: Path, state: dict[str, torch.Tens
     Raises:
         UserError: if a weight is not finite.
     """
-    for name, values in model.named_parameters() if state is None else state.items():
-        if not bool(values.isfinite().all()):
-            raise UserError(f"training diverged: {name} has values that are not finite. Lower the learning rate.")
+    weights = dict(model.named_parameters()) if state is None else state
+    floats = {
+        name: values.detach() for name, values in weights.items() if values.is_floating_point() and values.numel()
+    }
+    # The largest value of all is one read of the device; a read per weight would wait for it hundreds of times.
+    if not bool(torch.nn.utils.get_total_norm(floats.values(), math.inf).isfinite()):
+        name = next(name for name, values in floats.items() if not bool(values.isfinite().all()))
+        raise UserError(f"training diverged: {name} has values that are not finite. Lower the learning rate.")
     model.save_pretrained(folder, state_dict=state)

@@ -112,6 +112,12 @@ def read_point(line: bytes) -> dict[str, Any] | None:
         return None
 
 
+def read_last_step(curves: Path) -> int | None:
+    """Return the step of the last point in a file of curves; None if there is none."""
+    points = (read_point(line) for line in reversed(curves.read_bytes().splitlines() if curves.exists() else []))
+    return next((point["step"] for point in points if point), None)
+
+
 def cut_torn_line(lines: Path) -> None:
     """Remove an unfinished last line from a file of JSON lines, so that the next line does not join it."""
     if os.path.lexists(lines):

@@ -72,6 +72,7 @@ def test_two_processes_train_what_one_does(stage: str, trained_alone: Path, tmp_
     alone.rename(chain.root / "alone")
     ran = command(*TINY, f"outputs={chain.root}", f"stage={stage}", *UNEVEN, *TWO)
     assert ran.returncode == 0, ran.stderr
+    assert "has moved on" not in ran.stderr, "its processes wait for each other, but not for long"
     two = load_file(chain.folder(stage, *UNEVEN) / "model" / "model.safetensors")
     together = chain.manifest(stage, *UNEVEN)
     assert (manifest["metrics"]["processes"], together["metrics"]["processes"]) == (1, 2)

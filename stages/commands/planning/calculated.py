@@ -21,11 +21,11 @@ from stages.config.choices import GPUS, Adapter, Checkpointing, Precision, Shard
 from stages.config.schema import Config
 from stages.hardware import memory
 from stages.hardware.model_shape import ModelShape
+from stages.launch.processes import WAIT_SECONDS
 from stages.store.node import Node
 from stages.store.store import Store
 
 SHARES = 0.4, 0.1
-WAIT_SECONDS = 1800  # transformers' default of ddp_timeout
 COLUMNS = ("weights", "gradients", "optimizer", "activations", "peak", "main memory", "hours")
 
 

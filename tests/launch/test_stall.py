@@ -1,0 +1,79 @@
+"""Tests of what the agent says about processes that wait for each other."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from stages.config.installation import ROOT
+from stages.launch import processes
+from stages.launch.agent import place_of
+from stages.store.workspace import SCRATCH
+from tests.launch import waiting
+
+PLACE = r"\w+ \(torch/distributed/distributed_c10d\.py:\d+\).*run \(tests/launch/waiting\.py:\d+\)"
+
+
+def run_two(folder: Path, cfg: waiting.Waiting, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the stage in two workers under an agent."""
+    (folder / SCRATCH).mkdir(parents=True)
+    launch = {"processes": 2, "nodes": 1, "rendezvous": None}
+    job = {"stage": "tests.launch.waiting", "config": asdict(cfg), "inputs": {}, "out": str(folder), "launch": launch}
+    processes.write_job(folder / SCRATCH, job)
+    command = [sys.executable, "-m", "stages.launch.agent", str(folder / SCRATCH / processes.JOB), "0"]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.parametrize("stopped", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_stall_names_the_places_and_ends_with_them(stopped: bool, tmp_path: Path) -> None:
+    cfg = waiting.Waiting(stopped, seconds=600.0, trainer={"ddp_timeout": 20})
+    ran = run_two(tmp_path, cfg)
+    assert ran.returncode != 0
+    other = r"no answer \(the process is stopped" if stopped else r"fall_asleep \(tests/launch/waiting\.py:\d+\)"
+    message = re.search(
+        rf"no process has moved on for (\d+) s, since step 2\. (?=.*Rank 0: {PLACE})(?=.*Rank 1: {other}).*",
+        ran.stderr,
+    )
+    assert message, ran.stderr
+    assert 0.1 * 20 <= int(message[1]) < 20
+    error = processes.failure_of(tmp_path / SCRATCH, ran.returncode)
+    assert str(error) == message[0]
+    settings = {(tmp_path / f"allocator-{rank}").read_text() for rank in (0, 1)}
+    assert settings == {os.environ.get("PYTORCH_ALLOC_CONF", "expandable_segments:True")}
+
+
+@pytest.mark.slow
+def test_processes_that_move_on_are_not_told_of(tmp_path: Path) -> None:
+    """One waits for the other, for less than a tenth of the limit. A user's allocator setting reaches both."""
+    cfg = waiting.Waiting(seconds=1.0, trainer={"ddp_timeout": 600})
+    ran = run_two(tmp_path, cfg, PYTORCH_ALLOC_CONF="max_split_size_mb:64")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert {(tmp_path / f"allocator-{rank}").read_text() for rank in (0, 1)} == {"max_split_size_mb:64"}
+    assert json.loads((tmp_path / "curves.jsonl").read_text().splitlines()[-1])["step"] == 3
+
+
+def test_a_place_is_the_innermost_line_of_every_library() -> None:
+    lines = [
+        ("/x/site-packages/torch/a.py", 1, "wait"),
+        ("/x/site-packages/torch/b.py", 2, "reduce"),
+        ("/x/site-packages/accelerate/c.py", 3, "gather"),
+        ("/home/user/own.py", 4, "rows"),
+        (f"{ROOT}/stages/training/trainer.py", 5, "evaluate"),
+        (f"{ROOT}/stages/training/fit.py", 6, "train"),
+    ]
+    stack = "Stack (most recent call first):\n" + "".join(
+        f'  File "{f}", line {n} in {name}\n' for f, n, name in lines
+    )
+    assert place_of(stack).split(" in ") == [
+        "wait (torch/a.py:1)",
+        "gather (accelerate/c.py:3)",
+        "rows (/home/user/own.py:4)",
+        "evaluate (stages/training/trainer.py:5)",
+    ]
