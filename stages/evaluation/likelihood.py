@@ -16,6 +16,7 @@ from stages.evaluation.intervals import Means
 from stages.evaluation.outcomes import Answers, differences
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
+from stages.models.run_attention import send_tensor
 from stages.models.scoring import autocast
 from stages.store.records import Candidate, Example
 from stages.store.workspace import Progress, StageDir
@@ -69,20 +70,20 @@ def measure(
     """Return a model's mean log-prob of each answer in `referenced`, and its KL from SFT. At most two models are in
     memory at once."""
     chat_contract, model = (load_contract(folder), sft if role == "sft" else load_model(folder, device=sft.device))
-    divergence, tokens = 0.0, 0
     rows = [chat_contract.completion(e.messages, e.conversation[-1:]) for e in referenced]
     answer_rows = [(chat_contract.prompt(e.messages), answers[e.id].token_ids or []) for e in prompts]
-    references = [0.0] * len(rows)
+    references = torch.zeros(len(rows), device=sft.device)
+    divergence, tokens = torch.zeros((), dtype=torch.float64, device=sft.device), 0
     with Progress(len(rows), f"likelihood {role}", "prompt") as progress, autocast(cfg.precision, sft.device):
         for i, (log_p,) in log_probs([model], rows):
-            reference_ids = torch.tensor(rows[i][1], device=model.device)[:, None]
-            references[i] = float(log_p.gather(-1, reference_ids).mean())
+            reference_ids = send_tensor(torch.tensor(rows[i][1]), model.device)[:, None]
+            references[i] = log_p.gather(-1, reference_ids).mean()
             progress.update()
         for i, (log_p, log_q) in log_probs([model, sft], answer_rows) if role != "sft" else []:
-            divergence += float((log_p.exp() * (log_p - log_q)).sum())
+            divergence += (log_p.exp() * (log_p - log_q)).sum()
             tokens += len(answer_rows[i][1])
-    per_token, per_answer = divergence / max(1, tokens), divergence / len(prompts)
-    return references, {"per_token": per_token, "per_answer": per_answer, "answers": len(prompts)}
+    per_token, per_answer = float(divergence) / max(1, tokens), float(divergence) / len(prompts)
+    return references.tolist(), {"per_token": per_token, "per_answer": per_answer, "answers": len(prompts)}
 
 
 def compare_references(cfg: Eval, references: dict[str, list[float]], tasks: list[str]) -> dict[str, Any]:
@@ -106,10 +107,11 @@ def log_probs(
     order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
     for indices in (order[start : start + ROWS] for start in range(0, len(order), ROWS)):
         batch = [rows[i] for i in indices]
-        ids = pad_sequence([torch.tensor(prompt + completion) for prompt, completion in batch], batch_first=True)
+        padded = pad_sequence([torch.tensor(prompt + completion) for prompt, completion in batch], batch_first=True)
+        ids = send_tensor(padded, models[0].device)
         first = min(len(prompt) for prompt, _ in batch) - 1  # the first position whose logits are read
         keep = ids.shape[1] - first
-        logits = [model(ids.to(model.device), use_cache=False, logits_to_keep=keep).logits for model in models]
+        logits = [model(ids, use_cache=False, logits_to_keep=keep).logits for model in models]
         for row, (i, (prompt, completion)) in enumerate(zip(indices, batch, strict=True)):
             start = len(prompt) - 1 - first
             yield (i, [scores[row, start : start + len(completion)].float().log_softmax(-1) for scores in logits])

@@ -24,6 +24,7 @@ from stages.curation.answer_rules import is_repetitive
 from stages.evaluation.intervals import student_exceeding
 from stages.evaluation.outcomes import Answers, Table
 from stages.models.loading import context_length, load_model, load_tokenizer, resolve_device
+from stages.models.run_attention import send_tensor
 from stages.models.scoring import autocast
 from stages.store.records import Candidate, Example, stream
 from stages.store.text_units import lower_words, words
@@ -236,11 +237,12 @@ def within_length(prompt: Example, answer: Candidate) -> float:
 def log_probs(cfg: Eval, folder: Path, texts: list[str]) -> NDArray[Any]:
     """The mean log-prob per token of each text under a model, without a template; NaN for a text of one token."""
     tokenizer, model = load_tokenizer(folder), load_model(folder, device=resolve_device(cfg.runtime.device))
-    means, longest = [], min(LONGEST, context_length(model.config) or LONGEST)
+    longest = min(LONGEST, context_length(model.config) or LONGEST)
+    means = torch.zeros(len(texts), device=model.device)
     with Progress(len(texts), "running text", "text") as progress, autocast(cfg.precision, model.device):
-        for text in texts:
-            ids = torch.tensor([tokenizer(text).input_ids[:longest]], device=model.device)
+        for i, text in enumerate(texts):
+            ids = send_tensor(torch.tensor([tokenizer(text).input_ids[:longest]]), model.device)
             log_p = model(ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
-            means.append(float(log_p.gather(-1, ids[0, 1:, None]).mean()))
+            means[i] = log_p.gather(-1, ids[0, 1:, None]).mean()
             progress.update()
-    return np.array(means)
+    return np.array(means.tolist())

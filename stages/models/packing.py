@@ -111,8 +111,8 @@ def attend_varlen(module: nn.Module, states: list[torch.Tensor], layout: RunLayo
         key, value = (t.index_select(0, layout.attended) for t in (key, value))
     longest = max(layout.lengths), int(layout.totals.max())
     window = (kwargs.get("sliding_window") or 0) - 1  # so many earlier tokens; -1: all
-    is_grouped = query.shape[1] != key.shape[1]
-    options: dict[str, Any] = {"scale": kwargs.get("scaling"), "window_size": (window, 0), "enable_gqa": is_grouped}
+    options: dict[str, Any] = {"scale": kwargs.get("scaling"), "window_size": (window, 0)}
+    options |= {"enable_gqa": True} if query.shape[1] != key.shape[1] else {}  # PyTorch 2.11 lacks this argument
     return varlen_attn(query, key, value, *layout.boundaries, *longest, **options)[None]  # type: ignore[call-overload,no-any-return]
 
 

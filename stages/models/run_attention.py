@@ -145,9 +145,11 @@ def join_ranges(starts: list[int] | NDArray[Any], lengths: list[int] | NDArray[A
 
 
 def send_tensor(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor of the CPU to the device. On CUDA the copy starts from pinned memory, as otherwise the CPU would
-    wait for all earlier work of the GPU."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    """Copy a tensor of the CPU to the device. To an accelerator the copy starts from pinned memory, as otherwise the
+    CPU would wait for all earlier work of the device."""
+    if device.type in ("cpu", "meta"):
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def autocast_dtype(states: torch.Tensor) -> torch.dtype:

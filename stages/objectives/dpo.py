@@ -24,7 +24,8 @@ from stages.config.choices import DPOReference, Precision, Sharding
 from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.loading import load_model
-from stages.models.packing import ATTENTION, attention_name
+from stages.models.packing import ATTENTION, attention_name, send_batch
+from stages.models.run_attention import send_tensor
 from stages.models.scoring import allowed_gap, autocast, pair_log_probs, require_same_tokens, round_weights_once
 from stages.store.manifest import manifest_of
 from stages.store.records import Pair, PairLogProbs, stream
@@ -78,12 +79,12 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         return items_by_metric.get(metric, len(batch["ref_chosen_logps"]))
 
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
-        batch = self._prepare_inputs(self.collate(rows))
+        batch = send_batch(self.collate(rows), self.args.device)
         labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
         model_inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch}
         output = model(**model_inputs, labels=labels, use_cache=False, fused_lm_head=True)
         widths = [self.data_collator([row])["input_ids"].shape[1] for row in rows]
-        return [select_row(output, ([i, len(rows) + i], slice(width - 1))) for i, width in enumerate(widths)]
+        return [select_row(output, (slice(i, None, len(rows)), slice(width - 1))) for i, width in enumerate(widths)]
 
     def log_probs(self, pairs: Sequence[PairLogProbs]) -> list[tuple[list[float], list[float]]]:
         """Return `pair_log_probs` of every pair under the policy, computed in batches."""
@@ -98,8 +99,8 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         """Also count the step's chosen completion tokens per pair, which the weight of the `sft` loss needs."""
         (step,), items = super().get_batch_samples(*args, **kwargs)
         if "sft" in self.loss_types:
-            ratio_here = torch.tensor(chosen_per_pair(self.data_collator(step.rows)), device=self.accelerator.device)
-            self._chosen_per_pair = float(self.accelerator.gather(ratio_here).mean())
+            ratio_here = send_tensor(chosen_per_pair(self.data_collator(step.rows)).float(), self.args.device)
+            self._chosen_per_pair = self.accelerator.gather(ratio_here).mean()
         return [step], items
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -108,9 +109,9 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         The new factor is its tokens per pair over those of the step."""
         if not self.model.training or "sft" not in self.loss_types:
             return super().compute_loss(model, inputs, *args, **kwargs)
-        weights = self.loss_weights
-        share = chosen_per_pair(inputs) / self._chosen_per_pair
-        self.loss_weights = [w * share if t == "sft" else w for t, w in zip(self.loss_types, weights, strict=True)]
+        weights, share = self.loss_weights, chosen_per_pair(inputs) / self._chosen_per_pair  # a tensor of the device
+        terms = zip(self.loss_types, weights, strict=True)
+        self.loss_weights = [(weight * share).float() if name == "sft" else weight for name, weight in terms]
         try:
             return super().compute_loss(model, inputs, *args, **kwargs)
         finally:
@@ -123,8 +124,8 @@ def completion_tokens(batch: Batch) -> tuple[int, int]:
     return int(chosen.sum()), int(rejected.sum())
 
 
-def chosen_per_pair(batch: Batch) -> float:
-    return completion_tokens(batch)[0] / len(batch["ref_chosen_logps"])
+def chosen_per_pair(batch: Batch) -> torch.Tensor:
+    return batch["completion_mask"][:, 1:].chunk(2)[0].sum().double() / len(batch["ref_chosen_logps"])
 
 
 def read_reference(inputs: dict[str, Path], pair_ids: Collection[str]) -> list[PairLogProbs]:

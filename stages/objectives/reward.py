@@ -19,7 +19,7 @@ from stages.config.errors import UserError
 from stages.evaluation.pairwise import Scored
 from stages.models.contract import Contract
 from stages.models.loading import create_reward_model
-from stages.models.packing import ATTENTION, attention_name
+from stages.models.packing import ATTENTION, attention_name, send_batch
 from stages.models.rendering import ContractError
 from stages.models.scoring import autocast, round_weights_once, tokenize_pair
 from stages.store.numbers import signed
@@ -55,10 +55,10 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
         return len(batch["input_ids"]) // 2
 
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[SequenceClassifierOutputWithPast]:
-        batch = self._prepare_inputs(self.collate(rows))
+        batch = send_batch(self.collate(rows), self.args.device)
         model_inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch}
         output = model(**model_inputs, use_cache=False)
-        return [select_row(output, ([i, len(rows) + i],)) for i in range(len(rows))]
+        return [select_row(output, (slice(i, None, len(rows)),)) for i in range(len(rows))]
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Return TRL's loss, without its metrics of extreme rewards: their mean would depend on the micro-batches."""
@@ -74,9 +74,8 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
         self.model.eval()
         with round_weights_once(device), autocast(self.cfg.precision, device):
             for part in self.evaluation_batches([*rows]):
-                for row, output in zip(part, self.row_outputs(self.model, part), strict=True):
-                    chosen, rejected = output.logits[:, 0].tolist()
-                    by_row[id(row)] = chosen, rejected
+                scores = torch.stack([output.logits[:, 0] for output in self.row_outputs(self.model, part)]).tolist()
+                by_row |= {id(row): (chosen, rejected) for row, (chosen, rejected) in zip(part, scores, strict=True)}
         return [by_row[id(row)] for row in rows]
 
 

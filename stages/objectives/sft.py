@@ -138,12 +138,12 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
         return int((batch["labels"][:, 1:] != -100).sum())
 
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
-        output = model(**self._prepare_inputs(self.collate(rows)), use_cache=False, fused_lm_head=True)
+        output = model(**send_batch(self.collate(rows), self.args.device), use_cache=False, fused_lm_head=True)
         lengths = [len(row["input_ids"]) for row in rows]
         if self.is_padded:
-            return [select_row(output, ([i], slice(n - 1))) for i, n in enumerate(lengths)]
+            return [select_row(output, (slice(i, i + 1), slice(n - 1))) for i, n in enumerate(lengths)]
         ends = zip(lengths, accumulate(lengths), strict=True)
-        return [select_row(output, ([0], slice(end - n, end - 1))) for n, end in ends]
+        return [select_row(output, (slice(1), slice(end - n, end - 1))) for n, end in ends]
 
 
 class IsolationCheck(TrainerCallback):

@@ -16,7 +16,7 @@ from stages.hardware import memory
 from stages.hardware.model_shape import ModelShape
 from stages.models.loading import load_model, resolve_device, sampling_weights
 from stages.models.packing import attention_name, has_only_attention, install_run_attention, require_unpacked
-from stages.models.run_attention import RunLayout
+from stages.models.run_attention import RunLayout, send_tensor
 from stages.samplers.drawing import Draws
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
@@ -111,7 +111,7 @@ class HFSampler(Sampler):
             active.append(Row(request, index))
         if prompts[0]:  # the first prompt is the longest
             self._read(prompts, slots)
-            slots.fill(first, torch.tensor(source, device=self.device))
+            slots.fill(first, send_tensor(torch.tensor(source), self.device))
 
     def _read(self, prompts: list[list[int]], slots: Slots) -> None:
         """Store the prompts' keys and values of every layer in `slots.prompt_states`."""
@@ -120,7 +120,7 @@ class HFSampler(Sampler):
             order, continued, lengths = shared_beginnings(prompts)
             remainders = [prompts[index][length:] for index, length in zip(order, lengths, strict=True)]
             layout = RunLayout.from_lengths([len(tokens) for tokens in remainders], self.device, lengths, continued)
-            slots.packed_places = layout.sequences[0][torch.tensor(order).argsort().to(self.device)]
+            slots.packed_places = layout.sequences[0][send_tensor(torch.tensor(order).argsort(), self.device)]
             ids = torch.tensor([[token for tokens in remainders for token in tokens]])
             options: dict[str, Any] = {"position_ids": layout.positions, "layout": layout}
         else:
@@ -130,7 +130,8 @@ class HFSampler(Sampler):
             positions = torch.arange(ids.shape[1], device=self.device)[None]
             mask = attention_masks(self.model, positions, ids.shape[1])
             options = {"position_ids": positions, "attention_mask": mask}
-        self.model.base_model(input_ids=ids.to(self.device), past_key_values=slots, use_cache=True, **options)
+        options |= {"past_key_values": slots, "use_cache": True}
+        self.model.base_model(input_ids=send_tensor(ids, self.device), **options)
 
     def _decode(self, active: list[Row], slots: Slots) -> None:
         """Append the next tokens to every row: `pace.steps`, or fewer if the row ends."""

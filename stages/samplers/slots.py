@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from stages.models.run_attention import send_tensor
 from stages.samplers.drawing import Draws
 from stages.samplers.sampler import Request
 
@@ -48,8 +49,8 @@ class Slots:
         ends = [(r.tokens or r.request.token_ids)[-1] for r in rows]
         seeds, temperatures = [r.seed for r in rows], [r.request.temperatures[r.index] for r in rows]
         positions, steps = [r.length - 1 for r in rows], [len(r.tokens) for r in rows]
-        self.inputs[:, : len(rows)] = torch.tensor([ends, positions, seeds, steps])
-        self.heat[: len(rows)] = torch.tensor(temperatures)
+        self.inputs[:, : len(rows)] = send_tensor(torch.tensor([ends, positions, seeds, steps]), self.device)
+        self.heat[: len(rows)] = send_tensor(torch.tensor(temperatures), self.device)
         self.active = n = round_up(len(rows), multiple, self.rows)
         return Draws(self.inputs[2, :n], self.inputs[3, :n], self.heat[:n], any(temperatures))
 
@@ -90,7 +91,7 @@ class Slots:
     def move(self, sources: list[int], targets: list[int]) -> None:
         """Copy rows to free places. No place may be both source and target."""
         if targets:
-            source, target = torch.tensor([sources, targets], device=self.device)
+            source, target = send_tensor(torch.tensor([sources, targets]), self.device)
             for store in (*self.keys, *self.values):
                 store[target, :, : self.end] = store[source, :, : self.end]
 

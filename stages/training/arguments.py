@@ -55,6 +55,7 @@ def training_arguments(cfg: Training, out: StageDir, **objective_arguments: Any)
         use_cpu=resolve_device(runtime.device).type == "cpu",
         activation_checkpointing=False,  # `budget` decides later
         dataloader_num_workers=runtime.loader_workers,
+        accelerator_config={"non_blocking": True},  # evaluated rows are in pinned memory
         save_strategy="steps",
         save_steps=runtime.save_steps,
         eval_strategy="no",  # `EvaluationTimes` decides

@@ -50,9 +50,10 @@ class OutOfMemory(Exception):
         self.rows = rows
 
 
-def select_row(output: Output, index: tuple[Any, ...]) -> Output:
-    """Return one row's part of a batched output: each tensor of tokens or sequences, (sequences, …), at `index`."""
-    return type(output)(**{name: figures[index] for name, figures in output.items() if figures.dim()})
+def select_row(output: Output, index: tuple[slice, ...]) -> Output:
+    """Return one row's part of a batched output: each tensor of tokens or sequences, (sequences, …), at `index`. These
+    are slices, as the host would wait for the device to copy a list of indices there."""
+    return type(output)(**{name: figures[index].contiguous() for name, figures in output.items() if figures.dim()})
 
 
 class Unread(torch.Tensor):
@@ -171,7 +172,9 @@ class MicroBatches(PlumblineTrainer, ABC):
     ) -> tuple[list[StepRows], Any]:
         """Return the rows of a step, and TRL's normaliser of its loss, if any: the trained tokens in all processes."""
         steps = list(islice(epoch_iterator, num_batches))
-        _, items = super().get_batch_samples((self.data_collator(s.rows) for s in steps), num_batches, device)
+        # One process has nothing to gather, and Trainer would wait for the device to copy the number there.
+        place = device if self.args.world_size > 1 else torch.device("cpu")
+        _, items = super().get_batch_samples((self.data_collator(s.rows) for s in steps), num_batches, place)
         return steps, items
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
@@ -194,10 +197,11 @@ class MicroBatches(PlumblineTrainer, ABC):
 
     def divide_alike(self, rows: list[Row], budget: int) -> list[list[Row]]:
         """Return the rows in micro-batches of at most `budget` tokens, equally many in every process."""
-        device = self.accelerator.device
         costs = [self.count_tokens(row) for row in rows]
-        count_here = torch.tensor([len(divide_rows(costs, budget, self.is_padded))], device=device)
-        groups = divide_rows(costs, budget, self.is_padded, int(self.accelerator.gather(count_here).max()))
+        groups = divide_rows(costs, budget, self.is_padded)
+        if self.args.world_size > 1:
+            count_here = torch.tensor([len(groups)], device=self.accelerator.device)
+            groups = divide_rows(costs, budget, self.is_padded, int(self.accelerator.gather(count_here).max()))
         return [[rows[i] for i in group] for group in groups]
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:

@@ -62,9 +62,9 @@ class Checkpoints(TrainerCallback):
         args.save_only_model = state.global_step >= state.max_steps
         self.save_start = time.monotonic()
         due = self.save_start - self.last_save >= max(self.interval, SAVE_TIME_FACTOR * self.save_seconds)
-        # Every process takes part in saving, so the clock of the first one decides for all.
-        by_time = bool(broadcast(torch.tensor(int(due), device=args.device)))
-        control.should_save = control.should_save or by_time
+        if args.world_size > 1:  # every process takes part in saving, so the clock of the first one decides for all
+            due = bool(broadcast(torch.tensor(int(due), device=args.device)))
+        control.should_save = control.should_save or due
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.save_start = time.monotonic()  # evaluation comes before saving, and is not part of its time

@@ -106,6 +106,18 @@ def test_a_varlen_kernel_that_computes_something_else_is_not_used(
     assert not varlen_works(CPU, torch.bfloat16, 4, 2, 8)
 
 
+def test_a_version_without_grouped_heads_serves_models_without_them(
+    flash: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse_grouped(_: list[Any], options: dict[str, Any]) -> None:
+        if "enable_gqa" in options:
+            raise TypeError("varlen_attn() got an unexpected keyword argument 'enable_gqa'")
+
+    monkeypatch.setattr(packing, "varlen_attn", mislead(refuse_grouped))
+    assert varlen_works(CPU, torch.float32, 4, 4, 16)
+    assert not varlen_works(CPU, torch.float32, 4, 2, 16)
+
+
 def test_a_version_without_an_argument_or_a_device_without_the_kernel_is_padded(
     flash: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

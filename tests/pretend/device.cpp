@@ -170,7 +170,7 @@ const at::Tensor& resize_(const at::Tensor& self, c10::SymIntArrayRef size, std:
 }
 
 at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
-  if (is_here(from) && !is_here(to) && !non_blocking) report("copy to the CPU");
+  if (is_here(from) != is_here(to) && !non_blocking) report(is_here(from) ? "copy to the CPU" : "copy to the device");
   as_cpu(to).copy_(as_cpu(from));
   return to;
 }

@@ -18,8 +18,9 @@ class EnoughSteps(Exception):
 
 def run_stage(name: str, root: Path, folder: Path, *overrides: str) -> dict[str, Any]:
     """Run a stage with these overrides on the inputs of the plain chain in `root`. Return its metrics."""
-    node, store = nodes(root, *overrides)[name], Store(root)
-    inputs = {role: store.folder(source) for role, source in nodes(root)[name].inputs.items()}
+    target, store = f"stage={name}", Store(root)
+    node = nodes(root, target, *overrides)[name]
+    inputs = {role: store.folder(source) for role, source in nodes(root, target)[name].inputs.items()}
     folder.mkdir()
     out = StageDir(folder, lambda metrics, step: None)
     return importlib.import_module(f"stages.{node.stage}").run(node.config, inputs, out)

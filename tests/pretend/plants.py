@@ -34,16 +34,21 @@ PLANTS = [
     ),
     Plant("training/micro_batches.py", "torch.zeros((), device=self.args.device)", "torch.zeros(1)", "sft"),
     Plant("objectives/sft.py", "self.trainer.args.device)\n", "torch.device('cpu'))\n", "packed sft"),
-    Plant(HF, "torch.tensor(source, device=self.device)", "torch.tensor(source)", "sample"),
-    Plant(HF, "input_ids=ids.to(self.device)", "input_ids=ids", "sample"),
-    Plant(HF, ".argsort().to(self.device)", ".argsort()", "sample"),
+    Plant(HF, "send_tensor(torch.tensor(source), self.device)", "torch.tensor(source)", "sample"),
+    Plant(HF, "input_ids=send_tensor(ids, self.device)", "input_ids=ids", "sample"),
+    Plant(HF, "send_tensor(torch.tensor(order).argsort(), self.device)", "torch.tensor(order).argsort()", "sample"),
     Plant(HF, "torch.arange(end, device=positions.device)", "torch.arange(end)", "sample"),
     Plant(SLOTS, "torch.zeros(rows, device=device)", "torch.zeros(rows)", "sample"),
     Plant(SLOTS, "torch.arange(rows, device=device)", "torch.arange(rows)", "sample"),
     Plant(DRAWING, "torch.arange(len(grid), device=grid.device)", "torch.arange(len(grid))", "sample"),
     Plant(DRAWING, "torch.arange(1, count + 1, device=seeds.device)", "torch.arange(1, count + 1)", "sample"),
-    Plant("evaluation/likelihood.py", "ids.to(model.device)", "ids", "eval"),
-    Plant("evaluation/likelihood.py", ", device=model.device)[:, None]", ")[:, None]", "eval"),
+    Plant("evaluation/likelihood.py", "send_tensor(padded, models[0].device)", "padded", "eval"),
+    Plant(
+        "evaluation/likelihood.py",
+        "send_tensor(torch.tensor(rows[i][1]), model.device)",
+        "torch.tensor(rows[i][1])",
+        "eval",
+    ),
 ]
 
 

@@ -10,6 +10,16 @@ from stages.store.records import Candidate, PairLogProbs, load
 from tests.helpers import Chain, build
 from tests.pretend.flows import train_steps
 
+LONG_CASES = [
+    ("sft", ("sft.packing=true", "sft.max_length=128", "sft.adapter=lora")),
+    ("dpo", ("dpo.forward=padded", "dpo.adapter=lora")),
+    ("dpo", ("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0,0.5]", "dpo.runtime.micro_batch=1")),
+    ("reward", ()),
+    ("reward", ("reward.forward=padded",)),
+    ("reward", ("reward.adapter=lora",)),
+    ("reward", ("reward.adapter=lora", "reward.forward=padded")),
+]
+
 
 def weight_gap(a: Path, b: Path) -> float:
     """Return the largest difference of a weight of two model folders."""
@@ -47,6 +57,7 @@ def test_the_chain_up_to_dpo_equals_the_cpus(pretend: ModuleType, built: Path, t
         ("dpo", ()),
         ("dpo", ("dpo.forward=padded",)),
         ("dpo", ("dpo.adapter=lora",)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in LONG_CASES),
     ],
 )
 def test_gradients_of_the_first_step_equal_the_cpus(

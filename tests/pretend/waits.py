@@ -16,7 +16,7 @@ from types import FrameType
 
 from tests.helpers import build
 from tests.pretend import device
-from tests.pretend.flows import train_steps
+from tests.pretend.flows import run_stage, train_steps
 
 RECORD = Path(__file__).with_suffix(".json")
 INDEX = "index on the CPU"  # as device.cpp reports it: no wait, but a hidden copy to the device at each use
@@ -47,8 +47,9 @@ def place(frame: FrameType | None) -> str:
     return "a backward"  # autograd's threads have no Python stack
 
 
-def training(stage: str) -> Callable[[Path, Path], dict[str, Waits]]:
-    """Return the flow that measures a training stage."""
+def training(stage: str, *overrides: str) -> Callable[[Path, Path], dict[str, Waits]]:
+    """Return the flow that measures a training stage under these overrides."""
+    title = " ".join((stage, *overrides))
 
     def measure(root: Path, folder: Path) -> dict[str, Waits]:
         """Return the waits of a micro-batch, from steps of 4 and of 2, and what a step has beyond them."""
@@ -56,19 +57,35 @@ def training(stage: str) -> Callable[[Path, Path], dict[str, Waits]]:
         for rows in (1, 2):
             counts = []
             for steps in (2, 3):
-                options = (f"{stage}.batch_size=4", f"{stage}.runtime.micro_batch={rows}", f"{stage}.evaluations=1")
+                options = [f"{stage}.batch_size=4", f"{stage}.runtime.micro_batch={rows}", f"{stage}.evaluations=1"]
                 with recorded_waits() as waits:
-                    train_steps(steps, stage, root, folder / f"{stage}-{rows}-{steps}", *options)
+                    train_steps(steps, stage, root, folder / f"{title}-{rows}-{steps}", *options, *overrides)
                 counts.append(waits)
             step[4 // rows] = counts[1] - counts[0]
         two = step[4] - step[2]
         micro_batch = Waits({key: count // 2 for key, count in two.items()})
-        return {f"{stage} micro-batch": micro_batch, f"{stage} step": step[2] - two}
+        return {f"{title} micro-batch": micro_batch, f"{title} step": step[2] - two}
 
     return measure
 
 
-FLOWS = {"sft": training("sft"), "dpo": training("dpo")}
+def likelihood(root: Path, folder: Path) -> dict[str, Waits]:
+    """Return the waits of the likelihood of 8 more rows."""
+    counts = []
+    for rows in (8, 16):
+        with recorded_waits() as waits:
+            run_stage("eval", root, folder / f"eval-{rows}", f"eval.likelihood_prompts={rows}")
+        counts.append(waits)
+    return {"likelihood of 8 rows": counts[1] - counts[0]}
+
+
+FLOWS = {
+    "sft": training("sft"),
+    "dpo": training("dpo"),
+    "dpo with the sft loss": training("dpo", "dpo.loss_type=[sigmoid,sft]"),
+    "reward": training("reward"),
+    "likelihood": likelihood,
+}
 
 
 def by_owner(waits: Waits) -> dict[str, int]:
@@ -98,7 +115,7 @@ if __name__ == "__main__":
     with TemporaryDirectory() as temporary, device.available():
         root = Path(temporary) / "outputs"
         with device.available(False):
-            build(root, "stage=dpo")
+            build(root, "stage=report")
         measured = {name: waits for flow in FLOWS.values() for name, waits in flow(root, Path(temporary)).items()}
     for unit, waits in measured.items():
         logging.info("%s %s", unit, by_owner(waits))
