@@ -22,59 +22,8 @@ UNTRAINED = "A causal language model: {base} without further training, with the 
 SETTINGS = "adapter loss_type loss_weights beta margin learning_rate epochs batch_size max_length packing precision"
 SETTINGS += " seed"
 STEP = "1. "  # Markdown numbers the items of a list
-TEXT = """\
-# {title}
-
-{origin}
-
-## How it was made
-
-{steps}
-{last_step}
-## Use
-
-Meant for research into fine-tuning and preference optimization, on requests like those in its training data.
-It can be wrong, biased or unsafe, as its base can: nothing was done about that.
-
-Prompts need the chat template in this folder; a turn ends with `{end_of_turn}`. `contract.json` has two conversations
-with the tokens that they must give.
-
-{use}
-"""
-LAST_STEP = """
-Settings of the last step: {settings}.
-
-| figure | value |
-| --- | --- |
-{figures}
-"""
-CHAT = """\
-```python
-from transformers import pipeline
-
-chat = pipeline("text-generation", model="FOLDER")  # this folder, or its repository on the hub
-print(chat([{"role": "user", "content": "Name a colour."}], max_new_tokens=64)[0]["generated_text"][-1])
-```
-
-`vllm serve FOLDER` and `transformers serve FOLDER` serve it; `transformers chat FOLDER` talks to the latter.
-"""
-SCORE = """\
-```python
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")  # this folder, or its repository on the hub
-model = AutoModelForSequenceClassification.from_pretrained("FOLDER")
-messages = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue."}]
-text = tokenizer.apply_chat_template(messages, tokenize=False).rstrip()  # up to the end of turn
-ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-with torch.no_grad():
-    print(model(ids).logits.item())
-```
-
-Compare only the rewards of answers to the same prompt: their difference is the log-odds that one is better. A single
-reward has no meaning.
-"""
+TEXTS: dict[str, str] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+TEXT, LAST_STEP, CHAT, SCORE = (TEXTS[name] for name in ("text", "last_step", "chat", "score"))
 
 
 def write_card(model: Path, cfg: Training, inputs: dict[str, Path], figures: dict[str, Any]) -> None:

@@ -36,45 +36,7 @@ MEASURES = {
     "kappa": "Cohen's κ",
     "alpha": "Krippendorff's α",
 }
-TEXT = """\
-# {title}
-
-{what}
-
-| configuration | for | {splits} |
-| --- | --- |{rules}
-{configurations}
-
-{left_out}
-
-## Sources
-
-{sources}
-
-Authors of the completions, with their number in these tables: {policies}. {base}
-
-A licence is the one that the source of a prompt states. The terms of a model may also apply to the completions that
-it wrote.
-
-## Labels
-
-{labels}
-
-## How it was made
-
-{steps}
-
-## Use
-
-```python
-from datasets import load_dataset
-
-{use}
-```
-
-Completions by models can be wrong, biased or unsafe. Rejected and undesirable completions are included on purpose. A
-label only answers the question that its labeler was asked.
-"""
+TEXT: str = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))["text"]
 
 
 def dataset_card(title: str, tables: Tables, plain: int, manifests: list[Manifest], label_folders: list[Path]) -> str:
