@@ -20,7 +20,12 @@ SHARDING_ARGUMENTS: dict[Sharding, dict[str, Any]] = {
     Sharding.none: {},
     Sharding.fsdp: {
         "fsdp": True,
-        "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "cpu_ram_efficient_loading": True},
+        "fsdp_config": {
+            "version": 2,
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "cpu_ram_efficient_loading": True,
+            "state_dict_type": "SHARDED_STATE_DICT",  # in checkpoints; every process writes its own share
+        },
     },
     Sharding.zero3: {
         "deepspeed": {

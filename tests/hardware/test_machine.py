@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from stages.commands import plan
 from stages.config.errors import UserError
 from stages.hardware import machine
 from stages.preflight import building
 from stages.store.store import Store
-from tests.helpers import nodes
+from tests.helpers import TINY, command, nodes
 
 DRIVER = """#!{python}
 import json, sys
@@ -124,9 +123,7 @@ def test_more_processes_than_gpus_are_refused(driver: Path, tmp_path: Path, monk
         building.require_device(sft, store)
 
 
-def test_a_plan_names_the_gpus(
-    driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plan_names_the_gpus(driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    plan.show(nodes(tmp_path), Store(tmp_path))
-    assert re.search(r"CUDA shows 1 GPU: NVIDIA L4 \(21.5 GiB free\)", capsys.readouterr().out)
+    planned = command(*TINY, f"outputs={tmp_path}", "stage=plan")
+    assert re.search(r"1 GPU: .*L4 \(21.5 GiB", planned.stdout), planned.stderr
