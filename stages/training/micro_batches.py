@@ -77,10 +77,11 @@ def leave_unread(tensor: Any) -> Any:
     return tensor.as_subclass(Unread)
 
 
-def leave_logits_unread(_model: torch.nn.Module, _inputs: Any, output: Any) -> None:
-    """Leave TRL's sums of logits on the device. On a CPU, where nothing waits, they keep the order of their terms."""
-    if output.get("mean_logits") is not None and output.mean_logits.device.type != "cpu":
-        output.mean_logits = leave_unread(output.mean_logits)
+def leave_figures_unread(_model: torch.nn.Module, _inputs: Any, output: ModelOutput) -> None:
+    """Leave what TRL adds up without gradients on the device. On a CPU, where nothing waits, sums keep their order."""
+    for name, figures in [*output.items()]:
+        if figures.is_floating_point() and not figures.requires_grad and figures.device.type != "cpu":
+            output[name] = leave_unread(figures)
 
 
 @contextlib.contextmanager
@@ -98,7 +99,7 @@ def average_over_step(
     tokens_before = trainer._total_train_tokens
     metrics.clear()
     vars(accelerator).update(gather=leave_unread, gather_for_metrics=leave_unread)
-    hook = model.register_forward_hook(leave_logits_unread)
+    hook = model.register_forward_hook(leave_figures_unread)
     try:
         yield
     except BaseException:
