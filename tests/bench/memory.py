@@ -40,7 +40,7 @@ CASES = {
     "sft": ("sft", []),
     "sft, packed": (
         "sft",
-        ["sft.packing=true", "sft.max_length=512", "sft.batch_size=2", "sft.runtime.micro_batch=1"],
+        ["sft.packing=true", "sft.max_length=448", "sft.batch_size=2", "sft.runtime.micro_batch=1"],
     ),
     "sft, checkpointing": ("sft", FULL),
     "sft, lora": ("sft", LORA),
@@ -60,6 +60,9 @@ CASES = {
     "answers": ("answer_base", []),
     "eval": ("eval", []),
 }
+# Model and rows on the pretended accelerator. SFT is packed, because padded rows have no flash attention there.
+PRETENDED = ["model=tiny", "model.random_init.hidden_size=256", "model.random_init.layers=8"]
+PRETENDED += ["sft.packing=true", "sft.max_length=1024", "sft.runtime.micro_batch=1"]
 DATA = "sft open_sft preference open_preference validation unseen_phrasings unseen_tasks rephrased".split()
 COMMON = ["tracker=none", "label=dataset", "pairs=all", *(f"data.tasks.{group}=0" for group in DATA)]
 COMMON += ["data.tasks.test=24", "answer.runtime.batch_size=24", "sft.packing=false", "sft.demonstrations=given"]
@@ -69,16 +72,16 @@ COMMON += [f"{stage}.epochs=2" for stage in ("sft", "dpo", "reward")]  # the sec
 
 
 def main(arguments: list[str]) -> None:
-    environment, chosen = dict(os.environ), "."
+    environment, chosen, common = dict(os.environ), ".", list(COMMON)
     if "pretend" in arguments:
-        environment = device.environment()
+        environment, common = device.environment(), COMMON + PRETENDED
         machine.planned_gpu.set(machine.GPU(device.NAME, 0.0, device.MEMORY))
     for argument in arguments:
         chosen = argument.removeprefix("only=") if argument.startswith("only=") else chosen
     overrides = [argument for argument in arguments if argument != "pretend" and not argument.startswith("only=")]
     logging.info("%-38s %10s %10s %10s %10s", "", "expected", "measured", "", "libraries aside")
     with tempfile.TemporaryDirectory() as folder:
-        common = [*COMMON, *write(Path(folder)), f"outputs={folder}/outputs", *overrides]
+        common += [*write(Path(folder)), f"outputs={folder}/outputs", *overrides]
         for name, (stage, variant) in CASES.items():
             if re.search(chosen, name):
                 compare(name, stage, [*common, *(key.format(stage) for key in variant)], environment)
@@ -119,7 +122,9 @@ def compare(name: str, stage: str, overrides: list[str], environment: dict[str, 
 
 
 def row_tokens(node: Node, store: Store) -> float:
-    """The tokens of an example, of a pair whose prompt is read once, or of a prompt."""
+    """The tokens of an example, of a full packed row, of a pair whose prompt is read once, or of a prompt."""
+    if node.stage == "sft" and node.config.packing:
+        return float(node.config.max_length)
     if node.stage == "sft":
         metrics = store.manifests("sft")[-1][1]["metrics"]
         return float(metrics["tokens"] / metrics["rows"] / node.config.epochs)
