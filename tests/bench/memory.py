@@ -1,7 +1,7 @@
 """Compare the expected memory of nodes with the memory they used: `python -m tests.bench.memory [pretend] [only=REGEX]
 [KEY=VALUE …]`.
 
-SFT, DPO, a reward model, the reference, answers and the evaluation on a few rows of random words: all weights and an
+SFT, DPO, the reference, answers and the evaluation on a few rows of random words: all weights and an
 adapter, packed rows, gradient checkpointing, one process and two. Each node is built in a process of its own. The last
 column leaves out the libraries, which are a large part of a small model's process. With `pretend`, nodes run on the
 pretended accelerator, which counts the bytes of its tensors, as the allocator of a GPU does; without it, on the CPU.
@@ -55,7 +55,6 @@ CASES = {
     "sft, checkpointing, sharded over two": ("sft", FULL + SHARDED),
     "dpo, lora": ("dpo", LORA),
     "dpo, sharded over two": ("dpo", SHARDED),
-    "reward": ("reward", []),
     "reference": ("reference", []),
     "answers": ("answer_base", []),
     "eval": ("eval", []),
@@ -66,9 +65,9 @@ PRETENDED += ["sft.packing=true", "sft.max_length=1024", "sft.runtime.micro_batc
 DATA = "sft open_sft preference open_preference validation unseen_phrasings unseen_tasks rephrased".split()
 COMMON = ["tracker=none", "label=dataset", "pairs=all", *(f"data.tasks.{group}=0" for group in DATA)]
 COMMON += ["data.tasks.test=24", "answer.runtime.batch_size=24", "sft.packing=false", "sft.demonstrations=given"]
-COMMON += [f"{stage}.batch_size=4" for stage in ("sft", "dpo", "reward")]
-COMMON += [f"{stage}.runtime.micro_batch=2" for stage in ("sft", "dpo", "reward")]
-COMMON += [f"{stage}.epochs=2" for stage in ("sft", "dpo", "reward")]  # the second step has Adam's moments
+COMMON += [f"{stage}.batch_size=4" for stage in ("sft", "dpo")]
+COMMON += [f"{stage}.runtime.micro_batch=2" for stage in ("sft", "dpo")]
+COMMON += [f"{stage}.epochs=2" for stage in ("sft", "dpo")]  # the second step has Adam's moments
 
 
 def main(arguments: list[str]) -> None:
