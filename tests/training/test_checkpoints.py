@@ -19,7 +19,9 @@ from tests.helpers import nodes
 
 def due(saving: Checkpoints, folder: Path) -> bool:
     """Return True if a checkpoint is saved after the current step."""
-    control, args = TrainerControl(), SimpleNamespace(device=torch.device("cpu"), output_dir=str(folder))
+    world = PartialState(cpu=True).num_processes
+    args = SimpleNamespace(device=torch.device("cpu"), output_dir=str(folder), world_size=world, fsdp=None)
+    control = TrainerControl()
     saving.on_step_end(args, TrainerState(max_steps=100), control)
     return control.should_save
 
