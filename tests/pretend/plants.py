@@ -32,6 +32,7 @@ PLANTS = [
         "add_layout(model, batch)",
         "reference",
     ),
+    Plant("models/packing.py", "self.places[1], packed", "self.places[1].cpu(), packed", "dpo"),
     Plant("training/micro_batches.py", "torch.zeros((), device=self.args.device)", "torch.zeros(1)", "sft"),
     Plant("objectives/sft.py", "self.trainer.args.device)\n", "torch.device('cpu'))\n", "packed sft"),
     Plant(HF, "send_tensor(torch.tensor(source), self.device)", "torch.tensor(source)", "sample"),

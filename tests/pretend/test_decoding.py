@@ -6,6 +6,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import ON_ACCELERATOR, HFSampler
 from stages.samplers.sampler import Completion, Request
 from tests.pretend.test_device import tiny_model
@@ -15,10 +16,12 @@ STEPS = 32
 WAITS = 2 / ON_ACCELERATOR.steps  # per step: tokens and log-probs, once every few steps
 
 
-def complete(model: torch.nn.Module, rows: int, stops: list[int]) -> list[list[Completion]]:
+def complete(
+    model: torch.nn.Module, rows: int, stops: list[int], sampler: type[HFSampler | GenerateSampler] = HFSampler
+) -> list[list[Completion]]:
     prompts = torch.randint(0, 100, (rows // 4, 6), generator=torch.Generator().manual_seed(1)).tolist()
     requests = [Request(f"{i:04x}", [], ids, [1.0, 0.0, 0.7, 1.3], 0) for i, ids in enumerate(prompts)]
-    completions = {r.id: c for r, c in HFSampler(model, stops, STEPS, 1.0, rows).complete(requests)}
+    completions = {r.id: c for r, c in sampler(model, stops, STEPS, 1.0, rows).complete(requests)}
     return [completions[request.id] for request in requests]
 
 
@@ -44,3 +47,16 @@ def test_rows_that_stop_between_transfers_lose_later_tokens(pretend: ModuleType)
     assert {c.finish_reason for several in expected for c in several} == {"stop", "length"}
     for a, b in zip(expected, completions, strict=True):
         assert [(c.token_ids, c.finish_reason) for c in a] == [(c.token_ids, c.finish_reason) for c in b]
+
+
+@pytest.mark.parametrize(("sampler", "attention"), [(GenerateSampler, "sdpa"), (HFSampler, "eager")])
+def test_models_that_read_no_packed_prompts_draw_the_cpus_tokens(
+    pretend: ModuleType, sampler: type[HFSampler | GenerateSampler], attention: str
+) -> None:
+    model = tiny_model(attn_implementation=attention).eval()
+    expected = complete(copy.deepcopy(model), 8, [2], sampler)
+    with pretend.strict():
+        completions = complete(model.to("pretend"), 8, [2], sampler)
+    assert [[c.token_ids for c in several] for several in completions] == [
+        [c.token_ids for c in several] for several in expected
+    ]

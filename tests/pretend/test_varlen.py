@@ -29,7 +29,8 @@ def test_packed_pairs_learn_as_on_the_cpu_and_wait_for_nothing(pretend: ModuleTy
             batch = send_batch(
                 add_layout(each, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}), each.device
             )
-            each(**batch, use_cache=False)  # the first call tries the kernel, and waits for the result
+            # The first call tries the kernel, and waits for the result. Without a layout, it also reads lengths.
+            each(input_ids=ids.to(each.device), use_cache=False)
             pretend.library().pretend_set_listener(listener)
             with operators:
                 each(**batch, use_cache=False).logits.pow(2).mean().backward()
