@@ -203,7 +203,7 @@ def a_steps_metrics_are_its_means(parts: Parts) -> None:
 def a_step_that_failed_counts_no_tokens(parts: Parts) -> None:
     once = logged(parts.build_trainer())["num_tokens"]
     trainer = parts.build_trainer()
-    with pytest.raises(MemoryError), micro_batches.average_over_step(trainer, [], trainer.count_items):
+    with pytest.raises(MemoryError), micro_batches.average_over_step(trainer, trainer.model, [], trainer.count_items):
         trainer._total_train_tokens += 1000
         raise MemoryError
     assert logged(trainer)["num_tokens"] == once > 0
@@ -634,7 +634,7 @@ def gathers(name: str) -> Check:
             patch.setattr(Accelerator, name, lambda self, tensor: (calls.append(name), original(self, tensor))[1])
             trainer.compute_loss(trainer.model.train(), batch)
             outside = len(calls)
-            with micro_batches.average_over_step(trainer, [batch], trainer.count_items):
+            with micro_batches.average_over_step(trainer, trainer.model, [batch], trainer.count_items):
                 trainer.compute_loss(trainer.model, batch)
         assert outside > 0
         assert len(calls) == outside
@@ -645,7 +645,10 @@ def gathers(name: str) -> Check:
 def uncovered(name: str) -> Change:
     def through(parts: Parts, patch: pytest.MonkeyPatch) -> None:
         accelerator = parts.instances["Trainer"].accelerator
-        patch.setattr(micro_batches, "unchanged", lambda tensor: getattr(Accelerator, name)(accelerator, tensor))
+        leave = micro_batches.leave_unread
+        patch.setattr(
+            micro_batches, "leave_unread", lambda tensor: leave(getattr(Accelerator, name)(accelerator, tensor))
+        )
 
     return through
 
