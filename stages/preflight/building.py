@@ -71,9 +71,10 @@ def require_device(node: Node, store: Store) -> None:
     runtime = getattr(block, "runtime", None)
     if getattr(runtime, "device", None) == "cuda" and not machine.may_have_gpu():
         raise UserError(f"{key}.runtime.device=cuda: this machine shows no GPU. Use auto or cpu.")
-    gpu_count = len(machine.visible_gpus())
-    if isinstance(block, Training) and block.runtime.device != "cpu" and 0 < gpu_count < block.runtime.processes:
-        raise UserError(f"launch.processes={block.runtime.processes} needs as many GPUs; CUDA shows {gpu_count}.")
+    if isinstance(block, Training) and block.runtime.device != "cpu" and not machine.planned_gpu.get():
+        gpu_count = len(machine.visible_gpus())
+        if 0 < gpu_count < block.runtime.processes:
+            raise UserError(f"launch.processes={block.runtime.processes} needs as many GPUs; CUDA shows {gpu_count}.")
 
 
 def is_training_target(node: Node, store: Store) -> bool:
