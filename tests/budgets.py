@@ -21,11 +21,11 @@ START, FIXTURES, HOUSE, SLOW = "start", "session fixtures", "tests", "slow"
 BUDGETS = {
     START: 12.0,  # per process, for the imports of pytest, torch, TRL and the tests
     FIXTURES: 40.0,  # two chains, each built by a command
-    HOUSE: 15.0,  # files directly in tests/
+    HOUSE: 21.0,  # files directly in tests/
     "launch": 60.0,
     "pretend": 40.0,
     "stages": 140.0,
-    "pipeline": 120.0,
+    "pipeline": 112.0,
     "preflight": 14.0,
     "cli": 110.0,
     "training": 70.0,
@@ -42,7 +42,7 @@ BUDGETS = {
     "tracking": 6.0,
     "bench": 6.0,
     "tasks": 4.0,
-    "curation": 4.0,
+    "curation": 6.0,
     "pairing": 4.0,
     "pages": 12.0,
     "endpoints": 28.0,
