@@ -17,6 +17,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from stages.sandbox import jinja_process
 from stages.sandbox.jinja_process import Refusal, TemplateFault, Unbounded, load_yaml, read_facts, render
+from tests.budgets import spent
 from tests.helpers import command, refused
 
 SHARED = "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}{% set ns.a = [ns.a, ns.a] %}"
@@ -47,11 +48,6 @@ HOSTILE = {
 MESSAGES = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue."}]
 
 
-def cpu_seconds() -> float:
-    both = (resource.getrusage(each) for each in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(each.ru_utime + each.ru_stime for each in both)
-
-
 def setting(kind: str, template: str, folder: Path) -> tuple[str, list[str]]:
     """Return the setting of a template of this kind, and the overrides that use it."""
     file = folder / f"{kind}.file"
@@ -80,11 +76,11 @@ def test_a_hostile_template_is_one_line_when_the_configuration_is_composed(
     name: str, kind: str, tmp_path: Path
 ) -> None:
     key, overrides = setting(kind, HOSTILE[name], tmp_path)
-    peak_memory, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, cpu_seconds()
+    peak_memory, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, spent()
     line = refused("recipe=tiny", f"outputs={tmp_path / 'outputs'}", *overrides)
     assert line.startswith(f"{key}={tmp_path}")
     assert len(line) < 1000
-    assert cpu_seconds() - began < 5
+    assert spent() - began < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_memory < 1 << 18, "KiB of this process"
     assert not list((tmp_path / "outputs").glob("*/*/manifest.json"))
 
