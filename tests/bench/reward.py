@@ -14,7 +14,6 @@ import gzip
 import json
 import logging
 import re
-import resource
 import shlex
 import statistics
 import subprocess
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from tests.bench import arms
+from tests.budgets import spent
 from tests.helpers import DATA, ROOT
 
 ARMS = ("trl_tuned", "ours")
@@ -51,10 +51,9 @@ class Settings:
 def main(cfg: Settings) -> None:
     command = [sys.executable, "run.py", "stage=reward", "tracker=none", f"outputs={cfg.outputs}", "pairs=all"]
     command += [f"reward.pairs.validation_fraction={cfg.held_out}", f"reward.source.path={rows_of(cfg)}"]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = spent()
     subprocess.run([*command, *shlex.split(cfg.run)], cwd=ROOT, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    seconds = spent() - before
     node, pairs = train_reward_model(cfg)
     metrics = json.loads((node / "manifest.json").read_text())["metrics"]
     logging.info("%s; %.0f CPU-seconds", metrics["summary"], seconds)
@@ -179,7 +178,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
     block = settings(*shlex.split(cfg.run), "stage=reward", f"reward.batch_size={cfg.batch_size}").reward
     block.trainer, block.epochs = {"lr_scheduler_type": "constant", "warmup_steps": 0}, 2.0
     block.precision = native() if block.precision is Precision.auto else block.precision
-    turns = EpochSchedule([p.id for p in pairs], cfg.batch_size, block.seed, "pairs")
+    schedule = EpochSchedule([p.id for p in pairs], cfg.batch_size, block.seed, "pairs")
     memory = allocator.keep_freed_memory() if arm == "ours" else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as folder, memory:
         machine.reset_peak_memory()
@@ -189,7 +188,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
         if arm == "ours":
             block = budget.decide_open_settings(block, args, policy, out)
             model = trainable_model(policy, contract, block, device, out)
-            own = {"cfg": block, "out": out, "turns": turns}
+            own = {"cfg": block, "out": out, "schedule": schedule}
             trainer = PairwiseRewardTrainer(model, train_dataset=Dataset.from_list(rows), **own, **trainer_arguments)
         else:
             args.activation_checkpointing = args.gradient_checkpointing = False
@@ -199,7 +198,7 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
             pad = contract.tokenizer.pad_token_id
             model = create_reward_model(policy, block.start_weights, device, pad, block.seed)
             trainer = RewardTrainer(model, train_dataset=Dataset.from_list(rows), **trainer_arguments)
-            in_order = InOrder(turns)
+            in_order = InOrder(schedule)
             trainer._get_train_sampler = lambda *_: in_order
         args.save_strategy = "no"
         clock = Clock()
@@ -207,8 +206,8 @@ def measure(cfg: Settings, arm: str) -> dict[str, Any]:
         trainer.train()
     losses = [round(point["loss"], 5) for point in trainer.state.log_history if "grad_norm" in point]
     return {
-        "pairs_per_second": turns.steps * cfg.batch_size / clock.epochs[-1],
-        "pairs_per_cpu_second": turns.steps * cfg.batch_size / clock.computed[-1],
+        "pairs_per_second": schedule.steps * cfg.batch_size / clock.epochs[-1],
+        "pairs_per_cpu_second": schedule.steps * cfg.batch_size / clock.computed[-1],
         "losses": [losses[0], losses[-1]],
         "memory": machine.peak_gpu_memory() or machine.peak_memory(),
     }
@@ -225,14 +224,14 @@ def native() -> Any:
 class InOrder:
     """A sampler of our order of rows, another in every epoch."""
 
-    def __init__(self, turns: Any):
-        self.turns, self.epochs = turns, count()
+    def __init__(self, schedule: Any):
+        self.schedule, self.epochs = schedule, count()
 
     def __len__(self) -> int:
-        return self.turns.steps * self.turns.batch_size
+        return self.schedule.steps * self.schedule.batch_size
 
     def __iter__(self) -> Any:
-        return iter(self.turns.epoch(next(self.epochs)))
+        return iter(self.schedule.epoch(next(self.epochs)))
 
 
 if __name__ == "__main__":
