@@ -10,7 +10,13 @@ from typing import Any
 from stages.config.blocks.training import Reference
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
-from stages.models.scoring import install_scoring, pair_log_probs, round_weights_once, tokenize_pairs
+from stages.models.scoring import (
+    batches_by_length,
+    install_scoring,
+    pair_log_probs,
+    round_weights_once,
+    tokenize_pairs,
+)
 from stages.store.dropped import Dropped
 from stages.store.numbers import signed
 from stages.store.records import Pair, PairLogProbs, save, stream
@@ -31,7 +37,7 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     rows, dropped = PreferenceRows(), Dropped(out, "pairs")
     retokenised = from_other_tokenizer = 0
     pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
-    for pair, token_ids, completion_ids, _ in tokenize_pairs(pairs, contract, context, dropped):
+    for pair, token_ids, completion_ids in tokenize_pairs(pairs, contract, context, dropped):
         rows.add(pair.id, {name: getattr(token_ids, name) for name in ID_COLUMNS})
         for stored, usable in zip((pair.chosen_token_ids, pair.rejected_token_ids), completion_ids, strict=True):
             retokenised += usable is None
@@ -44,14 +50,13 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         )
 
     lengths = [prompt + max(sides) for prompt, *sides in zip(*map(rows.tokens, ID_COLUMNS), strict=True)]
-    shortest_first = sorted(range(len(rows)), key=lengths.__getitem__)
-    size = max(1, cfg.runtime.batch_size // 2)
-    batches = [shortest_first[start : start + size] for start in range(0, len(shortest_first), size)]
+    device = resolve_device(cfg.runtime.device)
+    batches = batches_by_length([2 * length for length in lengths], cfg.runtime.token_budget, device)
 
     def score(waiting: Sequence[str]) -> Iterator[tuple[str, list[PairLogProbs]]]:
         if not waiting:
             return
-        model = load_model(model_folder, cfg.weights, resolve_device(cfg.runtime.device))
+        model = load_model(model_folder, cfg.weights, device)
         install_scoring(model, cfg.forward)
         unscored_ids, columns = {*waiting}, rows.dataset
         # A resume uses the same batches, because a pair's rounding depends on the other pairs of its batch.
@@ -80,7 +85,7 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     save(out / "logprobs.parquet", add_up(), PairLogProbs)
     mean = total / tokens
     return {
-        "device": str(resolve_device(cfg.runtime.device)),
+        "device": str(device),
         "pairs": len(scored),
         "refused": sum(refused.values()),
         "retokenised": retokenised,

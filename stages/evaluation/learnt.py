@@ -17,12 +17,17 @@ from stages.evaluation.outcomes import ENOUGH_PAIRS, main_difference
 from stages.evaluation.retention import LOOPS
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
-from stages.models.scoring import install_scoring, pair_log_probs, round_weights_once, tokenize_pairs
+from stages.models.scoring import (
+    batches_by_length,
+    install_scoring,
+    pair_log_probs,
+    round_weights_once,
+    tokenize_pairs,
+)
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.workspace import Progress, StageDir
 
-PAIRS = 8  # per forward pass, which reads both answers of each pair
 TOO_FEW = "too few to say"
 
 Array = NDArray[np.float64]
@@ -58,26 +63,28 @@ def learnt_results(cfg: Eval, inputs: dict[str, Path], before: str, out: StageDi
 
 
 def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[str, PairLogProbs]]:
-    """Read the pairs held out from training, each with its prompt's id, shortest first. Pairs that SFT's template
+    """Read the pairs held out from training, each with its prompt's id. Pairs that SFT's template
     cannot render or that exceed SFT's context are left out, with a warning."""
     sft_contract, longest = (load_contract(inputs["sft"] / "model"), read_context_length(inputs["sft"] / "model"))
     dropped = Dropped(out, "held-out pairs")
     held_out_pairs = (pair for pair in stream(inputs["pairs"] / "pairs.parquet", Pair) if pair.split == "validation")
-    pairs = [(n, p.prompt_id, ids) for p, ids, _, n in tokenize_pairs(held_out_pairs, sft_contract, longest, dropped)]
+    pairs = [(p.prompt_id, ids) for p, ids, _ in tokenize_pairs(held_out_pairs, sft_contract, longest, dropped)]
     dropped.settle(len(pairs), remaining=1)  # no pair left means no result, not an error
-    return [(prompt, ids) for _, prompt, ids in sorted(pairs, key=lambda pair: pair[0])]
+    return pairs
 
 
 def log_probs(cfg: Eval, role: str, folder: Path, pairs: list[PairLogProbs]) -> Array:
     """Sum the log-probs of chosen and rejected answers under a model: (pairs, 2). All models get the same batches, so
     equal weights give equal numbers."""
     model = install_scoring(load_model(folder, device=resolve_device(cfg.runtime.device)))
-    pad, sums = load_contract(folder).tokenizer.pad_token_id, list[tuple[float, float]]()
+    pad, sums = load_contract(folder).tokenizer.pad_token_id, np.zeros((len(pairs), 2))
+    tokens = [2 * (len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids))) for p in pairs]
     with Progress(len(pairs), f"held-out pairs {role}", "pair") as progress, round_weights_once(model.device):
-        for batch in (pairs[start : start + PAIRS] for start in range(0, len(pairs), PAIRS)):
-            sums += [(sum(a), sum(b)) for a, b in pair_log_probs(model, batch, pad, cfg.precision)]
+        for batch in batches_by_length(tokens, None, model.device):
+            scored = pair_log_probs(model, [pairs[i] for i in batch], pad, cfg.precision)
+            sums[batch] = [(sum(chosen), sum(rejected)) for chosen, rejected in scored]
             progress.update(len(batch))
-    return np.array(sums)
+    return sums
 
 
 def favoured(scores: Array) -> Array:

@@ -1,5 +1,9 @@
 """Two measures that preference optimisation does not optimise: KL(model ‖ SFT), and the log-prob of reference answers
-to held-out prompts."""
+to held-out prompts.
+
+One model is in memory at a time. What stays of it are its hidden states at the scored tokens and its LM head, which
+turns them into distributions over the vocabulary, a chunk of tokens at a time.
+"""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -9,21 +13,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation.intervals import Means
 from stages.evaluation.outcomes import Answers, differences
 from stages.models.contract import load_contract
-from stages.models.loading import load_model, read_context_length, resolve_device
+from stages.models.loading import load_model, read_context_length, resolve_device, sampling_weights
 from stages.models.run_attention import send_tensor
-from stages.models.scoring import autocast
-from stages.store.records import Candidate, Example
+from stages.models.scoring import batches_by_length
+from stages.store.records import Example
 from stages.store.workspace import Progress, StageDir
 
-ROWS = 8  # per forward pass; a row's logits take 200 kB per completion token with a vocabulary of 50,000
+CHUNK = 256  # tokens whose distributions are in memory: 150 MB per model with a vocabulary of 150,000
+REFERENCES = "references"  # the name of the rows with reference answers; a model's own answers have its role's name
+
+Rows = list[tuple[list[int], list[int]]]  # the token ids of a prompt and of a completion
 
 
+@torch.no_grad()
 def score(
     cfg: Eval, inputs: dict[str, Path], prompts: list[Example], answers: Answers, out: StageDir
 ) -> dict[str, dict[str, Any]]:
@@ -32,14 +40,28 @@ def score(
     of the reference answers that fit the context. The base has another template, so it is left out."""
     if "sft" not in cfg.models or not prompts:
         return {"kl": {}, "references": {}}
-    sft = load_model(inputs["sft"] / "model", device=resolve_device(cfg.runtime.device))
-    kl, references = dict[str, dict[str, float]](), dict[str, list[float]]()
+    roles = [role for role in cfg.models if role != "base"]
     referenced = readable(prompts, inputs["sft"] / "model", out)
-    for role in (role for role in cfg.models if role != "base"):
-        references[role], kl[role] = measure(
-            cfg, role, inputs[role] / "model", sft, prompts, referenced, answers[role]
-        )
-    del kl["sft"]  # from itself
+    rows: dict[str, dict[str, Rows]] = {}
+    for role in roles:
+        contract = load_contract(inputs[role] / "model")
+        rows[role] = {
+            REFERENCES: [contract.completion(e.messages, e.conversation[-1:]) for e in referenced],
+            role: [(contract.prompt(e.messages), answers[role][e.id].token_ids or []) for e in prompts],
+        }
+    del rows["sft"]["sft"]  # SFT's KL from itself is 0
+    others = {role: rows[role][role] for role in roles if role != "sft"}
+    sft = Distributions(cfg, "sft", inputs["sft"] / "model", rows["sft"] | others)
+    kl, references = dict[str, dict[str, float]](), {"sft": sft.mean_log_probs(REFERENCES)}
+    for role, own in others.items():
+        model = Distributions(cfg, role, inputs[role] / "model", rows[role])
+        references[role] = model.mean_log_probs(REFERENCES)
+        divergence, tokens = model.divergence(sft, role), sum(len(completion) for _, completion in own)
+        kl[role] = {
+            "per_token": divergence / max(1, tokens),
+            "per_answer": divergence / len(prompts),
+            "answers": len(prompts),
+        }
     tasks = [e.task for e in referenced]
     return {"kl": kl, "references": compare_references(cfg, references, tasks) if referenced else {}}
 
@@ -57,35 +79,6 @@ def readable(prompts: list[Example], sft: Path, out: StageDir) -> list[Example]:
     return fit
 
 
-@torch.no_grad()
-def measure(
-    cfg: Eval,
-    role: str,
-    folder: Path,
-    sft: PreTrainedModel,
-    prompts: list[Example],
-    referenced: list[Example],
-    answers: dict[str, Candidate],
-) -> tuple[list[float], dict[str, float]]:
-    """Return a model's mean log-prob of each answer in `referenced`, and its KL from SFT. At most two models are in
-    memory at once."""
-    chat_contract, model = (load_contract(folder), sft if role == "sft" else load_model(folder, device=sft.device))
-    rows = [chat_contract.completion(e.messages, e.conversation[-1:]) for e in referenced]
-    answer_rows = [(chat_contract.prompt(e.messages), answers[e.id].token_ids or []) for e in prompts]
-    references = torch.zeros(len(rows), device=sft.device)
-    divergence, tokens = torch.zeros((), dtype=torch.float64, device=sft.device), 0
-    with Progress(len(rows), f"likelihood {role}", "prompt") as progress, autocast(cfg.precision, sft.device):
-        for i, (log_p,) in log_probs([model], rows):
-            reference_ids = send_tensor(torch.tensor(rows[i][1]), model.device)[:, None]
-            references[i] = log_p.gather(-1, reference_ids).mean()
-            progress.update()
-        for i, (log_p, log_q) in log_probs([model, sft], answer_rows) if role != "sft" else []:
-            divergence += (log_p.exp() * (log_p - log_q)).sum()
-            tokens += len(answer_rows[i][1])
-    per_token, per_answer = float(divergence) / max(1, tokens), float(divergence) / len(prompts)
-    return references.tolist(), {"per_token": per_token, "per_answer": per_answer, "answers": len(prompts)}
-
-
 def compare_references(cfg: Eval, references: dict[str, list[float]], tasks: list[str]) -> dict[str, Any]:
     """Return mean log-probs of the reference answers by role, and their differences with intervals."""
     roles = list(references)
@@ -98,20 +91,66 @@ def compare_references(cfg: Eval, references: dict[str, list[float]], tasks: lis
     return results
 
 
-def log_probs(
-    models: list[PreTrainedModel], rows: list[tuple[list[int], list[int]]]
-) -> Iterator[tuple[int, list[torch.Tensor]]]:
-    """Yield each row's index and, for each model, the log-distribution behind every completion token. A row is a
-    prompt and a completion; each distribution has the shape (completion tokens, vocabulary). Rows of similar length
-    share a batch, padded on the right where causal attention ignores the padding."""
-    order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
-    for indices in (order[start : start + ROWS] for start in range(0, len(order), ROWS)):
-        batch = [rows[i] for i in indices]
-        padded = pad_sequence([torch.tensor(prompt + completion) for prompt, completion in batch], batch_first=True)
-        ids = send_tensor(padded, models[0].device)
-        first = min(len(prompt) for prompt, _ in batch) - 1  # the first position whose logits are read
-        keep = ids.shape[1] - first
-        logits = [model(ids, use_cache=False, logits_to_keep=keep).logits for model in models]
-        for row, (i, (prompt, completion)) in enumerate(zip(indices, batch, strict=True)):
-            start = len(prompt) - 1 - first
-            yield (i, [scores[row, start : start + len(completion)].float().log_softmax(-1) for scores in logits])
+class KnownStates(torch.nn.Module):
+    """Layers of a model that return hidden states computed before, so that the model computes their logits alone."""
+
+    def __init__(self, output: type[ModelOutput]):
+        super().__init__()
+        self.output, self.states = output, torch.empty(0)
+
+    def forward(self, *_: Any, **__: Any) -> ModelOutput:
+        return self.output(last_hidden_state=self.states)
+
+
+class Distributions:
+    """A model's distributions behind every completion token of named lists of rows. The model reads all rows at once
+    and then keeps its LM head; its weights have the type of the precision."""
+
+    def __init__(self, cfg: Eval, role: str, folder: Path, rows: dict[str, Rows]):
+        self.rows, flat = rows, [row for named in rows.values() for row in named]
+        self.device = resolve_device(cfg.runtime.device)
+        self.model = load_model(folder, sampling_weights(cfg.precision), self.device)
+        hidden_states = [torch.empty(0)] * len(flat)
+        output = ModelOutput
+        with Progress(len(flat), f"likelihood {role}", "answer") as progress:
+            for batch in batches_by_length([len(prompt) + len(ids) for prompt, ids in flat], None, self.device):
+                padded = pad_sequence([torch.tensor([*flat[i][0], *flat[i][1]]) for i in batch], batch_first=True)
+                # Causal attention ignores the padding on the right.
+                states = self.model.base_model(send_tensor(padded, self.device), use_cache=False)
+                output = type(states)
+                for i, row in zip(batch, states.last_hidden_state, strict=True):
+                    start = len(flat[i][0]) - 1
+                    hidden_states[i] = row[start : start + len(flat[i][1])].clone()
+                progress.update(len(batch))
+        remaining = iter(hidden_states)
+        self.states = {name: [next(remaining) for _ in named] for name, named in rows.items()}
+        self.layers = KnownStates(output)
+        self.model.set_submodule(self.model.base_model_prefix, self.layers)
+
+    def log_probs(self, name: str, i: int) -> Iterator[torch.Tensor]:
+        """Yield the log-distributions of row `i`, in order, in chunks of shape (tokens, vocabulary)."""
+        for states in chunks(self.states[name][i]):
+            self.layers.states = states[None]
+            yield self.model().logits[0].float().log_softmax(-1)
+
+    def mean_log_probs(self, name: str) -> list[float]:
+        """Return the mean log-prob per token of each row's completion."""
+        means = torch.zeros(len(self.rows[name]), device=self.device)
+        for i, (_, completion) in enumerate(self.rows[name]):
+            completion_ids = send_tensor(torch.tensor(completion), self.device)[:, None]
+            for log_p, ids in zip(self.log_probs(name, i), chunks(completion_ids), strict=True):
+                means[i] += log_p.gather(-1, ids).sum() / len(completion)
+        return means.tolist()  # type: ignore[no-any-return]
+
+    def divergence(self, other: "Distributions", name: str) -> float:
+        """Return the sum of KL(self ‖ other) in nats over all completion tokens of these rows."""
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for i in range(len(self.rows[name])):
+            for log_p, log_q in zip(self.log_probs(name, i), other.log_probs(name, i), strict=True):
+                total += (log_p.exp() * (log_p - log_q)).sum()
+        return float(total)
+
+
+def chunks(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Divide a tensor into parts of at most CHUNK rows."""
+    return [tensor[start : start + CHUNK] for start in range(0, len(tensor), CHUNK)]

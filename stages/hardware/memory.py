@@ -73,6 +73,14 @@ def most_tokens(device: str) -> int:
     return 1024 if device == "cpu" else 65536
 
 
+def scored_tokens(device: str) -> int:
+    """Return the number of tokens in a batch that is scored without gradients: more are not faster.
+
+    64 pairs of 129 tokens, SmolLM2-135M, fp32, one core of an AMD EPYC: 30 to 34 CPU-seconds with 512, 1,024 and
+    2,048 tokens at once."""
+    return min(most_tokens(device), 16384)
+
+
 def weight_bytes(shape: ModelShape, kind: Weights) -> float:
     """Return the bytes of a model in memory; in 4-bit models only the layers have 4 bits."""
     embeddings = shape.parameters - shape.linear

@@ -19,7 +19,7 @@ from stages.labelers.labeler import Labeler, Pool
 from stages.models import hub, loading
 from stages.models.contract import Contract, load_contract
 from stages.models.rendering import ContractError, Conversation, tokenize_conversations, validate_chat_template
-from stages.models.scoring import autocast, ids_if_unchanged, round_weights_once
+from stages.models.scoring import autocast, batches_by_length, ids_if_unchanged, round_weights_once
 from stages.sandbox.jinja_process import TemplateFault
 from stages.store.records import Candidate, Example, Judgement
 from stages.store.shards import produce_in_shards
@@ -89,12 +89,12 @@ class RewardModel(Labeler):
         model = loading.load_reward_model(self.folder, loading.sampling_weights(precision), device)
         model.config.get_text_config().pad_token_id = pad_id
         self.model_figures["parameters"] = model.num_parameters()
-        ordered = sorted(readable, key=lambda each: (-len(each[1]), each[0].candidate_id))
-        batches = range(0, len(ordered), self.cfg.runtime.batch_size)
+        ordered = sorted(readable, key=lambda each: each[0].candidate_id)
+        lengths = [len(ids) for _, ids in ordered]
         with round_weights_once(device):
-            for part in (ordered[start : start + self.cfg.runtime.batch_size] for start in batches):
-                rewards = predict_rewards(model, [ids for _, ids in part], pad_id, precision)
-                yield from zip((c for c, _ in part), rewards, strict=True)
+            for batch in batches_by_length(lengths, self.cfg.runtime.token_budget, device):
+                rewards = predict_rewards(model, [ordered[i][1] for i in batch], pad_id, precision)
+                yield from zip((ordered[i][0] for i in batch), rewards, strict=True)
 
 
 class Reading:

@@ -14,6 +14,7 @@ from trl.trainer import add_fused_lm_head
 
 from stages.config.choices import Forward, Precision
 from stages.config.errors import UserError
+from stages.hardware import memory
 from stages.models import lm_head
 from stages.models.contract import Contract
 from stages.models.packing import add_layout, pack_pairs, send_batch
@@ -70,9 +71,9 @@ def ids_if_unchanged(ids: list[int] | None, digest: str | None, text: str, contr
 
 def tokenize_pairs(
     pairs: Iterable[Pair], contract: Contract, context: int | None, dropped: Dropped
-) -> Iterator[tuple[Pair, PairLogProbs, list[list[int] | None], int]]:
-    """Yield each pair with its token ids, its `sampled_ids`, and the length in tokens of the longer side with its
-    prompt. Add pairs that the contract cannot render, or that exceed `context` tokens, to `dropped`."""
+) -> Iterator[tuple[Pair, PairLogProbs, list[list[int] | None]]]:
+    """Yield each pair with its token ids and its `sampled_ids`. Add pairs that the contract cannot render, or whose
+    longer side exceeds `context` tokens with its prompt, to `dropped`."""
     for pair in pairs:
         completion_ids = sampled_ids(pair, contract)
         try:
@@ -84,7 +85,7 @@ def tokenize_pairs(
         if context and tokens > context:
             dropped.add(pair.id, f"longer than the {context:,} tokens that the model reads", tokens)
         else:
-            yield pair, ids, completion_ids, tokens
+            yield pair, ids, completion_ids
 
 
 def tokenize_pair(pair: Pair, contract: Contract, sampled: list[list[int] | None] | None = None) -> PairLogProbs:
@@ -103,6 +104,34 @@ def tokenize_pair(pair: Pair, contract: Contract, sampled: list[list[int] | None
     if not (chosen and rejected):
         raise ContractError("a truncated completion has no token")
     return PairLogProbs(pair.id, prompt, chosen, rejected, [], [])
+
+
+def divide_rows(costs: list[int], budget: int, padded: bool, least_groups: int = 1) -> list[list[int]]:
+    """Divide rows into at least `least_groups` micro-batches, as lists of indices into `costs`, in order. Each costs
+    at most `budget` tokens, or is a single row. If `padded`, a row costs as much as its micro-batch's first row."""
+    groups: list[list[int]] = []
+    room = 0
+    for i, cost in enumerate(costs):
+        if groups and padded:
+            cost = costs[groups[-1][0]]
+        if not groups or cost > room:
+            groups.append([])
+            cost, room = costs[i], budget
+        groups[-1].append(i)
+        room -= cost
+    while len(groups) < least_groups:
+        largest = max(groups, key=len)
+        i, half = groups.index(largest), len(largest) // 2
+        groups[i : i + 1] = [largest[:half], largest[half:]]
+    return groups
+
+
+def batches_by_length(tokens: Sequence[int], budget: int | None, device: torch.device) -> list[list[int]]:
+    """Divide rows into padded batches of at most `budget` tokens, by default as many as the device computes well at
+    once. Return their indices, the longest rows first. `tokens`: of each row."""
+    order = sorted(range(len(tokens)), key=lambda i: -tokens[i])
+    groups = divide_rows([tokens[i] for i in order], budget or memory.scored_tokens(device.type), padded=True)
+    return [[order[i] for i in group] for group in groups]
 
 
 @torch.no_grad()

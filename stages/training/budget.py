@@ -80,26 +80,6 @@ def parse_decision(value: Any) -> tuple[int | None, Checkpointing]:
     return None if tokens is None else int(tokens), Checkpointing(checkpointing)
 
 
-def divide_rows(costs: list[int], budget: int, padded: bool, least_groups: int = 1) -> list[list[int]]:
-    """Divide rows into at least `least_groups` micro-batches, as lists of indices into `costs`, in order. Each costs
-    at most `budget` tokens, or is a single row. If `padded`, a row costs as much as its micro-batch's first row."""
-    groups: list[list[int]] = []
-    room = 0
-    for i, cost in enumerate(costs):
-        if groups and padded:
-            cost = costs[groups[-1][0]]
-        if not groups or cost > room:
-            groups.append([])
-            cost, room = costs[i], budget
-        groups[-1].append(i)
-        room -= cost
-    while len(groups) < least_groups:
-        largest = max(groups, key=len)
-        i, half = groups.index(largest), len(largest) // 2
-        groups[i : i + 1] = [largest[:half], largest[half:]]
-    return groups
-
-
 def out_of_memory_error(cfg: Training, step: int, rows: int, tokens: int, checkpointing: Checkpointing) -> UserError:
     """Return the error for a micro-batch that does not fit and cannot be divided further; it names the key to set."""
     name, runtime = cfg.block, cfg.runtime

@@ -6,11 +6,11 @@ over the step. Evaluations are divided likewise; their losses and metrics are co
 """
 
 import contextlib
+import itertools
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -25,8 +25,9 @@ from stages.config.choices import Checkpointing, Sharding
 from stages.models import lm_head
 from stages.models.packing import add_layout, send_batch
 from stages.models.run_attention import send_tensor
+from stages.models.scoring import divide_rows
 from stages.store.workspace import StageDir
-from stages.training.budget import divide_rows, enable_checkpointing, out_of_memory_error, write_decision
+from stages.training.budget import enable_checkpointing, out_of_memory_error, write_decision
 from stages.training.token_rows import Row
 from stages.training.trainer import PlumblineTrainer
 
@@ -172,7 +173,7 @@ class MicroBatches(PlumblineTrainer, ABC):
         self, epoch_iterator: Iterator[StepRows], num_batches: int, device: torch.device
     ) -> tuple[list[StepRows], Any]:
         """Return the rows of a step, and TRL's normaliser of its loss, if any: the trained tokens in all processes."""
-        steps = list(islice(epoch_iterator, num_batches))
+        steps = list(itertools.islice(epoch_iterator, num_batches))
         # One process has nothing to gather, and Trainer would wait for the device to copy the number there.
         place = device if self.args.world_size > 1 else torch.device("cpu")
         _, items = super().get_batch_samples((self.data_collator(s.rows) for s in steps), num_batches, place)
@@ -206,12 +207,11 @@ class MicroBatches(PlumblineTrainer, ABC):
         return [[rows[i] for i in group] for group in groups]
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
-        # TRL makes one forward per row if a loss needs more than per-token figures. It also does so in several
-        # processes: accelerate distributes the rows among them, and a sharded forward needs them all.
-        row_by_row = self.aux_loss_enabled or self.label_smoother is not None or self.args.world_size > 1
+        # TRL makes one forward per row if a loss needs more than per-token figures.
+        row_by_row = self.aux_loss_enabled or self.label_smoother is not None
         self.outputs.clear()
-        rows: Any = dataloader.dataset
-        self.rows_to_score = [] if row_by_row else list(rows)
+        here = itertools.chain.from_iterable(dataloader.batch_sampler or ())  # rows that this process evaluates
+        self.rows_to_score = [] if row_by_row else [dataloader.dataset[i] for i in here]
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def prediction_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -238,14 +238,14 @@ def test_live_bytes_of_a_training_step(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_live_bytes_of_rewards(precision: str) -> None:
     block = settings(*TINY, "label=reward_model", "label.reward_model.path=x").label.reward_model
-    block = replace(block, precision=Precision(precision), runtime=replace(block.runtime, batch_size=4))
+    block = replace(block, precision=Precision(precision))
     config = tiny("llama", WIDE, 3, vocabulary=2048).config
     config.num_labels = 1
     torch.manual_seed(0)
     model = LlamaForSequenceClassification(config).to(torch.bfloat16 if precision == "bf16" else torch.float32).eval()
     with Live(model) as live:
         predict_rewards(model, [[*range(256)]] * 4, 0, block.precision)
-    expected = sum(reward_parts(ModelShape.from_config(config.to_dict()), block, 256))
+    expected = sum(reward_parts(ModelShape.from_config(config.to_dict()), block, 4 * 256))
     assert expected == pytest.approx(live.peak, rel=0.3)
 
 

@@ -51,7 +51,7 @@ def test_any_model_with_a_chat_template_scores_independently_of_batches(
 ) -> None:
     """A model with a contract reads sampled token ids, and another one the text by its tokenizer's template."""
     judgements = judged(model, pool, tmp_path / "all")
-    alone = judged(model, pool, tmp_path / "alone", batch_size=1)
+    alone = judged(model, pool, tmp_path / "alone", token_budget=1)
     assert [float(j.raw or "") for j in alone] == pytest.approx([float(j.raw or "") for j in judgements], abs=1e-5)
     (model / "contract.json").unlink()
     expected = judged(model, pool, tmp_path / "theirs")

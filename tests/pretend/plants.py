@@ -43,11 +43,11 @@ PLANTS = [
     Plant(SLOTS, "torch.arange(rows, device=device)", "torch.arange(rows)", "sample"),
     Plant(DRAWING, "torch.arange(len(grid), device=grid.device)", "torch.arange(len(grid))", "sample"),
     Plant(DRAWING, "torch.arange(1, count + 1, device=seeds.device)", "torch.arange(1, count + 1)", "sample"),
-    Plant("evaluation/likelihood.py", "send_tensor(padded, models[0].device)", "padded", "eval"),
+    Plant("evaluation/likelihood.py", "send_tensor(padded, self.device)", "padded", "eval"),
     Plant(
         "evaluation/likelihood.py",
-        "send_tensor(torch.tensor(rows[i][1]), model.device)",
-        "torch.tensor(rows[i][1])",
+        "send_tensor(torch.tensor(completion), self.device)",
+        "torch.tensor(completion)",
         "eval",
     ),
 ]

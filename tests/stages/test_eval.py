@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.eval import run
 from stages.evaluation.checked import constant, containing, contains_words
-from stages.evaluation.likelihood import ROWS, log_probs
+from stages.evaluation.likelihood import Distributions
 from stages.evaluation.outcomes import (
     Table,
     average_runs,
@@ -355,13 +356,18 @@ def test_the_base_is_asked_in_a_form_that_suits_it(built: Path) -> None:
 
 @torch.no_grad()
 def test_a_completion_among_others_has_the_distributions_it_has_alone(chain: Chain) -> None:
-    model = load_model(chain.folder("sft") / "model")
-    token_pairs = [([*range(5, 8 + i % 7)], [*range(9, 9 + i * 5 % 11)]) for i in range(2 * ROWS + 3)]
-    forwards: list[None] = []
-    model.register_forward_hook(lambda *_: forwards.append(None))
-    log_p_by_row = {i: log_p for i, (log_p,) in log_probs([model], token_pairs)}
-    assert (len(forwards), sorted(log_p_by_row)) == (3, [*range(len(token_pairs))])
-    for i, (prompt, completion) in enumerate(token_pairs):
+    """One row is longer than a chunk of distributions, and one has no completion."""
+    folder, cfg = chain.folder("sft") / "model", replace(settings("recipe=tiny").eval, precision=Precision.fp32)
+    rows = [([*range(5, 8 + i % 7)], [*range(9, 9 + i * 5 % 11)]) for i in range(19)]
+    rows[2] = (rows[2][0], [*range(9, 80)] * 5)
+    scored, model = Distributions(cfg, "sft", folder, {"some": rows[:4], "others": rows[4:]}), load_model(folder)
+    assert not [name for name, _ in scored.model.named_parameters() if "layers" in name], "only the head is kept"
+    for i, (prompt, completion) in enumerate(rows):
         alone = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-        assert log_p_by_row[i].shape == (len(completion), model.config.vocab_size)
-        assert torch.allclose(log_p_by_row[i], alone, atol=1e-5, rtol=0)
+        chunks = [*scored.log_probs(*(("some", i) if i < 4 else ("others", i - 4)))]
+        log_p = torch.cat([alone[:0], *chunks])
+        assert log_p.shape == (len(completion), model.config.vocab_size)
+        assert torch.allclose(log_p, alone, atol=1e-5, rtol=0)
+        if i < 4 and completion:
+            expected = float(alone.gather(-1, torch.tensor(completion)[:, None]).mean())
+            assert scored.mean_log_probs("some")[i] == pytest.approx(expected, abs=1e-5)

@@ -60,7 +60,7 @@ def test_the_plan_counts_the_memory_of_a_model_that_labels(chain: Chain) -> None
         return cost.expected_cost(planned["label"], planned, store, RunHistory(store)).memory
 
     wide = ("model.random_init.hidden_size=2048", "model.random_init.vocab_size=20000")
-    assert memory(*LINE, "label.reward_model.runtime.batch_size=512") > memory(*LINE)
+    assert memory(*LINE, "label.reward_model.runtime.token_budget=32768") > memory(*LINE)
     assert memory(*LINE, *wide) > memory("label=verifier", *wide) + 4 * 20000 * 2048
     other = f"label.reward_model.path={chain.folder('sft') / 'model'}"
     assert memory("label=reward_model", other, *wide) < memory(*LINE, *wide), "it is that model's own"

@@ -26,9 +26,10 @@ from stages.config.choices import Checkpointing, Precision
 from stages.config.errors import UserError
 from stages.models.packing import PackedPairs
 from stages.models.run_attention import RunLayout
+from stages.models.scoring import divide_rows
 from stages.store.workspace import StageDir, read_curves
 from stages.training.arguments import training_arguments
-from stages.training.budget import decide_open_settings, divide_rows, out_of_memory_error, write_decision
+from stages.training.budget import decide_open_settings, out_of_memory_error, write_decision
 from stages.training.micro_batches import MicroBatches
 from tests.helpers import settings
 from tests.stages.test_sft import some_rows

@@ -89,11 +89,16 @@ def reference_parts(shape: ModelShape, block: Reference, tokens: float, device: 
     return Parts(memory.weight_bytes(shape, block.weights), activations=passing)
 
 
-def reward_parts(shape: ModelShape, block: RewardModel, row: float) -> Parts:
-    """Return the parts of the peak of scoring rewards: weights in the block's precision without LM head, and a
-    batch."""
+def scored_tokens(block: Reference | RewardModel, row: float, device: str) -> float:
+    """Return the tokens in a batch of rows with at most `row` tokens, which are scored without gradients."""
+    return max(row, block.runtime.token_budget or memory.scored_tokens(device))
+
+
+def reward_parts(shape: ModelShape, block: RewardModel, tokens: float) -> Parts:
+    """Return the parts of the peak of scoring rewards: weights in the block's precision without LM head, and a batch
+    of `tokens`."""
     weights = replace(shape, tied=True).parameters * memory.element_bytes(block.precision or Precision.fp32)
-    return Parts(weights, activations=block.runtime.batch_size * row * memory.passing_bytes(shape))
+    return Parts(weights, activations=tokens * memory.passing_bytes(shape))
 
 
 def sampling_parts(shape: ModelShape, block: Sample | Answer, length: float, device: str) -> Parts:
@@ -128,14 +133,14 @@ def block_parts(shape: ModelShape, block: Any, row: float, device: str) -> Parts
         case Training():
             parts = training_parts(shape, block, row, device)
         case Reference():
-            parts = reference_parts(shape, block, max(1, block.runtime.batch_size // 2) * row, device)
+            parts = reference_parts(shape, block, scored_tokens(block, row, device), device)
         case Sample() | Answer():
             parts = sampling_parts(shape, block, row + block.max_new_tokens, device)
         case Label() if block.labelers == ["reward_model"]:
-            parts = reward_parts(shape, block.reward_model, row)
-        case Eval():  # two models are loaded
+            parts = reward_parts(shape, block.reward_model, scored_tokens(block.reward_model, row, device))
+        case Eval():  # held-out pairs are scored in fp32 weights; one model is loaded at a time
             copies = memory.cast_copy_bytes(shape, Weights.fp32, block.precision)
-            parts = Parts(2 * memory.weight_bytes(shape, Weights.fp32), activations=2 * copies)
+            parts = Parts(memory.weight_bytes(shape, Weights.fp32), activations=copies)
         case _:
             parts = Parts(0)
     return parts._replace(activations=parts.activations + (memory.LIBRARIES if device == "cpu" else 0))

@@ -8,7 +8,7 @@ from omegaconf import MISSING
 from stages.config.blocks.data import Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
-from stages.config.blocks.runtimes import InferenceRuntime
+from stages.config.blocks.runtimes import ScoringRuntime
 from stages.config.choices import Precision, Reading, Rubrics
 from stages.config.limits import between, computed, internal, neutral, random_seed, share, words
 
@@ -62,7 +62,7 @@ class RewardModel:
     path: str | None = None  # a folder or a hub id; null: the reward model that this run trains (block reward)
     revision: str | None = None
     precision: Precision | None = None
-    runtime: InferenceRuntime = field(default_factory=lambda: InferenceRuntime("auto", 16, 256))
+    runtime: ScoringRuntime = field(default_factory=lambda: ScoringRuntime("auto", None, 256))
 
 
 @dataclass

@@ -49,8 +49,17 @@ class DeviceRuntime:
 
 
 @dataclass
+class ScoringRuntime:
+    """The device and batches of a stage that scores texts with a model. In fp32, they change no result."""
+
+    device: str = words(*DEVICES)
+    token_budget: int | None = between(1, 1_000_000_000)
+    shard_size: int = between(1, 1_000_000)
+
+
+@dataclass
 class InferenceRuntime:
-    """The device and batches of a stage that runs a model without training it. In fp32, they change no result."""
+    """The device and batches of a stage that samples from a model. In fp32, they change no result."""
 
     device: str = words(*DEVICES)
     batch_size: int = between(1, 1_000_000)

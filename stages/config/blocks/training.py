@@ -8,7 +8,7 @@ from omegaconf import MISSING
 from stages.config.blocks.data import OptionalSource
 from stages.config.blocks.models import Template
 from stages.config.blocks.pairs import Pairs
-from stages.config.blocks.runtimes import InferenceRuntime, SampledRuntime, TrainRuntime
+from stages.config.blocks.runtimes import SampledRuntime, ScoringRuntime, TrainRuntime
 from stages.config.choices import (
     LOSS_TYPES,
     Adapter,
@@ -173,7 +173,7 @@ class Reference:
     precision: Precision = MISSING
     weights: Weights = computed(Weights.fp32)  # set by the pipeline: the type in which DPO holds the policy's weights
     forward: Forward = computed(Forward.shared_prefix)  # set by the pipeline: as dpo.forward
-    runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
+    runtime: ScoringRuntime = field(default_factory=ScoringRuntime)
 
 
 @dataclass
