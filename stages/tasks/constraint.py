@@ -11,7 +11,7 @@ from typing import Any
 
 from stages.store.records import Check
 from stages.tasks import constraints as areas
-from stages.tasks.wordings import wordings_of
+from stages.tasks.words import wordings_of
 
 WHOLE = "whole"  # the claim of a kind that shapes the whole answer and allows no other kind
 Draw = Callable[[random.Random, str], dict[str, Any]]  # draws the parameters of a constraint for a request

@@ -14,7 +14,7 @@ from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError, suggest
 from stages.store.records import Check, Example, Message, content_id, prompt_id
 from stages.tasks import families as family_modules
-from stages.tasks.wordings import split_wordings, wordings_of
+from stages.tasks.words import split_wordings, wordings_of
 
 
 @dataclass

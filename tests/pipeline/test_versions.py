@@ -30,7 +30,7 @@ NOT_OF_THE_RESULT = {
 # Files that a module reads or imports by their folder, or starts as a program: no import statement names them.
 BY_FOLDER = {
     "stages.tasks.generator": "stages/tasks/families/*.py",
-    "stages.tasks.wordings": "stages/tasks/**/*.yaml",
+    "stages.tasks.words": "stages/tasks/**/*.yaml",
     "stages.tasks.constraint": "stages/tasks/constraints/*.py",
     "stages.sandbox.jinja_process": "stages/sandbox/jinja_worker.py",
     "stages.models.chat_templates": "stages/models/templates/*.jinja",

@@ -4,28 +4,20 @@ import re
 
 from stages.store.text_units import lower_words, sentences
 from stages.tasks.constraint import Side, constraint
+from stages.tasks.words import texts_of
 
-# These phrases break no other constraint: they have no rare letters, no commas, and no forbidden words.
-PHRASES = (
-    "To begin with|As it happens|Here is one thought|In plain words|On the whole|Long story short|At a glance|"
-    "In a nutshell|For a start|Not so long ago|All in all|In short"
-).split("|")
-SENTENCES = (
-    "That is all there is to it.|And that is the end of it.|The rest is up to chance.|So ends this note.|"
-    "There is little left to add.|That is the whole idea.|It all starts here.|The rest can be told later.|"
-    "And there it all ends.|All the rest is detail."
-).split("|")
+TEXTS = texts_of(__file__)
 WORDS = "time home people day start end world light hands together again tomorrow house morning".split()
 QUOTES = "\"'“”‘’«»"
 
 
-@constraint(Side.test, "start", lambda rng, request: {"phrase": rng.choice(PHRASES)})
+@constraint(Side.test, "start", lambda rng, request: {"phrase": rng.choice(TEXTS["phrases"])})
 def start_phrase(answer: str, phrase: str) -> bool:
     """Ignore quotation marks and Markdown before the phrase."""
     return bool(re.match(rf"[{QUOTES}*_#>\s-]*{re.escape(phrase)}(?![^\W_]|['’-]\w)", answer, re.IGNORECASE))
 
 
-@constraint(Side.aside, "end", lambda rng, request: {"sentence": rng.choice(SENTENCES)})
+@constraint(Side.aside, "end", lambda rng, request: {"sentence": rng.choice(TEXTS["sentences"])})
 def end_phrase(answer: str, sentence: str) -> bool:
     return [last.strip(QUOTES).lower() for last in sentences(answer)[-1:]] == [sentence.lower()]
 
