@@ -1,22 +1,39 @@
-"""Tasks to edit and rewrite a text, or to begin or end it in a given way."""
+"""Tasks to edit and rewrite a text: words, letter case, punctuation marks, its beginning or its end."""
 
 import random
 
 from stages.tasks.generator import Instance, exactly, family
-from stages.tasks.words import ADJECTIVES, ANIMALS, FRUITS, NAMES, OBJECTS, PLACES, TOOLS, VERBS, phrase, sentence
+from stages.tasks.words import (
+    ADJECTIVES,
+    ANIMALS,
+    FRUITS,
+    NAMES,
+    OBJECTS,
+    PLACES,
+    TOOLS,
+    VERBS,
+    fill,
+    items,
+    phrase,
+    sentence,
+    texts_of,
+)
+
+TEXTS = texts_of(__file__)
 
 
 @family("edit")
 def replace_word(rng: random.Random) -> Instance:
     old, new = rng.sample(OBJECTS, 2)
-    text = rng.choice(
-        [
-            f"{rng.choice(NAMES)} {rng.choice(list(VERBS.values()))} the {old} {rng.choice(PLACES)}.",
-            f"Where is my {old}?",
-            f"The {old} stands {rng.choice(PLACES)}.",
-            f"Nobody has seen the {old} today.",
-            f"{rng.choice(NAMES)} would like a new {old}.",
-        ]
+    text = fill(
+        rng,
+        TEXTS["replace_word"],
+        old=old,
+        name=rng.choice(NAMES),
+        verb=rng.choice([*VERBS.values()]),
+        place=rng.choice(PLACES),
+        elsewhere=rng.choice(PLACES),
+        other=rng.choice(NAMES),
     )
     reference = text.replace(f" {old}", f" {new}", 1)
     return Instance({"old": old, "new": new, "text": text}, reference, exactly(reference, "contains", text=new))
@@ -64,16 +81,14 @@ def spelling(rng: random.Random) -> Instance:
 
 @family("ending", unseen=True)
 def end_with(rng: random.Random) -> Instance:
-    endings = "Over and out.|That is all.|End of message.|Any questions?|Thank you.|Good night.|See you soon.|Please."
-    text, ending = sentence(rng) + ".", rng.choice(endings.split("|"))
+    text, ending = sentence(rng) + ".", rng.choice(TEXTS["endings"])
     reference = f"{text} {ending}"
     return Instance({"text": text, "ending": ending}, reference, exactly(reference, "ends_with", text=ending))
 
 
 @family("ending", unseen=True)
 def start_with(rng: random.Random) -> Instance:
-    starts = "Dear all,|Hello,|Attention:|Good morning,|Listen:|News:|Dear team,|Reminder:"
-    text, start = sentence(rng) + ".", rng.choice(starts.split("|"))
+    text, start = sentence(rng) + ".", rng.choice(TEXTS["starts"])
     reference = f"{start} {text}"
     return Instance({"text": text, "start": start}, reference, exactly(reference, "starts_with", text=start))
 
@@ -83,3 +98,48 @@ def twice(rng: random.Random) -> Instance:
     text = phrase(rng)
     reference = f"{text}\n{text}"
     return Instance({"text": text}, reference, exactly(reference, "line_count", count=2))
+
+
+@family("case", trains="all_capitals")
+def uppercase(rng: random.Random) -> Instance:
+    text = phrase(rng)
+    return Instance({"text": text}, text.upper(), exactly(text.upper(), "upper"))
+
+
+@family("case", trains="all_lowercase")
+def lowercase(rng: random.Random) -> Instance:
+    text = phrase(rng).upper()
+    return Instance({"text": text}, text.lower(), exactly(text.lower(), "lower"))
+
+
+@family("case", unseen=True)
+def title_case(rng: random.Random) -> Instance:
+    text = phrase(rng)
+    title = " ".join(word.capitalize() for word in text.split())
+    return Instance({"text": text}, title, exactly(title, "capitalised"))
+
+
+@family("punctuation", unseen=True)
+def end_mark(rng: random.Random) -> Instance:
+    name, mark = rng.choice([("a question mark", "?"), ("an exclamation mark", "!"), ("a full stop", ".")])
+    text = sentence(rng)
+    return Instance({"text": text, "name": name}, text + mark, exactly(text + mark, "ends_with", text=mark))
+
+
+@family("punctuation", unseen=True)
+def quoted(rng: random.Random) -> Instance:
+    text = rng.choice([phrase(rng), sentence(rng) + "."])
+    return Instance({"text": text}, f'"{text}"', exactly(f'"{text}"', "starts_with", text='"'))
+
+
+@family("punctuation", unseen=True)
+def bracketed(rng: random.Random) -> Instance:
+    text = phrase(rng)
+    return Instance({"text": text}, f"[{text}]", exactly(f"[{text}]", "starts_with", text="["))
+
+
+@family("punctuation", unseen=True)
+def semicolons(rng: random.Random) -> Instance:
+    words = items(rng, 3, 5)
+    reference = "; ".join(words)
+    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "contains", text=";"))
