@@ -74,6 +74,11 @@ def exactly(right: str, kind: str, **params: Any) -> list[Check]:
     return [Check(kind, params), Check("equals", {"text": right})]
 
 
+def as_json(right: Any) -> list[Check]:
+    """Return the checks of an answer in JSON: that it is JSON, and its value."""
+    return [Check("is_json"), Check("json", {"value": right})]
+
+
 def known_families() -> dict[str, Family]:
     """Return every family by name, from the modules in `families/`."""
     for module in pkgutil.iter_modules(family_modules.__path__):

@@ -40,10 +40,8 @@ SIDES: dict[str, Side | None] = {
     "open_preference": Side.train,
     "open_sft": Side.train,
 }
-TRAINED = (
-    "open_preference",
-    "open_sft",
-)  # groups with none to three constraints; other groups have one, `open_plain` none
+# Groups with none to three constraints; other groups have one, `open_plain` none
+TRAINED = ("open_preference", "open_sft")
 HOW_MANY = {0: 0.15, 1: 0.5, 2: 0.25, 3: 0.1}  # share of prompts by number of constraints
 FIRST = 0.15  # share of prompts with the constraints before the request
 NO_TOPIC = "language"  # claim of kinds whose answers name the topic in another language

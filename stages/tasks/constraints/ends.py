@@ -3,7 +3,7 @@
 import re
 
 from stages.store.text_units import lower_words, sentences
-from stages.tasks.constraint import Side, constraint
+from stages.tasks.constraint import Side, choice_of, constraint
 from stages.tasks.words import texts_of
 
 TEXTS = texts_of(__file__)
@@ -11,25 +11,25 @@ WORDS = "time home people day start end world light hands together again tomorro
 QUOTES = "\"'“”‘’«»"
 
 
-@constraint(Side.test, "start", lambda rng, request: {"phrase": rng.choice(TEXTS["phrases"])})
+@constraint(Side.test, "start", choice_of(phrase=TEXTS["phrases"]))
 def start_phrase(answer: str, phrase: str) -> bool:
     """Ignore quotation marks and Markdown before the phrase."""
     return bool(re.match(rf"[{QUOTES}*_#>\s-]*{re.escape(phrase)}(?![^\W_]|['’-]\w)", answer, re.IGNORECASE))
 
 
-@constraint(Side.aside, "end", lambda rng, request: {"sentence": rng.choice(TEXTS["sentences"])})
+@constraint(Side.aside, "end", choice_of(sentence=TEXTS["sentences"]))
 def end_phrase(answer: str, sentence: str) -> bool:
     return [last.strip(QUOTES).lower() for last in sentences(answer)[-1:]] == [sentence.lower()]
 
 
-@constraint(Side.test, "start letters words", lambda rng, request: {"letter": rng.choice("ABCDFHILMNOPRSTW")})
+@constraint(Side.test, "start letters words", choice_of(letter="ABCDFHILMNOPRSTW"))
 def first_word_letter(answer: str, letter: str) -> bool:
     """Ignore the marker of a list item, such as `1.` or `a)`."""
     first = re.search(r"[^\W_]", re.sub(r"^(?:\d+|[A-Za-z])[.)]\s", "", answer))
     return first is not None and first[0].lower() == letter.lower()
 
 
-@constraint(Side.test, "end words", lambda rng, request: {"word": rng.choice(WORDS)})
+@constraint(Side.test, "end words", choice_of(word=WORDS))
 def last_word(answer: str, word: str) -> bool:
     return lower_words(answer.replace("_", " "))[-1:] == [word.lower()]
 

@@ -3,7 +3,7 @@
 import re
 
 from stages.store.text_units import words
-from stages.tasks.constraint import Side, constraint, count_of
+from stages.tasks.constraint import Side, choice_of, constraint, count_of
 from stages.tasks.words import NAMES, words_of
 
 KNOWN = {language: frozenset(frequent) for language, frequent in words_of(__file__).items()}
@@ -27,16 +27,14 @@ def first_person(answer: str, count: int) -> bool:
     return _times(r"(?<!\w\.)i(?!\.\w)|me|my|mine", answer) >= count  # not the I of "A.I." or "i.e."
 
 
-@constraint(Side.train, "voice words", lambda rng, request: {"name": rng.choice(NAMES)})
+@constraint(Side.train, "voice words", choice_of(name=NAMES))
 def address_by_name(answer: str, name: str) -> bool:
     """Ignore possessives: "Anna's garden" does not address Anna."""
     return _times(rf"{re.escape(name)}(?!['’]s)", answer) > 0
 
 
 @constraint(
-    Side.validation,
-    "language words letters case",
-    lambda rng, request: {"language": rng.choice([language for language in KNOWN if language != "English"])},
+    Side.validation, "language words letters case", choice_of(language=[name for name in KNOWN if name != "English"])
 )
 def in_language(answer: str, language: str) -> bool:
     """Require three frequent words of the language, more than of any other, and two thirds of all frequent words."""

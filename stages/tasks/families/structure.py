@@ -3,8 +3,7 @@
 import json
 import random
 
-from stages.store.records import Check
-from stages.tasks.generator import Instance, exactly, family
+from stages.tasks.generator import Instance, as_json, exactly, family
 from stages.tasks.words import CITIES, COLOURS, NAMES, OBJECTS, article, fill, items, listed, texts_of
 
 TEXTS = texts_of(__file__)
@@ -20,13 +19,13 @@ def person(rng: random.Random) -> tuple[dict[str, str | int], str]:
 @family("structure", trains="json_object")
 def json_person(rng: random.Random) -> Instance:
     facts, text = person(rng)
-    return Instance({"text": text}, json.dumps(facts), [Check("is_json"), Check("json", {"value": facts})])
+    return Instance({"text": text}, json.dumps(facts), as_json(facts))
 
 
 @family("structure", unseen=True)
 def json_list(rng: random.Random) -> Instance:
     words = items(rng, 2, 4)
-    return Instance({"text": ", ".join(words)}, json.dumps(words), [Check("is_json"), Check("json", {"value": words})])
+    return Instance({"text": ", ".join(words)}, json.dumps(words), as_json(words))
 
 
 @family("structure")
@@ -48,11 +47,8 @@ def form(rng: random.Random) -> Instance:
 def bullets(rng: random.Random) -> Instance:
     words = items(rng, 2, 5)
     reference = "\n".join(f"- {word}" for word in words)
-    return Instance(
-        {"text": rng.choice([", ".join(words), listed(words)])},
-        reference,
-        exactly(reference, "bullet_count", count=len(words)),
-    )
+    text = rng.choice([", ".join(words), listed(words)])
+    return Instance({"text": text}, reference, exactly(reference, "bullet_count", count=len(words)))
 
 
 @family("list", trains="numbered_exactly")
