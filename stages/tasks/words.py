@@ -41,6 +41,7 @@ NAMES, CITIES, RELATIVES, NUMBERS = (WORDS[kind] for kind in ("names", "cities",
 OBJECTS, ADJECTIVES = WORDS["objects"], WORDS["adjectives"]
 NOUNS = {kind: WORDS[kind] for kind in ("fruit", "animal", "colour", "tool", "furniture", "plant", "job", "clothing")}
 FRUITS, ANIMALS, COLOURS, TOOLS, JOBS = (NOUNS[kind] for kind in ("fruit", "animal", "colour", "tool", "job"))
+THINGS = FRUITS + ANIMALS + TOOLS + OBJECTS
 # Ambiguous words: a kiwi is also a bird, a teal a duck, an orange a fruit, and some fruits are colours.
 ALSO = {"kiwi": "animal", "teal": "animal", "orange": "fruit"}
 ALSO |= dict.fromkeys(("cherry", "lemon", "lime", "olive", "peach", "plum"), "colour")

@@ -5,12 +5,10 @@ import random
 from stages.tasks.generator import Instance, exactly, family
 from stages.tasks.words import (
     ADJECTIVES,
-    ANIMALS,
-    FRUITS,
     NAMES,
     OBJECTS,
     PLACES,
-    TOOLS,
+    THINGS,
     VERBS,
     fill,
     items,
@@ -25,16 +23,9 @@ TEXTS = texts_of(__file__)
 @family("edit")
 def replace_word(rng: random.Random) -> Instance:
     old, new = rng.sample(OBJECTS, 2)
-    text = fill(
-        rng,
-        TEXTS["replace_word"],
-        old=old,
-        name=rng.choice(NAMES),
-        verb=rng.choice([*VERBS.values()]),
-        place=rng.choice(PLACES),
-        elsewhere=rng.choice(PLACES),
-        other=rng.choice(NAMES),
-    )
+    name, verb, place = rng.choice(NAMES), rng.choice([*VERBS.values()]), rng.choice(PLACES)
+    slots = {"name": name, "verb": verb, "place": place, "elsewhere": rng.choice(PLACES), "other": rng.choice(NAMES)}
+    text = fill(rng, TEXTS["replace_word"], old=old, **slots)
     reference = text.replace(f" {old}", f" {new}", 1)
     return Instance({"old": old, "new": new, "text": text}, reference, exactly(reference, "contains", text=new))
 
@@ -54,7 +45,7 @@ def past_tense(rng: random.Random) -> Instance:
 def plural(rng: random.Random) -> Instance:
     odd = {"mouse": "mice", "child": "children", "foot": "feet", "tooth": "teeth", "goose": "geese", "man": "men"}
     odd |= {"cherry": "cherries", "peach": "peaches", "fox": "foxes", "box": "boxes", "city": "cities", "bus": "buses"}
-    regular = [w for w in FRUITS + ANIMALS + TOOLS + OBJECTS if w[-1] not in "shxyo" and w not in odd]
+    regular = [w for w in THINGS if w[-1] not in "shxyo" and w not in odd]
     word = rng.choice([rng.choice(regular), rng.choice(regular), rng.choice(sorted(odd))])
     reference = odd.get(word, f"{word}s")
     reference = {"deer": "deer", "knife": "knives", "watch": "watches"}.get(word, reference)
@@ -71,10 +62,8 @@ def remove_word(rng: random.Random) -> Instance:
 
 @family("edit", unseen=True)
 def spelling(rng: random.Random) -> Instance:
-    words = [w for w in FRUITS + ANIMALS + TOOLS + OBJECTS if len(w) >= 5]
-    word = rng.choice(words)
-    places = [i for i in range(1, len(word) - 2) if word[i] != word[i + 1]]
-    place = rng.choice(places)
+    word = rng.choice([w for w in THINGS if len(w) >= 5])
+    place = rng.choice([i for i in range(1, len(word) - 2) if word[i] != word[i + 1]])
     wrong = word[:place] + word[place + 1] + word[place] + word[place + 2 :]
     return Instance({"text": wrong}, word, exactly(word, "word_count", count=1))
 
