@@ -2,20 +2,8 @@
 
 from enum import StrEnum
 
-
-class Command(StrEnum):
-    """The values of `stage` that build no node: these commands inspect the store or use its nodes."""
-
-    plan = "plan"
-    compare = "compare"
-    gc = "gc"
-    doctor = "doctor"
-    audit = "audit"
-    chat = "chat"
-    export = "export"
-    sync = "sync"
-    parity = "parity"
-    convert = "convert"
+# The values of `stage` that build no node: these commands inspect the store or use its nodes.
+Command = StrEnum("Command", "plan compare gc doctor audit chat export sync parity convert")
 
 
 class Role(StrEnum):
@@ -30,157 +18,63 @@ class Role(StrEnum):
     dpo = "policy"
 
 
-class Align(StrEnum):
-    """The training after SFT: DPO on preferences, or none, so that the SFT model is the policy."""
+# The training after SFT: DPO on preferences, or none, so that the SFT model is the policy.
+Align = StrEnum("Align", "dpo none")
 
-    dpo = "dpo"
-    none = "none"
+ExportFormat = StrEnum("ExportFormat", "gguf hub dataset")
 
+GGUFType = StrEnum("GGUFType", "f32 f16 q8_0")
 
-class ExportFormat(StrEnum):
-    gguf = "gguf"
-    hub = "hub"
-    dataset = "dataset"
+Precision = StrEnum("Precision", "auto fp32 bf16")
 
+Upstream = StrEnum("Upstream", "build require")
 
-class GGUFType(StrEnum):
-    f32 = "f32"
-    f16 = "f16"
-    q8_0 = "q8_0"
+# The figure of a job that an optimising sweeper gets.
+SweepMetric = StrEnum("SweepMetric", "pass_rate validation_loss")
 
+# The choice of a prompt's pairs of candidates. `stages/pairing/strategies.py` has a function for each word.
+Strategy = StrEnum("Strategy", "best_worst all random margin best_random hard length_matched ranked")
 
-class Precision(StrEnum):
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
+# The answers that SFT learns from: the data's (given), or also the base model's best ones (selected).
+Demonstrations = StrEnum("Demonstrations", "given selected")
 
+# The kind of rows that an objective learns from: answered prompts, pairs, labelled completions, or prompts.
+Reads = StrEnum("Reads", "examples pairs unpaired prompts")
 
-class Upstream(StrEnum):
-    build = "build"
-    require = "require"
+# The assistant turns of a conversation that SFT trains on.
+TrainedTurns = StrEnum("TrainedTurns", "all last")
 
+# The treatment of truncated rejected completions: keep them without an end of turn, or drop them. `auto` keeps them if
+# more than half of the candidates ended by themselves.
+Unfinished = StrEnum("Unfinished", "keep drop auto")
 
-class SweepMetric(StrEnum):
-    """The figure of a job that an optimising sweeper gets."""
-
-    pass_rate = "pass_rate"
-    validation_loss = "validation_loss"
-
-
-class Strategy(StrEnum):
-    """The choice of a prompt's pairs of candidates. `stages/pairing/strategies.py` has a function for each word."""
-
-    best_worst = "best_worst"
-    all = "all"
-    random = "random"
-    margin = "margin"
-    best_random = "best_random"
-    hard = "hard"
-    length_matched = "length_matched"
-    ranked = "ranked"
-
-
-class Demonstrations(StrEnum):
-    """The answers that SFT learns from: the data's (given), or also the base model's best ones (selected)."""
-
-    given = "given"
-    selected = "selected"
-
-
-class Reads(StrEnum):
-    """The kind of rows that an objective learns from: answered prompts, pairs, labelled completions, or prompts."""
-
-    examples = "examples"
-    pairs = "pairs"
-    unpaired = "unpaired"
-    prompts = "prompts"
-
-
-class TrainedTurns(StrEnum):
-    """The assistant turns of a conversation that SFT trains on."""
-
-    all = "all"
-    last = "last"
-
-
-class Unfinished(StrEnum):
-    """The treatment of truncated rejected completions: keep them without an end of turn, or drop them. `auto` keeps
-    them if more than half of the candidates ended by themselves."""
-
-    keep = "keep"
-    drop = "drop"
-    auto = "auto"
-
-
-class Rubrics(StrEnum):
-    """The question to a judge: which of two candidates is better, or how good one candidate is."""
-
-    pairwise = "pairwise"
-    pointwise = "pointwise"
-
+# The question to a judge: which of two candidates is better, or how good one candidate is.
+Rubrics = StrEnum("Rubrics", "pairwise pointwise")
 
 # The texts that a rubric must show.
 RUBRIC_TEXTS = {Rubrics.pairwise: ("request", "a", "b"), Rubrics.pointwise: ("request", "answer")}
 
+# The form of a judge's verdict: JSON by a schema that the server enforces, or words in the last line.
+Reading = StrEnum("Reading", "json text")
 
-class Reading(StrEnum):
-    """The form of a judge's verdict: JSON by a schema that the server enforces, or words in the last line."""
+Split = StrEnum("Split", "sft preference validation test")
 
-    json = "json"
-    text = "text"
+DPOReference = StrEnum("DPOReference", "previous sft")
 
+# The trained weights: all, a new LoRA, a new LoRA over 4-bit weights, or (DPO only) SFT's LoRA, continued.
+Adapter = StrEnum("Adapter", "none lora qlora continued")
 
-class Split(StrEnum):
-    sft = "sft"
-    preference = "preference"
-    validation = "validation"
-    test = "test"
+# The type of weights in memory during training and scoring.
+Weights = StrEnum("Weights", "fp32 bf16 nf4")
 
+# The input for a pair: the prompt once with both completions (`models/packing.py`), or two padded rows (TRL).
+Forward = StrEnum("Forward", "shared_prefix padded")
 
-class DPOReference(StrEnum):
-    previous = "previous"
-    sft = "sft"
+# The activations that the backward pass recomputes. selective: all except outputs of matrix products and attention.
+# full: all except the inputs of layers. auto: the first kind with which the longest row fits.
+Checkpointing = StrEnum("Checkpointing", "auto none selective full")
 
-
-class Adapter(StrEnum):
-    """The trained weights: all, a new LoRA, a new LoRA over 4-bit weights, or (DPO only) SFT's LoRA, continued."""
-
-    none = "none"
-    lora = "lora"
-    qlora = "qlora"
-    continued = "continued"
-
-
-class Weights(StrEnum):
-    """The type of weights in memory during training and scoring."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    nf4 = "nf4"
-
-
-class Forward(StrEnum):
-    """The input for a pair: the prompt once with both completions (`models/packing.py`), or two padded rows (TRL)."""
-
-    shared_prefix = "shared_prefix"
-    padded = "padded"
-
-
-class Checkpointing(StrEnum):
-    """The activations that the backward pass recomputes. selective: all except outputs of matrix products and
-    attention. full: all except the inputs of layers. auto: the first kind with which the longest row fits."""
-
-    auto = "auto"
-    none = "none"
-    selective = "selective"
-    full = "full"
-
-
-class Sharding(StrEnum):
-    none = "none"
-    fsdp = "fsdp"
-    zero3 = "zero3"
-
+Sharding = StrEnum("Sharding", "none fsdp zero3")
 
 # The losses of TRL's DPOTrainer.
 LOSS_TYPES = (

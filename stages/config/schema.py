@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
+from stages.config import choices
 from stages.config.blocks.data import SPLIT_OF_GROUP, Data, Source
 from stages.config.blocks.endpoints import Endpoint, Price
 from stages.config.blocks.evaluation import Answer, Eval
@@ -20,46 +21,17 @@ from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.runtimes import DeviceRuntime
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import DPO, OBJECTIVES, SFT, Reference, Reward, Training
-from stages.config.choices import (
-    GPUS,
-    Align,
-    Command,
-    Demonstrations,
-    ExportFormat,
-    GGUFType,
-    Precision,
-    Role,
-    Sharding,
-    SweepMetric,
-    Upstream,
-)
 from stages.config.installation import PACKAGE, ROOT
 from stages.config.limits import between, positive, random_seed, words
 
 # A wheel holds these folders inside the package, a checkout next to it.
 CONF, RECIPES, DOCS = ((PACKAGE if (PACKAGE / name).is_dir() else ROOT) / name for name in ("conf", "recipes", "docs"))
 
-
-class Target(StrEnum):
-    """The stages that `stage` can build, each together with its inputs."""
-
-    base = "base"
-    source = "source"
-    data = "data"
-    select = "select"
-    sft = "sft"
-    sample = "sample"
-    pool = "pool"
-    label = "label"
-    pairs = "pairs"
-    unpaired = "unpaired"
-    reference = "reference"
-    dpo = "dpo"
-    reward = "reward"
-    answer = "answer"
-    versus = "versus"
-    eval = "eval"
-    report = "report"
+# The stages that `stage` can build, each together with its inputs.
+Target = StrEnum(
+    "Target",
+    "base source data select sft sample pool label pairs unpaired reference dpo reward answer versus eval report",
+)
 
 
 @dataclass
@@ -84,14 +56,14 @@ class Launch:
     nodes: int = between(1, 10_000)
     node_rank: int = between(0, 9_999)
     rendezvous: str | None = MISSING
-    sharding: Sharding = MISSING
+    sharding: choices.Sharding = MISSING
 
 
 @dataclass
 class Plan:
     """The machine that `stage=plan` plans for, and the data until there are any."""
 
-    gpu: str | None = words(*GPUS)
+    gpu: str | None = words(*choices.GPUS)
     tokens: dict[str, float] = MISSING
 
 
@@ -107,20 +79,20 @@ class GC:
 
 @dataclass
 class Chat:
-    model: Role = MISSING
+    model: choices.Role = MISSING
     side_by_side: bool = MISSING
     temperature: float = between(0, 100)
     max_new_tokens: int = between(1, 65_536)
-    precision: Precision = MISSING
+    precision: choices.Precision = MISSING
     seed: int = random_seed()
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
 
 
 @dataclass
 class Export:
-    format: ExportFormat = MISSING
-    model: Role = MISSING
-    dtype: GGUFType = MISSING
+    format: choices.ExportFormat = MISSING
+    model: choices.Role = MISSING
+    dtype: choices.GGUFType = MISSING
     repo: str | None = MISSING
     private: bool = MISSING
 
@@ -150,11 +122,11 @@ class Config:
     stage: str = MISSING
     outputs: str = MISSING
     seed: int = random_seed()
-    precision: Precision = MISSING
-    align: Align = MISSING
+    precision: choices.Precision = MISSING
+    align: choices.Align = MISSING
     rounds: int = between(1, 100)
-    sweep_metric: SweepMetric = MISSING
-    upstream: Upstream = MISSING
+    sweep_metric: choices.SweepMetric = MISSING
+    upstream: choices.Upstream = MISSING
     rebuild: Target | None = MISSING
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
@@ -188,7 +160,7 @@ class Config:
     @property
     def planned_gpu(self) -> str | None:
         """The GPU of another machine that the command plans for; None: it is about this machine."""
-        return self.plan.gpu if self.stage == Command.plan else None
+        return self.plan.gpu if self.stage == choices.Command.plan else None
 
     @property
     def trained(self) -> dict[str, Training]:
@@ -201,7 +173,7 @@ class Config:
         """True if SFT also learns from the base model's best answers to prompts without a reference answer."""
         if self.sft.demonstrations is None:
             return self.sft.train and bool(self.data.tasks and self.data.tasks.open_sft)
-        return self.sft.demonstrations is Demonstrations.selected
+        return self.sft.demonstrations is choices.Demonstrations.selected
 
     @property
     def without_model(self) -> bool:
@@ -213,14 +185,16 @@ class Config:
     @property
     def unpaired_wanted(self) -> bool:
         """True if the run needs labels of single completions (`stage=unpaired`), which no other stage reads."""
-        published = self.stage == Command.export and self.export.format is ExportFormat.dataset
+        published = self.stage == choices.Command.export and self.export.format is choices.ExportFormat.dataset
         return self.stage == Target.unpaired or published
 
     @property
     def labels(self) -> list[Label]:
         """The blocks of labelers: for candidates, and for the answers that the evaluation compares."""
         judged = self.eval.judged
-        return ([] if self.align is Align.none else [self.label]) + ([judged.label] if judged.is_requested else [])
+        return ([] if self.align is choices.Align.none else [self.label]) + (
+            [judged.label] if judged.is_requested else []
+        )
 
     @property
     def own_parts(self) -> dict[str, Own]:
@@ -231,7 +205,7 @@ class Config:
     @property
     def own_prompts(self) -> bool:
         """True if the file of preferences or candidates also holds the prompts, so that they are not in the data."""
-        return self.align is not Align.none and (self.label.brings_pool or self.sample.brings_prompts)
+        return self.align is not choices.Align.none and (self.label.brings_pool or self.sample.brings_prompts)
 
     @property
     def tested(self) -> bool:

@@ -16,15 +16,9 @@ from stages.tasks.words import wordings_of
 WHOLE = "whole"  # the claim of a kind that shapes the whole answer and allows no other kind
 Draw = Callable[[random.Random, str], dict[str, Any]]  # draws the parameters of a constraint for a request
 
-
-class Side(StrEnum):
-    """The split in which a kind is used. `aside` means no split: the embedded base model satisfies the kind in fewer
-    than 5% or more than 80% of 40 answers. A test of it would say little (`python -m tests.bench.kinds side=test`)."""
-
-    train = "train"
-    validation = "validation"
-    test = "test"
-    aside = "aside"
+# The split in which a kind is used. `aside` means no split: the embedded base model satisfies the kind in fewer than
+# 5% or more than 80% of 40 answers. A test of it would say little (`python -m tests.bench.kinds side=test`).
+Side = StrEnum("Side", "train validation test aside")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import Any
 
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.diagnosis.effects import TEST_PROMPTS
-from stages.evaluation.diagnosis.finding import COUNT, Cause, Finding, Normal
+from stages.evaluation.diagnosis.finding import Cause, Finding, Normal
 from stages.pages import changes
 from stages.pages.headline import Headline
 from stages.pages.next_steps import next_steps
@@ -174,7 +174,7 @@ def test_what_to_do_next_is_a_command_of_this_run() -> None:
 def test_too_few_test_prompts_are_a_next_step_after_the_likeliest_cause() -> None:
     clause = Cause("there are too few", "more data.tasks.test")
     findings = [
-        Finding(name, 32, Normal(low=800), COUNT, "", below=clause) for name in ("pairs", "beta", TEST_PROMPTS)
+        Finding(name, 32, Normal(low=800), "{:.0f}", "", below=clause) for name in ("pairs", "beta", TEST_PROMPTS)
     ]
     why = Diagnosis(False, "", findings, [], [])
     evaluation = {"command": "python run.py stage=eval recipe=tiny"}

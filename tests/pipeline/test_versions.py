@@ -27,10 +27,10 @@ NOT_OF_THE_RESULT = {
 }
 
 
-# Files that a module reads or imports by their folder, or starts as a program: no import statement names them.
+# Files that a module reads or imports by their folder, or starts as a program: no import statement names them. Texts
+# that stand beside a module under its name are its source, too.
 BY_FOLDER = {
     "stages.tasks.generator": "stages/tasks/families/*.py",
-    "stages.tasks.words": "stages/tasks/**/*.yaml",
     "stages.tasks.constraint": "stages/tasks/constraints/*.py",
     "stages.sandbox.jinja_process": "stages/sandbox/jinja_worker.py",
     "stages.models.chat_templates": "stages/models/templates/*.jinja",
@@ -56,7 +56,7 @@ def sources(module: str) -> set[Path]:
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
         if not path.exists() or path in files or name in NOT_OF_THE_RESULT:
             continue
-        files.add(path)
+        files |= {path, *[texts for texts in [path.with_suffix(".yaml")] if texts.exists()]}
         by_folder = [*ROOT.glob(BY_FOLDER[name])] if name in BY_FOLDER else []
         files |= {each for each in by_folder if each.suffix != ".py"}
         waiting += [module_of(each) for each in by_folder if each.suffix == ".py"]
@@ -114,6 +114,7 @@ def test_a_part_counts_as_source_of_the_stages_that_use_it() -> None:
     assert "pipeline.py" not in names
     assert {"editing.py", "words.py"} <= {path.name for path in sources("stages.data")}
     assert "lengths.py" in {path.name for path in sources("stages.data")}
+    assert {"finding.yaml", "glossary.yaml"} <= {path.name for path in sources("stages.report")}
     assert {"intent.yaml", "known.yaml"} <= {path.name for path in sources("stages.source")}
     assert "judge.py" in {path.name for path in sources("stages.label")}
     assert "chatml.jinja" in {path.name for path in sources("stages.sft")}

@@ -1,13 +1,22 @@
-"""A finding: a quantity measured on a run, its normal range, and the likely cause of a value outside the range."""
+"""A finding: a quantity measured on a run, its normal range, and the likely cause of a value outside the range.
+
+The quantities' names, ranges, causes and advice are in finding.yaml.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.store.numbers import signed
 
+SIDES = ("below", "above")  # of a range
 OUT, FAR = 1, 2  # severities; a value in its range has 0
-SHARE, COUNT, NUMBER = "{:.0%}", "{:.0f}", "{:z.2g}"  # formats of values
+NUMBER = "{:z.2g}"  # the format of values that are neither shares nor counts
+TEXTS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 
 
 def write_number(form: str, number: float) -> str:
@@ -76,6 +85,22 @@ class Finding:
     below: Cause | None = None
     above: Cause | None = None
     detail: str = ""
+
+    @classmethod
+    def of(cls, name: str, value: float, detail: str = "", normal: Normal | None = None, **words: object) -> "Finding":
+        """Build the finding that finding.yaml has under this name. `normal`: its range, if that depends on the run;
+        `words`: what stands in braces there."""
+        text = TEXTS[name]
+        causes = {side: Cause(*(each.format(**words) for each in text[side])) for side in SIDES if side in text}
+        return cls(
+            text["quantity"].format(**words),
+            value,
+            normal or Normal(**text["normal"]),
+            text["form"],
+            text["source"].format(**words),
+            **causes,
+            detail=detail,
+        )
 
     @property
     def severity(self) -> int:
