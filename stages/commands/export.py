@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from stages.commands.publishing import dataset_folder
+from stages.commands import dataset_folder
 from stages.config.choices import ExportFormat
 from stages.config.errors import visible
 from stages.config.schema import Export
