@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.config.choices import Command, ExportFormat
+from stages.config.choices import Command
 from stages.config.installation import ROOT
 from tests.upstream.seams import SEAMS
 from tests.upstream.test_table import overridden, reaches
@@ -31,7 +31,7 @@ OPENINGS = set("what whether that of those which where how as".split())
 # Folders whose files are words of a setting: where they define a class of this kind, or bear one of these names.
 KINDS = {"stages/labelers": "Labeler", "stages/samplers": "Sampler", "stages/formats": "Format"}
 KINDS |= {"stages/tracking": "Run"}
-CHOICES = {"stages/commands": [*Command], "stages/commands/publishing": [*ExportFormat]}
+CHOICES = {"stages/commands": [*Command]}
 
 Offender = tuple[Path, int, str]
 Modules = dict[Path, ast.Module]

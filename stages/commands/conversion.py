@@ -22,18 +22,14 @@ from stages.config.schema import group_defaults
 
 Settings = dict[str, Any]
 NOTHING: tuple[Any, ...] = (None, False, 0, -1, "", "no", "none", [], {})  # values that ask for nothing
-HEADINGS = {
-    "defaults": "Defaults of that framework where the file is silent and ours differ",
-    "without": "Without a counterpart",
-    "unknown": "Unknown to this command, and left out",
-    "notes": "By design",
-    "neutral": "Left out, without effect on the result",
-}
 
 
 @cache
 def load_table(name: str) -> Mapping[str, Any]:
     return yaml.safe_load(Path(__file__).with_name("frameworks").joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+HEADINGS: Mapping[str, str] = load_table("common")["headings"]  # of remarks, by kind
 
 
 @dataclass

@@ -1,9 +1,12 @@
 """`stage=export`: write a model, or its training data as a dataset, to files or to the hub."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
-from stages.commands.publishing import dataset_folder
+import yaml
+
+from stages.commands import dataset_folder
 from stages.config.choices import ExportFormat
 from stages.config.errors import visible
 from stages.config.schema import Export
@@ -15,16 +18,7 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-EVALUATION = """
-## Evaluation
-
-{verdict}
-
-Share of held-out prompts whose answer passes all checks, with 95% intervals. The intervals are for new prompts of the
-same tasks; in the rows of tasks without training data, they are for new tasks of this kind:
-
-{table}
-"""
+EVALUATION: str = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))["evaluation"]
 
 
 def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store) -> None:

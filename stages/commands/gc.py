@@ -51,7 +51,8 @@ def list_unreached(store: Store, remove: bool) -> None:
     unreached = sorted(folder for key, (folder, _) in nodes.items() if key not in reached)
     unreached += [folder for folder in leftover_folders(store) if is_ours(store, folder)]
     for folder in unreached:
-        log.info("%s  %.1f MiB%s", folder, folder_size(folder) / 2**20, "  removed" if remove else "")
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        log.info("%s  %.1f MiB%s", folder, size / 2**20, "  removed" if remove else "")
         if remove:
             if sealed_json.NODE.fullmatch(folder.name):  # under this name, a later gc finds a half-removed node
                 gone = folder.with_suffix(".replaced")
@@ -85,7 +86,3 @@ def is_ours(store: Store, folder: Path) -> bool:
     stage, fingerprint = folder.parent.name, folder.name[:12]
     linked = any(path.is_symlink() for path in (folder, folder.parent))
     return stage in [*Target] and not linked and folder.is_dir() and store.lock_file(stage, fingerprint).exists()
-
-
-def folder_size(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

@@ -58,12 +58,11 @@ def read_candidates(
     texts = {p.id: answers[p.id] for p in round_prompts}
     if not any(texts.values()):
         raise UserError(f"{key}={cfg.file}: no row answers a prompt of this round. Check the file and sample.columns.")
+    other_rounds = rows.total() - sum(rows[prompt] for prompt in texts)
+    copies = sum(counts.total() - len(counts) for counts in texts.values())
     for count, label in (
-        (
-            rows.total() - sum(rows[prompt] for prompt in texts),
-            "rows were skipped: their prompts are not in this round",
-        ),
-        (sum(counts.total() - len(counts) for counts in texts.values()), "completions were skipped as copies"),
+        (other_rounds, "rows were skipped: their prompts are not in this round"),
+        (copies, "completions were skipped as copies"),
         (sum(not counts for counts in texts.values()), "prompts have no candidate in this file"),
     ):
         if count:

@@ -51,10 +51,6 @@ def probe(sampler: Sampler, prompts: Sequence[Example], contract: Contract, seed
     return endings(draws())
 
 
-def draws_of(candidates: Iterable[Candidate]) -> Iterator[Draw]:
-    return (Draw(c.prompt_id, c.temperature, c.text, c.finish_reason == "stop") for c in candidates)
-
-
 def endings(draws: Iterable[Draw]) -> dict[float, Endings]:
     """Return the statistics of each temperature. Draws of the same prompt must be adjacent."""
     count, ended, prompts, differ = (Counter[float]() for _ in range(4))
@@ -96,7 +92,7 @@ def watch_endings(
 ) -> dict[str, Any]:
     """Return the statistics of candidates by temperature. If few candidates end, warn, and probe the policy for a
     better temperature with `open_sampler`. An endpoint costs money, so it is not probed."""
-    by_temperature = endings(draws_of(candidates))
+    by_temperature = endings(Draw(c.prompt_id, c.temperature, c.text, c.finish_reason == "stop") for c in candidates)
     figures: dict[str, Any] = {"by_temperature": by_name(by_temperature)}
     count = sum(row.candidates for row in by_temperature.values())
     share = sum(row.candidates * row.ended for row in by_temperature.values()) / count

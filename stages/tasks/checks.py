@@ -19,10 +19,6 @@ def letters(text: str) -> str:
     return "".join(c for c in text if c.isalpha())
 
 
-def bullet_lines(text: str) -> list[str]:
-    return [line for line in text.split("\n") if line.startswith("- ")]
-
-
 def last_number(text: str) -> float | None:
     """Return the last number of a text, which is the result of a worked solution, or None."""
     numerals = re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", ""))
@@ -55,7 +51,9 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "word_count": lambda answer, count: len(answer.split()) == count,
     "line_count": lambda answer, count: len(answer.split("\n")) == count,
     "comma_count": lambda answer, count: answer.count(",") == count and "\n" not in answer,
-    "bullet_count": lambda answer, count: len(bullet_lines(answer)) == count == len(answer.split("\n")),
+    "bullet_count": lambda answer, count: (
+        len(answer.split("\n")) == count and all(line.startswith("- ") for line in answer.split("\n"))
+    ),
     "label": lambda answer, text: words(answer.lower()) == words(text.lower()),
     "number": lambda answer, text: last_number(answer) is not None and last_number(answer) == last_number(text),
     "is_json": lambda answer: parse_json(answer) is not ValueError,

@@ -4,14 +4,14 @@ drawn. Each module of `constraints/` is an area of kinds."""
 import importlib
 import pkgutil
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from stages.store.records import Check
 from stages.tasks import constraints as areas
-from stages.tasks.wordings import wordings_of
+from stages.tasks.words import wordings_of
 
 WHOLE = "whole"  # the claim of a kind that shapes the whole answer and allows no other kind
 Draw = Callable[[random.Random, str], dict[str, Any]]  # draws the parameters of a constraint for a request
@@ -67,9 +67,14 @@ def constraint(
     return register
 
 
+def choice_of(**options: Sequence[Any]) -> Draw:
+    """Return a function that draws one of the options of each parameter."""
+    return lambda rng, request: {name: rng.choice(choices) for name, choices in options.items()}
+
+
 def count_of(*options: int) -> Draw:
     """Return a function that draws one of the options as the parameter `count`."""
-    return lambda rng, request: {"count": rng.choice(options)}
+    return choice_of(count=options)
 
 
 def known_constraints() -> dict[str, Constraint]:

@@ -14,7 +14,7 @@ from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError, suggest
 from stages.store.records import Check, Example, Message, content_id, prompt_id
 from stages.tasks import families as family_modules
-from stages.tasks.wordings import split_wordings, wordings_of
+from stages.tasks.words import split_wordings, wordings_of
 
 
 @dataclass
@@ -72,6 +72,11 @@ def one_of(options: list[str], right: str) -> list[Check]:
 def exactly(right: str, kind: str, **params: Any) -> list[Check]:
     """Return the checks of an exact answer: a property of the right answer, and equality with it."""
     return [Check(kind, params), Check("equals", {"text": right})]
+
+
+def as_json(right: Any) -> list[Check]:
+    """Return the checks of an answer in JSON: that it is JSON, and its value."""
+    return [Check("is_json"), Check("json", {"value": right})]
 
 
 def known_families() -> dict[str, Family]:

@@ -6,15 +6,13 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import yaml
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError
 from stages.store.records import KIND_SEPARATOR, Check, Example, content_id, prompt_id
 from stages.store.text_units import lower_words, plain_words
 from stages.tasks.constraint import Constraint, Side, known_constraints, may_clash
+from stages.tasks.words import read_beside, words_of
 
 
 def parts(block: str) -> list[str]:
@@ -23,20 +21,11 @@ def parts(block: str) -> list[str]:
 
 
 # The acts of open requests, each with its wordings and topics
-READ = yaml.safe_load(Path(__file__).with_name("topics.yaml").read_text(encoding="utf-8"))
+READ = read_beside(__file__)
 TOPICS = {name: parts(block) for name, block in READ["topics"].items()}
 TOPICS["IDEAS"] = TOPICS["SKILLS"] + TOPICS["GOALS"]
 ACTS = {name: (tuple(parts(act["wordings"])), TOPICS[act["topics"]]) for name, act in READ["acts"].items()}
-STOP = """
-about after again against along also always among another anyone around asked asking asks away because becomes been
-before begin being beside besides both came come comes could does doing down during each evening ever every everything
-find finds first five four from full gets getting give gives goes good have here into itself just keep keeping keeps
-kept know knows last learn learning left less like long look looking looks made make makes making many month more most
-much must need needs never next nobody nothing often once only other others over part people place same seems several
-since some stays still such take takes taking tell telling tells than that their them then there these they thing
-things this those three through time turn under until used using very want wants week weekend weekends weeks went were
-what when where whether which while whose will with without work working works would year years
-""".split()
+STOP = words_of(__file__)["stop"]
 # Removes the ending of a plural or gerund. At least three letters with a vowel stay: not `spr` for `spring`.
 BARE = re.compile(
     r"(?=.{0,2}[aeiouy])(.{3,}?)((?<=(.))\3ing|ing|ies|(?<=[sxh])es|(?<![su])s|(?<![aeiou])y|(?<=....)e)$"
@@ -51,10 +40,8 @@ SIDES: dict[str, Side | None] = {
     "open_preference": Side.train,
     "open_sft": Side.train,
 }
-TRAINED = (
-    "open_preference",
-    "open_sft",
-)  # groups with none to three constraints; other groups have one, `open_plain` none
+# Groups with none to three constraints; other groups have one, `open_plain` none
+TRAINED = ("open_preference", "open_sft")
 HOW_MANY = {0: 0.15, 1: 0.5, 2: 0.25, 3: 0.1}  # share of prompts by number of constraints
 FIRST = 0.15  # share of prompts with the constraints before the request
 NO_TOPIC = "language"  # claim of kinds whose answers name the topic in another language

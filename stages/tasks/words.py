@@ -1,73 +1,69 @@
-"""Words and plain sentences for generated instructions."""
+"""Words, sentences and wordings of generated instructions, from the YAML file beside the module that uses them."""
 
 import random
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-NAMES = (
-    "Ada Amir Bela Carmen Chidi Clara Dmitri Elena Farid Greta Hana Hugo Ines Ivan Jonas Kofi Lena Lucia Marek Mina "
-    "Nadia Noor Olga Omar Paula Petra Quinn Rafael Rosa Samir Tara Tomas Uma Vera Viktor Wanda Yara Yusuf Zoe"
-).split()
-CITIES = (
-    "Accra Athens Bergen Bogota Cairo Cork Dakar Delhi Dublin Geneva Hanoi Helsinki Izmir Jakarta Kyoto Lagos Lima "
-    "Lisbon Lyon Madrid Malmo Milan Nairobi Oslo Porto Prague Quito Riga Seoul Tallinn Tunis Turin Vienna Warsaw"
-).split()
-FRUITS = "apple banana cherry fig grape kiwi lemon lime mango melon olive papaya peach pear plum quince".split()
-ANIMALS = "badger bear camel crow deer dove eagle falcon fox goat hare heron horse lion lynx otter owl seal".split()
-COLOURS = "amber azure beige black blue brown crimson gold green grey indigo ivory orange pink purple red teal".split()
-TOOLS = "anvil bolt brush chisel clamp drill file hammer ladder lathe mallet nail pliers rasp ruler saw wrench".split()
-FURNITURE = "armchair bed bench bookcase cabinet chair cupboard desk dresser lamp mirror shelf sofa stool".split()
-PLANTS = "acacia aster basil cedar clover daisy fern ivy lily maple mint moss oak pine poppy rose sage tulip".split()
-JOBS = "baker barber builder butcher cook dentist doctor driver farmer gardener judge nurse painter pilot".split()
-CLOTHES = "apron belt blouse boot cap cloak coat glove hat jacket scarf shirt shoe skirt sock sweater".split()
-NOUNS = {
-    "fruit": FRUITS,
-    "animal": ANIMALS,
-    "colour": COLOURS,
-    "tool": TOOLS,
-    "furniture": FURNITURE,
-    "plant": PLANTS,
-    "job": JOBS,
-    "clothing": CLOTHES,
-}
+import yaml
+
+
+@cache
+def read_beside(module: str) -> dict[str, Any]:
+    """Return the content of the YAML file beside a module, whose `__file__` is given."""
+    return yaml.safe_load(Path(module).with_suffix(".yaml").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def words_of(module: str) -> dict[str, list[str]]:
+    """Return the lists of words under `words` in the YAML file beside a module."""
+    return {name: block.split() for name, block in read_beside(module)["words"].items()}
+
+
+def texts_of(module: str) -> dict[str, tuple[str, ...]]:
+    """Return the lists of texts under `texts` in the YAML file beside a module, which has one text per line."""
+    return {name: tuple(block.splitlines()) for name, block in read_beside(module)["texts"].items()}
+
+
+def wordings_of(function: Callable[..., Any], line_break: str) -> tuple[str, ...]:
+    """Return the wordings of a function from the YAML file beside its module, where its name is their key."""
+    return split_wordings(read_beside(str(sys.modules[function.__module__].__file__))[function.__name__], line_break)
+
+
+def split_wordings(text: str, line_break: str) -> tuple[str, ...]:
+    """Return one wording per line of a text, in which " | " stands for a line break."""
+    return tuple(line.strip().replace(" | ", line_break) for line in text.strip().splitlines())
+
+
+WORDS, TEXTS = words_of(__file__), texts_of(__file__)
+NAMES, CITIES, RELATIVES, NUMBERS = (WORDS[kind] for kind in ("names", "cities", "relatives", "numbers"))
+OBJECTS, ADJECTIVES = WORDS["objects"], WORDS["adjectives"]
+NOUNS = {kind: WORDS[kind] for kind in ("fruit", "animal", "colour", "tool", "furniture", "plant", "job", "clothing")}
+FRUITS, ANIMALS, COLOURS, TOOLS, JOBS = (NOUNS[kind] for kind in ("fruit", "animal", "colour", "tool", "job"))
+THINGS = FRUITS + ANIMALS + TOOLS + OBJECTS
 # Ambiguous words: a kiwi is also a bird, a teal a duck, an orange a fruit, and some fruits are colours.
 ALSO = {"kiwi": "animal", "teal": "animal", "orange": "fruit"}
 ALSO |= dict.fromkeys(("cherry", "lemon", "lime", "olive", "peach", "plum"), "colour")
-OBJECTS = (
-    "basket bell blanket book bottle box bridge camera candle carpet clock coin compass cup door drum engine "
-    "envelope flag garden gate guitar helmet jar kettle key kite letter map medal mill notebook paddle painting "
-    "parcel pen piano pillow pocket radio ring rope ship spoon statue suitcase telescope tent ticket "
-    "trumpet umbrella vase violin wagon wallet whistle window"
-).split()
-ADJECTIVES = (
-    "ancient bright broken clean cold dusty empty expensive faded fragile heavy huge large light loud narrow new "
-    "old painted plain quiet rare round rusty sharp shiny small smooth soft square strange striped tall thin tiny "
-    "warm wet white wide wooden yellow young"
-).split()
-VERBS = {  # present, past
-    "borrow": "borrowed", "bring": "brought", "buy": "bought", "carry": "carried", "clean": "cleaned",
-    "collect": "collected", "draw": "drew", "find": "found", "fix": "fixed", "hide": "hid", "hold": "held",
-    "keep": "kept", "lift": "lifted", "lose": "lost", "make": "made", "move": "moved", "notice": "noticed",
-    "open": "opened", "paint": "painted", "photograph": "photographed", "pull": "pulled", "sell": "sold",
-    "send": "sent", "show": "showed", "steal": "stole", "take": "took", "touch": "touched", "use": "used",
-    "wash": "washed", "watch": "watched",
+VERBS: dict[str, str] = read_beside(__file__)["verbs"]  # present: past
+PLACES, TIMES = TEXTS["places"], TEXTS["times"]
+# The slots of SENTENCES, in the order in which they are drawn
+SLOTS = {
+    "name": NAMES, "other": NAMES, "animal": ANIMALS, "thing": OBJECTS, "place": PLACES, "time": TIMES,
+    "adjective": ADJECTIVES, "verb": [*VERBS.values()], "relative": RELATIVES, "city": CITIES, "colour": COLOURS,
+    "fruit": FRUITS, "juice": FRUITS, "job": JOBS, "workplace": CITIES,
 }  # fmt: skip
-PLACES = (
-    "at the airport|at the bakery|at the harbour|at the library|at the market|at the museum|at the station|"
-    "behind the barn|beside the lake|in the attic|in the cellar|in the forest|in the garden|in the kitchen|"
-    "in the office|in the park|in the village|near the bridge|near the river|near the school|on the balcony|"
-    "on the beach|on the roof|under the stairs"
-).split("|")
-TIMES = (
-    "after lunch|before dawn|during the storm|every morning|last night|last summer|last week|on Friday|on Monday|"
-    "on Sunday|this morning|two days ago|yesterday"
-).split("|")
-RELATIVES = "aunt brother cousin father friend mother neighbour sister teacher uncle".split()
-NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen".split()
-NUMBERS += "sixteen seventeen eighteen nineteen twenty".split()
 
 
 def article(noun_phrase: str) -> str:
     """Return a noun phrase with its article: `an old book`, `a new book`."""
     return f"{'an' if noun_phrase[0] in 'aeiou' else 'a'} {noun_phrase}"
+
+
+def fill(rng: random.Random, texts: Sequence[str], **slots: str) -> str:
+    """Return one of the texts with its slots filled. `{a_item}` is the slot `item` with its article."""
+    with_articles = {f"a_{name}": article(value) for name, value in slots.items()}
+    return rng.choice(texts).format(**slots, **with_articles)
 
 
 def items(rng: random.Random, low: int, high: int) -> list[str]:
@@ -93,22 +89,4 @@ def phrase(rng: random.Random) -> str:
 
 def sentence(rng: random.Random) -> str:
     """Return a plain sentence of four to ten words without its full stop, from one of a dozen patterns."""
-    name, other, animal = rng.choice(NAMES), rng.choice(NAMES), rng.choice(ANIMALS)
-    thing, place, time = rng.choice(OBJECTS), rng.choice(PLACES), rng.choice(TIMES)
-    adjective, verb = rng.choice(ADJECTIVES), rng.choice(list(VERBS.values()))
-    return rng.choice(
-        [
-            f"{name} {verb} {article(f'{adjective} {thing}')} {time}",
-            f"{name} {verb} the {thing} {place}",
-            f"The {animal} sleeps {place}",
-            f"My {rng.choice(RELATIVES)} {verb} {article(thing)} {time}",
-            f"There is {article(f'{adjective} {thing}')} {place}",
-            f"We met {name} {place}",
-            f"{name} lives in {rng.choice(CITIES)} with {other}",
-            f"The {thing} is {adjective} and {rng.choice(COLOURS)}",
-            f"Nobody {verb} the {thing} {time}",
-            f"The shop sells {rng.choice(FRUITS)} and {rng.choice(FRUITS)} juice",
-            f"I saw {article(animal)} {place} {time}",
-            f"{name} works as {article(rng.choice(JOBS))} in {rng.choice(CITIES)}",
-        ]
-    )
+    return fill(rng, TEXTS["sentences"], **{slot: rng.choice(words) for slot, words in SLOTS.items()})

@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from stages.commands.publishing import dataset_card, dataset_folder
+from stages.commands import dataset_card, dataset_folder
 from stages.store.manifest import manifest_of
 from stages.store.records import Example, Pair, load, save
 from stages.store.store import Store

@@ -31,7 +31,6 @@ NOT_OF_THE_RESULT = {
 # that stand beside a module under its name are its source, too.
 BY_FOLDER = {
     "stages.tasks.generator": "stages/tasks/families/*.py",
-    "stages.tasks.wordings": "stages/tasks/**/*.yaml",
     "stages.tasks.constraint": "stages/tasks/constraints/*.py",
     "stages.sandbox.jinja_process": "stages/sandbox/jinja_worker.py",
     "stages.models.chat_templates": "stages/models/templates/*.jinja",

@@ -3,7 +3,9 @@
 import re
 
 from stages.store.text_units import lines, paragraphs
-from stages.tasks.constraint import Side, constraint, count_of
+from stages.tasks.constraint import Side, choice_of, constraint, count_of
+
+NAMES = "Mara Jonas Priya Tobias Elena Kofi Ingrid Samuel Yuki Rosa".split()
 
 
 @constraint(Side.test, "brackets", count_of(2, 3, 4))
@@ -13,7 +15,7 @@ def placeholders(answer: str, count: int) -> bool:
     return len(named) >= count
 
 
-@constraint(Side.test, "end layout", lambda rng, request: {"marker": rng.choice(["P.S.", "P.P.S."])})
+@constraint(Side.test, "end layout", choice_of(marker=["P.S.", "P.P.S."]))
 def postscript(answer: str, marker: str) -> bool:
     ends = lines(answer)[1:][-1:] + paragraphs(answer)[1:][-1:]
     return any(_labelled(end, re.escape(marker)) for end in ends)
@@ -25,13 +27,7 @@ def two_answers(answer: str) -> bool:
     return len(parts) == 2 and all(parts) and parts[0] != parts[1]
 
 
-@constraint(
-    Side.aside,
-    "end layout",
-    lambda rng, request: {
-        "name": rng.choice(["Mara", "Jonas", "Priya", "Tobias", "Elena", "Kofi", "Ingrid", "Samuel", "Yuki", "Rosa"])
-    },
-)
+@constraint(Side.aside, "end layout", choice_of(name=NAMES))
 def signed(answer: str, name: str) -> bool:
     *before, last = lines(answer) or [""]
     signature = rf"(?:{_CLOSING})?(?:[-–—~]+ ?)?{re.escape(name)}[.!]?"

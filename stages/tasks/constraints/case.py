@@ -3,7 +3,7 @@
 import re
 
 from stages.store.text_units import sentences, words
-from stages.tasks.constraint import Side, constraint, count_of
+from stages.tasks.constraint import Side, choice_of, constraint, count_of
 
 COMMON = "always best careful day important life often people simple small time way world".split()
 
@@ -47,7 +47,7 @@ def capital_every_word(answer: str) -> bool:
     return any(map(str.isupper, heads)) and all(head.isupper() or not head.isalpha() for head in heads)
 
 
-@constraint(Side.aside, "case words", lambda rng, request: {"word": rng.choice(COMMON)})
+@constraint(Side.aside, "case words", choice_of(word=COMMON))
 def word_in_capitals(answer: str, word: str) -> bool:
     uses = [token for token in (part.strip("_") for part in words(answer)) if token.lower() == word]
     return bool(uses) and all(map(str.isupper, uses))

@@ -3,7 +3,7 @@
 import re
 
 from stages.store.text_units import lines, lower_words, sentences, words
-from stages.tasks.constraint import Side, constraint, count_of
+from stages.tasks.constraint import Side, choice_of, constraint, count_of
 
 BOLD = re.compile(r"(?<![*\w\\])\*\*\*?(?![\s*])((?:[^*\n]|\*(?!\*))+?)(?<!\s)\*\*")
 SINGLE = re.compile(r"(?<![*\w\\])\*(?![\s*])([^*\n]+)(?<!\s)\*(?!\*)")
@@ -32,7 +32,7 @@ def first_sentence_bold(answer: str) -> bool:
     return [words(part) for part in sentences(bold[1].replace("*", ""))] == [words(answer_sentences[0])]
 
 
-@constraint(Side.aside, "emphasis words", lambda rng, request: {"word": rng.choice(COMMON)})
+@constraint(Side.aside, "emphasis words", choice_of(word=COMMON))
 def word_in_bold(answer: str, word: str) -> bool:
     return any(word in lower_words(part.replace("_", " ")) for part in _passages(BOLD, answer))
 

@@ -3,41 +3,33 @@
 import re
 
 from stages.store.text_units import lower_words, sentences
-from stages.tasks.constraint import Side, constraint
+from stages.tasks.constraint import Side, choice_of, constraint
+from stages.tasks.words import texts_of
 
-# These phrases break no other constraint: they have no rare letters, no commas, and no forbidden words.
-PHRASES = (
-    "To begin with|As it happens|Here is one thought|In plain words|On the whole|Long story short|At a glance|"
-    "In a nutshell|For a start|Not so long ago|All in all|In short"
-).split("|")
-SENTENCES = (
-    "That is all there is to it.|And that is the end of it.|The rest is up to chance.|So ends this note.|"
-    "There is little left to add.|That is the whole idea.|It all starts here.|The rest can be told later.|"
-    "And there it all ends.|All the rest is detail."
-).split("|")
+TEXTS = texts_of(__file__)
 WORDS = "time home people day start end world light hands together again tomorrow house morning".split()
 QUOTES = "\"'“”‘’«»"
 
 
-@constraint(Side.test, "start", lambda rng, request: {"phrase": rng.choice(PHRASES)})
+@constraint(Side.test, "start", choice_of(phrase=TEXTS["phrases"]))
 def start_phrase(answer: str, phrase: str) -> bool:
     """Ignore quotation marks and Markdown before the phrase."""
     return bool(re.match(rf"[{QUOTES}*_#>\s-]*{re.escape(phrase)}(?![^\W_]|['’-]\w)", answer, re.IGNORECASE))
 
 
-@constraint(Side.aside, "end", lambda rng, request: {"sentence": rng.choice(SENTENCES)})
+@constraint(Side.aside, "end", choice_of(sentence=TEXTS["sentences"]))
 def end_phrase(answer: str, sentence: str) -> bool:
     return [last.strip(QUOTES).lower() for last in sentences(answer)[-1:]] == [sentence.lower()]
 
 
-@constraint(Side.test, "start letters words", lambda rng, request: {"letter": rng.choice("ABCDFHILMNOPRSTW")})
+@constraint(Side.test, "start letters words", choice_of(letter="ABCDFHILMNOPRSTW"))
 def first_word_letter(answer: str, letter: str) -> bool:
     """Ignore the marker of a list item, such as `1.` or `a)`."""
     first = re.search(r"[^\W_]", re.sub(r"^(?:\d+|[A-Za-z])[.)]\s", "", answer))
     return first is not None and first[0].lower() == letter.lower()
 
 
-@constraint(Side.test, "end words", lambda rng, request: {"word": rng.choice(WORDS)})
+@constraint(Side.test, "end words", choice_of(word=WORDS))
 def last_word(answer: str, word: str) -> bool:
     return lower_words(answer.replace("_", " "))[-1:] == [word.lower()]
 

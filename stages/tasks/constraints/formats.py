@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from stages.store.text_units import lines
-from stages.tasks.constraint import Side, constraint, count_of
+from stages.tasks.constraint import Side, choice_of, constraint, count_of
 
 LABELS = "topic title summary reason example detail question tip".split()  # labels that fit any request
 
@@ -47,11 +47,7 @@ def markdown_table(answer: str, count: int) -> bool:
     )
 
 
-@constraint(
-    Side.aside,
-    "start end",
-    lambda rng, request: {"tag": rng.choice(["answer", "reply", "response", "text", "result"])},
-)
+@constraint(Side.aside, "start end", choice_of(tag=["answer", "reply", "response", "text", "result"]))
 def answer_tags(answer: str, tag: str) -> bool:
     opened, closed, lowered = f"<{tag}>", f"</{tag}>", answer.lower()
     inside = lowered.removeprefix(opened).removesuffix(closed)

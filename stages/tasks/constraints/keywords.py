@@ -5,22 +5,9 @@ import re
 
 from stages.store.text_units import paragraphs, sentences
 from stages.tasks.constraint import Side, constraint, count_of
-from stages.tasks.words import ADJECTIVES
+from stages.tasks.words import ADJECTIVES, words_of
 
-FREQUENT = "day good help little new often part people place small thing time way work year".split()
-COMMON = (  # words for any topic
-    "answer always beautiful begin best better bring care careful carefully change choice clear close common day "
-    "detail different difficult each easy end enough every example experience family friend future gentle great group "
-    "happy heart help history home hour idea important inside interesting keep kind learn life little long matter "
-    "moment morning nature need never often open part patient people perfect place possible practice problem question "
-    "quick ready reason remember result season share short simple slowly sometimes space special start story strong "
-    "surprise thing time together traditional true useful usual value water way wonderful work world year"
-).split()
-LIKELY = (  # frequent words, which are hard to avoid
-    "also always another because best better both different easy even every first good great help however important "
-    "into just like make many more most much need new often only other people really should simple small some such "
-    "take then these things time use very way well when while work"
-).split()
+FREQUENT, COMMON, LIKELY = (words_of(__file__)[name] for name in ("frequent", "common", "likely"))
 FIRST_PERSON = re.compile(  # without the `I` of `i.e.` and `A.I.`
     r"(?<![^\W_])(?:(?<!\b\w\.)i(?!\.\w\b)|me|my|mine|myself)(?![^\W_])", re.IGNORECASE
 )

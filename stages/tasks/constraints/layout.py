@@ -4,7 +4,7 @@ import re
 from itertools import pairwise, takewhile
 
 from stages.store.text_units import BULLET, NUMBER, lines, paragraphs, sentences
-from stages.tasks.constraint import Side, constraint, count_of
+from stages.tasks.constraint import Side, choice_of, constraint, count_of
 from stages.tasks.words import NAMES
 
 
@@ -18,9 +18,7 @@ def titled_sections(answer: str, count: int) -> bool:
     return _numbered(answer, r"(?i)section\s+(\d+)\s*(?:[:.(–—-].*)?$") == count
 
 
-@constraint(
-    Side.train, "layout", lambda rng, request: {"count": rng.choice([2, 3, 4]), "mark": rng.choice(["***", "---"])}
-)
+@constraint(Side.train, "layout", choice_of(count=[2, 3, 4], mark=["***", "---"]))
 def separated_by_rule(answer: str, count: int, mark: str) -> bool:
     parts = re.split(rf"(?m)^[ \t]*{re.escape(mark)}[ \t]*$", answer)
     return len(parts) == count and all(re.search(r"[^\W_]", part) for part in parts)

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from stages.store.text_units import lower_words, sentences, words
-from stages.tasks.constraint import Side, constraint, count_of
+from stages.tasks.constraint import Side, choice_of, constraint, count_of
 
 
 @constraint(Side.train, "letters words", lambda rng, request: {"letter": rng.choice(_rarest("qzxjkv", request))})
@@ -18,11 +18,7 @@ def long_words_at_least(answer: str, count: int) -> bool:
     return len(re.findall(r"[^\W\d_]{10,}", answer)) >= count  # the parts of `well-prepared` count as words
 
 
-@constraint(
-    Side.validation,
-    "letters words",
-    lambda rng, request: {"letter": rng.choice("bcpmd"), "count": rng.choice([3, 4, 5])},
-)
+@constraint(Side.validation, "letters words", choice_of(letter="bcpmd", count=[3, 4, 5]))
 def words_starting_with(answer: str, letter: str, count: int) -> bool:
     return sum(word.strip("_").startswith(letter) for word in lower_words(answer)) >= count
 
@@ -47,7 +43,7 @@ def different_starts(answer: str) -> bool:
     return len(starts) >= 3 and len(set(starts)) == len(starts)
 
 
-@constraint(Side.test, "letters words length", lambda rng, request: {"longest": rng.choice([9, 10, 11])})
+@constraint(Side.test, "letters words length", choice_of(longest=[9, 10, 11]))
 def short_words_only(answer: str, longest: int) -> bool:
     return len(words(answer)) >= 15 and not re.search(rf"[^\W\d_]{{{longest + 1}}}", answer)
 

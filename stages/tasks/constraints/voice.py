@@ -3,28 +3,10 @@
 import re
 
 from stages.store.text_units import words
-from stages.tasks.constraint import Side, constraint, count_of
-from stages.tasks.words import NAMES
+from stages.tasks.constraint import Side, choice_of, constraint, count_of
+from stages.tasks.words import NAMES, words_of
 
-# Lists of frequent words. "la" belongs to three languages, so the words of a whole answer decide its language.
-FREQUENT = {
-    "English": "a all an and are as at be been but by can do does for from had has have he her his how i if in into "
-    "is it its more my no not of on one or our she so than that the their there these they this to was we were what "
-    "when which who will with without would you your",
-    "Spanish": "a al cada como con cuando de del desde después donde el ella en entre es esta estas este esto estos "
-    "está están fue ha había hasta hay la las le les lo los luego me mi muy más no nos o para pero por porque puede "
-    "pueden que qué se según ser si sin sobre son su sus sí también te tiene todo todos tu un una uno y ya",
-    "French": "a au aux avec c ce ces cette chaque comme d dans de des deux du elle elles en est et il ils j je l "
-    "la le les leur leurs lui ma mais me mon même n ne nous on ont ou où par pas peut plus pour qu que qui s sa se "
-    "ses si son sont sous sur te tous tout très tu un une vers votre vous y à être",
-    "German": "aber als am an auch auf aus bei bis das dass dem den der des die doch du durch ein eine einem einen "
-    "einer er es für hat ich ihr ihre im in ist kann kein man mehr mit nach nicht noch nur oder sehr sein sich sie "
-    "sind so um und uns unter viele vom von vor war was weil wenn wer werden wie wir wird zu zum zur über",
-    "Italian": "a ad ai al alla alle anche che chi ci come con cui d da dal dalla dei del della delle di dove due e "
-    "ed era gli ha ho i il in io l la le lo loro ma mi molto ne nei nel nella no non o ogni per perché più poi può "
-    "quando quella quello questa questo se si sono su sua sul suo ti tu tutti tutto un una uno è",
-}
-KNOWN = {language: frozenset(word_list.split()) for language, word_list in FREQUENT.items()}
+KNOWN = {language: frozenset(frequent) for language, frequent in words_of(__file__).items()}
 # Exceptions: "I would like a boat" and "as soon as it rains" are not comparisons.
 LIKING = frozenset("i you we they would d to who people may might not t".split())
 AS_AS = re.compile(
@@ -45,16 +27,14 @@ def first_person(answer: str, count: int) -> bool:
     return _times(r"(?<!\w\.)i(?!\.\w)|me|my|mine", answer) >= count  # not the I of "A.I." or "i.e."
 
 
-@constraint(Side.train, "voice words", lambda rng, request: {"name": rng.choice(NAMES)})
+@constraint(Side.train, "voice words", choice_of(name=NAMES))
 def address_by_name(answer: str, name: str) -> bool:
     """Ignore possessives: "Anna's garden" does not address Anna."""
     return _times(rf"{re.escape(name)}(?!['’]s)", answer) > 0
 
 
 @constraint(
-    Side.validation,
-    "language words letters case",
-    lambda rng, request: {"language": rng.choice([language for language in KNOWN if language != "English"])},
+    Side.validation, "language words letters case", choice_of(language=[name for name in KNOWN if name != "English"])
 )
 def in_language(answer: str, language: str) -> bool:
     """Require three frequent words of the language, more than of any other, and two thirds of all frequent words."""

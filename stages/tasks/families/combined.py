@@ -4,13 +4,20 @@ import json
 import random
 
 from stages.store.records import Check, Message
-from stages.tasks.generator import Instance, exactly, family, one_of
-from stages.tasks.words import items, listed, phrase
+from stages.tasks.generator import Instance, as_json, exactly, family, one_of
+from stages.tasks.words import fill, items, listed, phrase, texts_of
+
+TEXTS = texts_of(__file__)
 
 
 def first_turn(request: str, answer: str) -> list[Message]:
     """Return the turns of a first request and its answer."""
     return [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
+
+
+def system(rule: str) -> list[Message]:
+    """Return the turn of a system prompt."""
+    return [{"role": "system", "content": rule}]
 
 
 @family("combined", trains="all_capitals bullets_exactly")
@@ -40,48 +47,26 @@ def loud_quote(rng: random.Random) -> Instance:
 def system_case(rng: random.Random) -> Instance:
     words = items(rng, 2, 4)
     loud = rng.random() < 0.5
-    rule = rng.choice(
-        ["Answer with one word in {} letters.", "Reply with a single word, in {} letters.", "One word, {} letters."]
-    ).format("capital" if loud else "small")
+    rule = fill(rng, TEXTS["system_case"], size="capital" if loud else "small")
     reference = words[0].upper() if loud else words[0]
-    return Instance(
-        {"text": ", ".join(words)},
-        reference,
-        [Check("upper" if loud else "lower"), *exactly(reference, "word_count", count=1)],
-        before=[{"role": "system", "content": rule}],
-    )
+    checks = [Check("upper" if loud else "lower"), *exactly(reference, "word_count", count=1)]
+    return Instance({"text": ", ".join(words)}, reference, checks, system(rule))
 
 
 @family("system", unseen=True)
 def system_prefix(rng: random.Random) -> Instance:
     text = phrase(rng)
     start = rng.choice(["Sure:", "Answer:", "OK,", "Result:", "Here:", "Yes,"])
-    rule = rng.choice(
-        [
-            'Begin every answer with "{}".',
-            'Always start with "{}".',
-            'Your answers open with "{}" and go on from there.',
-        ]
-    ).format(start)
+    rule = fill(rng, TEXTS["system_prefix"], start=start)
     reference = f"{start} {text}"
-    return Instance(
-        {"text": text},
-        reference,
-        exactly(reference, "starts_with", text=start),
-        before=[{"role": "system", "content": rule}],
-    )
+    return Instance({"text": text}, reference, exactly(reference, "starts_with", text=start), system(rule))
 
 
 @family("system", unseen=True)
 def system_json(rng: random.Random) -> Instance:
     words = items(rng, 2, 3)
-    rule = rng.choice(["Answer with a JSON array of the things named.", "Reply only with a JSON list of the things."])
-    return Instance(
-        {"text": listed(words)},
-        json.dumps(words),
-        [Check("is_json"), Check("json", {"value": words})],
-        before=[{"role": "system", "content": rule}],
-    )
+    rule = rng.choice(TEXTS["system_json"])
+    return Instance({"text": listed(words)}, json.dumps(words), as_json(words), system(rule))
 
 
 @family("follow_up", trains="all_capitals")

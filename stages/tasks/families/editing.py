@@ -1,23 +1,31 @@
-"""Tasks to edit and rewrite a text, or to begin or end it in a given way."""
+"""Tasks to edit and rewrite a text: words, letter case, punctuation marks, its beginning or its end."""
 
 import random
 
 from stages.tasks.generator import Instance, exactly, family
-from stages.tasks.words import ADJECTIVES, ANIMALS, FRUITS, NAMES, OBJECTS, PLACES, TOOLS, VERBS, phrase, sentence
+from stages.tasks.words import (
+    ADJECTIVES,
+    NAMES,
+    OBJECTS,
+    PLACES,
+    THINGS,
+    VERBS,
+    fill,
+    items,
+    phrase,
+    sentence,
+    texts_of,
+)
+
+TEXTS = texts_of(__file__)
 
 
 @family("edit")
 def replace_word(rng: random.Random) -> Instance:
     old, new = rng.sample(OBJECTS, 2)
-    text = rng.choice(
-        [
-            f"{rng.choice(NAMES)} {rng.choice(list(VERBS.values()))} the {old} {rng.choice(PLACES)}.",
-            f"Where is my {old}?",
-            f"The {old} stands {rng.choice(PLACES)}.",
-            f"Nobody has seen the {old} today.",
-            f"{rng.choice(NAMES)} would like a new {old}.",
-        ]
-    )
+    name, verb, place = rng.choice(NAMES), rng.choice([*VERBS.values()]), rng.choice(PLACES)
+    slots = {"name": name, "verb": verb, "place": place, "elsewhere": rng.choice(PLACES), "other": rng.choice(NAMES)}
+    text = fill(rng, TEXTS["replace_word"], old=old, **slots)
     reference = text.replace(f" {old}", f" {new}", 1)
     return Instance({"old": old, "new": new, "text": text}, reference, exactly(reference, "contains", text=new))
 
@@ -37,7 +45,7 @@ def past_tense(rng: random.Random) -> Instance:
 def plural(rng: random.Random) -> Instance:
     odd = {"mouse": "mice", "child": "children", "foot": "feet", "tooth": "teeth", "goose": "geese", "man": "men"}
     odd |= {"cherry": "cherries", "peach": "peaches", "fox": "foxes", "box": "boxes", "city": "cities", "bus": "buses"}
-    regular = [w for w in FRUITS + ANIMALS + TOOLS + OBJECTS if w[-1] not in "shxyo" and w not in odd]
+    regular = [w for w in THINGS if w[-1] not in "shxyo" and w not in odd]
     word = rng.choice([rng.choice(regular), rng.choice(regular), rng.choice(sorted(odd))])
     reference = odd.get(word, f"{word}s")
     reference = {"deer": "deer", "knife": "knives", "watch": "watches"}.get(word, reference)
@@ -54,26 +62,22 @@ def remove_word(rng: random.Random) -> Instance:
 
 @family("edit", unseen=True)
 def spelling(rng: random.Random) -> Instance:
-    words = [w for w in FRUITS + ANIMALS + TOOLS + OBJECTS if len(w) >= 5]
-    word = rng.choice(words)
-    places = [i for i in range(1, len(word) - 2) if word[i] != word[i + 1]]
-    place = rng.choice(places)
+    word = rng.choice([w for w in THINGS if len(w) >= 5])
+    place = rng.choice([i for i in range(1, len(word) - 2) if word[i] != word[i + 1]])
     wrong = word[:place] + word[place + 1] + word[place] + word[place + 2 :]
     return Instance({"text": wrong}, word, exactly(word, "word_count", count=1))
 
 
 @family("ending", unseen=True)
 def end_with(rng: random.Random) -> Instance:
-    endings = "Over and out.|That is all.|End of message.|Any questions?|Thank you.|Good night.|See you soon.|Please."
-    text, ending = sentence(rng) + ".", rng.choice(endings.split("|"))
+    text, ending = sentence(rng) + ".", rng.choice(TEXTS["endings"])
     reference = f"{text} {ending}"
     return Instance({"text": text, "ending": ending}, reference, exactly(reference, "ends_with", text=ending))
 
 
 @family("ending", unseen=True)
 def start_with(rng: random.Random) -> Instance:
-    starts = "Dear all,|Hello,|Attention:|Good morning,|Listen:|News:|Dear team,|Reminder:"
-    text, start = sentence(rng) + ".", rng.choice(starts.split("|"))
+    text, start = sentence(rng) + ".", rng.choice(TEXTS["starts"])
     reference = f"{start} {text}"
     return Instance({"text": text, "start": start}, reference, exactly(reference, "starts_with", text=start))
 
@@ -83,3 +87,48 @@ def twice(rng: random.Random) -> Instance:
     text = phrase(rng)
     reference = f"{text}\n{text}"
     return Instance({"text": text}, reference, exactly(reference, "line_count", count=2))
+
+
+@family("case", trains="all_capitals")
+def uppercase(rng: random.Random) -> Instance:
+    text = phrase(rng)
+    return Instance({"text": text}, text.upper(), exactly(text.upper(), "upper"))
+
+
+@family("case", trains="all_lowercase")
+def lowercase(rng: random.Random) -> Instance:
+    text = phrase(rng).upper()
+    return Instance({"text": text}, text.lower(), exactly(text.lower(), "lower"))
+
+
+@family("case", unseen=True)
+def title_case(rng: random.Random) -> Instance:
+    text = phrase(rng)
+    title = " ".join(word.capitalize() for word in text.split())
+    return Instance({"text": text}, title, exactly(title, "capitalised"))
+
+
+@family("punctuation", unseen=True)
+def end_mark(rng: random.Random) -> Instance:
+    name, mark = rng.choice([("a question mark", "?"), ("an exclamation mark", "!"), ("a full stop", ".")])
+    text = sentence(rng)
+    return Instance({"text": text, "name": name}, text + mark, exactly(text + mark, "ends_with", text=mark))
+
+
+@family("punctuation", unseen=True)
+def quoted(rng: random.Random) -> Instance:
+    text = rng.choice([phrase(rng), sentence(rng) + "."])
+    return Instance({"text": text}, f'"{text}"', exactly(f'"{text}"', "starts_with", text='"'))
+
+
+@family("punctuation", unseen=True)
+def bracketed(rng: random.Random) -> Instance:
+    text = phrase(rng)
+    return Instance({"text": text}, f"[{text}]", exactly(f"[{text}]", "starts_with", text="["))
+
+
+@family("punctuation", unseen=True)
+def semicolons(rng: random.Random) -> Instance:
+    words = items(rng, 3, 5)
+    reference = "; ".join(words)
+    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "contains", text=";"))

@@ -1,52 +1,32 @@
-"""Tasks to extract words, names, numbers and addresses from a text."""
+"""Tasks to extract words, names, numbers and addresses from a text, and to answer from a text or with "not stated"."""
 
 import random
 
-from stages.tasks.generator import Instance, exactly, family
-from stages.tasks.words import ANIMALS, CITIES, COLOURS, NAMES, OBJECTS, TOOLS, article, sentence, told_apart
+from stages.tasks.generator import Instance, exactly, family, one_of
+from stages.tasks.words import ANIMALS, CITIES, COLOURS, NAMES, OBJECTS, TOOLS, fill, sentence, texts_of, told_apart
+
+NOT_STATED = "not stated"
+TEXTS = texts_of(__file__)
 
 
 @family("extract")
 def extract_city(rng: random.Random) -> Instance:
     name, city, other, item = rng.choice(NAMES), rng.choice(CITIES), rng.choice(NAMES), rng.choice(OBJECTS)
-    text = rng.choice(
-        [
-            f"{name} sent {article(item)} to {other}, who lives in {city}.",
-            f"After three years in {city}, {name} sold the {item}.",
-            f"The {item} that {name} found came from {city}.",
-            f"{name} and {other} met at a fair in {city}, where {name} bought {article(item)}.",
-            f"The train to {city} was late, so {name} read a book about the {item}.",
-        ]
-    )
+    text = fill(rng, TEXTS["extract_city"], name=name, other=other, city=city, item=item)
     return Instance({"text": text}, city, exactly(city, "word_count", count=1))
 
 
 @family("extract", unseen=True)
 def extract_name(rng: random.Random) -> Instance:
     name, city, item, colour = rng.choice(NAMES), rng.choice(CITIES), rng.choice(OBJECTS), rng.choice(COLOURS)
-    text = rng.choice(
-        [
-            f"In {city}, {name} bought the {colour} {item}.",
-            f"The {colour} {item} belongs to {name}.",
-            f"Nobody but {name} knows the way to {city}.",
-            f"It was {name} who brought the {item} from {city}.",
-            f"On Monday {name} lost {article(item)}.",
-        ]
-    )
+    text = fill(rng, TEXTS["extract_name"], name=name, city=city, item=item, colour=colour)
     return Instance({"text": text}, name, exactly(name, "word_count", count=1))
 
 
 @family("extract", unseen=True)
 def extract_number(rng: random.Random) -> Instance:
     name, item, number = rng.choice(NAMES), rng.choice(OBJECTS), str(rng.randint(2, 99))
-    text = rng.choice(
-        [
-            f"The {item} costs {number} dollars.",
-            f"{name} paid {number} dollars for {article(item)}.",
-            f"For {number} dollars {name} sold the {item}.",
-            f"Nobody gives more than {number} dollars for {article(item)}.",
-        ]
-    )
+    text = fill(rng, TEXTS["extract_number"], name=name, item=item, number=number)
     return Instance({"text": text}, number, exactly(number, "word_count", count=1))
 
 
@@ -54,14 +34,7 @@ def extract_number(rng: random.Random) -> Instance:
 def extract_email(rng: random.Random) -> Instance:
     name, item = rng.choice(NAMES), rng.choice(OBJECTS)
     address = f"{name.lower()}@{rng.choice(['mail', 'post', 'work', 'home'])}.{rng.choice(['com', 'org', 'net'])}"
-    text = rng.choice(
-        [
-            f"To ask about the {item}, write to {address} before Friday.",
-            f"My new address is {address}, says {name}.",
-            f"Please send the {item} and tell {address} when it left.",
-            f"{name} ({address}) has lost {article(item)}.",
-        ]
-    )
+    text = fill(rng, TEXTS["extract_email"], name=name, item=item, address=address)
     return Instance({"text": text}, address, exactly(address, "word_count", count=1))
 
 
@@ -86,3 +59,53 @@ def first_word(rng: random.Random) -> Instance:
     text = sentence(rng)
     word = text.split()[0]
     return Instance({"text": text + "."}, word, exactly(word, "word_count", count=1))
+
+
+@family("context")
+def who_did_it(rng: random.Random) -> Instance:
+    people, things = rng.sample(NAMES, 2), rng.sample(OBJECTS, 3)
+    verbs = rng.sample(["bought", "found", "sold", "lost", "painted", "hid"], 2)
+    text = f"{people[0]} {verbs[0]} the {things[0]}. {people[1]} {verbs[1]} the {things[1]}."
+    index = rng.choice([0, 1, 2])
+    if index == 2:
+        question, reference = f"Who {rng.choice(verbs)} the {things[2]}?", NOT_STATED
+    else:
+        question, reference = f"Who {verbs[index]} the {things[index]}?", people[index]
+    return Instance({"text": text, "question": question}, reference, one_of([*people, NOT_STATED], reference))
+
+
+@family("context")
+def where_from(rng: random.Random) -> Instance:
+    people, cities = rng.sample(NAMES, 3), rng.sample(CITIES, 2)
+    text, asks = rng.choice(
+        [
+            (f"{people[0]} lives in {cities[0]}. {people[1]} lives in {cities[1]}.", "live"),
+            (f"{people[0]} comes from {cities[0]}, but {people[1]} comes from {cities[1]}.", "come from"),
+            (f"{cities[0]} is the home of {people[0]}, and {cities[1]} that of {people[1]}.", "live"),
+        ]
+    )
+    index = rng.choice([0, 1, 2])
+    reference = NOT_STATED if index == 2 else cities[index]
+    question = f"Where does {people[index]} {asks}?"
+    return Instance({"text": text, "question": question}, reference, one_of([*cities, NOT_STATED], reference))
+
+
+@family("context", unseen=True)
+def which_colour(rng: random.Random) -> Instance:
+    things, colours = rng.sample(OBJECTS, 3), rng.sample(COLOURS, 2)
+    text = f"The {things[0]} is {colours[0]}. The {things[1]} is {colours[1]}."
+    index = rng.choice([0, 1, 2])
+    reference = NOT_STATED if index == 2 else colours[index]
+    question = f"What colour is the {things[index]}?"
+    return Instance({"text": text, "question": question}, reference, one_of([*colours, NOT_STATED], reference))
+
+
+@family("context", unseen=True)
+def is_it_true(rng: random.Random) -> Instance:
+    things, colours = rng.sample(OBJECTS, 2), rng.sample(COLOURS, 2)
+    text = f"The {things[0]} is {colours[0]}. The {things[1]} is {colours[1]}."
+    about = rng.randrange(2)
+    reference = rng.choice(["yes", "no"])
+    colour = colours[about] if reference == "yes" else colours[1 - about]
+    claim = f"The {things[about]} is {colour}."
+    return Instance({"text": text, "question": claim}, reference, one_of(["yes", "no"], reference))

@@ -17,13 +17,9 @@ def sort_words(rng: random.Random) -> Instance:
 
 @family("order", unseen=True)
 def sort_numbers(rng: random.Random) -> Instance:
-    numbers = rng.sample(range(1, 100), rng.randint(2, 4))
-    reference = ", ".join(map(str, sorted(numbers)))
-    return Instance(
-        {"text": ", ".join(map(str, numbers))},
-        reference,
-        exactly(reference, "same_words", words=[str(n) for n in numbers]),
-    )
+    numbers = [str(n) for n in rng.sample(range(1, 100), rng.randint(2, 4))]
+    reference = ", ".join(sorted(numbers, key=int))
+    return Instance({"text": ", ".join(numbers)}, reference, exactly(reference, "same_words", words=numbers))
 
 
 @family("order", unseen=True)

@@ -1,51 +1,37 @@
-"""Tasks with machine-readable answers: JSON, CSV, keys with values."""
+"""Tasks with structured answers: JSON, CSV, keys with values, lists and tables."""
 
 import json
 import random
 
-from stages.store.records import Check
-from stages.tasks.generator import Instance, exactly, family
-from stages.tasks.words import CITIES, COLOURS, NAMES, OBJECTS, article, items
+from stages.tasks.generator import Instance, as_json, exactly, family
+from stages.tasks.words import CITIES, COLOURS, NAMES, OBJECTS, article, fill, items, listed, texts_of
+
+TEXTS = texts_of(__file__)
 
 
 def person(rng: random.Random) -> tuple[dict[str, str | int], str]:
     """Return somebody's name, city and age, and a sentence that states them."""
     facts: dict[str, str | int] = {"name": rng.choice(NAMES), "city": rng.choice(CITIES), "age": rng.randint(18, 90)}
-    template = rng.choice(
-        [
-            "{name} lives in {city} and is {age} years old.",
-            "{name}, {age}, is from {city}.",
-            "At {age}, {name} moved to {city}.",
-            "{city} is home to {name}, who is {age}.",
-            "Meet {name} from {city}, aged {age}.",
-        ]
-    )
+    template = rng.choice(TEXTS["person"])
     return facts, template.format(**facts)
 
 
 @family("structure", trains="json_object")
 def json_person(rng: random.Random) -> Instance:
     facts, text = person(rng)
-    return Instance({"text": text}, json.dumps(facts), [Check("is_json"), Check("json", {"value": facts})])
+    return Instance({"text": text}, json.dumps(facts), as_json(facts))
 
 
 @family("structure", unseen=True)
 def json_list(rng: random.Random) -> Instance:
     words = items(rng, 2, 4)
-    return Instance({"text": ", ".join(words)}, json.dumps(words), [Check("is_json"), Check("json", {"value": words})])
+    return Instance({"text": ", ".join(words)}, json.dumps(words), as_json(words))
 
 
 @family("structure")
 def csv_row(rng: random.Random) -> Instance:
     item, colour, price = rng.choice(OBJECTS), rng.choice(COLOURS), rng.randint(2, 99)
-    text = rng.choice(
-        [
-            f"The {colour} {item} costs {price} dollars.",
-            f"For {price} dollars you get {article(item)} in {colour}.",
-            f"{article(item).capitalize()}, {colour}, at {price} dollars.",
-            f"I paid {price} dollars for {article(f'{colour} {item}')}.",
-        ]
-    )
+    text = fill(rng, TEXTS["csv_row"], item=item, start=article(item).capitalize(), colour=colour, price=str(price))
     reference = f"{item},{colour},{price}"
     return Instance({"text": text}, reference, exactly(reference, "comma_count", count=2))
 
@@ -55,3 +41,39 @@ def form(rng: random.Random) -> Instance:
     facts, text = person(rng)
     reference = f"Name: {facts['name']}\nCity: {facts['city']}"
     return Instance({"text": text}, reference, exactly(reference, "line_count", count=2))
+
+
+@family("list", trains="bullets_exactly")
+def bullets(rng: random.Random) -> Instance:
+    words = items(rng, 2, 5)
+    reference = "\n".join(f"- {word}" for word in words)
+    text = rng.choice([", ".join(words), listed(words)])
+    return Instance({"text": text}, reference, exactly(reference, "bullet_count", count=len(words)))
+
+
+@family("list", trains="numbered_exactly")
+def numbered_list(rng: random.Random) -> Instance:
+    words = items(rng, 2, 5)
+    reference = "\n".join(f"{i}. {word}" for i, word in enumerate(words, 1))
+    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "line_count", count=len(words)))
+
+
+@family("list", unseen=True)
+def one_per_line(rng: random.Random) -> Instance:
+    words = items(rng, 2, 5)
+    reference = "\n".join(words)
+    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "line_count", count=len(words)))
+
+
+@family("list")
+def join_with_and(rng: random.Random) -> Instance:
+    words = items(rng, 3, 5)
+    separator = rng.choice([" / ", "; ", " | ", "\n"])
+    return Instance({"text": separator.join(words)}, listed(words), exactly(listed(words), "contains", text=" and "))
+
+
+@family("table", unseen=True)
+def table_row(rng: random.Random) -> Instance:
+    words = items(rng, 2, 4)
+    reference = f"| {' | '.join(words)} |"
+    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "starts_with", text="|"))

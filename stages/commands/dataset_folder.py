@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages.commands.publishing.dataset_card import Tables, dataset_card
+from stages.commands.dataset_card import Tables, dataset_card
 from stages.config.schema import Export
 from stages.models import hub
 from stages.store.manifest import manifest_of

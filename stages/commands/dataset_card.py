@@ -17,26 +17,11 @@ from stages.store.sealed_json import load_json, require_keys
 
 Tables = dict[str, dict[str, pa.Table]]  # by configuration, then by split; no table is empty
 
-TASKS = dict.fromkeys(("preferences", "unpaired"), "reinforcement-learning") | {"demonstrations": "text-generation"}
-TRAINERS = {
-    "preferences": "TRL's DPOTrainer and RewardTrainer",
-    "unpaired": "TRL's KTOTrainer",
-    "demonstrations": "TRL's SFTTrainer",
-}
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # the hub's form of licence names
 UNKNOWN = "not stated"
-MEASURES = {
-    "accuracy": "labels that agree with known labels",
-    "pair_accuracy": "preferences that are correct",
-    "pair_wrong": "preferences that are reversed",
-    "pair_neither": "preferences between two equally good answers",
-    "sensitivity": "positives that are labelled positive",
-    "specificity": "negatives that are labelled negative",
-    "kappa": "Cohen's κ",
-    "alpha": "Krippendorff's α",
-}
-TEXT: str = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))["text"]
+CARD: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+TASKS, TRAINERS, MEASURES, TEXT = (CARD[name] for name in ("tasks", "trainers", "measures", "text"))
 
 
 def dataset_card(title: str, tables: Tables, plain: int, manifests: list[Manifest], label_folders: list[Path]) -> str:
@@ -44,7 +29,7 @@ def dataset_card(title: str, tables: Tables, plain: int, manifests: list[Manifes
     nodes that it was made from; `label_folders`: the folders of its labels."""
     licences = {name for rows in all_tables(tables) for name in column(rows, "licence") if name}
     splits = list(dict.fromkeys(split for splits_of_one in tables.values() for split in splits_of_one))
-    first = next(iter(tables))
+    first, total = next(iter(tables)), sum(len(rows) for rows in all_tables(tables))
     header: dict[str, Any] = {
         "configs": [
             {"config_name": name, "data_files": [{"split": s, "path": f"{name}/{s}.parquet"} for s in tables_by_split]}
@@ -52,7 +37,7 @@ def dataset_card(title: str, tables: Tables, plain: int, manifests: list[Manifes
             for name, tables_by_split in tables.items()
         ],
         "task_categories": sorted({TASKS[name] for name in tables}),
-        "size_categories": [size_category(sum(len(rows) for rows in all_tables(tables)))],
+        "size_categories": [next((name for most, name in SIZES if total < most), "n>1M")],
         "tags": ["plumbline", "trl", *tables],
     }
     if licences:
@@ -84,10 +69,6 @@ def all_tables(tables: Tables) -> list[Any]:
 def column(rows: Any, name: str) -> list[Any]:
     """Return the values of a column, or None for each row if there is no such column."""
     return list(rows[name].to_pylist()) if name in rows.column_names else [None] * len(rows)
-
-
-def size_category(rows: int) -> str:
-    return next((name for most, name in SIZES if rows < most), "n>1M")
 
 
 def licence_tag(licence: str) -> str:

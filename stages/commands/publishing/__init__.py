@@ -1,1 +1,0 @@
-"""The parts of `stage=export export.format=dataset`: the tables and their card."""
