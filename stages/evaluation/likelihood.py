@@ -50,10 +50,10 @@ def score(
             role: [(contract.prompt(e.messages), answers[role][e.id].token_ids or []) for e in prompts],
         }
     del rows["sft"]["sft"]  # SFT's KL from itself is 0
-    others = {role: rows[role][role] for role in roles if role != "sft"}
-    sft = Distributions(cfg, "sft", inputs["sft"] / "model", rows["sft"] | others)
+    compared = {role: rows[role][role] for role in roles if role != "sft"}
+    sft = Distributions(cfg, "sft", inputs["sft"] / "model", rows["sft"] | compared)
     kl, references = dict[str, dict[str, float]](), {"sft": sft.mean_log_probs(REFERENCES)}
-    for role, own in others.items():
+    for role, own in compared.items():
         model = Distributions(cfg, role, inputs[role] / "model", rows[role])
         references[role] = model.mean_log_probs(REFERENCES)
         divergence, tokens = model.divergence(sft, role), sum(len(completion) for _, completion in own)

@@ -262,6 +262,16 @@ def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -
         yield from keys(inner, f"{key}.", plain, demo)
 
 
+def say_once(rows: list[Row]) -> list[Row]:
+    """The rows; where a key's meaning was said of an earlier key of the same name, they name that key."""
+    first = dict[tuple[str, str], str]()
+    first_keys = [first.setdefault((key.rsplit(".", 1)[-1], meaning), key) for key, *_, meaning in rows]
+    return [
+        (key, *values, f"as `{earlier}`" if earlier != key and len(meaning.split()) > 2 else meaning)
+        for (key, *values, meaning), earlier in zip(rows, first_keys, strict=True)
+    ]
+
+
 def elements(kind: type) -> dict[str, type]:
     """The dataclasses that stand in lists, in a block and in those inside it."""
     blocks: dict[str, type] = {}
@@ -296,7 +306,7 @@ def render() -> str:
         name = f"[`recipe={path.stem}`](../../recipes/{path.name}){mark('recipe', path.stem)}"
         recipes.append((name, prose(path), hardware[1] if hardware else ""))
     lines += ["## Recipes", "", *table(("recipe", "what it is", "hardware"), *recipes)]
-    rows = list(keys(Config, "", values("~recipe"), values()))
+    rows = say_once([*keys(Config, "", values("~recipe"), values())])
     blocks = {name: kind for name, hint in typing.get_type_hints(Config).items() if (kind := nested(hint)) is hint}
     lines += ["## Keys", "", "### Of every run", ""]
     lines += key_table([row for row in rows if row[0].split(".")[0] not in blocks])
