@@ -29,6 +29,7 @@ SCORED_BY = ("label_reward_model", "label")  # nodes with a reward model as labe
 # The section that shows a stage's warnings, folded. Warnings of the evaluation stand at the top of the page, because
 # they change how the verdict is read.
 WARNED_IN = {"base": "settings", "source": "settings", "data": "settings", "sft": "curves", "dpo": "curves"}
+WARNED_IN |= {"grpo": "curves"}
 WARNED_IN |= dict.fromkeys(("select", "sample", "pool", "label", "pairs", "unpaired", "reference"), "labels")
 WARNED_IN |= {"reward": "reward", "answer": "answers", "versus": "judged", "eval": "seeds"}
 

@@ -31,9 +31,11 @@ class Role(StrEnum):
 
 
 class Align(StrEnum):
-    """The training after SFT: DPO on preferences, or none, so that the SFT model is the policy."""
+    """The training after SFT: DPO on preferences, GRPO on the model's own scored answers, or none, so that the SFT
+    model is the policy."""
 
     dpo = "dpo"
+    grpo = "grpo"
     none = "none"
 
 
@@ -187,6 +189,10 @@ LOSS_TYPES = (
     "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
     "sigmoid_norm"
 ).split()
+# How GRPO's loss weights the tokens of a step: each completion alike (arXiv:2402.03300), each token by the same constant
+# and no division of advantages (arXiv:2503.20783), or each token alike (arXiv:2503.14476).
+GROUP_LOSSES = ("grpo", "dr_grpo", "dapo")
+BASELINES = ("group_mean", "leave_one_out")  # of an advantage; the latter is RLOO's (arXiv:2402.14740)
 DEVICES = ("auto", "cpu", "cuda")
 # GPUs to plan for, by NVIDIA's data sheets: compute capability, GB of memory, TB/s to it, TFLOP/s in bf16 without
 # sparsity, and in fp32.

@@ -19,7 +19,7 @@ from stages.config.blocks.models import Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.runtimes import DeviceRuntime
 from stages.config.blocks.sampling import Sample
-from stages.config.blocks.training import DPO, OBJECTIVES, SFT, Reference, Reward, Training
+from stages.config.blocks.training import DPO, GRPO, OBJECTIVES, SFT, Reference, Reward, Training
 from stages.config.choices import (
     GPUS,
     Align,
@@ -55,6 +55,7 @@ class Target(StrEnum):
     unpaired = "unpaired"
     reference = "reference"
     dpo = "dpo"
+    grpo = "grpo"
     reward = "reward"
     answer = "answer"
     versus = "versus"
@@ -170,6 +171,7 @@ class Config:
     control_learning_rate: float = positive()
     reference: Reference = field(default_factory=Reference)
     dpo: DPO = field(default_factory=DPO)
+    grpo: GRPO = field(default_factory=GRPO)
     reward: Reward = field(default_factory=Reward)
     answer: Answer = field(default_factory=Answer)
     eval: Eval = field(default_factory=Eval)
@@ -192,9 +194,17 @@ class Config:
 
     @property
     def trained(self) -> dict[str, Training]:
-        """The training blocks that this run uses, by name: SFT, DPO, the target, and a reward model with a source."""
-        optional_names = {self.stage, "reward" if self.reward.source.path else ""}
-        return {name: vars(self)[name] for name, each in OBJECTIVES.items() if each.in_chain or name in optional_names}
+        """The training blocks that this run uses, by name: SFT, DPO or GRPO, the target, and a reward model with a
+        source."""
+        names = {name for name, objective in OBJECTIVES.items() if objective.in_chain}
+        names = (names - {"dpo"} | {"grpo"}) if self.align is Align.grpo else names
+        names |= {self.stage, "reward" if self.reward.source.path else ""}
+        return {name: vars(self)[name] for name in OBJECTIVES if name in names}
+
+    @property
+    def by_pairs(self) -> bool:
+        """True if the policy is trained on preference pairs."""
+        return self.align is Align.dpo
 
     @property
     def selects(self) -> bool:
@@ -231,7 +241,7 @@ class Config:
     @property
     def own_prompts(self) -> bool:
         """True if the file of preferences or candidates also holds the prompts, so that they are not in the data."""
-        return self.align is not Align.none and (self.label.brings_pool or self.sample.brings_prompts)
+        return self.by_pairs and (self.label.brings_pool or self.sample.brings_prompts)
 
     @property
     def tested(self) -> bool:

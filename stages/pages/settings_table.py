@@ -7,7 +7,7 @@ from typing import Any
 
 from stages.store.manifest import Manifest
 
-COMPUTING = {"sft": "SFT", "sample": "candidates", "dpo": "DPO", "answer_policy": "answers", "eval": "evaluation"}
+COMPUTING = {"sft": "SFT", "sample": "candidates", "dpo": "DPO", "grpo": "GRPO", "answer_policy": "answers", "eval": "evaluation"}
 
 
 def model_nodes(nodes: dict[str, Manifest], roles: Iterable[str]) -> dict[str, str]:
