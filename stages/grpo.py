@@ -13,12 +13,13 @@ from stages.models.loading import load_model, read_context_length, resolve_devic
 from stages.objectives import grpo as objective
 from stages.store.records import Example, Judgement, stream
 from stages.store.workspace import StageDir, last_values, read_curves
+from stages.training.adapters import apply_adapter
 from stages.training.fit import Fit
-from stages.training.rollouts import Rollout, Rollouts
+from stages.training.rollouts import Rollout, Rollouts, curve_warnings
 
 
 def run(cfg: GRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `model/` under the policy's contract, any `adapter/`, and `held_out.json`: each held-out prompt's reward.
+    """Publish `model/` under the policy's contract, any `adapter/`, and `held_out.json`: each held-out reward.
 
     Raises:
         UserError: if the sampler does not have the trainer's weights, ten steps in a row teach nothing, too many
@@ -36,30 +37,30 @@ def run(cfg: GRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     def judge(prompts: list[Example], rollouts: list[Rollout]) -> Iterator[Judgement]:
         return labeler.judge_rollouts(Pool(prompts, rollouts))
 
-    device = resolve_device(cfg.runtime.device)
     # The reference is loaded first, so that the token budget is decided from the memory that it leaves.
-    reference = objective.scoring_model(policy, cfg, device).requires_grad_(False) if cfg.beta else None
+    device = resolve_device(cfg.runtime.device)
+    reference = objective.load_start(policy, cfg, device).requires_grad_(False) if cfg.beta else None
     fit = Fit(objective.GroupTrainer, cfg, rows, contract, policy, out)
-    trainer = fit.build_trainer(objective.trainable_model(policy, fit.cfg, fit.args.device))
+    trainer = fit.build_trainer(apply_adapter(objective.load_start(policy, cfg, fit.args.device), fit.cfg))
     trainer.reference, trainer.rollouts = reference, Rollouts(trainer, cfg, contract, prompts, judge, out)
     fit.train()
     if not out.is_main:
         return {}
-    history = trainer.state.log_history
-    held_out = [entry[objective.ROW_REWARDS] for entry in history if objective.ROW_REWARDS in entry][-1:]
-    by_prompt = [{"id": i, "reward": r} for i, r in zip(rows.validation.ids, *held_out, strict=False)]
+    log = trainer.state.log_history
+    held_out = [entry[objective.ROW_REWARDS] for entry in log if objective.ROW_REWARDS in entry]
+    last = zip(rows.validation.ids, held_out[-1], strict=True) if held_out else ()
+    by_prompt = [{"id": name, "reward": reward} for name, reward in last]
     fit.publish(lambda weights: load_model(policy, weights), by_prompt)
 
-    steps = [entry for entry in history if "live_groups" in entry]
-    dead = sum(entry["live_groups"] == 0 for entry in steps)
-    figures = last_values(read_curves(out.path), "reward", "eval_reward", "eval_pass_rate", "kl", "entropy")
-    fit.describe(inputs, figures, *objective.warnings(history))
-    size = f"{fit.steps} steps of {cfg.batch_size} prompts × {cfg.completions} completions"
-    summary = f"{size}, {dead} of them without a group that teaches; reward {steps[0]['reward']:.3f} → "
-    summary += f"{steps[-1]['reward']:.3f}"
-    if "eval_reward" in figures:
-        before = next(entry["eval_reward"] for entry in history if "eval_reward" in entry)
-        summary += f", of {len(by_prompt)} held-out prompts {before:.3f} → {figures['eval_reward']:.3f}"
-    completed = round(sum(entry["completion_tokens"] * entry["groups"] for entry in steps) * cfg.completions)
-    metrics = fit.metrics(rows.train.tokens("prompt_ids")) | {"dead_steps": dead, "held_out": len(by_prompt), **figures}
-    return metrics | {"tokens": metrics["tokens"] + completed, "summary": summary}
+    steps, curve = [entry for entry in log if "live_groups" in entry], read_curves(out.path)
+    dead, names = sum(entry["live_groups"] == 0 for entry in steps), ("reward", "eval_reward", "eval_pass_rate")
+    figures, before = last_values(curve, *names, "kl", "entropy", "sampler_gap"), last_values(curve[:1], *names)
+    fit.describe(inputs, figures, *curve_warnings(steps, held_out))
+    summary = f"{fit.steps} steps of {cfg.batch_size} prompts × {cfg.completions} completions, {dead} of them without "
+    summary += f"a group that teaches; reward {steps[0]['reward']:.3f} → {figures['reward']:.3f}"
+    if held_out:
+        rewards = before["eval_reward"], figures["eval_reward"]
+        summary += f", of {len(by_prompt)} held-out prompts {' → '.join(f'{reward:.3f}' for reward in rewards)}"
+    metrics = fit.metrics(rows.train.tokens("prompt_ids")) | {"dead_steps": dead, "held_out": len(by_prompt)}
+    completed = sum(entry["completion_tokens"] * entry["groups"] for entry in steps) * cfg.completions
+    return metrics | {"tokens": metrics["tokens"] + round(completed), **figures, "summary": summary}

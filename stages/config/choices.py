@@ -189,8 +189,8 @@ LOSS_TYPES = (
     "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
     "sigmoid_norm"
 ).split()
-# How GRPO's loss weights the tokens of a step: each completion alike (arXiv:2402.03300), each token by the same constant
-# and no division of advantages (arXiv:2503.20783), or each token alike (arXiv:2503.14476).
+# GRPO's weights of tokens: every completion of a step counts alike (arXiv:2402.03300), every token by a constant and
+# advantages are not divided (arXiv:2503.20783), or every token counts alike (arXiv:2503.14476).
 GROUP_LOSSES = ("grpo", "dr_grpo", "dapo")
 BASELINES = ("group_mean", "leave_one_out")  # of an advantage; the latter is RLOO's (arXiv:2402.14740)
 DEVICES = ("auto", "cpu", "cuda")

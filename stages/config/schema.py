@@ -19,7 +19,7 @@ from stages.config.blocks.models import Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.runtimes import DeviceRuntime
 from stages.config.blocks.sampling import Sample
-from stages.config.blocks.training import DPO, GRPO, OBJECTIVES, SFT, Reference, Reward, Training
+from stages.config.blocks.training import DPO, GRPO, OBJECTIVES, SFT, WITH_TRL, Reference, Reward, Training
 from stages.config.choices import (
     GPUS,
     Align,
@@ -130,7 +130,7 @@ class Export:
 class Parity:
     """The steps to compare, and changes of TRL's side."""
 
-    stage: str = words(*OBJECTIVES)
+    stage: str = words(*WITH_TRL)
     steps: int = between(1, 10_000)
     template: str | None = MISSING
     eos_token: str | None = MISSING
@@ -140,7 +140,7 @@ class Parity:
 @dataclass
 class Convert:
     file: str | None = MISSING
-    stage: str | None = words(*OBJECTIVES)
+    stage: str | None = words(*WITH_TRL)
     processes: int = between(1, 10_000)
 
 

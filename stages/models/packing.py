@@ -280,8 +280,9 @@ def pack_groups(groups: Iterable[tuple[list[int], list[list[int]]]]) -> dict[str
             lengths.append(len(own))
             prefixes.append(0 if is_whole else len(prompt))
             continued.append(whole)
-    tensors = {"input_ids": torch.tensor([ids]), "shift_labels": torch.tensor([labels]), "scored": torch.tensor(scored)}
-    return tensors | {"layout": RunLayout.from_lengths(lengths, torch.device("cpu"), prefixes, continued)}
+    layout = RunLayout.from_lengths(lengths, torch.device("cpu"), prefixes, continued)
+    tensors = {"input_ids": torch.tensor([ids]), "shift_labels": torch.tensor([labels])}
+    return {**tensors, "scored": torch.tensor(scored), "layout": layout}
 
 
 def read_groups(model: PreTrainedModel) -> bool:

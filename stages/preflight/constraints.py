@@ -13,7 +13,6 @@ from stages.config.blocks.training import Training
 from stages.config.choices import (
     SOURCE_CHECKS,
     Adapter,
-    Align,
     Command,
     Demonstrations,
     ExportFormat,

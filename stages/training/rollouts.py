@@ -1,15 +1,16 @@
 """Rollouts: completions of a step's prompts by the model in training, with rewards.
 
 The noise depends on prompt, candidate, seed and step alone. Each step's rollouts are saved with the digest of the
-weights that wrote them. So a resumed training trains on the same rollouts, and draws none again. Before every step the
-sampler's weights are compared with the trainer's: rollouts of older weights would train in a wrong direction.
+weights that wrote them, so a resumed training reads them and draws none again. Before every step the sampler's weights
+are compared with the trainer's: rollouts of older weights would train in a wrong direction.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import isfinite
 from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
@@ -17,9 +18,11 @@ from transformers import Trainer
 
 from stages.config.blocks.training import GRPO
 from stages.config.errors import UserError
+from stages.evaluation.intervals import paired
 from stages.hardware import machine
 from stages.models.contract import Contract
 from stages.models.loading import sampling_weights, torch_dtype
+from stages.samplers.completions import make_candidate
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Completion, Request
 from stages.store.records import Candidate, Example, Judgement, content_id, load, save
@@ -29,6 +32,8 @@ from stages.training.samples import inference_copy
 
 ROWS = 256  # completions that are decoded at once, or fewer if memory is short
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per element
+LENGTHENED, FEWER_ENDINGS, COLLAPSED = 1.5, 0.05, 0.2  # changes from a training's first to its last fifth
+STAY_NEAR = "set grpo.beta=0.04"
 
 
 @dataclass
@@ -45,19 +50,19 @@ Judge = Callable[[list[Example], list[Rollout]], Iterable[Judgement]]
 
 class Rollouts:
     """Draws the rollouts of a trainer's steps, or reads them from the shards of an earlier attempt. With several
-    processes, each completes its own prompts, and all of them get all rollouts."""
+    processes, each completes its own prompts, and all of them get all rollouts. `prompts`: by id."""
 
     def __init__(
         self,
         trainer: Trainer,
         cfg: GRPO,
         contract: Contract,
-        prompts: Iterable[tuple[Example, list[int]]],
+        prompts: Mapping[str, Example],
         judge: Judge,
         out: StageDir,
     ):
-        self.trainer, self.cfg, self.contract, self.judge = trainer, cfg, contract, judge
-        self.prompts = {example.id: (example, ids) for example, ids in prompts}
+        self.trainer, self.cfg, self.contract, self.prompts, self.judge = trainer, cfg, contract, prompts, judge
+        self.token_ids = {name: contract.prompt(example.messages) for name, example in prompts.items()}
         self.folder, self.is_main = out / SCRATCH / "rollouts", out.is_main
         self.dtype = torch_dtype(sampling_weights(cfg.precision))
 
@@ -65,52 +70,56 @@ class Rollouts:
         """Return the groups of the next step in all processes. `ids`: the prompts of this process."""
         step, digest = self.trainer.state.global_step, weights_digest(self.trainer.model, self.dtype)
         policy, shard = f"step {step}, weights {digest}", self.folder / f"{step:06d}.parquet"
-        [stored] = broadcast_object_list([read_shard(shard, policy) if self.is_main else None])
-        if not stored:
-            seed = int(content_id(self.cfg.seed, step), 16)
-            stored = gather_object(self.complete(ids, [self.cfg.temperature] * self.cfg.completions, seed, policy))
+        [rollouts] = broadcast_object_list([read_shard(shard, policy) if self.is_main else None])
+        if not rollouts:
+            temperatures, seed = (
+                [self.cfg.temperature] * self.cfg.completions,
+                int(content_id(self.cfg.seed, step), 16),
+            )
+            rollouts = gather_object(self.complete(ids, temperatures, seed, policy))
             if self.is_main:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                save(shard, stored, Rollout)
+                save(shard, rollouts, Rollout)
         size = self.cfg.completions
-        return [stored[start : start + size] for start in range(0, len(stored), size)]
+        return [rollouts[start : start + size] for start in range(0, len(rollouts), size)]
 
     def held_out(self, ids: Sequence[str]) -> list[Rollout]:
         """Return a greedy answer to each of these prompts, which are the same in every process."""
         rank, world = self.trainer.args.process_index, self.trainer.args.world_size
         digest = weights_digest(self.trainer.model, self.dtype)
-        answers = gather_object(self.complete(ids[rank::world], [0.0], 0, f"weights {digest}"))
+        answers = gather_object(self.complete(ids[rank::world], [0.0], 0, digest))
         return sorted(answers, key=lambda answer: ids.index(answer.prompt_id))
 
     def complete(self, ids: Sequence[str], temperatures: list[float], seed: int, policy: str) -> list[Rollout]:
-        """Return one completion per temperature of every prompt, in order, with rewards. `policy` ends with the digest
+        """Return a completion per temperature of every prompt, in order, with rewards. `policy` ends with the digest
         of the trainer's weights.
 
         Raises:
             UserError: if the sampler's weights are others, or too many completions have no reward.
         """
-        if not ids:
-            return []
         machine.give_back_gpu_memory()
         model = inference_copy(self.trainer.model, self.cfg.precision)
         if not policy.endswith(digest := weights_digest(model, self.dtype)):
             raise UserError(
-                f"grpo: the sampler has the weights {digest}, but the trainer is at {policy}. The completions would "
-                "teach older weights. Nothing is published; type the same command again."
+                f"align=grpo: the sampler has the weights {digest}, but the trainer is at {policy}. Its completions "
+                "would teach older weights, so nothing is published. Type the same command again."
             )
         sampler = HFSampler.of(model, self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, ROWS)
-        requests = [Request(i, self.prompts[i][0].messages, self.prompts[i][1], temperatures, seed) for i in ids]
+        requests = [Request(i, self.prompts[i].messages, self.token_ids[i], temperatures, seed) for i in ids]
         drawn = {request.id: (request, completions) for request, completions in sampler.complete(requests)}
-        make = partial(make_rollout, self.contract, policy, sampler.name)
-        rollouts = [make(drawn[i][0], place, c) for i in ids for place, c in enumerate(drawn[i][1])]
-        self.add_rewards([self.prompts[i][0] for i in ids], rollouts)
-        return rollouts
+        candidates = [
+            make_candidate(request, place, completion, self.contract, policy, sampler.name)
+            for request, completions in map(drawn.__getitem__, ids)
+            for place, completion in enumerate(completions)
+            if isinstance(completion, Completion)
+        ]
+        return self.add_rewards([self.prompts[i] for i in ids], [Rollout(**vars(each)) for each in candidates])
 
-    def add_rewards(self, prompts: list[Example], rollouts: list[Rollout]) -> None:
-        """Score the rollouts in place. One without a finite score gets an error and no reward."""
-        by_id = {j.candidate_id: j for j in self.judge(prompts, rollouts)}
+    def add_rewards(self, prompts: list[Example], rollouts: list[Rollout]) -> list[Rollout]:
+        """Score the rollouts in place, and return them. One without a finite score gets an error and no reward."""
+        judgements = {j.candidate_id: j for j in self.judge(prompts, rollouts)}
         for rollout in rollouts:
-            judgement = by_id.get(rollout.candidate_id)
+            judgement = judgements.get(rollout.candidate_id)
             if judgement and judgement.score is not None and isfinite(judgement.score):
                 rollout.reward = float(judgement.score)
             else:
@@ -121,47 +130,80 @@ class Rollouts:
                 f"label.max_failed={limit:g}: {len(unscored)} of {len(rollouts)} completions of a step have no "
                 f"reward, because: {unscored[0]}. Remove the cause, or raise the limit; the same command then resumes."
             )
-
-
-def make_rollout(
-    contract: Contract, policy: str, sampler: str, request: Request, place: int, completion: Completion
-) -> Rollout:
-    """Return a completion as a rollout that no labeler has seen yet."""
-    ids = completion.token_ids or []
-    return Rollout(
-        prompt_id=request.id,
-        candidate_id=content_id(request.id, place, ids),
-        policy=policy,
-        sampler=sampler,
-        temperature=request.temperatures[place],
-        seed=request.seed_of(place),
-        text=contract.text(ids),
-        token_ids=ids,
-        finish_reason=completion.finish_reason,
-        logprob=completion.logprob,
-        n_tokens=len(ids),
-        tokenizer=contract.digest,
-    )
+        return rollouts
 
 
 def read_shard(shard: Path, policy: str) -> list[Rollout] | None:
     """Return a step's rollouts if an earlier attempt drew them from the same weights, else None."""
-    if not shard.exists():
-        return None
     try:
-        rollouts = load(shard, Rollout)
+        rollouts = load(shard, Rollout) if shard.exists() else []
     except Damaged as error:
         move_aside(shard, error)
         return None
-    return rollouts if all(rollout.policy == policy for rollout in rollouts) else None
+    return rollouts if {rollout.policy for rollout in rollouts} == {policy} else None
 
 
 @torch.no_grad()
 def weights_digest(model: torch.nn.Module, dtype: torch.dtype) -> str:
-    """Return a digest of all weights as they are in this type: of the sum of the bits of every parameter, as integers.
-    A step changes nearly all sums, and unlike a cryptographic hash they are computed where the weights are."""
+    """Return a digest of all weights as they are in this type: of the sums of every parameter's bits as integers. An
+    optimizer step changes nearly all sums. Unlike those of a cryptographic hash, they are computed on the device."""
     sums = []
     for parameter in model.parameters():
-        values = parameter.detach().to(dtype) if parameter.is_floating_point() else parameter.detach()
+        values = parameter.to(dtype) if parameter.is_floating_point() else parameter
         sums.append(values.contiguous().view(BITS[values.element_size()]).sum(dtype=torch.int64))
     return content_id(torch.stack(sums).tolist())
+
+
+def describe_step(groups: Sequence[list[Rollout]]) -> dict[str, float]:
+    """Return the figures of a step's rollouts: mean reward with its standard error over prompts, groups with different
+    rewards, mean tokens, share of completions that ended their turn, and completions without a reward."""
+    rewards = [[r.reward for r in group if r.reward is not None] for group in groups]
+    means, rollouts = [fmean(group) for group in rewards if group], [r for group in groups for r in group]
+    return {
+        "reward": fmean(means or [0.0]),
+        "reward_se": stdev(means) / len(means) ** 0.5 if len(means) > 1 else 0.0,
+        "live_groups": sum(len({*group}) > 1 for group in rewards),
+        "groups": len(groups),
+        "completion_tokens": fmean(r.n_tokens for r in rollouts),
+        "ended": fmean(r.finish_reason == "stop" for r in rollouts),
+        "unscored": sum(r.reward is None for r in rollouts),
+    }
+
+
+def curve_warnings(steps: Sequence[dict[str, Any]], held_out: Sequence[list[float | None]]) -> Iterator[str]:
+    """Yield warnings about the log of a training: a reward that rises without a gain on held-out prompts, longer
+    completions, fewer that end, and completions that became alike. `held_out`: the rewards of every evaluation."""
+    fifth = max(1, len(steps) // 5)
+
+    def ends(name: str) -> tuple[list[float], list[float]]:
+        """Return a figure's values in the first and in the last fifth of the steps."""
+        values = [step[name] for step in steps if name in step] or [0.0]
+        return values[:fifth], values[-fifth:]
+
+    if not held_out:
+        yield "no prompt is held out, so it is unknown if a higher reward is a gain. Add validation prompts."
+    elif paired(*ends("reward")).low > 0 and not has_gain(held_out[0], held_out[-1]):
+        first, last = map(fmean, ends("reward"))
+        yield (
+            f"the reward rose from {first:.3f} to {last:.3f}, but on {len(held_out[0])} held-out prompts no gain is "
+            "shown. The model may know its prompts by heart, or what the labeler overrates: add prompts, or "
+            f"{STAY_NEAR}."
+        )
+    first, last = map(fmean, ends("completion_tokens"))
+    if last > LENGTHENED * first:
+        yield f"completions grew from {first:.0f} to {last:.0f} tokens. The labeler may reward length."
+    first, last = map(fmean, ends("ended"))
+    if last < first - FEWER_ENDINGS:
+        yield f"the share of completions that end fell from {first:.1%} to {last:.1%}. To stay near SFT, {STAY_NEAR}."
+    first, last = map(fmean, ends("entropy"))
+    if last < COLLAPSED * first:
+        yield (
+            f"the entropy fell from {first:.2g} to {last:.2g} nats per token, so the completions of a prompt are "
+            f"nearly alike. Lower grpo.learning_rate, or {STAY_NEAR}."
+        )
+
+
+def has_gain(before: Sequence[float | None], after: Sequence[float | None]) -> bool:
+    """Return True if the rewards of the same prompts rose by more than noise."""
+    rows = [(a, b) for a, b in zip(before, after, strict=True) if a is not None and b is not None]
+    return len(rows) > 1 and paired([a for a, _ in rows], [b for _, b in rows]).low > 0

@@ -269,3 +269,4 @@ class Reward(Training):
 
 
 OBJECTIVES = {block.objective.name: block.objective for block in (SFT, DPO, GRPO, Reward)}
+WITH_TRL = [name for name, objective in OBJECTIVES.items() if objective.trl]  # trained by a trainer of TRL
