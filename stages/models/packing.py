@@ -264,30 +264,27 @@ def pack_segments(model: PreTrainedModel) -> bool:
 
 def pack_groups(groups: Iterable[tuple[list[int], list[list[int]]]]) -> dict[str, Any]:
     """Return prompts, each with its completions, as one row of `read_groups`: `input_ids`, (1, tokens), with every
-    prompt once and without the completions' last tokens, which predict nothing; the `layout` of its runs; and for all
-    completion tokens in turn `shift_labels`, (1, completion tokens), and `scored`, (completion tokens,): the place in
-    the row at which the model predicts the token."""
-    ids, labels, scored = list[int](), list[int](), list[int]()
-    lengths, prefixes, continued = list[int](), list[int](), list[int]()
+    prompt once and without the completions' last tokens, which predict nothing; the `layout` of its runs; and of all
+    completions `shift_labels`, (1, tokens), and `scored`, (tokens,), the place at which each token is predicted."""
+    ids, labels, scored, lengths, prefixes, continued = (list[int]() for _ in range(6))
     for prompt, completions in groups:
         whole, last = len(lengths), len(ids) + len(prompt) - 1  # the group's first run, and its prompt's last place
         for completion in completions:
-            is_whole = len(lengths) == whole
-            own = [*(prompt if is_whole else ()), *completion[:-1]]
+            own = completion[:-1] if len(lengths) > whole else prompt + completion[:-1]
+            prefixes.append(len(prompt) if len(lengths) > whole else 0)
             ids += own
             labels += completion
             scored += [last, *range(len(ids) - len(completion) + 1, len(ids))]
             lengths.append(len(own))
-            prefixes.append(0 if is_whole else len(prompt))
             continued.append(whole)
     layout = RunLayout.from_lengths(lengths, torch.device("cpu"), prefixes, continued)
-    tensors = {"input_ids": torch.tensor([ids]), "shift_labels": torch.tensor([labels])}
-    return {**tensors, "scored": torch.tensor(scored), "layout": layout}
+    layout = RunLayout.from_lengths(lengths, torch.device("cpu"), prefixes, continued)
+    input_ids, shift_labels = torch.tensor([ids]), torch.tensor([labels])
+    return {"input_ids": input_ids, "shift_labels": shift_labels, "scored": torch.tensor(scored), "layout": layout}
 
 
 def read_groups(model: PreTrainedModel) -> bool:
-    """Make the model read rows of `pack_groups`, and return its hidden states at the places `scored` only. Return
-    False if `install_run_attention` fails."""
+    """Make the model read rows of `pack_groups`, and return hidden states at the places `scored`, or return False."""
     if not install_run_attention(model):
         return False
     backbone = model.base_model

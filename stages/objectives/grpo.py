@@ -214,7 +214,7 @@ class GroupTrainer(MicroBatches):
         options |= {"use_cache": False, "fused_lm_head": True}
         output, shares = model(**options), inputs["shares"]
         log_probs = output.log_probs[0]
-        known, figures = log_probs.detach(), {"entropy": output.entropy[0]}
+        old_log_probs, figures = log_probs.detach(), {"entropy": output.entropy[0]}
         costs = -inputs["advantages"]
         if self.reference is not None:
             with torch.no_grad(), autocast(self.cfg.precision, self.args.device):
@@ -223,14 +223,14 @@ class GroupTrainer(MicroBatches):
             kl = gaps.exp() - gaps - 1
             costs, figures["kl"] = costs + self.cfg.beta * kl, kl.detach()
         if self.cfg.temperature == 1:  # the sampler's log-probs are at temperature 1
-            counted = torch.where(shares > 0, known, 0).float()
+            counted = torch.where(shares > 0, old_log_probs, 0).float()
             sums = torch.zeros_like(inputs["sampled"]).index_add_(0, inputs["completion"], counted)
             figures["sampler_gap"] = (sums - inputs["sampled"]).abs()
         for name, values in figures.items():
             total = values.sum() if name == "sampler_gap" else torch.where(shares > 0, values, 0).sum()
             self._metrics["train"][name].append(total / (shares > 0).sum())
         self._total_train_tokens += inputs["input_ids"].new_tensor(inputs["input_ids"].numel())
-        return (shares * costs * (log_probs - known).exp()).sum() * self.args.world_size
+        return (shares * costs * (log_probs - old_log_probs).exp()).sum() * self.args.world_size
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Answer the held-out prompts greedily. Log the mean reward, and the share of answers with reward 1."""

@@ -6,7 +6,6 @@ from typing import Any
 import trl
 from accelerate.utils import enable_fsdp_ram_efficient_loading
 from transformers import TrainingArguments
-from trl.trainer.base_config import _BaseConfig
 
 from stages.config.blocks.training import Training
 from stages.config.choices import Precision, Sharding
@@ -47,7 +46,8 @@ def training_arguments(cfg: Training, out: StageDir, **objective_arguments: Any)
         UserError: if TRL refuses a key of `trainer`, if this process sees several GPUs, if the number of processes
             is not the one in the config, or if a model should be sharded over CPUs.
     """
-    runtime, arguments_class = cfg.runtime, getattr(trl, cfg.objective.trl) if cfg.objective.trl else _BaseConfig
+    runtime, name = cfg.runtime, cfg.objective.trl
+    arguments_class = getattr(trl, name) if name else TrainingArguments
     settings = dict(
         output_dir=str(checkpoint_folder(out)),
         learning_rate=cfg.learning_rate,

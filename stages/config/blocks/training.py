@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from omegaconf import MISSING
 
 from stages.config.blocks.data import OptionalSource
+from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Template
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.runtimes import InferenceRuntime, SampledRuntime, TrainRuntime
@@ -238,7 +239,7 @@ class GRPO(Training):
     loss_type: str = words(*GROUP_LOSSES)
     baseline: str = words(*BASELINES)
     beta: float = between(0, 1000)
-    label: Any = computed(None)  # set by the pipeline: the block `label`, which scores the completions
+    label: Label | None = computed(None)  # set by the pipeline: the block `label`, which scores the completions
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
 
 
