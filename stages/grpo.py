@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.training import GRPO
+from stages.config.blocks.training import ScoredGRPO
 from stages.labelers.labeler import Pool, make_labeler
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
@@ -18,7 +18,7 @@ from stages.training.fit import Fit
 from stages.training.rollouts import Rollout, Rollouts, curve_warnings
 
 
-def run(cfg: GRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
+def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` under the policy's contract, any `adapter/`, and `held_out.json`: each held-out reward.
 
     Raises:

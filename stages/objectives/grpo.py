@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel
 from trl.trainer import add_fused_lm_head, disable_dropout_in_model
 
-from stages.config.blocks.training import GRPO
+from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.models import lm_head
@@ -51,7 +51,7 @@ class Scored(NamedTuple):
 
 
 def read_rows(
-    examples: Iterable[Example], contract: Contract, cfg: GRPO, out: StageDir, context: int | None = None
+    examples: Iterable[Example], contract: Contract, cfg: ScoredGRPO, out: StageDir, context: int | None = None
 ) -> tuple[SplitRows[PromptRows], dict[str, Example]]:
     """Return the prompts that fit into `max_length` and the context with their completions, as rows, and the examples
     by id. At most HELD_OUT prompts, the first by id, are held out."""
@@ -80,7 +80,7 @@ def read_rows(
     return rows, prompts
 
 
-def load_start(policy: Path, cfg: GRPO, device: torch.device) -> PreTrainedModel:
+def load_start(policy: Path, cfg: ScoredGRPO, device: torch.device) -> PreTrainedModel:
     """Return the SFT model as it reads rows of groups: the policy before the first step, or the frozen reference.
 
     Raises:
@@ -95,7 +95,7 @@ def load_start(policy: Path, cfg: GRPO, device: torch.device) -> PreTrainedModel
     return model
 
 
-def compute_advantages(rewards: Sequence[float], cfg: GRPO) -> list[float]:
+def compute_advantages(rewards: Sequence[float], cfg: ScoredGRPO) -> list[float]:
     """Return each reward minus its baseline. The losses grpo and dapo divide differences from a group's mean by the
     group's standard deviation."""
     mean, count = fmean(rewards), len(rewards)
@@ -105,7 +105,7 @@ def compute_advantages(rewards: Sequence[float], cfg: GRPO) -> list[float]:
     return [(reward - mean) / scale for reward in rewards]
 
 
-def group_rows(groups: Sequence[list[Rollout]], prompts: dict[str, list[int]], cfg: GRPO) -> list[Row]:
+def group_rows(groups: Sequence[list[Rollout]], prompts: dict[str, list[int]], cfg: ScoredGRPO) -> list[Row]:
     """Return the groups that teach something, each as its prompt and its `Scored` completions: groups with different
     rewards and, with a KL term, then all others. Completions without a reward are left out. Shares are those of the
     whole step, which includes groups that teach nothing. `prompts`: token ids by id."""
@@ -141,7 +141,7 @@ class GroupTrainer(MicroBatches):
     """A trainer whose rows are prompts. For every step it gets rollouts of its current weights from `rollouts`, which
     is set before training, as is the frozen `reference` if there is a KL term."""
 
-    cfg: GRPO
+    cfg: ScoredGRPO
     arguments: ClassVar = {"remove_unused_columns": False}
     is_padded = False
     rollouts: Rollouts

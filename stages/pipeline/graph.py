@@ -19,7 +19,7 @@ from stages.config import trl_arguments
 from stages.config.blocks.data import Data, Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Label
-from stages.config.blocks.training import OBJECTIVES, SFT, Training
+from stages.config.blocks.training import OBJECTIVES, SFT, ScoredGRPO, Training
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
 from stages.config.schema import Config, Target
@@ -167,7 +167,7 @@ def wire_chain(
         return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built)
     if cfg.align is Align.grpo:
         by_reward = reward if cfg.label.by_reward else {}
-        policy = make_node("grpo", replace(cfg.grpo, label=cfg.label), policy=sft, data=data, **by_reward)
+        policy = make_node("grpo", ScoredGRPO(**vars(cfg.grpo), label=cfg.label), policy=sft, data=data, **by_reward)
         models[Role.policy] = nodes["grpo"] = policy
         return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built)
     for number in range(cfg.rounds):  # more than one round is iterative DPO

@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import Trainer
 
-from stages.config.blocks.training import GRPO
+from stages.config.blocks.training import ScoredGRPO
 from stages.config.errors import UserError
 from stages.evaluation.intervals import paired
 from stages.hardware import machine
@@ -55,7 +55,7 @@ class Rollouts:
     def __init__(
         self,
         trainer: Trainer,
-        cfg: GRPO,
+        cfg: ScoredGRPO,
         contract: Contract,
         prompts: Mapping[str, Example],
         judge: Judge,

@@ -13,7 +13,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from stages import grpo
-from stages.config.blocks.training import GRPO
+from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.labelers.verifier import Verifier
@@ -37,11 +37,10 @@ def inputs(built: Path) -> dict[str, Path]:
     return {"policy": chain.folder("sft"), "data": chain.folder("data")}
 
 
-def block(**changes: Any) -> GRPO:
+def block(**changes: Any) -> ScoredGRPO:
     """The tiny recipe's block, in fp32, with hot completions: groups of unequal rewards and lengths."""
     cfg = settings("recipe=tiny", "align=grpo")
-    changes = {"precision": Precision.fp32, "label": cfg.label, "completions": 4, **changes}
-    return replace(cfg.grpo, **changes)
+    return replace(ScoredGRPO(**vars(cfg.grpo), label=cfg.label), **{"precision": Precision.fp32, **changes})
 
 
 def by_tokens(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement]:
@@ -49,7 +48,9 @@ def by_tokens(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement
     return [Judgement(r.prompt_id, "sum", r.candidate_id, score=sum(r.token_ids) % 7 / 7) for r in rollouts]
 
 
-def trainer_of(cfg: GRPO, inputs: dict[str, Path], folder: Path, judge: Any = by_tokens) -> objective.GroupTrainer:
+def trainer_of(
+    cfg: ScoredGRPO, inputs: dict[str, Path], folder: Path, judge: Any = by_tokens
+) -> objective.GroupTrainer:
     """Return a trainer ready for its first step."""
     folder.mkdir()
     policy, out = inputs["policy"] / "model", StageDir(folder, lambda m, s: None)
@@ -73,7 +74,7 @@ def gradients_of_a_step(trainer: objective.GroupTrainer, rows: StepRows) -> dict
 
 
 def trl_gradients(
-    cfg: GRPO, groups: list[list[Rollout]], prompts: list[Example], policy: Path, folder: Path, shift: float
+    cfg: ScoredGRPO, groups: list[list[Rollout]], prompts: list[Example], policy: Path, folder: Path, shift: float
 ) -> dict[str, torch.Tensor]:
     """Return the gradients of TRL's own GRPO or RLOO step on the same completions."""
     contract, drawn = load_contract(policy), {group[0].prompt_id: [*group] for group in groups}
@@ -237,7 +238,7 @@ def alike(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement]:
     return [Judgement(r.prompt_id, "alike", r.candidate_id, score=1.0) for r in rollouts]
 
 
-def train(cfg: GRPO, inputs: dict[str, Path], folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def train(cfg: ScoredGRPO, inputs: dict[str, Path], folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     folder.mkdir(exist_ok=True)
     metrics = grpo.run(cfg, inputs, StageDir(folder, lambda m, s: None))
     return load_file(folder / "model" / "model.safetensors"), metrics

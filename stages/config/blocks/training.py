@@ -239,8 +239,14 @@ class GRPO(Training):
     loss_type: str = words(*GROUP_LOSSES)
     baseline: str = words(*BASELINES)
     beta: float = between(0, 1000)
-    label: Label | None = computed(None)  # set by the pipeline: the block `label`, which scores the completions
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
+
+
+@dataclass
+class ScoredGRPO(GRPO):
+    """The block of `stage=grpo`: GRPO's keys, and the block `label`, which scores the completions."""
+
+    label: Label = field(default_factory=Label)
 
 
 @dataclass
