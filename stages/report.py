@@ -29,6 +29,7 @@ SCORED_BY = ("label_reward_model", "label")  # nodes with a reward model as labe
 # The section that shows a stage's warnings, folded. Warnings of the evaluation stand at the top of the page, because
 # they change how the verdict is read.
 WARNED_IN = {"base": "settings", "source": "settings", "data": "settings", "sft": "curves", "dpo": "curves"}
+WARNED_IN |= {"grpo": "curves"}
 WARNED_IN |= dict.fromkeys(("select", "sample", "pool", "label", "pairs", "unpaired", "reference"), "labels")
 WARNED_IN |= {"reward": "reward", "answer": "answers", "versus": "judged", "eval": "seeds"}
 
@@ -97,7 +98,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         runs=runs,
         over_seeds=over_seeds,
         charts={by: changes.chart(results, by, taught) for by in ("kinds", "tasks") if results[by]},
-        curves=curves(inputs, models["policy"], inputs[model_names["policy"]] if aligned else None),
+        curves=curves(inputs, models["policy"], policy["stage"], inputs[model_names["policy"]]),
         answers=answers,
         samples=strips(inputs, nodes, models),
         tokens=load_json(tokens, list) if tokens.exists() else [],
@@ -128,13 +129,17 @@ def warnings(nodes: Mapping[str, Manifest], sections: list[str]) -> dict[str, li
 
 def model_kind(role: str, model: Manifest) -> str:
     """Return the role that describes a model: a policy may be SFT itself, and an SFT an untrained model."""
+    if model["stage"] == "grpo":
+        return "grpo"
     return role if role == "control" or model["stage"] != "sft" else "sft" if learns(model) else "other"
 
 
-def curves(inputs: Mapping[str, Path], title: str, policy: Path | None) -> list[Markup]:
-    """Draw the training of SFT and, if pairs trained the policy, its training and its margins on held-out pairs."""
+def curves(inputs: Mapping[str, Path], title: str, stage: str, policy: Path) -> list[Markup]:
+    """Draw the training of SFT and, if `stage` trained the policy, its training; for DPO also held-out margins."""
     drawn = figures.sft(read_curves(inputs["sft"]))
-    if policy:
+    if stage == "grpo":
+        drawn += figures.rollouts(title, read_curves(policy))
+    if stage == "dpo":
         margins = load_json(policy / "held_out.json", lambda pairs: [pair["margin"] for pair in pairs])
         drawn += [*figures.preference(title, read_curves(policy)), *figures.calibration(title, margins)]
     return [Markup(figure) for figure in drawn]
@@ -143,9 +148,10 @@ def curves(inputs: Mapping[str, Path], title: str, policy: Path | None) -> list[
 def trained_on_tasks(nodes: dict[str, Manifest], models: Mapping[str, str]) -> str:
     """Return the model trained on tasks like the test's: `it` (the policy), SFT's title, or `nothing here`."""
     tasks = nodes["data"]["config"]["tasks"] or {}
+    by_grpo = any(node["stage"] == "grpo" for node in nodes.values())
     judged = nodes["label"]["inputs"].get("pool", {}).get("fingerprint") if "label" in nodes else None
     of_data = any(m["fingerprint"] == judged and "data" in m["roots"] for m in nodes.values())
-    if of_data and (tasks.get("preference") or tasks.get("open_preference")):
+    if (of_data or by_grpo) and (tasks.get("preference") or tasks.get("open_preference")):
         return "it"
     trained = learns(nodes["sft"]) and (tasks.get("sft") or tasks.get("open_sft"))
     return models.get("sft", "it") if trained else "nothing here"

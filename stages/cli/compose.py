@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from stages.cli import recipes, spelling, unread
 from stages.cli.explain import unknown_setting_message
 from stages.config.blocks.models import Own
-from stages.config.blocks.training import OBJECTIVES
+from stages.config.blocks.training import OBJECTIVES, WITH_TRL
 from stages.config.choices import Command, Precision
 from stages.config.errors import Errors, UserError, require_known
 from stages.config.schema import Config
@@ -94,7 +94,7 @@ def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tup
     refuse_unknown_keys(composed)
     cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
     if cfg.stage == Command.parity:  # it needs what the training needs
-        require_known("parity.stage", [cfg.parity.stage], OBJECTIVES)
+        require_known("parity.stage", [cfg.parity.stage], WITH_TRL)
         cfg.stage = cfg.parity.stage
     set_cache_folders(Path(cfg.outputs))
     if HydraConfig.initialized():

@@ -184,7 +184,7 @@ def next_command(cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> s
     stage = NEXT.get(cfg.stage)
     while stage and not is_allowed(replace(cfg, stage=stage), nodes, overrides):
         stage = NEXT.get(stage)
-    if stage is None and cfg.stage == Target.dpo:  # no prompt evaluates this policy
+    if stage is None and cfg.stage in (Target.dpo, Target.grpo):  # no prompt evaluates this policy
         stage = Command.chat
     return provenance.command(stage, overrides) if stage else None
 

@@ -15,7 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from stages.config import trl_arguments, unread_arguments
-from stages.config.blocks.training import OBJECTIVES, Training
+from stages.config.blocks.training import WITH_TRL, Training
 from stages.config.choices import LOSS_TYPES, Adapter, Checkpointing, Sharding
 from stages.config.errors import UserError
 from stages.config.schema import group_defaults
@@ -268,7 +268,7 @@ def pass_through(this: Conversion) -> None:
             reasons |= {key: (reason, kind) for reason, keys in table.get(kind, {}).items() for key in keys}
     defaults, group = trl_arguments.argument_defaults(this.stage), dict(this.group.trainer)
     allowed = trl_arguments.allowed_arguments(this.stage) - reasons.keys()
-    arguments = {each for name in OBJECTIVES for each in trl_arguments.argument_types(name)}
+    arguments = {each for name in WITH_TRL for each in trl_arguments.argument_types(name)}
     trainer = Settings()
     for name, value in this.settings.items():
         if name in allowed:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from stages.commands.conversion import HEADINGS, Conversion, Settings, convert, load_table
 from stages.config import trl_arguments
-from stages.config.blocks.training import OBJECTIVES
+from stages.config.blocks.training import WITH_TRL
 from stages.config.errors import UserError, require_known, visible
 from stages.config.schema import Config
 from stages.pipeline import provenance
@@ -76,7 +76,7 @@ def read_settings(path: Path, where: str) -> Settings:
 
 def detect_framework(settings: Mapping[str, Any], where: str) -> str:
     """Return the first framework of which the file has two typical keys."""
-    trl = [key for name in ("model", *OBJECTIVES) for key in trl_arguments.argument_types(name)]
+    trl = [key for name in ("model", *WITH_TRL) for key in trl_arguments.argument_types(name)]
     for name in FRAMEWORKS:
         if len(settings.keys() & {*load_table(name).get("typical", trl)}) > 1:
             return name
@@ -88,11 +88,11 @@ def detect_stage(settings: Mapping[str, Any], framework: str, where: str) -> str
     if framework != "trl":
         default = "rm" if settings.get("reward_model") is True else "sft"
         method = str(settings.get("rl") or settings.get("stage") or default)
-        require_known(f"{where}: training", [STAGES.get(method, method)], OBJECTIVES)
+        require_known(f"{where}: training", [STAGES.get(method, method)], WITH_TRL)
         return STAGES.get(method, method)
     stages = [name for name, keys in load_table("trl")["tells"].items() if settings.keys() & {*keys}]
     if len(stages) != 1:
-        raise UserError(f"{where}: the file does not tell what it trains. Type convert.stage={'|'.join(OBJECTIVES)}.")
+        raise UserError(f"{where}: the file does not tell what it trains. Type convert.stage={'|'.join(WITH_TRL)}.")
     return stages[0]
 
 

@@ -24,7 +24,8 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-ENDS = (Target.report, Target.eval, Target.dpo)  # stages at which a run with a policy can end, the last first
+TRAINED = (Target.dpo, Target.grpo)  # stages that train a policy
+ENDS = (Target.report, Target.eval, *TRAINED)  # stages at which a run with a policy can end, the last first
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def run_of(end: Node, unpaired: Unpaired) -> FinishedRun:
     else:
         sft = next(node for node in end.lineage if node.stage == Target.sft)
         models = {str(Role.base): sft.inputs["base"], str(Role.sft): sft}
-        models |= {str(Role.policy): end} if end.stage == Target.dpo else {}
+        models |= {str(Role.policy): end} if end.stage in TRAINED else {}
         titles = {role: TITLES.get(Role(role), model.stage.upper()) for role, model in models.items()}
     return FinishedRun(str(end), models, titles, evaluation, training_tables(models, unpaired))
 

@@ -18,8 +18,9 @@ class Role(StrEnum):
     dpo = "policy"
 
 
-# The training after SFT: DPO on preferences, or none, so that the SFT model is the policy.
-Align = StrEnum("Align", "dpo none")
+# The training after SFT: DPO on preferences, GRPO on the model's own scored answers, or none, so that the SFT model is
+# the policy.
+Align = StrEnum("Align", "dpo grpo none")
 
 ExportFormat = StrEnum("ExportFormat", "gguf hub dataset")
 
@@ -81,6 +82,10 @@ LOSS_TYPES = (
     "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
     "sigmoid_norm"
 ).split()
+# GRPO's weights of tokens: every completion of a step counts alike (arXiv:2402.03300), every token by a constant and
+# advantages are not divided (arXiv:2503.20783), or every token counts alike (arXiv:2503.14476).
+GROUP_LOSSES = ("grpo", "dr_grpo", "dapo")
+BASELINES = ("group_mean", "leave_one_out")  # of an advantage; the latter is RLOO's (arXiv:2402.14740)
 DEVICES = ("auto", "cpu", "cuda")
 # GPUs to plan for, by NVIDIA's data sheets: compute capability, GB of memory, TB/s to it, TFLOP/s in bf16 without
 # sparsity, and in fp32.

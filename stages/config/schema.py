@@ -20,7 +20,7 @@ from stages.config.blocks.models import Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.runtimes import DeviceRuntime
 from stages.config.blocks.sampling import Sample
-from stages.config.blocks.training import DPO, OBJECTIVES, SFT, Reference, Reward, Training
+from stages.config.blocks.training import DPO, GRPO, OBJECTIVES, SFT, WITH_TRL, Reference, Reward, Training
 from stages.config.installation import PACKAGE, ROOT
 from stages.config.limits import between, positive, random_seed, words
 
@@ -30,7 +30,7 @@ CONF, RECIPES, DOCS = ((PACKAGE if (PACKAGE / name).is_dir() else ROOT) / name f
 # The stages that `stage` can build, each together with its inputs.
 Target = StrEnum(
     "Target",
-    "base source data select sft sample pool label pairs unpaired reference dpo reward answer versus eval report",
+    "base source data select sft sample pool label pairs unpaired reference dpo grpo reward answer versus eval report",
 )
 
 
@@ -101,7 +101,7 @@ class Export:
 class Parity:
     """The steps to compare, and changes of TRL's side."""
 
-    stage: str = words(*OBJECTIVES)
+    stage: str = words(*WITH_TRL)
     steps: int = between(1, 10_000)
     template: str | None = MISSING
     eos_token: str | None = MISSING
@@ -111,7 +111,7 @@ class Parity:
 @dataclass
 class Convert:
     file: str | None = MISSING
-    stage: str | None = words(*OBJECTIVES)
+    stage: str | None = words(*WITH_TRL)
     processes: int = between(1, 10_000)
 
 
@@ -142,6 +142,7 @@ class Config:
     control_learning_rate: float = positive()
     reference: Reference = field(default_factory=Reference)
     dpo: DPO = field(default_factory=DPO)
+    grpo: GRPO = field(default_factory=GRPO)
     reward: Reward = field(default_factory=Reward)
     answer: Answer = field(default_factory=Answer)
     eval: Eval = field(default_factory=Eval)
@@ -164,9 +165,17 @@ class Config:
 
     @property
     def trained(self) -> dict[str, Training]:
-        """The training blocks that this run uses, by name: SFT, DPO, the target, and a reward model with a source."""
-        optional_names = {self.stage, "reward" if self.reward.source.path else ""}
-        return {name: vars(self)[name] for name, each in OBJECTIVES.items() if each.in_chain or name in optional_names}
+        """The training blocks that this run uses, by name: SFT, DPO or GRPO, the target, and a reward model with a
+        source."""
+        names = {name for name, objective in OBJECTIVES.items() if objective.in_chain}
+        names = (names - {"dpo"} | {"grpo"}) if self.align is choices.Align.grpo else names
+        names |= {self.stage, "reward" if self.reward.source.path else ""}
+        return {name: vars(self)[name] for name in OBJECTIVES if name in names}
+
+    @property
+    def by_pairs(self) -> bool:
+        """True if the policy is trained on preference pairs."""
+        return self.align is choices.Align.dpo
 
     @property
     def selects(self) -> bool:
@@ -205,7 +214,7 @@ class Config:
     @property
     def own_prompts(self) -> bool:
         """True if the file of preferences or candidates also holds the prompts, so that they are not in the data."""
-        return self.align is not choices.Align.none and (self.label.brings_pool or self.sample.brings_prompts)
+        return self.by_pairs and (self.label.brings_pool or self.sample.brings_prompts)
 
     @property
     def tested(self) -> bool:

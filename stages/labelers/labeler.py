@@ -59,6 +59,10 @@ class Labeler(ABC):
         """Return further metrics of the labeler, after it has judged."""
         return {}
 
+    def judge_rollouts(self, pool: Pool) -> Iterator[Judgement]:
+        """Yield judgements of completions that a model in training wrote; `score` is the reward, of any size."""
+        return self.judge_all(pool)
+
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Yield judgements of all prompts. Labelers that send many requests at once override this. If a user-defined
         labeler raises an exception on a prompt, its candidates get judgements with that error."""

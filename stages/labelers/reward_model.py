@@ -5,7 +5,9 @@ margin is a difference of two quantiles.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +61,8 @@ class RewardModel(Labeler):
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Yield judgements with the reward in `raw`. A candidate that the model cannot read gets an error."""
-        reading = Reading(self.folder)
-        prompts = {prompt.id: prompt for prompt in pool.prompts}
-
-        def score_shard(waiting: Sequence[Candidate]) -> Iterator[tuple[Candidate, list[Judgement]]]:
-            readable = list[Readable]()
-            for c in waiting:
-                try:
-                    readable.append((c, reading.ids(prompts[c.prompt_id], c)))
-                except ContractError as reason:
-                    yield c, [Judgement(c.prompt_id, self.name, c.candidate_id, error=str(reason))]
-            for c, reward in self.rewards(readable, reading.pad_id):
-                yield c, [Judgement(c.prompt_id, self.name, c.candidate_id, raw=repr(reward))]
-
+        prompts, reading = {prompt.id: prompt for prompt in pool.prompts}, Reading(self.folder)
+        score_shard = partial(self.score, prompts, reading)
         size, name = self.cfg.runtime.shard_size, f"label {self.name}"
         key = lambda c: c.candidate_id
         judgements = [*produce_in_shards([*pool.candidates], key, score_shard, Judgement, key, size, name, self.out)]
@@ -81,12 +72,32 @@ class RewardModel(Labeler):
                 j.score = quantile(float(j.raw), rewards)
         yield from judgements
 
+    def judge_rollouts(self, pool: Pool) -> Iterator[Judgement]:
+        """Yield judgements whose score is the reward itself. A step's candidates are no pool to compare it with."""
+        prompts = {prompt.id: prompt for prompt in pool.prompts}
+        for _, [judgement] in self.score(prompts, Reading(self.folder), [*pool.candidates]):
+            yield replace(judgement, score=float(judgement.raw)) if judgement.raw else judgement
+
+    def score(
+        self, prompts: Mapping[str, Example], reading: "Reading", candidates: Sequence[Candidate]
+    ) -> Iterator[tuple[Candidate, list[Judgement]]]:
+        """Yield every candidate with a judgement: the reward in `raw`, or an error. `prompts`: by id."""
+        readable = list[Readable]()
+        for c in candidates:
+            try:
+                readable.append((c, reading.ids(prompts[c.prompt_id], c)))
+            except ContractError as reason:
+                yield c, [Judgement(c.prompt_id, self.name, c.candidate_id, error=str(reason))]
+        for c, reward in self.rewards(readable, reading.pad_id):
+            yield c, [Judgement(c.prompt_id, self.name, c.candidate_id, raw=repr(reward))]
+
     def rewards(self, readable: Sequence[Readable], pad_id: int) -> Iterator[tuple[Candidate, float]]:
         """Yield candidates with rewards, longest first. The batches do not depend on the order of the pool."""
         if not readable:
             return
         precision, device = self.cfg.precision or Precision.fp32, loading.resolve_device(self.cfg.runtime.device)
-        model = loading.load_reward_model(self.folder, loading.sampling_weights(precision), device)
+        key = self.folder, loading.sampling_weights(precision), device
+        model = self.out.open_resource.get(key, lambda: loading.load_reward_model(*key))  # GRPO asks at every step
         model.config.get_text_config().pad_token_id = pad_id
         self.model_figures["parameters"] = model.num_parameters()
         ordered = sorted(readable, key=lambda each: each[0].candidate_id)

@@ -2,10 +2,11 @@
 
 All tokens of a batch form one row, so every layer computes each token once. Only attention must know which tokens
 belong together: a RunLayout divides the row into runs. A run is a whole sequence, or the tokens that a sequence adds
-to the beginning of another one. A pair is two runs: prompt + chosen, and rejected, which also attends to the prompt.
+to the beginning of another one. A pair is two runs: prompt + chosen, and rejected, which also attends to the prompt. A
+group is a prompt with any number of completions: one run each, of which the first also holds the prompt.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -256,6 +257,44 @@ def pack_segments(model: PreTrainedModel) -> bool:
         if position_ids is not None:
             layout = replace(layout or RunLayout.from_positions(position_ids), device=position_ids.device)
         return masked_forward(*args, position_ids=position_ids, layout=layout, **kwargs)
+
+    backbone.forward = forward
+    return True
+
+
+def pack_groups(groups: Iterable[tuple[list[int], list[list[int]]]]) -> dict[str, Any]:
+    """Return prompts, each with its completions, as one row of `read_groups`: `input_ids`, (1, tokens), with every
+    prompt once and without the completions' last tokens, which predict nothing; the `layout` of its runs; and of all
+    completions `shift_labels`, (1, tokens), and `scored`, (tokens,), the place at which each token is predicted."""
+    ids, labels, scored, lengths, prefixes, continued = (list[int]() for _ in range(6))
+    for prompt, completions in groups:
+        whole, last = len(lengths), len(ids) + len(prompt) - 1  # the group's first run, and its prompt's last place
+        for completion in completions:
+            own = completion[:-1] if len(lengths) > whole else prompt + completion[:-1]
+            prefixes.append(len(prompt) if len(lengths) > whole else 0)
+            ids += own
+            labels += completion
+            scored += [last, *range(len(ids) - len(completion) + 1, len(ids))]
+            lengths.append(len(own))
+            continued.append(whole)
+    layout = RunLayout.from_lengths(lengths, torch.device("cpu"), prefixes, continued)
+    layout = RunLayout.from_lengths(lengths, torch.device("cpu"), prefixes, continued)
+    input_ids, shift_labels = torch.tensor([ids]), torch.tensor([labels])
+    return {"input_ids": input_ids, "shift_labels": shift_labels, "scored": torch.tensor(scored), "layout": layout}
+
+
+def read_groups(model: PreTrainedModel) -> bool:
+    """Make the model read rows of `pack_groups`, and return hidden states at the places `scored`, or return False."""
+    if not install_run_attention(model):
+        return False
+    backbone = model.base_model
+    plain_forward = backbone.forward
+
+    def forward(input_ids: torch.Tensor, layout: RunLayout, scored: torch.Tensor, **kwargs: Any) -> Any:
+        layout = replace(layout, device=input_ids.device)
+        output = plain_forward(**kwargs | {"input_ids": input_ids, "position_ids": layout.positions, "layout": layout})
+        output.last_hidden_state = output.last_hidden_state.index_select(1, scored)
+        return output
 
     backbone.forward = forward
     return True

@@ -121,6 +121,16 @@ def sft(curve: list[dict[str, Any]]) -> list[str]:
     return [panel("SFT: loss", curve, series, role="sft")] if curve else []
 
 
+def rollouts(title: str, curve: list[dict[str, Any]]) -> list[str]:
+    """Draw the rewards of GRPO's completions and of held-out answers, how many groups teach, length and entropy."""
+    return [
+        panel(f"{title}: reward", curve, {"reward": "training", "eval_reward": "held out"}),
+        panel(f"{title}: groups with different rewards", curve, {"live_groups": "of a step"}),
+        panel(f"{title}: tokens of a completion", curve, {"completion_tokens": "training"}),
+        panel(f"{title}: nats per token", curve, {"entropy": "entropy", "kl": "KL from SFT"}),
+    ]
+
+
 def preference(title: str, curve: list[dict[str, Any]]) -> list[str]:
     """Draw loss, margins, accuracy and log-probs of a preference objective, under TRL's names."""
     return [

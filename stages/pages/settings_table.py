@@ -7,7 +7,8 @@ from typing import Any
 
 from stages.store.manifest import Manifest
 
-COMPUTING = {"sft": "SFT", "sample": "candidates", "dpo": "DPO", "answer_policy": "answers", "eval": "evaluation"}
+COMPUTING = {"sft": "SFT", "sample": "candidates", "dpo": "DPO", "grpo": "GRPO", "answer_policy": "answers"}
+COMPUTING |= {"eval": "evaluation"}
 
 
 def model_nodes(nodes: dict[str, Manifest], roles: Iterable[str]) -> dict[str, str]:
@@ -29,6 +30,11 @@ def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
     before, start = models.get("sft", title), f"a model ({model(nodes['base'])}) without training here"
     if learns(nodes["sft"]):
         start = f"supervised fine-tuning: a model ({model(nodes['base'])}) trained on {learnt_from(nodes)}"
+    if policy["stage"] == "grpo":
+        return (
+            f"{title}, group-relative policy optimisation, trains {before} further on its own answers "
+            f"({rollouts(policy)}). {before} is {start}."
+        )
     if "pairs" not in policy["inputs"]:
         return f"{title} is {start}."
     full = ", direct preference optimisation," * (title == "DPO")
@@ -49,6 +55,9 @@ def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: li
         values["candidates"] = pool(nodes["pool"])
     if "pairs" in policy["inputs"]:
         values["pairs"] = pairs(nodes["pairs"], nodes["label"])
+    if policy["stage"] == "grpo":
+        values["completions"] = rollouts(policy)
+    if policy["stage"] in ("dpo", "grpo"):
         values[title] = objective(policy)
     earlier = [role for role in nodes if re.fullmatch(r"pairs_\d+", role)]
     if earlier:
@@ -125,10 +134,21 @@ def pairs(manifest: Manifest, label: Manifest) -> str:
     return f"{metrics['pairs'] - metrics['held_out']:,} training pairs, {metrics['held_out']:,} held out; {how}"
 
 
+def rollouts(manifest: Manifest) -> str:
+    """Return the number of a training's own completions, and who scores them."""
+    s = manifest["settings"]
+    labeler = "label.own" if "own" in s["label"] else s["label"]["labeler"]
+    return (
+        f"{s['completions']} for each of {manifest['metrics']['prompts']:,} prompts, temperature "
+        f"{short(s['temperature'])}, {s['max_new_tokens']} tokens at most; scores by {labeler}"
+    )
+
+
 def objective(manifest: Manifest) -> str:
     """Return the loss and beta of an objective, if it has them, and its training settings."""
     s, clauses = manifest["settings"], []
     if losses := s.get("loss_type"):
+        losses = [losses] if isinstance(losses, str) else losses
         weights = s.get("loss_weights") or [1.0] * len(losses)
         parts = [loss if w == 1 else f"{short(w)} × {loss}" for loss, w in zip(losses, weights, strict=True)]
         clauses.append(f"loss {' + '.join(parts)}")

@@ -6,6 +6,7 @@ A node is one such computation: a stage, its block and its input nodes. Their ha
 of the node's folder in the store. This file only describes nodes. `build.py` runs those that the store does not have.
 
     base, data → sft → sample → label → pairs → reference, dpo      a further round of DPO samples from this DPO model
+    base, data → sft → grpo                                         with `align=grpo`: `label` scores its completions
     base, sft, dpo → answer → eval → report                         with `eval.judged`, versus and label before eval
 """
 
@@ -18,7 +19,7 @@ from stages.config import trl_arguments
 from stages.config.blocks.data import Data, Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Label
-from stages.config.blocks.training import OBJECTIVES, SFT, Training
+from stages.config.blocks.training import OBJECTIVES, SFT, ScoredGRPO, Training
 from stages.config.choices import Adapter, Align, Demonstrations, DPOReference, Role, Split
 from stages.config.errors import UserError
 from stages.config.schema import Config, Target
@@ -30,7 +31,7 @@ from stages.store.node import Node
 
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
 VERSIONS = {"base": 5, "source": 3, "data": 8, "select": 4, "sft": 10, "sample": 9, "pool": 1, "label": 7}
-VERSIONS |= {"pairs": 8, "unpaired": 2, "reference": 10, "dpo": 10, "reward": 1}
+VERSIONS |= {"pairs": 8, "unpaired": 2, "reference": 10, "dpo": 10, "grpo": 1, "reward": 1}
 VERSIONS |= {"answer": 11, "versus": 1, "eval": 15, "report": 17}
 
 # The stage to suggest after each stage, on the command line.
@@ -40,10 +41,11 @@ NEXT |= {"versus": "eval", "eval": "report"} | {objective.name: objective.next f
 
 MISSING_STAGES: dict[str, str] = {  # by stage, the settings that add nodes of this stage to the graph
     Target.select: "Set data.tasks.open_sft, sft.demonstrations=selected or control=true.",
+    Target.grpo: "Set align=grpo.",
     Target.source: "List files or hub datasets in data.sources.",
     Target.versus: "Set eval/judged=judge, reward_model, human or ensemble.",
 }
-# Stages that align=none leaves out.
+# Stages that align=none and align=grpo leave out.
 PREFERENCE_STAGES = "sample pool label pairs unpaired reference dpo".split()
 EVALUATION_SETS = ("outside", "judged_prompts", "retained")  # data that only the evaluation reads
 DEMONSTRATION_NODES = ("sample_base", "label_base")  # the base model's answers for SFT: not part of the preferences
@@ -163,6 +165,11 @@ def wire_chain(
             nodes["other"] = make_node("base", other_model_block(cfg, cfg.eval.judged.folders[0]))
             models = {Role.other: nodes["other"], Role.policy: sft}
         return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built)
+    if cfg.align is Align.grpo:
+        by_reward = reward if cfg.label.by_reward else {}
+        policy = make_node("grpo", ScoredGRPO(**vars(cfg.grpo), label=cfg.label), policy=sft, data=data, **by_reward)
+        models[Role.policy] = nodes["grpo"] = policy
+        return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built)
     for number in range(cfg.rounds):  # more than one round is iterative DPO
         round_nodes: dict[str, Node] = {}
         if cfg.label.brings_pool:
@@ -231,7 +238,7 @@ def requested_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     requested = [node for node in of_stage if not (isinstance(node.config, SFT) and node.config.control)]
     if not requested:
         way_out = MISSING_STAGES.get(cfg.stage, f"label={cfg.label.labeler} does not need this stage.")
-        if cfg.align is Align.none and cfg.stage in PREFERENCE_STAGES:
-            way_out = "align=none leaves preferences out. Set align=dpo."
+        if not cfg.by_pairs and cfg.stage in PREFERENCE_STAGES:
+            way_out = f"align={cfg.align} leaves preferences out. Set align=dpo."
         raise UserError(f"stage={cfg.stage}: this configuration does not have the stage {cfg.stage}. {way_out}")
     return requested

@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.training import OBJECTIVES, LoRA
-from stages.config.choices import Adapter, Command, Reads, Strategy
+from stages.config.choices import Adapter, Align, Command, Reads, Sharding, Strategy
 from stages.config.errors import UserError, suggest
 from stages.config.schema import Config, Target
 from stages.hardware.model_shape import LINEAR
@@ -25,10 +25,13 @@ CONTEXT = ("max_position_embeddings", "n_positions")
 def validate_capacity(cfg: Config) -> None:
     """Raise UserError for the first amount that the data or the model cannot provide."""
     validate_rows(cfg)
-    validate_pairs(cfg)
+    if cfg.align is Align.grpo:
+        validate_rollouts(cfg)
+    else:
+        validate_pairs(cfg)
     config = base_config(cfg)
     if context := next((config[name] for name in CONTEXT if config.get(name)), None):
-        for name in ("sample", "answer", *(["select"] if cfg.selects else [])):
+        for name in ("sample", "answer", *(["select"] if cfg.selects else []), *({"grpo"} & {*cfg.trained})):
             if (max_new_tokens := vars(cfg)[name].max_new_tokens) >= context:
                 raise UserError(
                     f"{name}.max_new_tokens={max_new_tokens} leaves no room for a prompt: the context has "
@@ -89,6 +92,26 @@ def validate_pairs(cfg: Config) -> None:
         raise UserError(
             f"{name}.batch_size={size}: there are at most {pair_limit} pairs, from {prompts} prompts with "
             f"{candidates} candidates and {pairs_per_prompt} pairs each. Lower it, or add prompts."
+        )
+
+
+def validate_rollouts(cfg: Config) -> None:
+    """Raise UserError for settings with which GRPO cannot sample, cannot score, or has fewer prompts than one step."""
+    scores = not cfg.label.prefers and not {"dataset", "human"}.intersection(cfg.label.labelers)
+    if not scores:
+        raise UserError(
+            f"align=grpo needs a score of every completion, which label={cfg.label.labeler} does not give. Use "
+            "label=verifier, label=reward_model, or label=judge with label.judge.kind=pointwise."
+        )
+    if cfg.rounds > 1 or cfg.control:
+        raise UserError("align=grpo samples in every step and makes no pairs. Set rounds=1 and control=false.")
+    if cfg.grpo.runtime.sharding is not Sharding.none:
+        raise UserError("align=grpo samples from whole weights, which no process has. Use launch=ddp or launch=local.")
+    prompts, size = split_rows(cfg, "preference"), cfg.grpo.batch_size
+    if prompts is not None and prompts < size:
+        raise UserError(
+            f"grpo.batch_size={size}: there are at most {prompts} prompts, and a step uses none twice. Lower it, or "
+            "raise data.tasks.preference."
         )
 
 

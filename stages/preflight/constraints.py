@@ -13,7 +13,6 @@ from stages.config.blocks.training import Training
 from stages.config.choices import (
     SOURCE_CHECKS,
     Adapter,
-    Align,
     Command,
     Demonstrations,
     ExportFormat,
@@ -176,7 +175,7 @@ def untested_message(cfg: Config) -> str:
     groups = {name for name, group_split in SPLIT_OF_GROUP.items() if group_split == split}
     groups -= {"rephrased", "open_plain"}
     sources = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
-    paired = cfg.align is not Align.none and cfg.pairs.validation_fraction > 0
+    paired = cfg.by_pairs and cfg.pairs.validation_fraction > 0
     if sources or any(vars(cfg.data.tasks)[group] for group in groups) or paired or cfg.eval.judged.is_requested:
         return ""
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report

@@ -83,28 +83,15 @@ def complete(
                 raise UserError(f"the sampler {sampler.name} returned prompt {request.id} twice or without a request.")
             missing.update(c.reason for c in completions if isinstance(c, Missing))
             completed = [(i, c) for i, c in enumerate(completions) if not isinstance(c, Missing)]
-            yield pending.pop(request.id), [make_candidate(request, i, c, sampler) for i, c in completed]
+            for _, completion in completed:
+                validate_completion(
+                    completion, f"the sampler {sampler.name}", request.id, contract.stop_ids, vocabulary
+                )
+            policy = sampler.policy or model.parent.name
+            candidates = [make_candidate(request, i, c, contract, policy, sampler.name) for i, c in completed]
+            yield pending.pop(request.id), candidates
         if pending:
             raise UserError(f"the sampler {sampler.name} returned no completions for {len(pending)} prompts.")
-
-    def make_candidate(request: Request, index: int, completion: Completion, sampler: Sampler) -> Candidate:
-        validate_completion(completion, f"the sampler {sampler.name}", request.id, contract.stop_ids, vocabulary)
-        ids = completion.token_ids
-        text = str(completion.text) if ids is None else contract.text(ids)
-        return Candidate(
-            prompt_id=request.id,
-            candidate_id=content_id(request.id, index, text if ids is None else ids),
-            policy=sampler.policy or model.parent.name,
-            sampler=sampler.name,
-            temperature=request.temperatures[index],
-            seed=request.seed_of(index),
-            text=text,
-            token_ids=ids,
-            finish_reason=completion.finish_reason,
-            logprob=completion.logprob,
-            n_tokens=contract.length(text) if ids is None else len(ids),
-            tokenizer=None if ids is None else contract.digest,
-        )
 
     vocabulary, size, per_prompt = count_embedding_rows(model), decoding.runtime.shard_size, len(decoding.temperatures)
     id_of, prompt_id_of = lambda prompt: prompt.id, lambda candidate: candidate.prompt_id
@@ -118,6 +105,29 @@ def complete(
             raise UserError(f"{message}. {limit}. Type the same command again to request the missing candidates.")
         out.warn(message)
     return candidates
+
+
+def make_candidate(
+    request: Request, index: int, completion: Completion, contract: Contract, policy: str, sampler: str
+) -> Candidate:
+    """Return a completion as the candidate at this index of its prompt. `policy`: the name of the model that wrote
+    it."""
+    ids = completion.token_ids
+    text = str(completion.text) if ids is None else contract.text(ids)
+    return Candidate(
+        prompt_id=request.id,
+        candidate_id=content_id(request.id, index, text if ids is None else ids),
+        policy=policy,
+        sampler=sampler,
+        temperature=request.temperatures[index],
+        seed=request.seed_of(index),
+        text=text,
+        token_ids=ids,
+        finish_reason=completion.finish_reason,
+        logprob=completion.logprob,
+        n_tokens=contract.length(text) if ids is None else len(ids),
+        tokenizer=None if ids is None else contract.digest,
+    )
 
 
 def get_sampler(model: Path, contract: Contract, decoding: Decoding, opener: Open, out: StageDir) -> Sampler:

@@ -17,7 +17,7 @@ from stages.config.blocks.data import Data, OneSource, Source
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Sample
-from stages.config.blocks.training import SFT
+from stages.config.blocks.training import SFT, ScoredGRPO
 from stages.config.errors import Errors, UserError, name_block
 from stages.config.installation import ROOT
 from stages.store import plugins
@@ -42,6 +42,9 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     Raises:
         UserError: for all files and repositories that are not found.
     """
+    if isinstance(block, ScoredGRPO):
+        label, digests = pin(block.label, cache)
+        return replace(block, label=label), digests
     digest_by_path: dict[str, str] = {}
     errors = Errors()
 

@@ -46,7 +46,8 @@ def training_arguments(cfg: Training, out: StageDir, **objective_arguments: Any)
         UserError: if TRL refuses a key of `trainer`, if this process sees several GPUs, if the number of processes
             is not the one in the config, or if a model should be sharded over CPUs.
     """
-    runtime, arguments_class = cfg.runtime, getattr(trl, cfg.objective.trl)
+    runtime, name = cfg.runtime, cfg.objective.trl
+    arguments_class = getattr(trl, name) if name else TrainingArguments
     settings = dict(
         output_dir=str(checkpoint_folder(out)),
         learning_rate=cfg.learning_rate,
@@ -54,7 +55,6 @@ def training_arguments(cfg: Training, out: StageDir, **objective_arguments: Any)
         per_device_train_batch_size=cfg.batch_size // runtime.world_size,  # `micro_batches` divides it
         gradient_accumulation_steps=1,
         per_device_eval_batch_size=1,  # eval_loss is then a mean over examples, not over batches
-        max_length=cfg.max_length,
         seed=cfg.seed,
         bf16=cfg.precision is Precision.bf16,
         use_cpu=resolve_device(runtime.device).type == "cpu",
@@ -74,6 +74,8 @@ def training_arguments(cfg: Training, out: StageDir, **objective_arguments: Any)
         **{argument: copy(getattr(cfg, key)) for argument, key in cfg.objective.typed.items()},
         **objective_arguments,
     )
+    if "max_length" in arguments_class.__dataclass_fields__:
+        settings["max_length"] = cfg.max_length
     if "router_aux_loss_coef" in arguments_class.__dataclass_fields__:
         # The auxiliary loss of a mixture of experts depends on the micro-batches: it is off unless `trainer` sets it.
         settings["router_aux_loss_coef"] = 0.0

@@ -107,12 +107,13 @@ class TokenRows(ColumnRows[tuple[list[int], list[bool]]]):
 
 
 class PreferenceRows(ColumnRows[Row]):
-    """Pairs. A row's values named `…_ids` are lists of token ids; all others are numbers."""
+    """Pairs. A row's values named `…_ids` are lists of token ids, its `id` is a text, and all others are numbers."""
 
     noun = "pairs"
 
     def table(self, rows: list[Row]) -> pa.Table:
         kinds = {name: TOKENS if name.endswith("_ids") else pa.float64() for name in rows[0]}
+        kinds |= {"id": pa.string()} if "id" in rows[0] else {}
         return pa.Table.from_pylist(rows, pa.schema(kinds))
 
     @property
@@ -126,6 +127,12 @@ class PreferenceRows(ColumnRows[Row]):
             lengths = (pc.list_value_length(table[name]).to_pylist() for name in columns)
             counts += map(sum, zip(*lengths, strict=True))
         return counts
+
+
+class PromptRows(PreferenceRows):
+    """Prompts to complete: the `id`, and `prompt_ids`."""
+
+    noun = "prompts"
 
 
 def split_into_rows(ends: np.ndarray, ids: Any, labels: Any) -> pa.Table:

@@ -142,7 +142,7 @@ def test_every_number_has_bounds_of_sense() -> None:
 
 def test_every_text_has_words_or_is_free_on_purpose() -> None:
     texts = {key for key, metadata in TEXTS.items() if limits.ONE_OF not in metadata}
-    assert texts == {*IN_ROOMS, *NAMES} | {f"{name}.runtime.micro_batch" for name in ("sft", "dpo", "reward")}
+    assert texts == {*IN_ROOMS, *NAMES} | {f"{name}.runtime.micro_batch" for name in ("sft", "dpo", "grpo", "reward")}
     assert {key for key, (hint, _) in EVERY.items() if dict in hint} == MAPPINGS.keys()
 
 
@@ -264,7 +264,7 @@ REFUSED = [
     ("dpo.lora=5", "dpo.lora.rank, dpo.lora.alpha, dpo.lora.target_modules"),
     ("sft.lr=1", "Did you mean 'learning_rate'?"),
     ("sample.n=2", "Did you mean 'candidates_per_prompt'?"),
-    ("sft.beta=1", "Did you mean dpo.beta?"),
+    ("sft.beta=1", "Did you mean dpo.beta or grpo.beta?"),
     ("sft.weight_decay=1", "Did you mean 'sft.trainer.weight_decay'?"),
 ]
 

@@ -66,8 +66,9 @@ class Row:
     @property
     def seed(self) -> str:
         """The seed of the training that made this model."""
-        stage = {"sft": "sft", "control": "control"}.get(self.role, "dpo")
-        return self.settings.get(f"{stage}.seed", "–")
+        trained_by = {"sft": "sft", "control": "control"}.get(self.role)
+        policy = "grpo" if "grpo.seed" in self.settings else "dpo"
+        return self.settings.get(f"{trained_by or policy}.seed", "–")
 
 
 def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]) -> list[Row]:

@@ -17,7 +17,7 @@ from stages.commands.planning.tokens import reads_tokens, stage_tokens
 from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import Training
-from stages.config.choices import GPUS, Adapter, Checkpointing, Precision, Sharding
+from stages.config.choices import GPUS, Adapter, Checkpointing, Precision, Reads, Sharding
 from stages.config.schema import Config
 from stages.hardware import memory
 from stages.hardware.model_shape import ModelShape
@@ -71,6 +71,8 @@ def remedies(shape: ModelShape, block: object, row: float) -> Iterator[tuple[str
     smaller, name = replace(block, runtime=runtime), block.block
     way = "" if smaller == block else f"{name}.runtime.gradient_checkpointing=full {name}.runtime.micro_batch=1 "
     yield f"{way}{name}.adapter=lora", sum(training_parts(shape, replace(smaller, adapter=Adapter.lora), row, "cuda"))
+    if block.objective.reads is Reads.prompts:  # sampling needs whole weights
+        return
     for count in (n for n in range(runtime.world_size, block.batch_size + 1) if block.batch_size % n == 0):
         sharded = replace(runtime, processes=count, nodes=1, sharding=Sharding.fsdp if count > 1 else Sharding.none)
         peak = sum(training_parts(shape, replace(block, runtime=sharded), row, "cuda"))

@@ -124,6 +124,7 @@ def stage_tokens(stage: str, settings: dict[str, Any], sizes: Sizes, from_base: 
     row = sizes.prompt + answer
     row_tokens = {"label": row, "reference": 2 * answer}
     row_tokens |= {name: objective.sequences * row for name, objective in OBJECTIVES.items()}
+    row_tokens["grpo"] = sizes.prompt + settings.get("completions", 1) * answer
     times = settings.get("epochs") or settings.get("candidates_per_prompt") or 1
     return float(sizes.rows * times * row_tokens.get(stage, answer))
 

@@ -6,10 +6,13 @@ from typing import Any, ClassVar
 from omegaconf import MISSING
 
 from stages.config.blocks.data import OptionalSource
+from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Template
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.runtimes import SampledRuntime, ScoringRuntime, TrainRuntime
 from stages.config.choices import (
+    BASELINES,
+    GROUP_LOSSES,
     LOSS_TYPES,
     Adapter,
     Checkpointing,
@@ -37,7 +40,7 @@ class Objective:
     sequences: int  # sequences in a row of data: 2 in a pair
     labelled: float  # the share of a row's tokens that the LM head scores; 0 for a reward model, which has no LM head
     row_tokens: int  # mean tokens of a row of generated tasks: the plan's estimate before there is data
-    trl: str  # the class of TRL's arguments
+    trl: str  # the class of TRL's arguments; "": the objective has a trainer of its own, with the arguments of all
     typed: dict[str, str]  # arguments of TRL that a key of the block sets, with that key
     of_loss: tuple[str, ...]  # keys that define the loss: losses are only comparable if these keys are equal
     next: str  # the stage that follows
@@ -213,6 +216,40 @@ class DPO(Training):
 
 
 @dataclass
+class GRPO(Training):
+    """Group-relative policy optimization (arXiv:2402.03300): the model answers each prompt several times, and learns
+    from how each answer's score differs from the others'. `label` scores the answers."""
+
+    objective = Objective(
+        name="grpo",
+        title="GRPO",
+        card="A causal language model from {base}, by group-relative policy optimization (arXiv:2402.03300).",
+        reads=Reads.prompts,
+        sequences=1,
+        labelled=0.7,
+        row_tokens=200,
+        trl="",
+        typed={},
+        of_loss=("loss_type", "baseline", "beta"),
+        next="eval",
+    )
+    completions: int = between(2, 1024)
+    temperature: float = positive(100)
+    max_new_tokens: int = between(1, 65_536)
+    loss_type: str = words(*GROUP_LOSSES)
+    baseline: str = words(*BASELINES)
+    beta: float = between(0, 1000)
+    runtime: SampledRuntime = field(default_factory=SampledRuntime)
+
+
+@dataclass
+class ScoredGRPO(GRPO):
+    """The block of `stage=grpo`: GRPO's keys, and the block `label`, which scores the completions."""
+
+    label: Label = field(default_factory=Label)
+
+
+@dataclass
 class Reward(Training):
     """A reward model, trained from the SFT model on the run's pairs, or on preferences of its own in `source`. `pairs`
     says how pairs are made of these preferences."""
@@ -238,4 +275,5 @@ class Reward(Training):
     forward: Forward = MISSING
 
 
-OBJECTIVES = {block.objective.name: block.objective for block in (SFT, DPO, Reward)}
+OBJECTIVES = {block.objective.name: block.objective for block in (SFT, DPO, GRPO, Reward)}
+WITH_TRL = [name for name, objective in OBJECTIVES.items() if objective.trl]  # trained by a trainer of TRL

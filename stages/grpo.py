@@ -1,0 +1,66 @@
+"""Stage `grpo`: group-relative policy optimization (arXiv:2402.03300) on the model's own completions, which `label`
+scores."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from stages.config.blocks.training import ScoredGRPO
+from stages.labelers.labeler import Pool, make_labeler
+from stages.models.contract import load_contract
+from stages.models.loading import load_model, read_context_length, resolve_device
+from stages.objectives import grpo as objective
+from stages.store.records import Example, Judgement, stream
+from stages.store.workspace import StageDir, last_values, read_curves
+from stages.training.adapters import apply_adapter
+from stages.training.fit import Fit
+from stages.training.rollouts import Rollout, Rollouts, curve_warnings
+
+
+def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
+    """Publish `model/` under the policy's contract, any `adapter/`, and `held_out.json`: each held-out reward.
+
+    Raises:
+        UserError: if the sampler does not have the trainer's weights, ten steps in a row teach nothing, too many
+            prompts are too long or completions unscored, or training diverged.
+    """
+    policy = inputs["policy"] / "model"
+    contract, context = load_contract(policy), read_context_length(policy)
+    examples = stream(inputs["data"] / "examples.parquet", Example)
+    rows, prompts = objective.read_rows(examples, contract, cfg, out, context)
+    label = cfg.label
+    if label.by_reward:  # the reward model that this run trained
+        label = replace(label, reward_model=replace(label.reward_model, path=str(inputs["reward"] / "model")))
+    labeler = make_labeler(label, out)
+
+    def judge(prompts: list[Example], rollouts: list[Rollout]) -> Iterator[Judgement]:
+        return labeler.judge_rollouts(Pool(prompts, rollouts))
+
+    # The reference is loaded first, so that the token budget is decided from the memory that it leaves.
+    device = resolve_device(cfg.runtime.device)
+    reference = objective.load_start(policy, cfg, device).requires_grad_(False) if cfg.beta else None
+    fit = Fit(objective.GroupTrainer, cfg, rows, contract, policy, out)
+    trainer = fit.build_trainer(apply_adapter(objective.load_start(policy, cfg, fit.args.device), fit.cfg))
+    trainer.reference, trainer.rollouts = reference, Rollouts(trainer, cfg, contract, prompts, judge, out)
+    fit.train()
+    if not out.is_main:
+        return {}
+    log = trainer.state.log_history
+    held_out = [entry[objective.ROW_REWARDS] for entry in log if objective.ROW_REWARDS in entry]
+    last = zip(rows.validation.ids, held_out[-1], strict=True) if held_out else ()
+    by_prompt = [{"id": name, "reward": reward} for name, reward in last]
+    fit.publish(lambda weights: load_model(policy, weights), by_prompt)
+
+    steps, curve = [entry for entry in log if "live_groups" in entry], read_curves(out.path)
+    dead, names = sum(entry["live_groups"] == 0 for entry in steps), ("reward", "eval_reward", "eval_pass_rate")
+    figures, before = last_values(curve, *names, "kl", "entropy", "sampler_gap"), last_values(curve[:1], *names)
+    fit.describe(inputs, figures, *curve_warnings(steps, held_out))
+    summary = f"{fit.steps} steps of {cfg.batch_size} prompts × {cfg.completions} completions, {dead} of them without "
+    summary += f"a group that teaches; reward {steps[0]['reward']:.3f} → {figures['reward']:.3f}"
+    if held_out:
+        rewards = before["eval_reward"], figures["eval_reward"]
+        summary += f", of {len(by_prompt)} held-out prompts {' → '.join(f'{reward:.3f}' for reward in rewards)}"
+    metrics = fit.metrics(rows.train.tokens("prompt_ids")) | {"dead_steps": dead, "held_out": len(by_prompt)}
+    completed = sum(entry["completion_tokens"] * entry["groups"] for entry in steps) * cfg.completions
+    return metrics | {"tokens": metrics["tokens"] + round(completed), **figures, "summary": summary}

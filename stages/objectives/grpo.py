@@ -1,0 +1,253 @@
+"""GRPO (arXiv:2402.03300): rows, the model, advantages and shares, and the trainer.
+
+A group is a prompt with the model's own completions. An advantage A is a completion's reward minus its baseline. The
+loss is the sum over completion tokens of share · π/π_old · (β KL - A). π_old is π without a gradient, since every step
+trains on its own rollouts. A token's share is by `loss_type`. KL is k3 (http://joschu.net/blog/kl-approx.html) to the
+SFT model; with the factor π/π_old its gradient is unbiased (arXiv:2512.02556). A prompt is read once per group.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from accelerate.utils import gather_object
+from transformers import PreTrainedModel
+from trl.trainer import add_fused_lm_head, disable_dropout_in_model
+
+from stages.config.blocks.training import ScoredGRPO
+from stages.config.choices import Split
+from stages.config.errors import UserError
+from stages.models import lm_head
+from stages.models.contract import Contract
+from stages.models.loading import load_model
+from stages.models.packing import pack_groups, read_groups
+from stages.models.rendering import ContractError
+from stages.models.scoring import autocast
+from stages.store.records import Example
+from stages.store.workspace import StageDir
+from stages.training.fit import SplitRows
+from stages.training.micro_batches import Batch, MicroBatches, StepRows
+from stages.training.rollouts import Rollout, Rollouts, describe_step
+from stages.training.token_rows import PromptRows, Row
+
+HELD_OUT = 128  # held-out prompts at most, which are answered at every evaluation
+MOST_DEAD = 10  # steps in a row in which no group teaches
+STD_FLOOR = 1e-4  # added to the standard deviation of a group's rewards, as in TRL
+ROW_REWARDS = "row_rewards"  # the key of an evaluation's rewards in the trainer's log
+
+
+class Scored(NamedTuple):
+    """A completion, its advantage, each of its tokens' share in the step's loss, and its log-prob by the sampler."""
+
+    token_ids: list[int]
+    advantage: float
+    share: float
+    logprob: float
+
+
+def read_rows(
+    examples: Iterable[Example], contract: Contract, cfg: ScoredGRPO, out: StageDir, context: int | None = None
+) -> tuple[SplitRows[PromptRows], dict[str, Example]]:
+    """Return the prompts that fit into `max_length` and the context with their completions, as rows, and the examples
+    by id. At most HELD_OUT prompts, the first by id, are held out."""
+    longest, reason_too_long = cfg.longest(context)
+    rows, prompts, unchecked = SplitRows(PromptRows, cfg, out), dict[str, Example](), 0
+    for example in sorted(examples, key=lambda e: e.id):
+        held_out = example.split == Split.validation
+        if not (example.split == Split.preference or (held_out and len(rows.validation) < HELD_OUT)):
+            continue
+        if cfg.label.labelers == ["verifier"] and not example.checks:
+            unchecked += 1
+            continue
+        try:
+            ids = contract.prompt(example.messages)
+        except ContractError as reason:
+            rows.left_out.add(example.id, reason)
+            continue
+        if (tokens := len(ids) + cfg.max_new_tokens) > longest:
+            rows.left_out.add(example.id, reason_too_long, tokens)
+            continue
+        rows.add(example.split, example.id, {"id": example.id, "prompt_ids": ids}, example.messages)
+        prompts[example.id] = example
+    rows.settle()
+    if unchecked:
+        out.inform(f"{unchecked} prompts are not used: they have no checks, by which label=verifier scores.")
+    return rows, prompts
+
+
+def load_start(policy: Path, cfg: ScoredGRPO, device: torch.device) -> PreTrainedModel:
+    """Return the SFT model as it reads rows of groups: the policy before the first step, or the frozen reference.
+
+    Raises:
+        UserError: if its attention cannot be packed.
+    """
+    model = load_model(policy, cfg.start_weights, device)
+    if not read_groups(model):
+        raise UserError("align=grpo: this model's attention cannot read a group as one row. Use align=dpo.")
+    disable_dropout_in_model(model)
+    lm_head.install_cpu_head()
+    add_fused_lm_head(model, cfg.temperature, outputs=("log_probs", "entropy"))
+    return model
+
+
+def compute_advantages(rewards: Sequence[float], cfg: ScoredGRPO) -> list[float]:
+    """Return each reward minus its baseline. The losses grpo and dapo divide differences from a group's mean by the
+    group's standard deviation."""
+    mean, count = fmean(rewards), len(rewards)
+    if cfg.baseline == "leave_one_out":
+        return [(reward - mean) * count / (count - 1) for reward in rewards]
+    scale = 1.0 if cfg.loss_type == "dr_grpo" else stdev(rewards) + STD_FLOOR
+    return [(reward - mean) / scale for reward in rewards]
+
+
+def group_rows(groups: Sequence[list[Rollout]], prompts: dict[str, list[int]], cfg: ScoredGRPO) -> list[Row]:
+    """Return the groups that teach something, each as its prompt and its `Scored` completions: groups with different
+    rewards and, with a KL term, then all others. Completions without a reward are left out. Shares are those of the
+    whole step, which includes groups that teach nothing. `prompts`: token ids by id."""
+    scored = [[r for r in group if r.reward is not None] for group in groups]
+    live = [group for group in scored if len({r.reward for r in group}) > 1]
+    if live and cfg.beta:
+        live = [group for group in scored if len(group) > 1]
+    count, tokens = sum(map(len, scored)), sum(r.n_tokens for group in scored for r in group)
+    rows = list[Row]()
+    for group in live:
+        completions = list[Scored]()
+        for r, advantage in zip(group, compute_advantages([r.reward or 0.0 for r in group], cfg), strict=True):
+            divisors = {"grpo": count * r.n_tokens, "dr_grpo": count * cfg.max_new_tokens, "dapo": tokens}
+            completions.append(Scored(r.token_ids or [], advantage, 1 / divisors[cfg.loss_type], r.logprob or 0.0))
+        rows.append({"prompt_ids": prompts[group[0].prompt_id], "completions": completions})
+    return rows
+
+
+def divide_group(row: Row, budget: int | None) -> list[Row]:
+    """Return a group in parts of at most `budget` tokens (None: any number), or of one completion. Every part has the
+    prompt. Together they have the group's gradient, as advantages and shares are those of the step."""
+    parts, room = list[Row](), 0
+    for completion in row["completions"]:
+        if not parts or (budget and len(completion.token_ids) > room):
+            parts.append({**row, "completions": []})
+            room = (budget or 0) - len(row["prompt_ids"])
+        parts[-1]["completions"].append(completion)
+        room -= len(completion.token_ids)
+    return parts
+
+
+class GroupTrainer(MicroBatches):
+    """A trainer whose rows are prompts. For every step it gets rollouts of its current weights from `rollouts`, which
+    is set before training, as is the frozen `reference` if there is a KL term."""
+
+    cfg: ScoredGRPO
+    arguments: ClassVar = {"remove_unused_columns": False}
+    is_padded = False
+    rollouts: Rollouts
+    reference: PreTrainedModel | None = None
+    control: Any  # Trainer sets it
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._metrics = {"train": defaultdict[str, list[Any]](list)}
+        self._total_train_tokens: Any = 0
+        super().__init__(*args, **kwargs)
+        self.loss_is_scaled_for_ga = True  # shares are those of the whole step
+
+    def count_tokens(self, row: Row) -> int:
+        return len(row["prompt_ids"]) + sum(len(completion.token_ids) - 1 for completion in row["completions"])
+
+    def count_items(self, metric: str, batch: Batch) -> int:
+        return int((batch["shares"] > 0).sum())
+
+    def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> Any:
+        raise NotImplementedError("held-out prompts are answered, not scored")
+
+    def collate(self, rows: list[Row]) -> Batch:
+        """Return groups as one row on the CPU, with the advantage and the share of every completion token, the index
+        of its completion, and the sampler's log-prob of every completion."""
+        completions = [completion for row in rows for completion in row["completions"]]
+        lengths = torch.tensor([len(completion.token_ids) for completion in completions])
+        batch = pack_groups((row["prompt_ids"], [c.token_ids for c in row["completions"]]) for row in rows)
+        return batch | {
+            "advantages": torch.tensor([c.advantage for c in completions]).repeat_interleave(lengths),
+            "shares": torch.tensor([c.share for c in completions]).repeat_interleave(lengths),
+            "completion": torch.arange(len(lengths)).repeat_interleave(lengths),
+            "sampled": torch.tensor([c.logprob if c.share else 0.0 for c in completions]),
+        }
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], None]:
+        return [*islice(epoch_iterator, num_batches)], None
+
+    def training_step(self, model: torch.nn.Module, inputs: StepRows, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Compute the gradients of a step on rollouts of the current weights. A step in which no group teaches has no
+        gradients, so that the optimizer changes nothing.
+
+        Raises:
+            UserError: if MOST_DEAD steps in a row had no group that teaches.
+        """
+        groups = self.rollouts.of_step([row["id"] for row in inputs])
+        live, loss = group_rows(groups, self.rollouts.token_ids, self.cfg), torch.zeros((), device=self.args.device)
+        if live:
+            loss = super().training_step(model, StepRows(self.rows_here(live)), num_items_in_batch)
+        self._metrics["train"] |= {name: [value] for name, value in describe_step(groups).items()}
+        counts = [entry["live_groups"] for entry in self.state.log_history if "live_groups" in entry][1 - MOST_DEAD :]
+        if not live and len(counts) == MOST_DEAD - 1 and not any(counts):
+            raise UserError(
+                f"align=grpo: in {MOST_DEAD} steps in a row, all completions of each prompt had equal rewards, so "
+                f"nothing is learnt. Raise grpo.completions (now {self.cfg.completions}) or grpo.temperature (now "
+                f"{self.cfg.temperature:g}), or use prompts that the model answers rightly now and then."
+            )
+        return loss
+
+    def rows_here(self, live: list[Row]) -> list[Row]:
+        """Return this process's share of the step's groups, equally many rows in each process. A row that fills up has
+        share 0 in the loss."""
+        groups = live[self.args.process_index :: self.args.world_size]
+        rows = [part for row in groups for part in divide_group(row, self.token_budget)]
+        idle = {**live[0], "completions": [live[0]["completions"][0]._replace(share=0.0)]}
+        return rows + [idle] * (max(gather_object([len(rows)])) - len(rows))
+
+    def compute_loss(self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any) -> Any:
+        """Return the loss of some groups, times the number of processes, which average their gradients."""
+        options = {name: inputs[name] for name in ("input_ids", "layout", "scored", "shift_labels")}
+        options |= {"use_cache": False, "fused_lm_head": True}
+        output, shares = model(**options), inputs["shares"]
+        log_probs = output.log_probs[0]
+        old_log_probs, figures = log_probs.detach(), {"entropy": output.entropy[0]}
+        costs = -inputs["advantages"]
+        if self.reference is not None:
+            with torch.no_grad(), autocast(self.cfg.precision, self.args.device):
+                gaps = self.reference(**options).log_probs[0]
+            gaps = gaps - log_probs
+            kl = gaps.exp() - gaps - 1
+            costs, figures["kl"] = costs + self.cfg.beta * kl, kl.detach()
+        if self.cfg.temperature == 1:  # the sampler's log-probs are at temperature 1
+            counted = torch.where(shares > 0, old_log_probs, 0).float()
+            sums = torch.zeros_like(inputs["sampled"]).index_add_(0, inputs["completion"], counted)
+            figures["sampler_gap"] = (sums - inputs["sampled"]).abs()
+        for name, values in figures.items():
+            total = values.sum() if name == "sampler_gap" else torch.where(shares > 0, values, 0).sum()
+            self._metrics["train"][name].append(total / (shares > 0).sum())
+        self._total_train_tokens += inputs["input_ids"].new_tensor(inputs["input_ids"].numel())
+        return (shares * costs * (log_probs - old_log_probs).exp()).sum() * self.args.world_size
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, Any]:
+        """Answer the held-out prompts greedily. Log the mean reward, and the share of answers with reward 1."""
+        answers = self.rollouts.held_out([*dict.fromkeys(row["id"] for row in self.eval_dataset)])
+        rewards = [answer.reward for answer in answers]
+        scored = [reward for reward in rewards if reward is not None] or [math.nan]
+        metrics: dict[str, Any] = {ROW_REWARDS: rewards, "eval_reward": fmean(scored)}
+        metrics["eval_pass_rate"] = fmean(reward == 1 for reward in scored)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the step's metrics. A step without live groups has no gradient, so no norm of it."""
+        if "loss" in logs:
+            logs |= {name: fmean(values) for name, values in self._metrics["train"].items()}
+            self._metrics["train"].clear()
+        if logs.get("live_groups") == 0:
+            logs.pop("grad_norm", None)
+        super().log(logs, start_time)

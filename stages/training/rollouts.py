@@ -1,0 +1,209 @@
+"""Rollouts: completions of a step's prompts by the model in training, with rewards.
+
+The noise depends on prompt, candidate, seed and step alone. Each step's rollouts are saved with the digest of the
+weights that wrote them, so a resumed training reads them and draws none again. Before every step the sampler's weights
+are compared with the trainer's: rollouts of older weights would train in a wrong direction.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from transformers import Trainer
+
+from stages.config.blocks.training import ScoredGRPO
+from stages.config.errors import UserError
+from stages.evaluation.intervals import paired
+from stages.hardware import machine
+from stages.models.contract import Contract
+from stages.models.loading import sampling_weights, torch_dtype
+from stages.samplers.completions import make_candidate
+from stages.samplers.hf import HFSampler
+from stages.samplers.sampler import Completion, Request
+from stages.store.records import Candidate, Example, Judgement, content_id, load, save
+from stages.store.sealed_json import Damaged, move_aside
+from stages.store.workspace import SCRATCH, StageDir
+from stages.training.samples import inference_copy
+
+ROWS = 256  # completions that are decoded at once, or fewer if memory is short
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per element
+LENGTHENED, FEWER_ENDINGS, COLLAPSED = 1.5, 0.05, 0.2  # changes from a training's first to its last fifth
+STAY_NEAR = "set grpo.beta=0.04"
+
+
+@dataclass
+class Rollout(Candidate):
+    """A completion with its reward, or with the reason why it has none. `policy` names the step whose weights wrote
+    it, and their digest."""
+
+    reward: float | None = None
+    error: str | None = None
+
+
+Judge = Callable[[list[Example], list[Rollout]], Iterable[Judgement]]
+
+
+class Rollouts:
+    """Draws the rollouts of a trainer's steps, or reads them from the shards of an earlier attempt. With several
+    processes, each completes its own prompts, and all of them get all rollouts. `prompts`: by id."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        cfg: ScoredGRPO,
+        contract: Contract,
+        prompts: Mapping[str, Example],
+        judge: Judge,
+        out: StageDir,
+    ):
+        self.trainer, self.cfg, self.contract, self.prompts, self.judge = trainer, cfg, contract, prompts, judge
+        self.token_ids = {name: contract.prompt(example.messages) for name, example in prompts.items()}
+        self.folder, self.is_main = out / SCRATCH / "rollouts", out.is_main
+        self.dtype = torch_dtype(sampling_weights(cfg.precision))
+
+    def of_step(self, ids: Sequence[str]) -> list[list[Rollout]]:
+        """Return the groups of the next step in all processes. `ids`: the prompts of this process."""
+        step, digest = self.trainer.state.global_step, weights_digest(self.trainer.model, self.dtype)
+        policy, shard = f"step {step}, weights {digest}", self.folder / f"{step:06d}.parquet"
+        [rollouts] = broadcast_object_list([read_shard(shard, policy) if self.is_main else None])
+        if not rollouts:
+            temperatures, seed = (
+                [self.cfg.temperature] * self.cfg.completions,
+                int(content_id(self.cfg.seed, step), 16),
+            )
+            rollouts = gather_object(self.complete(ids, temperatures, seed, policy))
+            if self.is_main:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                save(shard, rollouts, Rollout)
+        size = self.cfg.completions
+        return [rollouts[start : start + size] for start in range(0, len(rollouts), size)]
+
+    def held_out(self, ids: Sequence[str]) -> list[Rollout]:
+        """Return a greedy answer to each of these prompts, which are the same in every process."""
+        rank, world = self.trainer.args.process_index, self.trainer.args.world_size
+        digest = weights_digest(self.trainer.model, self.dtype)
+        answers = gather_object(self.complete(ids[rank::world], [0.0], 0, digest))
+        return sorted(answers, key=lambda answer: ids.index(answer.prompt_id))
+
+    def complete(self, ids: Sequence[str], temperatures: list[float], seed: int, policy: str) -> list[Rollout]:
+        """Return a completion per temperature of every prompt, in order, with rewards. `policy` ends with the digest
+        of the trainer's weights.
+
+        Raises:
+            UserError: if the sampler's weights are others, or too many completions have no reward.
+        """
+        machine.give_back_gpu_memory()
+        model = inference_copy(self.trainer.model, self.cfg.precision)
+        if not policy.endswith(digest := weights_digest(model, self.dtype)):
+            raise UserError(
+                f"align=grpo: the sampler has the weights {digest}, but the trainer is at {policy}. Its completions "
+                "would teach older weights, so nothing is published. Type the same command again."
+            )
+        sampler = HFSampler.of(model, self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, ROWS)
+        requests = [Request(i, self.prompts[i].messages, self.token_ids[i], temperatures, seed) for i in ids]
+        drawn = {request.id: (request, completions) for request, completions in sampler.complete(requests)}
+        candidates = [
+            make_candidate(request, place, completion, self.contract, policy, sampler.name)
+            for request, completions in map(drawn.__getitem__, ids)
+            for place, completion in enumerate(completions)
+            if isinstance(completion, Completion)
+        ]
+        return self.add_rewards([self.prompts[i] for i in ids], [Rollout(**vars(each)) for each in candidates])
+
+    def add_rewards(self, prompts: list[Example], rollouts: list[Rollout]) -> list[Rollout]:
+        """Score the rollouts in place, and return them. One without a finite score gets an error and no reward."""
+        judgements = {j.candidate_id: j for j in self.judge(prompts, rollouts)}
+        for rollout in rollouts:
+            judgement = judgements.get(rollout.candidate_id)
+            if judgement and judgement.score is not None and isfinite(judgement.score):
+                rollout.reward = float(judgement.score)
+            else:
+                rollout.error = (judgement and judgement.error) or "the labeler gave no score"
+        unscored, limit = [r.error for r in rollouts if r.reward is None], self.cfg.label.max_failed
+        if len(unscored) > limit * len(rollouts):
+            raise UserError(
+                f"label.max_failed={limit:g}: {len(unscored)} of {len(rollouts)} completions of a step have no "
+                f"reward, because: {unscored[0]}. Remove the cause, or raise the limit; the same command then resumes."
+            )
+        return rollouts
+
+
+def read_shard(shard: Path, policy: str) -> list[Rollout] | None:
+    """Return a step's rollouts if an earlier attempt drew them from the same weights, else None."""
+    try:
+        rollouts = load(shard, Rollout) if shard.exists() else []
+    except Damaged as error:
+        move_aside(shard, error)
+        return None
+    return rollouts if {rollout.policy for rollout in rollouts} == {policy} else None
+
+
+@torch.no_grad()
+def weights_digest(model: torch.nn.Module, dtype: torch.dtype) -> str:
+    """Return a digest of all weights as they are in this type: of the sums of every parameter's bits as integers. An
+    optimizer step changes nearly all sums. Unlike those of a cryptographic hash, they are computed on the device."""
+    sums = []
+    for parameter in model.parameters():
+        values = parameter.to(dtype) if parameter.is_floating_point() else parameter
+        sums.append(values.contiguous().view(BITS[values.element_size()]).sum(dtype=torch.int64))
+    return content_id(torch.stack(sums).tolist())
+
+
+def describe_step(groups: Sequence[list[Rollout]]) -> dict[str, float]:
+    """Return the figures of a step's rollouts: mean reward with its standard error over prompts, groups with different
+    rewards, mean tokens, share of completions that ended their turn, and completions without a reward."""
+    rewards = [[r.reward for r in group if r.reward is not None] for group in groups]
+    means, rollouts = [fmean(group) for group in rewards if group], [r for group in groups for r in group]
+    return {
+        "reward": fmean(means or [0.0]),
+        "reward_se": stdev(means) / len(means) ** 0.5 if len(means) > 1 else 0.0,
+        "live_groups": sum(len({*group}) > 1 for group in rewards),
+        "groups": len(groups),
+        "completion_tokens": fmean(r.n_tokens for r in rollouts),
+        "ended": fmean(r.finish_reason == "stop" for r in rollouts),
+        "unscored": sum(r.reward is None for r in rollouts),
+    }
+
+
+def curve_warnings(steps: Sequence[dict[str, Any]], held_out: Sequence[list[float | None]]) -> Iterator[str]:
+    """Yield warnings about the log of a training: a reward that rises without a gain on held-out prompts, longer
+    completions, fewer that end, and completions that became alike. `held_out`: the rewards of every evaluation."""
+    fifth = max(1, len(steps) // 5)
+
+    def ends(name: str) -> tuple[list[float], list[float]]:
+        """Return a figure's values in the first and in the last fifth of the steps."""
+        values = [step[name] for step in steps if name in step] or [0.0]
+        return values[:fifth], values[-fifth:]
+
+    if not held_out:
+        yield "no prompt is held out, so it is unknown if a higher reward is a gain. Add validation prompts."
+    elif paired(*ends("reward")).low > 0 and not has_gain(held_out[0], held_out[-1]):
+        first, last = map(fmean, ends("reward"))
+        yield (
+            f"the reward rose from {first:.3f} to {last:.3f}, but on {len(held_out[0])} held-out prompts no gain is "
+            "shown. The model may know its prompts by heart, or what the labeler overrates: add prompts, or "
+            f"{STAY_NEAR}."
+        )
+    first, last = map(fmean, ends("completion_tokens"))
+    if last > LENGTHENED * first:
+        yield f"completions grew from {first:.0f} to {last:.0f} tokens. The labeler may reward length."
+    first, last = map(fmean, ends("ended"))
+    if last < first - FEWER_ENDINGS:
+        yield f"the share of completions that end fell from {first:.1%} to {last:.1%}. To stay near SFT, {STAY_NEAR}."
+    first, last = map(fmean, ends("entropy"))
+    if last < COLLAPSED * first:
+        yield (
+            f"the entropy fell from {first:.2g} to {last:.2g} nats per token, so the completions of a prompt are "
+            f"nearly alike. Lower grpo.learning_rate, or {STAY_NEAR}."
+        )
+
+
+def has_gain(before: Sequence[float | None], after: Sequence[float | None]) -> bool:
+    """Return True if the rewards of the same prompts rose by more than noise."""
+    rows = [(a, b) for a, b in zip(before, after, strict=True) if a is not None and b is not None]
+    return len(rows) > 1 and paired([a for a, _ in rows], [b for _, b in rows]).low > 0

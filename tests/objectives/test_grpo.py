@@ -1,0 +1,338 @@
+"""GRPO on the real trainer: TRL's gradients, the tokens of a row, the sampler's weights, dead steps, resumes."""
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+from datasets import Dataset
+from safetensors.torch import load_file
+
+from stages import grpo
+from stages.config.blocks.training import ScoredGRPO
+from stages.config.choices import Precision
+from stages.config.errors import UserError
+from stages.labelers.verifier import Verifier
+from stages.models.contract import load_contract
+from stages.models.loading import load_model
+from stages.models.packing import pack_groups
+from stages.objectives import grpo as objective
+from stages.store.records import Example, Judgement, load
+from stages.store.workspace import SCRATCH, StageDir, read_curves
+from stages.training import rollouts as rollouts_file
+from stages.training.fit import Fit
+from stages.training.micro_batches import StepRows
+from stages.training.rollouts import Rollout, Rollouts, curve_warnings
+from stages.training.samples import inference_copy
+from tests.helpers import Chain, refused, settings
+
+
+@pytest.fixture
+def inputs(built: Path) -> dict[str, Path]:
+    chain = Chain(built)
+    return {"policy": chain.folder("sft"), "data": chain.folder("data")}
+
+
+def block(**changes: Any) -> ScoredGRPO:
+    """The tiny recipe's block, in fp32, with hot completions: groups of unequal rewards and lengths."""
+    cfg = settings("recipe=tiny", "align=grpo")
+    return replace(ScoredGRPO(**vars(cfg.grpo), label=cfg.label), **{"precision": Precision.fp32, **changes})
+
+
+def by_tokens(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement]:
+    """A reward that differs within every group: the sum of token ids modulo 7."""
+    return [Judgement(r.prompt_id, "sum", r.candidate_id, score=sum(r.token_ids) % 7 / 7) for r in rollouts]
+
+
+def trainer_of(
+    cfg: ScoredGRPO, inputs: dict[str, Path], folder: Path, judge: Any = by_tokens
+) -> objective.GroupTrainer:
+    """Return a trainer ready for its first step."""
+    folder.mkdir()
+    policy, out = inputs["policy"] / "model", StageDir(folder, lambda m, s: None)
+    contract = load_contract(policy)
+    rows, prompts = objective.read_rows(load(inputs["data"] / "examples.parquet", Example), contract, cfg, out)
+    fit = Fit(objective.GroupTrainer, cfg, rows, contract, policy, out)
+    trainer = fit.build_trainer(objective.load_start(policy, fit.cfg, fit.args.device))
+    trainer.rollouts = Rollouts(trainer, fit.cfg, contract, prompts, judge, out)
+    if cfg.beta:
+        trainer.reference = objective.load_start(policy, cfg, fit.args.device)
+    return trainer
+
+
+def first_ids(trainer: objective.GroupTrainer, count: int) -> StepRows:
+    return StepRows([trainer.train_dataset[i] for i in range(count)])
+
+
+def gradients_of_a_step(trainer: objective.GroupTrainer, rows: StepRows) -> dict[str, torch.Tensor]:
+    trainer.training_step(trainer.model, rows)
+    return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+
+
+def trl_gradients(
+    cfg: ScoredGRPO, groups: list[list[Rollout]], prompts: list[Example], policy: Path, folder: Path, shift: float
+) -> dict[str, torch.Tensor]:
+    """Return the gradients of TRL's own GRPO or RLOO step on the same completions."""
+    contract, drawn = load_contract(policy), {group[0].prompt_id: [*group] for group in groups}
+    order = [rollout for group in groups for rollout in group]
+
+    def rollout_func(conversations: list[Any], _: Any) -> dict[str, Any]:
+        remaining = {prompt.id: [*drawn[prompt.id]] for prompt in prompts}
+        by_text = {json.dumps(prompt.messages): prompt.id for prompt in prompts}
+        rows = [remaining[by_text[json.dumps(messages)]].pop(0) for messages in conversations]
+        ids = [contract.prompt(messages) for messages in conversations]
+        return {"prompt_ids": ids, "completion_ids": [row.token_ids for row in rows], "logprobs": None}
+
+    def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [sum(ids) % 7 / 7 for ids in completion_ids]
+
+    arguments = trl.GRPOConfig(
+        output_dir=str(folder),
+        max_steps=1,
+        per_device_train_batch_size=len(order),
+        num_generations=len(groups[0]),
+        max_completion_length=cfg.max_new_tokens,
+        temperature=cfg.temperature,
+        beta=cfg.beta,
+        loss_type=cfg.loss_type,
+        scale_rewards="none" if cfg.loss_type == "dr_grpo" else "group",
+        learning_rate=0.0,
+        max_grad_norm=1e9,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        save_strategy="no",
+        gradient_checkpointing=False,
+        shuffle_dataset=False,
+    )
+    gradients = dict[str, torch.Tensor]()
+
+    class Recording(trl.GRPOTrainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            loss = super().training_step(*args, **kwargs)
+            gradients.update({n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None})
+            return loss
+
+    model = move(load_model(policy), shift)
+    model.config._name_or_path = str(policy)  # where TRL loads its reference from
+    rows = Dataset.from_list([{"prompt": prompt.messages} for prompt in prompts])
+    parts: dict[str, Any] = {"processing_class": contract.tokenizer, "rollout_func": rollout_func}
+    trainer = Recording(model, reward, args=arguments, train_dataset=rows, **parts)
+    trainer.train()
+    return gradients
+
+
+def move(model: torch.nn.Module, shift: float) -> torch.nn.Module:
+    """Return the model with its last norm scaled, so that it is not its reference."""
+    with torch.no_grad():
+        model.model.norm.weight.mul_(1 + shift)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("changes", "budget"),
+    [
+        ({"loss_type": "dapo"}, None),
+        ({"loss_type": "grpo", "beta": 0.3}, 60),
+        ({"loss_type": "dr_grpo", "temperature": 1.5}, None),
+    ],
+)
+def test_gradients_are_those_of_trl(
+    changes: dict[str, Any], budget: int | None, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """Also in parts of a group, and with equal-reward groups among the step's prompts."""
+    shift = 0.2 if changes.get("beta") else 0.0
+    cfg = block(**{"temperature": 1.5, **changes})
+    cfg = replace(cfg, runtime=replace(cfg.runtime, token_budget=budget))
+    trainer = trainer_of(cfg, inputs, tmp_path / "ours")
+    move(trainer.model, shift)
+    rows = first_ids(trainer, 4)
+    packed = gradients_of_a_step(trainer, rows)
+    groups = trainer.rollouts.of_step([row["id"] for row in rows])
+    prompts = [trainer.rollouts.prompts[row["id"]] for row in rows]
+    padded = trl_gradients(cfg, groups, prompts, inputs["policy"] / "model", tmp_path / "trl", shift)
+    largest = max(float(gradient.abs().max()) for gradient in padded.values())
+    gap = max(float((packed[name] - padded[name]).abs().max()) for name in padded)
+    assert packed.keys() == padded.keys()
+    assert largest > 1e-3
+    assert gap <= 1e-6, f"{gap:.2g} of {largest:.2g}"
+
+
+@pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
+def test_a_sampler_one_step_old_is_refused(
+    precision: Precision, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(block(precision=precision, temperature=1.5), inputs, tmp_path / "ours")
+    ids = [row["id"] for row in first_ids(trainer, 2)]
+    trainer.rollouts.of_step(ids)
+    old = inference_copy(trainer.model, precision)
+    old_weights = {name: weight.clone() for name, weight in old.state_dict().items()}  # fp32 weights would be shared
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(1e-3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    trainer.rollouts.of_step(ids)
+
+    def stale(*_: Any) -> Any:
+        model = inference_copy(trainer.model, precision)
+        copies = {id(p): torch.nn.Parameter(p.clone(), requires_grad=False) for p in model.parameters()}
+        model = copy.deepcopy(model, copies)
+        model.load_state_dict(old_weights)
+        return model
+
+    monkeypatch.setattr(rollouts_file, "inference_copy", stale)
+    trainer.state.global_step = 1
+    with pytest.raises(UserError, match="sampler has"):
+        trainer.rollouts.of_step(ids)
+
+
+def test_the_row_has_every_prompt_once_and_the_sampler_agrees(inputs: dict[str, Path], tmp_path: Path) -> None:
+    trainer = trainer_of(block(temperature=1.0, beta=0.1), inputs, tmp_path / "ours")  # with beta all groups are read
+    rows = first_ids(trainer, 6)
+    gradients_of_a_step(trainer, rows)
+    rollouts = [r for group in trainer.rollouts.of_step([row["id"] for row in rows]) for r in group]
+    tokens = sum(len(row["prompt_ids"]) for row in rows) + sum(r.n_tokens for r in rollouts)
+    metrics = {name: values[0] for name, values in trainer._metrics["train"].items()}
+    assert 0 < metrics["num_tokens"] <= 1.2 * tokens
+    assert metrics["num_tokens"] == tokens - len(rollouts)  # a last token predicts nothing
+    assert 0 < metrics["sampler_gap"] < 1e-5  # nats per token: the weights and the attention are the sampler's
+    assert metrics["kl"] == pytest.approx(0, abs=1e-7)
+
+
+def test_advantages() -> None:
+    rewards = [1.0, 0.0, 0.0, 0.5]
+    deviation = torch.tensor(rewards).std() + 1e-4
+    assert objective.compute_advantages(rewards, block()) == pytest.approx(
+        [float((r - 0.375) / deviation) for r in rewards]
+    )
+    assert objective.compute_advantages(rewards, block(loss_type="dr_grpo")) == pytest.approx(
+        [0.625, -0.375, -0.375, 0.125]
+    )
+    rloo = [r - (1.5 - r) / 3 for r in rewards]  # less the mean of the other rewards
+    assert objective.compute_advantages(rewards, block(baseline="leave_one_out")) == pytest.approx(rloo)
+
+
+def test_a_completion_without_a_reward_is_left_out(inputs: dict[str, Path], tmp_path: Path) -> None:
+    def some(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement]:
+        first, *rest = by_tokens(prompts, rollouts)
+        return [Judgement(first.prompt_id, "sum", first.candidate_id, error="no reply"), *rest]
+
+    cfg = block(temperature=1.5)
+    cfg.label.max_failed = 0.3
+    trainer = trainer_of(cfg, inputs, tmp_path / "ours", some)
+    [group] = trainer.rollouts.of_step([row["id"] for row in first_ids(trainer, 1)])
+    assert (group[0].reward, group[0].error) == (None, "no reply")
+    [row] = objective.group_rows([group], trainer.rollouts.token_ids, cfg)
+    assert [c.token_ids for c in row["completions"]] == [r.token_ids for r in group[1:]]
+    assert sum(c.share * len(c.token_ids) for c in row["completions"]) == pytest.approx(1)
+    trainer.rollouts.judge = lambda prompts, rollouts: []
+    trainer.state.global_step = 1
+    with pytest.raises(UserError, match=r"max_failed=0\.3: 4 of 4"):
+        trainer.rollouts.of_step([row["id"] for row in first_ids(trainer, 1)])
+
+
+def alike(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement]:
+    return [Judgement(r.prompt_id, "alike", r.candidate_id, score=1.0) for r in rollouts]
+
+
+def train(cfg: ScoredGRPO, inputs: dict[str, Path], folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    folder.mkdir(exist_ok=True)
+    metrics = grpo.run(cfg, inputs, StageDir(folder, lambda m, s: None))
+    return load_file(folder / "model" / "model.safetensors"), metrics
+
+
+def test_steps_without_a_live_group_change_nothing_and_ten_stop(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Verifier, "judge_rollouts", lambda self, pool: alike([], [*pool.candidates]))
+    start = load_file(inputs["policy"] / "model" / "model.safetensors")
+    weights, metrics = train(block(batch_size=8, learning_rate=1e-2), inputs, tmp_path / "six")
+    assert metrics["dead_steps"] == metrics["steps"] == 6
+    assert all(torch.equal(weights[name], start[name]) for name in start)
+    assert not any("grad_norm" in point for point in read_curves(tmp_path / "six"))
+    with pytest.raises(UserError, match=r"grpo\.completions"):
+        train(block(batch_size=4), inputs, tmp_path / "twelve")
+
+
+def test_prompts_are_used_once_and_a_resume_draws_nothing_again(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training is stopped in its eighth step, after its rollouts, and resumes before its seventh."""
+    cfg = block(temperature=1.5, evaluations=0)
+    cfg = replace(cfg, runtime=replace(cfg.runtime, save_steps=3, samples=0))
+    weights, metrics = train(cfg, inputs, tmp_path / "whole")
+    complete, completed = Rollouts.complete, list[tuple[str, str]]()
+
+    def recorded(self: Rollouts, ids: list[str], temperatures: list[float], seed: int, policy: str) -> list[Rollout]:
+        completed.extend((policy, name) for name in ids)
+        return complete(self, ids, temperatures, seed, policy)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Rollouts, "complete", recorded)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        describe = objective.describe_step
+        patch.setattr(
+            objective, "describe_step", lambda groups: stop() if len(completed) == 8 * 4 else describe(groups)
+        )
+        train(cfg, inputs, tmp_path / "stopped")
+    shards = {path.stem: load(path, Rollout) for path in (tmp_path / "stopped" / SCRATCH / "rollouts").iterdir()}
+    assert [*sorted(shards)] == [f"{step:06d}" for step in range(8)]
+    assert {r.policy.split(",")[0] for r in shards["000007"]} == {"step 7"}
+    resumed, resumed_metrics = train(cfg, inputs, tmp_path / "stopped")
+    assert len(completed) == len({*completed}) == 12 * 4
+    assert len({name for _, name in completed}) == 48
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    assert resumed_metrics == metrics
+
+
+def test_rollouts_of_other_weights_are_drawn_again(inputs: dict[str, Path], tmp_path: Path) -> None:
+    trainer = trainer_of(block(), inputs, tmp_path / "ours")
+    ids = [row["id"] for row in first_ids(trainer, 1)]
+    [first] = trainer.rollouts.of_step(ids)
+    assert trainer.rollouts.of_step(ids) == [first]
+    move(trainer.model, 0.2)
+    [second] = trainer.rollouts.of_step(ids)
+    assert first[0].policy != second[0].policy
+
+
+def test_warnings() -> None:
+    figures = ("reward", "completion_tokens", "ended", "entropy")
+    rows = [(0.2 + 0.05 * i + 0.01 * (i % 2), 4 + i, 1 - i / 50, 2.0 / (1 + i)) for i in range(15)]
+    steps = [dict(zip(figures, row, strict=True)) for row in rows]
+    texts = [*curve_warnings(steps, [[0.0, 1.0, 0.5, None], [1.0, 0.0, 0.5, 1.0]])]
+    words = ["no gain is shown", "grew", "share of completions that end", "entropy"]
+    assert [word in text for word, text in zip(words, texts, strict=True)] == [True] * 4
+    calm = [{"reward": 0.5, "completion_tokens": 4, "ended": 1.0, "entropy": 1.0} for _ in range(15)]
+    assert [*curve_warnings(calm, [[0.0, 1.0], [0.0, 1.0]])] == []
+    assert "no prompt is held out" in next(iter(curve_warnings(calm, [])))
+    gained = [[0.0] * 8, [1.0, 0.9] * 4]
+    assert not any("no gain" in text for text in curve_warnings(steps, gained))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("grpo.batch_size=64",), "grpo.batch_size=64: there are at most 48 prompts"),
+        (("rounds=2",), "rounds=1"),
+        (("control=true",), "control=false"),
+        (("label=dataset", "label.path=x.jsonl"), "needs a score of every completion"),
+        (("launch=fsdp", "launch.processes=2"), "whole weights"),
+        (("dpo.beta=0.2",), "align=grpo labels no candidates"),
+        (("grpo.trainer.num_generations=4",), "does not have this argument"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(overrides: tuple[str, ...], words: str) -> None:
+    assert words in refused("recipe=tiny", "tracker=none", "align=grpo", "stage=grpo", *overrides)
+
+
+def test_packed_groups() -> None:
+    row = pack_groups([([1, 2, 3], [[4, 5], [6], [7, 8, 9]]), ([10], [[11]])])
+    assert row["input_ids"].tolist() == [[1, 2, 3, 4, 7, 8, 10]]
+    assert row["shift_labels"].tolist() == [[4, 5, 6, 7, 8, 9, 11]]
+    assert row["scored"].tolist() == [2, 3, 2, 2, 4, 5, 6]
+    assert row["layout"].positions.tolist() == [[0, 1, 2, 3, 3, 4, 0]]

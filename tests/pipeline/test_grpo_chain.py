@@ -1,0 +1,61 @@
+"""GRPO in real processes: a killed training ends with the same weights, and two processes train what one does."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from stages.store.store import Store
+from stages.store.workspace import SCRATCH
+from tests.helpers import TINY, Chain, build, command, nodes
+from tests.pipeline.test_resume import checkpoints, kill_when
+
+LINE = ("stage=grpo", "align=grpo", "grpo.temperature=1.5")
+
+
+@pytest.fixture
+def trained(chain: Chain) -> tuple[Chain, Path]:
+    """A chain without its GRPO node, and the node's folder of an undisturbed training by one process."""
+    build(chain.root, *LINE)
+    alone = chain.root / "alone"
+    chain.folder("grpo", *LINE).rename(alone)
+    return chain, alone
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_with_the_same_rollouts(trained: tuple[Chain, Path]) -> None:
+    chain, alone = trained
+    node, store = nodes(chain.root, *LINE)["grpo"], Store(chain.root)
+    shards = store.partial(node) / SCRATCH / "rollouts"
+
+    def reached() -> bool:
+        return max(checkpoints(shards.parent), default=0) >= 4 and len([*shards.glob("*.parquet")]) >= 6
+
+    kill_when(reached, chain.root, "grpo", False, *LINE[1:], cadence=("grpo.runtime.save_steps=2",))
+    drawn = [*shards.glob("*.parquet")]
+    assert len(drawn) > max(checkpoints(shards.parent))
+    build(chain.root, *LINE)
+    after = store.find(node)
+    assert after is not None
+    assert after["digest"] == json.loads((alone / "manifest.json").read_text())["digest"]
+    assert len(after["attempts"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [(), ("grpo.beta=0.1", "grpo.loss_type=grpo")])
+def test_two_processes_train_what_one_does(changes: tuple[str, ...], chain: Chain) -> None:
+    line = (*LINE, *changes)
+    build(chain.root, *line)
+    one, manifest = chain.folder("grpo", *line), chain.manifest("grpo", *line)
+    one = one.rename(chain.root / "alone")
+    two = ("launch=ddp", "launch.processes=2", "grpo.runtime.token_budget=60")
+    ran = command(*TINY, f"outputs={chain.root}", *line, *two)
+    assert ran.returncode == 0, ran.stderr
+    folders = one, chain.folder("grpo", *line)
+    weights, together = (load_file(folder / "model" / "model.safetensors") for folder in folders)
+    assert max(float((weights[name] - together[name]).abs().max()) for name in weights) <= 1e-5
+    metrics = chain.manifest("grpo", *line)["metrics"]
+    assert (manifest["metrics"]["processes"], metrics["processes"]) == (1, 2)
+    for name in ("reward", "eval_reward", "entropy", "dead_steps", "tokens", *(["kl"] if changes else [])):
+        assert metrics[name] == pytest.approx(manifest["metrics"][name], abs=1e-5), name
