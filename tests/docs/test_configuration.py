@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Command
 from stages.config.installation import ROOT
 from stages.config.limits import limits_of
@@ -281,6 +282,18 @@ def key_table(rows: list[Row]) -> list[str]:
     return table(("key", "type", "default", "meaning"), *((f"`{key}`", *rest) for key, *rest in rows))
 
 
+def point_back(rows: list[Row]) -> list[Row]:
+    """Replace the meaning of an objective's key by `as BLOCK.KEY` if an earlier objective has it with the same words."""
+    first_keys, pointed = dict[tuple[str, str], str](), list[Row]()
+    for key, kind, value, meaning in rows:
+        block, _, name = key.partition(".")
+        first = (
+            first_keys.setdefault((name, meaning), key) if block in OBJECTIVES and len(meaning.split()) > 3 else key
+        )
+        pointed.append((key, kind, value, meaning if first == key else f"As `{first}`."))
+    return pointed
+
+
 def mark(group: str, option: str) -> str:
     return " (default)" if chosen().get(group) == option else ""
 
@@ -296,7 +309,7 @@ def render() -> str:
         name = f"[`recipe={path.stem}`](../../recipes/{path.name}){mark('recipe', path.stem)}"
         recipes.append((name, prose(path), hardware[1] if hardware else ""))
     lines += ["## Recipes", "", *table(("recipe", "what it is", "hardware"), *recipes)]
-    rows = list(keys(Config, "", values("~recipe"), values()))
+    rows = point_back(list(keys(Config, "", values("~recipe"), values())))
     blocks = {name: kind for name, hint in typing.get_type_hints(Config).items() if (kind := nested(hint)) is hint}
     lines += ["## Keys", "", "### Of every run", ""]
     lines += key_table([row for row in rows if row[0].split(".")[0] not in blocks])
@@ -324,7 +337,7 @@ def test_the_page_is_true() -> None:
 def test_it_names_every_key_option_and_recipe() -> None:
     page = render()
     named = {f"| `{key}` |" for key, value in values("~recipe").items() if not isinstance(value, dict)}
-    named -= {name for name in named if re.match(r"\| `((sft|dpo|reward)\.trainer|prices)\.", name)}
+    named -= {name for name in named if re.match(r"\| `((sft|dpo|grpo|reward)\.trainer|prices)\.", name)}
     named |= {f"| `{group}={path.stem}`" for group, options in groups().items() for path in options}
     named |= {f"`recipe={path.stem}`" for path in RECIPES.glob("*.yaml")}
     assert sorted(name for name in named if name not in page) == []
