@@ -278,7 +278,6 @@ def pack_groups(groups: Iterable[tuple[list[int], list[list[int]]]]) -> dict[str
             lengths.append(len(own))
             continued.append(whole)
     layout = RunLayout.from_lengths(lengths, torch.device("cpu"), prefixes, continued)
-    layout = RunLayout.from_lengths(lengths, torch.device("cpu"), prefixes, continued)
     input_ids, shift_labels = torch.tensor([ids]), torch.tensor([labels])
     return {"input_ids": input_ids, "shift_labels": shift_labels, "scored": torch.tensor(scored), "layout": layout}
 

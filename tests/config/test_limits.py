@@ -34,7 +34,7 @@ NAMES = (
     "label.subset data.sources.path data.sources.revision data.sources.subset data.sources.hub_split "
     "data.own.file data.own.name sample.own.file sample.own.name label.own.file label.own.name tracker.project "
     "tracker.entity tracker.group launch.rendezvous compare.sweep export.repo "
-    "parity.template parity.eos_token convert.file sft.lora.target_modules "
+    "parity.template parity.eos_token convert.file sft.lora.target_modules grpo.lora.target_modules "
     "dpo.lora.target_modules reward.lora.target_modules label.reward_model.path label.reward_model.revision "
     "reward.source.path reward.source.revision reward.source.subset reward.source.hub_split "
     "sample.endpoint.base_url sample.endpoint.model sample.endpoint.api_key_env label.judge.rubric label.known "
@@ -73,7 +73,13 @@ MAPPINGS = {  # and who looks into them
     "prices": "limits.refuse",
 }
 # Too much of it is told by the loss.
-UNBOUNDED = ("sft.learning_rate", "dpo.learning_rate", "reward.learning_rate", "control_learning_rate")
+UNBOUNDED = (
+    "sft.learning_rate",
+    "dpo.learning_rate",
+    "grpo.learning_rate",
+    "reward.learning_rate",
+    "control_learning_rate",
+)
 
 
 def every_key() -> dict[str, tuple[Any, Any]]:
