@@ -283,7 +283,7 @@ def key_table(rows: list[Row]) -> list[str]:
 
 
 def point_back(rows: list[Row]) -> list[Row]:
-    """Replace the meaning of an objective's key by `as BLOCK.KEY` if an earlier objective has it with the same words."""
+    """Replace the meaning of an objective's key by `as BLOCK.KEY` if an earlier one has the same words."""
     first_keys, pointed = dict[tuple[str, str], str](), list[Row]()
     for key, kind, value, meaning in rows:
         block, _, name = key.partition(".")
