@@ -50,6 +50,7 @@ MAPPINGS = {  # and who looks into them
     "parity.trl": "plain_trl",
     "sft.trainer": "trl_values",
     "dpo.trainer": "trl_values",
+    "grpo.trainer": "trl_values",
     "reward.trainer": "trl_values",
     "reward.source.splits": "constraints.rewarded",
     "reward.source.columns": "column_mapping",

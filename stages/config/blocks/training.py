@@ -217,8 +217,7 @@ class DPO(Training):
 
 @dataclass
 class GRPO(Training):
-    """Group-relative policy optimization (arXiv:2402.03300): the model answers each prompt several times, and learns
-    from how each answer's score differs from the others'. `label` scores the answers."""
+    """Group-relative policy optimization: the model learns from how its answers' scores differ."""
 
     objective = Objective(
         name="grpo",
