@@ -10,6 +10,7 @@ import pyarrow as pa
 import yaml
 
 from stages.config.errors import visible
+from stages.config.installation import read_beside
 from stages.models.model_card import source_name
 from stages.store.manifest import Manifest
 from stages.store.numbers import signed
@@ -20,7 +21,7 @@ Tables = dict[str, dict[str, pa.Table]]  # by configuration, then by split; no t
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # the hub's form of licence names
 UNKNOWN = "not stated"
-CARD: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+CARD: dict[str, Any] = read_beside(__file__)
 TASKS, TRAINERS, MEASURES, TEXT = (CARD[name] for name in ("tasks", "trainers", "measures", "text"))
 
 

@@ -1,14 +1,12 @@
 """`stage=export`: write a model, or its training data as a dataset, to files or to the hub."""
 
 import logging
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from stages.commands import dataset_folder
 from stages.config.choices import ExportFormat
 from stages.config.errors import visible
+from stages.config.installation import read_beside
 from stages.config.schema import Export
 from stages.evaluation.intervals import Interval
 from stages.models import gguf_file, hub
@@ -18,7 +16,7 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-EVALUATION: str = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))["evaluation"]
+EVALUATION: str = read_beside(__file__)["evaluation"]
 
 
 def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store) -> None:

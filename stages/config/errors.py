@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from stages.config.installation import read_beside
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Some libraries lose the error's number. safetensors and tokenizers keep the system's words; torch has its own words.
@@ -87,40 +89,7 @@ class Errors:
 
 
 # Names that other tools give to settings, and the names here.
-SYNONYMS = {
-    "lr": "learning_rate",
-    "bs": "batch_size",
-    "batch": "batch_size",
-    "train_batch_size": "batch_size",
-    "per_device_train_batch_size": "batch_size",
-    "micro_batch_size": "micro_batch",
-    "num_epochs": "epochs",
-    "num_train_epochs": "epochs",
-    "max_len": "max_length",
-    "max_seq_length": "max_length",
-    "seq_len": "max_length",
-    "context": "max_length",
-    "max_new": "max_new_tokens",
-    "max_tokens": "max_new_tokens",
-    "temp": "temperatures",
-    "temperature": "temperatures",
-    "n": "candidates_per_prompt",
-    "num_candidates": "candidates_per_prompt",
-    "num_return_sequences": "candidates_per_prompt",
-    "loss": "loss_type",
-    "r": "rank",
-    "lora_r": "lora",
-    "num_heads": "heads",
-    "num_layers": "layers",
-    "gpus": "processes",
-    "num_processes": "processes",
-    "random_seed": "seed",
-    "adam": "adamw_torch",
-    "adamw": "adamw_torch",
-    "output_dir": "outputs",
-    "out": "outputs",
-    "file": "path",
-}
+SYNONYMS = {alias: name for name, aliases in read_beside(__file__)["synonyms"].items() for alias in aliases.split()}
 
 
 def suggest(name: str, names: Iterable[str]) -> str:

@@ -1,16 +1,27 @@
-"""The installation of this project: its folder, its program, and the command that installs an extra's packages."""
+"""The installation of this project: its folder, its program, its files of texts, and the command that installs an
+extra's packages."""
 
 import os
 import shlex
 import tomllib
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent
 DISTRIBUTION = "plumbline-alignment"
 PROGRAM = "PLUMBLINE_PROGRAM"  # the environment variable with the command's first words, for child processes
+
+
+@cache
+def read_beside(module: str) -> Any:
+    """Return the content of the YAML file beside a module, whose `__file__` is given."""
+    text = Path(module).with_suffix(".yaml").read_text(encoding="utf-8")
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # libyaml is 20 times as fast
 
 
 def checkout_project() -> dict[str, Any]:

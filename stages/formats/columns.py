@@ -10,49 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.config.errors import UserError
+from stages.config.installation import read_beside
 from stages.formats.turns import CALL_KEYS, CONTENT_KEYS, REASONING_KEYS, ROLE_KEYS, ROLES, first_value, is_empty
 
+NAMES = read_beside(__file__)  # of columns that decide how a row is read
 TURN_KEYS = {*CALL_KEYS, *REASONING_KEYS, "tool_call_id"}
 TURN_ROLES = ("messages", "prompt", "completion", "chosen", "rejected", "a", "b")  # roles that may hold turns
 
-# Loss weights of a row or a turn. A weight equal to the default changes nothing: 1 for answers, 0 for other turns.
-WEIGHTS = {"loss_weight", "sample_weight", "weight", "train"}
-CHANGING = {
-    # labels that call the answer good or bad
-    "label", "labels", "kto_tag", "feedback", "reward",
-    # parts of the request
-    "input", "context", "passage", "documents", "history", "system", "system_prompt", "system_message", "instances",
-    "options", "choices",
-    "image", "images", "video", "videos", "audio", "audios",
-    # tools, and what the model did before it answered
-    "tools", "functions", "tool_calls", "function_call", "tool_call_id", "chat_template_kwargs",
-    "reasoning", "reasoning_content", "thinking",
-    # speakers, if a row is a turn or turns are plain texts
-    "role", "parent_id", "speakers", "speaker",
-}  # fmt: skip
+WEIGHTS = set(NAMES["weights"].split())
+CHANGING = set(" ".join(NAMES["changing"].values()).split())
 SPEAKER_KEYS = {"name"}  # who speaks
-# Columns with one multiple-choice option each: the request cannot be answered without them.
-CHOICE = re.compile(r"((option|choice|opt|op|ending|distractor|sol)_?)?[a-e1-5]|answer_?[a-e0-5]")
-# Columns with the reasoning before an answer.
-THOUGHTS = re.compile(
-    r"(?!(is|has|enable|use|skip|with|no)_)(\w+_)?(cot|thoughts?|thinking|reasoning)(_(trace|trajectory|trajectories|process|steps))?"
-)
+CHOICE, THOUGHTS = re.compile(NAMES["choice"]), re.compile(NAMES["thoughts"])
 # Columns that rate the answer of their row, with the values that mean a bad answer.
-BAD = {
-    **dict.fromkeys(("is_safe", "is_correct", "is_accepted", "is_good", "is_helpful"), ("false", "0")),
-    **dict.fromkeys(("safe", "correct", "accepted", "passed", "success", "thumbs_up", "liked"), ("false",)),
-    **dict.fromkeys(("response_label", "response_harm_label"), ("unsafe", "harmful")),
-    **dict.fromkeys(("is_harmful", "is_toxic", "is_rejected"), ("true", "1")),
-    "quality": ("bad",),
-    "answer": ("reject", "ignore"),  # Prodigy writes the annotator's decision here
-}
-# Words in the names of columns that may accompany running text. Any other column makes it the text of a task.
-TEXT_METADATA = set(
-    "id idx index key hash url uri link source src domain site host meta metadata timestamp time date year created "
-    "added updated version lang language title name author authors publisher file filename path repo dump split "
-    "subset set score perplexity count counts length len size num n tokens chars words license licence quality "
-    "dataset".split()
-)
+BAD = {column: tuple(values.split()) for values, columns in NAMES["bad"].items() for column in columns.split()}
+TEXT_METADATA = set(NAMES["text_metadata"].split())
 
 Path = str | list[str]  # a column, then keys or list positions after dots (meta.0.text); or a list of such paths
 UserColumns = Mapping[str, Path | None]  # the setting `columns` of a source: paths by role; None leaves a column out

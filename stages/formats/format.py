@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from stages.config.blocks.data import Source
+from stages.config.installation import read_beside
 from stages.formats.columns import WEIGHTS, ChangesMeaning, Path, parse_cell
 from stages.formats.content_parts import is_parts
 from stages.formats.readers.row import BadRow
@@ -31,23 +32,13 @@ from stages.formats.turns import (
 )
 from stages.store.records import Message
 
+NAMES = read_beside(__file__)
 # Roles that several formats have, each with the column names that are tried for it, in this order.
-CONTEXT = {
-    "system": "system system_prompt system_message systeminstruction system_instruction",
-    "history": "history",
-    "tools": "tools functions",
-}
-TURNS = {"messages": "messages conversations conversation dialogue dialog contents"}
-PROMPT = {
-    "prompt": "instruction prompt question query request problem definition user_input user human input inputs",
-    "input": "input inputs context passage",
-}
-THOUGHT = {"reasoning": f"{' '.join(REASONING_KEYS)} complex_cot cot chain_of_thought"}
+CONTEXT, TURNS, PROMPT, WEIGHT = (NAMES[part] for part in ("context", "turns", "prompt", "weight"))
+COMPLETION: str = NAMES["completion"]
+THOUGHT = {"reasoning": f"{' '.join(REASONING_KEYS)} {NAMES['thought']}"}
 SWITCHES = {"on", "off", "true", "false", "yes", "no"}  # values that turn reasoning on or off, and are not its text
 PROVENANCE = {"licence": "", "origin": ""}  # roles of every format; only `columns` gives them a column
-WEIGHT = {"weight": "loss_weight sample_weight weight train"}
-COMPLETION = "output completion response answer solution assistant generation generated_solution target targets "
-COMPLETION += "ground_truth"
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError, suggest
+from stages.config.installation import read_beside
 from stages.formats import columns as column_paths
 from stages.formats.chosen_rejected import is_whole
 from stages.formats.column_mapping import MAX_SHOWN, ColumnMapping, Purpose, allowed_formats, build_mapping
@@ -19,22 +20,13 @@ from stages.formats.texts import Texts
 from stages.formats.turns import is_empty
 from stages.store import plugins
 
+TEXTS = read_beside(__file__)
 # Values of `columns` for each kind of training example, and for each kind of preference.
-ANSWERED = ("{prompt: COLUMN, completion: COLUMN}", "{messages: COLUMN}", "{text: COLUMN}")
-PREFERRED = (
-    "{prompt: COLUMN, chosen: COLUMN, rejected: COLUMN}",
-    "{prompt: COLUMN, a: COLUMN, b: COLUMN, preference: COLUMN}",
-    "{prompt: COLUMN, completions: COLUMN, scores: COLUMN}",
-    "{prompt: COLUMN, completion: COLUMN, label: COLUMN}",
-)
+ANSWERED, PREFERRED = TEXTS["answered"], TEXTS["preferred"]
 OPTIONS_TASK = "multiple_choice"
-# Names of columns, or of keys inside a column, that score the answer of their row.
-JUDGING = {"quality", "helpfulness", "score", "scores", "overall_score", "rating", "ratings", "reward", "rewards"}
+JUDGING = set(TEXTS["judging"].split())
 # Columns that may all be the role, if their texts differ. A `prompt` beside them is the rendered request.
-RIVALS = {
-    "prompt": ("instruction", "question", "query", "problem"),
-    "completion": ("output", "completion", "response", "answer", "solution"),
-}
+RIVALS = {role: names.split() for role, names in TEXTS["rivals"].items()}
 TRUE_OR_FALSE = "with true for each WORD that marks a good answer, and false for the others"
 
 

@@ -5,34 +5,16 @@ import json
 import re
 from collections.abc import Mapping
 
+from stages.config.installation import read_beside
 from stages.formats.readers.row import BadRow
 from stages.formats.turns import ROLES, call_text
 from stages.store.records import Message
 
 ADDITION = "more"  # a piece that is appended to the request before it, as Alpaca's input
-SPEAKERS = ROLES | {
-    "[inst]": "user", "[/inst]": "assistant", "question": "user", "answer": "assistant",
-    "instruction": "user", "input": ADDITION, "context": ADDITION, "response": "assistant", "output": "assistant",
-    "function response": "tool",
-}  # fmt: skip
-# Marks with the speaker's name, each with the end of its turns. No text contains these marks by chance.
-MARKS = {
-    re.compile(r"(?:\A\s*|\n\n)(Human|Assistant|System): ?"): "",
-    re.compile(r"(?:\A\s*|\s*)### (Human|Assistant|System): ?"): "",
-    re.compile(r"(?:\A\s*|\s*)<\|im_start\|>(user|assistant|system|tool)\n"): "<|im_end|>",
-    re.compile(r"\s*(?:<\|begin_of_text\|>)?<\|start_header_id\|>(system|user|assistant|ipython|tool)<\|end_header_id\|>\s*"):
-        "<|eot_id|>",
-    re.compile(r"\s*(?:<bos>)?<start_of_turn>(user|model)\n"): "<end_of_turn>",
-    re.compile(r"\s*<\|(system|user|assistant)\|>\n?"): "<|end|>",
-    re.compile(r"\s*(?:<s>)?\s*(\[/?INST\])[ \n]?"): "</s>",
-}  # fmt: skip
-# A text may contain these words by chance, so they are marks only in a column of conversations.
-PLAIN_MARKS = {
-    re.compile(r"\s*### (Human|Assistant|System|User|Question|Answer|Instruction|Input|Context|Response|Output):"): "",
-    re.compile(r"(?:\A\s*|\n\s*)(User|Human|Assistant|AI|Bot|System): ?"): "",
-    re.compile(r"(?:\A\s*|\s+)(USER|ASSISTANT|SYSTEM|FUNCTION RESPONSE): ?"): "",
-    re.compile(r"(?:\A\s*|\n\s*)<(human|bot|user|assistant)>: ?"): "",
-}  # fmt: skip
+MARKED = read_beside(__file__)
+SPEAKERS = ROLES | {name: role for role, names in MARKED["speakers"].items() for name in names}
+MARKS = {re.compile(mark): end for mark, end in MARKED["marks"].items()}
+PLAIN_MARKS = {re.compile(mark): "" for mark in MARKED["plain_marks"]}
 END_MARKS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")  # of any model's text
 # A sentence before the first mark is the system message.
 PREAMBLE = re.compile(r"\s*((?:Below is an instruction|A chat between|You are )[^\n]*?)(?=\s*(?:### |USER:|User:))")

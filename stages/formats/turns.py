@@ -8,18 +8,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from stages.config.installation import read_beside
 from stages.formats.content_parts import is_parts, kind_of, split_parts
 from stages.formats.readers.row import BadRow
 from stages.store.records import Message
 
-ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatgpt": "assistant",
-    "chatbot": "assistant", "ai": "assistant", "function_call": "assistant", "tool_call": "assistant",
-    "tool": "tool", "observation": "tool", "function": "tool", "function_response": "tool", "ipython": "tool",
-    "tool_response": "tool",
-}  # fmt: skip
+TEXTS = read_beside(__file__)
+ROLES = {name: role for role, names in TEXTS["roles"].items() for name in names.split()}
 ROLE_KEYS = ("role", "from", "author", "speaker", "sender")
 CONTENT_KEYS = ("content", "value", "parts", "text", "message", "utterance")
 CALL_ROLES = ("function_call", "tool_call")  # roles of turns that are a tool call and nothing else
@@ -33,10 +28,7 @@ THOUGHT = re.compile(
     r"\s*(<(think|thinking|thought|reasoning)>.*?</\2>|<\|begin_of_thought\|>.*?<\|end_of_thought\|>)\s*", re.DOTALL
 )
 SOLUTION = re.compile(r"<\|begin_of_solution\|>(.*)<\|end_of_solution\|>\s*", re.DOTALL)  # follows <|end_of_thought|>
-TOOLS = (
-    "You can call these tools. A call is a line of JSON with name and arguments between <tool_call> and </tool_call>."
-    "\n\n<tools>\n{}\n</tools>"
-)
+TOOLS: str = TEXTS["tools"]
 
 
 def is_empty(value: Any) -> bool:

@@ -12,6 +12,7 @@ from huggingface_hub import metadata_load
 from stages.config.blocks.training import SFT, Training
 from stages.config.choices import Adapter, Split
 from stages.config.errors import visible
+from stages.config.installation import read_beside
 from stages.store import licences
 from stages.store.manifest import COMMIT, Manifest, manifest_of
 from stages.store.numbers import signed
@@ -22,7 +23,7 @@ UNTRAINED = "A causal language model: {base} without further training, with the 
 SETTINGS = "adapter loss_type loss_weights beta margin learning_rate epochs batch_size max_length packing precision"
 SETTINGS += " seed"
 STEP = "1. "  # Markdown numbers the items of a list
-TEXTS: dict[str, str] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+TEXTS: dict[str, str] = read_beside(__file__)
 TEXT, LAST_STEP, CHAT, SCORE = (TEXTS[name] for name in ("text", "last_step", "chat", "score"))
 
 

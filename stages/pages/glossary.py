@@ -1,12 +1,11 @@
 """Fixed texts of pages, in glossary.yaml: the report's sections, descriptions of models, terms, kinds of task."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
+from stages.config.installation import read_beside
 
-TEXTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+TEXTS = read_beside(__file__)
 CONTENTS: dict[str, tuple[str, str]] = {name: tuple(texts) for name, texts in TEXTS["contents"].items()}
 ROLES: dict[str, str] = TEXTS["roles"]
 GLOSSARY: dict[str, str] = TEXTS["glossary"]

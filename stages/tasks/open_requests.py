@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError
+from stages.config.installation import read_beside
 from stages.store.records import KIND_SEPARATOR, Check, Example, content_id, prompt_id
 from stages.store.text_units import lower_words, plain_words
 from stages.tasks.constraint import Constraint, Side, known_constraints, may_clash
-from stages.tasks.words import read_beside, words_of
+from stages.tasks.words import words_of
 
 
 def parts(block: str) -> list[str]:

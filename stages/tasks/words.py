@@ -3,17 +3,9 @@
 import random
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-
-@cache
-def read_beside(module: str) -> dict[str, Any]:
-    """Return the content of the YAML file beside a module, whose `__file__` is given."""
-    return yaml.safe_load(Path(module).with_suffix(".yaml").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+from stages.config.installation import read_beside
 
 
 def words_of(module: str) -> dict[str, list[str]]:

@@ -5,18 +5,16 @@ The quantities' names, ranges, causes and advice are in finding.yaml.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from stages.config.installation import read_beside
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.store.numbers import signed
 
 SIDES = ("below", "above")  # of a range
 OUT, FAR = 1, 2  # severities; a value in its range has 0
 NUMBER = "{:z.2g}"  # the format of values that are neither shares nor counts
-TEXTS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+TEXTS: dict[str, dict[str, Any]] = read_beside(__file__)
 
 
 def write_number(form: str, number: float) -> str:

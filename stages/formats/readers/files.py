@@ -22,6 +22,7 @@ import pyarrow as pa
 from stages.config.blocks.data import ReadLimits, Source
 from stages.config.choices import DOCUMENTS
 from stages.config.errors import UserError
+from stages.config.installation import read_beside
 from stages.formats.readers.json_array import array_rows
 from stages.formats.readers.json_lines import BLANK, MEGABYTE, BoundedLines, decode_text, line_rows
 from stages.formats.readers.json_object import object_rows
@@ -49,30 +50,9 @@ HELD_OUT = dict.fromkeys(("valid", "val", "dev", "eval"), "validation")
 
 Watch = Callable[[Callable[[], float]], None]  # takes a function that returns how much of a file was read so far
 
-# Kinds of files that are not read, by their first bytes, each with a command that converts it.
-PICKLE = (
-    "a pickle, which may run code and is never read. If you trust it, convert it in Python: "
-    "pandas.DataFrame(pandas.read_pickle('{name}')).to_parquet('{stem}.parquet')"
-)
-UNSUPPORTED = {
-    b"PK\x03\x04": "a zip archive or an Excel workbook. Unpack the archive, or save the sheet as CSV",
-    b"SQLite format 3\0": "an SQLite database. Write one of its tables as CSV: "
-    "sqlite3 -header -csv {name} 'select * from TABLE' > {stem}.csv",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook. Save the sheet as CSV",
-    b"\x93NUMPY": "a NumPy array. Write its texts as JSON lines",
-    b"\x89HDF": "an HDF5 file. Write its table as Parquet: pandas.read_hdf('{name}').to_parquet('{stem}.parquet')",
-    b"ORC": "an ORC file. Write it as Parquet: pandas.read_orc('{name}').to_parquet('{stem}.parquet')",
-    b"Obj\x01": "an Avro file. Write its rows as JSON lines: fastavro {name} > {stem}.jsonl",
-    b"%PDF": "a PDF. Write its text: pdftotext {name} {stem}.txt",
-    **{b"\x80" + bytes([version]): PICKLE for version in range(2, 6)},
-}
-# Kinds of text files without rows, by the ends of their names.
-YAML = (
-    'YAML. Write it as JSON lines: python -c "import json, yaml; '
-    "[print(json.dumps(row, default=str)) for row in yaml.safe_load(open('{name}'))]\" > {stem}.jsonl"
-)
-PAGE = "an HTML or XML page. Save its content as plain text or JSON lines"
-UNSUPPORTED_TEXT = {".yaml": YAML, ".yml": YAML, ".html": PAGE, ".htm": PAGE, ".xml": PAGE}
+# Kinds of files that are not read, by their first bytes or the ends of their names, each with a way to convert it.
+UNSUPPORTED = {start.encode("latin-1"): kind for start, kind in read_beside(__file__)["first_bytes"].items()}
+UNSUPPORTED_TEXT: dict[str, str] = read_beside(__file__)["suffixes"]
 # UTF-32 comes first, since one of its byte order marks begins like one of UTF-16.
 BYTE_ORDER_MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}
 BYTE_ORDER_MARKS |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
