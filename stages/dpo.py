@@ -41,7 +41,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
     figures = first_step.figures | objective.read_last_figures(out.path)
     warning = displacement(figures, held_out.rows)
-    fit.describe(inputs, figures, warning, risen_loss_message(EvalHistory(trainer), len(held_out), cfg))
+    fit.describe(inputs, figures, warning, risen_loss_message(EvalHistory(trainer), cfg))
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
     if fit.schedule.left_out:
         summary += f", each epoch skips {fit.schedule.left_out} pairs in turn"

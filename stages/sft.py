@@ -41,7 +41,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     fit = Fit(objective.SupervisedTrainer, cfg, rows, contract, base, out)
     trainer = fit.build_trainer(objective.trainable_model(base, contract, fit.cfg, fit.args.device))
     best = fit.train_to_best(*([objective.IsolationCheck(trainer, cfg, rows.report_row.ids)] if cfg.packing else []))
-    losses = read_best_losses(EvalHistory(trainer), int(best["step"]), len(rows.validation), cfg, out) if best else []
+    losses = read_best_losses(EvalHistory(trainer), int(best["step"]), cfg, out) if best else []
     if not out.is_main:
         return {}
     by_row = [{"id": row, "loss": loss} for row, loss in zip(rows.validation.ids, losses, strict=False)]

@@ -106,7 +106,7 @@ def tokenize_pair(pair: Pair, contract: Contract, sampled: list[list[int] | None
     return PairLogProbs(pair.id, prompt, chosen, rejected, [], [])
 
 
-def divide_rows(costs: list[int], budget: int, padded: bool, least_groups: int = 1) -> list[list[int]]:
+def divide_rows(costs: list[int], budget: int, padded: bool, least_groups: int = 0) -> list[list[int]]:
     """Divide rows into at least `least_groups` micro-batches, as lists of indices into `costs`, in order. Each costs
     at most `budget` tokens, or is a single row. If `padded`, a row costs as much as its micro-batch's first row."""
     groups: list[list[int]] = []

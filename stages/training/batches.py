@@ -1,4 +1,4 @@
-"""Choose the rows of every optimizer step and of an evaluation, so that each step has exactly `batch_size` rows."""
+"""Choose the rows of every optimizer step, so that each step has exactly `batch_size` rows."""
 
 import hashlib
 from collections import Counter
@@ -6,14 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import accumulate
 from operator import itemgetter
-from typing import TypeVar
 
 import torch
 from torch.utils.data import Sampler
 
 from stages.config.errors import UserError
-
-Row = TypeVar("Row")
 
 
 class EpochSchedule:
@@ -88,9 +85,3 @@ def split_packed_row(row: list[int]) -> tuple[list[int], list[int]]:
     ends = [*accumulate(row)]
     first_half = min(range(1, len(ends)), key=lambda i: abs(2 * ends[i - 1] - ends[-1]))
     return row[:first_half], row[first_half:]
-
-
-def repeat_evenly(rows: list[Row], processes: int) -> list[Row]:
-    """Return rows for an evaluation in several processes. If they do not divide evenly, every row comes once per
-    process: each process then has equally many rows, and every row has the same weight in the mean."""
-    return rows * (processes if len(rows) % processes else 1)

@@ -24,7 +24,7 @@ from stages.store.sealed_json import write_note
 from stages.store.workspace import SCRATCH, StageDir
 from stages.training import adapters, budget, sharding
 from stages.training.arguments import training_arguments
-from stages.training.batches import EpochSchedule, repeat_evenly
+from stages.training.batches import EpochSchedule
 from stages.training.callbacks import CurveLog, DivergenceCheck, EvaluationTimes, TrainingProgress
 from stages.training.micro_batches import MicroBatches
 from stages.training.samples import FirstPrompts, SampleWriter
@@ -74,9 +74,8 @@ class Fit(Generic[Block, TrainerOf]):
         self.cfg = budget.decide_open_settings(cfg, self.args, start, out)
 
     def build_trainer(self, model: Any) -> TrainerOf:
-        """Return the trainer of this model. In several processes each evaluates equally many rows."""
+        """Return the trainer of this model."""
         validation = self.rows.validation
-        evaluated = repeat_evenly([*range(len(validation))], self.args.world_size)
         sharding.replace_meta_parameters(model)
         self.trainer = self.trainer_class(
             model,
@@ -85,7 +84,7 @@ class Fit(Generic[Block, TrainerOf]):
             schedule=self.schedule,
             args=self.args,
             train_dataset=self.rows.train.dataset,
-            eval_dataset=validation.dataset.select(evaluated) if evaluated else None,
+            eval_dataset=validation.dataset if len(validation) else None,
             processing_class=self.contract.tokenizer,
         )
         return self.trainer

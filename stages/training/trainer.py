@@ -5,14 +5,17 @@ Row losses are in the trainer's log, and so in every checkpoint: a resumed train
 
 import math
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
+from unittest.mock import patch
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from stages.config.blocks.training import Training
 from stages.config.errors import UserError
 from stages.evaluation.intervals import paired
+from stages.models.run_attention import send_tensor
 from stages.models.scoring import round_weights_once
 from stages.store.workspace import StageDir
 from stages.training.batches import EpochSampler, EpochSchedule
@@ -22,6 +25,13 @@ ROW_LOSSES = "row_losses"  # the key in the trainer's log; eval_loss is their me
 MOST_RISE = 0.05  # after a larger relative rise of the validation loss, beyond noise, nothing is published
 LEAST_WARMUP = 4  # steps; a share of few steps would raise the learning rate from 0 to its highest value in one step
 
+Figures = TypeVar("Figures")
+
+
+def keep_here(figures: Figures) -> Figures:
+    """Replace accelerate's `gather`, by which TRL adds up a row's metrics over the rows of all processes."""
+    return figures
+
 
 class PlumblineTrainer(Trainer):
     """A trainer with a schedule: the rows of every epoch, as indices into `train_dataset`."""
@@ -29,6 +39,7 @@ class PlumblineTrainer(Trainer):
     def __init__(self, *args: Any, schedule: EpochSchedule, **kwargs: Any):
         self.schedule, self.row_losses = schedule, list[torch.Tensor]()
         self.lr_scheduler: Any  # Trainer sets it
+        self._metrics: dict[str, dict[str, list[float]]]  # TRL sets it
         super().__init__(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
@@ -45,18 +56,31 @@ class PlumblineTrainer(Trainer):
         return self.lr_scheduler
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
-        loss, *outputs = super().prediction_step(*args, **kwargs)
+        with patch.multiple(self.accelerator, gather=keep_here, gather_for_metrics=keep_here):
+            loss, *outputs = super().prediction_step(*args, **kwargs)
         self.row_losses.append(loss)  # rows are evaluated one by one
         return loss, *outputs
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+    def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
+        """Evaluate every row once: row i in process i modulo their number. accelerate repeats the first rows, so that
+        all processes have equally many; repeated rows count nowhere."""
         self.row_losses.clear()
         with round_weights_once(self.args.device):
-            output = super().evaluation_loop(*args, **kwargs)
-        losses_here = torch.stack(self.row_losses).float()  # row i belongs to process i modulo their number
-        losses = self.accelerator.gather(losses_here).view(-1, len(losses_here)).T.flatten()
+            output = super().evaluation_loop(dataloader, *args, **kwargs)
+        rows: int = len(dataloader.dataset)  # type: ignore[arg-type]
+        losses_here = torch.stack(self.row_losses).float()
+        losses = self.accelerator.gather(losses_here).view(-1, len(losses_here)).T.flatten()[:rows]
         output.metrics[ROW_LOSSES] = [round(loss, 6) for loss in losses.tolist()]
+        self.average_over_rows(len(range(self.args.process_index, rows, self.args.world_size)))
         return output
+
+    def average_over_rows(self, rows_here: int) -> None:
+        """Replace the values of TRL's validation metrics, of each row in turn, by their mean over all processes' rows.
+        In this process the first `rows_here` values count."""
+        metrics = {name: values[:rows_here] for name, values in self._metrics["eval"].items()}
+        here = torch.tensor([[sum(values), len(values)] for values in metrics.values()], dtype=torch.float64)
+        totals = self.accelerator.reduce(send_tensor(here, self.args.device), "sum").tolist()
+        self._metrics["eval"] |= {name: [s / n] for name, (s, n) in zip(metrics, totals, strict=True)}
 
 
 def count_warmup_steps(warmup: float, steps: int) -> int:
@@ -91,15 +115,15 @@ class EvalHistory:
         return [entry["eval_loss"] for entry in self.by_step.values()]
 
     def row_losses(self, step: int) -> list[float]:
-        """Return the losses of a step's evaluation in the dataset's order; with several processes, rows may repeat."""
+        """Return the losses of a step's evaluation in the dataset's order."""
         return list(self.by_step[step][ROW_LOSSES])
 
 
-def risen_loss_message(history: EvalHistory, rows: int, cfg: Training) -> str:
+def risen_loss_message(history: EvalHistory, cfg: Training) -> str:
     """Return a warning if the held-out pairs' mean loss rose significantly since before the first step, else ''."""
     if not history.by_step:
         return ""
-    change = paired(history.row_losses(0)[:rows], history.row_losses(max(history.by_step))[:rows])
+    change = paired(history.row_losses(0), history.row_losses(max(history.by_step)))
     if not change.low > 0:
         return ""
     return (
@@ -108,14 +132,14 @@ def risen_loss_message(history: EvalHistory, rows: int, cfg: Training) -> str:
     )
 
 
-def read_best_losses(history: EvalHistory, step: int, rows: int, cfg: Training, out: StageDir) -> list[float]:
+def read_best_losses(history: EvalHistory, step: int, cfg: Training, out: StageDir) -> list[float]:
     """Return the validation rows' losses at the published step, and compare them with those before the first step.
 
     Raises:
         UserError: if they rose by more than MOST_RISE and by more than noise. A smaller rise only warns: on rows
             sampled from the model itself, the start is hardly to be improved.
     """
-    before, after = history.row_losses(0)[:rows], history.row_losses(step)[:rows]
+    before, after = history.row_losses(0), history.row_losses(step)
     change, start_loss = paired(before, after), fmean(before)
     if change.mean <= 0:
         return after

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from trl.trainer import utils as trl_utils
 
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models.loading import load_model, resolve_device, save_model
-from stages.models.scoring import install_scoring, pair_log_probs
+from stages.models.scoring import batches_by_length, install_scoring, pair_log_probs
 from stages.store.records import PairLogProbs
 
 
@@ -33,6 +35,16 @@ def test_log_probs_are_the_models_own_whatever_the_company(folder: Path) -> None
             expected = logits.log_softmax(-1).gather(-1, torch.tensor(completion)[:, None])[:, 0]
             assert log_probs == pytest.approx(expected.tolist(), abs=1e-5)
             assert log_probs == pytest.approx(log_probs_alone, abs=1e-5)
+
+
+@given(st.lists(st.integers(1, 99), max_size=40), st.integers(1, 300))
+def test_rows_of_like_length_share_a_batch_within_the_budget(tokens: list[int], budget: int) -> None:
+    batches = batches_by_length(tokens, budget, torch.device("cpu"))
+    order = [i for batch in batches for i in batch]
+    assert sorted(order) == [*range(len(tokens))]
+    assert [tokens[i] for i in order] == sorted(tokens, reverse=True)
+    assert all(len(batch) * tokens[batch[0]] <= budget or len(batch) == 1 for batch in batches)
+    assert len(batches_by_length([128] * 16, None, torch.device("cpu"))) == 2, "by default 1,024 tokens on a CPU"
 
 
 def test_the_fused_head_projects_what_is_trained_and_trains_the_same(

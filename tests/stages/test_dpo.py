@@ -10,6 +10,7 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from trl import DPOTrainer
 
+from stages import reference
 from stages.config.blocks.training import DPO
 from stages.config.choices import LOSS_TYPES, Forward, Precision
 from stages.config.errors import UserError
@@ -161,6 +162,31 @@ def test_padded_pairs_train_the_same(inputs: dict[str, Path], tmp_path: Path) ->
     assert distance(packed, load_file(inputs["policy"] / "model" / "model.safetensors")) > 1e-4, "it trained"
     assert distance(packed, padded) < 1e-5
     assert packed_metrics["eval_loss"] == pytest.approx(other["eval_loss"], abs=1e-5)
+
+
+def test_no_token_budget_changes_the_references_log_probs(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The pairs come in the order of their table, and a forward has at most the tokens of the budget."""
+    stored = load(inputs["reference"] / "logprobs.parquet", PairLogProbs)
+    cfg = settings("recipe=tiny").reference
+    for budget, forwards in ((1, len(stored)), (300, None)):
+        seen = list[int]()
+
+        def count(module: torch.nn.Module, ids: tuple[torch.Tensor, ...], seen: list[int] = seen) -> None:
+            if isinstance(module, torch.nn.Embedding) and ids[0].numel() > 1:  # loading tries the model on one token
+                seen.append(ids[0].numel())
+
+        hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
+        out = StageDir(tmp_path / str(budget), lambda m, s: None)
+        out.path.mkdir()
+        block = replace(cfg, precision=Precision.fp32, runtime=replace(cfg.runtime, token_budget=budget))
+        reference.run(block, {"pairs": inputs["pairs"], "reference": inputs["policy"]}, out)
+        hook.remove()
+        assert len(seen) == forwards if forwards else max(seen) <= budget and len(seen) < len(stored) / 2
+        scored = load(out / "logprobs.parquet", PairLogProbs)
+        assert [p.id for p in scored] == [p.id for p in stored]
+        for pair, other in zip(scored, stored, strict=True):
+            expected = other.chosen_logps + other.rejected_logps
+            assert pair.chosen_logps + pair.rejected_logps == pytest.approx(expected, abs=1e-5)
 
 
 def test_another_model_than_the_reference_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -304,8 +304,8 @@ SEAMS = [
     *(
         Seam(
             f"accelerate:Accelerator.{name}",
-            ("training/micro_batches.py",),
-            "covered by an attribute of the object: within a step, each process keeps its metrics to itself",
+            ("training/micro_batches.py", "training/trainer.py"),
+            "covered by an attribute of the object: within a step or an evaluated row, each process keeps its metrics",
             "with several processes, num_tokens counts every token several times, and metrics are weighed wrongly",
         )
         for name in ("gather", "gather_for_metrics")
