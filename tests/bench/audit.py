@@ -67,7 +67,7 @@ def request(row: dict[str, Any]) -> str:
 
 
 def codes(request: str, answer: str) -> set[str]:
-    return {name for name, code in ALONE.items() if code.find(request, answer)}
+    return {name for name, find in ALONE.items() if find(request, answer)}
 
 
 def by_class(tuned: bool) -> Iterator[str]:
@@ -141,8 +141,8 @@ def planted(tuned: bool) -> Iterator[str]:
         originals = sums if code == "wrong_sum" else [(q, a) for q, a in clean if len(a.split()) >= 30]
         changed = [(q, change(a, rng)) for q, a in originals]
         changed = [new for new, old in zip(changed, originals, strict=True) if new != old]
-        detected = sum(ALONE[code].find(*row) is not None for row in changed)
-        false = sum(ALONE[code].find(*row) is not None for row in originals)
+        detected = sum(ALONE[code](*row) is not None for row in changed)
+        false = sum(ALONE[code](*row) is not None for row in originals)
         found_share = share(detected, len(changed))
         yield f"{code:<18}{detected:>6} of {len(changed):<6}{found_share:>5}{false:>8} of {len(originals)}"
 

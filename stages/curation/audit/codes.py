@@ -1,18 +1,12 @@
 """The codes of an audit: a description of each fault and, for faults of a single row, the function that finds it."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
+from stages.config.installation import read_beside
 from stages.curation import answer_rules
-from stages.curation.audit import (
-    answers,
-    arithmetic,
-    contamination,
-    near_duplicates,
-    personal_data,
-    promised_form,
-    requests,
-)
+from stages.curation.audit import answers, contamination, near_duplicates, personal_data, requests
+from stages.curation.audit.arithmetic import find_wrong_sum
+from stages.curation.audit.promised_form import find_missing_form
 
 # The default threshold by code; `data.audit.thresholds` replaces it.
 THRESHOLDS = {
@@ -23,52 +17,33 @@ THRESHOLDS = {
     "alike": 0.9,  # share of word pairs that the chosen and the rejected answer have in common
     "lopsided": 5.0,  # ratio of words between the longer and the shorter answer
 }
+DESCRIPTIONS: dict[str, str] = read_beside(__file__)
 
-
-class Code(NamedTuple):
-    """An audit code: its description, and a function that finds its evidence in a request and an answer."""
-
-    description: str
-    find: Callable[[str, str], str | None]
-
-
-REQUEST = {
-    "input_marker": Code("the request has a marker instead of an input", lambda q, _: requests.says_no_input(q)),
-    "needs_link": Code("the request needs a web page that the model cannot read", lambda q, _: requests.needs_link(q)),
-    "needs_attachment": Code("the request needs a file that is missing", lambda q, _: requests.needs_attachment(q)),
-    "asks_for_picture": Code("the request asks for a picture", lambda q, _: requests.asks_for_picture(q)),
+Finder = Callable[[str, str], str | None]  # returns the evidence of a fault in a request and an answer
+REQUEST: dict[str, Finder] = {
+    "input_marker": lambda q, _: requests.says_no_input(q),
+    "needs_link": lambda q, _: requests.needs_link(q),
+    "needs_attachment": lambda q, _: requests.needs_attachment(q),
+    "asks_for_picture": lambda q, _: requests.asks_for_picture(q),
 }
-ANSWER = {
-    "one_character": Code("the answer is one character", lambda _, a: answers.one_character(a)),
-    "no_answer": Code("the answer is a marker such as N/A", lambda _, a: answers.no_answer(a)),
-    "echo": Code("the answer repeats the request or its input", answers.echo),
-    "unfinished": Code("the answer is truncated", lambda _, a: answers.unfinished(a)),
-    "merged": Code("the answer contains further requests", lambda _, a: answers.merged(a)),
-    "refusal": Code("the answer refuses or apologizes", lambda _, a: a[:80] if answer_rules.is_refusal(a) else None),
-    "boilerplate": Code("the answer mentions that a model wrote it", lambda _, a: answers.boilerplate(a)),
-    "repetition": Code("the answer repeats itself", answers.repeats),
-    "wrong_sum": Code("a sum in the answer is wrong", lambda _, a: arithmetic.find_wrong_sum(a)),
-    "broken_promise": Code("the answer lacks the form that the request asks for", promised_form.find_missing_form),
-    "other_language": Code("the answer is in another language than the request", answers.other_language),
-    "stale": Code("the answer depends on the date when it was written", lambda _, a: answers.stale(a)),
-    "placeholder": Code("the answer has a blank that was not filled in", lambda _, a: answers.placeholder(a)),
+ANSWER: dict[str, Finder] = {
+    "one_character": lambda _, a: answers.one_character(a),
+    "no_answer": lambda _, a: answers.no_answer(a),
+    "echo": answers.echo,
+    "unfinished": lambda _, a: answers.unfinished(a),
+    "merged": lambda _, a: answers.merged(a),
+    "refusal": lambda _, a: a[:80] if answer_rules.is_refusal(a) else None,
+    "boilerplate": lambda _, a: answers.boilerplate(a),
+    "repetition": answers.repeats,
+    "wrong_sum": lambda _, a: find_wrong_sum(a),
+    "broken_promise": find_missing_form,
+    "other_language": answers.other_language,
+    "stale": lambda _, a: answers.stale(a),
+    "placeholder": lambda _, a: answers.placeholder(a),
 }
-TEXT = {
-    "damaged": Code("the text has damaged or invisible characters", lambda q, a: answers.damaged(f"{q}\n{a}")),
-    "secret": Code("the text contains a key or a token", lambda q, a: personal_data.secret(f"{q}\n{a}")),
-    "personal": Code("the text contains personal data", lambda q, a: personal_data.personal(f"{q}\n{a}")),
-}
-ACROSS = {
-    "duplicate": "an earlier row has the same request and answer",
-    "near_duplicate": "an earlier row has nearly the same request and answer",
-    "other_answer": "an earlier row has the same request with another answer",
-    "crosses_splits": "another split has nearly the same request",
-    "contaminated": "the row contains a prompt of an evaluation file",
-}
-COMPARED = {
-    "alike": "chosen and rejected are nearly the same",
-    "lopsided": "one answer is many times longer than the other",
-    "contradicted": "another row has the opposite preference",
+TEXT: dict[str, Finder] = {
+    "damaged": lambda q, a: answers.damaged(f"{q}\n{a}"),
+    "secret": lambda q, a: personal_data.secret(f"{q}\n{a}"),
+    "personal": lambda q, a: personal_data.personal(f"{q}\n{a}"),
 }
 ALONE = REQUEST | ANSWER | TEXT
-DESCRIPTIONS = {name: code.description for name, code in ALONE.items()} | ACROSS | COMPARED

@@ -27,7 +27,7 @@ class Auditor:
 
     def __init__(self, codes: Collection[str], held_out: HeldOut, thresholds: Mapping[str, float] | None = None):
         self.codes, self.held_out, self.thresholds = codes, held_out, {**THRESHOLDS, **(thresholds or {})}
-        self.finders = {name: code.find for name, code in ALONE.items() if name in codes}
+        self.finders = {name: find for name, find in ALONE.items() if name in codes}
         if "repetition" in codes:
             self.finders["repetition"] = partial(repeats, threshold=self.thresholds["repetition"])
         self.row_places, self.request_places = dict[str, str](), dict[str, str]()  # by row id, by prompt id
