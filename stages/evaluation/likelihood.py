@@ -92,11 +92,11 @@ def compare_references(cfg: Eval, references: dict[str, list[float]], tasks: lis
 
 
 class KnownStates(torch.nn.Module):
-    """Layers of a model that return hidden states computed before, so that the model computes their logits alone."""
+    """Layers of a model that return hidden states computed before, so that the model computes their logits alone.
+    `output`: the type that the layers return."""
 
-    def __init__(self, output: type[ModelOutput]):
-        super().__init__()
-        self.output, self.states = output, torch.empty(0)
+    output: type[ModelOutput]
+    states: torch.Tensor
 
     def forward(self, *_: Any, **__: Any) -> ModelOutput:
         return self.output(last_hidden_state=self.states)
@@ -107,25 +107,26 @@ class Distributions:
     and then keeps its LM head; its weights have the type of the precision."""
 
     def __init__(self, cfg: Eval, role: str, folder: Path, rows: dict[str, Rows]):
-        self.rows, flat = rows, [row for named in rows.values() for row in named]
-        self.device = resolve_device(cfg.runtime.device)
+        self.rows, self.device = rows, resolve_device(cfg.runtime.device)
         self.model = load_model(folder, sampling_weights(cfg.precision), self.device)
-        hidden_states = [torch.empty(0)] * len(flat)
-        output = ModelOutput
-        with Progress(len(flat), f"likelihood {role}", "answer") as progress:
-            for batch in batches_by_length([len(prompt) + len(ids) for prompt, ids in flat], None, self.device):
-                padded = pad_sequence([torch.tensor([*flat[i][0], *flat[i][1]]) for i in batch], batch_first=True)
-                # Causal attention ignores the padding on the right.
-                states = self.model.base_model(send_tensor(padded, self.device), use_cache=False)
-                output = type(states)
-                for i, row in zip(batch, states.last_hidden_state, strict=True):
-                    start = len(flat[i][0]) - 1
-                    hidden_states[i] = row[start : start + len(flat[i][1])].clone()
-                progress.update(len(batch))
-        remaining = iter(hidden_states)
-        self.states = {name: [next(remaining) for _ in named] for name, named in rows.items()}
-        self.layers = KnownStates(output)
+        self.layers = KnownStates()
+        with Progress(sum(map(len, rows.values())), f"likelihood {role}", "answer") as progress:
+            self.states = {name: self.hidden_states(named, progress) for name, named in rows.items()}
         self.model.set_submodule(self.model.base_model_prefix, self.layers)
+
+    def hidden_states(self, rows: Rows, progress: Progress) -> list[torch.Tensor]:
+        """Return the states behind which every completion token of these rows is predicted: (tokens, hidden size)."""
+        hidden_states = [torch.empty(0)] * len(rows)
+        for batch in batches_by_length([len(prompt) + len(ids) for prompt, ids in rows], None, self.device):
+            padded = pad_sequence([torch.tensor([*rows[i][0], *rows[i][1]]) for i in batch], batch_first=True)
+            # Causal attention ignores the padding on the right.
+            output = self.model.base_model(send_tensor(padded, self.device), use_cache=False)
+            self.layers.output = type(output)
+            for i, states in zip(batch, output.last_hidden_state, strict=True):
+                start = len(rows[i][0]) - 1
+                hidden_states[i] = states[start : start + len(rows[i][1])].clone()
+            progress.update(len(batch))
+        return hidden_states
 
     def log_probs(self, name: str, i: int) -> Iterator[torch.Tensor]:
         """Yield the log-distributions of row `i`, in order, in chunks of shape (tokens, vocabulary)."""

@@ -26,8 +26,9 @@ NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 # learnt something can keep to.
 SIZES = re.compile(
     r"precision|.*\.precision|model\..*|data\.(tasks|sources).*|label\.(path|hub_split)|.*\.runtime\..*|"
-    r"(sft|dpo|reward)\.(learning_rate|epochs|batch_size|max_length|evaluations)|(sample|answer)\.max_new_tokens|"
-    r"pairs\.(min_score|max_length_ratio|quality)|sft\.demonstrations|sample\.candidates_per_prompt|eval\.likelihood_prompts"
+    r"(sft|dpo|grpo|reward)\.(learning_rate|epochs|batch_size|max_length|evaluations)|"
+    r"(sample|grpo|answer)\.max_new_tokens|grpo\.completions|pairs\.(min_score|max_length_ratio|quality)|sft\.demonstrations|"
+    r"sample\.candidates_per_prompt|eval\.likelihood_prompts"
 )
 
 

@@ -247,6 +247,7 @@ def test_every_stage_of_the_graph_has_a_version() -> None:
         "unpaired",
         "reference",
         "dpo",
+        "grpo",
         "reward",
         "answer",
         "eval",

@@ -129,7 +129,7 @@ SEAMS = [
     ),
     Seam(
         "trl.trainer:add_fused_lm_head",
-        ("models/scoring.py",),
+        ("models/scoring.py", "objectives/grpo.py"),
         "called: the reference is scored by the head that trains",
         "policy and reference differ by their arithmetic",
         takes="model, temperature, cast_lm_head_to_fp32, outputs",
@@ -163,7 +163,7 @@ SEAMS = [
     ),
     Seam(
         "trl.trainer:disable_dropout_in_model",
-        ("objectives/sft.py",),
+        ("objectives/sft.py", "objectives/grpo.py"),
         "called, since a dropout mask is drawn per micro-batch",
         "SFT depends on the micro-batch",
         takes="model",
