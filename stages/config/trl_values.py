@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from stages.config.errors import UserError, require_known
+from stages.config.installation import read_beside
 from stages.config.limits import Limit
 
 TYPES: dict[str, tuple[type, ...]] = {
@@ -20,52 +21,13 @@ TYPES: dict[str, tuple[type, ...]] = {
     "list": (list,),
     "None": (type(None),),
 }
+TABLES = read_beside(__file__)
 # Words of arguments whose type is only text. The words of enumerations are read from the source of transformers.
-WORDS = {
-    "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
-    "loss_type": ("nll", "dft"),
-    "pad_to_multiple_of": ("auto",),
-    "log_level": ("debug", "info", "warning", "error", "critical", "passive"),
-    "debug": ("underflow_overflow", "tpu_metrics_debug"),
-}
-BETA = Limit(0, "must be from 0 to below 1", high=1, below=True)  # the decay rate of a running mean
-COUNT = Limit(1, "must be at least 1")
-RANGES = {
-    "adam_beta1": BETA,
-    "adam_beta2": BETA,
-    "label_smoothing": Limit(0, "must be from 0 to below 0.5, where half of the labels are wrong", 0.5, below=True),
-    "label_smoothing_factor": Limit(0, "must be from 0 to below 1", high=1, below=True),
-    "ld_alpha": Limit(0, "must be from 0 to 1", high=1),
-    "discopop_tau": Limit(0, "must be positive and finite", open=True),
-    "f_alpha_divergence_coef": Limit(float("-inf"), "must be a finite number"),
-    "torch_empty_cache_steps": COUNT,
-    "dataloader_prefetch_factor": COUNT,
-    "pad_to_multiple_of": COUNT,
-    "ddp_timeout": COUNT,
-    "ddp_bucket_cap_mb": COUNT,
-    "eval_accumulation_steps": COUNT,
-}
+WORDS: dict[str, list[str]] = {argument: words.split() for argument, words in TABLES["words"].items()}
+RANGES = {argument: Limit(**limit) for argument, limit in TABLES["ranges"].items()}
 OTHER_NUMBERS = Limit(0, "must be a finite number, 0 or more")
-# Optimizers, as patterns, and the package that each one needs.
-PACKAGES = {
-    r".*(8bit|lion|bnb|ademamix).*|paged_.*": "bitsandbytes",
-    r"adamw_torch_[48]bit": "torchao",
-    r"galore_.*": "galore_torch",
-    r"apollo_.*": "apollo_torch",
-    r".*lomo": "lomo_optim",
-    r"grokadamw": "grokadamw",
-    r"schedule_free_.*": "schedulefree",
-    r"stable_adamw": "optimi",
-    r"adamw_anyprecision": "torchdistx",
-    r"adamw_torch_xla": "torch_xla",
-    r"adamw_torch_npu_fused": "torch_npu",
-}
-# Schedules that need one of these options in lr_scheduler_kwargs.
-SCHEDULES = {
-    "cosine_with_min_lr": ("min_lr", "min_lr_rate"),
-    "cosine_warmup_with_min_lr": ("min_lr", "min_lr_rate"),
-    "warmup_stable_decay": ("num_decay_steps",),
-}
+PACKAGES: dict[str, str] = TABLES["packages"]  # by pattern of the optimizer that needs it
+SCHEDULES: dict[str, list[str]] = TABLES["schedules"]  # with the options of which each needs one
 TEXTS = ("warmup_type", "decay_type")  # options of schedules that are words; all others are numbers
 # Keys of arguments that are mappings. torch would only refuse other keys in the first backward pass.
 OPTIONS = {

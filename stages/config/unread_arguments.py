@@ -12,6 +12,7 @@ from typing import Any
 from stages.config.blocks.training import DPO, SFT, Training
 from stages.config.choices import LOSS_TYPES, Checkpointing, Sharding
 from stages.config.errors import UserError, suggest
+from stages.config.installation import read_beside
 
 SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")  # losses that read label_smoothing
 DIVERGING = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop")  # f_divergence_type
@@ -20,31 +21,8 @@ LION = r"(paged_)?lion_.*"
 PROJECTED = r"(galore|apollo)_.*"  # optimizers with low-rank projections
 UNDECAYED = rf"{PROJECTED}|(ada)?lomo"  # transformers does not pass weight decay to them
 WARMED_UP = r"schedule_free_(adamw|sgd)"  # optimizers that warm up under any schedule
-# The names that `optim_args` can have, by optimizer. A weight decay there is not read: trainer.weight_decay is.
-OPTIMIZER_OPTIONS = {
-    r"sgd": "momentum dampening nesterov",
-    r"adagrad": "lr_decay eps",
-    r"rmsprop": "momentum alpha eps centered",
-    r"rmsprop_bnb.*": "momentum alpha eps centered",
-    r"adamw_anyprecision": "use_kahan_summation momentum_dtype variance_dtype compensation_buffer_dtype",
-    r"adamw_torch_[48]bit": "block_size bf16_stochastic_round",
-    r"(paged_)?ademamix.*": "beta1 beta2 beta3 alpha eps t_alpha t_beta3",
-    r"galore_.*": "rank update_proj_gap scale proj_type",
-    r"apollo_.*": "rank proj scale_type update_proj_gap scale proj_type",
-    r"grokadamw": "alpha_init lamb gamma grokking_signal_decay_rate gradient_clipping",
-    r"schedule_free_.*": "weight_lr_power r",
-    r"stable_adamw": "max_lr kahan_sum decouple_lr",
-}
-# The names that `lr_scheduler_kwargs` can have, by schedule.
-SCHEDULE_OPTIONS = {
-    "cosine": "num_cycles",
-    "cosine_with_restarts": "num_cycles",
-    "polynomial": "lr_end power",
-    "inverse_sqrt": "timescale",
-    "cosine_with_min_lr": "num_cycles min_lr min_lr_rate",
-    "cosine_warmup_with_min_lr": "num_cycles min_lr min_lr_rate warmup_lr_rate",
-    "warmup_stable_decay": "num_decay_steps num_stable_steps warmup_type decay_type min_lr_ratio num_cycles",
-}
+OPTIMIZER_OPTIONS: dict[str, str] = read_beside(__file__)["optimizer_options"]
+SCHEDULE_OPTIONS: dict[str, str] = read_beside(__file__)["schedule_options"]
 
 
 @dataclass(frozen=True)

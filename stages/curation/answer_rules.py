@@ -7,19 +7,17 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from stages.config.installation import read_beside
 from stages.store.records import Candidate, Example
 from stages.store.text_units import lines, lower_words
 from stages.tasks.open_requests import is_echo
 
+TEXTS = read_beside(__file__)
 RUN = 4  # words in a run; a run that occurs again is a repetition
 REPEATED = 0.2  # largest share of an answer's runs that may be repetitions
 SAME_LINE = 3  # occurrences of one line that make an answer repetitive
 ENOUGH = 12  # words that an answer needs before its language is judged
-FUNCTION_WORDS = frozenset(
-    "a an the of and or but to in on at by for from with as is are was were be been it its this that these those you "
-    "your i my we our he she they their not no if so can will would have has had do does there what when which "
-    "who".split()
-)
+FUNCTION_WORDS = frozenset(TEXTS["function_words"].split())
 FEWEST = 0.15  # smallest share of function words in English prose
 LATIN = 0.9  # smallest share of ASCII letters in an English text
 UNUSUAL = 0.05  # share of candidates whose log-prob counts as unusually high or low
@@ -54,13 +52,7 @@ def is_cut_short(text: str) -> bool:
 
 
 # The requests are harmless, so an answer that mentions the model's nature or its limits evades the request.
-REFUSAL = re.compile(
-    r"\bas an? ([\w-]+ ){0,3}(AI|assistant|language model|chatbot)\b"
-    r"|\bI('m| am) (unable|not (able|capable|equipped|designed|programmed)) to\b"
-    r"|\bI do(n't| not) have the (ability|capability|capacity|means) to\b",
-    flags=re.IGNORECASE,
-)
-REGRET = re.compile(r"\bI('m| am) (\w+ )?(sorry|afraid)\b|\bI apologi[sz]e\b|\bapologies\b", flags=re.IGNORECASE)
+REFUSAL, REGRET = (re.compile("|".join(TEXTS[name]), re.IGNORECASE) for name in ("refusal", "regret"))
 BEGINNING = 80  # characters that are searched for an apology; further down, a requested letter may apologize
 
 

@@ -6,16 +6,11 @@ It is a table with textless SVG marks, placed in percent of their width, so that
 from typing import Any
 
 from stages.evaluation.intervals import Interval
-from stages.pages.glossary import in_words
+from stages.pages.glossary import TEXTS, in_words
 from stages.pages.headline import counted
 
 NAMED = 3  # most tasks named in a sentence
-TITLES = {
-    "seen": "Seen: tasks that training prompts come from",
-    "unseen": "Unseen: tasks kept out of training",
-    "tuning": "Tuning: tasks used to choose settings",
-}
-UNTAUGHT = "Seen: tasks available for training; nothing was trained on them here"
+TITLES: dict[str, str] = TEXTS["sides"]
 
 
 def chart(results: dict[str, Any], by: str, trained: str = "it") -> dict[str, Any]:
@@ -37,7 +32,7 @@ def chart(results: dict[str, Any], by: str, trained: str = "it") -> dict[str, An
     return {
         "end": round(100 * end),
         "sides": {
-            (UNTAUGHT if trained == "nothing here" and side == "seen" else TITLES[side]): sorted(
+            TITLES["untaught" if trained == "nothing here" and side == "seen" else side]: sorted(
                 (drawn(*item) for item in kinds.items()), key=lambda row: (-row["delta"]["mean"], row["name"])
             )
             for side, kinds in sides.items()

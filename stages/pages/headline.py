@@ -6,16 +6,11 @@ from typing import Any
 from stages.evaluation.diagnosis.finding import NUMBER, write_number
 from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import ENOUGH_TASKS
+from stages.pages.glossary import TEXTS
 from stages.store.numbers import points
 
-# For each group of prompts, the noun that counts its tasks and a clause. `{it}` is the model whose training is meant.
-SCOPES = {
-    "seen tasks": ("task", "that {it} was trained on"),
-    "unseen tasks": ("task", "kept out of training"),
-    "untrained kinds": ("kind", "of constraint that nothing was trained on"),
-    "trained kinds": ("kind", "of constraint that {it} was trained on"),
-    "validation kinds": ("kind", "of constraint that settings were chosen by"),
-}
+# For each group of prompts, the noun that counts its tasks and a clause.
+SCOPES: dict[str, tuple[str, str]] = {group: (noun, clause) for group, (noun, clause) in TEXTS["scopes"].items()}
 OUTSIDE = "outside: "  # prefix of the groups that are the user's labelled test sets
 BY = {"human": "people", "judge": "a judge", "reward_model": "a reward model", "ensemble": "an ensemble"}
 HALF = 0.5  # the share right by chance

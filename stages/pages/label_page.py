@@ -11,7 +11,7 @@ from stages.evaluation.agreement import Estimate
 from stages.evaluation.labelling import Labelling, Share, longer
 from stages.pages.cases import cases
 from stages.pages.environment import environment
-from stages.pages.glossary import in_words
+from stages.pages.glossary import TEXTS, in_words
 from stages.pages.headline import counted
 from stages.pages.jury import agreeing, judges, members, read_votes, words_of_judges, words_of_members
 from stages.store.manifest import manifest_of
@@ -22,17 +22,7 @@ PAGE = "labels.html"  # file name in a report's node and in the store's root
 TASKS = 60  # most rows of the table by task
 TIMES = ((1.0, 1.25), (1.25, 2.0), (2.0, float("inf")))  # bins of the length ratio, longer to shorter answer
 BARS = 10  # bins of the scores, if there are more distinct values
-CONTENTS = {
-    "known": "Agreement with known labels",
-    "shares": "Ties, order, length",
-    "judges": "Judges",
-    "ensemble": "The ensemble",
-    "scores": "Scores",
-    "missing": "What is missing",
-    "tasks": "By task",
-    "cases": "In doubt",
-    "made": "How it was made",
-}
+CONTENTS: dict[str, str] = TEXTS["label_sections"]
 
 
 class Bar(NamedTuple):

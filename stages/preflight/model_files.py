@@ -9,6 +9,7 @@ from typing import Any
 
 from stages.config.blocks.models import Model, RandomInit
 from stages.config.errors import UserError
+from stages.config.installation import read_beside
 from stages.hardware import model_shape
 from stages.models import safe_folder
 from stages.store.node import Node
@@ -23,18 +24,7 @@ LONGEST_HEAD = 1 << 27  # bytes of a safetensors header
 # GGUF's metadata types as struct formats; 8 is a string, 9 an array (ggml's docs/gguf.md).
 GGUF_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 GGUF_STRING, GGUF_ARRAY = 8, 9
-GGUF_KEYS = {
-    "hidden_size": "embedding_length",
-    "intermediate_size": "feed_forward_length",
-    "num_hidden_layers": "block_count",
-    "num_attention_heads": "attention.head_count",
-    "num_key_value_heads": "attention.head_count_kv",
-    "head_dim": "attention.key_length",
-    "max_position_embeddings": "context_length",
-    "num_local_experts": "expert_count",
-    "num_experts_per_tok": "expert_used_count",
-    "moe_intermediate_size": "expert_feed_forward_length",
-}
+GGUF_KEYS: dict[str, str] = read_beside(__file__)["gguf_keys"]
 
 
 def require_model(node: Node, store: Store) -> None:
