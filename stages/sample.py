@@ -83,9 +83,22 @@ def load_split(split: Split, data: Path) -> list[Example]:
 
 
 def select_round(cfg: Sample | CandidateFile, examples: Iterable[Example]) -> list[Example]:
-    """Return the prompts of a round: a fixed share of all prompts, at most `sample.prompts` of them."""
-    share = [e for e in examples if int(e.id, 16) % cfg.rounds == cfg.round]
-    return sorted(share, key=lambda e: content_id(e.id))[: cfg.prompts]
+    """Return the prompts of a round, at most `sample.prompts` of them: `sample.prompts_per_round` that no other round
+    asks, else a fixed share of all prompts. Both go by hashes of the prompts.
+
+    Raises:
+        UserError: if earlier rounds leave fewer than `sample.prompts_per_round` prompts.
+    """
+    prompts = sorted(examples, key=lambda e: content_id(e.id))
+    if (size := cfg.prompts_per_round) is None:
+        return [e for e in prompts if int(e.id, 16) % cfg.rounds == cfg.round][: cfg.prompts]
+    own = prompts[size * cfg.round : size * (cfg.round + 1)]
+    if len(own) < size:
+        raise UserError(
+            f"sample.prompts_per_round={size}: round {cfg.round + 1} has {len(own)} of {len(prompts)} prompts left. "
+            "Lower it or rounds, or add prompts."
+        )
+    return own[: cfg.prompts]
 
 
 def make_decoding(cfg: Sample) -> Decoding:

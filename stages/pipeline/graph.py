@@ -129,7 +129,9 @@ def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node
     if sample.brings_prompts:  # that sampler reads candidates from a file and cannot answer other prompts
         sample = replace(sample, sampler="hf")
     settings = {key: getattr(cfg.select, key) for key in ("candidates_per_prompt", "temperatures", "max_new_tokens")}
-    sample = replace(sample, split=Split.sft, prompts=None, rounds=1, file=None, pool=None, **settings)
+    sample = replace(
+        sample, split=Split.sft, prompts=None, prompts_per_round=None, rounds=1, file=None, pool=None, **settings
+    )
     pool = make_node("sample", sample, policy=base, data=data)
     judged = make_node("label", label, pool=pool)
     select = make_node("select", cfg.select, judged=judged, data=data)

@@ -64,7 +64,8 @@ def wire_candidates(
 ) -> tuple[Node, dict[str, Node]]:
     """Return the node of the candidates of round `number` (from 0), and by name all nodes that make them. `models` are
     those that a member of `sample.pool` can name; any other name is a folder or a hub id."""
-    block = replace(cfg.sample, round=number)
+    # Prompts of its own do not depend on the number of rounds: runs with more or fewer rounds share this one's nodes.
+    block = replace(cfg.sample, round=number, rounds=1 if cfg.sample.prompts_per_round else cfg.rounds)
     if not block.pool:
         pool = wire_candidate_source(replace(block, pool=None), make_node, policy, data)
         return pool, {"sample": pool}

@@ -71,6 +71,12 @@ def validate_pairs(cfg: Config) -> None:
     prompts, candidates = split_rows(cfg, "preference"), cfg.sample.most
     if prompts == 0:
         raise UserError("sample has no prompts. Raise data.tasks.preference, or splits.preference of a source.")
+    own = cfg.sample.prompts_per_round
+    if own and prompts is not None and prompts < cfg.rounds * own:
+        raise UserError(
+            f"sample.prompts_per_round={own}: rounds={cfg.rounds} needs {cfg.rounds * own} prompts, and there are at "
+            f"most {prompts}. Lower one of the two, or raise data.tasks.preference."
+        )
     if cfg.stage in (Target.sample, Target.pool, Target.label) or candidates is None:
         return
     if candidates < 2:
@@ -83,7 +89,7 @@ def validate_pairs(cfg: Config) -> None:
         )
     if prompts is None:
         return
-    prompts = min(prompts, cfg.sample.prompts or prompts)
+    prompts = min(prompts, cfg.sample.prompts or prompts, own or prompts)
     pairs_per_prompt = 1 if cfg.pairs.strategy is Strategy.best_worst else cfg.pairs.max_per_prompt
     pair_limit = prompts * min(pairs_per_prompt, candidates * (candidates - 1) // (1 if cfg.label.own else 2))
     target = OBJECTIVES.get(cfg.stage)

@@ -109,6 +109,8 @@ def test_plan_shares_the_prompts_among_rounds(chain: Chain) -> None:
     assert half.tokens == pytest.approx(once / 2, abs=1)
     few = cost_of(chain.root, "sample", "sample.prompts=12")
     assert few.tokens == pytest.approx(once / 4, abs=1), "of 48"
+    own = cost_of(chain.root, "sample_1", "rounds=3", "sample.prompts_per_round=12")
+    assert own.tokens == few.tokens, "whatever the number of rounds"
     pairs = chain.manifest("dpo")["metrics"]["tokens"]
     assert cost_of(chain.root, "dpo", "sample.prompts=12").tokens == pytest.approx(pairs / 4, rel=0.5)
 

@@ -222,6 +222,8 @@ REFUSED = [
     ("sample.seed=-1", "sample.seed=-1: the value must be"),
     ("sample.round=1", "sample.round=1: only the pipeline sets"),
     ("sample.rounds=2", "Type rounds=2 instead"),
+    ("rounds=3 sample.prompts_per_round=17", "rounds=3 needs 51 prompts, and there are at most 48"),
+    ("sample.prompts_per_round=2 sample.candidates_per_prompt=2 dpo.batch_size=8", "from 2 prompts"),
     ("sample=openai", "sample.endpoint.base_url is not an address"),
     (f"{ENDPOINT} sample.endpoint.base_url=localhost:8000", "sample.endpoint.base_url is not an address"),
     (f"{ENDPOINT} sample.endpoint.base_url=https://me:word@host/v1", "base_url holds a user"),

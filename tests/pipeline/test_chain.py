@@ -21,6 +21,7 @@ from stages.hardware import memory
 from stages.models.contract import load_contract
 from stages.pipeline import provenance
 from stages.pipeline.graph import VERSIONS, requested_nodes
+from stages.sample import select_round
 from stages.store.records import Candidate, Example, load
 from stages.store.store import Store
 from stages.store.text_lengths import text_lengths
@@ -124,6 +125,35 @@ def test_two_rounds_divide_the_prompts(chain: Chain) -> None:
     assert chain.manifest("reference", "rounds=2")["metrics"]["retokenised"] == 0
     last = chain.manifest("dpo", "rounds=2")
     assert last["inputs"]["policy"]["stage"] == "dpo"
+
+
+def test_prompts_of_their_own_let_a_run_with_more_rounds_reuse_every_node(chain: Chain) -> None:
+    """In two and three rounds: the first two are the same nodes, and no prompt is asked in two rounds."""
+    own = ("stage=dpo", "sample.prompts_per_round=16")
+    build(chain.root, *own, "rounds=2")
+    before = chain.count()
+    build(chain.root, *own, "rounds=3")
+    assert chain.count() - before == dict.fromkeys(("sample", "label", "pairs", "reference", "dpo"), 1), "the third"
+    two, three = nodes(chain.root, *own, "rounds=2"), nodes(chain.root, *own, "rounds=3")
+    for stage in ("sample", "label", "pairs", "reference", "dpo"):
+        for shorter, longer in ((f"{stage}_1", f"{stage}_1"), (stage, f"{stage}_2")):
+            assert two[shorter].fingerprint == three[longer].fingerprint
+    asked = [
+        [prompt.id for prompt in load(chain.folder(name, *own, "rounds=3") / "prompts.parquet", Example)]
+        for name in ("sample_1", "sample_2", "sample")
+    ]
+    assert [len(ids) for ids in asked] == [16, 16, 16]
+    assert len({prompt for ids in asked for prompt in ids}) == 48, "every prompt of the data once"
+
+
+def test_a_round_without_enough_prompts_of_its_own_is_refused(chain: Chain) -> None:
+    """Where a file's rows are not counted before the run, the stage refuses what composition cannot."""
+    block = settings("rounds=3", "sample.prompts_per_round=20").sample
+    prompts = [e for e in load(chain.folder("data") / "examples.parquet", Example) if e.split == "preference"]
+    first, second = (select_round(replace(block, round=number), prompts) for number in (0, 1))
+    assert (len(first), len(second)) == (20, 20)
+    with pytest.raises(UserError, match="prompts_per_round=20: round 3 has 8 of 48 prompts left"):
+        select_round(replace(block, round=2), prompts)
 
 
 def test_every_command_that_is_shown_builds_its_node(built: Path) -> None:

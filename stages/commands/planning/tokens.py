@@ -54,8 +54,9 @@ def reads_selected(node: Node) -> bool:
 
 
 def asked_prompts(node: Node, prompts: float) -> float:
-    """Return how many of a split's prompts a stage asks: the share of one round, up to its limit."""
-    return min(prompts / node.settings.get("rounds", 1), node.settings.get("prompts") or math.inf)
+    """Return how many of a split's prompts a stage asks: those of one round, up to its limit."""
+    limits = [node.settings.get(key) or math.inf for key in ("prompts", "prompts_per_round")]
+    return min(prompts / node.settings.get("rounds", 1), *limits)
 
 
 def group_rows(data: Node, selected: bool) -> dict[str, float]:

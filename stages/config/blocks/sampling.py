@@ -46,6 +46,7 @@ class CandidateFile:
     columns: dict[str, Any]
     own_prompts: bool
     prompts: int | None
+    prompts_per_round: int | None
     rounds: int
     round: int
     max_failed: float | None
@@ -70,6 +71,7 @@ class Sample:
     sampler: str = MISSING
     own: Own = field(default_factory=Own)
     prompts: int | None = between(1, 1_000_000_000)
+    prompts_per_round: int | None = between(1, 1_000_000_000)
     candidates_per_prompt: int = between(1, 10_000)
     temperatures: list[float] = between(0, 100)
     top_p: float = limited(Limit(0, "must be positive and at most 1", high=1, open=True))
