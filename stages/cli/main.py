@@ -17,7 +17,7 @@ from stages.cli.explain import explained
 from stages.cli.recipes import BLOCKS
 from stages.config.choices import Command, Upstream
 from stages.config.errors import UserError, suggest
-from stages.config.schema import CONF, DOCS, Config, Target
+from stages.config.schema import CONF, DOCS, POLICY_STAGES, Config, Target
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
@@ -184,7 +184,7 @@ def next_command(cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> s
     stage = NEXT.get(cfg.stage)
     while stage and not is_allowed(replace(cfg, stage=stage), nodes, overrides):
         stage = NEXT.get(stage)
-    if stage is None and cfg.stage in (Target.dpo, Target.grpo):  # no prompt evaluates this policy
+    if stage is None and cfg.stage in POLICY_STAGES:  # no prompt evaluates this policy
         stage = Command.chat
     return provenance.command(stage, overrides) if stage else None
 

@@ -35,7 +35,7 @@ from stages.cli.explain import explain, explained
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Command, Split, SweepMetric, Upstream
 from stages.config.errors import UserError, require_known, visible
-from stages.config.schema import Config, Target
+from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.build import build
 from stages.pipeline.graph import VERSIONS, requested_nodes
@@ -89,7 +89,7 @@ class Sweep(Callback):
             log.info("Compare: %s", provenance.command("compare", [*outputs, f"compare.sweep={folder}"]))
         split = [] if any(o.startswith("answer.split=") for o in typed) else ["answer.split=validation"]
         # Evaluations reuse the trained models and measure more than held-out pairs.
-        if config.stage in (Target.dpo, Target.grpo) and not is_untested(config, validation=bool(split)):
+        if config.stage in POLICY_STAGES and not is_untested(config, validation=bool(split)):
             log.info("To evaluate them: %s -m", provenance.command("eval", [*typed, *split]))
         if failed := [path.read_text(encoding="utf-8") for path in sorted(folder.glob(f"*/{ERROR}"))]:
             jobs = len(list(folder.glob("*/.hydra")))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from stages.config.blocks.pairs import Unpaired
 from stages.config.choices import Command, ExportFormat, Role
 from stages.config.errors import UserError
-from stages.config.schema import Config, Target
+from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.evaluation_graph import TITLES, evaluated_models
@@ -24,8 +24,7 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-TRAINED = (Target.dpo, Target.grpo)  # stages that train a policy
-ENDS = (Target.report, Target.eval, *TRAINED)  # stages at which a run with a policy can end, the last first
+ENDS = (Target.report, Target.eval, *POLICY_STAGES)  # stages at which a run with a policy can end, the last first
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def run_of(end: Node, unpaired: Unpaired) -> FinishedRun:
     else:
         sft = next(node for node in end.lineage if node.stage == Target.sft)
         models = {str(Role.base): sft.inputs["base"], str(Role.sft): sft}
-        models |= {str(Role.policy): end} if end.stage in TRAINED else {}
+        models |= {str(Role.policy): end} if end.stage in POLICY_STAGES else {}
         titles = {role: TITLES.get(Role(role), model.stage.upper()) for role, model in models.items()}
     return FinishedRun(str(end), models, titles, evaluation, training_tables(models, unpaired))
 

@@ -33,6 +33,8 @@ Target = StrEnum(
     "base source data select sft sample pool label pairs unpaired reference dpo grpo reward answer versus eval report",
 )
 
+POLICY_STAGES = (Target.dpo, Target.grpo)  # stages that train the policy
+
 
 @dataclass
 class Report:

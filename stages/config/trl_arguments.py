@@ -175,11 +175,8 @@ def argument_fields(name: str) -> dict[str, ast.AnnAssign]:
     own = name if name == "model" else OBJECTIVES[name].trl.removesuffix("Config").lower()
     sources = [("trl", f"trainer/{own}_config.py")] if own else []
     if name != "model":
-        sources = [
-            ("transformers", "training_args.py"),
-            *([("trl", "trainer/base_config.py")] if own else []),
-            *sources,
-        ]
+        base = [("trl", "trainer/base_config.py")] if own else []
+        sources = [("transformers", "training_args.py"), *base, *sources]
     lines = [line for source in sources for definition in classes(*source) for line in definition.body]
     fields = [line for line in lines if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)]
     return {field.target.id: field for field in fields if isinstance(field.target, ast.Name)}

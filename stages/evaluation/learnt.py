@@ -63,8 +63,8 @@ def learnt_results(cfg: Eval, inputs: dict[str, Path], before: str, out: StageDi
 
 
 def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[str, PairLogProbs]]:
-    """Read the pairs held out from training, each with its prompt's id. Pairs that SFT's template
-    cannot render or that exceed SFT's context are left out, with a warning."""
+    """Read the pairs held out from training, each with its prompt's id. Pairs that SFT's template cannot
+    render or that exceed SFT's context are left out, with a warning."""
     sft_contract, longest = (load_contract(inputs["sft"] / "model"), read_context_length(inputs["sft"] / "model"))
     dropped = Dropped(out, "held-out pairs")
     held_out_pairs = (pair for pair in stream(inputs["pairs"] / "pairs.parquet", Pair) if pair.split == "validation")

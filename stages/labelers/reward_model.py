@@ -7,7 +7,7 @@ margin is a difference of two quantiles.
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,17 @@ class RewardModel(Labeler):
         """Return the device and, if a model was loaded, its number of parameters: both determine the run time."""
         return {"device": str(loading.resolve_device(self.cfg.runtime.device)), **self.model_figures}
 
+    @cached_property
+    def reading(self) -> "Reading":
+        """Return the rendering of prompts and answers, once for all steps of GRPO."""
+        return Reading(self.folder)
+
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
         return self.judge_all(Pool([prompt], candidates))
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Yield judgements with the reward in `raw`. A candidate that the model cannot read gets an error."""
-        prompts, reading = {prompt.id: prompt for prompt in pool.prompts}, Reading(self.folder)
-        score_shard = partial(self.score, prompts, reading)
+        score_shard = partial(self.score, {prompt.id: prompt for prompt in pool.prompts})
         size, name = self.cfg.runtime.shard_size, f"label {self.name}"
         key = lambda c: c.candidate_id
         judgements = [*produce_in_shards([*pool.candidates], key, score_shard, Judgement, key, size, name, self.out)]
@@ -75,20 +79,20 @@ class RewardModel(Labeler):
     def judge_rollouts(self, pool: Pool) -> Iterator[Judgement]:
         """Yield judgements whose score is the reward itself. A step's candidates are no pool to compare it with."""
         prompts = {prompt.id: prompt for prompt in pool.prompts}
-        for _, [judgement] in self.score(prompts, Reading(self.folder), [*pool.candidates]):
+        for _, [judgement] in self.score(prompts, [*pool.candidates]):
             yield replace(judgement, score=float(judgement.raw)) if judgement.raw else judgement
 
     def score(
-        self, prompts: Mapping[str, Example], reading: "Reading", candidates: Sequence[Candidate]
+        self, prompts: Mapping[str, Example], candidates: Sequence[Candidate]
     ) -> Iterator[tuple[Candidate, list[Judgement]]]:
         """Yield every candidate with a judgement: the reward in `raw`, or an error. `prompts`: by id."""
         readable = list[Readable]()
         for c in candidates:
             try:
-                readable.append((c, reading.ids(prompts[c.prompt_id], c)))
+                readable.append((c, self.reading.ids(prompts[c.prompt_id], c)))
             except ContractError as reason:
                 yield c, [Judgement(c.prompt_id, self.name, c.candidate_id, error=str(reason))]
-        for c, reward in self.rewards(readable, reading.pad_id):
+        for c, reward in self.rewards(readable, self.reading.pad_id):
             yield c, [Judgement(c.prompt_id, self.name, c.candidate_id, raw=repr(reward))]
 
     def rewards(self, readable: Sequence[Readable], pad_id: int) -> Iterator[tuple[Candidate, float]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 
+from stages.config.schema import POLICY_STAGES
 from stages.store.manifest import Manifest
 
 COMPUTING = {"sft": "SFT", "sample": "candidates", "dpo": "DPO", "grpo": "GRPO", "answer_policy": "answers"}
@@ -57,7 +58,7 @@ def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: li
         values["pairs"] = pairs(nodes["pairs"], nodes["label"])
     if policy["stage"] == "grpo":
         values["completions"] = rollouts(policy)
-    if policy["stage"] in ("dpo", "grpo"):
+    if policy["stage"] in POLICY_STAGES:
         values[title] = objective(policy)
     earlier = [role for role in nodes if re.fullmatch(r"pairs_\d+", role)]
     if earlier:
