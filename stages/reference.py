@@ -28,7 +28,8 @@ ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
 def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `logprobs.parquet`: token ids and log-probs of every pair that the contract can render.
+    """Publish `logprobs.parquet`: token ids and log-probs of every pair that the contract can render. The metric
+    `ordered` is the share of pairs whose chosen completion is the likelier one before training.
 
     Ids that the policy sampled are used; other texts are tokenised and counted.
     """
@@ -74,12 +75,13 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
 
     size = cfg.runtime.shard_size
     scored = produce_in_shards(rows.ids, str, score, PairLogProbs, lambda p: p.id, size, "reference", out, rows=2)
-    tokens, total = sum(rows.tokens("chosen_ids", "rejected_ids")), 0.0
+    tokens, total, ordered = sum(rows.tokens("chosen_ids", "rejected_ids")), 0.0, 0
 
     def add_up() -> Iterator[PairLogProbs]:
-        nonlocal total
+        nonlocal total, ordered
         for pair in scored:
-            total += sum(pair.chosen_logps) + sum(pair.rejected_logps)
+            chosen, rejected = sum(pair.chosen_logps), sum(pair.rejected_logps)
+            total, ordered = total + chosen + rejected, ordered + (chosen > rejected)
             yield pair
 
     save(out / "logprobs.parquet", add_up(), PairLogProbs)
@@ -91,6 +93,8 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         "retokenised": retokenised,
         "tokens": tokens,
         "mean_logp": mean,
-        "summary": f"{len(scored)} pairs, {tokens} completion tokens, {signed(mean, '{:z.3f}')} nats per token"
+        "ordered": ordered / len(scored),
+        "summary": f"{len(scored)} pairs, {tokens} completion tokens, {signed(mean, '{:z.3f}')} nats per token; chosen "
+        f"is already likelier in {ordered / len(scored):.0%}"
         + (f"; {retokenised} of {2 * len(scored)} completions tokenised from their text" if retokenised else ""),
     }

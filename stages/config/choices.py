@@ -34,7 +34,7 @@ Upstream = StrEnum("Upstream", "build require")
 SweepMetric = StrEnum("SweepMetric", "pass_rate validation_loss")
 
 # The choice of a prompt's pairs of candidates. `stages/pairing/strategies.py` has a function for each word.
-Strategy = StrEnum("Strategy", "best_worst all random margin best_random hard length_matched ranked")
+Strategy = StrEnum("Strategy", "best_worst all random margin best_random hard likely length_matched ranked")
 
 # The answers that SFT learns from: the data's (given), or also the base model's best ones (selected).
 Demonstrations = StrEnum("Demonstrations", "given selected")

@@ -8,6 +8,7 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Callable
+from math import inf
 from statistics import fmean
 from typing import Any
 
@@ -43,6 +44,12 @@ def hard_negatives(contrasts: list[Contrast]) -> list[Contrast]:
     return narrowest_first(best_against_worse(contrasts))
 
 
+def likeliest_mistakes(contrasts: list[Contrast]) -> list[Contrast]:
+    """Return the likeliest worse candidates first, by the log-prob of the model that drew them: mistakes that it makes
+    without luck, as greedy answers would. Each is set against a better one at random. This rule is our own."""
+    return sorted(contrasts, key=lambda c: -inf if c.worse.logprob is None else c.worse.logprob, reverse=True)
+
+
 def equal_lengths_first(contrasts: list[Contrast]) -> list[Contrast]:
     """Return the most equal lengths first, against length bias (arXiv:2310.03716); for equal ratios the widest."""
     return sorted(contrasts, key=lambda c: (c.length_ratio, -c.distance))
@@ -60,6 +67,7 @@ ORDERS: dict[Strategy, Callable[[list[Contrast]], list[Contrast]]] = {
     Strategy.margin: narrowest_first,
     Strategy.best_random: best_against_worse,
     Strategy.hard: hard_negatives,
+    Strategy.likely: likeliest_mistakes,
     Strategy.length_matched: equal_lengths_first,
     Strategy.ranked: top_down,
 }

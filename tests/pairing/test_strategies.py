@@ -59,6 +59,19 @@ def test_a_strategy_takes_first_what_it_says(prompt: int) -> None:
     assert in_order == sorted(in_order, reverse=True) and len(in_order) == len(contrasts)
 
 
+def test_the_likeliest_mistake_comes_first_and_one_of_unknown_likelihood_last() -> None:
+    answers = [
+        (replace(answer, logprob=None if i == 3 else -float(i)), score)
+        for i, (answer, score) in enumerate(
+            zip([answer for answer, _ in scored("likely")], [1.0, 0.0, 1.0, 0.0, 0.5, 0.0], strict=False)
+        )
+    ]
+    order = [c.worse.logprob for c in select_contrasts(contrasts_of(answers), Strategy.likely, MANY, "p")]
+    logprobs = [value for value in order if value is not None]
+    assert logprobs == sorted(logprobs, reverse=True) and logprobs[0] == -1.0
+    assert order[len(logprobs) :] == [None] * (len(order) - len(logprobs)) != []
+
+
 def test_strengths_explain_the_wins_that_there_were() -> None:
     """At the likeliest strengths, expected wins equal observed ones (Hunter 2004), with one more win and loss each."""
     for n in (2, 5, 12):
