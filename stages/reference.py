@@ -94,7 +94,7 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         "tokens": tokens,
         "mean_logp": mean,
         "ordered": ordered / len(scored),
-        "summary": f"{len(scored)} pairs, {tokens} completion tokens, {signed(mean, '{:z.3f}')} nats per token; chosen "
-        f"is already likelier in {ordered / len(scored):.0%}"
+        "summary": f"{len(scored)} pairs, {tokens} completion tokens, {signed(mean, '{:z.3f}')} nats per token; the "
+        f"chosen one is already likelier in {ordered / len(scored):.0%}"
         + (f"; {retokenised} of {2 * len(scored)} completions tokenised from their text" if retokenised else ""),
     }
