@@ -6,7 +6,6 @@ from typing import Any
 from stages.config.blocks.training import DPO
 from stages.evaluation.displacement import displacement
 from stages.models.contract import load_contract
-from stages.models.loading import load_model
 from stages.models.scoring import join_reference
 from stages.objectives import dpo as objective
 from stages.store.records import Pair, PairLogProbs, stream
@@ -30,14 +29,15 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
     frozen = inputs.get("frozen", inputs["policy"]) / "model"  # the weights under a continued adapter
     fit = Fit(objective.StoredReferenceTrainer, cfg, rows, contract, frozen, out)
-    policy = objective.trainable_model(frozen, inputs["policy"] / "adapter", fit.cfg, fit.args.device, out)
+    adapter, device = inputs["policy"] / "adapter", fit.args.device
+    policy = objective.trainable_model(frozen, adapter, contract, fit.cfg, device, out)
     trainer = fit.build_trainer(policy)
     first_step = objective.FirstStepCheck(trainer, inputs, rows.train.ids)
     fit.train(first_step)
     held_out_margins = objective.reward_margins(trainer, objective.read_reference(inputs, held_out.ids))
     if not out.is_main:
         return {}
-    fit.publish(lambda weights: load_model(frozen, weights), held_out_margins)
+    fit.publish(lambda weights: objective.load_frozen(frozen, contract, cfg, weights), held_out_margins)
 
     figures = first_step.figures | objective.read_last_figures(out.path)
     warning = displacement(figures, held_out.rows)

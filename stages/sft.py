@@ -45,7 +45,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     if not out.is_main:
         return {}
     by_row = [{"id": row, "loss": loss} for row, loss in zip(rows.validation.ids, losses, strict=False)]
-    fit.publish(lambda weights: objective.apply_contract(load_model(base, weights), contract, cfg.seed), by_row)
+    fit.publish(lambda weights: objective.load_start(base, contract, cfg, weights), by_row)
     objective.write_token_example(rows.report_row, contract, out / "token_example.json")
 
     figures = {"steps": fit.steps, **best}

@@ -14,13 +14,13 @@ from unittest.mock import patch
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOTrainer
 from trl.trainer import dpo_trainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import DPO
-from stages.config.choices import DPOReference, Precision, Sharding
+from stages.config.choices import Adapter, DPOReference, Precision, Sharding, Weights
 from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.loading import load_model
@@ -32,6 +32,7 @@ from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.sealed_json import read_note, write_note
 from stages.store.workspace import SCRATCH, StageDir, last_values, read_curves
 from stages.training.adapters import AnyModel, apply_adapter
+from stages.training.end_of_turn import separate_end_of_turn
 from stages.training.fit import SplitRows, pack_if_possible
 from stages.training.micro_batches import Batch, MicroBatches, select_row
 from stages.training.saving import checkpoint_folder, list_checkpoints
@@ -168,10 +169,20 @@ def read_rows(
     return rows
 
 
-def trainable_model(frozen: Path, adapter: Path, cfg: DPO, device: torch.device, out: StageDir) -> AnyModel:
+def trainable_model(
+    frozen: Path, adapter: Path, contract: Contract, cfg: DPO, device: torch.device, out: StageDir
+) -> AnyModel:
     """Return the policy with what `dpo.adapter` trains: all weights, a new adapter, or the SFT's adapter continued."""
-    model = pack_if_possible(load_model(frozen, cfg.start_weights, device), cfg, out)
-    return apply_adapter(model, cfg, before=adapter)
+    model = load_frozen(frozen, contract, cfg, cfg.start_weights, device)
+    return apply_adapter(pack_if_possible(model, cfg, out), cfg, before=adapter)
+
+
+def load_frozen(
+    frozen: Path, contract: Contract, cfg: DPO, weights: Weights, device: torch.device | None = None
+) -> PreTrainedModel:
+    """Return the policy, or the base of a continued adapter, with the row that SFT gave its end of turn."""
+    model = load_model(frozen, weights, device)
+    return separate_end_of_turn(model, contract) if cfg.adapter is Adapter.continued else model
 
 
 class FirstStepCheck(TrainerCallback):

@@ -13,7 +13,7 @@ from trl.trainer import disable_dropout_in_model
 from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import SFT
-from stages.config.choices import Split, TrainedTurns
+from stages.config.choices import Split, TrainedTurns, Weights
 from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.loading import load_model
@@ -25,6 +25,7 @@ from stages.store.dropped import Dropped
 from stages.store.records import Example
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
+from stages.training.end_of_turn import separate_end_of_turn
 from stages.training.fit import SplitRows
 from stages.training.micro_batches import Batch, MicroBatches, select_row
 from stages.training.token_rows import Row, TokenRows
@@ -182,11 +183,18 @@ class IsolationCheck(TrainerCallback):
 
 def trainable_model(base: Path, contract: Contract, cfg: SFT, device: torch.device) -> AnyModel:
     """Return the base model, or a new adapter on it, ready to train."""
-    model = apply_contract(load_model(base, cfg.start_weights, device), contract, cfg.seed)
+    model = load_start(base, contract, cfg, cfg.start_weights, device)
     if cfg.packing:
         pack_segments(model)
     disable_dropout_in_model(model)  # dropout draws a mask per micro-batch, so its division would change results
     return apply_adapter(model, cfg)
+
+
+def load_start(
+    base: Path, contract: Contract, cfg: SFT, weights: Weights, device: torch.device | None = None
+) -> PreTrainedModel:
+    """Return the base model under the contract, with a row of its own for the end of turn."""
+    return separate_end_of_turn(apply_contract(load_model(base, weights, device), contract, cfg.seed), contract)
 
 
 def apply_contract(model: PreTrainedModel, contract: Contract, seed: int) -> PreTrainedModel:

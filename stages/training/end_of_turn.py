@@ -1,8 +1,9 @@
-"""Check that a trained model can distinguish the end of a turn from tokens that were never trained.
+"""Give the end of a turn a row of its own, and check that the trained model distinguishes it from untrained tokens.
 
 No text contains untrained tokens, so training only lowers their logits, and their rows of the output embedding become
 parallel. The row of an end of turn that the base never saw is one of these rows. Sampling then draws untrained tokens
-in its place, and a preference loss that lowers their logits lowers the end of turn too.
+in its place, and a preference loss that lowers their logits lowers the end of turn too. So SFT begins with
+another row: that of the base's end of sequence, which ended its texts, or a random one.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from transformers import PreTrainedModel
 
 from stages.config.blocks.training import SFT
 from stages.config.choices import Adapter
@@ -22,6 +24,25 @@ ALIKE_COSINE = 0.8  # rows with at least this cosine are similar
 # for a base, as in the tests, had 1,371 and 2,472 after SFT: 35% and 31% of their candidates ended at temperature 0.9.
 MANY_ALIKE_ROWS = 1000
 ROWS_AT_ONCE = 8192  # of the embedding that are in memory at once
+
+
+@torch.no_grad()
+def separate_end_of_turn(model: PreTrainedModel, contract: Contract) -> PreTrainedModel:
+    """Return the model with other embedding rows of its end of turn, if many rows of the output embedding are similar.
+    A model on the meta device stays as it is: another process sends its rows."""
+    head, (token, *others) = model.get_output_embeddings(), contract.stop_ids
+    if head is None or head.weight.is_meta or not is_untrained(head.weight, token):
+        return model
+    trained = next((other for other in others if not is_untrained(head.weight, other)), None)
+    for weight in (model.get_input_embeddings().weight, head.weight):  # a single one if they are tied
+        direction = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(token)).to(weight)
+        own = direction * (weight.norm(dim=-1).mean() / direction.norm())
+        weight[token] = own if trained is None else weight[trained]
+    return model
+
+
+def is_untrained(rows: torch.Tensor, token: int) -> bool:
+    return count_alike(similarities(rows, token, len(rows))) >= MANY_ALIKE_ROWS
 
 
 def check_end_of_turn(cfg: SFT, base: Path, published: Path, contract: Contract, out: StageDir) -> dict[str, Any]:
@@ -51,14 +72,20 @@ def measure_similarity(model: Path, token: int) -> dict[str, Any]:
     file, name = location
     with safe_open(file, framework="pt") as tensors:
         weight = tensors.get_slice(name)
-        count = weight.get_shape()[0]
-        if token >= count:
+        if token >= weight.get_shape()[0]:
             return {}
-        row = torch.nn.functional.normalize(weight[token : token + 1].float(), dim=-1)[0]
-        cosines = torch.empty(count)
-        for start in range(0, count, ROWS_AT_ONCE):
-            rows = torch.nn.functional.normalize(weight[start : start + ROWS_AT_ONCE].float(), dim=-1)
-            cosines[start : start + ROWS_AT_ONCE] = rows @ row
+        cosines = similarities(weight, token, weight.get_shape()[0])
+    return {"nearest": float(cosines.max()), "nearest_id": int(cosines.argmax()), "alike": count_alike(cosines)}
+
+
+def similarities(rows: Any, token: int, count: int) -> torch.Tensor:
+    """Return the cosines of a token's row with all `count` rows, and -1 with itself. Not all are in memory at once."""
+    row = torch.nn.functional.normalize(rows[token : token + 1].float(), dim=-1)[0]
+    parts = (rows[start : start + ROWS_AT_ONCE].float() for start in range(0, count, ROWS_AT_ONCE))
+    cosines = torch.cat([torch.nn.functional.normalize(part, dim=-1) @ row for part in parts])
     cosines[token] = -1.0
-    alike = int((cosines >= ALIKE_COSINE).sum())
-    return {"nearest": float(cosines.max()), "nearest_id": int(cosines.argmax()), "alike": alike}
+    return cosines
+
+
+def count_alike(cosines: torch.Tensor) -> int:
+    return int((cosines >= ALIKE_COSINE).sum())

@@ -85,6 +85,7 @@ def trl_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
 def our_trainer(cfg: Any, forward: str, dataset: Any, tokenizer: Any, folder: Path) -> Any:
     """Build the trainer as stage=dpo does."""
 
+    from stages.models.contract import load_or_derive_contract
     from stages.models.loading import resolve_device
     from stages.objectives.dpo import StoredReferenceTrainer, trainable_model
     from stages.store.workspace import StageDir
@@ -103,9 +104,10 @@ def our_trainer(cfg: Any, forward: str, dataset: Any, tokenizer: Any, folder: Pa
     block.trainer, block.seed = {"lr_scheduler_type": "constant"}, cfg.seed
     out = StageDir(folder, lambda metrics, step: None)
     args = training_arguments(block, out, precompute_ref_log_probs=True)
-    block = budget.decide_open_settings(block, args, Path(cfg.model), out)
+    model = Path(cfg.model)
+    block = budget.decide_open_settings(block, args, model, out)
     return StoredReferenceTrainer(
-        trainable_model(Path(cfg.model), Path(), block, resolve_device("auto"), out),
+        trainable_model(model, Path(), load_or_derive_contract(model), block, resolve_device("auto"), out),
         cfg=block,
         out=out,
         schedule=EpochSchedule([str(i) for i in range(len(dataset))], block.batch_size, block.seed, "dpo"),

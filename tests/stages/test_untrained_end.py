@@ -1,4 +1,5 @@
-"""A base that never chatted: its end of turn lies among thousands of unused tokens, and the run says so in time."""
+"""A base that never chatted: its end of turn lies among thousands of unused tokens. SFT gives it a row of its own, and
+a run of a model that got none says so in time."""
 
 import json
 from pathlib import Path
@@ -10,13 +11,15 @@ from tokenizers import AddedToken
 import stages.base
 from stages.config.choices import Unfinished
 from stages.config.errors import UserError
+from stages.models.contract import Contract
 from stages.models.loading import load_model, load_tokenizer
+from stages.objectives import sft
 from stages.samplers.probe import EACH, PROMPTS, TEMPERATURES, Draw, Endings, best_temperature, endings
 from stages.store.records import Pair, load
 from stages.store.truncation import MOST, ending_advice, resolve_unfinished
 from stages.store.workspace import StageDir
 from stages.training import end_of_turn
-from stages.training.end_of_turn import MANY_ALIKE_ROWS, measure_similarity
+from stages.training.end_of_turn import ALIKE_COSINE, MANY_ALIKE_ROWS, measure_similarity, separate_end_of_turn
 from tests.helpers import Chain, build, settings
 
 UNUSED, COSINE = 2000, 0.91
@@ -50,12 +53,58 @@ def base_that_never_chatted(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Chain, tuple[str, ...]]:
-    """A chain from such a base, sampled at 0.4, and its overrides. Do not write to it."""
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return base_that_never_chatted(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def chain(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Chain, tuple[str, ...]]:
+    """A chain from such a base, sampled at 0.4, and its overrides. SFT trains as other programs do, without a new row.
+    Do not write to it."""
     folder = tmp_path_factory.mktemp("untrained")
-    overrides = (f"model.path={base_that_never_chatted(folder / 'base')}", *SIZES, COOL, "pairs.unfinished=keep")
-    build(folder / "outputs", "stage=report", *overrides)
+    overrides = (f"model.path={base}", *SIZES, COOL, "pairs.unfinished=keep")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sft, "separate_end_of_turn", lambda model, contract: model)
+        build(folder / "outputs", "stage=report", *overrides)
     return Chain(folder / "outputs"), overrides
+
+
+@pytest.mark.parametrize("adapters", [(), ("sft.adapter=lora", "dpo.adapter=continued")])
+def test_with_a_row_of_its_own_the_end_of_turn_is_learnt_and_kept(
+    adapters: tuple[str, ...], base: Path, tmp_path: Path
+) -> None:
+    store, overrides = Chain(tmp_path), (f"model.path={base}", *SIZES, HOT, "pairs.unfinished=keep", *adapters)
+    build(store.root, "stage=eval", *overrides)
+    manifest, results = store.manifest("sft", *overrides), store.folder("eval", *overrides) / "results.json"
+    assert not any(TURNS[1] in warning for warning in manifest["warnings"])
+    figures = manifest["metrics"]["end_of_turn"]
+    assert figures["before"]["alike"] >= UNUSED and figures["after"]["alike"] < MANY_ALIKE_ROWS
+    if not adapters:
+        assert store.manifest("sample", *overrides)["metrics"]["stop_rate"] > 0.95
+        assert json.loads(results.read_text())["stop_rate"]["policy"] > 0.95
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_new_row_is_that_of_the_end_of_sequence_unless_that_is_untrained_too(base: Path, tied: bool) -> None:
+    model, tokenizer = load_model(base), load_tokenizer(base)
+    if not tied:
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    rows = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    end, unused, trained = *tokenizer.convert_tokens_to_ids([TURNS[1], "<unused7>"]), 5
+    for others in ([unused, trained], [unused], []):
+        before = [weight.detach().clone() for weight in rows]
+        separate_end_of_turn(model, Contract(tokenizer, [end, *others]))
+        kept = [i for i in range(len(rows[0])) if i != end]
+        for weight, old in zip(rows, before, strict=True):
+            assert torch.equal(weight[kept], old[kept])
+            assert torch.equal(weight[end], old[trained]) is (trained in others)
+            cosines = torch.nn.functional.cosine_similarity(weight[kept], weight[end : end + 1])
+            assert int((cosines >= ALIKE_COSINE).sum()) <= 1
+        for weight in rows:
+            weight.data[end] = weight.data[unused]
+    before_all = rows[0].detach().clone()
+    separate_end_of_turn(model, Contract(tokenizer, [trained]))
+    assert torch.equal(rows[0], before_all), "a trained end of turn stays as it is"
 
 
 def test_sft_says_that_the_end_of_turn_is_not_told_apart(chain: tuple[Chain, tuple[str, ...]]) -> None:
