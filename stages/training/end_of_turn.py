@@ -30,10 +30,10 @@ ROWS_AT_ONCE = 8192  # of the embedding that are in memory at once
 def separate_end_of_turn(model: PreTrainedModel, contract: Contract) -> PreTrainedModel:
     """Return the model with other embedding rows of its end of turn, if many rows of the output embedding are similar.
     A model on the meta device stays as it is: another process sends its rows."""
-    head, (token, *others) = model.get_output_embeddings(), contract.stop_ids
+    head, token = model.get_output_embeddings(), contract.stop_ids[0]
     if head is None or head.weight.is_meta or not is_untrained(head.weight, token):
         return model
-    trained = next((other for other in others if not is_untrained(head.weight, other)), None)
+    trained = next((stop for stop in contract.stop_ids if not is_untrained(head.weight, stop)), None)
     for weight in (model.get_input_embeddings().weight, head.weight):  # a single one if they are tied
         direction = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(token)).to(weight)
         own = direction * (weight.norm(dim=-1).mean() / direction.norm())
