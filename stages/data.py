@@ -78,8 +78,7 @@ def validate_user_tasks(examples: list[Example]) -> None:
 
 
 def join(cfg: Data, examples: list[Example], files: list[Path], out: StageDir) -> tuple[SplitLedger, list[SourceRows]]:
-    """Return the ledger of prompts, and of each source the rows whose prompts are neither generated nor in an earlier
-    source."""
+    """Return the ledger of prompts, and of each source the rows with prompts that nothing before them has."""
     rows = gather_rows(examples, files)
     ledger, joined = SplitLedger(rows), list[SourceRows]()
     ledger.claim(np.arange(len(examples)))

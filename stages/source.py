@@ -62,8 +62,7 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
 def examples(
     cfg: OneSource, own: Callable[[Any], ParsedRow] | None, audit: RowFilter, report: ReadReport, counts: Counter[str]
 ) -> Iterator[SourceRow]:
-    """Return the examples of a source, without rows that the audit rejects. Fill `report`, and `counts` of
-    examples by split."""
+    """Return the examples of a source that pass the audit. Fill `report`, and `counts` of examples by split."""
     source, name, shares = cfg.source, Path(cfg.source.path).name, cfg.source.shares
     unchecked = list[Check]()  # one list for all rows saves the garbage collector many objects
 

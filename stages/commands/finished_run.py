@@ -142,8 +142,7 @@ def run_of(end: Node, unpaired: Unpaired) -> FinishedRun:
 
 
 def training_tables(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
-    """Return the nodes of a dataset of published models, as `graph.published` does: pairs and unpaired labels of every
-    round, and the examples of SFT."""
+    """Return the nodes of a dataset as `graph.published` does: pairs and labels of every round, and SFT's examples."""
     policy, tables = models.get(Role.policy), list[Node]()
     while policy and policy.stage == Target.dpo:
         pairs = policy.inputs["pairs"]

@@ -1,5 +1,4 @@
-"""Likelihood displacement: chosen completions lose probability together with rejected ones (arXiv:2402.13228,
-arXiv:2410.08847)."""
+"""Likelihood displacement: chosen completions lose probability together with rejected ones (arXiv:2402.13228)."""
 
 from typing import Any
 

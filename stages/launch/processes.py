@@ -96,8 +96,7 @@ def write_job(scratch: Path, job: dict[str, Any]) -> None:
 def run_agent(
     job: Path, node_rank: int, out: StageDir | None = None, listen: Callable[..., None] | None = None
 ) -> int:
-    """Start this machine's agent, pass new points of the curves to `listen` while it runs, and return its exit
-    code."""
+    """Start this machine's agent, pass new points of the curves to `listen`, and return its exit code."""
     command = [sys.executable, "-m", "stages.launch.agent", str(job), str(node_rank)]
     # close_fds=False: the agent inherits the descriptor of the node's lock, so the node stays locked while it lives.
     process = subprocess.Popen(command, close_fds=False)

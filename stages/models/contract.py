@@ -56,8 +56,7 @@ class Contract:
         return tokens
 
     def examples(self, conversations: Iterable[list[Message]]) -> Iterator[Tokens | ContractError]:
-        """Yield `example` of each conversation, or its error. Each slow call of the tokenizer renders
-        RENDERED_AT_ONCE."""
+        """Yield `example` of each conversation, or its error, RENDERED_AT_ONCE for each slow call of the tokenizer."""
         remaining = iter(conversations)
         while batch := list(islice(remaining, RENDERED_AT_ONCE)):
             try:

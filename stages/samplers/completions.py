@@ -110,8 +110,7 @@ def complete(
 def make_candidate(
     request: Request, index: int, completion: Completion, contract: Contract, policy: str, sampler: str
 ) -> Candidate:
-    """Return a completion as the candidate at this index of its prompt. `policy`: the name of the model that wrote
-    it."""
+    """Return a completion as the candidate at this index of its prompt, by the model named `policy`."""
     ids = completion.token_ids
     text = str(completion.text) if ids is None else contract.text(ids)
     return Candidate(

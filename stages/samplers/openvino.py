@@ -91,8 +91,7 @@ class OpenVINOSampler(Sampler):
 
 
 def group_candidates(request: Request) -> list[list[int]]:
-    """Return indices of candidates that are drawn together: one group per temperature, and one per greedy
-    candidate."""
+    """Return indices of candidates that are drawn together: a group per temperature and per greedy candidate."""
     groups = defaultdict[tuple[float, int], list[int]](list)
     for i, temperature in enumerate(request.temperatures):
         groups[temperature, i if temperature == 0 else 0].append(i)

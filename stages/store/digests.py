@@ -53,6 +53,5 @@ def digests(files: Iterable[Path], cache: Path, fresh: bool = False) -> dict[Pat
 
 
 def entries(value: Any) -> dict[str, list[Any]]:
-    """Return the valid entries of the cache: a signature and a digest by path. Earlier versions wrote other
-    entries."""
+    """Return the valid entries of the cache, a signature and a digest by path, without those of earlier versions."""
     return {name: entry for name, entry in value.items() if len(entry) == 5 and len(str(entry[-1])) == 64}

@@ -19,8 +19,7 @@ from stages.tasks.words import split_wordings, wordings_of
 
 @dataclass
 class Instance:
-    """An instruction without its phrasing: the values of the phrasing's slots, the reference answer, its checks, and
-    the turns `before` the request."""
+    """An instruction without its phrasing: the slots' values, its reference and checks, and the turns `before` it."""
 
     slots: dict[str, str]
     reference: str

@@ -50,8 +50,7 @@ NO_TOPIC = "language"  # claim of kinds whose answers name the topic in another 
 
 @dataclass(frozen=True)
 class Request:
-    """An open request. `topics`: for each thing that an answer must mention, the stems of its words, of which one
-    suffices."""
+    """An open request. `topics`: for each thing that an answer must mention, stems of which one suffices."""
 
     act: str
     text: str

@@ -124,8 +124,7 @@ class Fit(Generic[Block, TrainerOf]):
         model_card.write_card(self.out / "model", self.cfg, inputs, figures)
 
     def metrics(self, tokens: Sequence[int]) -> dict[str, Any]:
-        """Return device, steps, and the numbers of trained rows and tokens, and of untrained rows. `tokens`: of each
-        row."""
+        """Return device, steps, and the numbers of trained rows and tokens (`tokens`: each row's) and other rows."""
         unit = self.cfg.objective.unit
         return {
             "device": str(self.args.device),

@@ -190,8 +190,7 @@ class MicroBatches(PlumblineTrainer, ABC):
         return self.divide_alike(rows, self.token_budget)
 
     def evaluation_batches(self, rows: list[Row]) -> list[list[Row]]:
-        """Return the rows in batches for forwards without gradients, the longest first, within a micro-batch's
-        tokens."""
+        """Return rows in batches for forwards without gradients, the longest first, within a micro-batch's tokens."""
         if not rows:
             return []
         budget = self.token_budget or (self.cfg.runtime.rows or 1) * self.cfg.max_length

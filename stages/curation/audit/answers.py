@@ -1,5 +1,4 @@
-"""Faults of a single answer, in addition to the rules of curation/answer_rules.py. Each function returns the evidence
-of one fault, or None."""
+"""Faults of a single answer besides those of answer_rules.py. Each function returns a fault's evidence, or None."""
 
 from stages.curation import answer_rules
 from stages.curation.audit import requests

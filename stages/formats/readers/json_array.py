@@ -77,8 +77,7 @@ class ArrayText:
         return self.text[self.position - 1]
 
     def next_row(self, number: int) -> Row:
-        """Return the next row. A row that may go on in the next piece is read again with more text: half of a
-        number is a number, too."""
+        """Return the next row. A row that may go on is read again with more text: half of a number is a number."""
         self.next_is("")
         while True:
             try:
