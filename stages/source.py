@@ -22,10 +22,7 @@ from stages.store.workspace import StageDir
 
 def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Write `examples.parquet`, and `quarantine.jsonl` if rows cannot be used.
-
-    Raises:
-        UserError: for a source without a usable row, or with more unusable rows than `max_bad` allows.
-    """
+    Raise UserError for a source without a usable row, or with more unusable rows than `max_bad` allows."""
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # an earlier attempt may have been killed
     report, counts, row_filter = ReadReport(), Counter[str](), RowFilter(cfg.audit, cfg.form)
     _, own = load_user_code(cfg.own, out)

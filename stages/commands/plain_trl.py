@@ -135,10 +135,7 @@ def build_trl_trainer(
 ) -> Trainer:
     """Return TRL's trainer of the text of these rows in order, with these arguments over those of the run. `total` is
     the number of steps of the whole training, on which learning rates depend.
-
-    Raises:
-        UserError: if TRL refuses the arguments, the template or the rows.
-    """
+    Raise UserError if TRL refuses the arguments, the template or the rows."""
     block = fit.cfg
     args = training_arguments(replace(block, trainer=trl_arguments(block, total) | arguments), fit.out)
     texts = read_texts(block, inputs, {*ids})

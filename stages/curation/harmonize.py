@@ -90,11 +90,7 @@ class Harmonizer:
         self.changed = Counter[str]()  # changed rows, by audit code or key of `data.form`
 
     def __call__(self, row: ParsedRow) -> ParsedRow:
-        """Return the normalized row.
-
-        Raises:
-            BadRow: if a repair leaves an empty text.
-        """
+        """Return the normalized row. Raise BadRow if a repair leaves an empty text."""
         self.rows += 1
         for code in self.fixed:
             row = self.count_change(code, row, FIXES[code](row))

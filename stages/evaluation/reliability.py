@@ -82,10 +82,7 @@ def audit_rows(
 
 def read_known_words(path: Path) -> dict[Key, str]:
     """Read known labels by the judged candidates' ids, from rows of `audit.jsonl` with `known` filled in.
-
-    Raises:
-        UserError: for the first line that is not such a row.
-    """
+    Raise UserError for the first line that is not such a row."""
     words = dict[Key, str]()
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:

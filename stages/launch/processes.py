@@ -165,10 +165,7 @@ def modified_at(file: Path) -> int | None:
 
 def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
     """Join every training of node 0 in several processes, until the targets are published.
-
-    Raises:
-        UserError: if a process failed, or no node has been built for PATIENCE_SECONDS.
-    """
+    Raise UserError if a process failed, or no node has been built for PATIENCE_SECONDS."""
     lineage = in_build_order(targets)
     # `rebuild` replaces these nodes. A node that several machines train is not published before this one has joined.
     rebuilt_nodes = [node for node in lineage if node.stage == store.rebuild and world_size(node) > 1]
@@ -192,10 +189,7 @@ def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
 
 def listen_at(rendezvous: str) -> socket.socket:
     """Return a socket of this machine that listens at HOST:PORT.
-
-    Raises:
-        UserError: if node 0 cannot listen there, or other nodes cannot reach the address.
-    """
+    Raise UserError if node 0 cannot listen there, or other nodes cannot reach the address."""
     host, _, port = rendezvous.rpartition(":")
     try:
         family, *_, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]

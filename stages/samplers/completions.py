@@ -24,10 +24,7 @@ from stages.store.workspace import StageDir
 
 def choose_opener(cfg: Sample, out: StageDir) -> Open:
     """Return the function that opens the sampler of `sample.sampler`, or the user's own sampler.
-
-    Raises:
-        UserError: if the user's own sampler cannot be loaded or is not a Sampler.
-    """
+    Raise UserError if the user's own sampler cannot be loaded or is not a Sampler."""
     if not cfg.own:
         return plugins.load_class("samplers", cfg.sampler, Sampler).opener(cfg, out)  # type: ignore[type-abstract]
     sampler_class = plugins.load_subclass(cfg.own, "sample.own", out.path, Sampler)  # type: ignore[type-abstract]

@@ -28,10 +28,7 @@ class OpenVINOSampler(Sampler):
     @classmethod
     def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> "OpenVINOSampler":
         """Return a sampler of the model in a folder, on the CPU.
-
-        Raises:
-            UserError: for a model that cannot be written as GGUF.
-        """
+        Raise UserError for a model that cannot be written as GGUF."""
         import openvino_genai
 
         rows = decoding.runtime.batch_size

@@ -33,10 +33,7 @@ def is_pattern(path: Path) -> bool:
 
 def digests(files: Iterable[Path], cache: Path, fresh: bool = False) -> dict[Path, str]:
     """Return the SHA-256 of each file. Digests of unchanged files come from `cache`; `fresh` hashes every file.
-
-    Raises:
-        UserError: for a file that changes while it is hashed.
-    """
+    Raise UserError for a file that changes while it is hashed."""
     cached = read_note(cache, entries) or {}
     entry_by_file: dict[Path, list[Any]] = {}
     for file in files:

@@ -103,10 +103,7 @@ def generate(
     seed: int, counts: Mapping[str, int], families: list[str], own: Mapping[str, Family] | None = None
 ) -> list[Example]:
     """Return examples of each group in GROUPS, with families in turn and no prompt twice. `own`: the user's families.
-
-    Raises:
-        UserError: for an unknown or duplicate family, or a group without a family.
-    """
+    Raise UserError for an unknown or duplicate family, or a group without a family."""
     chosen = known_families()
     for name in own or {}:
         if name in chosen:
