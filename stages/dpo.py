@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.training import DPO
-from stages.evaluation.displacement import displacement
+from stages.evaluation.diagnosis.effects import displacement
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.models.scoring import join_reference

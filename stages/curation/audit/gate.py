@@ -6,10 +6,9 @@ from functools import lru_cache, partial
 
 from stages.config.blocks.data import Audit, Form
 from stages.config.errors import UserError
-from stages.curation.audit.answers import repeats
 from stages.curation.audit.codes import ALONE, ANSWER, THRESHOLDS
-from stages.curation.audit.contamination import RUN, HeldOut
-from stages.curation.audit.near_duplicates import SeenTexts, jaccard, sketch, word_pairs
+from stages.curation.audit.faults import repeats
+from stages.curation.audit.overlap import RUN, HeldOut, SeenTexts, jaccard, sketch, word_pairs
 from stages.curation.harmonize import Harmonizer
 from stages.formats.column_mapping import Purpose
 from stages.formats.format import ParsedRow
