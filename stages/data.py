@@ -31,10 +31,7 @@ from stages.tasks.generator import Family, generate
 
 def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Write `examples.parquet`, and `quarantine.jsonl` if `data.audit` quarantines rows.
-
-    Raises:
-        UserError: if a source has a weight but no rows for sft.
-    """
+    Raise UserError if a source has a weight but no rows for sft."""
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # an earlier attempt may have been killed
     families, _ = load_user_code(cfg.own, out)
     with plugins.explain_errors(cfg.own, KEY, out.path):
@@ -78,8 +75,7 @@ def validate_user_tasks(examples: list[Example]) -> None:
 
 
 def join(cfg: Data, examples: list[Example], files: list[Path], out: StageDir) -> tuple[SplitLedger, list[SourceRows]]:
-    """Return the ledger of prompts, and of each source the rows whose prompts are neither generated nor in an earlier
-    source."""
+    """Return the ledger of prompts, and of each source the rows with prompts that nothing before them has."""
     rows = gather_rows(examples, files)
     ledger, joined = SplitLedger(rows), list[SourceRows]()
     ledger.claim(np.arange(len(examples)))
@@ -97,11 +93,7 @@ def join(cfg: Data, examples: list[Example], files: list[Path], out: StageDir) -
 
 
 def mix(cfg: Data, joined: list[SourceRows], ledger: SplitLedger) -> None:
-    """Set how many sft rows each source contributes.
-
-    Raises:
-        UserError: if a source has a weight but no rows for sft.
-    """
+    """Set how many sft rows each source contributes. Raise UserError if a source has a weight but no rows for sft."""
     rows = [len(part.sft_rows(ledger)) for part in joined]
     for i, part in enumerate(joined):
         if part.source.weight and not rows[i]:

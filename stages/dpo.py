@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.training import DPO
-from stages.evaluation.displacement import displacement
+from stages.evaluation.diagnosis.effects import displacement
 from stages.models.contract import load_contract
 from stages.models.scoring import join_reference
 from stages.objectives import dpo as objective
@@ -16,11 +16,8 @@ from stages.training.trainer import EvalHistory, risen_loss_message
 
 def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` with the policy's contract, any `adapter/`, and `held_out.json`: each held-out pair's margin.
-
-    Raises:
-        UserError: if policy or token ids differ from those that the reference scored, the first loss is not that of
-            log-ratio 0, too many pairs are too long, or training diverged.
-    """
+    Raise UserError if policy or token ids differ from those that the reference scored, the first loss is not that of
+    log-ratio 0, too many pairs are too long, or training diverged."""
     contract = load_contract(inputs["policy"] / "model")
     pairs, log_probs = inputs["pairs"] / "pairs.parquet", inputs["reference"] / "logprobs.parquet"
     scored_pairs = join_reference(stream(pairs, Pair), stream(log_probs, PairLogProbs))

@@ -47,10 +47,7 @@ SETS_WITHOUT_CHECKS = {
 def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `results.json` (models, rates, differences, held-out pairs, judged comparisons, verdict) and
     `outcomes.parquet` (pass or fail for every answer to a prompt with checks).
-
-    Raises:
-        UserError: if no prompt and no held-out pair is left to evaluate.
-    """
+    Raise UserError if no prompt and no held-out pair is left to evaluate."""
     titles = cfg.models
     by_set, left_out = read_shared_answers(cfg, inputs, out)
     prompts = {name: prompts_in(name, inputs, answers["policy"]) for name, answers in by_set.items()}
@@ -190,10 +187,7 @@ def unseen(prompts: list[Example], trained_ids: set[str], out: StageDir) -> list
 
 def read_shared_answers(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> tuple[dict[str, Answers], int]:
     """Read by set the answers to the prompts that every model answered, and count the others, with a warning.
-
-    Raises:
-        UserError: if no prompt of a set is left.
-    """
+    Raise UserError if no prompt of a set is left."""
     by_set, total = dict[str, Answers](), 0
     for name in (name for name in PROMPT_SOURCES if f"{name}_policy" in inputs):
         by_set[name], left_out = read_answers({role: inputs[f"{name}_{role}"] for role in cfg.models})

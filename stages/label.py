@@ -108,10 +108,7 @@ def audit(cfg: Label, pool: Pool, judgements: list[Judgement], by_people: Mappin
 
 def complete_judgements(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[Judgement]:
     """Return the judgements in the order of the pool. A candidate that has none gets one with an error.
-
-    Raises:
-        UserError: if a judgement is invalid, or scores a candidate a second time.
-    """
+    Raise UserError if a judgement is invalid, or scores a candidate a second time."""
     prompt_ids = dict(zip(column(pool.candidates, "candidate_id"), column(pool.candidates, "prompt_id"), strict=True))
     complete, judged_ids = list[Judgement](), set[str]()
     for j in judgements:

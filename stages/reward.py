@@ -19,11 +19,8 @@ from stages.training.trainer import EvalHistory, risen_loss_message
 
 def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` for sequence classification with the policy's contract, any `adapter/`, and in `held_out.json`
-    the rewards of every held-out pair.
-
-    Raises:
-        UserError: if too many pairs were dropped, `reward.margin=true` and a pair has no margin, or training diverged.
-    """
+    the rewards of every held-out pair. Raise UserError if too many pairs were dropped, `reward.margin=true` and a pair
+    has no margin, or training diverged."""
     policy = inputs["policy"] / "model"
     contract = load_contract(policy)
     pairs, context = stream(inputs["pairs"] / "pairs.parquet", Pair), read_context_length(policy)

@@ -27,10 +27,7 @@ OWN_SOURCES = ("selected", "mended")  # values of column `source` in the example
 def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Write `examples.parquet`. From `pairs`, write the chosen completions in the order of the pairs. Otherwise, write
     the data's examples, where unanswered `sft` prompts have their best candidate as reference.
-
-    Raises:
-        UserError: if no candidate is good enough.
-    """
+    Raise UserError if no candidate is good enough."""
     examples: Iterable[Example]
     if "pairs" in inputs:
         examples, refused = map(example_of_chosen, stream(inputs["pairs"] / "pairs.parquet", Pair)), Counter[str]()

@@ -22,10 +22,7 @@ from stages.store.workspace import StageDir
 
 def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Write `examples.parquet`, and `quarantine.jsonl` if rows cannot be used.
-
-    Raises:
-        UserError: for a source without a usable row, or with more unusable rows than `max_bad` allows.
-    """
+    Raise UserError for a source without a usable row, or with more unusable rows than `max_bad` allows."""
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # an earlier attempt may have been killed
     report, counts, row_filter = ReadReport(), Counter[str](), RowFilter(cfg.audit, cfg.form)
     _, own = load_user_code(cfg.own, out)
@@ -62,8 +59,7 @@ def run(cfg: OneSource, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
 def examples(
     cfg: OneSource, own: Callable[[Any], ParsedRow] | None, audit: RowFilter, report: ReadReport, counts: Counter[str]
 ) -> Iterator[SourceRow]:
-    """Return the examples of a source, without rows that the audit rejects. Fill `report`, and `counts` of
-    examples by split."""
+    """Return the examples of a source that pass the audit. Fill `report`, and `counts` of examples by split."""
     source, name, shares = cfg.source, Path(cfg.source.path).name, cfg.source.shares
     unchecked = list[Check]()  # one list for all rows saves the garbage collector many objects
 

@@ -38,10 +38,7 @@ WAYS_OUT = {
 
 def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `unpaired.parquet`. The held-out prompts are the same as those of stage `pairs`.
-
-    Raises:
-        UserError: if all labels are equal, because KTO needs both.
-    """
+    Raise UserError if all labels are equal, because KTO needs both."""
     judged = inputs["judged"]
     candidates = Records(judged / "candidates.parquet", Candidate)
     judgements = load(judged / "judgements.parquet", Judgement)

@@ -23,11 +23,7 @@ SHORT = 80  # characters of the constant answer that the summary quotes
 def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `prompts.parquet` and `candidates.parquet` with two candidates per prompt, whose `policy` is the role.
     Uses up to `cfg.prompts` prompts that both models answered, ordered by id. Prompts with checks are used only if
-    there are no others.
-
-    Raises:
-        UserError: if no prompt has two answers.
-    """
+    there are no others. Raise UserError if no prompt has two answers."""
     contract = load_or_derive_contract(inputs["model"] / "model")
     answers = {a.prompt_id: a for a in load(inputs["policy"] / "answers.parquet", Candidate)}
     prompts = [e for e in read_prompts(inputs) if e.id in answers]

@@ -114,10 +114,7 @@ def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tup
 
 def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:
     """Return the nodes of a configuration, after checking that they can be built on this machine.
-
-    Raises:
-        UserError: for all missing files, and for everything that building the nodes would fail on.
-    """
+    Raise UserError for all missing files, and for everything that building the nodes would fail on."""
     if machine.planned_gpu.get():  # a plan for another machine looks for nothing on this one
         return wire_graph(cfg, store.digest_cache, lambda block, cache: (block, {}))
     errors, nodes = Errors(), dict[str, Node]()
@@ -145,11 +142,7 @@ def needs_graph(stage: str, typed: list[str]) -> bool:
 
 def require_typed_code(cfg: Config, overrides: list[str], swept: Iterable[str]) -> None:
     """Require that only the command line names code to run: no recipe, no value that a recipe sweeps, and no override
-    that a recipe adds.
-
-    Raises:
-        UserError: naming the key that was set elsewhere.
-    """
+    that a recipe adds. Raise UserError, naming the key that was set elsewhere."""
     for name, own in cfg.own_parts.items():
         pattern = re.compile(rf"\+*{name}\.own[.=]")
         lines = overrides, process.read_typed_arguments()
@@ -195,10 +188,7 @@ def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:
 
 def refuse_unknown_keys(composed: DictConfig, prefix: str = "") -> None:
     """Refuse keys added with + or ++ that no dataclass has, as they would be ignored.
-
-    Raises:
-        UserError: naming the key and the nearest existing one.
-    """
+    Raise UserError, naming the key and the nearest existing one."""
     kind = OmegaConf.get_type(composed)
     field_names = [f.name for f in fields(kind)] if is_dataclass(kind) else None
     for key in composed:

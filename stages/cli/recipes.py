@@ -114,8 +114,7 @@ def flatten_recipe(name: str, recipes: Recipes, below: tuple[str, ...] = ()) -> 
 
 
 def lay_over(below: DictConfig, above: DictConfig) -> DictConfig:
-    """Return two recipes merged. A group that the upper one names replaces the lower one's blocks of that group, as on
-    the command line."""
+    """Return two recipes merged. A group that the upper one names replaces the lower one's blocks of that group."""
     below, named = below.copy(), group_options(above)
     for group in named:
         for block in BLOCKS.get(group, [group]):
@@ -163,8 +162,7 @@ def recipe_model(name: str, recipes: Recipes) -> dict[str, str | None]:
 
 
 def cap_rate(key: str, used: list[DictConfig]) -> float | None:
-    """Remove a learning rate above the general default from the recipes, and return the rate that then holds; None if
-    none was above it."""
+    """Remove learning rates above the general default from recipes; return the rate that then holds, if any was."""
     default = float(default_value(key))
     rates = [(recipe, rate) for recipe in used if (rate := OmegaConf.select(recipe, key)) is not None]
     high = [recipe for recipe, rate in rates if rate > default]

@@ -54,10 +54,7 @@ def validate_argument(argument: str) -> None:
 def recipe_files(*chosen: str) -> dict[str, Path]:
     """Return the recipe files by name: built-in ones, those in recipes/ of the working directory, and the paths in
     `chosen` (`recipe=FILE.yaml`).
-
-    Raises:
-        UserError: if a chosen name is both a built-in recipe and a different one in recipes/.
-    """
+    Raise UserError if a chosen name is both a built-in recipe and a different one in recipes/."""
     own, built_in = ({path.stem: path for path in folder.glob("*.yaml")} for folder in (Path("recipes"), RECIPES))
     for name in {*chosen} & {*own} & {*built_in}:
         if own[name].read_bytes() != built_in[name].read_bytes():

@@ -50,10 +50,7 @@ MEANINGS = {
 
 def show(nodes: dict[str, Node], store: Store) -> None:
     """Audit every source, print the count of each code, and write the rows and the page.
-
-    Raises:
-        UserError: if there is no source, or a source cannot be read.
-    """
+    Raise UserError if there is no source, or a source cannot be read."""
     data: Data = nodes["data"].config
     with tempfile.TemporaryDirectory() as folder, plugins.explain_errors(data.own, KEY, Path(folder)):
         _, own = load_user_code(data.own, StageDir(Path(folder), lambda metrics, step: None))

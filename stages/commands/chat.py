@@ -69,10 +69,7 @@ class Speaker:
 
     def answer(self, messages: list[Message], streamer: BaseStreamer | None = None) -> str:
         """Return the next assistant turn.
-
-        Raises:
-            UserError: if the conversation and an answer do not fit in the model's context.
-        """
+        Raise UserError if the conversation and an answer do not fit in the model's context."""
         prompt = self.contract.prompt(messages)
         longest = context_length(self.model.config)
         if longest and len(prompt) + self.cfg.max_new_tokens > longest:

@@ -29,10 +29,7 @@ PLAIN = re.compile(r"(?!(true|false|null)$)[A-Za-z_./][\w./@+-]*", re.ASCII)  # 
 
 def show(cfg: Config) -> None:
     """Print the command for a training file, its defaults that differ from ours, and what has no counterpart.
-
-    Raises:
-        UserError: if the file is not the YAML of a training, or a value has the wrong type.
-    """
+    Raise UserError if the file is not the YAML of a training, or a value has the wrong type."""
     where = f"convert.file={cfg.convert.file}"
     if not cfg.convert.file:
         raise UserError("convert.file=null: there is no file. Type convert.file=FILE, the YAML of a training.")

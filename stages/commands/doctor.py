@@ -18,10 +18,7 @@ MIB = 2**20
 
 def examine(store: Store) -> None:
     """Log each damaged file with the command that rebuilds it, and files in the store that belong to no node.
-
-    Raises:
-        UserError: if a file is damaged, or the folder is not a store.
-    """
+    Raise UserError if a file is damaged, or the folder is not a store."""
     gc.require_store(store)
     nodes, problems = dict[Path, Manifest](), list[str]()
     for folder in sorted(store.published_folders()):

@@ -1,28 +1,49 @@
-"""`stage=export`: write a model, or its training data as a dataset, to files or to the hub."""
+"""`stage=export`: write a model, or its training data as a dataset, to files or to the hub.
+
+`datasets.load_dataset` opens the folder of a dataset: TRL's columns in Parquet by configuration and split, and a card.
+Every row names its source. Token ids are left out, as they only fit one tokenizer.
+"""
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from stages.commands import dataset_folder
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from stages.commands.dataset_card import Tables, dataset_card
 from stages.config.choices import ExportFormat
 from stages.config.errors import visible
 from stages.config.installation import read_beside
 from stages.config.schema import Export
 from stages.evaluation.intervals import Interval
 from stages.models import gguf_file, hub
-from stages.store.node import Node
-from stages.store.sealed_json import load_json, require_keys
+from stages.store.manifest import manifest_of
+from stages.store.node import Node, in_build_order
+from stages.store.records import MESSAGES, content_id
+from stages.store.sealed_json import load_json, remove, replace_folder, require_keys
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
 EVALUATION: str = read_beside(__file__)["evaluation"]
+ORIGIN = ("source", "task", "licence")  # columns on the origin of a prompt, if its table has them
+SPLITS = ("train", "validation")
+# The data's splits that SFT reads, with their names in the dataset.
+SFT_SPLITS = {"sft": "train", "validation": "validation"}
+# Columns by their name here, with their name in the dataset: TRL's trainers would use a column called `margin`.
+PREFERENCES = {name: name for name in "id prompt_id prompt chosen rejected labeler strategy chosen_policy".split()}
+PREFERENCES |= {"rejected_policy": "rejected_policy", "rejected_finish_reason": "rejected_finish_reason"}
+PREFERENCES |= {"margin": "score_difference"}
+UNPAIRED = {name: name for name in "id prompt_id prompt completion label score labeler policy finish_reason".split()}
 
 
 def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store) -> None:
     """Export a model, or a dataset of several nodes. The card of a pushed model has the results of its evaluation."""
     if cfg.format is ExportFormat.dataset:
-        return dataset_folder.publish(cfg, nodes, store)
+        return publish_dataset(cfg, nodes, store)
     [node] = nodes
     model = store.folder(node) / "model"
     if cfg.format is ExportFormat.gguf:
@@ -55,3 +76,78 @@ def evaluation_section(results: dict[str, Any]) -> str:
 
 def format_rate(share: Interval) -> str:
     return f"{share.mean:.1%} ({share.low:.1%} to {share.high:.1%})"
+
+
+def publish_dataset(cfg: Export, nodes: Sequence[Node], store: Store) -> None:
+    """Write the dataset of these nodes to `outputs/export/`, and push it if `export.repo` is set."""
+    name = f"dataset-{content_id([node.fingerprint for node in nodes])[:12]}"
+    folder = store.root / "export" / name
+    with store.lock("export", name):  # a second export waits for the first
+        write_folder(folder, name, nodes, store)
+    log.info("The dataset: %s", folder)
+    if cfg.repo:
+        log.info("Pushed to %s", hub.push_folder(folder, cfg.repo, cfg.private, f"Plumbline {name}", kind="dataset"))
+
+
+def write_folder(folder: Path, name: str, nodes: Sequence[Node], store: Store) -> None:
+    tables_by_name, plain_texts = collect_tables(nodes, store.folder)
+    draft = folder.with_suffix(".partial")
+    remove(draft)
+    for configuration, splits in tables_by_name.items():
+        (draft / configuration).mkdir(parents=True)
+        for split, table in splits.items():
+            pq.write_table(table, draft / configuration / f"{split}.parquet")
+    manifests = [manifest_of(store.folder(n)) for n in in_build_order([*nodes]) if store.folder(n).exists()]
+    label_folders = dict.fromkeys(store.folder(n.inputs["judged"]) for n in nodes if "judged" in n.inputs)
+    text = dataset_card(f"Plumbline {name}", tables_by_name, plain_texts, manifests, [*label_folders])
+    (draft / "README.md").write_text(text, encoding="utf-8")
+    replace_folder(draft, folder)
+
+
+def collect_tables(nodes: Sequence[Node], folder: Callable[[Node], Path]) -> tuple[Tables, int]:
+    """Return the tables of these nodes by configuration and split, with rounds in order, and the number of plain-text
+    demonstrations, which are left out."""
+    parts: dict[str, list[pa.Table]] = {"preferences": [], "unpaired": [], "demonstrations": []}
+    plain_texts = 0
+    for node in nodes:
+        if node.stage in ("pairs", "unpaired"):
+            prompts = pq.read_table(folder(node.inputs["judged"]) / "prompts.parquet")
+            name, columns = ("preferences", PREFERENCES) if node.stage == "pairs" else ("unpaired", UNPAIRED)
+            table = pq.read_table(folder(node) / f"{node.stage}.parquet")
+            parts[name].append(add_origin(rename_columns(table, columns | {"split": "split"}), prompts))
+        else:
+            examples = pq.read_table(folder(node) / "examples.parquet")
+            is_sft_split = pc.is_in(examples["split"], value_set=pa.array([*SFT_SPLITS]))
+            answered = examples.filter(pc.and_(is_sft_split, pc.is_valid(examples["reference"])))
+            conversations = answered.filter(pc.greater(pc.list_value_length(answered["messages"]), 0))
+            plain_texts += len(answered) - len(conversations)
+            parts["demonstrations"].append(demonstrations(conversations))
+    whole = {name: pa.concat_tables(tables) for name, tables in parts.items() if tables}
+    return {name: by_split(table) for name, table in whole.items() if len(table)}, plain_texts
+
+
+def rename_columns(table: pa.Table, columns: Mapping[str, str]) -> pa.Table:
+    return table.select([*columns]).rename_columns([*columns.values()])
+
+
+def add_origin(table: pa.Table, prompts: pa.Table) -> pa.Table:
+    """Return the table with the origin columns of its prompts."""
+    rows = pc.index_in(table["prompt_id"], value_set=prompts["id"].combine_chunks())
+    for name in ORIGIN:
+        if name in prompts.column_names:
+            table = table.append_column(name, prompts[name].take(rows))
+    return table
+
+
+def demonstrations(examples: pa.Table) -> pa.Table:
+    """Return examples with TRL's columns for SFT, prompt and completion."""
+    answers = [[{"role": "assistant", "content": text}] for text in examples["reference"].to_pylist()]
+    columns = {"id": examples["id"], "prompt": examples["messages"], "completion": pa.array(answers, MESSAGES)}
+    columns |= {name: examples[name] for name in ORIGIN if name in examples.column_names}
+    splits = [SFT_SPLITS[split] for split in examples["split"].to_pylist()]
+    return pa.table(columns | {"split": pa.array(splits, pa.string())})
+
+
+def by_split(table: pa.Table) -> dict[str, pa.Table]:
+    parts = {split: table.filter(pc.equal(table["split"], split)).drop_columns("split") for split in SPLITS}
+    return {split: part for split, part in parts.items() if len(part)}

@@ -48,10 +48,7 @@ class FinishedRun:
 def find_run(cfg: Config, nodes: dict[str, Node], store: Store, typed: list[str]) -> tuple[FinishedRun, list[Node]]:
     """Return a run and the nodes that the command uses, all of them in the store. `nodes`: the graph of the typed
     settings, empty without any.
-
-    Raises:
-        UserError: if no run has ended in this store, or a node that the command needs is missing.
-    """
+    Raise UserError if no run has ended in this store, or a node that the command needs is missing."""
     publishes = cfg.stage == Command.export and cfg.export.format is ExportFormat.dataset
     if nodes:
         data = dataset_nodes(cfg, nodes) if publishes else []
@@ -142,8 +139,7 @@ def run_of(end: Node, unpaired: Unpaired) -> FinishedRun:
 
 
 def training_tables(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
-    """Return the nodes of a dataset of published models, as `graph.published` does: pairs and unpaired labels of every
-    round, and the examples of SFT."""
+    """Return the nodes of a dataset as `graph.published` does: pairs and labels of every round, and SFT's examples."""
     policy, tables = models.get(Role.policy), list[Node]()
     while policy and policy.stage == Target.dpo:
         pairs = policy.inputs["pairs"]

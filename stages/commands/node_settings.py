@@ -83,8 +83,7 @@ def pool_blocks(manifests: list[Manifest]) -> dict[str, str]:
 
 
 def source_blocks(manifests: list[Manifest]) -> dict[str, str]:
-    """Return the keys of data sources (`data.sources[0]`), and of data that only the evaluation reads, by
-    fingerprint."""
+    """Return the keys of data sources (`data.sources[0]`) and of an evaluation's own data, by fingerprint."""
     blocks = dict[str, str]()
     for data in (m for m in manifests if m["stage"] == "data"):
         list_key = data["config"].get("of")

@@ -47,10 +47,7 @@ Check = tuple[str, bool, str]  # what is compared, True if it differs by more th
 
 def show(cfg: Config, node: Node, store: Store, overrides: list[str]) -> None:
     """Build the inputs of the node, train its first steps by both trainers, and print steps and checks.
-
-    Raises:
-        UserError: naming what differs by more than rounding.
-    """
+    Raise UserError, naming what differs by more than rounding."""
     if isinstance(node.config, SFT) and not node.config.train:
         raise UserError("parity.stage=sft: sft=none trains nothing. Set parity.stage=dpo.")
     require_known("parity.trl", cfg.parity.trl, argument_types(node.stage))

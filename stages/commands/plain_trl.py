@@ -100,8 +100,7 @@ def load_start(fit: Fit[Any, Any], inputs: Inputs, **forward: Forward) -> AnyMod
 
 
 def train_ours(fit: Fit[Any, Any], inputs: Inputs, limit: int) -> tuple[FirstSteps, list[str], Dataset, TokenRows]:
-    """Train the first steps by our trainer. Return them, and of their rows in order the ids, TRL's columns and the
-    tokens."""
+    """Train the first steps by our trainer. Return them, and their rows' ids, TRL's columns and tokens in order."""
     trainer = fit.build_trainer(load_start(fit, inputs))
     steps = FirstSteps(trainer, limit)
     train_with_callbacks(trainer, fit.cfg, fit.out, steps)
@@ -136,10 +135,7 @@ def build_trl_trainer(
 ) -> Trainer:
     """Return TRL's trainer of the text of these rows in order, with these arguments over those of the run. `total` is
     the number of steps of the whole training, on which learning rates depend.
-
-    Raises:
-        UserError: if TRL refuses the arguments, the template or the rows.
-    """
+    Raise UserError if TRL refuses the arguments, the template or the rows."""
     block = fit.cfg
     args = training_arguments(replace(block, trainer=trl_arguments(block, total) | arguments), fit.out)
     texts = read_texts(block, inputs, {*ids})
@@ -190,8 +186,7 @@ def train_trl(trainer: Trainer, limit: int, rates: Sequence[float]) -> FirstStep
 
 
 def collate_row(trainer: Trainer, row: Row) -> list[Tokens]:
-    """Return a row's sequences as TRL's collator passes them to the model. For a reward model, all tokens are
-    marked."""
+    """Return a row's sequences as TRL's collator passes them on. For a reward model, all tokens are marked."""
     batch = trainer.data_collator([row])
     read = batch["attention_mask"].bool()
     marked = batch["labels"] != -100 if "labels" in batch else batch.get("completion_mask", read).bool()

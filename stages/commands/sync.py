@@ -21,10 +21,7 @@ log = logging.getLogger(__name__)
 
 def push(store: Store, settings: Tracker) -> None:
     """Send the offline runs under `outputs/cache/wandb` to `tracker.project`, then link every run with its inputs.
-
-    Raises:
-        UserError: without a key or a connection; or after all others were sent, if W&B refused some runs.
-    """
+    Raise UserError without a key or a connection; or after all others were sent, if W&B refused some runs."""
     if not has_key():
         raise UserError("stage=sync needs a W&B key. Set WANDB_API_KEY, or run `wandb login`.")
     files = prepare_folder(store.root)

@@ -1,5 +1,4 @@
-"""The installation of this project: its folder, its program, its files of texts, and the command that installs an
-extra's packages."""
+"""The installation: its folder, program and files of texts, and the command that installs an extra's packages."""
 
 import os
 import shlex

@@ -73,8 +73,7 @@ def random_seed(default: Any = MISSING) -> Any:
 
 
 def reading_bound(low: int, high: int) -> Any:
-    """Return a field for a bound that can only end a stage with an error, so it is not part of the fingerprint. Null
-    means the reader's default."""
+    """Return a field for a bound that only ends a stage with an error, so it is outside the fingerprint."""
     limit = Limit(low, f"must be from {low:,} to {high:,}", high)
     return field(default=None, metadata={LIMIT: limit, NEUTRAL: True})
 

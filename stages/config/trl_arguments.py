@@ -170,8 +170,7 @@ def argument_defaults(name: str) -> dict[str, Any]:
 
 
 def argument_fields(name: str) -> dict[str, ast.AnnAssign]:
-    """Return the fields of a TRL configuration by name: an objective's, or those of its `model`. The source is parsed,
-    since an import takes seconds."""
+    """Return the fields of a TRL configuration, or of its `model`, from the source: an import takes seconds."""
     own = name if name == "model" else OBJECTIVES[name].trl.removesuffix("Config").lower()
     sources = [("trl", f"trainer/{own}_config.py")] if own else []
     if name != "model":

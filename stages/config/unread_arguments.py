@@ -23,6 +23,7 @@ UNDECAYED = rf"{PROJECTED}|(ada)?lomo"  # transformers does not pass weight deca
 WARMED_UP = r"schedule_free_(adamw|sgd)"  # optimizers that warm up under any schedule
 OPTIMIZER_OPTIONS: dict[str, str] = read_beside(__file__)["optimizer_options"]
 SCHEDULE_OPTIONS: dict[str, str] = read_beside(__file__)["schedule_options"]
+NEVER_READ: dict[str, str] = read_beside(__file__)["never_read"]
 
 
 @dataclass(frozen=True)
@@ -112,33 +113,7 @@ RULES = (
         "launch=ddp",
     ),
     Rule("log_on_each_node", "launch.nodes=1", lambda block: block.runtime.nodes > 1, "launch.nodes=2"),
-    Rule(
-        "hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy hub_token",
-        STAGE,
-        never,
-        "stage=export export.format=hub",
-    ),
-    Rule(
-        "project run_name trackio_bucket_id trackio_space_id trackio_static_space_id",
-        STAGE,
-        never,
-        "tracker.project=NAME",
-    ),
-    Rule(
-        "batch_eval_metrics do_eval eval_accumulation_steps eval_delay eval_do_concat_batches eval_use_gather_object "
-        "greater_is_better metric_for_best_model",
-        STAGE,
-        never,
-        "{name}.evaluations=4",
-    ),
-    Rule("bf16_full_eval fp16_full_eval", STAGE, never, "{name}.precision=bf16"),
-    Rule("ref_model_mixup_alpha ref_model_sync_steps", STAGE, never, "dpo.reference=sft"),
-    Rule(
-        "dataset_text_field do_predict do_train include_for_metrics length_column_name logging_first_step "
-        "restore_callback_states_from_checkpoint skip_memory_metrics",
-        STAGE,
-        never,
-    ),
+    *(Rule(names, STAGE, never, instead) for instead, names in NEVER_READ.items()),
 )
 
 

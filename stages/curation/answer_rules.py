@@ -35,8 +35,7 @@ def is_repetitive(text: str, threshold: float = REPEATED) -> bool:
 
 
 def is_not_english(text: str) -> bool:
-    """Return whether an answer of at least ENOUGH words, or one in another script, is not in English. Shorter answers
-    count as English."""
+    """Return whether an answer of ENOUGH words, or one in another script, is not in English."""
     answer_words = lower_words(text)
     letters = [c for c in text if c.isalpha()]
     if letters and sum(c.isascii() for c in letters) < LATIN * len(letters):
@@ -46,8 +45,7 @@ def is_not_english(text: str) -> bool:
 
 
 def is_cut_short(text: str) -> bool:
-    """Return whether an answer breaks off although its model ended the turn: after a comma, an empty list item or an
-    empty heading."""
+    """Return whether an ended answer breaks off: after a comma, an empty list item or an empty heading."""
     return bool(re.search(r"(,|\n\s*([-*•]|\d+[.)]|#+))\s*$", text))
 
 

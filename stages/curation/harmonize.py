@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Literal, cast
 
 from stages.config.blocks.data import Form
-from stages.curation.audit import answers, requests
+from stages.curation.audit import faults
 from stages.formats.format import ParsedRow
 from stages.formats.turns import require_text
 from stages.store.records import Message, content_id
@@ -50,10 +50,10 @@ def repair_encoding(text: str) -> str:
     """Return a text with wrong decodings undone and invisible characters removed. U+FFFD, ESC and private-use
     characters stay. A text without damage is returned unchanged."""
     for _ in range(TIMES):
-        if not answers.damaged(text):
+        if not faults.damaged(text):
             break
         text = MISREAD.sub(decode_misread, text)
-    return UNSEEN.sub("", text) if answers.damaged(text) else text
+    return UNSEEN.sub("", text) if faults.damaged(text) else text
 
 
 def mend_damage(row: ParsedRow) -> ParsedRow:
@@ -66,7 +66,7 @@ def remove_marker(row: ParsedRow) -> ParsedRow:
     for i in reversed(range(len(messages))):
         if messages[i]["role"] == "user":
             request = messages[i]["content"]
-            if marker := requests.says_no_input(request):
+            if marker := faults.says_no_input(request):
                 messages[i] = {**messages[i], "content": request[: request.rindex(marker)].rstrip()}
             break
     return row._replace(messages=messages)
@@ -90,11 +90,7 @@ class Harmonizer:
         self.changed = Counter[str]()  # changed rows, by audit code or key of `data.form`
 
     def __call__(self, row: ParsedRow) -> ParsedRow:
-        """Return the normalized row.
-
-        Raises:
-            BadRow: if a repair leaves an empty text.
-        """
+        """Return the normalized row. Raise BadRow if a repair leaves an empty text."""
         self.rows += 1
         for code in self.fixed:
             row = self.count_change(code, row, FIXES[code](row))

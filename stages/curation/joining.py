@@ -112,8 +112,7 @@ class SplitLedger:
         return rows[is_kept]
 
     def draw(self, rows: RowIndex, limit: int | None) -> RowIndex:
-        """Return at most `limit` of some rows. Rows are chosen by the hash of their id, so the file's order does not
-        matter."""
+        """Return at most `limit` of some rows, chosen by the hash of their id and not by the file's order."""
         if limit is None or len(rows) <= limit:
             return rows
         order = ids_to_numbers([content_id(name) for name in numbers_to_ids(self.names[rows])])
@@ -144,8 +143,7 @@ class SourceRows:
     def select(
         cls, source: Source, file: Path, rows: RowIndex, ledger: SplitLedger, row_filter: RowFilter | None
     ) -> "SourceRows":
-        """Return the rows of a source that no earlier source has, up to its `rows` setting, and claim them in the
-        ledger."""
+        """Return the rows of a source that no earlier source has, up to its `rows`, and claim them in the ledger."""
         unwanted = dict(find_unwanted(file, row_filter)) if row_filter else {}
         audited = np.delete(rows, [*unwanted])
         fresh = ledger.new_rows(audited)
@@ -200,8 +198,7 @@ def find_unwanted(file: Path, row_filter: RowFilter) -> Iterator[tuple[int, Row]
 
 
 def draw_counts(ids: NDArray[np.uint64], amount: Amount, seed: int) -> NDArray[np.int32]:
-    """Return how often each of a source's rows is used. Rows are drawn by their ids: a row that is drawn stays drawn
-    when the amount grows."""
+    """Return how often each of a source's rows is used. A row that is drawn stays drawn when the amount grows."""
     counts = np.zeros(len(ids), np.int32)
     if amount.drawn:
         order = np.argsort(shuffled(ids, seed), kind="stable")

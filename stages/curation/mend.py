@@ -15,8 +15,7 @@ FEWEST = 4  # words that a sentence needs to count as complete
 
 
 def complete_sentences(text: str) -> list[str]:
-    """Return the text's sentences that have a closing mark and at least FEWEST words: no headings, labels or truncated
-    ones."""
+    """Return the sentences with a closing mark and at least FEWEST words: no headings, labels or truncated ones."""
     return [s for s in sentences(text) if s.rstrip("\"'”’)*_")[-1:] in set(".!?") and len(words(s)) >= FEWEST]
 
 

@@ -89,10 +89,7 @@ class Client:
     @cached_property
     def api(self) -> Any:
         """The openai client, created for the first call: cached replies need neither the package nor an API key.
-
-        Raises:
-            UserError: if the package or the API key is missing.
-        """
+        Raise UserError if the package or the API key is missing."""
         try:
             import openai
 

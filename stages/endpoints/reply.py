@@ -74,10 +74,7 @@ class Reply:
 
 def decode(content: bytes) -> str:
     """Return a body as text. JSON is UTF-8 (RFC 8259), whatever charset the server declares.
-
-    Raises:
-        NoReply: for bytes that are not UTF-8.
-    """
+    Raise NoReply for bytes that are not UTF-8."""
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -86,10 +83,7 @@ def decode(content: bytes) -> str:
 
 def parse_reply(body: str) -> Reply:
     """Return the reply in the body of a chat completion. NaN and Infinity, which are not JSON, become null.
-
-    Raises:
-        NoReply: if the body is no chat completion.
-    """
+    Raise NoReply if the body is no chat completion."""
     try:
         content = json.loads(body, parse_constant=lambda name: None)
     except (ValueError, RecursionError) as error:

@@ -77,10 +77,7 @@ class Spending(json_log.Appender):
 
     async def reserve(self, input_tokens: int, output_tokens: int) -> None:
         """Reserve a call's upper bound in the budget; if it does not fit, wait for calls to return tokens.
-
-        Raises:
-            UserError: if the budget does not allow the call.
-        """
+        Raise UserError if the budget does not allow the call."""
         while limit := self.exceeded_limit(input_tokens, output_tokens):
             if not self.open or limit.rpartition(".")[2].startswith("calls"):
                 raise UserError(

@@ -23,8 +23,7 @@ Graded = list[tuple[float, float]]  # a prompt's candidates: the score of each, 
 def best_of_n(
     judgements: Iterable[Judgement], prompts: Iterable[Example], candidates: Iterable[Candidate]
 ) -> tuple[dict[str, Any], str]:
-    """Return the mean score and checks for each n, and a warning if the checks do not rise with the score. Both are
-    empty if no prompt has checks."""
+    """Return the mean score and checks for each n, and a warning if checks do not rise with the score."""
     curves = [curve(graded) for graded in complete_prompts(judgements, prompts, candidates)]
     if not curves:
         return {}, ""

@@ -1,5 +1,4 @@
-"""Judged comparisons: win rates of the policy's answers against another model's, from the judgements of any labeler,
-as figures and as sentences."""
+"""Win rates of the policy's answers against another model's, from any labeler, as figures and sentences."""
 
 import math
 from collections import Counter

@@ -82,10 +82,7 @@ def audit_rows(
 
 def read_known_words(path: Path) -> dict[Key, str]:
     """Read known labels by the judged candidates' ids, from rows of `audit.jsonl` with `known` filled in.
-
-    Raises:
-        UserError: for the first line that is not such a row.
-    """
+    Raise UserError for the first line that is not such a row."""
     words = dict[Key, str]()
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
@@ -104,8 +101,7 @@ def read_known_words(path: Path) -> dict[Key, str]:
 def known_by_checks(
     audit: Iterable[Judgement], prompts: Mapping[str, Example], candidates: Mapping[str, Candidate]
 ) -> dict[Key, str]:
-    """Return known labels from the prompts' checks: an answer is good if it passes all checks, and better than another
-    if it passes more."""
+    """Return known labels from checks: a good answer passes all checks, and a better one passes more."""
     words = dict[Key, str]()
     for j in audit:
         if checks := prompts[j.prompt_id].checks:
@@ -124,8 +120,7 @@ def reliability(
     prompts: Mapping[str, Example],
     candidates: Mapping[str, Candidate],
 ) -> dict[str, Any]:
-    """Return the content of `reliability.json`. A positive is a good answer or, of two candidates, a better `a`, whose
-    place is random."""
+    """Return the content of `reliability.json`. A positive is a good answer or, of two candidates, a better `a`."""
     swapped = [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]
     missing = Counter(j.error for j in judgements if j.error)
     figures: dict[str, Any] = {

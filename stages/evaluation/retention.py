@@ -202,8 +202,7 @@ def measure_answers(
 
 
 def variety(prompt: Example, answer: Candidate) -> float:
-    """The share of distinct pairs of neighbouring words among an answer's first words (distinct-2: arXiv:1510.03055);
-    0 without any pair."""
+    """The share of distinct pairs of neighbours among an answer's first words (distinct-2: arXiv:1510.03055)."""
     pairs = list(pairwise(lower_words(answer.text)[:FIRST]))
     return len(set(pairs)) / len(pairs) if pairs else 0.0
 

@@ -182,10 +182,7 @@ class UnreadColumns:
 def list_unread(row: Mapping[str, Any], values: Mapping[str, Any], unread: UnreadColumns) -> list[str]:
     """Return the columns of a row that hold a value but are not read, and such keys of turns as `messages.key`.
     `values` are the row's values by role.
-
-    Raises:
-        ChangesMeaning: if one of these columns or keys changes what the row means.
-    """
+    Raise ChangesMeaning if one of these columns or keys changes what the row means."""
     columns = []
     for column, changing in unread.columns.items():
         if has_content(column, row[column], 1):
@@ -204,10 +201,7 @@ def list_unread(row: Mapping[str, Any], values: Mapping[str, Any], unread: Unrea
 
 def unread_turn_keys(turns: Any, column: str, dropped: Collection[str], answer_keys: Collection[str]) -> list[str]:
     """Return the keys of one or several turns that nothing reads. Answers may also have `answer_keys`.
-
-    Raises:
-        ChangesMeaning: if one of these keys changes what the turn means.
-    """
+    Raise ChangesMeaning if one of these keys changes what the turn means."""
     unread_keys = dict[str, None]()
     for turn in turns if isinstance(turns, list) else [turns]:
         if isinstance(turn, dict) and any(key in turn for key in ROLE_KEYS):

@@ -29,10 +29,7 @@ PEEKED = 200  # rows
 
 def detect_mapping(table: Table, source: Source, key: str, purpose: Purpose) -> ColumnMapping | None:
     """Return a file's format and its columns by role; None if no row can be read. The format has learnt from the rows.
-
-    Raises:
-        UserError: as `recognise_format`; also if the format finds that the rows contradict each other.
-    """
+    Raise UserError, as `recognise_format`; also if the format finds that the rows contradict each other."""
     rows = first_rows(table)
     mapping = recognise_format(table, rows, source, key, purpose)
     if mapping and not mapping.prompts_only:
@@ -54,10 +51,7 @@ def recognise_format(
     table: Table, rows: list[dict[str, Any]], source: Source, key: str, purpose: Purpose
 ) -> ColumnMapping | None:
     """Return a file's format and its columns by role, from the first rows alone; None if there are no rows.
-
-    Raises:
-        UserError: if no format fits, or several readings do. The message has the columns, and a setting to type.
-    """
+    Raise UserError if no format fits, or several readings do. The message has the columns, and a setting to type."""
     block, _, _ = key.rpartition(".")
     if not allowed_formats(source, purpose):
         names = ", ".join(map(format_name, FORMATS[purpose]))

@@ -94,10 +94,7 @@ class Format(ABC):
 
     def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:  # noqa: B027
         """Learn from the first rows of a file, such as the set of labels. `names` are the columns by role.
-
-        Raises:
-            UserError: if the values are ambiguous; `labels` is the key of the setting that explains them.
-        """
+        Raise UserError if the values are ambiguous; `labels` is the key of the setting that explains them."""
 
     def remarks(self) -> list[str]:
         """Return notes for the user on how the file was read."""
@@ -106,10 +103,7 @@ class Format(ABC):
     @abstractmethod
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         """Parse a row, given as its values by role. All roles in `needs` are there, and no value is empty.
-
-        Raises:
-            BadRow: if the row cannot be used.
-        """
+        Raise BadRow if the row cannot be used."""
 
     def parse_turns(self, value: Any, field: str) -> list[Message]:
         """Parse turns from a list of objects, a list of alternating texts, or a transcript in one string."""

@@ -31,8 +31,7 @@ class KTO(Format):
         return [*super().remarks(), f"{self.column}: {', '.join(readings)}"]
 
     def label_score(self, value: Any) -> float | None:
-        """Return 1 for a label that means good, 0 for bad, None for any other. Numbers may be classes, so they need
-        `labels: {1: true, 0: false}`."""
+        """Return 1 for a label that means good, 0 for bad, else None: numbers need `labels: {1: true, 0: false}`."""
         word = label_word(value)
         return SCORES.get(self.labels.get(word, word).lower())
 

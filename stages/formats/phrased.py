@@ -146,10 +146,7 @@ def variables_of(ask: str, answer: str) -> set[str]:
 
 def read_task(name: str) -> dict[str, Any]:
     """Return a ready-made task by name, or a task from the user's YAML file.
-
-    Raises:
-        UserError: if there is no such task, or its file has an error.
-    """
+    Raise UserError if there is no such task, or its file has an error."""
     path = FOLDER / f"{name}.yaml" if name in plugins.label_task_names() else plugins.user_path(name)
     if not path.is_file():
         raise UserError(

@@ -86,8 +86,7 @@ def ask_driver(*options: str) -> list[str]:
 
 
 def may_have_gpu() -> bool:
-    """Return False if torch cannot see a GPU: there is no device of NVIDIA, AMD or WSL, or the environment hides
-    all."""
+    """Return False if torch cannot see a GPU: there is no device, or the environment hides all."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or platform.system() == "Darwin":
         return False
     devices = ("nvidia[0-9]*", "nvidiactl", "kfd", "dxg")
@@ -160,8 +159,7 @@ def reset_peak_memory() -> None:
 
 
 def accelerator_in_use() -> Any:
-    """Return torch's module of the accelerator, such as torch.cuda, if this process has loaded torch and used a GPU,
-    else None."""
+    """Return torch's module of the accelerator, such as torch.cuda, if this process has used one, else None."""
     torch = sys.modules.get("torch")
     device = torch.accelerator.current_accelerator() if torch else None
     module = torch.get_device_module(device) if torch and device and device.type != "mps" else None

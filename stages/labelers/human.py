@@ -37,10 +37,7 @@ class People(Labeler):
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """Return the part of the pool that people are asked about, with a note on the size of that part.
-
-        Raises:
-            UserError: if no prompt has two different answers.
-        """
+        Raise UserError if no prompt has two different answers."""
         pool = super().pool(inputs)
         questions = draw_questions(pool, self.cfg)
         alike = sum(len(distinct(candidates)) < 2 for _, candidates in pool.by_prompt())

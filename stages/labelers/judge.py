@@ -61,12 +61,8 @@ class Jury(Labeler):
         return self.judge_all(Pool([prompt], candidates))
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
-        """Yield judgements in the order in which they complete.
-
-        Raises:
-            UserError: if a judge ignores the JSON schema; as soon as more judgements are missing than `max_failed`
-                allows; if a budget is exhausted.
-        """
+        """Yield judgements in the order in which they complete. Raise UserError if a judge ignores the JSON schema; as
+        soon as more judgements are missing than `max_failed` allows; if a budget is exhausted."""
         questions = list(self.questions(pool))
         texts_differ = any(len({c.stripped_text for c in candidates}) > 1 for _, candidates in pool.by_prompt())
         if self.rubric.reading is Reading.json and (texts_differ or self.rubric.kind is Rubrics.pointwise):
@@ -110,10 +106,7 @@ class Jury(Labeler):
     async def probe(self, judge: Client) -> None:
         """Check that a server enforces a JSON schema, by a question that a free model would answer otherwise. A cached
         reply that breaks the schema is asked for again, because it may come from an earlier server.
-
-        Raises:
-            UserError: if the server does not enforce the schema, or does not reply.
-        """
+        Raise UserError if the server does not enforce the schema, or does not reply."""
         schema = one_key_schema("word", {"type": "string", "enum": [WORD]})
         messages = [{"role": "system", "content": SYSTEM.format(mark="0")}, {"role": "user", "content": PROBE}]
         problem = ""

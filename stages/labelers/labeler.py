@@ -83,10 +83,7 @@ class Labeler(ABC):
 
 def make_labeler(cfg: Label, out: StageDir) -> Labeler:
     """Return the labeler that `label` names: one of this folder, or a user-defined one.
-
-    Raises:
-        UserError: if the user-defined one cannot be loaded or is not a Labeler.
-    """
+    Raise UserError if the user-defined one cannot be loaded or is not a Labeler."""
     if not cfg.own:
         return plugins.load_class("labelers", cfg.labeler, Labeler).of(cfg, out)  # type: ignore[type-abstract]
     labeler = plugins.create_instance(cfg.own, "label.own", out.path, Labeler)  # type: ignore[type-abstract]

@@ -131,11 +131,7 @@ class Reading:
 
     def ids(self, prompt: Example, candidate: Candidate) -> list[int]:
         """Return the token ids of prompt and answer. If the answer was sampled under the same contract, its own token
-        ids are used.
-
-        Raises:
-            ContractError: if prompt and answer cannot be rendered, or exceed the model's context.
-        """
+        ids are used. Raise ContractError if prompt and answer cannot be rendered, or exceed the model's context."""
         answer = [{"role": "assistant", "content": candidate.text}]
         if contract := self.contract:
             answer_ids = ids_if_unchanged(candidate.token_ids, candidate.tokenizer, candidate.text, contract)

@@ -76,10 +76,7 @@ def main(job_file: Path, node_rank: int) -> int:
 
 def open_rendezvous(rendezvous: str, node_rank: int) -> tuple[str, int, Any]:
     """Return host and port of the TCP store, and on node 0 the store itself, which runs until it is garbage.
-
-    Raises:
-        UserError: if node 0 cannot listen at the address, or other nodes cannot reach it.
-    """
+    Raise UserError if node 0 cannot listen at the address, or other nodes cannot reach it."""
     host, _, port = rendezvous.rpartition(":")
     if node_rank > 0:
         return host, int(port), None

@@ -96,8 +96,7 @@ def write_job(scratch: Path, job: dict[str, Any]) -> None:
 def run_agent(
     job: Path, node_rank: int, out: StageDir | None = None, listen: Callable[..., None] | None = None
 ) -> int:
-    """Start this machine's agent, pass new points of the curves to `listen` while it runs, and return its exit
-    code."""
+    """Start this machine's agent, pass new points of the curves to `listen`, and return its exit code."""
     command = [sys.executable, "-m", "stages.launch.agent", str(job), str(node_rank)]
     # close_fds=False: the agent inherits the descriptor of the node's lock, so the node stays locked while it lives.
     process = subprocess.Popen(command, close_fds=False)
@@ -166,10 +165,7 @@ def modified_at(file: Path) -> int | None:
 
 def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
     """Join every training of node 0 in several processes, until the targets are published.
-
-    Raises:
-        UserError: if a process failed, or no node has been built for PATIENCE_SECONDS.
-    """
+    Raise UserError if a process failed, or no node has been built for PATIENCE_SECONDS."""
     lineage = in_build_order(targets)
     # `rebuild` replaces these nodes. A node that several machines train is not published before this one has joined.
     rebuilt_nodes = [node for node in lineage if node.stage == store.rebuild and world_size(node) > 1]
@@ -193,10 +189,7 @@ def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
 
 def listen_at(rendezvous: str) -> socket.socket:
     """Return a socket of this machine that listens at HOST:PORT.
-
-    Raises:
-        UserError: if node 0 cannot listen there, or other nodes cannot reach the address.
-    """
+    Raise UserError if node 0 cannot listen there, or other nodes cannot reach the address."""
     host, _, port = rendezvous.rpartition(":")
     try:
         family, *_, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]

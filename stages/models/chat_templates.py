@@ -74,10 +74,7 @@ def establish_contract(tokenizer: PreTrainedTokenizerBase, cfg: Template, train:
 def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: int, resize: bool) -> None:
     """Choose a pad token that is neither BOS nor an end of turn: the tokenizer's, a special token that the template
     does not use, or a new token in a spare row of the embedding, which `resize` may add.
-
-    Raises:
-        ContractError: if none of these exists.
-    """
+    Raise ContractError if none of these exists."""
     used = {*stops, tokenizer.bos_token_id}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
         return

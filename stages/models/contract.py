@@ -47,17 +47,13 @@ class Contract:
 
     def example(self, messages: list[Message]) -> Tokens:
         """Return the token ids of a conversation up to its last end of turn, and True for each trained token.
-
-        Raises:
-            ContractError: if no token is trained, a message contains the end-of-turn token as text, or the prompt's
-                tokens are not a prefix of the conversation's.
-        """
+        Raise ContractError if no token is trained, a message contains the end-of-turn token as text, or the prompt's
+        tokens are not a prefix of the conversation's."""
         (tokens,) = self._examples_at_once([messages])
         return tokens
 
     def examples(self, conversations: Iterable[list[Message]]) -> Iterator[Tokens | ContractError]:
-        """Yield `example` of each conversation, or its error. Each slow call of the tokenizer renders
-        RENDERED_AT_ONCE."""
+        """Yield `example` of each conversation, or its error, RENDERED_AT_ONCE for each slow call of the tokenizer."""
         remaining = iter(conversations)
         while batch := list(islice(remaining, RENDERED_AT_ONCE)):
             try:
@@ -177,10 +173,7 @@ class Contract:
 
 def load_contract(model: Path) -> Contract:
     """Read the contract of a model folder, and check it against its golden conversations.
-
-    Raises:
-        ContractError: if the folder's tokenizer renders anything differently from SFT.
-    """
+    Raise ContractError if the folder's tokenizer renders anything differently from SFT."""
     stored = load_json(model / "contract.json", require_keys("stop_ids", "marked", "golden"))
     contract = Contract(load_tokenizer(model), stored["stop_ids"], stored["marked"])
     for key, value in contract.facts().items():
@@ -211,10 +204,7 @@ class Continuation(Contract):
 def load_or_derive_contract(model: Path) -> Contract:
     """Read the contract of a model folder, or derive one from the tokenizer of a base model, which has none yet. A
     base without a chat template gets a `Continuation`: its training never had chat tokens.
-
-    Raises:
-        ContractError: if the tokenizer breaks the contract in the folder.
-    """
+    Raise ContractError if the tokenizer breaks the contract in the folder."""
     if (model / "contract.json").exists():
         return load_contract(model)
     tokenizer = load_tokenizer(model)

@@ -36,10 +36,7 @@ SHAPE = (
 
 def write_gguf(model: Path, file: Path, dtype: GGUFType, name: str) -> None:
     """Write the model folder as `file`, completely or not at all.
-
-    Raises:
-        UserError: if the architecture or the tokenizer is not supported, or reading back gives another model.
-    """
+    Raise UserError if the architecture or the tokenizer is not supported, or reading back gives another model."""
     config = load_config(model)
     if config.model_type not in ARCHITECTURES:
         raise UserError(
@@ -153,10 +150,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, r
 
 def pre_tokenizer_name(definition: dict[str, Any]) -> str:
     """Return llama.cpp's name for the rule by which a tokenizer splits text before BPE.
-
-    Raises:
-        UserError: if llama.cpp's list here has no name for the rule.
-    """
+    Raise UserError if llama.cpp's list here has no name for the rule."""
     parts = definition["pretokenizers"] if definition["type"] == "Sequence" else [definition]
     kinds = [part["type"] for part in parts]
     if not parts[-1].get("add_prefix_space"):

@@ -27,11 +27,7 @@ def push_folder(
     kind: Literal["model", "dataset"] = "model",
 ) -> str:
     """Push every file of the folder in one commit, with `card` as README, and return the address. The environment's
-    HF_TOKEN authorises it.
-
-    Raises:
-        UserError: if the hub refuses, or cannot be reached.
-    """
+    HF_TOKEN authorises it. Raise UserError if the hub refuses, or cannot be reached."""
     content: dict[str, Path | bytes] = {str(p.relative_to(folder)): p for p in files_of(folder)}
     if card is not None:
         content["README.md"] = card.encode()

@@ -172,10 +172,7 @@ def create_reward_model(folder: Path, weights: Weights, device: torch.device, pa
 
 def load_reward_model(folder: Path, weights: Weights, device: torch.device) -> PreTrainedModel:
     """Load a sequence-classification model with one output from a folder of safetensors, in eval mode.
-
-    Raises:
-        UserError: if the model has several outputs, or weights are missing: a head would be drawn at random.
-    """
+    Raise UserError if the model has several outputs, or weights are missing: a head would be drawn at random."""
     model, missing = load_weights(AutoModelForSequenceClassification, folder, dtype=torch_dtype(weights))
     if missing:
         raise UserError(f"{folder} is not a reward model: it has no weights for {', '.join(missing)}.")
@@ -233,11 +230,7 @@ def nf4_config() -> BitsAndBytesConfig:
 
 def save_model(model: PreTrainedModel, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
     """Save weights as safetensors with config and generation config; of a model with an adapter, the adapter alone.
-    `state` holds the weights if they were sharded over processes.
-
-    Raises:
-        UserError: if a weight is not finite.
-    """
+    `state` holds the weights if they were sharded over processes. Raise UserError if a weight is not finite."""
     weights = dict(model.named_parameters()) if state is None else state
     floats = {
         name: values.detach() for name, values in weights.items() if values.is_floating_point() and values.numel()

@@ -52,8 +52,7 @@ class PackedPairs:
 
     @cached_property
     def places(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Places in the flattened batch: (tokens,), of every token of the row, and (attended tokens,), of every token
-        that the runs attend to."""
+        """Places in the flattened batch: of every token of the row, and of every token that the runs attend to."""
         runs, layout = np.arange(len(self.layout.lengths)), self.layout
         starts = (runs // 2 + runs % 2 * (len(runs) // 2)) * self.width  # chosen sequences are above rejected ones
         own = join_ranges(starts + layout.prefixes, layout.lengths)

@@ -53,8 +53,7 @@ class RunLayout:
         prefixes: list[int] | None = None,
         continued: list[int] | None = None,
     ) -> "RunLayout":
-        """Return the layout of runs with these lengths. By default, each run is a whole sequence, or continues the run
-        before it."""
+        """Return the layout of runs with these lengths. By default, each is a sequence or continues the one before."""
         continued = continued or [max(0, run - 1) for run in range(len(lengths))]
         return cls(lengths, prefixes or [0] * len(lengths), continued, device)
 
@@ -123,8 +122,7 @@ class RunLayout:
         return len(self.attended_places[run][0]) == 1 and (window is None or window >= self.lengths_attended[run])
 
     def mask(self, run: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-        """Return a run's mask, (own, attended), 0 for visible tokens and -inf for others, cut from a mask for all
-        runs."""
+        """Return a run's mask, (own, attended), 0 for visible tokens, else -inf, cut from that of all runs."""
         attended = self.lengths_attended
         if (window, dtype) not in self.masks:
             visible = visible_tokens(max(attended), window, self.device)

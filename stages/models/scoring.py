@@ -91,10 +91,7 @@ def tokenize_pairs(
 def tokenize_pair(pair: Pair, contract: Contract, sampled: list[list[int] | None] | None = None) -> PairLogProbs:
     """Return the pair as token ids, without log-probs: the sampled ids, or the tokens of its text under the contract.
     `sampled` are its `sampled_ids`, if the caller has them.
-
-    Raises:
-        ContractError: if the text cannot be rendered, or a completion has no token.
-    """
+    Raise ContractError if the text cannot be rendered, or a completion has no token."""
     prompt = contract.prompt(pair.prompt)
     chosen, rejected = sampled_ids(pair, contract) if sampled is None else sampled
     if chosen is None:

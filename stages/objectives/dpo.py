@@ -210,10 +210,7 @@ class FirstStepCheck(TrainerCallback):
     def measure(self) -> None:
         """Store the mean gap in nats per token, and the loss. In a later round of `dpo.reference=sft` the policy is
         not the reference, and nothing is stored.
-
-        Raises:
-            UserError: naming both models, if they differ, or if the loss is not that of log-ratio 0.
-        """
+        Raise UserError, naming both models, if they differ, or if the loss is not that of log-ratio 0."""
         policy, reference = manifest_of(self.inputs["policy"]), manifest_of(self.inputs["reference"])
         model, cfg = reference["inputs"]["reference"], self.trainer.cfg
         names = f"the policy ({policy['stage']} {policy['fingerprint']}) and the reference ({model['fingerprint']})"

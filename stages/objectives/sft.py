@@ -52,10 +52,7 @@ def read_rows(
     examples: Iterable[Example], contract: Contract, cfg: SFT, out: StageDir, context: int | None = None
 ) -> Demonstrations:
     """Tokenise the examples for training and evaluation. `context` is the number of tokens that the model reads.
-
-    Raises:
-        UserError: if there is nothing to train on, or too many examples were dropped.
-    """
+    Raise UserError if there is nothing to train on, or too many examples were dropped."""
     rows, report_rows = Demonstrations(TokenRows, cfg, out), list[Demonstration]()
     answered = (e for e in examples if e.reference and e.split in (Split.sft, Split.validation))
     for row in tokenize_examples(answered, contract, cfg, rows.left_out, context):

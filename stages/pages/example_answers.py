@@ -86,8 +86,7 @@ def by_checks(prompts: list[ShownAnswer], results: Mapping[str, Any]) -> dict[st
 
 
 def strips(inputs: dict[str, Path], nodes: dict[str, Manifest], models: dict[str, str]) -> list[dict[str, Any]]:
-    """Return for every model with samples from its training: its title, its start, and a strip for each prompt.
-    `models`: title by role."""
+    """Return for every model (title by role) with training samples its title, start, and a strip for each prompt."""
     training_samples = []
     for role, name in model_nodes(nodes, models).items():
         if samples := read_samples(inputs[name]):

@@ -134,10 +134,7 @@ def split_rows(cfg: Config, split: str) -> int | None:
 
 def base_config(cfg: Config) -> dict[str, Any]:
     """Return the base model's config.json if it is on this machine, else an empty dict.
-
-    Raises:
-        Damaged: if the config.json has values that no model can have.
-    """
+    Raise Damaged if the config.json has values that no model can have."""
     if cfg.without_model:
         return {}
     try:

@@ -74,10 +74,7 @@ def require_reward_model(node: Node, store: Store) -> None:
 
 def require_folder(folder: Path, key: str) -> dict[str, Any]:
     """Return the config.json of a model's folder.
-
-    Raises:
-        UserError: naming `key`, if the folder lacks a part of a model, or holds files that are unsafe to read.
-    """
+    Raise UserError, naming `key`, if the folder lacks a part of a model, or holds files that are unsafe to read."""
     try:
         safe_folder.validate_folder(folder)
     except UserError as error:

@@ -74,8 +74,7 @@ def require_known(node: Node, store: Store) -> None:
 
 
 def require_answered(node: Node, store: Store) -> None:
-    """Raise UserError if `label.human.answered` has no answers, or, once the pool is in the store, none to its
-    questions."""
+    """Raise UserError if `label.human.answered` has no answers, or none to the questions of a pool in the store."""
     cfg = node.config
     if "human" not in cfg.labelers or not cfg.human.answered:
         return

@@ -149,10 +149,7 @@ def require_options(own: Own, key: str, function: Function, positional: int) -> 
 
 class PythonFile:
     """The parsed text of a user's Python file.
-
-    Raises:
-        UserError: if the file cannot be read, or imports a module that is not installed.
-    """
+    Raise UserError if the file cannot be read, or imports a module that is not installed."""
 
     def __init__(self, own: Own, key: str):
         self.own, self.key = own, key
@@ -168,10 +165,7 @@ class PythonFile:
 
     def defined(self) -> ast.ClassDef | Function | None:
         """Return the class or function of this name; None if the text does not show its definition.
-
-        Raises:
-            UserError: if the file does not mention the name at all.
-        """
+        Raise UserError if the file does not mention the name at all."""
         name, definition = self.own.name, None
         for statement in self.tree.body:
             if isinstance(statement, ast.ClassDef | Function) and statement.name == name:

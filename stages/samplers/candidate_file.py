@@ -22,10 +22,7 @@ def read_candidates(
 ) -> tuple[list[Example], list[Candidate]]:
     """Return the prompts of this round, and their candidates in the file. `data_prompts` are the prompts that the file
     may answer; None means the file's own prompts. Rows for prompts of other rounds are skipped with a warning.
-
-    Raises:
-        UserError: if more rows than `sample.max_failed` cannot be used, or no row answers a prompt of this round.
-    """
+    Raise UserError if more rows than `sample.max_failed` cannot be used, or no row answers a prompt of this round."""
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # an earlier attempt may have been killed
     name, key, report = Path(cfg.file).name, f"{cfg.key}.file", ReadReport()
     prompts = {p.id: p for p in data_prompts or ()}

@@ -24,10 +24,7 @@ from stages.store.workspace import StageDir
 
 def choose_opener(cfg: Sample, out: StageDir) -> Open:
     """Return the function that opens the sampler of `sample.sampler`, or the user's own sampler.
-
-    Raises:
-        UserError: if the user's own sampler cannot be loaded or is not a Sampler.
-    """
+    Raise UserError if the user's own sampler cannot be loaded or is not a Sampler."""
     if not cfg.own:
         return plugins.load_class("samplers", cfg.sampler, Sampler).opener(cfg, out)  # type: ignore[type-abstract]
     sampler_class = plugins.load_subclass(cfg.own, "sample.own", out.path, Sampler)  # type: ignore[type-abstract]
@@ -110,8 +107,7 @@ def complete(
 def make_candidate(
     request: Request, index: int, completion: Completion, contract: Contract, policy: str, sampler: str
 ) -> Candidate:
-    """Return a completion as the candidate at this index of its prompt. `policy`: the name of the model that wrote
-    it."""
+    """Return a completion as the candidate at this index of its prompt, by the model named `policy`."""
     ids = completion.token_ids
     text = str(completion.text) if ids is None else contract.text(ids)
     return Candidate(

@@ -65,8 +65,7 @@ def splitmix64(seeds: torch.Tensor, first: torch.Tensor, count: int) -> torch.Te
 
 
 def to_blocks(logits: torch.Tensor) -> torch.Tensor:
-    """Return logits of shape (rows, vocabulary) as (rows, blocks, BLOCK) in fp32. Padding is -inf, which is never
-    drawn."""
+    """Return logits of shape (rows, vocabulary) as (rows, blocks, BLOCK) in fp32, padded with -inf."""
     short = -logits.shape[1] % BLOCK
     logits = torch.nn.functional.pad(logits.float(), (0, short), value=-torch.inf) if short else logits.float()
     return logits.reshape(len(logits), -1, BLOCK)

@@ -94,8 +94,7 @@ class HFSampler(Sampler):
         return memory.decoded_at_once(shape, size, self.rows, length, device) if shape else self.rows
 
     def _admit(self, queue: deque[tuple[Request, int]], active: list[Row], slots: Slots) -> None:
-        """Move candidates from the queue into free places, and read each of their prompts once, without its last
-        token."""
+        """Move candidates from the queue into free places, and read their prompts once, without the last token."""
         prompts: list[list[int]] = []
         source: list[int] = []
         first, last = len(active), None

@@ -28,10 +28,7 @@ class OpenVINOSampler(Sampler):
     @classmethod
     def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> "OpenVINOSampler":
         """Return a sampler of the model in a folder, on the CPU.
-
-        Raises:
-            UserError: for a model that cannot be written as GGUF.
-        """
+        Raise UserError for a model that cannot be written as GGUF."""
         import openvino_genai
 
         rows = decoding.runtime.batch_size
@@ -91,8 +88,7 @@ class OpenVINOSampler(Sampler):
 
 
 def group_candidates(request: Request) -> list[list[int]]:
-    """Return indices of candidates that are drawn together: one group per temperature, and one per greedy
-    candidate."""
+    """Return indices of candidates that are drawn together: a group per temperature and per greedy candidate."""
     groups = defaultdict[tuple[float, int], list[int]](list)
     for i, temperature in enumerate(request.temperatures):
         groups[temperature, i if temperature == 0 else 0].append(i)

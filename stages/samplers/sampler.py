@@ -16,8 +16,7 @@ REASONS = ("stop", "length")
 
 @dataclass
 class Decoding:
-    """The settings to complete a prompt: one candidate per temperature (0 is greedy). `block` is their block on the
-    command line."""
+    """The settings to complete a prompt, with a temperature (0 is greedy) per candidate. `block`: their block."""
 
     temperatures: list[float]
     max_new_tokens: int
@@ -74,8 +73,7 @@ class Sampler(ABC):
 
     @classmethod
     def opener(cls, cfg: Any, out: StageDir) -> "Open":
-        """Return the function that opens the sampler for a stage. `cfg` is the block `sample`; override this method to
-        bind more of its settings."""
+        """Return the function that opens the sampler for a stage with the block `sample`. Override it to bind more."""
         return cls.open
 
     @classmethod

@@ -57,8 +57,7 @@ class Slots:
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store new keys and values, and return those to attend to: the prompts' own while prompts are read, all of a
-        row's while decoding."""
+        """Store new keys and values, and return those to attend to: of prompts, or while decoding all of a row's."""
         if self.prompt_states is not None:
             self.prompt_states.append((keys, values))
             return keys, values

@@ -33,10 +33,7 @@ def is_pattern(path: Path) -> bool:
 
 def digests(files: Iterable[Path], cache: Path, fresh: bool = False) -> dict[Path, str]:
     """Return the SHA-256 of each file. Digests of unchanged files come from `cache`; `fresh` hashes every file.
-
-    Raises:
-        UserError: for a file that changes while it is hashed.
-    """
+    Raise UserError for a file that changes while it is hashed."""
     cached = read_note(cache, entries) or {}
     entry_by_file: dict[Path, list[Any]] = {}
     for file in files:
@@ -53,6 +50,5 @@ def digests(files: Iterable[Path], cache: Path, fresh: bool = False) -> dict[Pat
 
 
 def entries(value: Any) -> dict[str, list[Any]]:
-    """Return the valid entries of the cache: a signature and a digest by path. Earlier versions wrote other
-    entries."""
+    """Return the valid entries of the cache, a signature and a digest by path, without those of earlier versions."""
     return {name: entry for name, entry in value.items() if len(entry) == 5 and len(str(entry[-1])) == 64}

@@ -38,10 +38,7 @@ class Dropped:
     def settle(self, used: int, remaining: int) -> dict[str, int]:
         """Warn of the dropped rows, and return their number by reason. `used` rows were not dropped, and the stage
         needs at least one of `remaining` rows among these.
-
-        Raises:
-            UserError: if `remaining` is 0, or more than the share `limit` was dropped.
-        """
+        Raise UserError if `remaining` is 0, or more than the share `limit` was dropped."""
         count = self.reasons.total()
         if not count:
             return {}

@@ -41,10 +41,7 @@ def sealed(row: Mapping[str, Any]) -> bytes:
 
 def parse(line: bytes) -> Any:
     """Return the content of a line without its digest.
-
-    Raises:
-        ValueError: for a line that is not JSON, or whose digest does not fit.
-    """
+    Raise ValueError for a line that is not JSON, or whose digest does not fit."""
     content = line.removesuffix(b"\n")
     if end := END.search(content):
         content = content[: end.start()] + b"}"

@@ -32,10 +32,7 @@ def is_held(path: Path) -> bool:
 
 def open_lock(path: Path) -> int:
     """Return the descriptor of a lock's file. Child processes inherit it.
-
-    Raises:
-        UserError: if the folder cannot be written to.
-    """
+    Raise UserError if the folder cannot be written to."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)

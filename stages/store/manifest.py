@@ -59,8 +59,7 @@ def manifest_of(folder: Path) -> Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Return the manifest of a node, or None if the node is not published. If the manifest cannot be read, warn and
-    return None."""
+    """Return the manifest of a node, or None if it is not published, or after a warning if it cannot be read."""
     try:
         return manifest_of(folder) if (folder / "manifest.json").exists() else None
     except Damaged as error:

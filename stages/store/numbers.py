@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 
 def signed(number: float, form: str) -> str:
-    """Return a number in a form of `str.format`, with a minus sign instead of a hyphen: `−1.7 points`. The form's
-    option `z` writes −0.0 as 0.0."""
+    """Return a number in a form of `str.format` with a minus sign: `−1.7 points`. A `z` in it writes −0.0 as 0.0."""
     text = form.format(number)
     return f"−{text[1:]}" if text.startswith("-") else text
 
@@ -17,8 +16,7 @@ def points(difference: float) -> str:
 
 
 def bound(difference: float) -> str:
-    """Return a bound of a difference in points. It keeps its sign: `−0.0` is below zero, although it rounds to
-    zero."""
+    """Return a bound of a difference in points. It keeps its sign: `−0.0` is below zero, although it rounds."""
     return signed(100 * difference, "{:+.1f}")
 
 

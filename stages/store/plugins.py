@@ -70,10 +70,7 @@ def user_path(typed: str) -> Path:
 
 def read_python(own: Own, key: str) -> bytes:
     """Return the bytes of the user's file without running it.
-
-    Raises:
-        UserError: if the file does not exist or is not valid Python.
-    """
+    Raise UserError if the file does not exist or is not valid Python."""
     file = user_path(str(own.file))
     if not own.name:
         raise UserError(f"{key}.name is not set. Type {key}.name=NAME, the class or function to use from the file.")
@@ -102,10 +99,7 @@ def copy_file(content: bytes, folder: Path, file: Path) -> tuple[Path, str]:
 
 def run_file(own: Own, key: str, node: Path) -> Any:
     """Run the store's copy of the user's file, and return the object `own.name` from it. The node gets it as `own.py`.
-
-    Raises:
-        UserError: if the copy has changed, the file raises an error, or it does not define the name.
-    """
+    Raise UserError if the copy has changed, the file raises an error, or it does not define the name."""
     copy_path = Path(str(own.file))
     content = copy_path.read_bytes()
     digest = copy_path.parent.name
@@ -125,10 +119,7 @@ def run_file(own: Own, key: str, node: Path) -> Any:
 
 def load_subclass(own: Own, key: str, node: Path, kind: type[Kind]) -> type[Kind]:
     """Return the user's class, which must be derived from `kind` and complete.
-
-    Raises:
-        UserError: if it is not derived from `kind`, or a method is missing.
-    """
+    Raise UserError if it is not derived from `kind`, or a method is missing."""
     user_class = run_file(own, key, node)
     if not isinstance(user_class, type) or not issubclass(user_class, kind):
         raise wrong_class_error(own, key, f"{kind.__module__}.{kind.__name__}")
@@ -155,10 +146,7 @@ def require_complete(own: Own, key: str, has_name: bool, missing_methods: Iterab
 
 def create_instance(own: Own, key: str, node: Path, kind: type[Kind]) -> Kind:
     """Create an object of the user's class with the options.
-
-    Raises:
-        UserError: if the class is not a `kind`, or does not accept the options.
-    """
+    Raise UserError if the class is not a `kind`, or does not accept the options."""
     user_class = load_subclass(own, key, node, kind)
     require_options(own, key, inspect.signature(user_class))
     with explain_errors(own, key, node):

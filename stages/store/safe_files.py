@@ -32,10 +32,7 @@ class NotRegular(UserError):
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
     """Return a descriptor of a regular file. A link is not followed, and a FIFO does not block the caller.
-
-    Raises:
-        NotRegular: for a link, a folder, a FIFO, a socket or a device.
-    """
+    Raise NotRegular for a link, a folder, a FIFO, a socket or a device."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as error:

@@ -38,10 +38,7 @@ MAX_TEMPLATE_BYTES = 1 << 20  # the longest known templates have a few thousand 
 
 def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     """Return the block with hub revisions replaced by commits, and the digest of every local path in it.
-
-    Raises:
-        UserError: for all files and repositories that are not found.
-    """
+    Raise UserError for all files and repositories that are not found."""
     if isinstance(block, ScoredGRPO):
         label, digests = pin(block.label, cache)
         return replace(block, label=label), digests
@@ -135,10 +132,7 @@ def locate(path: str, key: str) -> Path | None:
 
 def in_package(path: str, key: str) -> Path:
     """Return the file or folder that `package:NAME/FILE` names.
-
-    Raises:
-        UserError: if the package is not installed, or does not have this file.
-    """
+    Raise UserError if the package is not installed, or does not have this file."""
     name, _, inside = path.removeprefix(PACKAGE).partition("/")
     if not name.isidentifier():
         raise UserError(f"{key}={path}: {name!r} is not the name of a package. Write package:NAME/FILE.")
@@ -157,12 +151,8 @@ def in_package(path: str, key: str) -> Path:
 
 def data_files(local: Path, key: str) -> list[Path]:
     """Return the data files at a path, sorted: the file itself, or those in a folder or of a pattern. A README, a data
-    card and hidden files in a folder are not data.
-
-    Raises:
-        UserError: if an entry is not a regular file, a link leads out of the folder, or the files are larger than this
-            machine's memory.
-    """
+    card and hidden files in a folder are not data. Raise UserError if an entry is not a regular file, a link leads out
+    of the folder, or the files are larger than this machine's memory."""
     paths = sorted(local.rglob("*")) if local.is_dir() else files_of(local)
     for file in paths:
         if not (file.is_file() or file.is_dir()):
@@ -192,10 +182,7 @@ def is_data(file: Path) -> bool:
 
 def read_template(path: Path, setting: str = "sft.template.path") -> str:
     """Return the Jinja template in the file that `setting` names.
-
-    Raises:
-        UserError: if it is not a regular file, too long, or not UTF-8.
-    """
+    Raise UserError if it is not a regular file, too long, or not UTF-8."""
     key = f"{setting}={path}"
     if not path.is_file():
         raise UserError(f"{key}: there is no such file. Type the path of a Jinja template.")
@@ -214,11 +201,7 @@ def hub_revision(repo: str, revision: str | None, kind: Literal["model", "datase
 
 def resolve_commit(repo: str, revision: str | None, kind: Literal["model", "dataset"], key: str) -> str:
     """Return the commit of a hub revision that the hub, or its cache on this machine, holds. The hub is not asked for
-    a commit that the cache holds.
-
-    Raises:
-        UserError: if neither holds it.
-    """
+    a commit that the cache holds. Raise UserError if neither holds it."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -268,10 +251,7 @@ class OutsideFiles:
     @contextmanager
     def watch(self, folder: Path) -> Iterator[None]:
         """Run the stage, which works in `folder`, and check afterwards that no file has changed.
-
-        Raises:
-            UserError: for a file that has changed. The folder is removed.
-        """
+        Raise UserError for a file that has changed. The folder is removed."""
         try:
             yield
         finally:

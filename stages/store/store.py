@@ -110,10 +110,7 @@ class Store:
     def verify(self, *folders: Path, weights: bool = True) -> None:
         """Hash the files of published nodes, each once per command, and compare them with their manifests. A bit that
         flips on a disk changes neither size nor time of a file. `weights=False` leaves weights out.
-
-        Raises:
-            Damaged: for the first file with other content, with the command that builds its node again.
-        """
+        Raise Damaged for the first file with other content, with the command that builds its node again."""
         for folder in folders:
             manifest = manifest_of(folder)
             names = [name for name in manifest["files"] if weights or not name.endswith(WEIGHTS)]
@@ -174,10 +171,7 @@ class Store:
     def publish(self, node: Node, record: Manifest) -> Manifest:
         """Write the manifest, sync all files to the disk, and rename the partial folder. The caller holds the lock.
         Files in `scratch/` (checkpoints, shards) are only needed for a resume, and are not published.
-
-        Raises:
-            UserError: if the content of an input has changed since the stage started.
-        """
+        Raise UserError if the content of an input has changed since the stage started."""
         digests_by_role = self.read_input_digests(node)
         if read_note(self.partial(node) / SCRATCH / INPUTS, require_keys()) != digests_by_role:
             raise UserError(f"{node}: another command rebuilt an input while this ran. Type the same command again.")

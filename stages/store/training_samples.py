@@ -12,8 +12,7 @@ from stages.store.workspace import SAMPLES
 
 @dataclass
 class Sample:
-    """The greedy answer to one prompt after `step` optimizer steps. `id` is a hash of the prompt. `finish_reason` is
-    stop or length."""
+    """The greedy answer to a prompt (`id`: its hash) after `step` steps. `finish_reason` is stop or length."""
 
     step: int
     id: str

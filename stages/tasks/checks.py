@@ -26,8 +26,7 @@ def last_number(text: str) -> float | None:
 
 
 def parse_json(text: str) -> Any:
-    """Return the JSON value of an answer. For invalid JSON, return the class ValueError, which equals no JSON
-    value."""
+    """Return the JSON value of an answer. For invalid JSON, return the class ValueError, which equals none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -4,14 +4,16 @@ drawn. Each module of `constraints/` is an area of kinds."""
 import importlib
 import pkgutil
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
+from stages.config.installation import read_beside
 from stages.store.records import Check
 from stages.tasks import constraints as areas
-from stages.tasks.words import wordings_of
+from stages.tasks.words import split_wordings
 
 WHOLE = "whole"  # the claim of a kind that shapes the whole answer and allows no other kind
 Draw = Callable[[random.Random, str], dict[str, Any]]  # draws the parameters of a constraint for a request
@@ -48,40 +50,25 @@ class Constraint:
         return rng.choice(self.wordings).format(**{name: format_value(value) for name, value in params.items()})
 
 
-CONSTRAINTS: dict[str, Constraint] = {}
+@cache
+def known_constraints() -> dict[str, Constraint]:
+    """Return every kind by name. The YAML file beside a module of `constraints/` lists its kinds. The module has the
+    checker of each, in `CHECKS` or as a function. `DRAWS` draws parameters that do not come from `options`."""
+    kinds = dict[str, Constraint]()
+    for area in sorted(module.name for module in pkgutil.iter_modules(areas.__path__)):
+        module = importlib.import_module(f"{areas.__name__}.{area}")
+        checkers, draws = vars(module) | getattr(module, "CHECKS", {}), getattr(module, "DRAWS", {})
+        for name, kind in read_beside(str(module.__file__)).items():
+            if name != "words":
+                draw = draws.get(name) or choice_of(kind.get("options", {}))
+                wordings, claims = split_wordings(kind["wordings"], "\n"), frozenset(kind["claims"].split())
+                kinds[name] = Constraint(name, area, Side(kind["side"]), wordings, claims, draw, checkers[name])
+    return dict(sorted(kinds.items()))
 
 
-def constraint(
-    side: Side, claims: str, draw: Draw = lambda rng, request: {}
-) -> Callable[[Callable[..., bool]], Callable[..., bool]]:
-    """Register the decorated checker as a kind. `claims` are words, separated by spaces. The wordings are in the YAML
-    file beside its module, under its name: a whole sentence per line, with " | " for a line break."""
-
-    def register(holds: Callable[..., bool]) -> Callable[..., bool]:
-        name, area = holds.__name__, holds.__module__.rpartition(".")[2]
-        CONSTRAINTS[name] = Constraint(
-            name, area, side, wordings_of(holds, "\n"), frozenset(claims.split()), draw, holds
-        )
-        return holds
-
-    return register
-
-
-def choice_of(**options: Sequence[Any]) -> Draw:
+def choice_of(options: Mapping[str, Sequence[Any]]) -> Draw:
     """Return a function that draws one of the options of each parameter."""
     return lambda rng, request: {name: rng.choice(choices) for name, choices in options.items()}
-
-
-def count_of(*options: int) -> Draw:
-    """Return a function that draws one of the options as the parameter `count`."""
-    return choice_of(count=options)
-
-
-def known_constraints() -> dict[str, Constraint]:
-    """Return every kind by name, from the modules in `constraints/`."""
-    for module in pkgutil.iter_modules(areas.__path__):
-        importlib.import_module(f"{areas.__name__}.{module.name}")
-    return dict(sorted(CONSTRAINTS.items()))
 
 
 def may_clash(first: Constraint, second: Constraint) -> bool:

@@ -19,8 +19,7 @@ from stages.tasks.words import split_wordings, wordings_of
 
 @dataclass
 class Instance:
-    """An instruction without its phrasing: the values of the phrasing's slots, the reference answer, its checks, and
-    the turns `before` the request."""
+    """An instruction without its phrasing: the slots' values, its reference and checks, and the turns `before` it."""
 
     slots: dict[str, str]
     reference: str
@@ -104,10 +103,7 @@ def generate(
     seed: int, counts: Mapping[str, int], families: list[str], own: Mapping[str, Family] | None = None
 ) -> list[Example]:
     """Return examples of each group in GROUPS, with families in turn and no prompt twice. `own`: the user's families.
-
-    Raises:
-        UserError: for an unknown or duplicate family, or a group without a family.
-    """
+    Raise UserError for an unknown or duplicate family, or a group without a family."""
     chosen = known_families()
     for name in own or {}:
         if name in chosen:

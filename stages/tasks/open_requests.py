@@ -50,8 +50,7 @@ NO_TOPIC = "language"  # claim of kinds whose answers name the topic in another 
 
 @dataclass(frozen=True)
 class Request:
-    """An open request. `topics`: for each thing that an answer must mention, the stems of its words, of which one
-    suffices."""
+    """An open request. `topics`: for each thing that an answer must mention, stems of which one suffices."""
 
     act: str
     text: str
@@ -99,11 +98,7 @@ def is_echo(answer: str, text: str) -> bool:
 
 def generate(seed: int, counts: Mapping[str, int]) -> list[Example]:
     """Return examples of each group in SIDES, with kinds in turn and no prompt twice. They have checks but no
-    reference.
-
-    Raises:
-        UserError: if a group needs more prompts than exist.
-    """
+    reference. Raise UserError if a group needs more prompts than exist."""
     examples: dict[str, Example] = {}
     for group in SIDES:
         kinds = kinds_of_group(group)

@@ -37,10 +37,7 @@ def apply_adapter(
 def attach_new_adapter(model: PreTrainedModel, cfg: LoRA, seed: int, task: str = "CAUSAL_LM") -> PeftModel:
     """Put a new adapter on the model. Its second factor starts at zero, so outputs do not change yet. With the task
     SEQ_CLS, the whole reward head is trained too.
-
-    Raises:
-        UserError: if the model has no layer that `target_modules` names.
-    """
+    Raise UserError if the model has no layer that `target_modules` names."""
     torch.manual_seed(seed)
     modules = ALL_LINEAR if cfg.target_modules == [ALL_LINEAR] else list(cfg.target_modules)
     config = LoraConfig(task_type=task, r=cfg.rank, lora_alpha=cfg.alpha, target_modules=modules)

@@ -41,11 +41,8 @@ SHARDING_ARGUMENTS: dict[Sharding, dict[str, Any]] = {
 
 def training_arguments(cfg: Training, out: StageDir, **objective_arguments: Any) -> TrainingArguments:
     """Return TRL's arguments for a block, with the objective's own. TRL's batch is all rows of an optimizer step.
-
-    Raises:
-        UserError: if TRL refuses a key of `trainer`, if this process sees several GPUs, if the number of processes
-            is not the one in the config, or if a model should be sharded over CPUs.
-    """
+    Raise UserError if TRL refuses a key of `trainer`, if this process sees several GPUs, if the number of processes is
+    not the one in the config, or if a model should be sharded over CPUs."""
     runtime, name = cfg.runtime, cfg.objective.trl
     arguments_class = getattr(trl, name) if name else TrainingArguments
     settings = dict(

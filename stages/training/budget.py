@@ -108,8 +108,7 @@ def enable_checkpointing(model: PreTrainedModel, checkpointing: Checkpointing) -
 
 
 def save_costly_outputs(_: Any, operation: Any, *args: Any, **__: Any) -> CheckpointPolicy:
-    """Return the policy to save outputs of COSTLY operations, and autocast's copies of weights, shared by all
-    tokens."""
+    """Return the policy to save outputs of COSTLY operations and autocast's copies of weights."""
     cast = operation is aten._to_copy.default and isinstance(args[0], torch.nn.Parameter)
     is_costly = operation in COSTLY or operation.namespace == "torch_attn"  # that of `varlen_attn`
     return CheckpointPolicy.MUST_SAVE if cast or is_costly else CheckpointPolicy.PREFER_RECOMPUTE

@@ -124,8 +124,7 @@ class Fit(Generic[Block, TrainerOf]):
         model_card.write_card(self.out / "model", self.cfg, inputs, figures)
 
     def metrics(self, tokens: Sequence[int]) -> dict[str, Any]:
-        """Return device, steps, and the numbers of trained rows and tokens, and of untrained rows. `tokens`: of each
-        row."""
+        """Return device, steps, and the numbers of trained rows and tokens (`tokens`: each row's) and other rows."""
         unit = self.cfg.objective.unit
         return {
             "device": str(self.args.device),
@@ -150,10 +149,7 @@ class Fit(Generic[Block, TrainerOf]):
 
 def train_with_callbacks(trainer: Trainer, cfg: Training, out: StageDir, *callbacks: TrainerCallback) -> None:
     """Train to the last step, from the newest complete checkpoint if one exists, with our callbacks in place of TRL's.
-
-    Raises:
-        UserError: if training diverges.
-    """
+    Raise UserError if training diverges."""
     if cfg.adapter is not Adapter.none:
         adapters.cast_trained_to_fp32(trainer.model)
     for default in (ProgressCallback, PrinterCallback):

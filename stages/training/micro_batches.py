@@ -190,8 +190,7 @@ class MicroBatches(PlumblineTrainer, ABC):
         return self.divide_alike(rows, self.token_budget)
 
     def evaluation_batches(self, rows: list[Row]) -> list[list[Row]]:
-        """Return the rows in batches for forwards without gradients, the longest first, within a micro-batch's
-        tokens."""
+        """Return rows in batches for forwards without gradients, the longest first, within a micro-batch's tokens."""
         if not rows:
             return []
         budget = self.token_budget or (self.cfg.runtime.rows or 1) * self.cfg.max_length
@@ -274,12 +273,8 @@ class MicroBatches(PlumblineTrainer, ABC):
 
     def make_room(self, model: torch.nn.Module, too_large: list[Row]) -> None:
         """Drop the step's gradients, and lower the budget to half of the micro-batch `too_large`. If that is a single
-        row, recompute more activations instead.
-
-        Raises:
-            UserError: if neither is possible, if `runtime.micro_batch` sets the number of rows, or if other processes,
-                which still have memory, would wait for this one.
-        """
+        row, recompute more activations instead. Raise UserError if neither is possible, if `runtime.micro_batch` sets
+        the number of rows, or if other processes, which still have memory, would wait for this one."""
         model.zero_grad()
         release_memory()
         lengths = [self.count_tokens(row) for row in too_large]

@@ -134,11 +134,8 @@ def risen_loss_message(history: EvalHistory, cfg: Training) -> str:
 
 def read_best_losses(history: EvalHistory, step: int, cfg: Training, out: StageDir) -> list[float]:
     """Return the validation rows' losses at the published step, and compare them with those before the first step.
-
-    Raises:
-        UserError: if they rose by more than MOST_RISE and by more than noise. A smaller rise only warns: on rows
-            sampled from the model itself, the start is hardly to be improved.
-    """
+    Raise UserError if they rose by more than MOST_RISE and by more than noise. A smaller rise only warns: on rows
+    sampled from the model itself, the start is hardly to be improved."""
     before, after = history.row_losses(0), history.row_losses(step)
     change, start_loss = paired(before, after), fmean(before)
     if change.mean <= 0:

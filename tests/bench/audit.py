@@ -29,9 +29,8 @@ from stages.commands.auditing.diversity import Diversity
 from stages.config.blocks.data import Source
 from stages.config.choices import AUDIT_CODES
 from stages.curation.audit.codes import ALONE
-from stages.curation.audit.contamination import HeldOut
 from stages.curation.audit.gate import Auditor
-from stages.curation.audit.near_duplicates import SeenTexts, sketch
+from stages.curation.audit.overlap import HeldOut, SeenTexts, sketch
 from stages.formats.column_mapping import Purpose
 from tests.helpers import DATA
 

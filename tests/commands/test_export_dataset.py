@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from stages.commands import dataset_card, dataset_folder
+from stages.commands import dataset_card, export
 from stages.store.manifest import manifest_of
 from stages.store.records import Example, Pair, load, save
 from stages.store.store import Store
@@ -42,7 +42,7 @@ def test_every_row_of_the_nodes_is_in_the_folder_that_load_dataset_opens(chain: 
     examples = load(chain.folder("data") / "examples.parquet", Example)
 
     preferences = opened(folder, None, tmp_path)  # the first configuration is the default
-    assert [*preferences] == [*dataset_folder.SPLITS]
+    assert [*preferences] == [*export.SPLITS]
     for split, rows in preferences.items():
         of_split = [p for p in pairs if p.split == split]
         for name in ("id", "prompt", "chosen", "rejected", "labeler"):
@@ -59,7 +59,7 @@ def test_every_row_of_the_nodes_is_in_the_folder_that_load_dataset_opens(chain: 
     assert sum(map(len, unpaired.values())) == len(single)
 
     demonstrations = opened(folder, "demonstrations", tmp_path)
-    for of_data, split in dataset_folder.SFT_SPLITS.items():
+    for of_data, split in export.SFT_SPLITS.items():
         rows = demonstrations[split]
         expected = [(e.messages, e.reference) for e in examples if e.split == of_data]
         assert [(row["prompt"], row["completion"][0]["content"]) for row in rows] == expected
@@ -124,7 +124,7 @@ def test_licences_of_rows_stand_in_table_and_card(chain: Chain, tmp_path: Path) 
     table = pq.read_table(judged / "prompts.parquet")
     licences = pa.array(["CC BY 4.0" if i % 2 else None for i in range(len(table))], pa.string())
     pq.write_table(table.drop_columns("licence").append_column("licence", licences), judged / "prompts.parquet")
-    tables, plain = dataset_folder.collect_tables([pairs], Store(chain.root).folder)
+    tables, plain = export.collect_tables([pairs], Store(chain.root).folder)
     rows = tables["preferences"]["train"]
     licence_by_id = dict(zip(table["id"].to_pylist(), licences.to_pylist(), strict=True))
     assert rows["licence"].to_pylist() == [licence_by_id[i] for i in rows["prompt_id"].to_pylist()]
@@ -142,7 +142,7 @@ def test_plain_text_has_no_prompt_and_is_counted(chain: Chain) -> None:
     rows = [Example(str(i), [], "plain", "s", "t", "sft") for i in range(3)]
     rows += [Example("q", [{"role": "user", "content": "q"}], answer, "s", "t", "sft") for answer in ("a", None)]
     save(chain.folder("data") / "examples.parquet", rows, Example)
-    tables, plain = dataset_folder.collect_tables([data], Store(chain.root).folder)
+    tables, plain = export.collect_tables([data], Store(chain.root).folder)
     assert tables["demonstrations"]["train"]["completion"].to_pylist() == [[{"role": "assistant", "content": "a"}]]
     assert plain == 3
     assert "3 demonstrations are left out" in dataset_card.dataset_card("t", tables, plain, [], [])

@@ -12,9 +12,8 @@ from stages.config.blocks.data import Audit, Source
 from stages.config.choices import AUDIT_CODES
 from stages.curation.audit import arithmetic, personal_data
 from stages.curation.audit.codes import ALONE, DESCRIPTIONS
-from stages.curation.audit.contamination import FEWEST, HeldOut
 from stages.curation.audit.gate import Auditor, held_out
-from stages.curation.audit.near_duplicates import SeenTexts, sketch
+from stages.curation.audit.overlap import FEWEST, HeldOut, SeenTexts, sketch
 from stages.formats.format import ParsedRow
 from stages.tasks.words import NOUNS, VERBS
 

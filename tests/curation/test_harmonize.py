@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stages.config.blocks.data import Audit, Data, Form, Source
-from stages.curation.audit.answers import damaged
+from stages.curation.audit.faults import damaged
 from stages.curation.harmonize import FIXES, Harmonizer, normalise_whitespace, repair_encoding
 from stages.formats.format import ParsedRow
 from stages.formats.turns import TOOLS

@@ -39,7 +39,7 @@ keys of the command line.
 A default below is what the groups set. Where `recipe=demo`, which runs unless another recipe is named, sets another
 value, that stands beside it. `${precision}` is the value of the key `precision`. Keys under `runtime` do not enter a
 fingerprint ([guarantees](../explanation/guarantees.md)). `trainer` takes every argument of TRL's trainer that no other
-key sets.
+key sets. Blocks that stand in lists, such as `Source`, come last.
 """
 # Words that are no enum's: those of targets and commands together, and those that are a room's file names.
 WORDS = {
@@ -246,6 +246,9 @@ def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -
         ]
         inner = nested(hint)
         several = {list: "list", dict: "mapping"}.get(typing.get_origin(members(hint)[0]))
+        if not prefix and inner in elements(Config).values() and not several:
+            yield key, f"[{inner.__name__}](#{inner.__name__.lower()})", "", sentences(*meanings)
+            continue
         if inner is None or several:
             kinds = f"{several} of [{inner.__name__}](#{inner.__name__.lower()})" if inner else type_of(hint)
             yield (
@@ -262,9 +265,11 @@ def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -
         yield from keys(inner, f"{key}.", plain, demo)
 
 
-def say_once(rows: list[Row]) -> list[Row]:
-    """The rows; where a key's meaning was said of an earlier key of the same name, they name that key."""
-    first = dict[tuple[str, str], str]()
+def say_once(elements: list[Row], rows: list[Row]) -> list[Row]:
+    """The rows; where the meaning was said of an element's or an earlier key of the same name, they name that key."""
+    first = {
+        (key.rsplit(".", 1)[-1], meaning): key for key, *_, meaning in reversed(elements) if "must" not in meaning[:4]
+    }
     first_keys = [first.setdefault((key.rsplit(".", 1)[-1], meaning), key) for key, *_, meaning in rows]
     return [
         (key, *values, f"as `{earlier}`" if earlier != key and len(meaning.split()) > 2 else meaning)
@@ -272,6 +277,7 @@ def say_once(rows: list[Row]) -> list[Row]:
     ]
 
 
+@cache
 def elements(kind: type) -> dict[str, type]:
     """The dataclasses that stand in lists, in a block and in those inside it."""
     blocks: dict[str, type] = {}
@@ -306,7 +312,9 @@ def render() -> str:
         name = f"[`recipe={path.stem}`](../../recipes/{path.name}){mark('recipe', path.stem)}"
         recipes.append((name, prose(path), hardware[1] if hardware else ""))
     lines += ["## Recipes", "", *table(("recipe", "what it is", "hardware"), *recipes)]
-    rows = say_once([*keys(Config, "", values("~recipe"), values())])
+    sections = {name: [*keys(kind, "", {}, {})] for name, kind in elements(Config).items()}
+    element_rows = [(f"{name}.{key}", *rest) for name, section in sections.items() for key, *rest in section]
+    rows = say_once(element_rows, [*keys(Config, "", values("~recipe"), values())])
     blocks = {name: kind for name, hint in typing.get_type_hints(Config).items() if (kind := nested(hint)) is hint}
     lines += ["## Keys", "", "### Of every run", ""]
     lines += key_table([row for row in rows if row[0].split(".")[0] not in blocks])
@@ -315,7 +323,7 @@ def render() -> str:
         lines += [f"### {name}", "", *([about, ""] if about else [])]
         lines += key_table([row for row in rows if row[0].startswith(f"{name}.")])
     for name, kind in elements(Config).items():
-        lines += [f"### {name}", "", docstring(kind), "", *key_table(list(keys(kind, "", {}, {})))]
+        lines += [f"### {name}", "", docstring(kind), "", *key_table(sections[name])]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 

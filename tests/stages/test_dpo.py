@@ -15,7 +15,7 @@ from stages.config.blocks.training import DPO
 from stages.config.choices import LOSS_TYPES, Forward, Precision
 from stages.config.errors import UserError
 from stages.dpo import run
-from stages.evaluation.displacement import displacement
+from stages.evaluation.diagnosis.effects import displacement
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.models.scoring import ROUNDING_GAP

@@ -8,12 +8,13 @@ from typing import Any
 import yaml
 
 from stages.tasks.checks import CHECKS
-from stages.tasks.constraint import CONSTRAINTS, known_constraints
+from stages.tasks.constraint import known_constraints
 
 BY_HAND = Path(__file__).parent / "answers"
 EACH = 6  # smallest number of good answers, and of near misses
 
-KINDS = sorted(known_constraints())
+CONSTRAINTS = known_constraints()
+KINDS = sorted(CONSTRAINTS)
 MOST = 150  # above every count in a handwritten answer
 NAMED = {"word", "words", "phrase", "sentence", "name", "marker", "tag", "labels", "keys", "text", "one"}
 NO_WORD = "zyxgloop"

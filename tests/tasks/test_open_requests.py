@@ -7,10 +7,11 @@ import pytest
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.store.records import Example
 from stages.tasks.checks import share_passed
-from stages.tasks.constraint import CONSTRAINTS, Side, known_constraints, may_clash
+from stages.tasks.constraint import Side, known_constraints, may_clash
 from stages.tasks.generator import known_families
 from stages.tasks.open_requests import HOW_MANY, SIDES, TRAINED, generate, is_echo, kinds_of_group, stems
 
+CONSTRAINTS = known_constraints()
 COUNTS = dict.fromkeys(SIDES, 120) | dict.fromkeys(TRAINED, 600)
 
 
@@ -24,7 +25,7 @@ def kinds_of(example: Example) -> list[str]:
 
 
 def test_every_side_has_enough_kinds() -> None:
-    sides = Counter(kind.side for kind in known_constraints().values())
+    sides = Counter(kind.side for kind in CONSTRAINTS.values())
     assert sides[Side.train] >= 28
     assert sides[Side.validation] >= 8
     assert len(kinds_of_group("unseen_kinds")) >= 16
@@ -41,7 +42,7 @@ def test_a_prompt_asks_for_kinds_of_its_side_alone(examples: list[Example]) -> N
 
 def test_no_short_task_trains_a_kind_that_is_held_out() -> None:
     trained = {kind for f in known_families().values() if not f.unseen for kind in f.trains}
-    assert trained <= {name for name, kind in known_constraints().items() if kind.side is Side.train}
+    assert trained <= {name for name, kind in CONSTRAINTS.items() if kind.side is Side.train}
 
 
 def test_every_group_of_open_requests_has_its_side() -> None:

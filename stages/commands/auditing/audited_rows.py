@@ -88,10 +88,7 @@ def audit_source(
     audited: AuditedSource, auditor: Auditor, diversity: Diversity, length_check: LengthCheck | None, file: IO[str]
 ) -> None:
     """Audit a source, and write every row with a code to `file`. `length_check` finds rows that are too long.
-
-    Raises:
-        UserError: if the source cannot be read at all.
-    """
+    Raise UserError if the source cannot be read at all."""
     for parsed, split in parsed_rows(audited):
         best, worst = best_and_worst(parsed)
         request = request_of(parsed)
@@ -143,10 +140,7 @@ def length_distribution(lengths: list[int]) -> list[tuple[str, int]]:
 def make_length_check(nodes: dict[str, Node], store: Store) -> LengthCheck | None:
     """Return the check for rows longer than `sft.max_length`, preferences longer than `dpo.max_length`, or either
     longer than the model's context, with SFT's template. None if the base model is not built.
-
-    Raises:
-        ContractError: if the chat template cannot be used for training.
-    """
+    Raise ContractError if the chat template cannot be used for training."""
     base, sft = nodes["sft"].inputs["base"], nodes["sft"].config
     assert isinstance(sft, SFT)
     if not store.find(base):

@@ -120,8 +120,7 @@ class Group:
 
     @cached_property
     def rates(self) -> list[Interval]:
-        """The pass rate of each setting over its seeds. If answers are missing, its interval spans those of its
-        evaluations."""
+        """The pass rate of each setting over its seeds; without all answers, with an interval over evaluations."""
         if self.comparison is None:
             intervals = [[run.interval for run in setting.runs] for setting in self.settings]
             return [

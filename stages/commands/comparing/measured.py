@@ -142,8 +142,7 @@ def input_key(manifest: Manifest, role: str) -> Key:
 
 
 class Prompts:
-    """The prompts of evaluations, and which of them a model passed. Evaluations only store rates, so every answer is
-    checked again."""
+    """The prompts of evaluations, and which a model passed. Answers are checked again, as only rates are stored."""
 
     def __init__(self, store: Store, nodes: Nodes):
         self.store, self.nodes = store, nodes
@@ -162,8 +161,7 @@ class Prompts:
         return prompts if len(prompts) == count else []
 
     def passed(self, answer: Key, examples: list[Example], rate: float) -> NDArray[Any] | None:
-        """Return 1 or 0 for each prompt, passed or failed; None if answers are missing or other rules checked
-        them, with another rate."""
+        """Return 1 or 0 for each prompt, passed or failed; None without answers, or if other rules checked them."""
         answers = self.answers(answer)
         if not examples or not {e.id for e in examples} <= {*answers}:
             return None

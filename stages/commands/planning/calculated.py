@@ -91,8 +91,7 @@ def waiting_times(nodes: dict[str, Node]) -> list[str]:
 
 
 def expected_tokens(cfg: Config, node: Node, store: Store, history: RunHistory) -> float:
-    """Return the tokens that a node reads or generates: of `plan.tokens`, else as its settings tell; nan without
-    both."""
+    """Return the tokens that a node reads or generates: of `plan.tokens`, else by its settings; nan without both."""
     if named := cfg.plan.tokens.get("dpo" if node.stage == "reference" else node.stage):
         return named * float(getattr(node.config, "epochs", 1))
     if not reads_tokens(node.stage, node.settings) or not (sizes := expected_sizes(node, store, history)).rows:

@@ -95,8 +95,7 @@ def scored_tokens(block: Reference | RewardModel, row: float, device: str) -> fl
 
 
 def reward_parts(shape: ModelShape, block: RewardModel, tokens: float) -> Parts:
-    """Return the parts of the peak of scoring rewards: weights in the block's precision without LM head, and a batch
-    of `tokens`."""
+    """Return the parts of the peak of scoring rewards: weights without LM head, and a batch of `tokens`."""
     weights = replace(shape, tied=True).parameters * memory.element_bytes(block.precision or Precision.fp32)
     return Parts(weights, activations=tokens * memory.passing_bytes(shape))
 

@@ -17,8 +17,7 @@ OWN_PROMPTS = "file"  # the `sample.sampler` that reads candidates and their pro
 
 @dataclass
 class Member:
-    """One source of `sample.pool`: a model, an endpoint, or a file with candidates. For a key that is null, the key of
-    `sample` counts."""
+    """One source of `sample.pool`: a model, an endpoint or a file. For a null key, the key of `sample` counts."""
 
     model: str | None = None  # policy (this round's), previous (the round before), sft, base, a folder or a hub id
     endpoint: Endpoint = field(default_factory=Endpoint)  # a model at a server

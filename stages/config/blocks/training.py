@@ -92,8 +92,7 @@ class Training:
         return f"{self.block}.learning_rate"
 
     def longest(self, context: int | None) -> tuple[int, str]:
-        """Return the most tokens of a row (`max_length`, or a shorter context of the model), and the reason to drop
-        longer rows."""
+        """Return the most tokens of a row (`max_length`, or the model's context), and the reason to drop longer."""
         if context and context < self.max_length:
             return context, f"longer than the {context:,} tokens that the model reads"
         return self.max_length, f"longer than {self.block}.max_length={self.max_length} tokens"

@@ -4,16 +4,16 @@ from collections.abc import Callable
 
 from stages.config.installation import read_beside
 from stages.curation import answer_rules
-from stages.curation.audit import answers, contamination, near_duplicates, personal_data, requests
+from stages.curation.audit import faults, overlap, personal_data
 from stages.curation.audit.arithmetic import find_wrong_sum
 from stages.curation.audit.promised_form import find_missing_form
 
 # The default threshold by code; `data.audit.thresholds` replaces it.
 THRESHOLDS = {
     "repetition": answer_rules.REPEATED,  # largest share of an answer's runs of words that may be repetitions
-    "near_duplicate": near_duplicates.ALIKE,  # share of all word pairs in two texts that both texts have
-    "crosses_splits": near_duplicates.ALIKE,
-    "contaminated": contamination.SHARE,  # share of an evaluation prompt's runs of words that the text has
+    "near_duplicate": overlap.ALIKE,  # share of all word pairs in two texts that both texts have
+    "crosses_splits": overlap.ALIKE,
+    "contaminated": overlap.SHARE,  # share of an evaluation prompt's runs of words that the text has
     "alike": 0.9,  # share of word pairs that the chosen and the rejected answer have in common
     "lopsided": 5.0,  # ratio of words between the longer and the shorter answer
 }
@@ -21,28 +21,28 @@ DESCRIPTIONS: dict[str, str] = read_beside(__file__)
 
 Finder = Callable[[str, str], str | None]  # returns the evidence of a fault in a request and an answer
 REQUEST: dict[str, Finder] = {
-    "input_marker": lambda q, _: requests.says_no_input(q),
-    "needs_link": lambda q, _: requests.needs_link(q),
-    "needs_attachment": lambda q, _: requests.needs_attachment(q),
-    "asks_for_picture": lambda q, _: requests.asks_for_picture(q),
+    "input_marker": lambda q, _: faults.says_no_input(q),
+    "needs_link": lambda q, _: faults.needs_link(q),
+    "needs_attachment": lambda q, _: faults.needs_attachment(q),
+    "asks_for_picture": lambda q, _: faults.asks_for_picture(q),
 }
 ANSWER: dict[str, Finder] = {
-    "one_character": lambda _, a: answers.one_character(a),
-    "no_answer": lambda _, a: answers.no_answer(a),
-    "echo": answers.echo,
-    "unfinished": lambda _, a: answers.unfinished(a),
-    "merged": lambda _, a: answers.merged(a),
+    "one_character": lambda _, a: faults.one_character(a),
+    "no_answer": lambda _, a: faults.no_answer(a),
+    "echo": faults.echo,
+    "unfinished": lambda _, a: faults.unfinished(a),
+    "merged": lambda _, a: faults.merged(a),
     "refusal": lambda _, a: a[:80] if answer_rules.is_refusal(a) else None,
-    "boilerplate": lambda _, a: answers.boilerplate(a),
-    "repetition": answers.repeats,
+    "boilerplate": lambda _, a: faults.first_match("boilerplate", a.replace("’", "'")),
+    "repetition": faults.repeats,
     "wrong_sum": lambda _, a: find_wrong_sum(a),
     "broken_promise": find_missing_form,
-    "other_language": answers.other_language,
-    "stale": lambda _, a: answers.stale(a),
-    "placeholder": lambda _, a: answers.placeholder(a),
+    "other_language": faults.other_language,
+    "stale": lambda _, a: faults.first_match("stale", a),
+    "placeholder": lambda _, a: faults.first_match("placeholder", a),
 }
 TEXT: dict[str, Finder] = {
-    "damaged": lambda q, a: answers.damaged(f"{q}\n{a}"),
+    "damaged": lambda q, a: faults.damaged(f"{q}\n{a}"),
     "secret": lambda q, a: personal_data.secret(f"{q}\n{a}"),
     "personal": lambda q, a: personal_data.personal(f"{q}\n{a}"),
 }

@@ -6,10 +6,9 @@ from functools import lru_cache, partial
 
 from stages.config.blocks.data import Audit, Form
 from stages.config.errors import UserError
-from stages.curation.audit.answers import repeats
 from stages.curation.audit.codes import ALONE, ANSWER, THRESHOLDS
-from stages.curation.audit.contamination import RUN, HeldOut
-from stages.curation.audit.near_duplicates import SeenTexts, jaccard, sketch, word_pairs
+from stages.curation.audit.faults import repeats
+from stages.curation.audit.overlap import RUN, HeldOut, SeenTexts, jaccard, sketch, word_pairs
 from stages.curation.harmonize import Harmonizer
 from stages.formats.column_mapping import Purpose
 from stages.formats.format import ParsedRow
@@ -98,10 +97,7 @@ class Auditor:
 
 def held_out(cfg: Audit) -> HeldOut:
     """Return the prompts of the evaluation files in `data.audit.against`.
-
-    Raises:
-        UserError: for a file without prompts or with an unreadable row, whose prompt would be missed.
-    """
+    Raise UserError for a file without prompts or with an unreadable row, whose prompt would be missed."""
     prompts, key = HeldOut(cfg.thresholds.get("contaminated", THRESHOLDS["contaminated"])), "data.audit.against"
     for i, source in enumerate(cfg.against or []):
         report = ReadReport()
@@ -129,10 +125,7 @@ class RowFilter:
 
     def __call__(self, row: ParsedRow, split: str, file: str, line: int) -> None:
         """Accept a row of a split, and remember it with its file and line.
-
-        Raises:
-            Unwanted: if the audit finds a fault that has an action. A fault that was mended is no longer found.
-        """
+        Raise Unwanted if the audit finds a fault that has an action. A fault that was mended is no longer found."""
         if not self.actions:
             return
         for code, evidence in self.auditor.findings(row, split).items():

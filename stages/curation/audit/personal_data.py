@@ -1,5 +1,4 @@
-"""Patterns of secrets and personal data, which a model should not memorize. A number with check digits counts only if
-the check digits are right."""
+"""Patterns of secrets and personal data, which a model should not memorize, with their check digits."""
 
 import re
 

@@ -1,5 +1,4 @@
-"""Answers without the form that their request asks for: a number of items, a length limit, or JSON. Only unambiguous
-requests are checked."""
+"""Answers without the form that their request plainly asks for: a number of items, a length limit, or JSON."""
 
 import json
 import re

@@ -46,8 +46,7 @@ def diagnose(run: Evidence, title: str) -> Diagnosis:
 
 
 def outcome_of(results: dict[str, Any], part: str) -> tuple[bool | None, float | None]:
-    """Return True if a part of the verdict is good (None: not known yet), and the detectable points if it shows no
-    change."""
+    """Return whether a part of the verdict is good (None: unknown), and the detectable points if nothing changed."""
     if part == "judged":
         comparison = next(iter(results["judged"].values()))
         effect = comparison.get("effect", TOO_FEW)  # absent until people have answered

@@ -4,16 +4,18 @@ No setting fixes an effect directly: effects show in which direction a run went 
 that `pairs.validation_fraction` keeps out of training.
 """
 
+from typing import Any
+
 from stages.config.unread_arguments import replace_main_loss
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import TEXTS, Finding, Measure, Normal
-from stages.evaluation.displacement import FELL
 from stages.evaluation.outcomes import ENOUGH_PAIRS, ENOUGH_PROMPTS
 from stages.store.numbers import signed
 
 ENOUGH_HELD_OUT = 20  # fewest held-out pairs for an accuracy that differs from chance
 LEARNT = 0.6  # lowest accuracy on training pairs that counts as having learnt from them
 FAR_KL = 0.6  # nats per token from the model before; the highest KL of a run that helped while tuning was 0.41
+FELL = -0.3  # nats per token of chosen completions: each has lost a quarter of its probability
 NATS = "{:+z.1f}"
 TEST_PROMPTS = TEXTS["test_prompts"]["quantity"]
 
@@ -98,6 +100,25 @@ def held_out_pairs(run: Evidence) -> Finding | None:
     detail = f"of {learnt['prompts']} prompts: ±{50 * (ratio['high'] - ratio['low']):.1f} points"
     normal = Normal(low=ENOUGH_PAIRS, floor=ENOUGH_HELD_OUT)
     return Finding.of("held_out_pairs", learnt["pairs"], detail, normal, **words)
+
+
+def displacement(figures: dict[str, float], held_out: list[dict[str, Any]]) -> str:
+    """Return a warning of likelihood displacement (arXiv:2402.13228, arXiv:2410.08847), else '': log-probs of both
+    chosen and rejected held-out completions fell by more than FELL per token against the reference model."""
+    if not held_out or "eval_logps/chosen" not in figures:
+        return ""
+    changes = {
+        name: figures[f"eval_logps/{name}"] - sum(row[f"ref_{name}_logps"] for row in held_out) / len(held_out)
+        for name in ("chosen", "rejected")
+    }
+    tokens = sum(len(row["chosen_ids"]) for row in held_out) / len(held_out)
+    if max(changes.values()) > FELL * tokens:
+        return ""
+    return (
+        "likelihood displacement: on held-out pairs, log-probs of chosen answers fell by "
+        f"{-changes['chosen']:.1f} nats, those of rejected answers by {-changes['rejected']:.1f}. Try a higher "
+        "dpo.beta, a lower dpo.learning_rate, or dpo.loss_type=[sigmoid,sft]."
+    )
 
 
 EFFECTS: list[Measure] = [accuracy, overfit, risen, reach, margin, displaced, ends, length]

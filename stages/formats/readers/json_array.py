@@ -19,10 +19,7 @@ TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[]["{},]', re.DOTALL)  # a quote a
 
 def array_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
     """Yield the rows of a JSON array.
-
-    Raises:
-        UserError: at the first syntax error, since no row can be found after it.
-    """
+    Raise UserError at the first syntax error, since no row can be found after it."""
     text = ArrayText(file, stream)
     text.expect("[")
     if text.next_is("]"):
@@ -77,8 +74,7 @@ class ArrayText:
         return self.text[self.position - 1]
 
     def next_row(self, number: int) -> Row:
-        """Return the next row. A row that may go on in the next piece is read again with more text: half of a
-        number is a number, too."""
+        """Return the next row. A row that may go on is read again with more text: half of a number is a number."""
         self.next_is("")
         while True:
             try:

@@ -50,10 +50,7 @@ def read_through_next(stream: BinaryIO) -> Iterator[bytes]:
 
 def json_values(file: Path, content: bytes) -> list[tuple[int, Any]]:
     """Return the JSON values that follow each other in a file, with their lines; [] if there is anything else.
-
-    Raises:
-        UserError: for a comment between or inside the values.
-    """
+    Raise UserError for a comment between or inside the values."""
     values, position = list[tuple[int, Any]](), 0
     try:
         text = content.decode("utf-8-sig")

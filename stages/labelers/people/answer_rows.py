@@ -49,10 +49,7 @@ def plain_rows(question: Question, answers: list[Answer]) -> Iterator[Row]:
 
 def read(file: Path, session: Session) -> str:
     """Save a file's new answers in the journals of the session, and return a line that counts what the file has.
-
-    Raises:
-        UserError: if a row is unusable, before any answer is saved; if all answers are to questions of other runs.
-    """
+    Raise UserError if a row is unusable, before any answer is saved; if all answers are to questions of other runs."""
     placed, repeated, blanks, foreign = list[tuple[str, Answer]](), 0, 0, 0
     for place, answers in parse_answers(file):
         blanks += not answers
@@ -81,10 +78,7 @@ def read(file: Path, session: Session) -> str:
 
 def parse_answers(file: Path) -> Iterator[tuple[str, list[Answer]]]:
     """Yield the answers of each row with the row's place in the file; a blank row has none.
-
-    Raises:
-        UserError: if a row has neither format, with its place.
-    """
+    Raise UserError if a row has neither format, with its place."""
     for place, content in raw_rows(file):
         try:
             row = require_keys()(json.loads(content) if isinstance(content, bytes) else content)

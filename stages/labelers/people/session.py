@@ -150,10 +150,7 @@ class Session:
 
     def save(self, answer: Answer) -> bool:
         """Save an answer durably and return True; return False if the same answer is already stored.
-
-        Raises:
-            Refused: if the answer is invalid, or contradicts the person's stored answer.
-        """
+        Raise Refused if the answer is invalid, or contradicts the person's stored answer."""
         self.validate_answer(answer)
         earlier = self.answers.get(answer.annotator, {}).get(answer.question)
         if earlier and earlier.content != answer.content:

@@ -1,70 +1,9 @@
 """Constraints on additions to an answer: a postscript, a signature, a date, a source, a rating, hashtags, emoji."""
 
 import re
+from collections.abc import Callable
 
 from stages.store.text_units import lines, paragraphs
-from stages.tasks.constraint import Side, choice_of, constraint, count_of
-
-NAMES = "Mara Jonas Priya Tobias Elena Kofi Ingrid Samuel Yuki Rosa".split()
-
-
-@constraint(Side.test, "brackets", count_of(2, 3, 4))
-def placeholders(answer: str, count: int) -> bool:
-    inside = [part.strip() for part in re.findall(r"\[([^\[\]\n]+)\](?!\()", answer)]
-    named = [part for part in inside if any(map(str.isalpha, part)) and part.lower() != "x"]  # "[x]" is a ticked box
-    return len(named) >= count
-
-
-@constraint(Side.test, "end layout", choice_of(marker=["P.S.", "P.P.S."]))
-def postscript(answer: str, marker: str) -> bool:
-    ends = lines(answer)[1:][-1:] + paragraphs(answer)[1:][-1:]
-    return any(_labelled(end, re.escape(marker)) for end in ends)
-
-
-@constraint(Side.aside, "whole")
-def two_answers(answer: str) -> bool:
-    parts = ["".join(part.casefold().split()) for part in re.split(r"(?m)^[ \t]*\*{6}[ \t\r]*$", answer)]
-    return len(parts) == 2 and all(parts) and parts[0] != parts[1]
-
-
-@constraint(Side.aside, "end layout", choice_of(name=NAMES))
-def signed(answer: str, name: str) -> bool:
-    *before, last = lines(answer) or [""]
-    signature = rf"(?:{_CLOSING})?(?:[-–—~]+ ?)?{re.escape(name)}[.!]?"
-    return bool(before) and bool(re.fullmatch(signature, _plain(last), re.IGNORECASE))
-
-
-@constraint(Side.test, "end words", count_of(2, 3, 4))
-def hashtags(answer: str, count: int) -> bool:
-    return len(re.findall(r"(?<![\w#&/])#(?=\w*[^\W\d_])\w+", answer)) >= count
-
-
-@constraint(Side.test, "words")
-def rating(answer: str) -> bool:
-    number = r"(?<![\w/.,−-])(?:10|[0-9])"
-    return bool(re.search(rf"{number} ?(?:/|out of) ?10(?![\w/]|[.,][0-9])", _plain(answer), re.IGNORECASE))
-
-
-@constraint(Side.aside, "start layout")
-def dated(answer: str) -> bool:
-    first, *after = lines(answer) or [""]
-    return bool(after) and bool(re.fullmatch(rf"(?:date: ?)?(?:\w+day,? )?{_DATE}[.:]?", _plain(first), re.IGNORECASE))
-
-
-@constraint(Side.aside, "layout colons")
-def side_note(answer: str) -> bool:
-    return any(_labelled(line, "Note[*_]*:") for line in lines(answer))
-
-
-@constraint(Side.aside, "end layout colons")
-def source_line(answer: str) -> bool:
-    return any(_labelled(line, "Sources?[*_]*:") for line in lines(answer)[1:][-1:])
-
-
-@constraint(Side.aside, "emphasis", count_of(2, 3, 4))
-def emoji_at_least(answer: str, count: int) -> bool:
-    return len(re.findall(_EMOJI, answer)) >= count
-
 
 _CLOSING = (
     r"(?:\w+ ){0,3}?(?:best|yours|regards|wishes|love|cheers|thanks|thank you|sincerely|warmly|truly|friend|signed)"
@@ -90,6 +29,44 @@ _PICTURE = (
 )
 # A flag has two letters, a keycap a digit and a frame; families and professions join several pictures.
 _EMOJI = rf"[\U0001f1e6-\U0001f1ff]{{2}}|[0-9#*]\ufe0f?\u20e3|{_PICTURE}(?:\u200d{_PICTURE})*"
+CHECKS: dict[str, Callable[..., bool]] = {
+    "hashtags": lambda answer, count: len(re.findall(r"(?<![\w#&/])#(?=\w*[^\W\d_])\w+", answer)) >= count,
+    "side_note": lambda answer: any(_labelled(line, "Note[*_]*:") for line in lines(answer)),
+    "source_line": lambda answer: any(_labelled(line, "Sources?[*_]*:") for line in lines(answer)[1:][-1:]),
+    "emoji_at_least": lambda answer, count: len(re.findall(_EMOJI, answer)) >= count,
+}
+
+
+def placeholders(answer: str, count: int) -> bool:
+    inside = [part.strip() for part in re.findall(r"\[([^\[\]\n]+)\](?!\()", answer)]
+    named = [part for part in inside if any(map(str.isalpha, part)) and part.lower() != "x"]  # "[x]" is a ticked box
+    return len(named) >= count
+
+
+def postscript(answer: str, marker: str) -> bool:
+    ends = lines(answer)[1:][-1:] + paragraphs(answer)[1:][-1:]
+    return any(_labelled(end, re.escape(marker)) for end in ends)
+
+
+def two_answers(answer: str) -> bool:
+    parts = ["".join(part.casefold().split()) for part in re.split(r"(?m)^[ \t]*\*{6}[ \t\r]*$", answer)]
+    return len(parts) == 2 and all(parts) and parts[0] != parts[1]
+
+
+def signed(answer: str, name: str) -> bool:
+    *before, last = lines(answer) or [""]
+    signature = rf"(?:{_CLOSING})?(?:[-–—~]+ ?)?{re.escape(name)}[.!]?"
+    return bool(before) and bool(re.fullmatch(signature, _plain(last), re.IGNORECASE))
+
+
+def rating(answer: str) -> bool:
+    number = r"(?<![\w/.,−-])(?:10|[0-9])"
+    return bool(re.search(rf"{number} ?(?:/|out of) ?10(?![\w/]|[.,][0-9])", _plain(answer), re.IGNORECASE))
+
+
+def dated(answer: str) -> bool:
+    first, *after = lines(answer) or [""]
+    return bool(after) and bool(re.fullmatch(rf"(?:date: ?)?(?:\w+day,? )?{_DATE}[.:]?", _plain(first), re.IGNORECASE))
 
 
 def _plain(text: str) -> str:

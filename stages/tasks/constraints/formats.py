@@ -5,22 +5,22 @@ import re
 from typing import Any
 
 from stages.store.text_units import lines
-from stages.tasks.constraint import Side, choice_of, constraint, count_of
+from stages.tasks.constraint import Draw
 
 LABELS = "topic title summary reason example detail question tip".split()  # labels that fit any request
+DRAWS: dict[str, Draw] = {
+    "json_object": lambda rng, request: {"keys": rng.sample(LABELS, rng.choice([2, 3]))},
+    "key_value_lines": lambda rng, request: {
+        "labels": [label.capitalize() for label in rng.sample(LABELS, rng.choice([2, 3]))]
+    },
+}
 
 
-@constraint(Side.train, "whole", lambda rng, request: {"keys": rng.sample(LABELS, rng.choice([2, 3]))})
 def json_object(answer: str, keys: list[str]) -> bool:
     value = _parsed(answer)
     return isinstance(value, dict) and value.keys() == set(keys) and all(map(_is_text, value.values()))
 
 
-@constraint(
-    Side.train,
-    "whole",
-    lambda rng, request: {"labels": [label.capitalize() for label in rng.sample(LABELS, rng.choice([2, 3]))]},
-)
 def key_value_lines(answer: str, labels: list[str]) -> bool:
     answer_lines = [line.replace("*", "") for line in lines(answer)]
     return len(answer_lines) == len(labels) and all(
@@ -29,13 +29,11 @@ def key_value_lines(answer: str, labels: list[str]) -> bool:
     )
 
 
-@constraint(Side.validation, "whole", count_of(2, 3, 4))
 def json_list(answer: str, count: int) -> bool:
     value = _parsed(answer)
     return isinstance(value, list) and len(value) == count and all(map(_is_text, value))
 
 
-@constraint(Side.test, "whole", count_of(2, 3, 4))
 def markdown_table(answer: str, count: int) -> bool:
     rows = [_cells(line) for line in answer.splitlines()]
     return any(
@@ -47,7 +45,6 @@ def markdown_table(answer: str, count: int) -> bool:
     )
 
 
-@constraint(Side.aside, "start end", choice_of(tag=["answer", "reply", "response", "text", "result"]))
 def answer_tags(answer: str, tag: str) -> bool:
     opened, closed, lowered = f"<{tag}>", f"</{tag}>", answer.lower()
     inside = lowered.removeprefix(opened).removesuffix(closed)
@@ -59,7 +56,6 @@ def answer_tags(answer: str, tag: str) -> bool:
     )
 
 
-@constraint(Side.aside, "start end layout")
 def fenced_block(answer: str) -> bool:
     block = re.fullmatch(r"```[\w+-]*[ \t]*\n(.*)\n[ \t]*```", answer, re.DOTALL)
     return block is not None and "```" not in block[1] and re.search(r"[^\W_]", block[1]) is not None

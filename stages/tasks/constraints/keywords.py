@@ -2,9 +2,10 @@
 
 import random
 import re
+from collections.abc import Callable
 
 from stages.store.text_units import paragraphs, sentences
-from stages.tasks.constraint import Side, constraint, count_of
+from stages.tasks.constraint import Draw
 from stages.tasks.words import ADJECTIVES, words_of
 
 FREQUENT, COMMON, LIKELY = (words_of(__file__)[name] for name in ("frequent", "common", "likely"))
@@ -13,26 +14,26 @@ FIRST_PERSON = re.compile(  # without the `I` of `i.e.` and `A.I.`
 )
 MARKER = re.compile(r"(?m)^[ \t#*>_+-]*\d{1,2}[.):][*_]*(?=\s|$)")  # marks a numbered item, also in bold or a heading
 FIGURE = re.compile(r"(?<![^\W_])\d+(?:[.,:]\d+)*")  # `1,000` and `10:30` are one figure each; the 2 of `H2O` is none
+CHECKS: dict[str, Callable[..., bool]] = {
+    "include_words": lambda answer, words: set(words) <= set(_words(answer)),
+    "avoid_words": lambda answer, words: set(words).isdisjoint(_words(answer)),
+    "word_at_least": lambda answer, word, count: _words(answer).count(word) >= count,
+    "word_exactly": lambda answer, word, count: _words(answer).count(word) == count,
+    "word_in_last_sentence": lambda answer, word: any(word in _words(sentence) for sentence in sentences(answer)[-1:]),
+    "numbers_at_least": lambda answer, count: len(FIGURE.findall(MARKER.sub("", answer))) >= count,
+    "avoid_first_person": lambda answer: not FIRST_PERSON.search(answer),
+}
+DRAWS: dict[str, Draw] = {
+    "include_words": lambda rng, request: {"words": _some(rng, request, COMMON + ADJECTIVES, rng.choice([2, 3]))},
+    "avoid_words": lambda rng, request: {"words": _some(rng, request, LIKELY, rng.choice([2, 3]))},
+    "word_at_least": lambda rng, request: {"word": _one(rng, request), "count": rng.choice([2, 3, 4])},
+    "words_in_order": lambda rng, request: {"words": _some(rng, request, COMMON, rng.choice([2, 3]))},
+    "word_exactly": lambda rng, request: {"word": _one(rng, request), "count": rng.choice([2, 3, 4])},
+    "word_in_last_sentence": lambda rng, request: {"word": _some(rng, request, COMMON, 1)[0]},
+    "word_in_every_paragraph": lambda rng, request: {"word": _one(rng, request)},
+}
 
 
-@constraint(
-    Side.train, "words", lambda rng, request: {"words": _some(rng, request, COMMON + ADJECTIVES, rng.choice([2, 3]))}
-)
-def include_words(answer: str, words: list[str]) -> bool:
-    return set(words) <= set(_words(answer))
-
-
-@constraint(Side.train, "words", lambda rng, request: {"words": _some(rng, request, LIKELY, rng.choice([2, 3]))})
-def avoid_words(answer: str, words: list[str]) -> bool:
-    return set(words).isdisjoint(_words(answer))
-
-
-@constraint(Side.train, "words", lambda rng, request: {"word": _one(rng, request), "count": rng.choice([2, 3, 4])})
-def word_at_least(answer: str, word: str, count: int) -> bool:
-    return _words(answer).count(word) >= count
-
-
-@constraint(Side.validation, "words", lambda rng, request: {"words": _some(rng, request, COMMON, rng.choice([2, 3]))})
 def words_in_order(answer: str, words: list[str]) -> bool:
     """Compare the first use of each word."""
     answer_words = _words(answer)
@@ -40,27 +41,6 @@ def words_in_order(answer: str, words: list[str]) -> bool:
     return len(first) == len(words) and first == sorted(first)
 
 
-@constraint(Side.aside, "words", lambda rng, request: {"word": _one(rng, request), "count": rng.choice([2, 3, 4])})
-def word_exactly(answer: str, word: str, count: int) -> bool:
-    return _words(answer).count(word) == count
-
-
-@constraint(Side.test, "words end", lambda rng, request: {"word": _some(rng, request, COMMON, 1)[0]})
-def word_in_last_sentence(answer: str, word: str) -> bool:
-    return any(word in _words(sentence) for sentence in sentences(answer)[-1:])
-
-
-@constraint(Side.aside, "words", count_of(2, 3, 4))
-def numbers_at_least(answer: str, count: int) -> bool:
-    return len(FIGURE.findall(MARKER.sub("", answer))) >= count
-
-
-@constraint(Side.test, "words voice")
-def avoid_first_person(answer: str) -> bool:
-    return not FIRST_PERSON.search(answer)
-
-
-@constraint(Side.aside, "words layout", lambda rng, request: {"word": _one(rng, request)})
 def word_in_every_paragraph(answer: str, word: str) -> bool:
     word_lists = [text for text in map(_words, paragraphs(answer)) if text]
     return len(word_lists) >= 2 and all(word in text for text in word_lists)

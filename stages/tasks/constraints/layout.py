@@ -1,63 +1,45 @@
 """Constraints on headings, sections, steps, turns and paragraphs."""
 
 import re
+from collections.abc import Callable
 from itertools import pairwise, takewhile
 
 from stages.store.text_units import BULLET, NUMBER, lines, paragraphs, sentences
-from stages.tasks.constraint import Side, choice_of, constraint, count_of
+from stages.tasks.constraint import Draw
 from stages.tasks.words import NAMES
 
+CHECKS: dict[str, Callable[..., bool]] = {
+    "headings": lambda answer, count: len(re.findall(r"(?m)^ {0,3}#{1,3}[ \t]+[^\s#]", answer)) >= count,
+    "titled_sections": lambda answer, count: _numbered(answer, r"(?i)section\s+(\d+)\s*(?:[:.(–—-].*)?$") == count,
+    "steps_labelled": lambda answer, count: _numbered(answer, r"(?i)step\s+(\d+)\s*:") >= count,
+    "day_headings": lambda answer, count: _numbered(answer, r"(?i)day\s+(\d+)\b") >= count,
+}
+DRAWS: dict[str, Draw] = {
+    "repeat_request": lambda rng, request: {"text": request},
+    "dialogue": lambda rng, request: {
+        "count": rng.choice([3, 4]),
+        **dict(zip(("one", "other"), rng.sample(NAMES, 2), strict=True)),
+    },
+}
 
-@constraint(Side.train, "layout", count_of(2, 3, 4))
-def headings(answer: str, count: int) -> bool:
-    return len(re.findall(r"(?m)^ {0,3}#{1,3}[ \t]+[^\s#]", answer)) >= count
 
-
-@constraint(Side.train, "layout", count_of(2, 3, 4))
-def titled_sections(answer: str, count: int) -> bool:
-    return _numbered(answer, r"(?i)section\s+(\d+)\s*(?:[:.(–—-].*)?$") == count
-
-
-@constraint(Side.train, "layout", choice_of(count=[2, 3, 4], mark=["***", "---"]))
 def separated_by_rule(answer: str, count: int, mark: str) -> bool:
     parts = re.split(rf"(?m)^[ \t]*{re.escape(mark)}[ \t]*$", answer)
     return len(parts) == count and all(re.search(r"[^\W_]", part) for part in parts)
 
 
-@constraint(Side.train, "layout colons", count_of(2, 3, 4))
-def steps_labelled(answer: str, count: int) -> bool:
-    return _numbered(answer, r"(?i)step\s+(\d+)\s*:") >= count
-
-
-@constraint(
-    Side.train, "start words length layout commas exclamations questions", lambda rng, request: {"text": request}
-)
 def repeat_request(answer: str, text: str) -> bool:
     request_pattern = r"\s+".join(re.escape(word) for word in text.split())
     pattern = rf"[\"'“‘*_#>\s]*{request_pattern}[\"'”’*_]*[ \t]*\n.*[^\W_]"
     return re.match(pattern, answer, re.IGNORECASE | re.DOTALL) is not None
 
 
-@constraint(Side.validation, "layout", count_of(2, 3, 4))
-def day_headings(answer: str, count: int) -> bool:
-    return _numbered(answer, r"(?i)day\s+(\d+)\b") >= count
-
-
-@constraint(Side.test, "whole", count_of(2, 3, 4))
 def question_answer(answer: str, count: int) -> bool:
     matches = [re.match(r"(?i)([qa]):.*[^\W_]", _plain(line)) for line in lines(answer)]
     labels = "".join(match[1].lower() if match else "-" for match in matches)
     return labels.count("qa") == labels.count("q") >= count
 
 
-@constraint(
-    Side.aside,
-    "whole",
-    lambda rng, request: {
-        "count": rng.choice([3, 4]),
-        **dict(zip(("one", "other"), rng.sample(NAMES, 2), strict=True)),
-    },
-)
 def dialogue(answer: str, count: int, one: str, other: str) -> bool:
     turn = rf"(?i)({re.escape(one)}|{re.escape(other)}):.*[^\W_]"
     matches = [re.match(turn, _plain(line)) for line in lines(answer)]
@@ -65,20 +47,17 @@ def dialogue(answer: str, count: int, one: str, other: str) -> bool:
     return len(names) == len(matches) >= count and all(name != after for name, after in pairwise(names))
 
 
-@constraint(Side.test, "layout colons")
 def pros_and_cons(answer: str) -> bool:
     answer_lines = [_plain(line).lower() for line in lines(answer) if re.search(r"[^\W_]", line)]
     first = answer_lines.index("pros:") if "pros:" in answer_lines else len(answer_lines)
     return "cons:" in answer_lines[first + 2 : -1]  # at least one line between both labels, and one after them
 
 
-@constraint(Side.test, "layout brackets")
 def title_in_angles(answer: str) -> bool:
     answer_lines = [_plain(line) for line in lines(answer) if re.search(r"[^\W_]", line)]
     return len(answer_lines) >= 2 and any(re.fullmatch(r"<<[^<>]+>>", line) for line in answer_lines)
 
 
-@constraint(Side.aside, "layout start")
 def table_of_contents(answer: str) -> bool:
     first, *rest = lines(answer)
     entries = list(takewhile(lambda line: BULLET.match(line) or NUMBER.match(line), rest))
@@ -86,7 +65,6 @@ def table_of_contents(answer: str) -> bool:
     return _plain(first).lower() == "contents:" and len(entries) >= 2 and re.search(r"[^\W_]", after) is not None
 
 
-@constraint(Side.aside, "layout length")
 def blank_line_between(answer: str) -> bool:
     counts = [len(sentences(part)) for part in paragraphs(answer)]
     return len(counts) >= 3 and set(counts) == {1}

@@ -1,10 +1,10 @@
 """Constraints on lists: the number of items, their marks, their content, and the text around them."""
 
 import re
+from collections.abc import Callable
 from unicodedata import normalize
 
 from stages.store.text_units import BULLET, lines, lower_words, words
-from stages.tasks.constraint import Side, constraint, count_of
 
 DASH = re.compile(r"\s*[-*]\s+(?=\S)")
 MARKED = r"\s*(?:[-*•+]\s+)?[*_]*\(?({})[.)][*_]*\s+(?=\S)"  # a marker, also in bold, in brackets or after a bullet
@@ -12,61 +12,45 @@ NUMBER = re.compile(MARKED.format(r"\d{1,3}"))
 LETTER = re.compile(MARKED.format("[A-Za-z]"))
 ITEM = re.compile(f"{NUMBER.pattern}|{BULLET.pattern}")
 BOX = re.compile(r"\s*(?:[-*•+]\s+)?\[ \]\s*\S")
+CHECKS: dict[str, Callable[..., bool]] = {
+    "bullets_exactly": lambda answer, count: len(_items(answer, BULLET)) == len(_items(answer, DASH)) == count,
+    "numbered_exactly": lambda answer, count: (
+        [int(mark) for mark in _marks(answer, NUMBER)] == list(range(1, count + 1))
+    ),
+    "lettered_items": lambda answer, count: (
+        [mark.lower() for mark in _marks(answer, LETTER)] == list("abcdefghi"[:count])
+    ),
+    "checklist": lambda answer, count: sum(BOX.match(line) is not None for line in answer.splitlines()) >= count,
+}
 
 
-@constraint(Side.train, "layout", count_of(2, 3, 4))
-def bullets_exactly(answer: str, count: int) -> bool:
-    return len(_items(answer, BULLET)) == len(_items(answer, DASH)) == count
-
-
-@constraint(Side.train, "layout", count_of(2, 3, 4))
-def numbered_exactly(answer: str, count: int) -> bool:
-    return [int(mark) for mark in _marks(answer, NUMBER)] == list(range(1, count + 1))
-
-
-@constraint(Side.train, "layout", count_of(2, 3, 4))
-def lettered_items(answer: str, count: int) -> bool:
-    return [mark.lower() for mark in _marks(answer, LETTER)] == list("abcdefghi"[:count])
-
-
-@constraint(Side.train, "layout brackets", count_of(2, 3, 4))
-def checklist(answer: str, count: int) -> bool:
-    return sum(BOX.match(line) is not None for line in answer.splitlines()) >= count
-
-
-@constraint(Side.validation, "layout")
 def list_with_intro(answer: str) -> bool:
     intro, *below = lines(answer)
     return _prose(intro) and len(below) > 1 and BULLET.match(below[0]) is not None and len(_items(answer, BULLET)) >= 2
 
 
-@constraint(Side.test, "layout length", count_of(5, 6, 8, 10))
 def items_short(answer: str, count: int) -> bool:
     items = _items(answer)
     return len(items) >= 3 and all(len(words(item)) <= count for item in items)
 
 
-@constraint(Side.aside, "layout")
 def items_sorted(answer: str) -> bool:
     # letters with accents sort like plain letters
     heads = [normalize("NFKD", "".join(lower_words(item)[:1])).strip("_") for item in _items(answer, BULLET)]
     return len(heads) >= 3 and heads == sorted(heads)
 
 
-@constraint(Side.test, "layout questions")
 def items_as_questions(answer: str) -> bool:
     items = _items(answer)
     return len(items) >= 2 and all(item.rstrip(" \"'”’»*_").endswith("?") for item in items)
 
 
-@constraint(Side.test, "layout colons")
 def items_with_colon(answer: str) -> bool:
     items = _items(answer)
     parts = [re.match(r"([^:]+):(?!\d)(.+)", item) for item in items]
     return len(items) >= 2 and all(part and 1 <= len(words(part[1])) <= 5 and words(part[2]) for part in parts)
 
 
-@constraint(Side.aside, "layout")
 def list_then_paragraph(answer: str) -> bool:
     last = answer.splitlines()[-1]
     return len(_items(answer)) >= 2 and not last[0].isspace() and _prose(last)

@@ -1,9 +1,10 @@
 """Constraints on the speaker and the addressee, the language, and figures of speech."""
 
 import re
+from collections.abc import Callable
 
 from stages.store.text_units import words
-from stages.tasks.constraint import Side, choice_of, constraint, count_of
+from stages.tasks.constraint import Draw
 from stages.tasks.words import NAMES, words_of
 
 KNOWN = {language: frozenset(frequent) for language, frequent in words_of(__file__).items()}
@@ -15,27 +16,17 @@ AS_AS = re.compile(
     re.IGNORECASE,
 )
 UNITS = "k?m|cm|k?g|ml|(?:kilo)?met(?:re|er)s|feet|miles|degrees|calories|(?:kilo)?grams|lit(?:re|er)s|dollars|euros"
+CHECKS: dict[str, Callable[..., bool]] = {
+    "second_person": lambda answer, count: _times("you|your|yours|yourself", answer) >= count,
+    # The I of "A.I." or "i.e." does not count.
+    "first_person": lambda answer, count: _times(r"(?<!\w\.)i(?!\.\w)|me|my|mine", answer) >= count,
+    # The possessive in "Anna's garden" does not address Anna.
+    "address_by_name": lambda answer, name: _times(rf"{re.escape(name)}(?!['’]s)", answer) > 0,
+    "no_you": lambda answer: _times("you|your|yours|yourself|yourselves", answer) == 0,
+}
+DRAWS: dict[str, Draw] = {"address_by_name": lambda rng, request: {"name": rng.choice(NAMES)}}
 
 
-@constraint(Side.train, "voice words", count_of(2, 3, 4))
-def second_person(answer: str, count: int) -> bool:
-    return _times("you|your|yours|yourself", answer) >= count
-
-
-@constraint(Side.train, "voice words", count_of(2, 3, 4))
-def first_person(answer: str, count: int) -> bool:
-    return _times(r"(?<!\w\.)i(?!\.\w)|me|my|mine", answer) >= count  # not the I of "A.I." or "i.e."
-
-
-@constraint(Side.train, "voice words", choice_of(name=NAMES))
-def address_by_name(answer: str, name: str) -> bool:
-    """Ignore possessives: "Anna's garden" does not address Anna."""
-    return _times(rf"{re.escape(name)}(?!['’]s)", answer) > 0
-
-
-@constraint(
-    Side.validation, "language words letters case", choice_of(language=[name for name in KNOWN if name != "English"])
-)
 def in_language(answer: str, language: str) -> bool:
     """Require three frequent words of the language, more than of any other, and two thirds of all frequent words."""
     answer_words = re.findall(r"[^\W\d_]+", answer.lower())
@@ -45,31 +36,22 @@ def in_language(answer: str, language: str) -> bool:
     return own >= 3 and own > max(counts.values()) and 3 * own >= 2 * all_known
 
 
-@constraint(Side.test, "voice end words")
 def thank_reader(answer: str) -> bool:
     """Ignore "thanks to the wind", which does not thank the reader."""
     to_others = r"\s+to\s+(?!(?:you|all|everyone)\b|(?:\w+\s+)?readers?\b)"
     return _times(rf"thank\s+you|thanks\b(?!{to_others})", answer) > 0
 
 
-@constraint(Side.aside, "quotes", count_of(2, 3))
 def direct_speech(answer: str, count: int) -> bool:
     pieces = re.findall(r'"([^"\n]+)"', re.sub("[“”„]", '"', answer))
     return sum(len(words(piece)) >= 2 for piece in pieces) >= count
 
 
-@constraint(Side.test, "words")
 def name_a_year(answer: str) -> bool:
     year = rf"(?<![\w$€£#])(?<!\s\d\.)(?:1\d{{3}}|20\d\d)(?![\w%]|[.,]\d|[ -]?(?:{UNITS})\b)"
     return bool(re.search(year, answer.replace("_", " ")))
 
 
-@constraint(Side.test, "voice words")
-def no_you(answer: str) -> bool:
-    return _times("you|your|yours|yourself|yourselves", answer) == 0
-
-
-@constraint(Side.test, "words")
 def comparison_used(answer: str) -> bool:
     plain = answer.replace("_", " ")
     starts = [match.start() for match in re.finditer(r"\blike\s+(?:a|an|the)\b", plain, re.IGNORECASE)]

@@ -1,14 +1,56 @@
-"""Faults of a single answer, in addition to the rules of curation/answer_rules.py. Each function returns the evidence
-of one fault, or None."""
+"""Faults of a single request or answer, besides those of answer_rules.py. A function returns the evidence, or None."""
 
+import re
+
+from stages.config.installation import read_beside
 from stages.curation import answer_rules
-from stages.curation.audit import requests
 from stages.store.text_units import lines, paragraphs, plain_words, words
 
-PATTERNS = requests.patterns_of(__file__)
+# A line break inside a pattern does not count.
+PATTERNS = {name: re.compile(text.replace("\n", "")) for name, text in read_beside(__file__).items()}
 FEWEST = 3  # words that an answer needs to count as an echo
 ENDS = ".!?…:;)]}>\"'”’`*_|=。！？"
 PROSE = 25  # words of a last line without closing mark that is truncated, not a title or a list item
+
+
+def first_match(name: str, text: str) -> str | None:
+    """Return the first words that match a pattern: `boilerplate`, `stale` or `placeholder`."""
+    match = PATTERNS[name].search(text)
+    return match[0] if match else None
+
+
+def last_paragraph(request: str) -> str:
+    """Return the last paragraph, which usually is the input."""
+    return (paragraphs(request) or [""])[-1]
+
+
+def says_no_input(request: str) -> str | None:
+    """Return a last paragraph that only says that there is no input, such as "<noinput>"."""
+    parts = paragraphs(request)
+    return parts[-1] if len(parts) > 1 and PATTERNS["no_input"].fullmatch(parts[-1]) else None
+
+
+def needs_link(request: str) -> str | None:
+    """Return the address of a web page that the model would have to read."""
+    match = PATTERNS["link"].search(request)
+    if not match or PATTERNS["code"].search(request):
+        return None
+    alone = len(last_paragraph(request).split()) <= 3 and PATTERNS["link"].search(last_paragraph(request))
+    return match[0] if alone or PATTERNS["reads"].search(PATTERNS["link"].sub("", request)) else None
+
+
+def needs_attachment(request: str) -> str | None:
+    """Return the words that refer to a missing picture, recording or file."""
+    if PATTERNS["stands_for"].fullmatch(last_paragraph(request)):
+        return last_paragraph(request)
+    match = PATTERNS["points"].search(request)
+    return match[0] if match and len(paragraphs(request)) == 1 else None
+
+
+def asks_for_picture(request: str) -> str | None:
+    """Return the words that ask for a picture, unless the request wants text or code about a picture."""
+    match = PATTERNS["picture"].search(request)
+    return match[0] if match and not PATTERNS["words_about"].search(request) else None
 
 
 def one_character(answer: str) -> str | None:
@@ -27,12 +69,6 @@ def merged(answer: str) -> str | None:
     return "; ".join(fields) if "instruction" in fields and len(fields) > 1 else None
 
 
-def boilerplate(answer: str) -> str | None:
-    """Return the words in which a model speaks about itself."""
-    match = PATTERNS["boilerplate"].search(answer.replace("’", "'"))
-    return match[0] if match else None
-
-
 def unfinished(answer: str) -> str | None:
     """Return the end of an answer that breaks off: after a comma or empty item, or in a long line without end."""
     if answer_rules.is_cut_short(answer):
@@ -43,27 +79,15 @@ def unfinished(answer: str) -> str | None:
     return last[-40:] if last[-1:].isalpha() and last.split()[-1][0] not in "#@" else None
 
 
-def stale(answer: str) -> str | None:
-    """Return the words that tie an answer to the date when it was written."""
-    match = PATTERNS["stale"].search(answer)
-    return match[0] if match else None
-
-
 def damaged(text: str) -> str | None:
     """Return the surroundings of characters that were decoded wrongly or are invisible, in ASCII."""
     match = PATTERNS["damaged"].search(text)
     return ascii(text[max(match.start() - 10, 0) : match.end() + 10]) if match else None
 
 
-def placeholder(answer: str) -> str | None:
-    """Return a template's blank that was not filled in."""
-    match = PATTERNS["placeholder"].search(answer)
-    return match[0] if match else None
-
-
 def repeats(request: str, answer: str, threshold: float = answer_rules.REPEATED) -> str | None:
     """Return the end of a repetitive answer. Verse and code may repeat themselves."""
-    may_repeat = PATTERNS["verse"].search(request) or requests.PATTERNS["code"].search(answer)
+    may_repeat = PATTERNS["verse"].search(request) or PATTERNS["code"].search(answer)
     if may_repeat or not answer_rules.is_repetitive(answer, threshold):
         return None
     return answer.strip()[-80:]
