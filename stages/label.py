@@ -16,10 +16,11 @@ from stages.config.errors import UserError, name_block
 from stages.evaluation import best_of, reliability
 from stages.evaluation.reliability import Key
 from stages.formats.source_reading import count_reasons, quarantine, warn_unused_columns
-from stages.labelers.labeler import Pool, make_labeler
+from stages.labelers.labeler import Labeler, Pool, make_labeler
 from stages.store import plugins
 from stages.store.judged_pool import column
-from stages.store.records import Candidate, Example, Judgement, save
+from stages.store.manifest import manifest_of
+from stages.store.records import Candidate, Example, Judgement, Records, load, save, stream
 from stages.store.sealed_json import write_note
 from stages.store.workspace import StageDir
 
@@ -42,7 +43,10 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     labeler = make_labeler(cfg, out)
     with plugins.explain_errors(cfg.own, "label.own", out.path):
         pool = labeler.pool(inputs)
-        judgements = complete_judgements(labeler.judge_all(pool), pool, labeler.name)
+        if earlier := inputs.get("judged"):
+            pool, judgements = join_draws(earlier, pool, labeler)
+        else:
+            judgements = complete_judgements(labeler.judge_all(pool), pool, labeler.name)
     limit = cfg.max_failed if pool.prompts else 0.0
     for line in pool.notes:
         out.inform(line)
@@ -70,6 +74,10 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
         metrics |= {"rows": pool.rows, "unusable": dict(count_reasons(pool.bad))}
         unusable = f" ({len(pool.bad)} of them unusable)" if pool.bad else ""
         metrics["summary"] = f"{pool.rows} rows{unusable}: {metrics['summary']}"
+    if earlier:
+        before = manifest_of(earlier)["metrics"]
+        metrics["redrawn"] = redrawn = before.get("redrawn", 0) + metrics["judgements"] - before["judgements"]
+        metrics["summary"] += f"; {redrawn} of them in further draws for prompts without a right candidate"
     if out.endpoint_calls:
         metrics["calls"] = out.endpoint_calls
     metrics |= labeler.figures()
@@ -81,6 +89,16 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     if cfg.audit:
         metrics["summary"] += f"; {audit(cfg, pool, judgements, labeler.people_verdicts, out)}"
     return metrics
+
+
+def join_draws(earlier: Path, draw: Pool, labeler: Labeler) -> tuple[Pool, list[Judgement]]:
+    """Return the pool and the judgements of a label node, joined with a further draw, which may be empty."""
+    judgements = load(earlier / "judgements.parquet", Judgement)
+    if draw.prompts:
+        judgements += labeler.judge_all(draw)
+    candidates = [*stream(earlier / "candidates.parquet", Candidate), *draw.candidates]
+    pool = Pool(Records(earlier / "prompts.parquet", Example), candidates)
+    return pool, complete_judgements(judgements, pool, labeler.name)
 
 
 def audit(cfg: Label, pool: Pool, judgements: list[Judgement], by_people: Mapping[Key, str], out: StageDir) -> str:

@@ -18,7 +18,7 @@ from stages.pairing.plackett_luce import rank_contrasts
 from stages.pairing.strategies import BY_STRENGTH, StrategyResult, pairs_per_prompt, table
 from stages.store.judged_pool import read_judged_prompts
 from stages.store.licences import Licences
-from stages.store.records import Candidate, Example, Judgement, Pair, Records, content_id, save, stream
+from stages.store.records import FILE_SAMPLERS, Candidate, Example, Judgement, Pair, Records, content_id, save, stream
 from stages.store.splits import draw_side
 from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
 from stages.store.workspace import StageDir
@@ -66,6 +66,8 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "dropped as rejected": rules.refused[admission.WORSE_UNFINISHED],
         "refused as chosen": rules.refused[admission.BETTER_UNFINISHED],
     }
+    drawn = Records(pool / "candidates.parquet", Candidate).columns("sampler", "n_tokens").to_pylist()
+    tokens = sum(row["n_tokens"] for row in drawn if row["sampler"] not in FILE_SAMPLERS)
     note = f" ({note})" * bool(note)
     note += "".join(f"; {count} unfinished {use}" for use, count in unfinished.items() if count)
     strategies = {str(each.strategy): each.figures() for each in results}
@@ -85,13 +87,16 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "left_out": dict(left_out),
         "copies_left_out": copies,
         "preferences_left_out": passed_over,
+        "sampled_tokens": tokens,
+        "tokens_per_pair": tokens / result.pairs,
         "chosen_longer_by": strategies[cfg.strategy]["chosen_longer_by"],
         "strategies": strategies,
         **policy_counts(stats, pool),
         **({"expected_accuracy": accuracy} if accuracy else {}),
         **stats.licences.metrics(),
-        "summary": f"{result.pairs} pairs ({stats.held_out} held out) from {stats.prompts} prompts; "
-        f"{result.prompts_without_pair.total()} prompts without a pair{note}"
+        "summary": f"{result.pairs} pairs ({stats.held_out} held out) from {stats.prompts} prompts"
+        + f", {tokens / result.pairs:,.0f} sampled tokens per pair" * bool(tokens)
+        + f"; {result.prompts_without_pair.total()} prompts without a pair{note}"
         + (f"; {accuracy_clause(accuracy)}" if accuracy else "")
         + (f"; {copies} copies left out" if copies else "")
         + (f"; {passed_over} further preferences left out" if passed_over else ""),

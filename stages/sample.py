@@ -1,6 +1,5 @@
 """Stage `sample`: prompts with candidates, which the policy samples or a file provides."""
 
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,12 @@ from typing import Any
 from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.choices import Split
 from stages.config.errors import UserError
+from stages.samplers.asked_prompts import select_round, select_unpaired
 from stages.samplers.candidate_file import read_candidates
 from stages.samplers.sampler import Decoding
 from stages.store import plugins
 from stages.store.dropped import Dropped
-from stages.store.records import Candidate, Example, content_id, save, stream
+from stages.store.records import Candidate, Example, save, stream
 from stages.store.shards import StreamedTable
 from stages.store.workspace import StageDir
 
@@ -30,7 +30,9 @@ def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: StageDir) -> 
         figures, source = dict[str, Any](), f"from {Path(cfg.file).name}"
     else:
         prompts, candidates, figures = draw(cfg, inputs, out)
-        source = f"{figures['tokens']} tokens, {figures['stop_rate']:.1%} of the candidates complete"
+        source = "since every prompt has a right candidate"
+        if prompts:
+            source = f"{figures['tokens']} tokens, {figures['stop_rate']:.1%} of the candidates complete"
     save(out / "prompts.parquet", prompts, Example)
     save(out / "candidates.parquet", candidates, Candidate)
     return {
@@ -43,8 +45,9 @@ def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: StageDir) -> 
 
 def draw(
     cfg: Sample, inputs: dict[str, Path], out: StageDir
-) -> tuple[list[Example], StreamedTable[Candidate], dict[str, Any]]:
-    """Return the data's prompts of this round, the candidates that the sampler draws, and metrics."""
+) -> tuple[list[Example], list[Candidate] | StreamedTable[Candidate], dict[str, Any]]:
+    """Return the prompts to ask, the candidates that the sampler draws, and metrics. The prompts are those of this
+    round. In a further draw of `sample.until_pair` they are those without a right candidate, if there are any."""
     from stages.models.contract import load_or_derive_contract
     from stages.models.loading import resolve_device  # imports torch, which reading a file does not need
     from stages.samplers.completions import choose_opener, complete, get_sampler
@@ -54,8 +57,11 @@ def draw(
     examples = load_split(split, inputs["data"])
     if split is Split.sft:  # only prompts without reference answer
         examples = [e for e in examples if e.reference is None]
-    prompts = select_round(cfg, examples)
-    if not prompts:
+    if cfg.until_pair and cfg.right_from is not None:
+        prompts = select_unpaired(examples, inputs["judged"], cfg.right_from)
+        if not prompts:
+            return [], [], {"tokens": 0}
+    elif not (prompts := select_round(cfg, examples)):
         raise UserError(f"sample.split={split}: the data has no such prompts to sample. Raise data.tasks.{split}.")
     model = inputs["policy"] / "model"
     contract = load_or_derive_contract(model)  # a base has no contract yet
@@ -82,33 +88,16 @@ def load_split(split: Split, data: Path) -> list[Example]:
     return [e for e in stream(data / "examples.parquet", Example) if e.split == split]
 
 
-def select_round(cfg: Sample | CandidateFile, examples: Iterable[Example]) -> list[Example]:
-    """Return the prompts of a round, at most `sample.prompts` of them: `sample.prompts_per_round` that no other round
-    asks, else a fixed share of all prompts. Both go by hashes of the prompts.
-
-    Raises:
-        UserError: if earlier rounds leave fewer than `sample.prompts_per_round` prompts.
-    """
-    prompts = sorted(examples, key=lambda e: content_id(e.id))
-    if (size := cfg.prompts_per_round) is None:
-        return [e for e in prompts if int(e.id, 16) % cfg.rounds == cfg.round][: cfg.prompts]
-    own = prompts[size * cfg.round : size * (cfg.round + 1)]
-    if len(own) < size:
-        raise UserError(
-            f"sample.prompts_per_round={size}: round {cfg.round + 1} has {len(own)} of {len(prompts)} prompts left. "
-            "Lower it or rounds, or add prompts."
-        )
-    return own[: cfg.prompts]
-
-
 def make_decoding(cfg: Sample) -> Decoding:
-    """Return the decoding settings. Candidates of a prompt use the temperatures in turn."""
+    """Return the decoding settings. Candidates of a prompt use the temperatures in turn, also over several draws."""
+    indices = range(cfg.first, cfg.first + cfg.candidates_per_prompt)
     return Decoding(
-        temperatures=[cfg.temperatures[i % len(cfg.temperatures)] for i in range(cfg.candidates_per_prompt)],
+        temperatures=[cfg.temperatures[i % len(cfg.temperatures)] for i in indices],
         max_new_tokens=cfg.max_new_tokens,
         precision=cfg.precision,
         runtime=cfg.runtime,
         top_p=cfg.top_p,
         seed=cfg.seed,
         block=cfg.drawn_by,
+        first=cfg.first,
     )

@@ -164,7 +164,7 @@ def execute(cfg: Config, store: Store, nodes: dict[str, Node]) -> float | None:
                 written = safe_files.write_if_allowed(store.root / page, (folder / page).read_bytes())
             log.info("The report: %s", (store.root if written else folder) / "report.html")
         case _:
-            label = nodes.get("label")
+            label = target_nodes[-1] if cfg.stage == Target.label else nodes.get("label")
             if label and any(label in target.lineage for target in target_nodes) and store.folder(label).exists():
                 from stages.pages import label_page
 

@@ -70,7 +70,7 @@ def require_inputs(targets: list[Node], store: Store, overrides: list[str]) -> N
     """Raise UserError for the first input of the targets that is not built (`upstream=require`)."""
     for target in targets:
         for input_node in target.inputs.values():
-            if not store.find(input_node):
+            if input_node not in targets and not store.find(input_node):
                 build_command = provenance.command(provenance.target_stage(input_node), overrides)
                 message = f"upstream=require: {target} needs {input_node}, which is not built."
                 raise UserError(f"{message} Build it with: {build_command}")

@@ -25,7 +25,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Config, Target
 from stages.pipeline.evaluation_graph import WAITING, other_model_block, wire_evaluation
 from stages.pipeline.provenance import target_stage
-from stages.pipeline.subgraphs import MakeNode, set_read_limits, wire_candidates, wire_labels, wire_sources
+from stages.pipeline.subgraphs import MakeNode, set_read_limits, wire_candidates, wire_draws, wire_sources
 from stages.store import source_files
 from stages.store.node import Node
 
@@ -104,7 +104,7 @@ def wire_imported_candidates(cfg: Config, make_node: MakeNode) -> dict[str, Node
     if cfg.label.brings_pool:
         return wire_judgements(cfg, make_node, make_node("label", cfg.label))
     pool = make_node("sample", cfg.sample.candidate_file)
-    judged, label_nodes = wire_labels(cfg.label, make_node, pool)
+    judged, label_nodes = wire_draws(cfg, make_node, pool)
     return {"sample": pool} | label_nodes | wire_judgements(cfg, make_node, judged)
 
 
@@ -129,9 +129,8 @@ def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node
     if sample.brings_prompts:  # that sampler reads candidates from a file and cannot answer other prompts
         sample = replace(sample, sampler="hf")
     settings = {key: getattr(cfg.select, key) for key in ("candidates_per_prompt", "temperatures", "max_new_tokens")}
-    sample = replace(
-        sample, split=Split.sft, prompts=None, prompts_per_round=None, rounds=1, file=None, pool=None, **settings
-    )
+    settings |= dict.fromkeys(("prompts", "prompts_per_round", "until_pair", "file", "pool"))
+    sample = replace(sample, split=Split.sft, rounds=1, **settings)
     pool = make_node("sample", sample, policy=base, data=data)
     judged = make_node("label", label, pool=pool)
     select = make_node("select", cfg.select, judged=judged, data=data)
@@ -178,7 +177,7 @@ def wire_chain(
             judged = make_node("label", cfg.label)
         else:
             pool, round_nodes = wire_candidates(cfg, make_node, number, policy, data, {"base": base, "sft": sft})
-            judged, label_nodes = wire_labels(cfg.label, make_node, pool, **(reward if cfg.label.by_reward else {}))
+            judged, label_nodes = wire_draws(cfg, make_node, pool, **(reward if cfg.label.by_reward else {}))
             round_nodes |= label_nodes
         round_nodes |= wire_judgements(cfg, make_node, judged)
         pairs = round_nodes["pairs"]
@@ -233,8 +232,9 @@ def dataset_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
 
 
 def requested_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
-    """Return the nodes that `stage` asks for. `stage=sample` and `stage=label` ask for preferences, neither for
-    demonstrations nor for compared answers. The control is trained after DPO, so `stage=sft` does not ask for it."""
+    """Return the nodes that `stage` asks for. `stage=sample` and `stage=label` ask for preferences, without further
+    draws, and neither for demonstrations nor for compared answers. The control is trained after DPO, so `stage=sft`
+    does not ask for it."""
     candidates = [node for name, node in nodes.items() if name not in DEMONSTRATION_NODES]
     of_stage = [node for node in candidates if target_stage(node) == cfg.stage]
     requested = [node for node in of_stage if not (isinstance(node.config, SFT) and node.config.control)]

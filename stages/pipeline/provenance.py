@@ -30,10 +30,13 @@ def command(stage: str, overrides: list[str]) -> str:
 
 
 def target_stage(node: Node) -> str:
-    """Return the stage to type so that a node is built: the stage that runs in the node, with two exceptions.
-    `stage=eval` builds the control (an SFT), and `stage=versus` builds the labels of compared answers."""
+    """Return the stage to type so that a node is built: the stage that runs in the node, with three exceptions.
+    `stage=eval` builds the control (an SFT), `stage=versus` the labels of compared answers, and `stage=pairs` the
+    further draws of `sample.until_pair` with their labels."""
     if isinstance(node.config, SFT) and node.config.control:
         return str(Target.eval)
+    if node.stage in (Target.sample, Target.label) and "judged" in node.inputs:
+        return str(Target.pairs)
     pool = node.inputs.get("pool")
     return str(pool.stage if pool and pool.stage == Target.versus else node.stage)
 

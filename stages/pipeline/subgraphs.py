@@ -65,7 +65,9 @@ def wire_candidates(
     """Return the node of the candidates of round `number` (from 0), and by name all nodes that make them. `models` are
     those that a member of `sample.pool` can name; any other name is a folder or a hub id."""
     # Prompts of its own do not depend on the number of rounds: runs with more or fewer rounds share this one's nodes.
-    block = replace(cfg.sample, round=number, rounds=1 if cfg.sample.prompts_per_round else cfg.rounds)
+    block = replace(
+        cfg.sample, round=number, rounds=1 if cfg.sample.prompts_per_round else cfg.rounds, until_pair=None
+    )
     if not block.pool:
         pool = wire_candidate_source(replace(block, pool=None), make_node, policy, data)
         return pool, {"sample": pool}
@@ -109,3 +111,17 @@ def wire_labels(cfg: Label, make_node: MakeNode, pool: Node, **reward: Node) -> 
     }
     judged = make_node("label", cfg.joined, pool=pool, **members)
     return judged, {f"label_{name}": member for name, member in members.items()} | {"label": judged}
+
+
+def wire_draws(cfg: Config, make_node: MakeNode, pool: Node, **reward: Node) -> tuple[Node, dict[str, Node]]:
+    """Return the node of the labels of a pool and of its further draws, and by name all these nodes. Each of the
+    `sample.until_pair` further draws asks the prompts that have no right candidate in the labels so far, which its own
+    labels are added to. So a run with more draws shares the nodes of a run with fewer. `reward`: as in `wire_labels`.
+    """
+    judged, nodes = wire_labels(cfg.label, make_node, pool, **reward)
+    for number in range(1, (cfg.sample.until_pair or 0) + 1):
+        block = replace(pool.config, until_pair=number, right_from=cfg.pairs.min_score)
+        draw = make_node("sample", block, policy=pool.inputs["policy"], data=pool.inputs["data"], judged=judged)
+        nodes |= {f"label_draw_{number}": nodes.pop("label"), f"sample_draw_{number + 1}": draw}
+        nodes["label"] = judged = make_node("label", cfg.label, pool=draw, judged=judged)
+    return judged, nodes

@@ -23,6 +23,8 @@ def validate_sample(cfg: Config) -> None:
         raise UserError(f"sample.file and {other} exclude each other. Use sample.pool for several sources.")
     if (sample.file or sample.pool) and cfg.label.brings_pool:
         raise UserError("label=dataset: its file has the candidates. Leave out sample.file and sample.pool.")
+    if sample.until_pair and cfg.by_pairs and not cfg.label.brings_pool:
+        require_scores(cfg)
     for block in sample.members:
         require_openvino(block)
     for i, member in enumerate(sample.pool or ()):
@@ -32,6 +34,20 @@ def validate_sample(cfg: Config) -> None:
         if member.sampler:
             require_known(f"{key}.sampler", [member.sampler], samplers)
         validate_source(key, member)
+
+
+def require_scores(cfg: Config) -> None:
+    """Raise UserError if no score says which candidates are right, or if none are drawn for which it could say so."""
+    key, label = f"sample.until_pair={cfg.sample.until_pair}", cfg.label
+    if cfg.sample.file or cfg.sample.pool:
+        raise UserError(f"{key}: only the policy draws again. Leave out sample.file and sample.pool.")
+    if label.prefers or "reward_model" in label.labelers:  # quantiles of one draw cannot be compared with another's
+        raise UserError(
+            f"{key} needs a score that says if a candidate is right, which label={label.labeler} does not give. Use "
+            "label=verifier, or label=judge with label.judge.kind=pointwise."
+        )
+    if not cfg.pairs.min_score:
+        raise UserError(f"{key}: pairs.min_score=0 accepts every candidate. Set pairs.min_score=1 or another score.")
 
 
 def require_own_prompts(cfg: Config) -> None:

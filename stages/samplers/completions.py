@@ -62,7 +62,7 @@ def complete(
         context_length = read_context_length(model) if sampler.policy is None else None
         for example in waiting:
             ids = contract.prompt(example.messages)
-            request = Request(example.id, example.messages, ids, decoding.temperatures, decoding.seed)
+            request = Request(example.id, example.messages, ids, decoding.temperatures, decoding.seed, decoding.first)
             if context_length is None or len(ids) + decoding.max_new_tokens <= context_length:
                 requests.append(request)
                 continue
@@ -112,7 +112,7 @@ def make_candidate(
     text = str(completion.text) if ids is None else contract.text(ids)
     return Candidate(
         prompt_id=request.id,
-        candidate_id=content_id(request.id, index, text if ids is None else ids),
+        candidate_id=content_id(request.id, request.first + index, text if ids is None else ids),
         policy=policy,
         sampler=sampler,
         temperature=request.temperatures[index],

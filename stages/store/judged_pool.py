@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from stages.config.errors import UserError
 from stages.store.records import Candidate, Example, Judgement, Record, Records
 
 Row = TypeVar("Row", bound=Candidate | Judgement)
@@ -20,6 +21,22 @@ def read_judged_prompts(folder: Path) -> Iterator[tuple[Example, list[Candidate]
     candidates = group_by_prompt(Records(folder / "candidates.parquet", Candidate), ids)
     judgements = group_by_prompt(Records(folder / "judgements.parquet", Judgement), ids)
     return zip(prompts, candidates, judgements, strict=True)
+
+
+def count_right(folder: Path, right_from: float) -> Iterator[tuple[Example, int, int]]:
+    """Yield each prompt of a label node with the number of its right candidates, which ended their turn and score at
+    least `right_from`, and of all its candidates.
+
+    Raises:
+        UserError: if a user-defined labeler gave a preference instead of scores.
+    """
+    for prompt, candidates, judgements in read_judged_prompts(folder):
+        if any(j.preference for j in judgements):
+            message = f"label.own: sample.until_pair needs scores, and {judgements[0].labeler} gives preferences."
+            raise UserError(f"{message} Yield scores, or set sample.until_pair=null.")
+        right_ids = {j.candidate_id for j in judgements if j.score is not None and j.score >= right_from}
+        right = sum(c.candidate_id in right_ids and c.finish_reason == "stop" for c in candidates)
+        yield prompt, right, len(candidates)
 
 
 def group_by_prompt(records: Sequence[Row] | Records[Row], prompts: Sequence[str]) -> Iterator[list[Row]]:

@@ -132,7 +132,7 @@ def test_every_key_of_a_block_with_choices_is_weighed() -> None:
     """Every key of these blocks is either always read or listed in `unread.py`."""
     always = {
         Label: "labeler own max_failed audit known of judge human reward_model ensemble limits",
-        Sample: "rounds round split of file pool prompts prompts_per_round limits",
+        Sample: "rounds round right_from split of file pool prompts prompts_per_round limits",
         Tracker: "name",
         Export: "format",
     }

@@ -85,7 +85,7 @@ class RunHistory:
         if role == "pairs":
             return Sizes(metrics.get("pairs") or metrics["prompts"], *self.length(rows, "pairs"))
         if role == "pool":
-            return Sizes(metrics["judgements"], *pool_lengths(rows, self.folder(rows)))
+            return Sizes(rows["metrics"]["candidates"], *pool_lengths(rows, self.folder(rows)))
         count = rows["metrics"]["examples"].get("sft", 0) if stage == "sft" else metrics.get("prompts", 0)
         return Sizes(count, *self.length(rows, split_read(stage, m["settings"])))
 
@@ -148,7 +148,8 @@ def expected_sizes(node: Node, store: Store, history: RunHistory) -> Sizes:
     """Return the predicted sizes of a node, from the rows of its finished inputs, or from their settings."""
     if node.stage == "label":
         return expected_pool_sizes(node.inputs["pool"], store, history)
-    if isinstance(node.config, CandidateFile):  # a file may have any number of rows
+    if isinstance(node.config, CandidateFile) or getattr(node.config, "until_pair", None):
+        # A file may have any number of rows, and a further draw asks the prompts that earlier labels leave.
         return Sizes(0, *to_tokens(*TEXT))
     if node.stage == "answer" and "data" not in node.inputs:  # it answers the prompts of held-out pairs
         published = store.find(node.inputs["pairs"]) or history.earlier.last_match(node.inputs["pairs"])

@@ -71,6 +71,7 @@ class Sample:
     own: Own = field(default_factory=Own)
     prompts: int | None = between(1, 1_000_000_000)
     prompts_per_round: int | None = between(1, 1_000_000_000)
+    until_pair: int | None = between(0, 100)
     candidates_per_prompt: int = between(1, 10_000)
     temperatures: list[float] = between(0, 100)
     top_p: float = limited(Limit(0, "must be positive and at most 1", high=1, open=True))
@@ -80,6 +81,7 @@ class Sample:
     rounds: int = between(1, 100)
     round: int = computed(0)  # set by the pipeline: the round of DPO, which samples its share of the prompts
     split: Split | None = computed(None)  # set by the pipeline: the split of the prompts; null: preference
+    right_from: float | None = computed(None)  # set by the pipeline, if earlier labels are read: pairs.min_score
     endpoint: Endpoint = field(default_factory=Endpoint)
     file: str | None = None
     columns: dict[str, Any] = field(default_factory=dict)
@@ -93,6 +95,11 @@ class Sample:
     def key(self) -> str:
         """The setting that holds this block."""
         return self.of or "sample"
+
+    @property
+    def first(self) -> int:
+        """The index of a node's first candidate among all draws. In a node, `until_pair` is the number of its draw."""
+        return (self.until_pair or 0) * self.candidates_per_prompt
 
     @property
     def drawn_by(self) -> str:
@@ -135,6 +142,6 @@ class Sample:
 
     @property
     def most(self) -> int | None:
-        """The most candidates of a prompt; None if a file may hold any number."""
-        blocks = self.members
-        return None if any(block.file for block in blocks) else sum(block.candidates_per_prompt for block in blocks)
+        """The most candidates of a prompt in all draws; None if a file may hold any number."""
+        blocks, draws = self.members, 1 + (self.until_pair or 0)
+        return None if any(b.file for b in blocks) else draws * sum(b.candidates_per_prompt for b in blocks)
