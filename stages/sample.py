@@ -61,7 +61,7 @@ def draw(
         prompts = select_unpaired(examples, inputs["judged"], cfg.right_from)
         if not prompts:
             return [], [], {"tokens": 0}
-    elif not (prompts := select_round(cfg, examples)):
+    elif not (prompts := select_round(cfg, examples, [inputs[role] for role in inputs if role.startswith("judged")])):
         raise UserError(f"sample.split={split}: the data has no such prompts to sample. Raise data.tasks.{split}.")
     model = inputs["policy"] / "model"
     contract = load_or_derive_contract(model)  # a base has no contract yet

@@ -128,7 +128,7 @@ def sample_keys(cfg: Config) -> Iterator[Unread]:
             chosen = SAMPLER_KEYS[1:] if sample.brings_prompts and not label.brings_pool else SAMPLER_KEYS
             yield Unread(in_block("sample", *chosen), DRAWN, reason)
     if label.brings_pool:
-        keys = in_block("sample", "prompts", "prompts_per_round", "until_pair")
+        keys = in_block("sample", "prompts", "prompts_per_round", "draw", "until_pair")
         yield Unread(keys, LABEL, "label=dataset has its own prompts")
     if sample.sampler != "openai" or sample.pool:
         reason = "only sample=openai uses this endpoint, and sources of sample.pool have their own"

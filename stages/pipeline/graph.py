@@ -129,7 +129,7 @@ def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node
     if sample.brings_prompts:  # that sampler reads candidates from a file and cannot answer other prompts
         sample = replace(sample, sampler="hf")
     settings = {key: getattr(cfg.select, key) for key in ("candidates_per_prompt", "temperatures", "max_new_tokens")}
-    settings |= dict.fromkeys(("prompts", "prompts_per_round", "until_pair", "file", "pool"))
+    settings |= dict.fromkeys(("prompts", "prompts_per_round", "draw", "until_pair", "file", "pool"))
     sample = replace(sample, split=Split.sft, rounds=1, **settings)
     pool = make_node("sample", sample, policy=base, data=data)
     judged = make_node("label", label, pool=pool)
@@ -171,14 +171,16 @@ def wire_chain(
         policy = make_node("grpo", ScoredGRPO(**vars(cfg.grpo), label=cfg.label), policy=sft, data=data, **by_reward)
         models[Role.policy] = nodes["grpo"] = policy
         return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built)
-    for number in range(cfg.rounds):  # more than one round is iterative DPO
+    earlier = list[Node]()  # the labels of earlier rounds; more than one round is iterative DPO
+    for number in range(cfg.rounds):
         round_nodes: dict[str, Node] = {}
         if cfg.label.brings_pool:
             judged = make_node("label", cfg.label)
         else:
-            pool, round_nodes = wire_candidates(cfg, make_node, number, policy, data, {"base": base, "sft": sft})
+            pool, round_nodes = wire_candidates(cfg, make_node, earlier, policy, data, {"base": base, "sft": sft})
             judged, label_nodes = wire_draws(cfg, make_node, pool, **(reward if cfg.label.by_reward else {}))
             round_nodes |= label_nodes
+        earlier.append(judged)
         round_nodes |= wire_judgements(cfg, make_node, judged)
         pairs = round_nodes["pairs"]
         reference_model = policy if cfg.dpo.reference is DPOReference.previous else sft

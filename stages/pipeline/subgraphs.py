@@ -4,7 +4,7 @@ The lists are `data.sources`, `sample.pool` and the members of `label.ensemble`.
 one more data source reads only that source again. Without `sample.pool`, the policy's samples are the candidates.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from stages.config.blocks.data import Data, OneSource, ReadLimits, Source
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
-from stages.config.blocks.sampling import CandidateFile, Member, Pool, Sample
+from stages.config.blocks.sampling import MIXED, CandidateFile, Member, Pool, Sample
 from stages.config.schema import Config
 from stages.store.node import Node
 from stages.store.numbers import numbered
@@ -60,16 +60,20 @@ def joined_source(source: Source, pinned: Source) -> Source:
 
 
 def wire_candidates(
-    cfg: Config, make_node: MakeNode, number: int, policy: Node, data: Node, models: Mapping[str, Node]
+    cfg: Config, make_node: MakeNode, earlier: Sequence[Node], policy: Node, data: Node, models: Mapping[str, Node]
 ) -> tuple[Node, dict[str, Node]]:
-    """Return the node of the candidates of round `number` (from 0), and by name all nodes that make them. `models` are
-    those that a member of `sample.pool` can name; any other name is a folder or a hub id."""
+    """Return the node of the candidates of a round, and by name all nodes that make them. `earlier` are the labels of
+    the rounds before it. `models` are those that a member of `sample.pool` can name; any other name is a folder or a
+    hub id."""
     # Prompts of its own do not depend on the number of rounds: runs with more or fewer rounds share this one's nodes.
-    block = replace(
-        cfg.sample, round=number, rounds=1 if cfg.sample.prompts_per_round else cfg.rounds, until_pair=None
-    )
+    rounds = 1 if cfg.sample.prompts_per_round else cfg.rounds
+    block = replace(cfg.sample, round=len(earlier), rounds=rounds, draw=None, until_pair=None)
+    judged = dict[str, Node]()
+    if earlier and cfg.sample.draw == MIXED:
+        judged = {f"judged_{number}": node for number, node in enumerate(earlier, 1)}
+        block = replace(block, draw=MIXED, right_from=cfg.pairs.min_score)
     if not block.pool:
-        pool = wire_candidate_source(replace(block, pool=None), make_node, policy, data)
+        pool = wire_candidate_source(replace(block, pool=None), make_node, policy, data, **judged)
         return pool, {"sample": pool}
     model_nodes, sources = dict[str, Node](), dict[str, Node]()
     models_by_name = {**models, "policy": policy, "previous": policy.inputs.get("policy") or policy.inputs["base"]}
@@ -78,17 +82,17 @@ def wire_candidates(
         if name not in models_by_name:
             model = Model(name, None, of=f"{settings.key}.model")
             models_by_name[name] = model_nodes[f"model_{i + 1}"] = make_node("base", model)
-        sources[f"source_{i + 1}"] = wire_candidate_source(settings, make_node, models_by_name[name], data)
+        sources[f"source_{i + 1}"] = wire_candidate_source(settings, make_node, models_by_name[name], data, **judged)
     pool = make_node("pool", Pool(source_names(block.pool)), policy=policy, **sources)
     return pool, model_nodes | sources | {"pool": pool}
 
 
-def wire_candidate_source(block: Sample, make_node: MakeNode, policy: Node, data: Node) -> Node:
+def wire_candidate_source(block: Sample, make_node: MakeNode, policy: Node, data: Node, **judged: Node) -> Node:
     """Return the node of candidates that a sampler draws or that a file holds. A node that reads a file has no model
     among its inputs, so errors in the file appear before any training. If the file brings prompts too, the node does
     not need the data either."""
     if not (file := block.candidate_file):
-        return make_node("sample", block, policy=policy, data=data)
+        return make_node("sample", block, policy=policy, data=data, **judged)
     return make_node("sample", file) if file.own_prompts else make_node("sample", file, data=data)
 
 

@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 
 from stages.config.blocks.endpoints import Endpoint
-from stages.config.blocks.sampling import OWN_PROMPTS, Member, Sample
+from stages.config.blocks.sampling import MIXED, OWN_PROMPTS, Member, Sample
 from stages.config.errors import UserError, require_known
 from stages.config.installation import install_command
 from stages.config.schema import Config
@@ -23,8 +23,8 @@ def validate_sample(cfg: Config) -> None:
         raise UserError(f"sample.file and {other} exclude each other. Use sample.pool for several sources.")
     if (sample.file or sample.pool) and cfg.label.brings_pool:
         raise UserError("label=dataset: its file has the candidates. Leave out sample.file and sample.pool.")
-    if sample.until_pair and cfg.by_pairs and not cfg.label.brings_pool:
-        require_scores(cfg)
+    if (sample.until_pair or sample.draw == MIXED) and cfg.by_pairs and not cfg.label.brings_pool:
+        validate_draws(cfg)
     for block in sample.members:
         require_openvino(block)
     for i, member in enumerate(sample.pool or ()):
@@ -36,11 +36,12 @@ def validate_sample(cfg: Config) -> None:
         validate_source(key, member)
 
 
-def require_scores(cfg: Config) -> None:
-    """Raise UserError if no score says which candidates are right, or if none are drawn for which it could say so."""
-    key, label = f"sample.until_pair={cfg.sample.until_pair}", cfg.label
-    if cfg.sample.file or cfg.sample.pool:
-        raise UserError(f"{key}: only the policy draws again. Leave out sample.file and sample.pool.")
+def validate_draws(cfg: Config) -> None:
+    """Raise UserError if no score says which candidates are right, or if no model draws those that depend on it."""
+    sample, label = cfg.sample, cfg.label
+    key = f"sample.until_pair={sample.until_pair}" if sample.until_pair else f"sample.draw={sample.draw}"
+    if any(block.file for block in sample.members) or (sample.until_pair and sample.pool):
+        raise UserError(f"{key}: only the policy draws so. Leave out sample.file and sample.pool.")
     if label.prefers or "reward_model" in label.labelers:  # quantiles of one draw cannot be compared with another's
         raise UserError(
             f"{key} needs a score that says if a candidate is right, which label={label.labeler} does not give. Use "
@@ -48,6 +49,8 @@ def require_scores(cfg: Config) -> None:
         )
     if not cfg.pairs.min_score:
         raise UserError(f"{key}: pairs.min_score=0 accepts every candidate. Set pairs.min_score=1 or another score.")
+    if sample.draw == MIXED and not sample.prompts_per_round:
+        raise UserError("sample.draw=mixed: rounds divide all prompts. Set sample.prompts_per_round=N to choose some.")
 
 
 def require_own_prompts(cfg: Config) -> None:

@@ -32,8 +32,8 @@ def count_right(folder: Path, right_from: float) -> Iterator[tuple[Example, int,
     """
     for prompt, candidates, judgements in read_judged_prompts(folder):
         if any(j.preference for j in judgements):
-            message = f"label.own: sample.until_pair needs scores, and {judgements[0].labeler} gives preferences."
-            raise UserError(f"{message} Yield scores, or set sample.until_pair=null.")
+            message = f"label.own: further draws and sample.draw=mixed need scores, and {judgements[0].labeler} gives"
+            raise UserError(f"{message} preferences. Yield scores, or leave out sample.until_pair and sample.draw.")
         right_ids = {j.candidate_id for j in judgements if j.score is not None and j.score >= right_from}
         right = sum(c.candidate_id in right_ids and c.finish_reason == "stop" for c in candidates)
         yield prompt, right, len(candidates)

@@ -10,8 +10,9 @@ from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
 from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision, Split
-from stages.config.limits import Limit, between, computed, internal, limited, random_seed, share
+from stages.config.limits import Limit, between, computed, internal, limited, random_seed, share, words
 
+MIXED = "mixed"  # the `sample.draw` that goes by the outcomes of earlier rounds
 OWN_PROMPTS = "file"  # the `sample.sampler` that reads candidates and their prompts from a file
 
 
@@ -71,6 +72,7 @@ class Sample:
     own: Own = field(default_factory=Own)
     prompts: int | None = between(1, 1_000_000_000)
     prompts_per_round: int | None = between(1, 1_000_000_000)
+    draw: str | None = words("hash", MIXED)
     until_pair: int | None = between(0, 100)
     candidates_per_prompt: int = between(1, 10_000)
     temperatures: list[float] = between(0, 100)

@@ -1,11 +1,13 @@
-"""Tests of `sample.until_pair`: further candidates for the prompts in which no candidate is right yet."""
+"""Tests of draws that depend on earlier labels: `sample.until_pair` within a round, `sample.draw` between rounds."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from pathlib import Path
 
 import pytest
 
+from stages.samplers.asked_prompts import order_by_outcomes
 from stages.store.judged_pool import count_right, read_judged_prompts
-from stages.store.records import Candidate, load
+from stages.store.records import Candidate, Example, Judgement, content_id, load, save
 from tests.helpers import TINY, Chain, build, inside, nodes, refused
 
 DRAWN = ("sample.candidates_per_prompt=2", "sample.temperatures=[0.9,1.2]", "pairs.min_score=1")
@@ -73,6 +75,7 @@ def test_further_draws_belong_to_pairs(chain: Chain) -> None:
 @pytest.mark.parametrize(
     ("typed", "reason"),
     [
+        ("pairs.min_score=1 sample.until_pair=null sample.draw=mixed", "Set sample.prompts_per_round=N"),
         ("pairs.min_score=0", "accepts every candidate. Set pairs.min_score=1"),
         ("pairs.min_score=1 label=human", "label=human does not give. Use label=verifier"),
         ("pairs.min_score=1 label=reward_model label.reward_model.path=sft", "label=reward_model does not give"),
@@ -81,3 +84,45 @@ def test_further_draws_belong_to_pairs(chain: Chain) -> None:
 )
 def test_what_cannot_say_which_candidate_is_right_is_refused(typed: str, reason: str) -> None:
     assert reason in refused(*TINY, "sample.until_pair=1", *typed.split())
+
+
+def test_rounds_that_draw_by_outcomes_share_all_nodes_of_a_run_with_fewer(chain: Chain) -> None:
+    """The third round reads the labels of all draws of the first two, and asks a prompt of neither."""
+    typed = (*DRAWN, "sample.until_pair=1", "sample.prompts_per_round=12", "sample.draw=mixed", "dpo.batch_size=2")
+    build(chain.root, "stage=label", "rounds=2", *typed)
+    before = chain.count()
+    build(chain.root, "stage=label", "rounds=3", *typed)
+    assert chain.count() - before == FURTHER | {"sample": 2, "label": 2, "reference": 1, "dpo": 1}
+    two, three = (nodes(chain.root, f"rounds={number}", *typed) for number in (2, 3))
+    for longer, shorter in (("sample_1", "sample_1"), ("sample_2", "sample"), ("label_2", "label")):
+        assert three[longer].fingerprint == two[shorter].fingerprint
+    assert three["sample"].inputs.keys() == {"policy", "data", "judged_1", "judged_2"}
+    assert [three["sample"].inputs[f"judged_{i}"] for i in (1, 2)] == [three["label_1"], three["label_2"]]
+    names = ("sample_1", "sample_2", "sample")
+    rounds = [load(chain.folder(name, "rounds=3", *typed) / "prompts.parquet", Example) for name in names]
+    assert [len(prompts) for prompts in rounds] == [12, 12, 12]
+    assert len({prompt.id for prompts in rounds for prompt in prompts}) == 36
+    hashed = nodes(chain.root, "rounds=3", *typed, "sample.draw=hash")
+    assert hashed["sample_1"].fingerprint == three["sample_1"].fingerprint
+    assert hashed["sample_2"].fingerprint != three["sample_2"].fingerprint
+
+
+def test_a_round_asks_most_where_outcomes_were_mixed(tmp_path: Path) -> None:
+    """Tasks with equally many prompts left have numbers in proportion to their smoothed share of mixed outcomes."""
+    rest = [Example(content_id(task, i), [], None, "s", task, "preference") for task in "xyz" for i in range(100)]
+    shares = {"x": (8, 8), "y": (2, 6), "z": (0, 8)}  # mixed and all prompts of the earlier round: 9/10, 3/8 and 1/10
+    earlier = [Example(f"{t}{i}", [], None, "s", t, "preference") for t, (_, n) in shares.items() for i in range(n)]
+    right = {e.id: [True, int(e.id[1:]) >= shares[e.task][0]] for e in earlier}
+    answers = [Candidate(p, f"{p}-{i}", "", "hf", 1, 0, "", None, "stop", None, 2) for p in right for i in range(2)]
+    judged = [
+        Judgement(c.prompt_id, "verifier", c.candidate_id, right[c.prompt_id][int(c.candidate_id[-1])])
+        for c in answers
+    ]
+    save(tmp_path / "prompts.parquet", earlier, Example)
+    save(tmp_path / "candidates.parquet", answers, Candidate)
+    save(tmp_path / "judgements.parquet", judged, Judgement)
+    ordered = order_by_outcomes([*rest, *earlier], [tmp_path], 1.0)
+    assert sorted(e.id for e in ordered) == sorted(e.id for e in rest)
+    for size, counts in ((55, (36, 15, 4)), (110, (72, 30, 8)), (200, (100, 78, 22))):
+        tasks = Counter(e.task for e in ordered[:size])
+        assert all(abs(tasks[task] - count) <= 1 for task, count in zip("xyz", counts, strict=True)), tasks
