@@ -13,6 +13,7 @@ from markupsafe import Markup
 from stages.config.schema import Report
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
+from stages.evaluation.outcomes import arms
 from stages.pages import changes, figures, glossary, label_page, next_steps, seeds, settings_table
 from stages.pages.environment import environment
 from stages.pages.example_answers import side_by_side, strips
@@ -24,7 +25,8 @@ from stages.store.sealed_json import load_json, require_keys
 from stages.store.workspace import StageDir, read_curves
 
 NOT_COUNTED = ("do not count", "count for none")  # in the evaluation's warnings about prompts that it left out
-SHOWN = ("policy-control", "control-sft", "sft-base")  # differences shown after the verdict's own
+SHOWN = ("policy-control", "control-sft", "sft-base")  # differences shown after the verdict's own and those of arms
+MOST_SHOWN = 4  # differences: more make a table that is wider than a page
 SCORED_BY = ("label_reward_model", "label")  # nodes with a reward model as labeler: in an ensemble, or alone
 # The section that shows a stage's warnings, folded. Warnings of the evaluation stand at the top of the page, because
 # they change how the verdict is read.
@@ -40,6 +42,8 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     nodes = {role: manifest_of(folder) for role, folder in inputs.items()}
     results = load_json(inputs["eval"] / "results.json", require_keys("models"))
     models, titles, confidence = results["models"], results["differences"], nodes["eval"]["settings"]["confidence"]
+    of_arms = [name for name in titles if arms(name.split("-"))]
+    shown = [name for name in (results["main_difference"], *of_arms, *SHOWN) if name in titles][:MOST_SHOWN]
     model_names = settings_table.model_nodes(nodes, models)
     policy = nodes[model_names["policy"]]
     aligned = "pairs" in policy["inputs"]
@@ -93,12 +97,12 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         glossary=glossary.GLOSSARY,
         settings=settings,
         level=f"{confidence:.0%} interval",
-        differences={name: titles[name] for name in (results["main_difference"], *SHOWN) if name in titles},
+        differences={name: titles[name] for name in shown},
         constant=any(group["constant"] is not None for group in results["groups"].values()),
         runs=runs,
         over_seeds=over_seeds,
         charts={by: changes.chart(results, by, taught) for by in ("kinds", "tasks") if results[by]},
-        curves=curves(inputs, models["policy"], policy["stage"], inputs[model_names["policy"]]),
+        curves=curves(inputs, nodes, {models[role]: name for role, name in model_names.items()}),
         answers=answers,
         samples=strips(inputs, nodes, models),
         tokens=load_json(tokens, list) if tokens.exists() else [],
@@ -134,14 +138,16 @@ def model_kind(role: str, model: Manifest) -> str:
     return role if role == "control" or model["stage"] != "sft" else "sft" if learns(model) else "other"
 
 
-def curves(inputs: Mapping[str, Path], title: str, stage: str, policy: Path) -> list[Markup]:
-    """Draw the training of SFT and, if `stage` trained the policy, its training; for DPO also held-out margins."""
+def curves(inputs: Mapping[str, Path], nodes: Mapping[str, Manifest], models: Mapping[str, str]) -> list[Markup]:
+    """Draw the training of SFT, the policy and arms; for DPO also held-out margins. `models`: nodes by title."""
     drawn = figures.sft(read_curves(inputs["sft"]))
-    if stage == "grpo":
-        drawn += figures.rollouts(title, read_curves(policy))
-    if stage == "dpo":
-        margins = load_json(policy / "held_out.json", lambda pairs: [pair["margin"] for pair in pairs])
-        drawn += [*figures.preference(title, read_curves(policy)), *figures.calibration(title, margins)]
+    for title, name in models.items():
+        folder = inputs[name]
+        if nodes[name]["stage"] == "grpo":
+            drawn += figures.rollouts(title, read_curves(folder))
+        if nodes[name]["stage"] == "dpo":
+            margins = load_json(folder / "held_out.json", lambda pairs: [pair["margin"] for pair in pairs])
+            drawn += [*figures.preference(title, read_curves(folder)), *figures.calibration(title, margins)]
     return [Markup(figure) for figure in drawn]
 
 

@@ -101,12 +101,12 @@ def judged_keys(cfg: Config) -> Iterator[Unread]:
     """Yield the unread keys of `eval.judged`, and of labels and pairs under `align=none`."""
     judged, deciding = cfg.eval.judged, ("eval/judged", "eval.judged.labeler")
     if not cfg.by_pairs:
-        by_grpo = cfg.align is Align.grpo
+        by_grpo = Align.grpo in cfg.objectives
         reason = f"align={cfg.align} labels no candidates and trains on no pairs"
         labels = in_block("label", "audit", "known") if by_grpo else ("label",)
         for name in (*labels, "sample", "pairs", "reference", "dpo", "rounds", "control"):
             yield Unread((name,), ("align",), reason, "align=dpo")
-    if cfg.align is not Align.grpo:
+    if Align.grpo not in cfg.objectives:
         yield Unread(("grpo",), ("align",), f"align={cfg.align} does not train by GRPO", "align=grpo")
     if not judged.is_requested:
         keys = ["source", "prompts", "max_longer", "max_failed", "audit", "known"]

@@ -7,15 +7,16 @@ Command = StrEnum("Command", "plan compare gc doctor audit chat export sync pari
 
 
 class Role(StrEnum):
-    """The role of a model in the evaluation. `other` is a model from outside the run that the policy is compared with.
-    In settings that name a model, `dpo` means the policy too."""
+    """The role of a model in the evaluation: an objective's name is that of its arm. `other` is a model from outside
+    the run that the policy is compared with. In settings, `dpo` and `grpo` mean the policy too, if they trained it."""
 
     base = "base"
     sft = "sft"
     control = "control"
     policy = "policy"
     other = "other"
-    dpo = "policy"
+    dpo = "dpo"
+    grpo = "grpo"
 
 
 # The training after SFT: DPO on preferences, GRPO on the model's own scored answers, or none, so that the SFT model is

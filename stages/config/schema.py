@@ -126,6 +126,7 @@ class Config:
     seed: int = random_seed()
     precision: choices.Precision = MISSING
     align: choices.Align = MISSING
+    arms: list[choices.Align] = field(default_factory=list)
     rounds: int = between(1, 100)
     sweep_metric: choices.SweepMetric = MISSING
     upstream: choices.Upstream = MISSING
@@ -167,17 +168,20 @@ class Config:
 
     @property
     def trained(self) -> dict[str, Training]:
-        """The training blocks that this run uses, by name: SFT, DPO or GRPO, the target, and a reward model with a
-        source."""
-        names = {name for name, objective in OBJECTIVES.items() if objective.in_chain}
-        names = (names - {"dpo"} | {"grpo"}) if self.align is choices.Align.grpo else names
-        names |= {self.stage, "reward" if self.reward.source.path else ""}
+        """The training blocks that this run uses, by name: SFT, those of `objectives`, the target, and a reward model
+        with a source."""
+        names = {"sft", *self.objectives, self.stage, "reward" if self.reward.source.path else ""}
         return {name: vars(self)[name] for name in OBJECTIVES if name in names}
 
     @property
+    def objectives(self) -> list[choices.Align]:
+        """The objectives that train the SFT model further: the policy's, and those of `arms`."""
+        return [each for each in (self.align, *self.arms) if each is not choices.Align.none]
+
+    @property
     def by_pairs(self) -> bool:
-        """True if the policy is trained on preference pairs."""
-        return self.align is choices.Align.dpo
+        """True if the policy or an arm is trained on preference pairs."""
+        return choices.Align.dpo in self.objectives
 
     @property
     def selects(self) -> bool:

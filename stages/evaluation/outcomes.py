@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,17 @@ LENGTH_DRIFT = 0.25
 Answers = dict[str, dict[str, Candidate]]  # answers by role, then by prompt id
 
 
+def arms(roles: Iterable[str]) -> list[str]:
+    """Return the roles that are arms: objectives beside the policy's."""
+    return [role for role in roles if role not in {*chain.from_iterable(DIFFERENCES)}]
+
+
 def differences(roles: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return the differences reported between these models, by name: `{"policy-sft": ("policy", "sft")}`."""
-    return {f"{a}-{b}": (a, b) for a, b in DIFFERENCES if {a, b} <= {*roles}}
+    """Return the differences reported between these models, by name: `{"policy-sft": ("policy", "sft")}`. An arm is
+    compared with SFT, and the policy with it."""
+    present = {*roles}
+    of_arms = [pair for arm in arms(roles) for pair in (("policy", arm), (arm, "sft"))]
+    return {f"{a}-{b}": (a, b) for a, b in [*DIFFERENCES, *of_arms] if {a, b} <= present}
 
 
 def before(roles: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from stages.evaluation.diagnosis.finding import NUMBER, write_number
 from stages.evaluation.intervals import Interval
-from stages.evaluation.outcomes import ENOUGH_TASKS
+from stages.evaluation.outcomes import ENOUGH_TASKS, arms
 from stages.pages.glossary import TEXTS
 from stages.store.numbers import points
 
@@ -62,6 +62,9 @@ class Headline:
             sentences.append(
                 f"Against the control, {self.before} trained further on the chosen answers alone: {change}."
             )
+        for arm in arms(self.models):
+            gain, apart = (self.change_clause(self.primary, name) for name in (f"{arm}-sft", f"policy-{arm}"))
+            sentences.append(f"{self.models[arm]} over {self.before}: {gain}; {self.policy} over it: {apart}.")
         return " ".join(sentences)
 
     def outside_sets(self) -> str:

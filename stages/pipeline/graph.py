@@ -7,6 +7,7 @@ of the node's folder in the store. This file only describes nodes. `build.py` ru
 
     base, data → sft → sample → label → pairs → reference, dpo      a further round of DPO samples from this DPO model
     base, data → sft → grpo                                         with `align=grpo`: `label` scores its completions
+    `arms` trains further objectives from the same SFT, which the evaluation answers with beside the policy
     base, sft, dpo → answer → eval → report                         with `eval.judged`, versus and label before eval
 """
 
@@ -41,7 +42,7 @@ NEXT |= {"versus": "eval", "eval": "report"} | {objective.name: objective.next f
 
 MISSING_STAGES: dict[str, str] = {  # by stage, the settings that add nodes of this stage to the graph
     Target.select: "Set data.tasks.open_sft, sft.demonstrations=selected or control=true.",
-    Target.grpo: "Set align=grpo.",
+    Target.grpo: "Set align=grpo or arms=[grpo].",
     Target.source: "List files or hub datasets in data.sources.",
     Target.versus: "Set eval/judged=judge, reward_model, human or ensemble.",
 }
@@ -146,14 +147,11 @@ def wire_chain(
     select: Node | None = None,
     **roots: Node,
 ) -> dict[str, Node]:
-    """Return the nodes of one seed: SFT, every round of DPO, a reward model, the control and the evaluation. SFT
-    learns from `select`, the selected demonstrations, if there are any, else from `data`. `roots` are further data by
-    name, of which the evaluation reads `EVALUATION_SETS`."""
+    """Return the nodes of one seed: SFT, a reward model, the objectives that train it further, the control and the
+    evaluation. SFT learns from `select`, the selected demonstrations, if there are any, else from `data`. `roots` are
+    further data by name, of which the evaluation reads `EVALUATION_SETS`."""
     demonstrations = Demonstrations.selected if select else Demonstrations.given
-    sft = policy = make_node("sft", replace(cfg.sft, demonstrations=demonstrations), base=base, data=select or data)
-    # DPO with a continued adapter trains the SFT's LoRA, whose frozen weights are those of the base model.
-    frozen = {"frozen": base} if cfg.dpo.adapter is Adapter.continued else {}
-    scoring = replace(cfg.reference, weights=cfg.dpo.start_weights, forward=cfg.dpo.forward)
+    sft = make_node("sft", replace(cfg.sft, demonstrations=demonstrations), base=base, data=select or data)
     nodes, sets = {"sft": sft}, {"data": data} | {name: roots[name] for name in roots if name in EVALUATION_SETS}
     if cfg.reward.source.path:
         nodes |= wire_reward_model(cfg, make_node, sft)
@@ -166,11 +164,34 @@ def wire_chain(
             nodes["other"] = make_node("base", other_model_block(cfg, cfg.eval.judged.folders[0]))
             models = {Role.other: nodes["other"], Role.policy: sft}
         return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built)
-    if cfg.align is Align.grpo:
-        by_reward = reward if cfg.label.by_reward else {}
-        policy = make_node("grpo", ScoredGRPO(**vars(cfg.grpo), label=cfg.label), policy=sft, data=data, **by_reward)
-        models[Role.policy] = nodes["grpo"] = policy
-        return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built)
+    scored_by = reward if cfg.label.by_reward else {}
+    for align in cfg.objectives:
+        nodes |= (wire_grpo if align is Align.grpo else wire_dpo)(cfg, make_node, base, data, sft, scored_by)
+    if cfg.control:
+        nodes["select_control"] = chosen = make_node("select", cfg.select, pairs=nodes["pairs"])
+        nodes["control"] = models[Role.control] = make_node("sft", control_block(cfg), base=sft, data=chosen)
+    models |= {arm: nodes[arm] for arm in cfg.arms} | {Role.policy: nodes[cfg.align]}
+    sets |= {"pairs": nodes["pairs"]} if cfg.by_pairs else {}
+    return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built)
+
+
+def wire_grpo(
+    cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: dict[str, Node]
+) -> dict[str, Node]:
+    """Return the node of GRPO, whose own completions `label` scores. `scored_by`: a reward model of this run."""
+    block = ScoredGRPO(**vars(cfg.grpo), label=cfg.label)
+    return {"grpo": make_node("grpo", block, policy=sft, data=data, **scored_by)}
+
+
+def wire_dpo(
+    cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: dict[str, Node]
+) -> dict[str, Node]:
+    """Return the nodes of every round of DPO, and of a reward model of the last round's pairs if it is the target.
+    `scored_by`: a reward model of this run."""
+    # DPO with a continued adapter trains the SFT's LoRA, whose frozen weights are those of the base model.
+    frozen = {"frozen": base} if cfg.dpo.adapter is Adapter.continued else {}
+    scoring = replace(cfg.reference, weights=cfg.dpo.start_weights, forward=cfg.dpo.forward)
+    nodes, policy = dict[str, Node](), sft
     earlier = list[Node]()  # the labels of earlier rounds; more than one round is iterative DPO
     for number in range(cfg.rounds):
         round_nodes: dict[str, Node] = {}
@@ -178,7 +199,7 @@ def wire_chain(
             judged = make_node("label", cfg.label)
         else:
             pool, round_nodes = wire_candidates(cfg, make_node, earlier, policy, data, {"base": base, "sft": sft})
-            judged, label_nodes = wire_draws(cfg, make_node, pool, **(reward if cfg.label.by_reward else {}))
+            judged, label_nodes = wire_draws(cfg, make_node, pool, **scored_by)
             round_nodes |= label_nodes
         earlier.append(judged)
         round_nodes |= wire_judgements(cfg, make_node, judged)
@@ -191,11 +212,7 @@ def wire_chain(
         nodes |= {f"{name}{suffix}": node for name, node in round_nodes.items()}
     if cfg.stage == Target.reward and not cfg.reward.source.path:
         nodes["reward"] = make_node("reward", cfg.reward, policy=sft, judged=judged, pairs=pairs)
-    if cfg.control:
-        nodes["select_control"] = chosen = make_node("select", cfg.select, pairs=pairs)
-        nodes["control"] = models[Role.control] = make_node("sft", control_block(cfg), base=sft, data=chosen)
-    models[Role.policy] = policy
-    return nodes | wire_evaluation(cfg, make_node, models, sets | {"pairs": pairs}, reward, is_built)
+    return nodes
 
 
 def wire_reward_model(cfg: Config, make_node: MakeNode, sft: Node) -> dict[str, Node]:

@@ -25,9 +25,9 @@ CONTEXT = ("max_position_embeddings", "n_positions")
 def validate_capacity(cfg: Config) -> None:
     """Raise UserError for the first amount that the data or the model cannot provide."""
     validate_rows(cfg)
-    if cfg.align is Align.grpo:
+    if Align.grpo in cfg.objectives:
         validate_rollouts(cfg)
-    else:
+    if cfg.by_pairs:
         validate_pairs(cfg)
     config = base_config(cfg)
     if context := next((config[name] for name in CONTEXT if config.get(name)), None):
@@ -94,7 +94,7 @@ def validate_pairs(cfg: Config) -> None:
     pair_limit = prompts * min(pairs_per_prompt, candidates * (candidates - 1) // (1 if cfg.label.own else 2))
     target = OBJECTIVES.get(cfg.stage)
     name = target.name if target and target.reads is Reads.pairs else "dpo"
-    if (size := cfg.trained[name].batch_size) > pair_limit:
+    if (size := vars(cfg)[name].batch_size) > pair_limit:
         raise UserError(
             f"{name}.batch_size={size}: there are at most {pair_limit} pairs, from {prompts} prompts with "
             f"{candidates} candidates and {pairs_per_prompt} pairs each. Lower it, or add prompts."
@@ -106,13 +106,13 @@ def validate_rollouts(cfg: Config) -> None:
     scores = not cfg.label.prefers and not {"dataset", "human"}.intersection(cfg.label.labelers)
     if not scores:
         raise UserError(
-            f"align=grpo needs a score of every completion, which label={cfg.label.labeler} does not give. Use "
+            f"GRPO needs a score of every completion, which label={cfg.label.labeler} does not give. Use "
             "label=verifier, label=reward_model, or label=judge with label.judge.kind=pointwise."
         )
-    if cfg.rounds > 1 or cfg.control:
-        raise UserError("align=grpo samples in every step and makes no pairs. Set rounds=1 and control=false.")
+    if not cfg.by_pairs and (cfg.rounds > 1 or cfg.control):
+        raise UserError("GRPO samples in every step and makes no pairs. Set rounds=1 and control=false.")
     if cfg.grpo.runtime.sharding is not Sharding.none:
-        raise UserError("align=grpo samples from whole weights, which no process has. Use launch=ddp or launch=local.")
+        raise UserError("GRPO samples from whole weights, which no process has. Use launch=ddp or launch=local.")
     prompts, size = split_rows(cfg, "preference"), cfg.grpo.batch_size
     if prompts is not None and prompts < size:
         raise UserError(

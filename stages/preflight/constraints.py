@@ -13,6 +13,7 @@ from stages.config.blocks.training import Training
 from stages.config.choices import (
     SOURCE_CHECKS,
     Adapter,
+    Align,
     Command,
     Demonstrations,
     ExportFormat,
@@ -130,6 +131,12 @@ def validate_inputs(cfg: Config) -> None:
     if cfg.sft.demonstrations is Demonstrations.selected and (cfg.label.brings_pool or not cfg.sft.train):
         reason = "label=dataset does not judge new answers" if cfg.label.brings_pool else "sft=none trains nothing"
         raise UserError(f"sft.demonstrations=selected: {reason}. Use sft.demonstrations=given.")
+    for i, arm in enumerate(cfg.arms):
+        if cfg.align is Align.none or arm in (Align.none, cfg.align, *cfg.arms[:i]):
+            raise UserError(
+                f"arms[{i}]={arm}: an arm is another objective than align={cfg.align}, beside it, and named once. "
+                "Leave it out, or set align to an objective."
+            )
     if cfg.control and (cfg.rounds > 1 or cfg.dpo.adapter is Adapter.continued):
         raise UserError("control=true needs rounds=1 and a dpo.adapter other than continued. Or set control=false.")
     if cfg.label.brings_pool and not cfg.label.path:
