@@ -3,13 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import PreTrainedModel
+
 from stages.config.blocks.training import DPO
+from stages.config.choices import Adapter, Weights
 from stages.evaluation.diagnosis.effects import displacement
-from stages.models.contract import load_contract
+from stages.models.contract import Contract, load_contract
+from stages.models.loading import load_model
 from stages.models.scoring import join_reference
 from stages.objectives import dpo as objective
 from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.workspace import StageDir
+from stages.training.end_of_turn import separate_end_of_turn
 from stages.training.fit import Fit
 from stages.training.trainer import EvalHistory, risen_loss_message
 
@@ -26,15 +32,15 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
     frozen = inputs.get("frozen", inputs["policy"]) / "model"  # the weights under a continued adapter
     fit = Fit(objective.StoredReferenceTrainer, cfg, rows, contract, frozen, out)
-    adapter, device = inputs["policy"] / "adapter", fit.args.device
-    policy = objective.trainable_model(frozen, adapter, contract, fit.cfg, device, out)
+    start = load_frozen(frozen, contract, cfg, cfg.start_weights, fit.args.device)
+    policy = objective.trainable_model(start, inputs["policy"] / "adapter", fit.cfg, out)
     trainer = fit.build_trainer(policy)
     first_step = objective.FirstStepCheck(trainer, inputs, rows.train.ids)
     fit.train(first_step)
     held_out_margins = objective.reward_margins(trainer, objective.read_reference(inputs, held_out.ids))
     if not out.is_main:
         return {}
-    fit.publish(lambda weights: objective.load_frozen(frozen, contract, cfg, weights), held_out_margins)
+    fit.publish(lambda weights: load_frozen(frozen, contract, cfg, weights), held_out_margins)
 
     figures = first_step.figures | objective.read_last_figures(out.path)
     warning = displacement(figures, held_out.rows)
@@ -47,3 +53,11 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     tokens = rows.train.tokens("prompt_ids", "chosen_ids", "prompt_ids", "rejected_ids")
     dpo_metrics = {"held_out": len(held_out), "displacement": bool(warning), **figures, "summary": summary}
     return fit.metrics(tokens) | dpo_metrics
+
+
+def load_frozen(
+    folder: Path, contract: Contract, cfg: DPO, weights: Weights, device: torch.device | None = None
+) -> PreTrainedModel:
+    """Return the policy, or the base of a continued adapter, with the row that SFT gave its end of turn."""
+    model = load_model(folder, weights, device)
+    return separate_end_of_turn(model, contract) if cfg.adapter is Adapter.continued else model

@@ -43,7 +43,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     results = load_json(inputs["eval"] / "results.json", require_keys("models"))
     models, titles, confidence = results["models"], results["differences"], nodes["eval"]["settings"]["confidence"]
     of_arms = [name for name in titles if arms(name.split("-"))]
-    shown = [name for name in (results["main_difference"], *of_arms, *SHOWN) if name in titles][:MOST_SHOWN]
+    compared = [name for name in (results["main_difference"], *of_arms, *SHOWN) if name in titles][:MOST_SHOWN]
     model_names = settings_table.model_nodes(nodes, models)
     policy = nodes[model_names["policy"]]
     aligned = "pairs" in policy["inputs"]
@@ -97,7 +97,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         glossary=glossary.GLOSSARY,
         settings=settings,
         level=f"{confidence:.0%} interval",
-        differences={name: titles[name] for name in shown},
+        differences={name: titles[name] for name in compared},
         constant=any(group["constant"] is not None for group in results["groups"].values()),
         runs=runs,
         over_seeds=over_seeds,

@@ -95,7 +95,9 @@ def load_start(fit: Fit[Any, Any], inputs: Inputs, **forward: Forward) -> AnyMod
     if isinstance(block, SFT):
         return sft.trainable_model(fit.start, fit.contract, block, device)
     if isinstance(block, DPO):
-        return dpo.trainable_model(fit.start, inputs["policy"] / "adapter", fit.contract, block, device, fit.out)
+        return dpo.trainable_model(
+            load_model(fit.start, block.start_weights, device), inputs["policy"] / "adapter", block, fit.out
+        )
     return reward.trainable_model(fit.start, fit.contract, block, device, fit.out)
 
 

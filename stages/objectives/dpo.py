@@ -20,10 +20,9 @@ from trl.trainer import dpo_trainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import DPO
-from stages.config.choices import Adapter, DPOReference, Precision, Sharding, Weights
+from stages.config.choices import DPOReference, Precision, Sharding
 from stages.config.errors import UserError
 from stages.models.contract import Contract
-from stages.models.loading import load_model
 from stages.models.packing import ATTENTION, attention_name, send_batch
 from stages.models.run_attention import send_tensor
 from stages.models.scoring import allowed_gap, autocast, pair_log_probs, require_same_tokens, round_weights_once
@@ -32,7 +31,6 @@ from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.sealed_json import read_note, write_note
 from stages.store.workspace import SCRATCH, StageDir, last_values, read_curves
 from stages.training.adapters import AnyModel, apply_adapter
-from stages.training.end_of_turn import separate_end_of_turn
 from stages.training.fit import SplitRows, pack_if_possible
 from stages.training.micro_batches import Batch, MicroBatches, select_row
 from stages.training.saving import checkpoint_folder, list_checkpoints
@@ -169,20 +167,9 @@ def read_rows(
     return rows
 
 
-def trainable_model(
-    frozen: Path, adapter: Path, contract: Contract, cfg: DPO, device: torch.device, out: StageDir
-) -> AnyModel:
+def trainable_model(model: PreTrainedModel, adapter: Path, cfg: DPO, out: StageDir) -> AnyModel:
     """Return the policy with what `dpo.adapter` trains: all weights, a new adapter, or the SFT's adapter continued."""
-    model = load_frozen(frozen, contract, cfg, cfg.start_weights, device)
     return apply_adapter(pack_if_possible(model, cfg, out), cfg, before=adapter)
-
-
-def load_frozen(
-    frozen: Path, contract: Contract, cfg: DPO, weights: Weights, device: torch.device | None = None
-) -> PreTrainedModel:
-    """Return the policy, or the base of a continued adapter, with the row that SFT gave its end of turn."""
-    model = load_model(frozen, weights, device)
-    return separate_end_of_turn(model, contract) if cfg.adapter is Adapter.continued else model
 
 
 class FirstStepCheck(TrainerCallback):

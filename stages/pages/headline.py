@@ -63,8 +63,8 @@ class Headline:
                 f"Against the control, {self.before} trained further on the chosen answers alone: {change}."
             )
         for arm in arms(self.models):
-            gain, apart = (self.change_clause(self.primary, name) for name in (f"{arm}-sft", f"policy-{arm}"))
-            sentences.append(f"{self.models[arm]} over {self.before}: {gain}; {self.policy} over it: {apart}.")
+            gain, difference = (self.change_clause(self.primary, name) for name in (f"{arm}-sft", f"policy-{arm}"))
+            sentences.append(f"{self.models[arm]} over {self.before}: {gain}; {self.policy} over it: {difference}.")
         return " ".join(sentences)
 
     def outside_sets(self) -> str:

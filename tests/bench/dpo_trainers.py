@@ -85,8 +85,7 @@ def trl_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
 def our_trainer(cfg: Any, forward: str, dataset: Any, tokenizer: Any, folder: Path) -> Any:
     """Build the trainer as stage=dpo does."""
 
-    from stages.models.contract import load_or_derive_contract
-    from stages.models.loading import resolve_device
+    from stages.models.loading import load_model, resolve_device
     from stages.objectives.dpo import StoredReferenceTrainer, trainable_model
     from stages.store.workspace import StageDir
     from stages.training import budget
@@ -107,7 +106,7 @@ def our_trainer(cfg: Any, forward: str, dataset: Any, tokenizer: Any, folder: Pa
     model = Path(cfg.model)
     block = budget.decide_open_settings(block, args, model, out)
     return StoredReferenceTrainer(
-        trainable_model(model, Path(), load_or_derive_contract(model), block, resolve_device("auto"), out),
+        trainable_model(load_model(model, block.start_weights, resolve_device("auto")), Path(), block, out),
         cfg=block,
         out=out,
         schedule=EpochSchedule([str(i) for i in range(len(dataset))], block.batch_size, block.seed, "dpo"),

@@ -91,14 +91,14 @@ def test_the_new_row_is_that_of_the_end_of_sequence_unless_that_is_untrained_too
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     rows = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
     end, unused, trained = *tokenizer.convert_tokens_to_ids([TURNS[1], "<unused7>"]), 5
-    for others in ([unused, trained], [unused], []):
+    for stops in ([unused, trained], [unused], []):
         before = [weight.detach().clone() for weight in rows]
-        separate_end_of_turn(model, Contract(tokenizer, [end, *others]))
-        kept = [i for i in range(len(rows[0])) if i != end]
+        separate_end_of_turn(model, Contract(tokenizer, [end, *stops]))
+        unchanged = [i for i in range(len(rows[0])) if i != end]
         for weight, old in zip(rows, before, strict=True):
-            assert torch.equal(weight[kept], old[kept])
-            assert torch.equal(weight[end], old[trained]) is (trained in others)
-            cosines = torch.nn.functional.cosine_similarity(weight[kept], weight[end : end + 1])
+            assert torch.equal(weight[unchanged], old[unchanged])
+            assert torch.equal(weight[end], old[trained]) is (trained in stops)
+            cosines = torch.nn.functional.cosine_similarity(weight[unchanged], weight[end : end + 1])
             assert int((cosines >= ALIKE_COSINE).sum()) <= 1
         for weight in rows:
             weight.data[end] = weight.data[unused]
