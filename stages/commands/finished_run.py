@@ -40,8 +40,9 @@ class FinishedRun:
 
     def model(self, role: Role, key: str) -> Node:
         """Return the model of a role. Raise UserError, naming `key`, if the run has no such model."""
-        if role not in self.models and self.models[Role.policy].stage == role:
-            role = Role.policy
+        policy = self.models.get(Role.policy)
+        if role not in self.models and policy and policy.stage == role:
+            return policy
         if role not in self.models:
             raise UserError(f"{key}={role}: {self.name} has no such model. Use {', '.join(self.models)}.")
         return self.models[role]
