@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stages.cli.explain import forbidden_keys
 from stages.cli.spelling import recipe_files
+from stages.cli.starting_values import count_parameters, starting_values
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Adapter
 from stages.config.schema import CONF, group_defaults
@@ -34,6 +35,7 @@ BLOCKS = {
     "eval": ["answer", "eval"],
     "eval/judged": ["eval.judged"],
 }  # blocks of groups that do not have the group's name
+STARTED = ("sft", "dpo", "grpo")  # blocks with starting values for another model than the recipe's
 TRAINED = [name for name, objective in OBJECTIVES.items() if objective.in_chain]
 CHECKS = "verifier"  # the labeler that the recipes' pairs.min_score was chosen for
 LENGTH = "sft.max_length"  # SFT drops longer rows
@@ -72,19 +74,37 @@ def recipes_under(line: list[str]) -> Recipes:
     owners = [TOY] if toy else chosen  # recipes whose model would be trained
     if model := other_model_typed(typed, owners, recipes):
         used = [recipes[name] for name in ([TOY, *chosen] if toy else chosen) if name in recipes]
-        lowered = []
-        for block in TRAINED:
-            rate = cap_rate(f"{block}.learning_rate", used)
-            if rate is not None and f"{block}.learning_rate" not in typed:
-                lowered.append(f"{block}.learning_rate={rate:g}")
-        if lowered:
+        if changed := [text for block in STARTED if (text := start_block(block, typed, used))]:
             log.warning(
                 "warning: recipe=%s's learning rates suit its own model; with %s: %s. Type others to choose.",
                 ",".join(owners),
                 model,
-                ", ".join(lowered),
+                ", ".join(changed),
             )
     return recipes
+
+
+def start_block(block: str, typed: dict[str, str], used: list[DictConfig]) -> str:
+    """Set the starting values of a block for a typed model in the recipes. Return the changes as text, which names
+    their source if the model's size is known; '' if nothing changes that this run reads."""
+    if block in typed:  # a typed group gives all values
+        return ""
+    adapter = next(
+        (value for recipe in used if (value := OmegaConf.select(recipe, f"{block}.adapter"))), str(Adapter.none)
+    )
+    parameters = count_parameters(typed.get("model", ""), typed.get("model.path", ""))
+    row = starting_values(block, typed.get(f"{block}.adapter", adapter), parameters) if parameters else {}
+    changes, rate_key, beta_key = list[str](), f"{block}.learning_rate", f"{block}.beta"
+    rate = cap_rate(rate_key, used, row.get("learning_rate", math.inf))
+    if rate is not None and rate_key not in typed:
+        changes.append(f"{rate_key}={rate:g}")
+    if "beta" in row and beta_key not in typed and all(OmegaConf.select(r, beta_key) is None for r in used):
+        OmegaConf.update(used[0], beta_key, row["beta"], force_add=True)
+        changes.append(f"{beta_key}={row['beta']:g}")
+    is_read = block in TRAINED or any(block in typed.get(key, "") for key in ("align", "arms", "stage"))
+    if not changes or not is_read:
+        return ""
+    return ", ".join(changes) + (f" ({row['source']})" if row else "")
 
 
 def load_recipes(chosen: Sequence[str] = ()) -> Recipes:
@@ -161,14 +181,18 @@ def recipe_model(name: str, recipes: Recipes) -> dict[str, str | None]:
     return {"model": group, "model.path": OmegaConf.load(CONF / "model" / f"{group}.yaml").path}
 
 
-def cap_rate(key: str, used: list[DictConfig]) -> float | None:
-    """Remove learning rates above the general default from recipes; return the rate that then holds, if any was."""
+def cap_rate(key: str, used: list[DictConfig], most: float) -> float | None:
+    """Remove higher learning rates than `most` from recipes, and set it if the general default is higher too. An
+    infinite `most` stands for that default. Return the rate that then holds, if anything changed."""
     default = float(default_value(key))
+    most = default if most == math.inf else most
     rates = [(recipe, rate) for recipe in used if (rate := OmegaConf.select(recipe, key)) is not None]
-    high = [recipe for recipe, rate in rates if rate > default]
+    high, low = [recipe for recipe, rate in rates if rate > most], [rate for _, rate in rates if rate <= most]
     for recipe in high:
         take_out(recipe, key)
-    return next((rate for _, rate in rates if rate <= default), default) if high else None
+    if not low and most < default:
+        OmegaConf.update(used[0], key, most, force_add=True)
+    return next(iter(low), min(most, default)) if high or (not low and most < default) else None
 
 
 def default_value(key: str) -> Any:

@@ -1,0 +1,35 @@
+"""The table of starting values: complete, in order, and with a source in every row."""
+
+from math import inf
+
+import pytest
+
+from stages.cli.recipes import STARTED
+from stages.cli.starting_values import ROWS, count_parameters, starting_values
+from stages.config.choices import Adapter
+
+
+@pytest.mark.parametrize("objective", STARTED)
+def test_every_size_has_a_row_with_a_source_and_larger_models_lower_rates(objective: str) -> None:
+    assert [*ROWS] == [*STARTED] and [*ROWS[objective]] == ["none", "lora"]
+    for rows in ROWS[objective].values():
+        bounds, rates = [row["below"] for row in rows], [row["learning_rate"] for row in rows]
+        assert bounds == sorted({*bounds}) and bounds[-1] == inf
+        assert rates == sorted({*rates}, reverse=True)
+        assert all(row["source"] and row.keys() <= {"below", "learning_rate", "beta", "source"} for row in rows)
+    for billions in (0.1, 0.36, 1.2, 7.2, 8.0, 70.6):
+        whole, low_rank = (
+            starting_values(objective, each, int(billions * 1e9)) for each in (Adapter.none, Adapter.qlora)
+        )
+        assert low_rank["learning_rate"] > whole["learning_rate"]
+
+
+def test_sizes_are_those_that_the_models_are_called_by() -> None:
+    for option, billions in (
+        ("smollm2_135m", 0.135),
+        ("llama32_1b", 1.24),
+        ("llama31_8b", 8.0),
+        ("llama31_70b", 70.6),
+    ):
+        assert (count_parameters(option, "") or 0) / 1e9 == pytest.approx(billions, rel=0.03)
+    assert count_parameters("", "someone/on-the-hub") is None and count_parameters("tiny", "") is None
