@@ -168,8 +168,8 @@ def wire_chain(
     for align in cfg.objectives:
         nodes |= (wire_grpo if align is Align.grpo else wire_dpo)(cfg, make_node, base, data, sft, scored_by)
     if cfg.control:
-        nodes["select_control"] = chosen = make_node("select", cfg.select, pairs=nodes["pairs"])
-        nodes["control"] = models[Role.control] = make_node("sft", control_block(cfg), base=sft, data=chosen)
+        nodes |= wire_control(cfg, make_node, sft, nodes)
+        models[Role.control] = nodes["control"]
     models |= {arm: nodes[arm] for arm in cfg.arms} | {Role.policy: nodes[cfg.align]}
     sets |= {"pairs": nodes["pairs"]} if cfg.by_pairs else {}
     return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built)
@@ -193,7 +193,7 @@ def wire_dpo(
     scoring = replace(cfg.reference, weights=cfg.dpo.start_weights, forward=cfg.dpo.forward)
     nodes, policy = dict[str, Node](), sft
     earlier = list[Node]()  # the labels of earlier rounds; more than one round is iterative DPO
-    for number in range(cfg.rounds):
+    for suffix in round_suffixes(cfg):
         round_nodes: dict[str, Node] = {}
         if cfg.label.brings_pool:
             judged = make_node("label", cfg.label)
@@ -208,11 +208,25 @@ def wire_dpo(
         reference = make_node("reference", scoring, reference=reference_model, pairs=pairs)
         policy = make_node("dpo", cfg.dpo, policy=policy, pairs=pairs, reference=reference, **frozen)
         round_nodes |= {"reference": reference, "dpo": policy}
-        suffix = "" if number == cfg.rounds - 1 else f"_{number + 1}"  # the last round's nodes have the plain names
         nodes |= {f"{name}{suffix}": node for name, node in round_nodes.items()}
     if cfg.stage == Target.reward and not cfg.reward.source.path:
         nodes["reward"] = make_node("reward", cfg.reward, policy=sft, judged=judged, pairs=pairs)
     return nodes
+
+
+def wire_control(cfg: Config, make_node: MakeNode, sft: Node, nodes: dict[str, Node]) -> dict[str, Node]:
+    """Return the nodes of the control: SFT on the chosen completions of each round's pairs, round by round."""
+    control, new_nodes = sft, dict[str, Node]()
+    for suffix in round_suffixes(cfg):
+        chosen = make_node("select", cfg.select, pairs=nodes[f"pairs{suffix}"])
+        control = make_node("sft", control_block(cfg), base=control, data=chosen)
+        new_nodes |= {f"select_control{suffix}": chosen, f"control{suffix}": control}
+    return new_nodes
+
+
+def round_suffixes(cfg: Config) -> list[str]:
+    """Return the end of the names of each round's nodes. The last round's nodes have the plain names."""
+    return [f"_{number}" for number in range(1, cfg.rounds)] + [""]
 
 
 def wire_reward_model(cfg: Config, make_node: MakeNode, sft: Node) -> dict[str, Node]:
@@ -245,8 +259,8 @@ def with_seed(cfg: Config, seed: int) -> Config:
 
 def dataset_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     """Return the nodes that an exported dataset is made of: each round's pairs and unpaired labels, and SFT's data."""
-    suffixes = [f"_{number + 1}" for number in range(cfg.rounds - 1)] + [""]
-    preferences = [nodes[f"{name}{end}"] for end in suffixes for name in ("pairs", "unpaired") if "pairs" in nodes]
+    tables = [f"{name}{suffix}" for suffix in round_suffixes(cfg) for name in ("pairs", "unpaired")]
+    preferences = [nodes[table] for table in tables if "pairs" in nodes]
     return preferences + ([nodes["sft"].inputs["data"]] if cfg.sft.train else [])
 
 

@@ -137,8 +137,8 @@ def validate_inputs(cfg: Config) -> None:
                 f"arms[{i}]={arm}: an arm is another objective than align={cfg.align}, beside it, and named once. "
                 "Leave it out, or set align to an objective."
             )
-    if cfg.control and (cfg.rounds > 1 or cfg.dpo.adapter is Adapter.continued):
-        raise UserError("control=true needs rounds=1 and a dpo.adapter other than continued. Or set control=false.")
+    if cfg.control and cfg.dpo.adapter is Adapter.continued:
+        raise UserError("control=true needs a dpo.adapter other than continued. Or set control=false.")
     if cfg.label.brings_pool and not cfg.label.path:
         raise UserError("label=dataset needs preferences. Set label.path to a file, a folder or a hub dataset.")
     if cfg.label.brings_pool and cfg.rounds > 1:

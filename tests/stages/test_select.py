@@ -169,7 +169,7 @@ def test_open_requests_are_answered_by_the_base_and_checked_whoever_samples_and_
     [
         (["data.tasks.open_sft=40", "sft.demonstrations=given"], "open requests have no reference answers"),
         (["sft.demonstrations=selected", "sft=none"], "sft=none trains nothing"),
-        (["control=true", "rounds=2"], "control=true needs rounds=1"),
+        (["control=true", "sft.adapter=lora", "dpo.adapter=continued"], "control=true needs a dpo.adapter other"),
     ],
 )
 def test_what_cannot_be_selected_is_refused(overrides: list[str], pattern: str) -> None:
@@ -196,6 +196,16 @@ def test_a_control_sees_what_dpo_sees_in_its_order_and_steps(controlled: Chain) 
     blocks = [m["config"] for m in (control, dpo)]
     orders = [EpochSchedule([p.id for p in pairs], b["batch_size"], b["seed"], "rows").epoch(0) for b in blocks]
     assert orders[0] == orders[1]
+
+
+def test_a_control_of_several_rounds_follows_them_one_by_one(tmp_path: Path) -> None:
+    two, one = nodes(tmp_path, CONTROL, "rounds=2"), nodes(tmp_path, CONTROL)
+    first, last = two["control_1"], two["control"]
+    assert (first.inputs["base"], last.inputs["base"]) == (two["sft"], first)
+    for control, suffix in ((first, "_1"), (last, "")):
+        assert control.inputs["data"].inputs["pairs"] == two[f"pairs{suffix}"]
+    assert two["eval"].inputs["control"] == last
+    assert {name for name in one if "control" in name} == {"select_control", "control", "answer_control"}
 
 
 def test_sft_as_a_target_is_what_the_chain_starts_from_and_no_control(tmp_path: Path) -> None:
