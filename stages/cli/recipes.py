@@ -24,7 +24,7 @@ from stages.cli.explain import forbidden_keys
 from stages.cli.spelling import recipe_files
 from stages.cli.starting_values import count_parameters, starting_values
 from stages.config.blocks.training import OBJECTIVES
-from stages.config.choices import Adapter
+from stages.config.choices import GROUP_LOSSES, Adapter
 from stages.config.schema import CONF, group_defaults
 
 log = logging.getLogger(__name__)
@@ -74,31 +74,50 @@ def recipes_under(line: list[str]) -> Recipes:
     owners = [TOY] if toy else chosen  # recipes whose model would be trained
     if model := other_model_typed(typed, owners, recipes):
         used = [recipes[name] for name in ([TOY, *chosen] if toy else chosen) if name in recipes]
-        if changed := [text for block in STARTED if (text := start_block(block, typed, used))]:
+        parameters = count_parameters(typed.get("model", ""), typed.get("model.path", ""))
+        if changes := [each for block in STARTED if (each := start_block(block, typed, used, parameters))]:
             log.warning(
                 "warning: recipe=%s's learning rates suit its own model; with %s: %s. Type others to choose.",
                 ",".join(owners),
                 model,
-                ", ".join(changed),
+                ", ".join(changes),
             )
+        return recipes
+    for name in owners:
+        if text := start_unstated(recipes.get(name, DictConfig({})), typed):
+            log.warning("warning: recipe=%s gives no value of its own: %s. Type others to choose.", name, text)
     return recipes
 
 
-def start_block(block: str, typed: dict[str, str], used: list[DictConfig]) -> str:
-    """Set the starting values of a block for a typed model in the recipes. Return the changes as text, which names
-    their source if the model's size is known; '' if nothing changes that this run reads."""
+def start_unstated(recipe: DictConfig, typed: dict[str, str]) -> str:
+    """Set the starting values of the blocks to which a recipe for a model of its own gives no learning rate. Return
+    the changes as text."""
+    groups, path = group_options(recipe), OmegaConf.select(recipe, "model.path")
+    blocks = [each for each in STARTED if OmegaConf.select(recipe, f"{each}.learning_rate") is None]
+    if not blocks or not (path or "model" in groups):
+        return ""
+    parameters = count_parameters(groups.get("model", ""), path or "")
+    texts = [start_block(each, typed, [recipe], parameters) for each in blocks if each not in groups]
+    return ", ".join(filter(None, texts))
+
+
+def start_block(block: str, typed: dict[str, str], used: list[DictConfig], parameters: int | None) -> str:
+    """Set the starting values of a block in the recipes, for a model of so many parameters. Return the changes as
+    text, which names their source if the size is known; '' if nothing changes that this run reads."""
     if block in typed:  # a typed group gives all values
         return ""
-    adapter = next(
-        (value for recipe in used if (value := OmegaConf.select(recipe, f"{block}.adapter"))), str(Adapter.none)
-    )
-    parameters = count_parameters(typed.get("model", ""), typed.get("model.path", ""))
-    row = starting_values(block, typed.get(f"{block}.adapter", adapter), parameters) if parameters else {}
+
+    def stated(key: str, default: str) -> str:
+        values = [typed.get(f"{block}.{key}"), *(OmegaConf.select(recipe, f"{block}.{key}") for recipe in used)]
+        return str(next((value for value in values if value is not None), default))
+
+    row = starting_values(block, stated("adapter", Adapter.none), parameters) if parameters else {}
     changes, rate_key, beta_key = list[str](), f"{block}.learning_rate", f"{block}.beta"
     rate = cap_rate(rate_key, used, row.get("learning_rate", math.inf))
     if rate is not None and rate_key not in typed:
         changes.append(f"{rate_key}={rate:g}")
-    if "beta" in row and beta_key not in typed and all(OmegaConf.select(r, beta_key) is None for r in used):
+    fits = {*re.findall(r"\w+", stated("loss_type", "sigmoid"))} <= {"sigmoid", "sft", *GROUP_LOSSES}
+    if "beta" in row and fits and not stated("beta", ""):  # other losses of DPO have betas of another size
         OmegaConf.update(used[0], beta_key, row["beta"], force_add=True)
         changes.append(f"{beta_key}={row['beta']:g}")
     is_read = block in TRAINED or any(block in typed.get(key, "") for key in ("align", "arms", "stage"))

@@ -1,15 +1,17 @@
 """Learning rates and beta of published runs, by objective, adapter and number of parameters."""
 
-from pathlib import Path
+import struct
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from stages.config.blocks.models import Model
 from stages.config.choices import Adapter
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
 from stages.config.schema import CONF
-from stages.hardware.model_shape import ModelShape, read_config
+from stages.hardware.model_shape import ModelShape
+from stages.preflight.model_files import model_config
 from stages.store.sealed_json import Damaged
 
 ROWS: dict[str, dict[str, list[dict[str, Any]]]] = read_beside(__file__)
@@ -22,12 +24,13 @@ def starting_values(objective: str, adapter: str, parameters: int) -> dict[str, 
 
 
 def count_parameters(model: str, path: str) -> int | None:
-    """Return the parameters of the model in a folder or, for an option of the group `model`, as published. Return None
-    if neither says so, as for a model on the hub."""
+    """Return the parameters of the model at a path (a folder, a GGUF file or a hub id) or, without a path, of an
+    option of the group `model`. Return None if the model cannot be read, or the hub cannot be reached."""
     option = CONF / "model" / f"{model}.yaml"
-    config = OmegaConf.select(OmegaConf.load(option), "config") if option.is_file() and not path else None
+    group = DictConfig(OmegaConf.load(option) if option.is_file() and not path else {})
     try:
-        shape = ModelShape.from_config(dict(config) if config else read_config(Path(path)))
-    except (OSError, Damaged, UserError):
+        config = model_config(Model(path or group.get("path"), None, config=dict(group.get("config") or {})))
+    except (OSError, ValueError, LookupError, ArithmeticError, struct.error, Damaged, UserError):
         return None
+    shape = ModelShape.from_config(config) if config else None
     return shape.parameters if shape else None

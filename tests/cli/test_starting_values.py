@@ -1,12 +1,16 @@
 """The table of starting values: complete, in order, and with a source in every row."""
 
+import json
 from math import inf
+from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from stages.cli.recipes import STARTED
 from stages.cli.starting_values import ROWS, count_parameters, starting_values
 from stages.config.choices import Adapter
+from stages.config.schema import CONF
 
 
 @pytest.mark.parametrize("objective", STARTED)
@@ -33,3 +37,15 @@ def test_sizes_are_those_that_the_models_are_called_by() -> None:
     ):
         assert (count_parameters(option, "") or 0) / 1e9 == pytest.approx(billions, rel=0.03)
     assert count_parameters("", "someone/on-the-hub") is None and count_parameters("tiny", "") is None
+    assert count_parameters("embedded", "") == pytest.approx(0.135e9, rel=0.03), "read from the head of a GGUF file"
+
+
+def test_a_hub_model_that_is_on_this_machine_has_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repo = tmp_path / "models--someone--big"
+    (repo / "snapshots" / "c0").mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("c0")
+    published = OmegaConf.to_container(OmegaConf.load(CONF / "model" / "llama31_8b.yaml").config)
+    (repo / "snapshots" / "c0" / "config.json").write_text(json.dumps(published))
+    assert count_parameters("", "someone/big") == count_parameters("llama31_8b", "")

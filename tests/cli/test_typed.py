@@ -231,6 +231,35 @@ def test_a_recipes_rates_belong_to_its_model(
     assert re.search(message, caplog.text) if message else caplog.text == ""
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "rates"),
+    [
+        ("", (), (5e-6, 5e-7, 0.1)),
+        ("", ("dpo.learning_rate=1e-4",), (5e-6, 1e-4, 0.1)),
+        ("dpo: {adapter: lora}", (), (5e-6, 5e-6, 0.01)),
+        ("dpo: {adapter: lora, beta: 0.2}", (), (5e-6, 5e-6, 0.2)),
+        ("dpo: {adapter: lora}", ("dpo.loss_type=[ipo]",), (5e-6, 5e-6, 0.1)),
+        ("sft: {learning_rate: 3.0e-4}\ndpo: {learning_rate: 2.0e-4}", (), (3e-4, 2e-4, 0.1)),
+    ],
+)
+def test_a_recipe_for_a_model_of_its_own_leaves_unstated_rates_to_published_runs(
+    text: str,
+    line: tuple[str, ...],
+    rates: tuple[float, float, float],
+    own_recipes: Callable[[str, str], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    own_recipes("own_model", f"defaults: [{{override /model: llama31_8b}}]\n{text}\n")
+    cfg = settings("recipe=own_model", *line)
+    assert (cfg.sft.learning_rate, cfg.dpo.learning_rate, cfg.dpo.beta) == pytest.approx(rates)
+    assert ("sft.learning_rate=5e-06" in caplog.text) == ("sft" not in text)
+
+
+def test_a_published_beta_is_of_its_loss() -> None:
+    other = ("model=llama31_8b", "dpo.adapter=lora")
+    assert (settings(*other).dpo.beta, settings(*other, "dpo.loss_type=[ipo]").dpo.beta) == (0.01, 0.1)
+
+
 def test_the_lowered_rates_are_told_once_of_a_plan_and_of_a_sweep(chain: Chain) -> None:
     model = f"model.path={chain.folder('sft') / 'model'}"
     ran = command(*TINY, f"outputs={chain.root}", model, "stage=plan", "dpo.beta=0.1,0.2", "-m")
