@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.training import ScoredGRPO
+from stages.config.choices import Adapter
 from stages.labelers.labeler import Pool, make_labeler
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
@@ -39,7 +40,8 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
 
     # The reference is loaded first, so that the token budget is decided from the memory that it leaves.
     device = resolve_device(cfg.runtime.device)
-    reference = objective.load_start(policy, cfg, device).requires_grad_(False) if cfg.beta else None
+    is_loaded = cfg.beta and cfg.adapter is Adapter.none  # else the reference is the policy without its adapter
+    reference = objective.load_start(policy, cfg, device).requires_grad_(False) if is_loaded else None
     fit = Fit(objective.GroupTrainer, cfg, rows, contract, policy, out)
     trainer = fit.build_trainer(apply_adapter(objective.load_start(policy, cfg, fit.args.device), fit.cfg))
     trainer.reference, trainer.rollouts = reference, Rollouts(trainer, cfg, contract, prompts, judge, out)

@@ -9,6 +9,7 @@ SFT model; with the factor π/π_old its gradient is unbiased (arXiv:2512.02556)
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, stdev
@@ -139,7 +140,7 @@ def divide_group(row: Row, budget: int | None) -> list[Row]:
 
 class GroupTrainer(MicroBatches):
     """A trainer whose rows are prompts. For every step it gets rollouts of its current weights from `rollouts`, which
-    is set before training, as is the frozen `reference` if there is a KL term."""
+    is set before training, as is the frozen `reference` if there is a KL term and no adapter."""
 
     cfg: ScoredGRPO
     arguments: ClassVar = {"remove_unused_columns": False}
@@ -216,10 +217,8 @@ class GroupTrainer(MicroBatches):
         log_probs = output.log_probs[0]
         old_log_probs, figures = log_probs.detach(), {"entropy": output.entropy[0]}
         costs = -inputs["advantages"]
-        if self.reference is not None:
-            with torch.no_grad(), autocast(self.cfg.precision, self.args.device):
-                gaps = self.reference(**options).log_probs[0]
-            gaps = gaps - log_probs
+        if self.cfg.beta:
+            gaps = self.reference_log_probs(options) - log_probs
             kl = gaps.exp() - gaps - 1
             costs, figures["kl"] = costs + self.cfg.beta * kl, kl.detach()
         if self.cfg.temperature == 1:  # the sampler's log-probs are at temperature 1
@@ -231,6 +230,15 @@ class GroupTrainer(MicroBatches):
             self._metrics["train"][name].append(total / (shares > 0).sum())
         self._total_train_tokens += inputs["input_ids"].new_tensor(inputs["input_ids"].numel())
         return (shares * costs * (log_probs - old_log_probs).exp()).sum() * self.args.world_size
+
+    @torch.no_grad()
+    def reference_log_probs(self, options: dict[str, Any]) -> torch.Tensor:
+        """Return the log-probs under the SFT model: the frozen copy or, if there is none, the policy without its
+        adapter."""
+        without_adapter = nullcontext() if self.reference else self.model.disable_adapter()
+        with without_adapter, autocast(self.cfg.precision, self.args.device):
+            output = (self.reference or self.model)(**options)
+        return output.log_probs[0]  # type: ignore[no-any-return]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Answer the held-out prompts greedily. Log the mean reward, and the share of answers with reward 1."""

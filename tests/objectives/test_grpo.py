@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from stages import grpo
 from stages.config.blocks.training import ScoredGRPO
-from stages.config.choices import Precision
+from stages.config.choices import Adapter, Precision
 from stages.config.errors import UserError
 from stages.labelers.verifier import Verifier
 from stages.models.contract import load_contract
@@ -24,6 +24,7 @@ from stages.objectives import grpo as objective
 from stages.store.records import Example, Judgement, load
 from stages.store.workspace import SCRATCH, StageDir, read_curves
 from stages.training import rollouts as rollouts_file
+from stages.training.adapters import apply_adapter
 from stages.training.fit import Fit
 from stages.training.micro_batches import StepRows
 from stages.training.rollouts import Rollout, Rollouts, curve_warnings
@@ -57,7 +58,7 @@ def trainer_of(
     contract = load_contract(policy)
     rows, prompts = objective.read_rows(load(inputs["data"] / "examples.parquet", Example), contract, cfg, out)
     fit = Fit(objective.GroupTrainer, cfg, rows, contract, policy, out)
-    trainer = fit.build_trainer(objective.load_start(policy, fit.cfg, fit.args.device))
+    trainer = fit.build_trainer(apply_adapter(objective.load_start(policy, fit.cfg, fit.args.device), fit.cfg))
     trainer.rollouts = Rollouts(trainer, fit.cfg, contract, prompts, judge, out)
     if cfg.beta:
         trainer.reference = objective.load_start(policy, cfg, fit.args.device)
@@ -160,6 +161,24 @@ def test_gradients_are_those_of_trl(
     assert packed.keys() == padded.keys()
     assert largest > 1e-3
     assert gap <= 1e-6, f"{gap:.2g} of {largest:.2g}"
+
+
+def test_without_its_adapter_the_policy_is_its_reference(inputs: dict[str, Path], tmp_path: Path) -> None:
+    gradients, divergences = list[dict[str, torch.Tensor]](), list[float]()
+    for frozen in (True, False):
+        cfg = block(adapter=Adapter.lora, beta=0.3, temperature=1.5)
+        trainer = trainer_of(cfg, inputs, tmp_path / str(frozen))
+        torch.manual_seed(0)
+        for name, weight in trainer.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.05)
+        trainer.reference = trainer.reference if frozen else None
+        gradients.append(gradients_of_a_step(trainer, first_ids(trainer, 3)))
+        divergences.append(float(trainer._metrics["train"]["kl"][0]))
+    assert divergences[0] == pytest.approx(divergences[1], abs=1e-6) and divergences[0] > 1e-3
+    assert gradients[0].keys() == gradients[1].keys() and all("lora" in name for name in gradients[0])
+    gaps = [float((gradients[0][name] - gradients[1][name]).abs().max()) for name in gradients[0]]
+    assert max(gaps) <= 1e-6
 
 
 @pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
