@@ -35,9 +35,11 @@ def separate_end_of_turn(model: PreTrainedModel, contract: Contract) -> PreTrain
         return model
     trained = next((stop for stop in contract.stop_ids if not is_untrained(head.weight, stop)), None)
     for weight in (model.get_input_embeddings().weight, head.weight):  # a single one if they are tied
-        direction = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(token)).to(weight)
-        own = direction * (weight.norm(dim=-1).mean() / direction.norm())
-        weight[token] = own if trained is None else weight[trained]
+        if trained is not None:
+            weight[token] = weight[trained]
+        else:
+            direction = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(token)).to(weight)
+            weight[token] = direction * (weight.norm(dim=-1).mean() / direction.norm())
     return model
 
 
