@@ -68,7 +68,7 @@ def composed_by_hydra(*line: str) -> DictConfig:
 # Overrides that decide which files are composed: groups, Hydra's keys, and the keys that `recipes.register` reads.
 DECISIVE = re.compile(
     rf"~|\+(?!\+)|({'|'.join(path.stem for path in (ROOT / 'conf').iterdir())}|recipe)="
-    r"|(\+\+)?(hydra|model\.|data\.sources|label\.own|\w+\.(learning_rate|beta|adapter|loss_type))"
+    r"|(\+\+)?(hydra|align=|model\.|data\.sources|sample\.file|label\.own|\w+\.(learning_rate|beta|adapter|loss_type))"
 )
 
 

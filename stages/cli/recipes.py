@@ -3,9 +3,9 @@
 Hydra composes a recipe after the groups, so the recipe's values would win over a typed group. To let the typed group
 win, all blocks of typed groups are removed from the recipes. Likewise, a recipe that names a group takes nothing of
 its blocks from the recipes that it is based on. Some values only suit the recipe's own choices, so the general
-defaults replace them: learning rates above the default with another model, `pairs.min_score` with other labels, and
-a shorter `sft.max_length` with other data. Typed keys win anyway. The recipes change, not the command line, so all of
-this also holds in every job of a sweep.
+defaults replace them: learning rates above the default with another model, `pairs.min_score` with other labels, a
+shorter `sft.max_length` with other data, and rounds of new prompts with other prompts, labels or objectives. Typed
+keys win anyway. The recipes change, not the command line, so all of this also holds in every job of a sweep.
 """
 
 import logging
@@ -39,6 +39,7 @@ STARTED = ("sft", "dpo", "grpo")  # blocks with starting values for another mode
 TRAINED = [name for name, objective in OBJECTIVES.items() if objective.in_chain]
 CHECKS = "verifier"  # the labeler that the recipes' pairs.min_score was chosen for
 LENGTH = "sft.max_length"  # SFT drops longer rows
+ROUNDS = ("rounds", "sample.prompts_per_round")  # of DPO, over as many prompts and checks as the recipe itself has
 
 Recipes = dict[str, DictConfig]
 
@@ -58,9 +59,18 @@ def recipes_under(line: list[str]) -> Recipes:
     chosen = [name.strip("'\"") for name in typed.get("recipe", DEFAULT).split(",")]
     toy = typed.get("scale") == "toy"
     recipes = load_recipes(chosen)
-    if CHECKS not in typed.get("label", CHECKS).split(",") or any(key.startswith("label.own") for key in typed):
+    unchecked = CHECKS not in typed.get("label", CHECKS).split(",") or any(
+        key.startswith("label.own") for key in typed
+    )
+    if unchecked:
         for recipe in recipes.values():
             take_out(recipe, "pairs.min_score")
+    other_prompts = not typed.keys().isdisjoint({"data", "data.sources", "sample", "sample.file"})
+    one_round = typed.get("align", "dpo") != "dpo" or typed.get("dpo.adapter") == "continued"
+    if toy or unchecked or other_prompts or one_round:
+        for recipe in recipes.values():
+            for key in ROUNDS:
+                take_out(recipe, key)
     if "data.sources" in typed:
         for recipe in recipes.values():
             if OmegaConf.select(recipe, LENGTH, default=math.inf) < default_value(LENGTH):

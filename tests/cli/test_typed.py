@@ -128,6 +128,29 @@ def test_the_recipe_for_preferences_is_what_the_group_is_without_the_demos_tests
     assert replace(recipe, data=group.data, answer=group.answer) == group
 
 
+@pytest.mark.parametrize(
+    ("line", "rounds"),
+    [
+        ((), (3, 100)),
+        (("rounds=2",), (2, 100)),
+        (("sample.max_new_tokens=8",), (3, 100)),
+        (("label=judge",), (1, None)),
+        (("label.own={file: a.py, name: A}",), (1, None)),
+        (("align=grpo",), (1, None)),
+        (("data.sources=[{path: x.jsonl}]",), (1, None)),
+        (("dpo.adapter=continued", "sft.adapter=lora"), (1, None)),
+        (("scale=toy",), (1, None)),
+        (("label=judge", "rounds=2"), (2, None)),
+    ],
+)
+def test_a_recipes_rounds_are_of_its_own_prompts_checks_and_objective(
+    line: tuple[str, ...], rounds: tuple[int, int | None], own_recipes: Callable[[str, str], None]
+) -> None:
+    own_recipes("in_rounds", "defaults: [demo]\nrounds: 3\nsample: {prompts_per_round: 100}\n")
+    cfg = settings("recipe=in_rounds", *line)
+    assert (cfg.rounds, cfg.sample.prompts_per_round) == rounds
+
+
 @pytest.mark.parametrize("name", ["zephyr_7b", "smollm2_360m", "llama32_1b_qlora", "tulu3_8b"])
 def test_a_recipe_on_a_preference_set_takes_all_of_it(name: str) -> None:
     pairs = block("pairs", f"recipe={name}")
