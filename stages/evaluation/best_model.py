@@ -54,11 +54,12 @@ def compare_models(
     errors = normals @ (directions * np.sqrt(np.maximum(scales, 0))).T
     level = np.full(len(scales), CONFIDENCE)
     for i in range(len(scales)):
-        drawn_from_i = errors - errors[:, [i]]
-        size = drawn_from_i.std(0)
-        moved = size > 1e-9  # two models with equal outcomes on every prompt have no error to scale
-        if moved.sum() > 1:
-            largest = np.quantile(np.abs(drawn_from_i[:, moved] / size[moved]).max(1), CONFIDENCE)
+        # Models with equal outcomes on every prompt have no error to scale. The residuals tell which: the roots of
+        # eigenvalues that should be 0 add errors of 1e-8 to what is drawn.
+        differs = np.abs(means.residuals - means.residuals[:, [i]]).max(0) > 1e-9
+        if differs.sum() > 1:
+            drawn_from_i = (errors - errors[:, [i]])[:, differs]
+            largest = np.quantile(np.abs(drawn_from_i / drawn_from_i.std(0)).max(1), CONFIDENCE)
             level[i] = max(CONFIDENCE, 2 * NormalDist().cdf(largest) - 1)
     return Comparison(means, level)
 
