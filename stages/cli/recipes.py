@@ -39,7 +39,8 @@ STARTED = ("sft", "dpo", "grpo")  # blocks with starting values for another mode
 TRAINED = [name for name, objective in OBJECTIVES.items() if objective.in_chain]
 CHECKS = "verifier"  # the labeler that the recipes' pairs.min_score was chosen for
 LENGTH = "sft.max_length"  # SFT drops longer rows
-ROUNDS = ("rounds", "sample.prompts_per_round")  # of DPO, over as many prompts and checks as the recipe itself has
+# What suits several rounds of DPO, over as many prompts and checks as the recipe itself has
+ROUNDS = ("rounds", "sample.prompts_per_round", "dpo.evaluations", "dpo.trainer", "dpo.runtime.samples")
 
 Recipes = dict[str, DictConfig]
 
@@ -69,7 +70,7 @@ def recipes_under(line: list[str]) -> Recipes:
     one_round = typed.get("align", "dpo") != "dpo" or typed.get("dpo.adapter") == "continued"
     if toy or unchecked or other_prompts or one_round:
         for recipe in recipes.values():
-            for key in ROUNDS:
+            for key in ROUNDS if "rounds" in recipe else ():
                 take_out(recipe, key)
     if "data.sources" in typed:
         for recipe in recipes.values():
