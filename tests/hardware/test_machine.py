@@ -127,3 +127,23 @@ def test_a_plan_names_the_gpus(driver: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     planned = command(*TINY, f"outputs={tmp_path}", "stage=plan")
     assert re.search(r"1 GPU: .*L4 \(21.5 GiB", planned.stdout), planned.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux describes its processors in a file")
+@pytest.mark.parametrize(
+    ("vendor", "flags", "faster"),
+    [
+        ("GenuineIntel", "avx512f avx512_bf16 amx_bf16", True),
+        ("AuthenticAMD", "avx512f avx512_bf16", True),
+        ("GenuineIntel", "avx512f avx512_bf16", False),
+        ("AuthenticAMD", "avx2", False),
+    ],
+)
+def test_bf16_is_chosen_for_processors_that_are_faster_in_it(
+    vendor: str, flags: str, faster: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    machine.driver_gpus.cache_clear()
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags} rdpid\n")
+    assert machine.computes_bf16(cpuinfo) is faster
