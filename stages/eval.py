@@ -15,7 +15,7 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
-from stages.evaluation import judged, learnt, likelihood, retention
+from stages.evaluation import judged, learnt, likelihood, retention, rounds
 from stages.evaluation.asked import PROMPT_SOURCES, prompts_of_set
 from stages.evaluation.checked import Checked
 from stages.evaluation.outcomes import (
@@ -86,6 +86,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         **likelihood.score(cfg, inputs, scored, answers, out),
         "retention": retention.claims(cfg, inputs, checked.everything, answers, out),
     }
+    if by_round := rounds.compare_rounds(inputs, cfg.confidence):
+        results["rounds"] = by_round
     results["cautions"] = learnt.cautions(results)
     results["verdict"] = verdict_of(results)
     save(out / "outcomes.parquet", checked.verdict_table.outcomes(), Outcome)

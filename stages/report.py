@@ -14,7 +14,7 @@ from stages.config.schema import Report
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
 from stages.evaluation.outcomes import arms
-from stages.pages import changes, figures, glossary, label_page, next_steps, seeds, settings_table
+from stages.pages import changes, figures, glossary, label_page, next_steps, rounds_table, seeds, settings_table
 from stages.pages.environment import environment
 from stages.pages.example_answers import side_by_side, strips
 from stages.pages.headline import Headline
@@ -61,6 +61,8 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     summaries = {
         models[role]: nodes[name]["metrics"]["summary"] for role, name in model_names.items() if learns(nodes[name])
     }
+    by_round = results.get("rounds")  # of several
+    of_rounds = [rounds_table.sentence(by_round)] if by_round else []
     label, pairing = (nodes[name]["metrics"] if name in nodes else {} for name in ("label", "pairs"))
     env = environment()
     seconds, longest = sum(node["seconds"] for node in lineage), max(lineage, key=lambda node: node["seconds"])
@@ -76,7 +78,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "answers": answers and f"{'; '.join(answers)}.",
         "why": why and why.sentence,
         "labels": label and f"{label['summary']}. {pairing['summary']}.",
-        "curves": " ".join(f"{title}: {summary}." for title, summary in summaries.items()),
+        "curves": " ".join([*of_rounds, *(f"{title}: {summary}." for title, summary in summaries.items())]),
         "reward": reward and f"{reward.get('trained', {}).get('summary', 'It labelled the candidates')}.",
         "settings": f"{settings['model']}; {settings['precision']}; {settings['computed on']}.",
         "lineage": f"{env.filters['duration'](seconds)} of work in {len(lineage)} nodes; the longest was "
@@ -102,6 +104,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         runs=runs,
         over_seeds=over_seeds,
         charts={by: changes.chart(results, by, taught) for by in ("kinds", "tasks") if results[by]},
+        rounds=rounds_table.table_rows(nodes, by_round) if by_round else [],
         curves=curves(inputs, nodes, {models[role]: name for role, name in model_names.items()}),
         answers=answers,
         samples=strips(inputs, nodes, models),

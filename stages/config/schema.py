@@ -225,9 +225,13 @@ class Config:
     @property
     def tested(self) -> bool:
         """True if, by the configuration, the data has prompts in the split that the evaluation answers."""
-        groups = (group for group, split in SPLIT_OF_GROUP.items() if split == self.answer.split)
-        generated = self.data.tasks is not None and any(vars(self.data.tasks)[group] for group in groups)
-        return generated or any(source.shares.get(self.answer.split) for source in self.data.sources)
+        split = self.answer.split
+        return self.generates(split) or any(source.shares.get(split) for source in self.data.sources)
+
+    def generates(self, split: str) -> bool:
+        """Return True if the data has generated prompts, which have checks, in a split."""
+        groups = (group for group, of_group in SPLIT_OF_GROUP.items() if of_group == split)
+        return self.data.tasks is not None and any(vars(self.data.tasks)[group] for group in groups)
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:

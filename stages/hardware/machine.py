@@ -110,8 +110,8 @@ def processor_name(on_gpu: bool) -> str:
 
 
 def computes_bf16(cpuinfo: Path = CPUINFO) -> bool:
-    """Return True if bf16 arithmetic is faster than fp32: CUDA from compute capability 8.0, AMX, AMD's AVX512-BF16, Apple
-    silicon. `precision=auto` uses this.
+    """Return True if bf16 arithmetic is faster than fp32: CUDA from compute capability 8.0, AMX, AMD's AVX512-BF16,
+    Apple silicon. `precision=auto` uses this.
 
     Emulated bf16 is several times slower. Intel's AVX512-BF16 is, too, where a hypervisor hides AMX: a Xeon multiplies
     at 83 GFLOP/s in bf16 and 142 in fp32.

@@ -3,6 +3,8 @@
 A labeler with scores votes for the candidate with the higher score; a labeler with preferences votes for the preferred
 one. A further verdict is worth most where votes differ: query by committee (Seung, Opper & Sompolinsky 1992, COLT).
 
+GRPO wants a score of every completion instead (`judge_rollouts`): the members' mean score, by their weights.
+
 With `label.ensemble.people`, people first judge the random sample of `label.audit`. Their verdicts on the sample
 measure the ensemble's accuracy and change no judgement. Then people judge the comparisons with the most disagreement,
 up to the budget, and these verdicts replace the ensemble's.
@@ -12,6 +14,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from stages.config.blocks.labels import Label, Voter
 from stages.config.errors import UserError
 from stages.evaluation.reliability import Key, countable, draw_audit, key_of
 from stages.labelers.human import question_judgements
-from stages.labelers.labeler import Labeler, Pool
+from stages.labelers.labeler import Labeler, Pool, make_labeler
 from stages.labelers.people import answer_rows
 from stages.labelers.people.questions import Question, mark_shared, question
 from stages.labelers.people.server import collect_answers
@@ -146,6 +149,28 @@ class Ensemble(Labeler):
 
     def figures(self) -> dict[str, Any]:
         return {"ensemble": self.tallies}
+
+    @cached_property
+    def members(self) -> list[tuple[Voter, Labeler]]:
+        """The members as labelers, which the ensemble itself asks in every step of GRPO."""
+        return [(voter, make_labeler(self.cfg.member(voter.labeler), self.out)) for voter in self.cfg.voters]
+
+    def judge_rollouts(self, pool: Pool) -> Iterator[Judgement]:
+        """Yield judgements whose score is the members' mean score, by their weights. A completion that a member vetoes
+        gets 0, or that mean if it is lower; one without a score of every member gets an error."""
+        by_member = [(v, {j.candidate_id: j for j in member.judge_rollouts(pool)}) for v, member in self.members]
+        total = sum(voter.weight for voter in self.cfg.voters)
+        for c in pool.candidates:
+            judgements = [(voter, judgements.get(c.candidate_id)) for voter, judgements in by_member]
+            scores = [(voter, j.score) for voter, j in judgements if j and j.score is not None]
+            if len(scores) < len(by_member):
+                voter, failed = next((v, j) for v, j in judgements if not j or j.score is None)
+                error = f"{voter.labeler}: {(failed and failed.error) or 'no score'}"
+                yield Judgement(c.prompt_id, self.name, c.candidate_id, error=error)
+                continue
+            mean = sum(voter.weight * score for voter, score in scores) / total
+            vetoed = any(voter.veto is not None and score < voter.veto for voter, score in scores)
+            yield Judgement(c.prompt_id, self.name, c.candidate_id, score=min(0.0, mean) if vetoed else mean)
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Yield the ensemble's judgements, and people's verdicts on the comparisons that people were asked about."""

@@ -4,11 +4,11 @@ Every model answers every set of prompts (`answer`). With `eval.judged`, each op
 policy's (`versus`), and a labeler judges these pairs of answers (`label`). The node `eval` reads all of them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stages.config.blocks.evaluation import CONSTANT, REFERENCE, REFERENCES, Answer, Judged, Versus
+from stages.config.blocks.evaluation import CONSTANT, REFERENCE, REFERENCES, ROUND, Answer, Judged, Versus
 from stages.config.blocks.models import Model
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Role, Split
@@ -28,15 +28,21 @@ def wire_evaluation(
     sets: Mapping[str, Node],
     reward: Mapping[str, Node],
     is_built: Callable[[Node], bool],
+    rounds: Sequence[Node] = (),
 ) -> dict[str, Node]:
     """Return the nodes of the evaluation by name. `models` are the evaluated models by role. `sets` are the nodes with
     prompts (`data`, `pairs` for held-out pairs, `outside`, `judged_prompts`) and with texts (`retained`). `reward` is
-    this run's reward model, if it labels."""
+    this run's reward model, if it labels. `rounds`: SFT and the policy of every round, if there are several."""
     prompts = prompt_sets(cfg, sets)
     answers = {
         f"{name}_{role}": make_node("answer", block, model=model, **source)
         for role, model in models.items()  # the models are the outer loop, so that each is loaded once
         for name, (block, source) in prompts.items()
+    }
+    on_validation = replace(cfg.answer, split=Split.validation, open=0)
+    by_round = {
+        f"{ROUND}{number}": make_node("answer", on_validation, model=model, data=sets["data"])
+        for number, model in enumerate(rounds if cfg.generates(Split.validation) else ())
     }
     judged, opponents = dict[str, Node](), name_opponents(cfg, models) if cfg.eval.judged.is_requested else {}
     if opponents:
@@ -52,7 +58,8 @@ def wire_evaluation(
         retention=[],  # other nodes read these texts, and other nodes hold the labeler's settings
         judged=Judged(labeler=cfg.eval.judged.labeler, max_longer=cfg.eval.judged.max_longer),
     )
-    return answers | judged | {"eval": make_node("eval", block, **sets, **models, **answers, **eval_inputs)}
+    inputs = {**sets, **models, **answers, **by_round, **eval_inputs}
+    return answers | by_round | judged | {"eval": make_node("eval", block, **inputs)}
 
 
 def prompt_sets(cfg: Config, sets: Mapping[str, Node]) -> dict[str, tuple[Answer, dict[str, Node]]]:

@@ -172,7 +172,9 @@ def wire_chain(
         models[Role.control] = nodes["control"]
     models |= {arm: nodes[arm] for arm in cfg.arms} | {Role.policy: nodes[cfg.align]}
     sets |= {"pairs": nodes["pairs"]} if cfg.by_pairs else {}
-    return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built)
+    policies = [nodes[f"dpo{suffix}"] for suffix in round_suffixes(cfg)] if cfg.by_pairs else []
+    rounds = [sft, *policies] if len(policies) > 1 else []
+    return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built, rounds)
 
 
 def wire_grpo(

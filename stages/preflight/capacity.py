@@ -103,11 +103,12 @@ def validate_pairs(cfg: Config) -> None:
 
 def validate_rollouts(cfg: Config) -> None:
     """Raise UserError for settings with which GRPO cannot sample, cannot score, or has fewer prompts than one step."""
-    scores = not cfg.label.prefers and not {"dataset", "human"}.intersection(cfg.label.labelers)
-    if not scores:
+    scorers = [cfg.label.member(voter.labeler) for voter in cfg.label.voters] or [cfg.label]
+    prefers = any(label.prefers for label in scorers)
+    if prefers or {"dataset", "human"}.intersection(cfg.label.labelers):
         raise UserError(
             f"GRPO needs a score of every completion, which label={cfg.label.labeler} does not give. Use "
-            "label=verifier, label=reward_model, or label=judge with label.judge.kind=pointwise."
+            "label=verifier, label=reward_model, label=judge with label.judge.kind=pointwise, or an ensemble of these."
         )
     if not cfg.by_pairs and (cfg.rounds > 1 or cfg.control):
         raise UserError("GRPO samples in every step and makes no pairs. Set rounds=1 and control=false.")

@@ -1,6 +1,8 @@
 """`label=ensemble`: joint votes, vetoes, the questions for people, and the effect of people's verdicts."""
 
+import hashlib
 import json
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 from stages.config.blocks.labels import Voter
 from stages.config.errors import UserError
 from stages.labelers.ensemble import Ensemble, JointVote, joint_votes
-from stages.store.records import Candidate, Judgement, Pair, load, save
+from stages.store.records import Candidate, Check, Judgement, Pair, load, save
 from stages.store.workspace import StageDir
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, build, nodes, refused, settings
@@ -257,3 +259,31 @@ def test_a_veto_needs_scores_also_from_a_user_defined_labeler(tmp_path: Path) ->
         save(inputs[name] / "judgements.parquet", judgements, Judgement)
     with pytest.raises(UserError, match=r"^label\.ensemble\.members\[1\]\.veto=0\.5: .* own "):
         Ensemble(label, StageDir(tmp_path, lambda metrics, step: None)).pool(inputs)
+
+
+def test_a_reward_is_the_members_mean_score(tmp_path: Path) -> None:
+    """For GRPO: the verifier's share of checks and the user's own score, with a veto and a missing score."""
+    code = (
+        "from stages.labelers.labeler import Labeler\nfrom stages.store.records import Judgement\n\n\n"
+        "class Brief(Labeler):\n    name = 'brief'\n\n    def judge(self, prompt, candidates):\n"
+        "        for c in candidates:\n            score = None if c.text == 'lost' else 1 / len(c.text.split())\n"
+        "            yield Judgement(prompt.id, self.name, c.candidate_id, score=score)\n"
+    )
+    own = tmp_path / hashlib.sha256(code.encode()).hexdigest() / "mine.py"  # as the store copies it
+    own.parent.mkdir()
+    own.write_text(code)
+    members = "[{labeler: verifier, veto: 0.5}, {labeler: own, weight: 3}]"
+    label = settings(
+        "recipe=tiny", "label=ensemble", f"label.ensemble.members={members}", f"label.own={{file: {own}, name: Brief}}"
+    ).label
+    completions = pool(["YES", "YES INDEED", "no", "lost"])
+    checks = [Check("upper"), Check("word_count", {"count": 1})]
+    prompts = [replace(prompt, checks=checks) for prompt in completions.prompts]
+    ensemble = Ensemble.of(label, StageDir(tmp_path, lambda metrics, step: None))
+    judgements = [*ensemble.judge_rollouts(completions._replace(prompts=prompts))]
+    assert [j.candidate_id for j in judgements] == [c.candidate_id for c in completions.candidates]
+    assert [j.score for j in judgements[:3]] == pytest.approx([1.0, (0.5 + 3 * 0.5) / 4, (0.5 + 3 * 1.0) / 4])
+    assert judgements[3].score is None and "own" in str(judgements[3].error)
+    strict = replace(label, ensemble=replace(label.ensemble, members=[Voter("verifier", 1.0, 0.6), Voter("own", 3.0)]))
+    vetoed = [*Ensemble.of(strict, ensemble.out).judge_rollouts(completions._replace(prompts=prompts))]
+    assert [j.score for j in vetoed[:3]] == pytest.approx([1.0, 0.0, 0.0])

@@ -340,6 +340,10 @@ def test_warnings() -> None:
         (("rounds=2",), "rounds=1"),
         (("control=true",), "control=false"),
         (("label=dataset", "label.path=x.jsonl"), "needs a score of every completion"),
+        (
+            ("label=ensemble", "label.ensemble.members=[{labeler: verifier}, {labeler: judge}]"),
+            "needs a score of every completion",
+        ),
         (("launch=fsdp", "launch.processes=2"), "whole weights"),
         (("dpo.beta=0.2",), "align=grpo labels no candidates"),
         (("grpo.trainer.num_generations=4",), "does not have this argument"),

@@ -25,6 +25,7 @@ from stages.sample import select_round
 from stages.store.records import Candidate, Example, load
 from stages.store.store import Store
 from stages.store.text_lengths import text_lengths
+from stages.tasks.checks import share_passed
 from tests.budgets import spent
 from tests.helpers import TINY, Chain, build, command, inside, nodes, refused, settings
 
@@ -144,6 +145,22 @@ def test_prompts_of_their_own_let_a_run_with_more_rounds_reuse_every_node(chain:
     ]
     assert [len(ids) for ids in ids_by_round] == [16, 16, 16]
     assert len({prompt for ids in ids_by_round for prompt in ids}) == 48, "every prompt of the data once"
+
+
+def test_the_report_compares_the_rounds_on_validation_prompts(chain: Chain) -> None:
+    build(chain.root, "stage=report", "rounds=2")
+    results = json.loads((chain.folder("eval", "rounds=2") / "results.json").read_text())
+    examples = {e.id: e for e in load(chain.folder("data") / "examples.parquet", Example)}
+    wired, rates = nodes(chain.root, "rounds=2"), list[float]()
+    for number, model in enumerate(("sft", "dpo_1", "dpo")):
+        node = wired[f"round_{number}"]
+        assert node.inputs["model"].fingerprint == wired[model].fingerprint
+        answers = load(Store(chain.root).folder(node) / "answers.parquet", Candidate)
+        assert {examples[a.prompt_id].split for a in answers} == {"validation"}
+        rates.append(fmean(share_passed(examples[a.prompt_id].checks, a.text) == 1 for a in answers))
+    assert [rate["mean"] for rate in results["rounds"]["rates"]] == pytest.approx(rates)
+    page = (chain.folder("report", "rounds=2") / "report.html").read_text()
+    assert page.partition("Round by round")[2].partition("</table>")[0].count('<th scope="row">') == 2
 
 
 def test_a_round_without_enough_prompts_of_its_own_is_refused(chain: Chain) -> None:

@@ -14,6 +14,7 @@ NOBODY = "none"  # the `eval.judged.labeler` that turns judged comparisons off
 REFERENCE = "reference"  # in `eval.judged.against`: the reference answers of the prompts
 REFERENCES = "the reference answers"  # their title in the report
 CONSTANT = "constant"  # the comparison of one constant answer to all prompts, which no labeler should prefer
+ROUND = "round_"  # prefix of the names of the answers after each round of DPO; round 0 is SFT
 
 
 @dataclass

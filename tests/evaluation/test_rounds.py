@@ -1,0 +1,57 @@
+"""Rounds are compared on validation prompts, and the best one is named."""
+
+from pathlib import Path
+
+import pytest
+
+from stages.evaluation.rounds import compare_rounds
+from stages.pages.rounds_table import sentence
+from stages.store.records import Candidate, Check, Example, save
+
+PROMPTS = 40
+RIGHT = [10, 16, 36, 20]  # answers of SFT and of three rounds that pass
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> dict[str, Path]:
+    """The answers of four models to validation prompts, beside a test prompt that no round may be judged by."""
+    examples = [
+        Example(f"{i}", [{"role": "user", "content": f"{i}?"}], "yes", "", f"task {i % 2}", split, checks=[check])
+        for check in [Check("equals", {"text": "yes"})]
+        for i, split in [*((i, "validation") for i in range(PROMPTS)), (PROMPTS, "test")]
+    ]
+    folders = {"data": tmp_path / "data"} | {f"round_{i}": tmp_path / f"{i}" for i in reversed(range(len(RIGHT)))}
+    for name, folder in folders.items():
+        folder.mkdir()
+        if name == "data":
+            save(folder / "examples.parquet", examples, Example)
+            continue
+        texts = ["yes" if i < RIGHT[int(name[-1])] else "no" for i in range(PROMPTS)]
+        answers = [
+            Candidate(f"{i}", f"c{i}", name, "x", 0.0, 0, text, None, "stop", None, 1) for i, text in enumerate(texts)
+        ]
+        save(folder / "answers.parquet", answers, Candidate)
+    return folders
+
+
+def test_the_best_round_is_named_with_its_lead_over_the_last(inputs: dict[str, Path]) -> None:
+    by_round = compare_rounds(inputs, 0.95)
+    assert by_round["prompts"] == PROMPTS
+    assert [rate["mean"] for rate in by_round["rates"]] == [right / PROMPTS for right in RIGHT]
+    assert [gain["mean"] for gain in by_round["gains"]] == pytest.approx([(n - RIGHT[0]) / PROMPTS for n in RIGHT[1:]])
+    assert by_round["best"] == RIGHT.index(max(RIGHT))
+    assert 0 < by_round["over_last"]["low"] < by_round["over_last"]["mean"] == (RIGHT[2] - RIGHT[3]) / PROMPTS
+    assert "rounds=2" in sentence(by_round) and "more than noise" in sentence(by_round)
+
+
+def test_a_lead_within_noise_is_called_so_and_the_last_round_may_be_the_best(inputs: dict[str, Path]) -> None:
+    inputs["round_3"] = inputs["round_2"]
+    tied = compare_rounds(inputs, 0.95)
+    assert tied["best"] == 2, "the first of equal rounds"
+    assert "may be noise" in sentence(tied)
+    rising = compare_rounds({name: inputs[name] for name in ("data", "round_0", "round_1", "round_2")}, 0.95)
+    assert rising["best"] == 2 and "rounds=" not in sentence(rising)
+
+
+def test_a_run_of_one_round_has_nothing_to_compare(inputs: dict[str, Path]) -> None:
+    assert compare_rounds({"data": inputs["data"]}, 0.95) == {}
