@@ -17,9 +17,10 @@ from stages.models.scoring import (
     round_weights_once,
     tokenize_pairs,
 )
+from stages.pairing.mismatched import mismatched_pairs
 from stages.store.dropped import Dropped
 from stages.store.numbers import signed
-from stages.store.records import Pair, PairLogProbs, save, stream
+from stages.store.records import Pair, PairLogProbs, UnpairedPreference, save, stream
 from stages.store.shards import produce_in_shards
 from stages.store.workspace import StageDir
 from stages.training.token_rows import PreferenceRows
@@ -28,8 +29,9 @@ ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
 def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `logprobs.parquet`: token ids and log-probs of every pair that the contract can render. The metric
-    `ordered` is the share of pairs whose chosen completion is the likelier one before training.
+    """Publish `logprobs.parquet`: token ids and log-probs of every pair that the contract can render, or for KTO of
+    every completion with its mismatched one. The metric `ordered` is the share of pairs whose chosen completion is the
+    likelier one before training.
 
     Ids that the policy sampled are used; other texts are tokenised and counted.
     """
@@ -37,7 +39,11 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     contract, context = load_contract(model_folder), read_context_length(model_folder)
     rows, dropped = PreferenceRows(), Dropped(out, "pairs")
     retokenised = from_other_tokenizer = 0
-    pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
+    pairs: Iterator[Pair] = (
+        mismatched_pairs(stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference))
+        if "unpaired" in inputs
+        else stream(inputs["pairs"] / "pairs.parquet", Pair)
+    )
     for pair, token_ids, completion_ids in tokenize_pairs(pairs, contract, context, dropped):
         rows.add(pair.id, {name: getattr(token_ids, name) for name in ID_COLUMNS})
         for stored, usable in zip((pair.chosen_token_ids, pair.rejected_token_ids), completion_ids, strict=True):

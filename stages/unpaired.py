@@ -7,7 +7,7 @@ without a label is left out and counted by reason. The stage does not read pairs
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,18 @@ from stages.config.blocks.pairs import Unpaired
 from stages.config.choices import Unfinished
 from stages.config.errors import UserError
 from stages.pairing.admission import order_message
-from stages.store.records import Candidate, Example, Judgement, Message, Records, content_id, load, save, stream
+from stages.store.records import (
+    Candidate,
+    Example,
+    Judgement,
+    Records,
+    UnpairedPreference,
+    content_id,
+    load,
+    save,
+    stream,
+)
 from stages.store.splits import draw_side
-from stages.store.table_schema import Int32
 from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
 from stages.store.workspace import StageDir
 
@@ -98,27 +107,6 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
         "summary": f"{desirable} desirable and {len(labels) - desirable} undesirable of {len(candidates)} completions "
         f"({held_out} held out){note}",
     }
-
-
-@dataclass
-class UnpairedPreference:
-    """A row in TRL's conversational columns for KTO, with its origin and, if sampled, the completion's token ids. A
-    truncated completion (`finish_reason` length) is undesirable. `score` is None if the label comes from preferences.
-    """
-
-    id: str
-    prompt_id: str
-    prompt: list[Message]
-    completion: list[Message]
-    label: bool
-    score: float | None
-    labeler: str
-    candidate_id: str
-    split: str  # train or validation
-    completion_token_ids: list[Int32] | None = None
-    completion_tokenizer: str | None = None
-    finish_reason: str = "stop"
-    policy: str | None = None
 
 
 def label_candidates(

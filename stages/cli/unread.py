@@ -101,13 +101,17 @@ def judged_keys(cfg: Config) -> Iterator[Unread]:
     """Yield the unread keys of `eval.judged`, and of labels and pairs under `align=none`."""
     judged, deciding = cfg.eval.judged, ("eval/judged", "eval.judged.labeler")
     if not cfg.by_pairs:
-        by_grpo = Align.grpo in cfg.objectives
+        reason = f"align={cfg.align} trains on no pairs"
+        yield Unread(("pairs", "dpo", "rounds", "control"), ("align",), reason, "align=dpo")
+    if not cfg.by_labels:
+        labels = in_block("label", "audit", "known") if Align.grpo in cfg.objectives else ("label",)
         reason = f"align={cfg.align} labels no candidates and trains on no pairs"
-        labels = in_block("label", "audit", "known") if by_grpo else ("label",)
-        for name in (*labels, "sample", "pairs", "reference", "dpo", "rounds", "control"):
-            yield Unread((name,), ("align",), reason, "align=dpo")
-    if Align.grpo not in cfg.objectives:
-        yield Unread(("grpo",), ("align",), f"align={cfg.align} does not train by GRPO", "align=grpo")
+        yield Unread((*labels, "sample", "reference"), ("align",), reason, "align=dpo")
+    for other in (Align.kto, Align.grpo):
+        if other not in cfg.objectives:
+            yield Unread(
+                (other,), ("align",), f"align={cfg.align} does not train by {other.upper()}", f"align={other}"
+            )
     if not judged.is_requested:
         keys = ["source", "prompts", "max_longer", "max_failed", "audit", "known"]
         keys += ["against"] if cfg.align is not Align.none else []  # with align=none, `against` names the other model

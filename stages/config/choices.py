@@ -8,7 +8,8 @@ Command = StrEnum("Command", "plan compare gc doctor audit chat export sync pari
 
 class Role(StrEnum):
     """The role of a model in the evaluation: an objective's name is that of its arm. `other` is a model from outside
-    the run that the policy is compared with. In settings, `dpo` and `grpo` mean the policy too, if they trained it."""
+    the run that the policy is compared with. In settings, an objective's name means the policy too, if it trained it.
+    """
 
     base = "base"
     sft = "sft"
@@ -16,12 +17,13 @@ class Role(StrEnum):
     policy = "policy"
     other = "other"
     dpo = "dpo"
+    kto = "kto"
     grpo = "grpo"
 
 
-# The training after SFT: DPO on preferences, GRPO on the model's own scored answers, or none, so that the SFT model is
-# the policy.
-Align = StrEnum("Align", "dpo grpo none")
+# The training after SFT: DPO on pairs, KTO on labelled completions, GRPO on the model's own scored answers; or none:
+# the SFT model is the policy.
+Align = StrEnum("Align", "dpo kto grpo none")
 
 ExportFormat = StrEnum("ExportFormat", "gguf hub dataset")
 

@@ -20,7 +20,7 @@ from stages.config.blocks.models import Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
 from stages.config.blocks.runtimes import DeviceRuntime
 from stages.config.blocks.sampling import Sample
-from stages.config.blocks.training import DPO, GRPO, OBJECTIVES, SFT, WITH_TRL, Reference, Reward, Training
+from stages.config.blocks.training import DPO, GRPO, KTO, OBJECTIVES, SFT, WITH_TRL, Reference, Reward, Training
 from stages.config.installation import PACKAGE, ROOT
 from stages.config.limits import between, positive, random_seed, words
 
@@ -30,10 +30,11 @@ CONF, RECIPES, DOCS = ((PACKAGE if (PACKAGE / name).is_dir() else ROOT) / name f
 # The stages that `stage` can build, each together with its inputs.
 Target = StrEnum(
     "Target",
-    "base source data select sft sample pool label pairs unpaired reference dpo grpo reward answer versus eval report",
+    "base source data select sft sample pool label pairs unpaired reference dpo kto grpo reward answer versus eval "
+    "report",
 )
 
-POLICY_STAGES = (Target.dpo, Target.grpo)  # stages that train the policy
+POLICY_STAGES = (Target.dpo, Target.kto, Target.grpo)  # stages that train the policy
 
 
 @dataclass
@@ -145,6 +146,7 @@ class Config:
     control_learning_rate: float = positive()
     reference: Reference = field(default_factory=Reference)
     dpo: DPO = field(default_factory=DPO)
+    kto: KTO = field(default_factory=KTO)
     grpo: GRPO = field(default_factory=GRPO)
     reward: Reward = field(default_factory=Reward)
     answer: Answer = field(default_factory=Answer)
@@ -184,6 +186,11 @@ class Config:
         return choices.Align.dpo in self.objectives
 
     @property
+    def by_labels(self) -> bool:
+        """True if the policy or an arm is trained on labelled candidates, in pairs or one by one."""
+        return self.by_pairs or choices.Align.kto in self.objectives
+
+    @property
     def selects(self) -> bool:
         """True if SFT also learns from the base model's best answers to prompts without a reference answer."""
         if self.sft.demonstrations is None:
@@ -199,7 +206,7 @@ class Config:
 
     @property
     def unpaired_wanted(self) -> bool:
-        """True if the run needs labels of single completions (`stage=unpaired`), which no other stage reads."""
+        """True if the run needs labels of single completions, beside KTO, which trains on them."""
         published = self.stage == choices.Command.export and self.export.format is choices.ExportFormat.dataset
         return self.stage == Target.unpaired or published
 
@@ -220,7 +227,7 @@ class Config:
     @property
     def own_prompts(self) -> bool:
         """True if the file of preferences or candidates also holds the prompts, so that they are not in the data."""
-        return self.by_pairs and (self.label.brings_pool or self.sample.brings_prompts)
+        return self.by_labels and (self.label.brings_pool or self.sample.brings_prompts)
 
     @property
     def tested(self) -> bool:

@@ -20,8 +20,8 @@ from stages.store.records import Pair, stream
 from stages.store.sealed_json import load_json, require_keys
 
 UNTRAINED = "A causal language model: {base} without further training, with the chat template in this folder."
-SETTINGS = "adapter loss_type loss_weights beta margin learning_rate epochs batch_size max_length packing precision"
-SETTINGS += " seed"
+SETTINGS = "adapter loss_type loss_weights beta desirable_weight undesirable_weight margin learning_rate epochs"
+SETTINGS += " batch_size max_length packing precision seed"
 STEP = "1. "  # Markdown numbers the items of a list
 TEXTS: dict[str, str] = read_beside(__file__)
 TEXT, LAST_STEP, CHAT, SCORE = (TEXTS[name] for name in ("text", "last_step", "chat", "score"))
@@ -88,6 +88,8 @@ def data_message(manifests: dict[str, Manifest], inputs: dict[str, Path]) -> str
         pairs, first_pair = manifests["pairs"]["metrics"], next(stream(inputs["pairs"] / "pairs.parquet", Pair))
         source = f" of {first_pair.chosen_policy}" if first_pair.labeler == "dataset" else ""  # the pairs' file
         return f"preference pairs{source}, {pairs['summary']}{licences.licences_message(pairs)}"
+    if "unpaired" in manifests:
+        return f"single completions, {manifests['unpaired']['metrics']['summary']}"
     data, stated = manifests["data"], licences.licences_message(manifests["data"]["metrics"])
     rows, held_out = (data["metrics"]["examples"].get(split, 0) for split in (Split.sft, Split.validation))
     counts = f"{rows:,} examples, {held_out:,} more held out{stated}"

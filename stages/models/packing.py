@@ -35,26 +35,30 @@ ROUNDING = 0.05  # the largest relative difference of two kernels in bf16; with 
 class PackedPairs:
     """The packing of a TRL batch of pairs into one row. TRL's batch is (2 pairs, width), padded on the right, all
     chosen above all rejected sequences. The row contains a pair's shared prefix once: its runs are the chosen
-    sequence, and the remaining tokens of the rejected one."""
+    sequence, and the remaining tokens of the rejected one. Any other sequences are packed likewise; of an odd number
+    of them, one has no partner."""
 
     layout: RunLayout
     width: int
 
     @classmethod
     def from_batch(cls, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> "PackedPairs":
-        half, width = len(input_ids) // 2, input_ids.shape[1]
+        count, width = input_ids.shape
+        if count % 2:
+            input_ids, attention_mask = (nn.functional.pad(t, (0, 0, 0, 1)) for t in (input_ids, attention_mask))
+        half = len(input_ids) // 2
         ends = attention_mask.sum(1)
         in_both = torch.minimum(ends[:half], ends[half:])[:, None] > torch.arange(width, device=input_ids.device)
         shared = ((input_ids[:half] == input_ids[half:]) & in_both).cumprod(1).sum(1)
         table = torch.stack([ends[:half], ends[half:] - shared, torch.zeros_like(shared), shared])
         lengths, prefixes = table.view(2, 2, half).mT.flatten(1).tolist()  # chosen and rejected of each pair in turn
-        return cls(RunLayout.from_lengths(lengths, input_ids.device, prefixes), width)
+        return cls(RunLayout.from_lengths(lengths[:count], input_ids.device, prefixes[:count]), width)
 
     @cached_property
     def places(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Places in the flattened batch: of every token of the row, and of every token that the runs attend to."""
         runs, layout = np.arange(len(self.layout.lengths)), self.layout
-        starts = (runs // 2 + runs % 2 * (len(runs) // 2)) * self.width  # chosen sequences are above rejected ones
+        starts = (runs // 2 + runs % 2 * -(-len(runs) // 2)) * self.width  # chosen sequences are above rejected ones
         own = join_ranges(starts + layout.prefixes, layout.lengths)
         return layout.on_device(own), layout.on_device(join_ranges(starts, layout.totals))
 

@@ -95,7 +95,7 @@ def tokenize_pair(pair: Pair, contract: Contract, sampled: list[list[int] | None
     prompt = contract.prompt(pair.prompt)
     chosen, rejected = sampled_ids(pair, contract) if sampled is None else sampled
     if chosen is None:
-        _, chosen = contract.completion(pair.prompt, pair.chosen)
+        _, chosen = contract.completion(pair.prompt, pair.chosen, pair.chosen_finish_reason == "stop")
     if rejected is None:
         _, rejected = contract.completion(pair.prompt, pair.rejected, pair.rejected_finish_reason == "stop")
     if not (chosen and rejected):

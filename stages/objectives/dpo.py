@@ -86,13 +86,7 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         return [select_row(output, (slice(i, None, len(rows)), slice(width - 1))) for i, width in enumerate(widths)]
 
     def log_probs(self, pairs: Sequence[PairLogProbs]) -> list[tuple[list[float], list[float]]]:
-        """Return `pair_log_probs` of every pair under the policy, computed in batches."""
-        by_id, scores_by_id = {p.id: p for p in pairs}, dict[str, tuple[list[float], list[float]]]()
-        for rows in self.evaluation_batches([vars(p) for p in pairs]):
-            batch = [by_id[row["id"]] for row in rows]
-            scores = pair_log_probs(self.model, batch, self.processing_class.pad_token_id, self.cfg.precision)
-            scores_by_id |= zip([p.id for p in batch], scores, strict=True)
-        return [scores_by_id[p.id] for p in pairs]
+        return score_in_batches(self, pairs, [vars(p) for p in pairs])
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Also count the step's chosen completion tokens per pair, which the weight of the `sft` loss needs."""
@@ -115,6 +109,19 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
             return super().compute_loss(model, inputs, *args, **kwargs)
         finally:
             self.loss_weights = weights
+
+
+def score_in_batches(
+    trainer: MicroBatches, pairs: Sequence[PairLogProbs], rows: list[Row]
+) -> list[tuple[list[float], list[float]]]:
+    """Return `pair_log_probs` of every pair under the policy, in the trainer's batches of `rows`, which have the ids
+    and lengths of the pairs."""
+    by_id, scores_by_id = {p.id: p for p in pairs}, dict[str, tuple[list[float], list[float]]]()
+    for part in trainer.evaluation_batches(rows):
+        batch = [by_id[row["id"]] for row in part]
+        scores = pair_log_probs(trainer.model, batch, trainer.processing_class.pad_token_id, trainer.cfg.precision)
+        scores_by_id |= zip([p.id for p in batch], scores, strict=True)
+    return [scores_by_id[p.id] for p in pairs]
 
 
 def completion_tokens(batch: Batch) -> tuple[int, int]:
@@ -177,7 +184,7 @@ class FirstStepCheck(TrainerCallback):
     its known start. The policy is measured when it is ready to train, sharded if it will train so. Scratch keeps the
     figures for a resumed run, whose policy has changed."""
 
-    def __init__(self, trainer: StoredReferenceTrainer, inputs: dict[str, Path], pair_ids: list[str]):
+    def __init__(self, trainer: Any, inputs: dict[str, Path], pair_ids: list[str]):
         self.trainer, self.inputs = trainer, inputs
         self.scored = read_reference(inputs, pair_ids[:CHECKED_PAIRS])
         self.file = trainer.out / SCRATCH / "first_step.json"
@@ -202,11 +209,15 @@ class FirstStepCheck(TrainerCallback):
         model, cfg = reference["inputs"]["reference"], self.trainer.cfg
         names = f"the policy ({policy['stage']} {policy['fingerprint']}) and the reference ({model['fingerprint']})"
         same_weights = policy["digest"] == model["digest"]
-        if not same_weights and cfg.reference is not DPOReference.sft:
+        if not same_weights and not (isinstance(cfg, DPO) and cfg.reference is DPOReference.sft):
             raise UserError(f"{names} are not the same weights. Build the reference again: rebuild=reference.")
         figures = self.compare_first_pairs(names) if same_weights else {}
         if self.trainer.out.is_main:
             write_note(self.file, figures)
+
+    def start(self) -> float | None:
+        """Return the loss of these pairs at log-ratio 0, or None if it has no fixed value."""
+        return starting_loss(self.trainer.cfg)
 
     def compare_first_pairs(self, names: str) -> dict[str, float]:
         """Score the first 64 pairs with the policy before training, and compare with the stored log-probs."""
@@ -221,7 +232,7 @@ class FirstStepCheck(TrainerCallback):
                 f"{names} differ by {gap:.2g} nats per token on {len(scored)} pairs ({allowed:.2g} is allowed in "
                 f"{cfg.precision}): other weights, template or precision. Build it again: rebuild=reference."
             )
-        start = starting_loss(cfg)
+        start = self.start()
         if start is not None and not abs(loss - start) <= LOSS_TOLERANCE[cfg.precision] * max(1.0, abs(start)):
             raise UserError(f"the loss of {names} starts at {loss:.6g}; at log-ratio 0 it is {start:.6g}.")
         return {"step_0_gap": gap, "step_0_loss": loss}
@@ -234,7 +245,7 @@ def parse_first_figures(value: Any) -> dict[str, float]:
     return {name: float(figure) for name, figure in value.items()}
 
 
-def mean_gap(trainer: StoredReferenceTrainer, scored: list[PairLogProbs]) -> float:
+def mean_gap(trainer: Any, scored: list[PairLogProbs]) -> float:
     """The mean of |log π - log π_ref| over completion tokens, in nats, with π_ref from the store."""
     gaps: list[float] = []
     for p, scores in zip(scored, trainer.log_probs(scored), strict=True):
@@ -249,7 +260,7 @@ def mean_nats(scored: list[PairLogProbs]) -> float:
     return sum(values) / len(values)
 
 
-def mean_loss(trainer: StoredReferenceTrainer, pairs: int) -> float:
+def mean_loss(trainer: MicroBatches, pairs: int) -> float:
     """The mean of TRL's loss over the first pairs, computed in micro-batches."""
     total = 0.0
     with autocast(trainer.cfg.precision, trainer.args.device):

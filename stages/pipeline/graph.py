@@ -6,6 +6,7 @@ A node is one such computation: a stage, its block and its input nodes. Their ha
 of the node's folder in the store. This file only describes nodes. `build.py` runs those that the store does not have.
 
     base, data → sft → sample → label → pairs → reference, dpo      a further round of DPO samples from this DPO model
+    base, data → sft → sample → label → unpaired → reference, kto   with `align=kto`: completions one by one
     base, data → sft → grpo                                         with `align=grpo`: `label` scores its completions
     `arms` trains further objectives from the same SFT, which the evaluation answers with beside the policy
     base, sft, dpo → answer → eval → report                         with `eval.judged`, versus and label before eval
@@ -32,7 +33,7 @@ from stages.store.node import Node
 
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
 VERSIONS = {"base": 5, "source": 3, "data": 9, "select": 4, "sft": 11, "sample": 9, "pool": 1, "label": 7}
-VERSIONS |= {"pairs": 8, "unpaired": 2, "reference": 10, "dpo": 10, "grpo": 1, "reward": 1}
+VERSIONS |= {"pairs": 8, "unpaired": 2, "reference": 10, "dpo": 10, "kto": 1, "grpo": 1, "reward": 1}
 VERSIONS |= {"answer": 11, "versus": 1, "eval": 15, "report": 17}
 
 # The stage to suggest after each stage, on the command line.
@@ -42,6 +43,7 @@ NEXT |= {"versus": "eval", "eval": "report"} | {objective.name: objective.next f
 
 MISSING_STAGES: dict[str, str] = {  # by stage, the settings that add nodes of this stage to the graph
     Target.select: "Set data.tasks.open_sft, sft.demonstrations=selected or control=true.",
+    Target.kto: "Set align=kto or arms=[kto].",
     Target.grpo: "Set align=grpo or arms=[grpo].",
     Target.source: "List files or hub datasets in data.sources.",
     Target.versus: "Set eval/judged=judge, reward_model, human or ensemble.",
@@ -165,8 +167,9 @@ def wire_chain(
             models = {Role.other: nodes["other"], Role.policy: sft}
         return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built)
     scored_by = reward if cfg.label.by_reward else {}
+    wire = {Align.dpo: wire_dpo, Align.kto: wire_kto, Align.grpo: wire_grpo}
     for align in cfg.objectives:
-        nodes |= (wire_grpo if align is Align.grpo else wire_dpo)(cfg, make_node, base, data, sft, scored_by)
+        nodes |= wire[align](cfg, make_node, base, data, sft, scored_by)
     if cfg.control:
         nodes |= wire_control(cfg, make_node, sft, nodes)
         models[Role.control] = nodes["control"]
@@ -183,6 +186,27 @@ def wire_grpo(
     """Return the node of GRPO, whose own completions `label` scores. `scored_by`: a reward model of this run."""
     block = ScoredGRPO(**vars(cfg.grpo), label=cfg.label)
     return {"grpo": make_node("grpo", block, policy=sft, data=data, **scored_by)}
+
+
+def wire_kto(
+    cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: dict[str, Node]
+) -> dict[str, Node]:
+    """Return the nodes of KTO. Beside DPO, candidates and labels are those of its first round, whose nodes have names
+    already. `scored_by`: a reward model of this run."""
+    if cfg.label.brings_pool:
+        judged = make_node("label", cfg.label)
+        nodes = {"label": judged}
+    else:
+        pool, nodes = wire_candidates(cfg, make_node, [], sft, data, {"base": base, "sft": sft})
+        judged, label_nodes = wire_draws(cfg, make_node, pool, **scored_by)
+        nodes |= label_nodes
+    unpaired = make_node("unpaired", cfg.unpaired, judged=judged)
+    scoring = replace(cfg.reference, weights=cfg.kto.start_weights)
+    reference = make_node("reference", scoring, reference=sft, unpaired=unpaired)
+    kto = make_node("kto", cfg.kto, policy=sft, unpaired=unpaired, reference=reference)
+    if cfg.by_pairs:
+        return {"unpaired_kto": unpaired, "reference_kto": reference, "kto": kto}
+    return nodes | {"unpaired": unpaired, "reference": reference, "kto": kto}
 
 
 def wire_dpo(
@@ -262,7 +286,7 @@ def with_seed(cfg: Config, seed: int) -> Config:
 def dataset_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
     """Return the nodes that an exported dataset is made of: each round's pairs and unpaired labels, and SFT's data."""
     tables = [f"{name}{suffix}" for suffix in round_suffixes(cfg) for name in ("pairs", "unpaired")]
-    preferences = [nodes[table] for table in tables if "pairs" in nodes]
+    preferences = [nodes[table] for table in tables if table in nodes]
     return preferences + ([nodes["sft"].inputs["data"]] if cfg.sft.train else [])
 
 

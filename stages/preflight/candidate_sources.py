@@ -23,7 +23,7 @@ def validate_sample(cfg: Config) -> None:
         raise UserError(f"sample.file and {other} exclude each other. Use sample.pool for several sources.")
     if (sample.file or sample.pool) and cfg.label.brings_pool:
         raise UserError("label=dataset: its file has the candidates. Leave out sample.file and sample.pool.")
-    if (sample.until_pair or sample.draw == MIXED) and cfg.by_pairs and not cfg.label.brings_pool:
+    if (sample.until_pair or sample.draw == MIXED) and cfg.by_labels and not cfg.label.brings_pool:
         validate_draws(cfg)
     for block in sample.members:
         require_openvino(block)

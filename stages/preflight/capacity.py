@@ -25,6 +25,12 @@ CONTEXT = ("max_position_embeddings", "n_positions")
 def validate_capacity(cfg: Config) -> None:
     """Raise UserError for the first amount that the data or the model cannot provide."""
     validate_rows(cfg)
+    if cfg.objectives and not cfg.by_pairs and (cfg.rounds > 1 or cfg.control):
+        raise UserError(f"align={cfg.align}: rounds and a control are DPO's. Set rounds=1 and control=false.")
+    if Align.kto in cfg.objectives and (size := cfg.kto.batch_size // cfg.kto.runtime.world_size) < 2:
+        raise UserError(
+            f"kto.batch_size={cfg.kto.batch_size}: {size} completions a process. TRL's KTO needs 2. Raise it."
+        )
     if Align.grpo in cfg.objectives:
         validate_rollouts(cfg)
     if cfg.by_pairs:
@@ -110,8 +116,6 @@ def validate_rollouts(cfg: Config) -> None:
             f"GRPO needs a score of every completion, which label={cfg.label.labeler} does not give. Use "
             "label=verifier, label=reward_model, label=judge with label.judge.kind=pointwise, or an ensemble of these."
         )
-    if not cfg.by_pairs and (cfg.rounds > 1 or cfg.control):
-        raise UserError("GRPO samples in every step and makes no pairs. Set rounds=1 and control=false.")
     if cfg.grpo.runtime.sharding is not Sharding.none:
         raise UserError("GRPO samples from whole weights, which no process has. Use launch=ddp or launch=local.")
     prompts, size = split_rows(cfg, "preference"), cfg.grpo.batch_size

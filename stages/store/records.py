@@ -177,6 +177,31 @@ class Pair:
     chosen_policy: str | None = None
     rejected_policy: str | None = None
 
+    @property
+    def chosen_finish_reason(self) -> str:
+        return "stop"
+
+
+@dataclass
+class UnpairedPreference:
+    """A row in TRL's conversational columns for KTO, with its origin and, if sampled, the completion's token ids. A
+    truncated completion (`finish_reason` length) is undesirable. `score` is None if the label comes from preferences.
+    """
+
+    id: str
+    prompt_id: str
+    prompt: list[Message]
+    completion: list[Message]
+    label: bool
+    score: float | None
+    labeler: str
+    candidate_id: str
+    split: str  # train or validation
+    completion_token_ids: list[Int32] | None = None
+    completion_tokenizer: str | None = None
+    finish_reason: str = "stop"
+    policy: str | None = None
+
 
 @dataclass
 class PairLogProbs:

@@ -51,7 +51,7 @@ class Objective:
     @property
     def unit(self) -> str:
         """The noun for its rows."""
-        return "rows" if self.reads is Reads.examples else str(self.reads)
+        return {Reads.examples: "rows", Reads.unpaired: "completions"}.get(self.reads, str(self.reads))
 
 
 @dataclass
@@ -170,7 +170,7 @@ class SFT(Training):
 
 @dataclass
 class Reference:
-    """The log-probabilities of DPO's pairs under the reference model."""
+    """The log-probabilities of DPO's pairs, or of KTO's completions, under the reference model."""
 
     precision: Precision = MISSING
     weights: Weights = computed(Weights.fp32)  # set by the pipeline: the type in which DPO holds the policy's weights
@@ -212,6 +212,29 @@ class DPO(Training):
     def by_micro_batch(self) -> bool:
         """True also for `aot` losses, which sort the pairs of a micro-batch (arXiv:2406.05882)."""
         return super().by_micro_batch or not {"aot", "aot_unpaired"}.isdisjoint(self.loss_type)
+
+
+@dataclass
+class KTO(Training):
+    """Kahneman-Tversky optimization on single completions (arXiv:2402.01306)."""
+
+    objective = Objective(
+        name="kto",
+        title="KTO",
+        card="A causal language model from {base}, by Kahneman-Tversky optimization (arXiv:2402.01306).",
+        reads=Reads.unpaired,
+        sequences=1,
+        labelled=0.5,
+        row_tokens=60,
+        trl="KTOConfig",
+        typed={name: name for name in ("beta", "desirable_weight", "undesirable_weight")},
+        of_loss=("beta", "desirable_weight", "undesirable_weight", "trainer.router_aux_loss_coef"),
+        next="eval",
+    )
+    beta: float = positive(1000)
+    desirable_weight: float | None = between(0, 1_000_000)
+    undesirable_weight: float | None = between(0, 1_000_000)
+    runtime: SampledRuntime = field(default_factory=SampledRuntime)
 
 
 @dataclass
@@ -273,5 +296,5 @@ class Reward(Training):
     forward: Forward = MISSING
 
 
-OBJECTIVES = {block.objective.name: block.objective for block in (SFT, DPO, GRPO, Reward)}
+OBJECTIVES = {block.objective.name: block.objective for block in (SFT, DPO, KTO, GRPO, Reward)}
 WITH_TRL = [name for name, objective in OBJECTIVES.items() if objective.trl]  # trained by a trainer of TRL

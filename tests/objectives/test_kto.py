@@ -1,0 +1,187 @@
+"""KTO on the real trainer: TRL's loss on the same mismatches, any micro-batch, mismatched completions, first loss."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel
+from trl import KTOConfig, KTOTrainer
+
+from stages import kto
+from stages.config.blocks.training import KTO
+from stages.config.choices import Precision
+from stages.config.errors import UserError
+from stages.models.contract import load_contract
+from stages.models.loading import load_model, load_tokenizer
+from stages.models.packing import pack_pairs
+from stages.objectives import kto as objective
+from stages.objectives.dpo import read_reference
+from stages.pairing.mismatched import mismatched_pairs
+from stages.store.records import PairLogProbs, UnpairedPreference, load, save
+from stages.store.workspace import StageDir, read_curves
+from stages.training.fit import Fit
+from stages.training.micro_batches import StepRows
+from tests.helpers import Chain, build, refused, settings
+
+ROWS = 16  # of a step
+
+
+@pytest.fixture
+def inputs(chain: Chain) -> dict[str, Path]:
+    build(chain.root, "stage=reference", "align=kto")
+    roles = {"policy": "sft", "unpaired": "unpaired", "reference": "reference"}
+    return {role: chain.folder(name, "align=kto") for role, name in roles.items()}
+
+
+def block(**changes: Any) -> KTO:
+    return replace(settings("recipe=tiny", "align=kto").kto, **{"precision": Precision.fp32, **changes})
+
+
+def moved(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a policy away from its reference, so that no log-ratio is 0."""
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=draw))
+    return model
+
+
+def trainer_of(cfg: KTO, inputs: dict[str, Path], folder: Path) -> objective.StoredReferenceTrainer:
+    """Return a trainer of a moved policy."""
+    folder.mkdir()
+    out, policy = StageDir(folder, lambda metrics, step: None), inputs["policy"] / "model"
+    rows, _ = objective.read_rows(inputs, contract := load_contract(policy), cfg, out)
+    fit = Fit(objective.StoredReferenceTrainer, objective.with_weights(cfg, 1, 2), rows, contract, policy, out)
+    model = moved(load_model(policy))
+    assert pack_pairs(model)
+    return fit.build_trainer(model)
+
+
+def step_of(trainer: objective.StoredReferenceTrainer) -> tuple[float, dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the loss, the gradients and TRL's metrics of a step."""
+    rows = StepRows([trainer.train_dataset[i] for i in range(ROWS)])
+    loss = float(trainer.training_step(trainer.model, rows))
+    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+    return loss, gradients, {name: values[0] for name, values in trainer._metrics["train"].items()}
+
+
+class PlainTRL(KTOTrainer):
+    """TRL's trainer on rows that are tokenised, with mismatched completions and the reference's log-probs."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
+
+    _precompute_ref_logps = _prepare_dataset  # type: ignore[assignment]
+
+
+def test_a_step_has_trls_loss_and_gradients(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """On the same rows and mismatches, with the step as TRL's one micro-batch, padded."""
+    trainer = trainer_of(block(), inputs, tmp_path / "ours")
+    loss, gradients, metrics = step_of(trainer)
+    assert metrics["kl"] > 0
+    weights = {name: getattr(trainer.cfg, name) for name in ("desirable_weight", "undesirable_weight", "beta")}
+    arguments = KTOConfig(
+        output_dir=str(tmp_path / "trl"),
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        gradient_checkpointing=False,
+        precompute_ref_log_probs=True,
+        per_device_train_batch_size=ROWS,
+        **weights,
+    )
+    policy = inputs["policy"] / "model"
+    plain = PlainTRL(
+        moved(load_model(policy)),
+        args=arguments,
+        train_dataset=trainer.train_dataset,
+        processing_class=load_tokenizer(policy),
+    )
+    batch = plain.data_collator([trainer.train_dataset[i] for i in range(ROWS)])
+    theirs = plain.compute_loss(plain.model, batch)
+    theirs.backward()
+    assert loss == pytest.approx(float(theirs.detach()), abs=1e-6)
+    for name, parameter in plain.model.named_parameters():
+        if parameter.grad is not None:
+            assert float((parameter.grad - gradients[name]).abs().max()) <= 1e-6, name
+    for name, values in plain._metrics["train"].items():
+        assert metrics[name] == pytest.approx(float(values[0]), abs=1e-4), name
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_a_step_is_the_same_in_any_micro_batches(rows: int, inputs: dict[str, Path], tmp_path: Path) -> None:
+    runtime = block().runtime
+    whole = step_of(trainer_of(block(runtime=replace(runtime, micro_batch=ROWS)), inputs, tmp_path / "whole"))
+    parts = step_of(trainer_of(block(runtime=replace(runtime, micro_batch=rows)), inputs, tmp_path / "parts"))
+    assert parts[0] == pytest.approx(whole[0], abs=1e-7)
+    assert max(float((parts[1][name] - whole[1][name]).abs().max()) for name in whole[1]) <= 1e-7
+    exact = {name for name in whole[2] if name != "rewards/margins"}  # `log` takes it from the means of both kinds
+    assert {name: parts[2][name] for name in exact} == pytest.approx(
+        {name: whole[2][name] for name in exact}, abs=1e-5
+    )
+
+
+def test_every_row_has_a_fixed_completion_of_another_prompt(inputs: dict[str, Path]) -> None:
+    rows = load(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)
+    pairs = {pair.id: pair for pair in mismatched_pairs(rows)}
+    shuffled = Random(0).sample(rows, len(rows))
+    assert {pair.id: pair.rejected_id for pair in mismatched_pairs(shuffled)} == {
+        name: pair.rejected_id for name, pair in pairs.items()
+    }
+    by_candidate = {row.candidate_id: row for row in rows}
+    assert [*pairs] != [] and {*pairs} == {row.id for row in rows}
+    for row in rows:
+        other = by_candidate[pairs[row.id].rejected_id]
+        assert other.prompt_id != row.prompt_id and other.split == row.split
+    uses = Counter(pair.rejected_id for pair in pairs.values())
+    assert max(uses.values()) <= 1 + max(Counter(row.prompt_id for row in rows).values())
+    scored = {p.id: p for p in load(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
+    assert {*scored} == {*pairs}, "the reference scored these completions and mismatches"
+    one_prompt = [row for row in rows if row.prompt_id == rows[0].prompt_id]
+    with pytest.raises(UserError, match="two prompts"):
+        list(mismatched_pairs(one_prompt))
+
+
+def test_a_training_starts_at_half_the_mean_weight_and_learns(inputs: dict[str, Path], tmp_path: Path) -> None:
+    cfg = block(learning_rate=1e-3, epochs=4.0, batch_size=ROWS, evaluations=1)
+    metrics = kto.run(cfg, inputs, out := StageDir(tmp_path, lambda metrics, step: None))
+    desirable, undesirable = (metrics[name] for name in ("desirable", "undesirable"))
+    assert metrics["desirable_weight"] * desirable == pytest.approx(metrics["undesirable_weight"] * undesirable)
+    assert metrics["step_0_gap"] <= 1e-5
+    first = next(point for point in read_curves(out.path) if "eval_loss" in point)
+    held_out = [
+        row for row in load(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference) if row.split != "train"
+    ]
+    weights = [metrics["desirable_weight" if row.label else "undesirable_weight"] for row in held_out]
+    assert first["eval_loss"] == pytest.approx(sum(weights) / len(weights) / 2, abs=1e-5)
+    assert metrics["rewards/margins"] > 0 < metrics["rewards/chosen"] - metrics["rewards/rejected"]
+    before, after = (load_model(folder / "model").state_dict() for folder in (inputs["policy"], out.path))
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    assert len(read_reference(inputs, [row.id for row in held_out])) == len(held_out)
+
+
+def test_a_reference_of_other_weights_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    lines = load(inputs["reference"] / "logprobs.parquet", PairLogProbs)
+    shifted = [replace(line, chosen_logps=[value - 1 for value in line.chosen_logps]) for line in lines]
+    save(inputs["reference"] / "logprobs.parquet", shifted, PairLogProbs)
+    with pytest.raises(UserError, match="rebuild=reference"):
+        kto.run(block(), inputs, StageDir(tmp_path, lambda metrics, step: None))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("kto.batch_size=1",), "kto.batch_size=1"),
+        (("rounds=2",), "rounds=1"),
+        (("dpo.beta=0.2",), "trains on no pairs"),
+        (("align=dpo", "kto.beta=0.2"), "align=kto"),
+        (("kto.trainer.beta=0.2",), "kto.beta"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(overrides: tuple[str, ...], words: str) -> None:
+    assert words in refused("recipe=tiny", "tracker=none", "align=kto", "stage=kto", *overrides)
