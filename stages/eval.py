@@ -33,7 +33,7 @@ from stages.evaluation.outcomes import (
 )
 from stages.models.loading import resolve_device
 from stages.store import safe_files
-from stages.store.records import Candidate, Example, Outcome, Pair, Records, save
+from stages.store.records import Candidate, Example, Outcome, Pair, Records, UnpairedPreference, save
 from stages.store.workspace import StageDir
 
 # Titles of the sets of prompts without checks. A verdict without checks is about the first set in this order.
@@ -52,7 +52,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     by_set, left_out = read_shared_answers(cfg, inputs, out)
     prompts = {name: prompts_in(name, inputs, answers["policy"]) for name, answers in by_set.items()}
     checked, unchecked = with_checks(cfg, inputs, prompts, by_set, out), without_checks(prompts, by_set)
-    pairs = learnt.learnt_results(cfg, inputs, before(titles), out) if "pairs" in inputs else {}
+    labelled = not inputs.keys().isdisjoint(("pairs", "unpaired"))
+    pairs = learnt.learnt_results(cfg, inputs, before(titles), out) if labelled else {}
     comparisons = judged.judged_results(cfg, inputs)
     parts = parts_of_verdict(checked, pairs, comparisons, own="answer_held_out_policy" in inputs)
     if not parts:
@@ -148,8 +149,10 @@ def measure_answers(table: Table, answers: Answers) -> dict[str, Any]:
 
 
 def trained_on(inputs: dict[str, Path]) -> set[str]:
-    """Return the prompt ids of the preference pairs, which may also be test prompts if they came from a file."""
-    return {*Records(inputs["pairs"] / "pairs.parquet", Pair).column("prompt_id")} if "pairs" in inputs else set()
+    """Return the prompt ids of the preferences, which may also be test prompts if they came from a file."""
+    tables: dict[str, Any] = {"pairs": Pair, "unpaired": UnpairedPreference}
+    present = [(inputs[name] / f"{name}.parquet", kind) for name, kind in tables.items() if name in inputs]
+    return {prompt_id for file, kind in present for prompt_id in Records(file, kind).column("prompt_id")}
 
 
 def with_checks(

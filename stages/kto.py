@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stages.config.blocks.training import KTO
-from stages.evaluation.pair_accuracy import separation
+from stages.evaluation.learnt import placements
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs
@@ -50,11 +52,12 @@ def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         f"{desirable} desirable and {len(rows.train) - desirable} undesirable completions × {cfg.epochs:g} epochs, "
     )
     summary += f"{fit.steps} steps"
-    shares = separation([row["reward"] for row in held_out], [row["desirable"] for row in held_out])
-    if shares is not None:
-        figures["held_out_order"] = shares
-        summary += f"; of held-out completions, a desirable one has the higher reward in {shares:.1%} of comparisons"
+    rewards, kinds = (np.array([row[name] for row in held_out]) for name in ("reward", "desirable"))
+    if 0 < kinds.sum() < len(kinds):
+        figures["held_out_order"] = float(placements(rewards, kinds).mean())
+        summary += f"; of {len(kinds)} held-out ones, a desirable one has the higher reward in "
+        summary += f"{figures['held_out_order']:.1%} of comparisons"
     tokens = rows.train.tokens("prompt_ids", "completion_ids", "prompt_ids", "KL_completion_ids")
     weights = {"desirable_weight": cfg.desirable_weight, "undesirable_weight": cfg.undesirable_weight}
-    kinds = {"desirable": desirable, "undesirable": len(rows.train) - desirable, "held_out": len(held_out)}
-    return fit.metrics(tokens) | kinds | weights | {**figures, "summary": summary}
+    counts = {"desirable": desirable, "undesirable": len(rows.train) - desirable, "held_out": len(held_out)}
+    return fit.metrics(tokens) | counts | weights | {**figures, "summary": summary}

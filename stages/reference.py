@@ -17,7 +17,7 @@ from stages.models.scoring import (
     round_weights_once,
     tokenize_pairs,
 )
-from stages.pairing.mismatched import mismatched_pairs
+from stages.pairing.contrasts import mismatched_pairs
 from stages.store.dropped import Dropped
 from stages.store.numbers import signed
 from stages.store.records import Pair, PairLogProbs, UnpairedPreference, save, stream

@@ -11,10 +11,11 @@ from typing import Any
 from markupsafe import Markup
 
 from stages.config.schema import Report
+from stages.evaluation import rounds
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
 from stages.evaluation.outcomes import arms
-from stages.pages import changes, figures, glossary, label_page, next_steps, rounds_table, seeds, settings_table
+from stages.pages import changes, figures, glossary, label_page, next_steps, seeds, settings_table
 from stages.pages.environment import environment
 from stages.pages.example_answers import side_by_side, strips
 from stages.pages.headline import Headline
@@ -31,7 +32,7 @@ SCORED_BY = ("label_reward_model", "label")  # nodes with a reward model as labe
 # The section that shows a stage's warnings, folded. Warnings of the evaluation stand at the top of the page, because
 # they change how the verdict is read.
 WARNED_IN = {"base": "settings", "source": "settings", "data": "settings", "sft": "curves", "dpo": "curves"}
-WARNED_IN |= {"grpo": "curves"}
+WARNED_IN |= {"kto": "curves", "grpo": "curves"}
 WARNED_IN |= dict.fromkeys(("select", "sample", "pool", "label", "pairs", "unpaired", "reference"), "labels")
 WARNED_IN |= {"reward": "reward", "answer": "answers", "versus": "judged", "eval": "seeds"}
 
@@ -62,8 +63,8 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         models[role]: nodes[name]["metrics"]["summary"] for role, name in model_names.items() if learns(nodes[name])
     }
     by_round = results.get("rounds")  # of several
-    of_rounds = [rounds_table.sentence(by_round)] if by_round else []
-    label, pairing = (nodes[name]["metrics"] if name in nodes else {} for name in ("label", "pairs"))
+    of_rounds = [rounds.sentence(by_round)] if by_round else []
+    label, pairing, single = (nodes[n]["metrics"] if n in nodes else {} for n in ("label", "pairs", "unpaired"))
     env = environment()
     seconds, longest = sum(node["seconds"] for node in lineage), max(lineage, key=lambda node: node["seconds"])
     conclusions = {
@@ -77,7 +78,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "proportion": headline.behaviour(),
         "answers": answers and f"{'; '.join(answers)}.",
         "why": why and why.sentence,
-        "labels": label and f"{label['summary']}. {pairing['summary']}.",
+        "labels": label and f"{label['summary']}. {(pairing or single)['summary']}.",
         "curves": " ".join([*of_rounds, *(f"{title}: {summary}." for title, summary in summaries.items())]),
         "reward": reward and f"{reward.get('trained', {}).get('summary', 'It labelled the candidates')}.",
         "settings": f"{settings['model']}; {settings['precision']}; {settings['computed on']}.",
@@ -104,7 +105,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         runs=runs,
         over_seeds=over_seeds,
         charts={by: changes.chart(results, by, taught) for by in ("kinds", "tasks") if results[by]},
-        rounds=rounds_table.table_rows(nodes, by_round) if by_round else [],
+        rounds=rounds.table_rows(nodes, by_round) if by_round else [],
         curves=curves(inputs, nodes, {models[role]: name for role, name in model_names.items()}),
         answers=answers,
         samples=strips(inputs, nodes, models),
@@ -136,8 +137,8 @@ def warnings(nodes: Mapping[str, Manifest], sections: list[str]) -> dict[str, li
 
 def model_kind(role: str, model: Manifest) -> str:
     """Return the role that describes a model: a policy may be SFT itself, and an SFT an untrained model."""
-    if model["stage"] == "grpo":
-        return "grpo"
+    if model["stage"] in ("kto", "grpo", "dpo"):
+        return str(model["stage"])
     return role if role == "control" or model["stage"] != "sft" else "sft" if learns(model) else "other"
 
 
@@ -148,6 +149,8 @@ def curves(inputs: Mapping[str, Path], nodes: Mapping[str, Manifest], models: Ma
         folder = inputs[name]
         if nodes[name]["stage"] == "grpo":
             drawn += figures.rollouts(title, read_curves(folder))
+        if nodes[name]["stage"] == "kto":
+            drawn += figures.preference(title, read_curves(folder))
         if nodes[name]["stage"] == "dpo":
             margins = load_json(folder / "held_out.json", lambda pairs: [pair["margin"] for pair in pairs])
             drawn += [*figures.preference(title, read_curves(folder)), *figures.calibration(title, margins)]

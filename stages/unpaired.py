@@ -100,6 +100,7 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
     save(out / "unpaired.parquet", rows(), UnpairedPreference)
     return {
         "completions": len(labels),
+        "prompts": len(prompts),
         "desirable": desirable,
         "undesirable": len(labels) - desirable,
         "held_out": held_out,

@@ -150,5 +150,7 @@ def training_tables(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
         single = Node("unpaired", VERSIONS["unpaired"], replace(unpaired, **rules), {"judged": pairs.inputs["judged"]})
         tables = [pairs, single, *tables]
         policy = policy.inputs["policy"]
+    if policy and policy.stage == Target.kto:
+        tables = [policy.inputs["unpaired"]]
     sft = models[Role.sft]
     return tables + ([sft.inputs["data"]] if sft.config["train"] else [])

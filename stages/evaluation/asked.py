@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from stages.store.records import Example, Pair, stream
+from stages.store.records import Example, Pair, UnpairedPreference, stream
 
-HELD_OUT = "held-out pairs"  # the task name that prompts of held-out pairs get
+HELD_OUT = "held-out pairs"  # the task name that prompts of held-out pairs, or of single completions, get
 # For each set of answers, the input role that holds the prompts.
 PROMPT_SOURCES = {"answer": "data", "answer_outside": "outside"}
 PROMPT_SOURCES |= {"answer_held_out": "pairs", "answer_judged": "judged_prompts"}
@@ -14,12 +14,24 @@ PROMPT_SOURCES |= {"answer_held_out": "pairs", "answer_judged": "judged_prompts"
 def prompts_of_set(name: str, inputs: Mapping[str, Path]) -> Iterator[Example]:
     """Read the prompts that belong to one set of answers among an evaluation's `inputs`."""
     source = PROMPT_SOURCES[name]
-    return read_prompts({"pairs" if source == "pairs" else "data": inputs[source]})
+    if source == "pairs" and source not in inputs:
+        source = "unpaired"
+    return read_prompts({source if source in ("pairs", "unpaired") else "data": inputs[source]})
 
 
 def read_prompts(inputs: Mapping[str, Path], split: str | None = None) -> Iterator[Example]:
-    """Read the prompts of `data` in one split (None: in all), or of `pairs` the prompts held out from training. A
-    held-out prompt occurs once, and its reference is the first chosen answer."""
+    """Read the prompts of `data` in one split (None: in all), or of `pairs` or `unpaired` the prompts held out from
+    training. A held-out prompt occurs once, and its reference is the first chosen or desirable answer, if any."""
+    if "unpaired" in inputs:
+        held_out = dict[str, Example]()
+        for row in stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference):
+            if row.split == "validation":
+                answer = row.completion[0]["content"] if row.label else None
+                example = Example(row.prompt_id, row.prompt, answer, HELD_OUT, HELD_OUT, row.split)
+                if held_out.setdefault(row.prompt_id, example).reference is None:
+                    held_out[row.prompt_id].reference = answer
+        yield from held_out.values()
+        return
     if "pairs" not in inputs:
         examples = stream(inputs["data"] / "examples.parquet", Example)
         yield from (e for e in examples if split in (None, e.split))

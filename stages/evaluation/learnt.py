@@ -1,8 +1,10 @@
-"""Held-out pairs: the share in which the policy favours the chosen answer more than the model before training did.
+"""Held-out labels: the share in which the policy favours the better answer more than the model before training did.
 
-The share measures what was learnt of these preferences. Better answers are shown by checks or judges only.
+It is a share of pairs or, for KTO, of comparisons of a desirable completion with an undesirable one. It measures what
+was learnt of these preferences. Better answers are shown by checks or judges only.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.intervals import Interval, Means
-from stages.evaluation.outcomes import ENOUGH_PAIRS, main_difference
+from stages.evaluation.outcomes import ENOUGH_PAIRS, main_difference, of_pairs
 from stages.evaluation.retention import LOOPS
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
@@ -24,8 +26,9 @@ from stages.models.scoring import (
     round_weights_once,
     tokenize_pairs,
 )
+from stages.pairing.contrasts import mismatched_pairs
 from stages.store.dropped import Dropped
-from stages.store.records import Pair, PairLogProbs, stream
+from stages.store.records import Pair, PairLogProbs, UnpairedPreference, stream
 from stages.store.workspace import Progress, StageDir
 
 TOO_FEW = "too few to say"
@@ -37,22 +40,29 @@ def learnt_results(cfg: Eval, inputs: dict[str, Path], before: str, out: StageDi
     """Return the shares of held-out pairs whose chosen answer a model favours; an equal score counts half. A model
     favours the chosen answer by its log-ratio to `before` (chance: one half), by summed log-prob, or by log-prob per
     token. `longer` is the share in which the chosen answer is the longer one. In the intervals, pairs of one prompt
-    are one draw. Only models with SFT's template are scored, so the result is empty without SFT."""
+    are one draw. Only models with SFT's template are scored, so the result is empty without SFT. Without pairs, the
+    rows are single completions, of which the desirable ones are compared with the undesirable ones."""
     if before != "sft" or not (pairs := read_held_out(inputs, out)):
+        return {}
+    labels = None if "pairs" in inputs else read_labels(inputs, [ids.id for _, ids in pairs])
+    if labels is not None and labels.all() in (labels.any(), True):
         return {}
     roles, main, prompts = [r for r in cfg.models if r != "base"], main_difference(cfg.models), [p for p, _ in pairs]
     sums = {role: log_probs(cfg, role, inputs[role] / "model", [ids for _, ids in pairs]) for role in roles}
     tokens = np.array([[len(ids.chosen_ids), len(ids.rejected_ids)] for _, ids in pairs], float)
 
     def shares(scores: dict[str, Array]) -> dict[str, Any]:
-        means = Means(np.stack([favoured(score) for score in scores.values()], 1), prompts, drawn=True)
+        values = [favoured(s) if labels is None else placements(s[:, 0], labels) for s in scores.values()]
+        means = Means(np.stack(values, 1), prompts, drawn=True)
         row = {name: asdict(means.share(i, cfg.confidence)) for i, name in enumerate(scores)}
         if before in scores:
             row[main] = asdict(means.difference([*scores].index("policy"), 0, cfg.confidence))
         return row
 
+    noun = "held-out pairs" if labels is None else "held-out completions, each desirable one with each other one"
     return {
         "pairs": len(pairs),
+        "of": f"{len(pairs):,} {noun}",
         "prompts": len({*prompts}),
         "ratio": shares({role: sums[role] - sums[before] for role in roles if role != before}),
         "sum": shares(sums),
@@ -63,14 +73,25 @@ def learnt_results(cfg: Eval, inputs: dict[str, Path], before: str, out: StageDi
 
 
 def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[str, PairLogProbs]]:
-    """Read the pairs held out from training, each with its prompt's id. Pairs that SFT's template cannot
-    render or that exceed SFT's context are left out, with a warning."""
+    """Read the pairs held out from training, each with its prompt's id; for KTO the completions, each beside its
+    mismatched one. Those that SFT's template cannot render or that exceed SFT's context are left out, with a
+    warning."""
     sft_contract, longest = (load_contract(inputs["sft"] / "model"), read_context_length(inputs["sft"] / "model"))
     dropped = Dropped(out, "held-out pairs")
-    held_out_pairs = (pair for pair in stream(inputs["pairs"] / "pairs.parquet", Pair) if pair.split == "validation")
+    stored: Iterable[Pair] = stream(inputs["pairs"] / "pairs.parquet", Pair) if "pairs" in inputs else ()
+    if "unpaired" in inputs:
+        stored = mismatched_pairs(stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference))
+    held_out_pairs = (pair for pair in stored if pair.split == "validation")
     pairs = [(p.prompt_id, ids) for p, ids, _ in tokenize_pairs(held_out_pairs, sft_contract, longest, dropped)]
     dropped.settle(len(pairs), remaining=1)  # no pair left means no result, not an error
     return pairs
+
+
+def read_labels(inputs: dict[str, Path], ids: list[str]) -> NDArray[np.bool_]:
+    """Return for every completion, by id, whether it is desirable."""
+    rows = stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)
+    labels = {row.id: row.label for row in rows}
+    return np.array([labels[name] for name in ids])
 
 
 def log_probs(cfg: Eval, role: str, folder: Path, pairs: list[PairLogProbs]) -> Array:
@@ -92,6 +113,17 @@ def favoured(scores: Array) -> Array:
     return (1 + np.sign(scores[:, 0] - scores[:, 1])) / 2
 
 
+def placements(scores: Array, desirable: NDArray[np.bool_]) -> Array:
+    """Return values whose mean is the share of comparisons that a desirable completion wins, and whose spread is that
+    of the share (DeLong 1988, Biometrics 44:837): the share of the other kind that each completion beats, or that
+    beats it, around the mean, in proportion to its kind's size."""
+    wins = (1 + np.sign(scores[desirable][:, None] - scores[~desirable])) / 2
+    values, share = np.empty(len(scores)), wins.mean()
+    values[desirable] = share + (wins.mean(1) - share) * len(scores) / len(wins)
+    values[~desirable] = share + (wins.mean(0) - share) * len(scores) / wins.shape[1]
+    return values
+
+
 def sentence(figures: dict[str, Any], titles: dict[str, str], but: str = "") -> str:
     """Say in one sentence whether the policy learnt its preferences. `but`: the clause from `cautions`."""
     ratio, policy = Interval(**figures["ratio"]["policy"]), titles["policy"]
@@ -102,8 +134,7 @@ def sentence(figures: dict[str, Any], titles: dict[str, str], but: str = "") -> 
     if figures["note"]:
         lead = f"{TOO_FEW.capitalize()} whether {policy} learnt the preferences"
     share = f"{ratio.mean:.1%} ({ratio.low:.1%} to {ratio.high:.1%})"
-    pairs = f"{figures['pairs']:,} held-out pairs (chance 50%)"
-    return f"{lead}: it favours the chosen answer in {share} of {pairs}{but}."
+    return f"{lead}: it favours the better answer in {share} of {of_pairs(figures)} (chance 50%){but}."
 
 
 def cautions(results: dict[str, Any]) -> str:

@@ -247,6 +247,11 @@ def consistency(table: Table) -> dict[str, Any]:
     }
 
 
+def of_pairs(learnt: dict[str, Any]) -> str:
+    """Return the number and kind of the held-out labels. Results of earlier versions are of pairs."""
+    return str(learnt.get("of") or f"{learnt['pairs']:,} held-out pairs")
+
+
 def effect_word(delta: Interval) -> str:
     """Return the verdict's words for a difference between the policy and the model that it was trained from."""
     return "helped" if delta.low > 0 else "hurt" if delta.high < 0 else "made no measurable change"

@@ -1,11 +1,9 @@
 """Shares of pairs with the better answer chosen, with the worse one chosen, and with two equally good answers."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from stages.config.choices import Strategy
 from stages.evaluation.labelling import share
@@ -16,16 +14,6 @@ from stages.tasks.checks import share_passed
 # By sign: the chosen answer is truly better than the rejected one, worse, or as good.
 VERDICTS = {1: "right", -1: "wrong", 0: "neither"}
 SIGNS = {"a": 1, "b": -1, "tie": 0}
-
-
-def separation(scores: Sequence[float], desirable: Sequence[bool]) -> float | None:
-    """Return in which share of comparisons a desirable completion has a higher score than an undesirable one; equal
-    scores count half. Return None without both kinds."""
-    good, bad = (np.array([s for s, d in zip(scores, desirable, strict=True) if d is kind]) for kind in (True, False))
-    if not (len(good) and len(bad)):
-        return None
-    bad.sort()
-    return float(sum(np.searchsorted(bad, good, side).mean() for side in ("left", "right"))) / (2 * len(bad))
 
 
 class PairAudit:

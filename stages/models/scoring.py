@@ -73,7 +73,7 @@ def tokenize_pairs(
     pairs: Iterable[Pair], contract: Contract, context: int | None, dropped: Dropped
 ) -> Iterator[tuple[Pair, PairLogProbs, list[list[int] | None]]]:
     """Yield each pair with its token ids and its `sampled_ids`. Add pairs that the contract cannot render, or whose
-    longer side exceeds `context` tokens with its prompt, to `dropped`."""
+    longer side exceeds `context` tokens with its prompt, to `dropped`. A mismatched completion is cut to fit."""
     for pair in pairs:
         completion_ids = sampled_ids(pair, contract)
         try:
@@ -81,6 +81,8 @@ def tokenize_pairs(
         except ContractError as reason:
             dropped.add(pair.id, reason)
             continue
+        if context and pair.cuts_rejected:
+            ids.rejected_ids = ids.rejected_ids[: max(1, context - len(ids.prompt_ids))]
         tokens = len(ids.prompt_ids) + max(len(ids.chosen_ids), len(ids.rejected_ids))
         if context and tokens > context:
             dropped.add(pair.id, f"longer than the {context:,} tokens that the model reads", tokens)
@@ -174,6 +176,8 @@ def join_reference(pairs: Iterable[Pair], logps: Iterable[PairLogProbs]) -> Iter
 def require_same_tokens(pair: Pair, scored: PairLogProbs, contract: Contract) -> None:
     """Raise UserError if the reference scored other token ids than the pair's."""
     tokens = tokenize_pair(pair, contract)
+    if pair.cuts_rejected:
+        tokens.rejected_ids = tokens.rejected_ids[: len(scored.rejected_ids)]
     for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
         if getattr(scored, column) != getattr(tokens, column):
             raise UserError(f"pair {pair.id}: the reference scored other {column}. Build it again: rebuild=reference.")

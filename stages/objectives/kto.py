@@ -23,7 +23,7 @@ from stages.models.contract import Contract
 from stages.models.packing import ATTENTION, attention_name, send_batch
 from stages.models.scoring import autocast, require_same_tokens
 from stages.objectives.dpo import FirstStepCheck, score_in_batches
-from stages.pairing.mismatched import mismatched_pairs
+from stages.pairing.contrasts import mismatched_pairs
 from stages.store.records import PairLogProbs, UnpairedPreference, stream
 from stages.store.workspace import StageDir
 from stages.training.fit import SplitRows
@@ -45,12 +45,11 @@ def read_rows(
         if not (reference := scored.get(pair.id)):
             rows.left_out.add(pair.id, "not scored by the reference")
             continue
-        tokens = len(reference.prompt_ids) + max(len(reference.chosen_ids), len(reference.rejected_ids))
-        if tokens > cfg.max_length:
+        if (tokens := len(reference.prompt_ids) + len(reference.chosen_ids)) > cfg.max_length:
             rows.left_out.add(pair.id, f"longer than kto.max_length={cfg.max_length} tokens", tokens)
             continue
         require_same_tokens(pair, reference, contract)
-        rows.add(pair.split, pair.id, trl_row(reference, labels[pair.id]), pair.prompt)
+        rows.add(pair.split, pair.id, trl_row(reference, labels[pair.id], cfg.max_length), pair.prompt)
     rows.settle()
     return rows, labels
 
@@ -59,15 +58,17 @@ def stream_completions(inputs: dict[str, Path]) -> Iterable[UnpairedPreference]:
     return stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)
 
 
-def trl_row(reference: PairLogProbs, label: bool) -> Row:
-    """Return token ids, the label, and sums of log-probs in nats, under TRL's names; KL: of the mismatched one."""
+def trl_row(reference: PairLogProbs, label: bool, max_length: int) -> Row:
+    """Return token ids, the label, and sums of log-probs in nats, under TRL's names; KL: of the mismatched one, which
+    is cut where it does not fit."""
+    room = max_length - len(reference.prompt_ids)
     return {
         "prompt_ids": reference.prompt_ids,
         "completion_ids": reference.chosen_ids,
-        "KL_completion_ids": reference.rejected_ids,
+        "KL_completion_ids": reference.rejected_ids[:room],
         "label": float(label),
         "ref_logps": sum(reference.chosen_logps),
-        "ref_KL_logps": sum(reference.rejected_logps),
+        "ref_KL_logps": sum(reference.rejected_logps[:room]),
     }
 
 

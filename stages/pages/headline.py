@@ -5,7 +5,7 @@ from typing import Any
 
 from stages.evaluation.diagnosis.finding import NUMBER, write_number
 from stages.evaluation.intervals import Interval
-from stages.evaluation.outcomes import ENOUGH_TASKS, arms
+from stages.evaluation.outcomes import ENOUGH_TASKS, arms, of_pairs
 from stages.pages.glossary import TEXTS
 from stages.store.numbers import points
 
@@ -34,7 +34,7 @@ class Headline:
         """Return the verdict's prompts or pairs, the rates behind it, and its limits."""
         sentences, parts = list[str](), self.results["gives_verdict"]
         if "learnt" in parts:
-            sentences.append(f"Held-out pairs are preferences that {self.policy} was not trained on.")
+            sentences.append(f"What is held out are preferences that {self.policy} was not trained on.")
         if "checks" in parts:
             before, after = (rate(self.primary[role]) for role in (self.results["before"], "policy"))
             prompts = f"{self.primary['prompts']:,} held-out prompts of {self.scope(self.results['endpoint'])}"
@@ -80,8 +80,8 @@ class Headline:
         word = "above" if ratio.low > HALF else "below" if ratio.high < HALF else "not clearly different from"
         seeds = ", ".join(f"{run['ratio']['policy']['mean']:.1%}" for run in self.runs_learnt[1:] if run)
         return (
-            f"{self.policy}'s log-ratio to {self.before} favours the chosen answer in "
-            f"{within(learnt['ratio']['policy'])} of {learnt['pairs']:,} held-out pairs, "
+            f"{self.policy}'s log-ratio to {self.before} favours the better answer in "
+            f"{within(learnt['ratio']['policy'])} of {of_pairs(learnt)}, "
             f"{learnt['note'] or f'{word} the 50% of chance'}{f' (other seeds: {seeds})' if seeds else ''}. This "
             f"shows what {self.policy} learnt of these preferences, not that its answers are better."
         )

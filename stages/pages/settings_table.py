@@ -8,8 +8,8 @@ from typing import Any
 from stages.config.schema import POLICY_STAGES
 from stages.store.manifest import Manifest
 
-COMPUTING = {"sft": "SFT", "sample": "candidates", "dpo": "DPO", "grpo": "GRPO", "answer_policy": "answers"}
-COMPUTING |= {"eval": "evaluation"}
+COMPUTING = {"sft": "SFT", "sample": "candidates", "dpo": "DPO", "kto": "KTO", "grpo": "GRPO"}
+COMPUTING |= {"answer_policy": "answers", "eval": "evaluation"}
 
 
 def model_nodes(nodes: dict[str, Manifest], roles: Iterable[str]) -> dict[str, str]:
@@ -36,6 +36,10 @@ def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
             f"{title}, group-relative policy optimisation, trains {before} further on its own answers "
             f"({rollouts(policy)}). {before} is {start}."
         )
+    if policy["stage"] == "kto":
+        labeler = nodes["label"]["settings"]["labeler"]
+        labelled = f"{policy['metrics']['completions']:,} answers, labelled one by one by {labeler}"
+        return f"{title}, Kahneman-Tversky optimisation, trains {before} further on {labelled}. {before} is {start}."
     if "pairs" not in policy["inputs"]:
         return f"{title} is {start}."
     full = ", direct preference optimisation," * (title == "DPO")

@@ -31,8 +31,9 @@ def wire_evaluation(
     rounds: Sequence[Node] = (),
 ) -> dict[str, Node]:
     """Return the nodes of the evaluation by name. `models` are the evaluated models by role. `sets` are the nodes with
-    prompts (`data`, `pairs` for held-out pairs, `outside`, `judged_prompts`) and with texts (`retained`). `reward` is
-    this run's reward model, if it labels. `rounds`: SFT and the policy of every round, if there are several."""
+    prompts (`data`, `pairs` or `unpaired` for held-out labels, `outside`, `judged_prompts`) and with texts
+    (`retained`). `reward` is this run's reward model, if it labels. `rounds`: SFT and the policy of every round, if
+    there are several."""
     prompts = prompt_sets(cfg, sets)
     answers = {
         f"{name}_{role}": make_node("answer", block, model=model, **source)
@@ -70,8 +71,9 @@ def prompt_sets(cfg: Config, sets: Mapping[str, Node]) -> dict[str, tuple[Answer
         by_name["answer_outside"] = replace(cfg.answer, split=Split.test), {"data": sets["outside"]}
     if cfg.tested:
         by_name["answer"] = cfg.answer, {"data": sets["data"]}
-    if "pairs" in sets and (cfg.own_prompts or not cfg.tested):
-        by_name["answer_held_out"] = cfg.answer, {"pairs": sets["pairs"]}
+    held_out = next((name for name in ("pairs", "unpaired") if name in sets), None)
+    if held_out and (cfg.own_prompts or not cfg.tested):
+        by_name["answer_held_out"] = cfg.answer, {held_out: sets[held_out]}
     if "judged_prompts" in sets:
         block = replace(cfg.answer, split=Split.test, open=cfg.eval.judged.prompts or 0)
         by_name["answer_judged"] = block, {"data": sets["judged_prompts"]}

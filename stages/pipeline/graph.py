@@ -174,7 +174,7 @@ def wire_chain(
         nodes |= wire_control(cfg, make_node, sft, nodes)
         models[Role.control] = nodes["control"]
     models |= {arm: nodes[arm] for arm in cfg.arms} | {Role.policy: nodes[cfg.align]}
-    sets |= {"pairs": nodes["pairs"]} if cfg.by_pairs else {}
+    sets |= {name: nodes[name] for name in ("pairs", "unpaired") if name in nodes}
     policies = [nodes[f"dpo{suffix}"] for suffix in round_suffixes(cfg)] if cfg.by_pairs else []
     rounds = [sft, *policies] if len(policies) > 1 else []
     return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built, rounds)

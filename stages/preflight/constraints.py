@@ -182,7 +182,8 @@ def untested_message(cfg: Config) -> str:
     groups = {name for name, group_split in SPLIT_OF_GROUP.items() if group_split == split}
     groups -= {"rephrased", "open_plain"}
     sources = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
-    paired = cfg.by_pairs and cfg.pairs.validation_fraction > 0
+    held_out = cfg.pairs if cfg.by_pairs else cfg.unpaired
+    paired = cfg.by_labels and held_out.validation_fraction > 0
     if sources or any(vars(cfg.data.tasks)[group] for group in groups) or paired or cfg.eval.judged.is_requested:
         return ""
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report

@@ -91,5 +91,5 @@ def validate_judged(cfg: Config) -> None:
     for i, source in enumerate(judged.source):
         if source.splits or source.check:
             raise UserError(f"eval.judged.source[{i}]: judges read every row. Leave splits and check out.")
-    if not (judged.source or cfg.tested or cfg.by_pairs):
+    if not (judged.source or cfg.tested or cfg.by_labels):
         raise UserError("eval.judged has no prompts. Name a file of them: 'eval.judged.source=[{path: FILE}]'.")

@@ -181,6 +181,11 @@ class Pair:
     def chosen_finish_reason(self) -> str:
         return "stop"
 
+    @property
+    def cuts_rejected(self) -> bool:
+        """True if `rejected` may lose its end where prompt and completion have no room."""
+        return False
+
 
 @dataclass
 class UnpairedPreference:

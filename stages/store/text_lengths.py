@@ -17,7 +17,8 @@ PAIRS, POOL = "pairs", "pool"  # keys of the lengths; for examples, the keys are
 
 
 def text_lengths(stage: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the mean characters of `prompt` and `answer`, for each split of examples, for pairs, or for a pool.
+    """Return the mean characters of `prompt` and `answer`, for each split of examples, for pairs or
+    single completions, or for a pool.
     Examples also have the share of rows that are `answered`. A pool has the mean `tokens` of a candidate, and in
     `texts` the number of prompts by the number of their different texts. Return {} for other stages and unreadable
     tables."""
@@ -26,7 +27,9 @@ def text_lengths(stage: str, folder: Path) -> dict[str, dict[str, Any]]:
             case "data" | "source" | "select":
                 return example_lengths(folder / "examples.parquet")
             case "pairs":
-                return pair_lengths(folder / "pairs.parquet")
+                return pair_lengths(folder / "pairs.parquet", "chosen", "rejected")
+            case "unpaired":
+                return pair_lengths(folder / "unpaired.parquet", "completion")
             case "sample" | "pool" | "versus":
                 return pool_lengths(folder)
     except (pa.ArrowException, OSError):
@@ -55,13 +58,14 @@ def example_lengths(file: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def pair_lengths(file: Path) -> dict[str, dict[str, Any]]:
+def pair_lengths(file: Path, *answers: str) -> dict[str, dict[str, Any]]:
+    """Return the lengths of a table of pairs or of single completions, with the columns of its answers."""
     total = Counter[str]()
-    for table in read(file, "prompt", "chosen", "rejected"):
-        answers = characters(table["chosen"]) + characters(table["rejected"])
-        total.update(rows=len(table), prompt=characters(table["prompt"]), answer=answers)
+    for table in read(file, "prompt", *answers):
+        written = sum(characters(table[name]) for name in answers)
+        total.update(rows=len(table), prompt=characters(table["prompt"]), answer=written)
     rows = max(1, total["rows"])
-    return {PAIRS: {"prompt": total["prompt"] / rows, "answer": total["answer"] / rows / 2}}
+    return {PAIRS: {"prompt": total["prompt"] / rows, "answer": total["answer"] / rows / len(answers)}}
 
 
 def pool_lengths(folder: Path) -> dict[str, dict[str, Any]]:

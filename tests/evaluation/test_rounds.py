@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.evaluation.rounds import compare_rounds
-from stages.pages.rounds_table import sentence
+from stages.evaluation.rounds import compare_rounds, sentence
 from stages.store.records import Candidate, Check, Example, save
 
 PROMPTS = 40

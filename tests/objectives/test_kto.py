@@ -21,7 +21,7 @@ from stages.models.loading import load_model, load_tokenizer
 from stages.models.packing import pack_pairs
 from stages.objectives import kto as objective
 from stages.objectives.dpo import read_reference
-from stages.pairing.mismatched import mismatched_pairs
+from stages.pairing.contrasts import mismatched_pairs
 from stages.store.records import PairLogProbs, UnpairedPreference, load, save
 from stages.store.workspace import StageDir, read_curves
 from stages.training.fit import Fit

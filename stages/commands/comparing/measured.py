@@ -67,7 +67,7 @@ class Row:
     def seed(self) -> str:
         """The seed of the training that made this model."""
         trained_by = {"sft": "sft", "control": "control"}.get(self.role)
-        policy = "grpo" if "grpo.seed" in self.settings else "dpo"
+        policy = next((name for name in ("kto", "grpo") if f"{name}.seed" in self.settings), "dpo")
         return self.settings.get(f"{trained_by or policy}.seed", "–")
 
 

@@ -20,7 +20,7 @@ from stages.store.numbers import points, signed
 from stages.store.sealed_json import load_json
 from stages.store.store import Store
 
-OF_PAIRS = [name for name, objective in OBJECTIVES.items() if objective.reads is Reads.pairs]
+OF_PAIRS = [name for name, objective in OBJECTIVES.items() if objective.reads in (Reads.pairs, Reads.unpaired)]
 
 
 @dataclass
@@ -188,16 +188,19 @@ def read_run(nodes: Nodes, key: Key) -> TrainedRun:
 
 
 def row_outcome(row: dict[str, Any]) -> float:
-    """Return 1 if chosen has the higher reward in a held-out pair, else 0; for SFT the loss of the row."""
+    """Return 1 if chosen has the higher reward in a held-out pair, or the reward's sign is that of a completion's
+    label, else 0; for SFT the loss of the row."""
     if "loss" in row:
         return float(row["loss"])
+    if "desirable" in row:
+        return float((row["reward"] > 0) == row["desirable"])
     return float((row["margin"] if "margin" in row else row["chosen"] - row["rejected"]) > 0)
 
 
 def comparison_key(manifest: Manifest) -> list[str]:
     """Return the ids that comparable trainings share: the pairs; or data, base, template and loss definition."""
     if manifest["stage"] in OF_PAIRS:
-        return [input_key(manifest, "pairs")[1]]
+        return [input_key(manifest, "pairs" if "pairs" in manifest["inputs"] else "unpaired")[1]]
     template = str(manifest["settings"]["template"])
     return [input_key(manifest, "data")[1], input_key(manifest, "base")[1], template, *loss_definition(manifest)]
 

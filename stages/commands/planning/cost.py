@@ -77,13 +77,13 @@ class RunHistory:
         """Return the sizes of a finished node, or None if its data or pairs are deleted."""
         stage, metrics = m["stage"], m["metrics"]
         role = "pool" if stage == "label" else "data"
-        if stage in PAIRS or (stage == "answer" and "pairs" in m["inputs"]):
-            role = "pairs"
+        if stage in PAIRS or (stage == "answer" and "data" not in m["inputs"]):
+            role = "pairs" if "pairs" in m["inputs"] else "unpaired"
         rows = self.manifest(m["inputs"][role]["stage"], m["inputs"][role]["fingerprint"])
         if rows is None:
             return None
-        if role == "pairs":
-            return Sizes(metrics.get("pairs") or metrics["prompts"], *self.length(rows, "pairs"))
+        if role in ("pairs", "unpaired"):
+            return Sizes(count_pairs(metrics) or metrics["prompts"], *self.length(rows, "pairs"))
         if role == "pool":
             return Sizes(rows["metrics"]["candidates"], *pool_lengths(rows, self.folder(rows)))
         count = rows["metrics"]["examples"].get("sft", 0) if stage == "sft" else metrics.get("prompts", 0)
@@ -152,7 +152,8 @@ def expected_sizes(node: Node, store: Store, history: RunHistory) -> Sizes:
         # A file may have any number of rows, and a further draw asks the prompts that earlier labels leave.
         return Sizes(0, *to_tokens(*TEXT))
     if node.stage == "answer" and "data" not in node.inputs:  # it answers the prompts of held-out pairs
-        published = store.find(node.inputs["pairs"]) or history.earlier.last_match(node.inputs["pairs"])
+        labels = next(node.inputs[name] for name in ("pairs", "unpaired") if name in node.inputs)
+        published = store.find(labels) or history.earlier.last_match(labels)
         text_lengths = history.length(published, "pairs") if published else to_tokens(*TEXT)
         return Sizes(min(published["metrics"]["held_out"], node.config.open) if published else 0, *text_lengths)
     rows_node, data = node.inputs.get("data"), next(n for n in node.lineage if n.stage == "data")
@@ -165,22 +166,27 @@ def expected_sizes(node: Node, store: Store, history: RunHistory) -> Sizes:
     if node.stage == "sample" and split == Split.sft and (tasks := data.config.tasks) and tasks.open_sft:
         return Sizes(tasks.open_sft, *to_tokens(*OPEN))
     lengths = history.length(counted, split) if counted else to_tokens(*generated_lengths(data, split, from_base))
-    pairs = node.inputs.get("pairs") or (rows_node and rows_node.inputs.get("pairs"))
+    pairs = node.inputs.get("pairs") or node.inputs.get("unpaired") or (rows_node and rows_node.inputs.get("pairs"))
     if node.stage == "sft" and (selected or not pairs):
         return Sizes(examples.get("sft", 0), *lengths)
     if not pairs or (node.stage == "eval" and rows_node):
         return Sizes(asked_prompts(node, examples.get(split, 0)), *lengths)
     if published := store.find(pairs) or history.earlier.last_match(pairs):
         held_out = published["metrics"]["held_out"] if node.stage in OBJECTIVES else 0
-        return Sizes(published["metrics"]["pairs"] - held_out, *history.length(published, "pairs"))
+        return Sizes(count_pairs(published["metrics"]) - held_out, *history.length(published, "pairs"))
     pool = next((n for n in reversed(pairs.lineage) if n.stage == "sample"), None)
-    alike = [m["metrics"] for m in history.of_stage("pairs") if m["settings"] == pairs.settings]
-    earlier = [metrics for metrics in alike if metrics["pairs"]]
+    alike = [m["metrics"] for m in history.of_stage(pairs.stage) if m["settings"] == pairs.settings]
+    earlier = [metrics for metrics in alike if count_pairs(metrics) and metrics.get("prompts")]
     if pool is None or isinstance(pool.config, CandidateFile) or not earlier:
         return Sizes(0, *lengths)
-    count = earlier[-1]["pairs"] / earlier[-1]["prompts"] * asked_prompts(pool, examples.get("preference", 0))
+    count = count_pairs(earlier[-1]) / earlier[-1]["prompts"] * asked_prompts(pool, examples.get("preference", 0))
     trained = 1 - pairs.config.validation_fraction if node.stage in OBJECTIVES else 1
     return Sizes(trained * count, *lengths)
+
+
+def count_pairs(metrics: dict[str, Any]) -> int:
+    """Return the number of a node's pairs, or of its single completions."""
+    return int(metrics.get("pairs") or metrics.get("completions") or 0)
 
 
 def expected_pool_sizes(pool: Node, store: Store, history: RunHistory) -> Sizes:

@@ -19,8 +19,9 @@ TURNS = 8  # tokens that the chat template adds to a prompt
 TEXT = 100.0, 24.0  # mean characters of a generated prompt and its answer, until they are measured
 OPEN = 250.0, 400.0  # mean characters of an open request and of a sampled answer
 SELECTED = 0.4  # share of open requests with a selected answer to learn from
-# Stages whose rows are pairs
-PAIRS = ["reference", *(name for name, objective in OBJECTIVES.items() if objective.reads is Reads.pairs)]
+OF_LABELS = (Reads.pairs, Reads.unpaired)
+# Stages whose rows are pairs or single completions
+PAIRS = ["reference", *(name for name, objective in OBJECTIVES.items() if objective.reads in OF_LABELS)]
 READS_TOKENS = ("sample", "answer", "eval", "reference", *OBJECTIVES)  # and `label=reward_model`
 
 
