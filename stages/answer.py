@@ -19,10 +19,7 @@ def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `answers.parquet`, with one answer per prompt of the split, or of the held-out pairs.
 
     All prompts with checks are asked, and `open` of the others, drawn by their ids.
-
-    Raises:
-        UserError: if there is no prompt, or too many are longer than the model's context.
-    """
+    Raise UserError if there is no prompt, or too many are longer than the model's context."""
     candidates = [*read_prompts(inputs, cfg.split)]
     without = sorted(e.id for e in candidates if not e.checks)
     drawn = {*without[: cfg.open]}

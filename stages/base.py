@@ -1,7 +1,6 @@
 """Stage `base`: publish the pretrained model and its tokenizer as a plain Hugging Face folder of safetensors.
 
-The source is a hub id, a local folder, a GGUF file (dequantised once), or random weights (`model=tiny`).
-"""
+The source is a hub id, a local folder, a GGUF file (dequantised once), or random weights (`model=tiny`)."""
 
 from pathlib import Path
 from typing import Any

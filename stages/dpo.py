@@ -13,6 +13,7 @@ from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model
 from stages.models.scoring import join_reference
 from stages.objectives import dpo as objective
+from stages.objectives.first_step import FirstStepCheck, read_reference
 from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.workspace import StageDir
 from stages.training.end_of_turn import separate_end_of_turn
@@ -35,9 +36,9 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     start = load_frozen(frozen, contract, cfg, cfg.start_weights, fit.args.device)
     policy = objective.trainable_model(start, inputs["policy"] / "adapter", fit.cfg, out)
     trainer = fit.build_trainer(policy)
-    first_step = objective.FirstStepCheck(trainer, inputs, rows.train.ids)
+    first_step = FirstStepCheck(trainer, inputs, rows.train.ids, lambda _: objective.starting_loss(cfg))
     fit.train(first_step)
-    held_out_margins = objective.reward_margins(trainer, objective.read_reference(inputs, held_out.ids))
+    held_out_margins = objective.reward_margins(trainer, read_reference(inputs, held_out.ids))
     if not out.is_main:
         return {}
     fit.publish(lambda weights: load_frozen(frozen, contract, cfg, weights), held_out_margins)

@@ -3,8 +3,7 @@
 A verdict has up to three parts, all of which are printed. *Checks*: policy minus SFT in the share of prompts that pass
 all checks, on one primary endpoint. *Learnt*: the share of held-out pairs whose chosen answer the policy favours more
 than SFT does. *Judged*: the policy's win rate by a labeler. With the user's own preferences, the parts about them come
-first. All other figures have an interval and no verdict.
-"""
+first. All other figures have an interval and no verdict."""
 
 import json
 from pathlib import Path
@@ -33,7 +32,8 @@ from stages.evaluation.outcomes import (
 )
 from stages.models.loading import resolve_device
 from stages.store import safe_files
-from stages.store.records import Candidate, Example, Outcome, Pair, Records, UnpairedPreference, save
+from stages.store.records import Candidate, Example, Outcome, Pair, Records, save
+from stages.store.single_completions import UnpairedPreference
 from stages.store.workspace import StageDir
 
 # Titles of the sets of prompts without checks. A verdict without checks is about the first set in this order.

@@ -21,11 +21,8 @@ from stages.training.rollouts import Rollout, Rollouts, curve_warnings
 
 def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` under the policy's contract, any `adapter/`, and `held_out.json`: each held-out reward.
-
-    Raises:
-        UserError: if the sampler does not have the trainer's weights, ten steps in a row teach nothing, too many
-            prompts are too long or completions unscored, or training diverged.
-    """
+    Raise UserError if the sampler does not have the trainer's weights, ten steps in a row teach nothing, too many
+    prompts are too long or completions unscored, or training diverged."""
     policy = inputs["policy"] / "model"
     contract, context = load_contract(policy), read_context_length(policy)
     examples = stream(inputs["data"] / "examples.parquet", Example)

@@ -35,10 +35,7 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     """Publish the judged pool: `prompts.parquet`, `candidates.parquet`, `judgements.parquet`. If rows of a file are
     unusable, `quarantine.jsonl` lists them. With `label.audit` there are also `audit.jsonl`, `reliability.json` and
     `known.jsonl`.
-
-    Raises:
-        UserError: if more judgements are missing than `max_failed` allows, or a judgement of user code is invalid.
-    """
+    Raise UserError if more judgements are missing than `max_failed` allows, or a judgement of user code is invalid."""
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # a killed attempt may have left one
     labeler = make_labeler(cfg, out)
     with plugins.explain_errors(cfg.own, "label.own", out.path):

@@ -26,10 +26,7 @@ from stages.store.workspace import StageDir
 
 def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `pairs.parquet`. All pairs of a prompt are in the same split, training or validation.
-
-    Raises:
-        UserError: if no prompt gives a pair.
-    """
+    Raise UserError if no prompt gives a pair."""
     pool = inputs["judged"]
     ended = share_ended(pool)
     cfg = replace(cfg, unfinished=resolve_unfinished(cfg.unfinished, ended))

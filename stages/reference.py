@@ -1,7 +1,6 @@
 """Stage `reference`: compute log π_ref(token) of every completion token of the pairs, in nats.
 
-They are stored per token: `dpo` sums them as its loss needs, and runs with other β, losses and lengths share them.
-"""
+They are stored per token: `dpo` sums them as its loss needs, and runs with other β, losses and lengths share them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,11 +16,11 @@ from stages.models.scoring import (
     round_weights_once,
     tokenize_pairs,
 )
-from stages.pairing.contrasts import mismatched_pairs
 from stages.store.dropped import Dropped
 from stages.store.numbers import signed
-from stages.store.records import Pair, PairLogProbs, UnpairedPreference, save, stream
+from stages.store.records import PairLogProbs, save
 from stages.store.shards import produce_in_shards
+from stages.store.single_completions import stream_pairs
 from stages.store.workspace import StageDir
 from stages.training.token_rows import PreferenceRows
 
@@ -33,18 +32,12 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     every completion with its mismatched one. The metric `ordered` is the share of pairs whose chosen completion is the
     likelier one before training.
 
-    Ids that the policy sampled are used; other texts are tokenised and counted.
-    """
+    Ids that the policy sampled are used; other texts are tokenised and counted."""
     model_folder = inputs["reference"] / "model"
     contract, context = load_contract(model_folder), read_context_length(model_folder)
     rows, dropped = PreferenceRows(), Dropped(out, "pairs")
     retokenised = from_other_tokenizer = 0
-    pairs: Iterator[Pair] = (
-        mismatched_pairs(stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference))
-        if "unpaired" in inputs
-        else stream(inputs["pairs"] / "pairs.parquet", Pair)
-    )
-    for pair, token_ids, completion_ids in tokenize_pairs(pairs, contract, context, dropped):
+    for pair, token_ids, completion_ids in tokenize_pairs(stream_pairs(inputs), contract, context, dropped):
         rows.add(pair.id, {name: getattr(token_ids, name) for name in ID_COLUMNS})
         for stored, usable in zip((pair.chosen_token_ids, pair.rejected_token_ids), completion_ids, strict=True):
             retokenised += usable is None

@@ -1,7 +1,6 @@
 """Stage `report`: one self-contained page on the result and its causes, and one page on the labels.
 
-It reads only its input nodes, and escapes text that a model wrote. Empty sections are left out.
-"""
+It reads only its input nodes, and escapes text that a model wrote. Empty sections are left out."""
 
 from collections import defaultdict
 from collections.abc import Mapping

@@ -19,10 +19,7 @@ from stages.store.workspace import StageDir
 
 def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Write `prompts.parquet` and `candidates.parquet`, where (prompt_id, candidate_id) is unique.
-
-    Raises:
-        UserError: if no prompt is left to sample, or too many candidates are missing.
-    """
+    Raise UserError if no prompt is left to sample, or too many candidates are missing."""
     candidates: list[Candidate] | StreamedTable[Candidate]
     if isinstance(cfg, CandidateFile):
         data_prompts = None if cfg.own_prompts else load_split(Split.preference, inputs["data"])

@@ -23,8 +23,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     Raises:
         ContractError: if the template breaks the contract.
         UserError: if too many rows were dropped, packed examples are not separate, training diverged or raised the
-            loss.
-    """
+            loss."""
     base = inputs["base"] / "model"
     if cfg.control:  # DPO's control run continues the SFT model
         contract = load_contract(base)

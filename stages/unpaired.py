@@ -2,8 +2,7 @@
 
 A scored completion is desirable from a threshold on. With preferences, a completion that wins more often than it loses
 is desirable, and one that loses more often is undesirable (Copeland, as in `pairing/contrasts.py`). A completion
-without a label is left out and counted by reason. The stage does not read pairs, so pair settings change no label.
-"""
+without a label is left out and counted by reason. The stage does not read pairs, so pair settings change no label."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,17 +14,8 @@ from stages.config.blocks.pairs import Unpaired
 from stages.config.choices import Unfinished
 from stages.config.errors import UserError
 from stages.pairing.admission import order_message
-from stages.store.records import (
-    Candidate,
-    Example,
-    Judgement,
-    Records,
-    UnpairedPreference,
-    content_id,
-    load,
-    save,
-    stream,
-)
+from stages.store.records import Candidate, Example, Judgement, Records, content_id, load, save, stream
+from stages.store.single_completions import UnpairedPreference
 from stages.store.splits import draw_side
 from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
 from stages.store.workspace import StageDir

@@ -1,8 +1,7 @@
 """Stage `versus`: make candidates for a labeler from two models' answers to the same prompts.
 
 A candidate's id is a hash of its model's role and its prompt. So equal answers of the two models remain two candidates
-and count as a tie, while a training pool would drop one of them as a copy.
-"""
+and count as a tie, while a training pool would drop one of them as a copy."""
 
 from dataclasses import replace
 from pathlib import Path

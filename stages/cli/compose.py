@@ -36,10 +36,7 @@ def normalise(argv: list[str]) -> list[str]:
 
     A typed `model.path` replaces random weights, `model.random_init` replaces a path, and `label=dataset` adds
     `pairs=all`.
-
-    Raises:
-        UserError: for an argument that Hydra cannot read.
-    """
+    Raise UserError for an argument that Hydra cannot read."""
     if os.environ.get(OUTPUTS) == "":  # otherwise Hydra writes to the root of the file system
         raise UserError(f"{OUTPUTS} is empty. Set it to a folder, or unset it.")
     options = [a for a in argv if a in ("-m", "--multirun")]
@@ -84,10 +81,7 @@ def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tup
 
     Args:
         overrides: the overrides of this job, if Hydra does not run it yet.
-
-    Raises:
-        UserError: for settings that are missing or unknown, or cannot work.
-    """
+    Raise UserError for settings that are missing or unknown, or cannot work."""
     process.prepare()  # a sweep may run each job in a separate process
     if missing := sorted(OmegaConf.missing_keys(composed)):
         raise UserError(f"{missing[0]} is required and has no value. Set it.")

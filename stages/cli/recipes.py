@@ -5,8 +5,7 @@ win, all blocks of typed groups are removed from the recipes. Likewise, a recipe
 its blocks from the recipes that it is based on. Some values only suit the recipe's own choices, so the general
 defaults replace them: learning rates above the default with another model, `pairs.min_score` with other labels, a
 shorter `sft.max_length` with other data, and rounds of new prompts with other prompts, labels or objectives. Typed
-keys win anyway. The recipes change, not the command line, so all of this also holds in every job of a sweep.
-"""
+keys win anyway. The recipes change, not the command line, so all of this also holds in every job of a sweep."""
 
 import logging
 import math

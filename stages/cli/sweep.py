@@ -8,8 +8,7 @@ needs a node also needs its inputs, so these are in the same build or an earlier
 of its wave.
 
 A sweeper that chooses settings step by step (Optuna) has no list of jobs at the start. Its jobs only share nodes
-through the store's locks.
-"""
+through the store's locks."""
 
 import logging
 import sys
@@ -110,10 +109,7 @@ def build_shared(config: DictConfig) -> None:
     """Build the missing nodes that two or more jobs of a grid need, in waves, through the sweep's launcher.
 
     A job whose configuration cannot work is ignored here: it fails when it runs, and stops no other job.
-
-    Raises:
-        UserError: if no job has a configuration that can work.
-    """
+    Raise UserError if no job has a configuration that can work."""
     loader = GlobalHydra.instance().config_loader()
     arguments = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create(loader).parse_overrides([*arguments, *config.hydra.overrides.task])

@@ -1,8 +1,7 @@
 """Refuse typed keys that nothing reads under the other settings, such as `label.path` without `label=dataset`.
 
 Keys of a group or a recipe are not refused, as another choice may read them. In a sweep over the deciding key, some
-jobs read the typed key, so the other jobs accept it.
-"""
+jobs read the typed key, so the other jobs accept it."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -101,12 +100,10 @@ def judged_keys(cfg: Config) -> Iterator[Unread]:
     """Yield the unread keys of `eval.judged`, and of labels and pairs under `align=none`."""
     judged, deciding = cfg.eval.judged, ("eval/judged", "eval.judged.labeler")
     if not cfg.by_pairs:
-        reason = f"align={cfg.align} trains on no pairs"
-        yield Unread(("pairs", "dpo", "rounds", "control"), ("align",), reason, "align=dpo")
-    if not cfg.by_labels:
         labels = in_block("label", "audit", "known") if Align.grpo in cfg.objectives else ("label",)
-        reason = f"align={cfg.align} labels no candidates and trains on no pairs"
-        yield Unread((*labels, "sample", "reference"), ("align",), reason, "align=dpo")
+        of_labels = () if cfg.by_labels else (*labels, "sample", "reference")
+        reason = f"align={cfg.align} {'labels no candidates and ' if of_labels else ''}trains on no pairs"
+        yield Unread((*of_labels, "pairs", "dpo", "rounds", "control"), ("align",), reason, "align=dpo")
     for other in (Align.kto, Align.grpo):
         if other not in cfg.objectives:
             yield Unread(

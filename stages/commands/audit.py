@@ -1,8 +1,7 @@
 """`stage=audit`: report problems in the rows of `data.sources` and of a preference set, by code and with examples.
 
 It builds nothing; `data.audit.actions` makes stage=data remove such rows. `audit.jsonl` in the store's folder lists
-every row with a code, and `audit.html` shows the counts and examples.
-"""
+every row with a code, and `audit.html` shows the counts and examples."""
 
 import logging
 import os

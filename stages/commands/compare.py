@@ -2,8 +2,7 @@
 
 Evaluations are compared by pass rates, trainings without evaluation by their held-out rows. Each set of prompts has a
 separate table. The rate of the best setting is optimistic, because the same prompts chose it: evaluate the chosen
-setting once on test. Nothing is built.
-"""
+setting once on test. Nothing is built."""
 
 import logging
 import os

@@ -1,7 +1,6 @@
 """`stage=convert`: read a training file of TRL, axolotl or LLaMA-Factory, and print a command with its settings.
 
-Settings without a counterpart are listed with the reason. Nothing is built.
-"""
+Settings without a counterpart are listed with the reason. Nothing is built."""
 
 import json
 import re

@@ -1,8 +1,7 @@
 """`stage=export`: write a model, or its training data as a dataset, to files or to the hub.
 
 `datasets.load_dataset` opens the folder of a dataset: TRL's columns in Parquet by configuration and split, and a card.
-Every row names its source. Token ids are left out, as they only fit one tokenizer.
-"""
+Every row names its source. Token ids are left out, as they only fit one tokenizer."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence

@@ -1,8 +1,7 @@
 """Find the run that `stage=chat` and `stage=export` use: the run of the typed settings, or else the last run.
 
 Neither command trains anything. Without typed settings, models and roles come from the manifests of the last run, not
-from the configuration.
-"""
+from the configuration."""
 
 import errno
 import logging

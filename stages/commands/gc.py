@@ -22,10 +22,7 @@ def collect(store: Store, remove: bool) -> None:
 
     A node is needed if a report, a sweep, `outputs/compare.html` or a link in `outputs/latest` depends on it. To free
     its nodes, first delete the folder under `outputs/report/` or `outputs/multirun/`, or the page.
-
-    Raises:
-        UserError: if the folder is not a store, or a running command uses it and nodes are to be removed.
-    """
+    Raise UserError if the folder is not a store, or a running command uses it and nodes are to be removed."""
     require_store(store)
     if not remove:
         return list_unreached(store, remove)

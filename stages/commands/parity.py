@@ -1,7 +1,6 @@
 """`stage=parity`: train the first steps of a stage by plain TRL too, and compare rows, steps and weights.
 
-The missing inputs of the stage are built. Both trained models are dropped.
-"""
+The missing inputs of the stage are built. Both trained models are dropped."""
 
 import math
 import operator

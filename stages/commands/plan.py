@@ -2,8 +2,7 @@
 
 Nothing runs. Memory is the peak that is allocated on a GPU, else the resident peak. It is measured if a finished node
 has the same settings for memory, else estimated. Tokens and time are scaled from finished nodes of the same stage; if
-none ran on this processor, they are `not measured yet`.
-"""
+none ran on this processor, they are `not measured yet`."""
 
 import math
 import os
@@ -37,8 +36,7 @@ UNMEASURED = "not measured yet"
 def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
     """Print the plan of every node, in build order. The default store also counts for this machine's speed.
 
-    `untested`: why this run cannot be evaluated, so that evaluation is not planned; '' if it can.
-    """
+    `untested`: why this run cannot be evaluated, so that evaluation is not planned; '' if it can."""
     table = Table("node", "fingerprint", "state", "what changed", box=None, header_style="bold", pad_edge=False)
     for title in ("tokens", "memory", "disk", "time"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -1,7 +1,6 @@
 """`stage=sync`: send runs that were tracked offline to W&B, and link each run with its inputs there.
 
-It can be stopped and repeated at any point: files in a run's folder mark that it was sent and linked.
-"""
+It can be stopped and repeated at any point: files in a run's folder mark that it was sent and linked."""
 
 import logging
 import subprocess

@@ -51,10 +51,7 @@ class UserError(Exception):
 @contextmanager
 def name_block(block: str) -> Iterator[None]:
     """Replace `label.` by `block.` in errors raised inside: `eval.judged` has the keys of `label`.
-
-    Raises:
-        UserError: with the settings that the user typed.
-    """
+    Raise UserError with the settings that the user typed."""
     try:
         yield
     except UserError as error:

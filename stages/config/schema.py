@@ -2,8 +2,7 @@
 
 `stage` names the target. Each stage has a block, and sees nothing else of the configuration. All blocks are always
 composed, so `dpo.beta=0.05` means the same for every target. Inside a block, `runtime` holds settings that cannot
-change the result, so the fingerprint leaves them out. `trainer` goes to TRL under TRL's names.
-"""
+change the result, so the fingerprint leaves them out. `trainer` goes to TRL under TRL's names."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

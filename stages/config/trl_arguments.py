@@ -56,8 +56,7 @@ def validate_trainer(name: str, block: Training, group: Mapping[str, Any]) -> No
     """Raise UserError for the first setting of an objective that its trainer cannot use.
 
     Args:
-        group: the defaults of `NAME.trainer` in `conf/`, which the user did not type.
-    """
+        group: the defaults of `NAME.trainer` in `conf/`, which the user did not type."""
     validate_micro_batch(name, block)
     validate_checkpointing(name, block)
     validate_trainer_keys(name, block)

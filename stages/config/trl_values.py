@@ -44,8 +44,7 @@ def validate_values(
 
     Args:
         annotations: the type of each argument as TRL's source writes it (`float | None`).
-        words: the words of each enumeration in these types.
-    """
+        words: the words of each enumeration in these types."""
     for key, value in arguments.items():
         kinds = annotations[key].replace(" ", "").split("|")
         accepted = WORDS.get(key) or next((words[kind] for kind in kinds if kind in words), ())

@@ -1,8 +1,7 @@
 """Refuse arguments of TRL that nothing reads under the other settings of a block.
 
 Such an argument would have no effect, but the fingerprint of the node would change, so that the same computation ran
-again. Tests compare every rule with TRL and transformers themselves.
-"""
+again. Tests compare every rule with TRL and transformers themselves."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

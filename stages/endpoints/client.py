@@ -136,8 +136,7 @@ class Client:
 
         Raises:
             NoReply: if every attempt failed.
-            UserError: if the endpoint refuses all calls, or the budget is spent.
-        """
+            UserError: if the endpoint refuses all calls, or the budget is spent."""
         call = {"endpoint": self.endpoint.base_url, "request": question.request(self.endpoint)}
         key = key_of(call)
         if not fresh and (stored := self.calls.get(key)) is not None:

@@ -18,8 +18,7 @@ def run_jobs(clients: Sequence[Client], jobs: Iterable[Job[T]], out: StageDir) -
     are allowed, so that jobs waiting for the disk block no calls. The clients' figures are stored in `out.asked`.
 
     Raises:
-        UserError: the first UserError of a job, after the running calls have ended, because they may be paid for.
-    """
+        UserError: the first UserError of a job, after the running calls have ended, because they may be paid for."""
     at_once = 2 * sum(client.endpoint.runtime.concurrency for client in clients)
     waiting, running, errors = iter(jobs), set[asyncio.Task[T]](), list[UserError]()
     with ExitStack() as opened, asyncio.Runner() as runner:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from stages.store.records import Example, Pair, UnpairedPreference, stream
+from stages.store.records import Example, Pair, stream
+from stages.store.single_completions import UnpairedPreference
 
 HELD_OUT = "held-out pairs"  # the task name that prompts of held-out pairs, or of single completions, get
 # For each set of answers, the input role that holds the prompts.
@@ -26,10 +27,9 @@ def read_prompts(inputs: Mapping[str, Path], split: str | None = None) -> Iterat
         held_out = dict[str, Example]()
         for row in stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference):
             if row.split == "validation":
-                answer = row.completion[0]["content"] if row.label else None
-                example = Example(row.prompt_id, row.prompt, answer, HELD_OUT, HELD_OUT, row.split)
-                if held_out.setdefault(row.prompt_id, example).reference is None:
-                    held_out[row.prompt_id].reference = answer
+                example = Example(row.prompt_id, row.prompt, None, HELD_OUT, HELD_OUT, row.split)
+                example = held_out.setdefault(row.prompt_id, example)
+                example.reference = example.reference or (row.completion[0]["content"] if row.label else None)
         yield from held_out.values()
         return
     if "pairs" not in inputs:

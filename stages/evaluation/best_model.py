@@ -78,8 +78,7 @@ def conclusion(models: list[Contender], predicate: str, comparison: Comparison |
 
     Args:
         predicate: the clause that a rate is filled into, as in `passes {} of 320 validation prompts`.
-        comparison: covers `models` in their order; None if outcomes are not known prompt by prompt.
-    """
+        comparison: covers `models` in their order; None if outcomes are not known prompt by prompt."""
     settings = [i for i, model in enumerate(models) if not model.is_sft]
     best = max(settings, key=lambda i: models[i].rate)
     start = max((i for i in range(len(models)) if models[i].is_sft), key=lambda i: models[i].rate, default=None)

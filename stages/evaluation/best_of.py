@@ -1,8 +1,7 @@
 """Best of n by a learnt score, as n grows: do the checks improve together with the score?
 
 Selecting by a learnt score always raises that score. If the checks do not rise with it, or fall again, the score is
-over-optimised (Gao et al. 2022, arXiv:2210.10760).
-"""
+over-optimised (Gao et al. 2022, arXiv:2210.10760)."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable

@@ -11,8 +11,7 @@ score test (Wilson 1927, JASA 22): a bound is at least as uncertain as a share o
 
 An interval is valid for the trained models at hand: no interval here contains the error of training with other seeds.
 
-Student's t distribution is at the end, for any number of degrees of freedom from 1 on, fractions included.
-"""
+Student's t distribution is at the end, for any number of degrees of freedom from 1 on, fractions included."""
 
 import math
 from collections.abc import Sequence

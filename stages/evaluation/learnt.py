@@ -1,10 +1,8 @@
 """Held-out labels: the share in which the policy favours the better answer more than the model before training did.
 
 It is a share of pairs or, for KTO, of comparisons of a desirable completion with an undesirable one. It measures what
-was learnt of these preferences. Better answers are shown by checks or judges only.
-"""
+was learnt of these preferences. Better answers are shown by checks or judges only."""
 
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,9 +24,9 @@ from stages.models.scoring import (
     round_weights_once,
     tokenize_pairs,
 )
-from stages.pairing.contrasts import mismatched_pairs
 from stages.store.dropped import Dropped
-from stages.store.records import Pair, PairLogProbs, UnpairedPreference, stream
+from stages.store.records import Pair, PairLogProbs
+from stages.store.single_completions import MismatchedPair, stream_pairs
 from stages.store.workspace import Progress, StageDir
 
 TOO_FEW = "too few to say"
@@ -44,22 +42,23 @@ def learnt_results(cfg: Eval, inputs: dict[str, Path], before: str, out: StageDi
     rows are single completions, of which the desirable ones are compared with the undesirable ones."""
     if before != "sft" or not (pairs := read_held_out(inputs, out)):
         return {}
-    labels = None if "pairs" in inputs else read_labels(inputs, [ids.id for _, ids in pairs])
-    if labels is not None and labels.all() in (labels.any(), True):
+    labels = np.array([pair.label for pair, _ in pairs if isinstance(pair, MismatchedPair)])
+    if len(labels) and labels.all() == labels.any():
         return {}
-    roles, main, prompts = [r for r in cfg.models if r != "base"], main_difference(cfg.models), [p for p, _ in pairs]
+    roles, main = [r for r in cfg.models if r != "base"], main_difference(cfg.models)
+    prompts = [pair.prompt_id for pair, _ in pairs]
     sums = {role: log_probs(cfg, role, inputs[role] / "model", [ids for _, ids in pairs]) for role in roles}
     tokens = np.array([[len(ids.chosen_ids), len(ids.rejected_ids)] for _, ids in pairs], float)
 
     def shares(scores: dict[str, Array]) -> dict[str, Any]:
-        values = [favoured(s) if labels is None else placements(s[:, 0], labels) for s in scores.values()]
+        values = [placements(s[:, 0], labels) if len(labels) else favoured(s) for s in scores.values()]
         means = Means(np.stack(values, 1), prompts, drawn=True)
         row = {name: asdict(means.share(i, cfg.confidence)) for i, name in enumerate(scores)}
         if before in scores:
             row[main] = asdict(means.difference([*scores].index("policy"), 0, cfg.confidence))
         return row
 
-    noun = "held-out pairs" if labels is None else "held-out completions, each desirable one with each other one"
+    noun = "held-out completions, each desirable one with each other one" if len(labels) else "held-out pairs"
     return {
         "pairs": len(pairs),
         "of": f"{len(pairs):,} {noun}",
@@ -72,26 +71,15 @@ def learnt_results(cfg: Eval, inputs: dict[str, Path], before: str, out: StageDi
     }
 
 
-def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[str, PairLogProbs]]:
-    """Read the pairs held out from training, each with its prompt's id; for KTO the completions, each beside its
-    mismatched one. Those that SFT's template cannot render or that exceed SFT's context are left out, with a
-    warning."""
+def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[Pair, PairLogProbs]]:
+    """Read the pairs held out from training, or for KTO the completions, each beside its mismatched one. Those that
+    SFT's template cannot render or that exceed SFT's context are left out, with a warning."""
     sft_contract, longest = (load_contract(inputs["sft"] / "model"), read_context_length(inputs["sft"] / "model"))
     dropped = Dropped(out, "held-out pairs")
-    stored: Iterable[Pair] = stream(inputs["pairs"] / "pairs.parquet", Pair) if "pairs" in inputs else ()
-    if "unpaired" in inputs:
-        stored = mismatched_pairs(stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference))
-    held_out_pairs = (pair for pair in stored if pair.split == "validation")
-    pairs = [(p.prompt_id, ids) for p, ids, _ in tokenize_pairs(held_out_pairs, sft_contract, longest, dropped)]
+    held_out_pairs = (pair for pair in stream_pairs(inputs) if pair.split == "validation")
+    pairs = [(p, ids) for p, ids, _ in tokenize_pairs(held_out_pairs, sft_contract, longest, dropped)]
     dropped.settle(len(pairs), remaining=1)  # no pair left means no result, not an error
     return pairs
-
-
-def read_labels(inputs: dict[str, Path], ids: list[str]) -> NDArray[np.bool_]:
-    """Return for every completion, by id, whether it is desirable."""
-    rows = stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)
-    labels = {row.id: row.label for row in rows}
-    return np.array([labels[name] for name in ids])
 
 
 def log_probs(cfg: Eval, role: str, folder: Path, pairs: list[PairLogProbs]) -> Array:

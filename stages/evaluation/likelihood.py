@@ -2,8 +2,7 @@
 to held-out prompts.
 
 One model is in memory at a time. What stays of it are its hidden states at the scored tokens and its LM head, which
-turns them into distributions over the vocabulary, a chunk of tokens at a time.
-"""
+turns them into distributions over the vocabulary, a chunk of tokens at a time."""
 
 from collections.abc import Iterator
 from dataclasses import asdict

@@ -2,8 +2,7 @@
 
 `label.audit=N` draws N judgements by a hash. Choosing doubtful judgements instead would say nothing about the others.
 Known labels come from the checks of their prompts, or from `label.known`, a copy of `audit.jsonl` with its blanks
-filled in. The error rates give the expected accuracy of pairs, and correct the rate of all other judgements.
-"""
+filled in. The error rates give the expected accuracy of pairs, and correct the rate of all other judgements."""
 
 import json
 from collections import Counter, defaultdict

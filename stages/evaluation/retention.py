@@ -3,8 +3,7 @@
 They are one-sided tests of non-inferiority, corrected together (Holm 1979, Scandinavian Journal of Statistics 6:2). A
 small p means that such data would be rare if the policy were worse by the margin or more. Few prompts prove little: a
 model that is worse on 2% of all prompts shows no loss among 64 prompts one time in four. So p is never below the
-probability that a sample contains no prompt with a loss.
-"""
+probability that a sample contains no prompt with a loss."""
 
 import math
 from collections.abc import Callable
@@ -111,8 +110,7 @@ def mean_claim(
 
     Args:
         share: the part of the other model's value that the policy must reach.
-        bounded: True if the measure is never below 0.
-    """
+        bounded: True if the measure is never below 0."""
     policy, before = pair
     other = share * before
     above, fall = margin + float((before - other).mean()), float(other.max()) if bounded else 0.0
@@ -166,8 +164,7 @@ def prompts_needed(variance: float, above: float, alpha: float, fall: float = 0.
         variance: the variance of the paired differences.
         above: the distance of their mean from what the claim excludes.
         fall: the most that one outcome can get worse, 0 if unknown. It bounds the variance from below, as if a few
-            outcomes fell that much.
-    """
+            outcomes fell that much."""
     if above <= 0:
         return None
     quantile = NormalDist().inv_cdf

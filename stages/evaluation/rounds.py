@@ -1,7 +1,6 @@
 """Rounds of DPO on validation prompts: how far each policy is above SFT, and which round is best.
 
-No test prompt chooses the number of rounds.
-"""
+No test prompt chooses the number of rounds."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -43,17 +42,16 @@ def table_rows(nodes: Mapping[str, Manifest], by_round: Mapping[str, Any]) -> li
     for number, (rate, gain) in enumerate(zip(by_round["rates"][1:], by_round["gains"], strict=True), 1):
         suffix = f"_{number}" if number < len(by_round["gains"]) else ""
         label, reference, dpo = (nodes[f"{stage}{suffix}"]["metrics"] for stage in ("label", "reference", "dpo"))
-        row = {"right": label.get("pass_rate"), "ordered": reference["ordered"], "pairs": dpo["pairs"]}
-        rows.append({"number": number, **row, "steps": dpo["steps"], "rate": rate, "gain": gain})
+        made_of = {"right": label.get("pass_rate"), "ordered": reference["ordered"]}
+        rows.append({"number": number, "rate": rate, "gain": gain, **made_of, **dpo})
     return rows
 
 
 def sentence(by_round: Mapping[str, Any]) -> str:
     """Return which round is best on validation prompts, and if it is above the last one by more than noise."""
     best, rounds, over_last = by_round["best"], len(by_round["gains"]), Interval(**by_round["over_last"])
-    gain = Interval(**by_round["gains"][best - 1])
     text = f"Of {rounds} rounds, round {best} is best on {by_round['prompts']} validation prompts: "
-    text += f"{gain.points()} over SFT"
+    text += f"{Interval(**by_round['gains'][best - 1]).points()} over SFT"
     if best == rounds:
         return f"{text}. It is the last: another round may gain more."
     certainty = "more than noise" if over_last.low > 0 else "which may be noise"

@@ -2,8 +2,7 @@
 
 A tie is half a win. *Is it length?* The length-controlled rate is the win rate if both models were equally often the
 longer one. *Is it the judge?* People's verdicts on randomly drawn comparisons correct the judge. *Is it chance?* Every
-rate has a score interval (Wilson 1927, JASA 22).
-"""
+rate has a score interval (Wilson 1927, JASA 22)."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -34,8 +33,7 @@ class Comparisons:
         longer_by: tokens of the policy's answer minus those of the other model's.
         people: people's verdict, coded as `won`; NaN where nobody was asked.
         shown_first: 1 if the judge saw the policy's answer first, else 0; 0.5 if it saw both orders.
-        alike: True if both answers are the same text: a tie that neither the judge nor people are asked about.
-    """
+        alike: True if both answers are the same text: a tie that neither the judge nor people are asked about."""
 
     won: Array
     longer_by: NDArray[Any]

@@ -1,7 +1,6 @@
 """Find the column of each role (prompt, completion, …) in a file, and check the columns that no role reads.
 
-A column that no role reads is refused if it changes what the row means. Any other is named once, in a warning.
-"""
+A column that no role reads is refused if it changes what the row means. Any other is named once, in a warning."""
 
 import json
 import re
@@ -44,8 +43,7 @@ def normal_name(name: str) -> str:
 
 def resolve_columns(columns: Collection[str], names: Mapping[str, str], user_columns: UserColumns) -> dict[str, Path]:
     """Return the column of each role: the user's, else the first of the role's `names` in the file that is unused.
-    A name with + stands for several columns, which are read as a list. Roles without a column are missing.
-    """
+    A name with + stands for several columns, which are read as a list. Roles without a column are missing."""
     column_by_name = {normal_name(column): column for column in reversed([*columns])}
     paths = {role: path for role, path in user_columns.items() if path is not None and role in names}
     used = {column for column, path in user_columns.items() if path is None}

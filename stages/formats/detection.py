@@ -1,8 +1,7 @@
 """Recognise the format of a file from its first rows.
 
 `known.yaml` lists widely used data sets whose column names do not say what the columns hold, or say it wrongly. Each
-entry there gives the `columns` and `labels` that a user would otherwise have to type.
-"""
+entry there gives the `columns` and `labels` that a user would otherwise have to type."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -78,8 +77,7 @@ def best_mapping(
     source: Source, purpose: Purpose, columns: list[str], rows: list[dict[str, Any]]
 ) -> ColumnMapping | None:
     """Return the first format that fits at least half of the rows, else the one that fits most; None if none fits.
-    Formats with the columns from `known.yaml` are tried first, then formats by the names of the columns.
-    """
+    Formats with the columns from `known.yaml` are tried first, then formats by the names of the columns."""
     most_rows, best = 0, None
     known_source = with_known_columns(source, {column for row in rows for column in row})
     candidates = [(each, kind) for each in (known_source, source) for kind in allowed_formats(each, purpose)]

@@ -1,8 +1,7 @@
 """The base class of formats: a format parses the columns of a row into a prompt, its answers and their scores.
 
 Weights of a row or a turn select the answers that are trained. The loss is a mean over equally weighted tokens, so a
-weight other than 0 and 1 is refused.
-"""
+weight other than 0 and 1 is refused."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping

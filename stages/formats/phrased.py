@@ -4,8 +4,7 @@ A task is a YAML file of phrasings: Jinja templates of a request, answered by th
 own. Each row gets a phrasing drawn by the row's content, among those whose variables the row has. `columns` maps roles
 to column names, and `labels` maps labels to words. In a template, `options` lists labels one a line, and `choices` in
 a sentence, in an order drawn with the phrasing. If a row has options of its own, its label is the name, letter, number
-or text of one of them.
-"""
+or text of one of them."""
 
 import pathlib
 import random
@@ -189,9 +188,8 @@ def phrasing_pairs(task: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def parse_options(value: Any) -> tuple[list[str], list[str]]:
-    """Return the names of options (letters if they have no names), and their texts.
-    Options may be a list of texts, objects with a label and a text, an object with a list of each (ARC), or an object
-    with a text for each name."""
+    """Return the names of options (letters if they have no names), and their texts. Options may be a list of texts,
+    objects with a label and a text, an object with a list of each (ARC), or an object with a text for each name."""
     if isinstance(value, dict) and value and all(isinstance(item, str) for item in value.values()):
         value = {"label": [*value], "text": [*value.values()]}
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):

@@ -61,11 +61,8 @@ def convert(
     """Yield a record for each row of a source: `convert_row` applied to the row as its format, or the user, parses it.
     If `convert_row` returns None, the row is left out. If it raises BadRow, the row is unusable. `report` is filled
     while rows are read.
-
-    Raises:
-        UserError: if the source has no rows, a file holds something else than `purpose` needs, a column changes what a
-            row means, or no row has a column that `columns` names.
-    """
+    Raise UserError if the source has no rows, a file holds something else than `purpose` needs, a column changes what
+    a row means, or no row has a column that `columns` names."""
     files, columns = [*source_tables(source, key, purpose is Purpose.preferences)], dict[str, None]()
     before, size, missing_paths = 0, sum(table.size for table in files), nested_user_paths(source)
     with Progress(0, f"reading {key.removesuffix('.path')}", "row") as progress:

@@ -23,8 +23,7 @@ def keep_freed_memory() -> Iterator[None]:
 
     By default glibc returns the memory of large tensors when they are freed. A training step then gets its activations
     as new pages of 4 KiB, and the system clears each at its first write: in bf16 a tenth of the step's time. With
-    another allocator, or if the system refuses, nothing changes.
-    """
+    another allocator, or if the system refuses, nothing changes."""
     if platform.libc_ver()[0] != "glibc":
         yield
         return

@@ -2,8 +2,7 @@
 
 On a GPU these are bytes that torch allocates; on the CPU resident bytes, libraries included. The activations of a
 layer were measured tensor by tensor. `tests/hardware/test_memory.py` repeats this; `tests/bench/memory.py` compares
-the estimates of whole nodes with their peaks.
-"""
+the estimates of whole nodes with their peaks."""
 
 import sys
 from bisect import bisect_right

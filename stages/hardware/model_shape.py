@@ -1,7 +1,6 @@
 """Read and check a model's config.json, and derive the model's shape, without reading weights or importing torch.
 
-The file may come from anywhere, so it is checked before anything is computed from it.
-"""
+The file may come from anywhere, so it is checked before anything is computed from it."""
 
 import math
 from collections.abc import Iterator
@@ -115,8 +114,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         Damaged: naming the file and the first key with a value that no model has, or that does not fit the weights'
             size.
-        FileNotFoundError: if the folder has no config.json.
-    """
+        FileNotFoundError: if the folder has no config.json."""
     file = folder / "config.json"
     config = load_json(file, validate_config)
     shape, stored = ModelShape.from_config(config), sum(w.stat().st_size for w in folder.glob("*.safetensors"))

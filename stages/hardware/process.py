@@ -1,7 +1,6 @@
 """Prepare every process at its start, before libraries are loaded: run.py, each job of a sweep, each training worker.
 
-Importing our modules never changes the process. `warn_of_versions` warns of libraries in untested versions.
-"""
+Importing our modules never changes the process. `warn_of_versions` warns of libraries in untested versions."""
 
 import io
 import json
@@ -101,8 +100,7 @@ def untested_libraries() -> list[str]:
     """Return `trl 1.17.0 (known: >=1.16,<1.17)` for every installed library outside its range.
 
     The ranges come from the checkout's pyproject.toml, or from the installed distribution's metadata. Metadata is read
-    line by line: importlib parses every library's whole description, which takes four times as long.
-    """
+    line by line: importlib parses every library's whole description, which takes four times as long."""
     from packaging.specifiers import SpecifierSet  # this slow import is not needed for `--help` or a plan
 
     libraries = []

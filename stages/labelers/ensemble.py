@@ -7,8 +7,7 @@ GRPO wants a score of every completion instead (`judge_rollouts`): the members' 
 
 With `label.ensemble.people`, people first judge the random sample of `label.audit`. Their verdicts on the sample
 measure the ensemble's accuracy and change no judgement. Then people judge the comparisons with the most disagreement,
-up to the budget, and these verdicts replace the ensemble's.
-"""
+up to the budget, and these verdicts replace the ensemble's."""
 
 import json
 from collections import defaultdict
@@ -131,10 +130,7 @@ class Ensemble(Labeler):
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """Return the pool that all members judged, and load their judgements.
-
-        Raises:
-            UserError: if a member with a veto gives preferences instead of scores.
-        """
+        Raise UserError if a member with a veto gives preferences instead of scores."""
         for i, voter in enumerate(self.cfg.voters):
             self.by_labeler[voter.labeler] = judgements = load(inputs[voter.labeler] / "judgements.parquet", Judgement)
             if voter.veto is not None and any(j.preference for j in judgements):

@@ -3,8 +3,7 @@
 The page shows answers to a prompt side by side, in a random order for each person, and hides which model wrote them.
 The node is complete when every question has as many verdicts as it needs; until then, the same command resumes.
 Several people decide by majority; without a majority, the judgement is a tie. Verdicts are stored permanently
-(`people/session.py`), so nobody is asked the same question again.
-"""
+(`people/session.py`), so nobody is asked the same question again."""
 
 import json
 from collections import Counter

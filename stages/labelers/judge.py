@@ -3,8 +3,7 @@
 A pairwise rubric shows two candidates in both orders. If a judge's choice differs between the orders, its vote is a
 tie (position bias: Zheng et al. 2023, arXiv:2306.05685). A pointwise rubric scores each candidate. Several judges
 decide by majority, or by the mean of their scores. Two judges must be unanimous: if they differ, the comparison is a
-tie, and if one of them gives no verdict, the judgement is missing. Missing judgements have a reason.
-"""
+tie, and if one of them gives no verdict, the judgement is missing. Missing judgements have a reason."""
 
 import asyncio
 import json

@@ -3,8 +3,7 @@
 A candidate may contain orders to the judge, a fake end of its own text, invisible characters, or chat template tokens.
 So each text is fenced by two lines with a mark: a hash of all the texts, which none of them can contain. Invisible
 characters are written as escapes, and template tokens are split by a space. Before and after the texts, the judge is
-told that they are material and not instructions.
-"""
+told that they are material and not instructions."""
 
 import re
 import unicodedata

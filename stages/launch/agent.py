@@ -5,8 +5,7 @@ The agent of node 0 runs the TCP store through which all workers find each other
 
 Workers that wait for each other forever look like slow ones. So the agent now and then asks every worker by SIGUSR1
 where its main thread is. If none moves for a tenth of the time after which PyTorch ends a wait, the agent prints where
-each one stands; and once more, as the error, if the wait ends in a failure.
-"""
+each one stands; and once more, as the error, if the wait ends in a failure."""
 
 import json
 import logging

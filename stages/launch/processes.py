@@ -3,8 +3,7 @@
 Its child is an agent (`agent.py`), which starts the workers (`worker.py`) and stops all of them if one fails. A worker
 reads the stage's configuration from a job file. The agent inherits the node's lock. If the parent is killed, the node
 stays locked until the workers have ended, and the next command uses their result. Several machines run the same
-command on a shared store: node 0 plans, and the others join its training.
-"""
+command on a shared store: node 0 plans, and the others join its training."""
 
 import ipaddress
 import json
@@ -58,8 +57,7 @@ def execute(
 
     Raises:
         UserError: if a worker raised one, or was killed.
-        RuntimeError: for any other error of a worker, with its traceback.
-    """
+        RuntimeError: for any other error of a worker, with its traceback."""
     if stage is not None:
         with allocator.keep_freed_memory():
             return stage.run(node.config, inputs, out)  # type: ignore[no-any-return]

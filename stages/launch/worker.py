@@ -1,7 +1,6 @@
 """A worker, one process of a training stage: `python -m stages.launch.worker JOB`.
 
-It runs the same `run(cfg, inputs, out)` as a single process. All workers train, but only rank 0 writes files.
-"""
+It runs the same `run(cfg, inputs, out)` as a single process. All workers train, but only rank 0 writes files."""
 
 import ctypes
 import faulthandler

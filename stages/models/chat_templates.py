@@ -1,7 +1,6 @@
 """Choose a base model's chat template, and fix template, end of turn and padding as the contract of SFT.
 
-The template is the tokenizer's own, one from `templates/` whose special tokens the vocabulary has, or a file.
-"""
+The template is the tokenizer's own, one from `templates/` whose special tokens the vocabulary has, or a file."""
 
 from pathlib import Path
 
@@ -25,11 +24,8 @@ TURN_TOKENS = {
 def establish_contract(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, rows: int) -> Contract:
     """Fix template, end of turn and padding on a base model's tokenizer, whose model has `rows` embeddings. Without
     `train` the model had its SFT elsewhere: the tokenizer's own template stays as it is.
-
-    Raises:
-        ContractError: if the template does not mark the assistant's tokens, train the end of turn, or render BOS
-            exactly once; if a prompt's tokens are not a prefix of its conversation's; if no token is free for padding.
-    """
+    Raise ContractError if the template does not mark the assistant's tokens, train the end of turn, or render BOS
+    exactly once; if a prompt's tokens are not a prefix of its conversation's; if no token is free for padding."""
     from trl.chat_template_utils import has_generation_markers  # a slow import that sampling does not need
 
     tokenizer.chat_template = choose_template(tokenizer, cfg, train)

@@ -2,8 +2,7 @@
 
 SFT writes it beside the model as `contract.json`, with the tokens of two golden conversations. Every later stage
 renders these conversations again when it loads the model. If the tokens differ, the stage stops: it would train or
-sample on other tokens than SFT did.
-"""
+sample on other tokens than SFT did."""
 
 import hashlib
 import json
@@ -33,8 +32,7 @@ class Contract:
 
     `stop_ids` end a completion; the first is the end of turn, which is trained. `marked` is True if the template marks
     the assistant's tokens. Only a model that had its SFT elsewhere (`sft=none`) may have a template without marks. Its
-    last turn is then the assistant's, and the turns before it are the prompt.
-    """
+    last turn is then the assistant's, and the turns before it are the prompt."""
 
     tokenizer: PreTrainedTokenizerBase
     stop_ids: list[int]

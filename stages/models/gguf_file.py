@@ -1,8 +1,7 @@
 """Export a model folder as one GGUF file, the format of llama.cpp, Ollama and LM Studio, with the `gguf` package.
 
 Layout and names follow llama.cpp's converter: rotary halves of a Llama's queries and keys are interleaved, vectors are
-f32. transformers reads every file back: it is kept only if its shape and tokens equal the folder's.
-"""
+f32. transformers reads every file back: it is kept only if its shape and tokens equal the folder's."""
 
 import json
 import re

@@ -3,8 +3,7 @@
 On CUDA, TRL scores only positions with a label, in Triton. Elsewhere it scores every position, multiplies in fp32, and
 passes over each tile a dozen times, which is slow on a CPU. `CPULogProbFunction` computes the same function in
 products of 1,024 tokens by the whole vocabulary, in the model's precision. It then reads the logits for 32 tokens at a
-time, so that they stay in the cores' caches.
-"""
+time, so that they stay in the cores' caches."""
 
 from typing import Any
 

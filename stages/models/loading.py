@@ -105,8 +105,7 @@ def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.devi
     """Load a causal language model from a folder of safetensors, in eval mode, by default on the CPU.
 
     nf4 stores the linear layers, except the head, in 4 bits with double quantisation (arXiv:2305.14314), the rest in
-    fp32.
-    """
+    fp32."""
     device = device or torch.device("cpu")
     options: dict[str, Any] = {"dtype": torch_dtype(weights)}
     if weights is Weights.nf4:
@@ -130,10 +129,7 @@ def load_weights(model_class: Any, folder: Path, **options: Any) -> tuple[Any, l
     """Return a folder's model as a class of transformers, and the names of missing weights, which are random. If the
     model will be sharded, the first process of each node reads the weights. In the others they are on the meta device
     (shapes without values), and receive their shard from the first process.
-
-    Raises:
-        UserError: if the folder cannot be loaded, or config.json describes another model than the weights.
-    """
+    Raise UserError if the folder cannot be loaded, or config.json describes another model than the weights."""
     config = load_config(folder)  # transformers reads it again, but its errors are less specific then
     if getattr(config, "quantization_config", None):  # some machines would apply it, and others not
         raise UserError(f"{folder}: config.json names a quantization_config. Save the weights in full precision.")

@@ -1,7 +1,6 @@
 """The model card (README.md) of published weights: origin, training steps, results, use, and code that loads them.
 
-A card continues the card of the model from which training started: base and steps accumulate.
-"""
+A card continues the card of the model from which training started: base and steps accumulate."""
 
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,7 @@
 All tokens of a batch form one row, so every layer computes each token once. Only attention must know which tokens
 belong together: a RunLayout divides the row into runs. A run is a whole sequence, or the tokens that a sequence adds
 to the beginning of another one. A pair is two runs: prompt + chosen, and rejected, which also attends to the prompt. A
-group is a prompt with any number of completions: one run each, of which the first also holds the prompt.
-"""
+group is a prompt with any number of completions: one run each, of which the first also holds the prompt."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -174,8 +173,7 @@ def install_run_attention(model: PreTrainedModel) -> bool:
 
     Return False, with the model unchanged, for a recurrent state, for attention other than SDPA (soft-capping), for
     weights sharded by DeepSpeed, which are whole only inside its engine, and for layers that do not pass the layout on
-    to their attention, which a forward of one token shows.
-    """
+    to their attention, which a forward of one token shows."""
     original = attention_name(model)
     if original == ATTENTION:
         return True

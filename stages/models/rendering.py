@@ -37,11 +37,8 @@ class Conversation(NamedTuple):
 
 def tokenize_conversations(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Conversation]) -> list[Tokens]:
     """Return the token ids of conversations, and which of them the template marks as the assistant's.
-
-    Raises:
-        TemplateFault: if the template cannot render a conversation.
-        Unbounded: if the template takes too much time or memory, or produces too much text.
-    """
+    Raise TemplateFault if the template cannot render a conversation. Unbounded: if the template takes too much time or
+    memory, or produces too much text."""
     texts = render_conversations(tokenizer, conversations)
     encoding = tokenizer([rendered.text for rendered in texts], add_special_tokens=False, return_attention_mask=False)
     tokens = list[Tokens]()

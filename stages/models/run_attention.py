@@ -4,8 +4,7 @@ A run is a whole sequence, or the tokens that a sequence adds to the beginning o
 computed by the kernel behind PyTorch's SDPA. Through SDPA itself, autograd would cut each run out, join it with its
 prefix and put it back; its backward fills and adds a tensor as long as the row for each of these views. Here a run's
 gradients are added in place. In bf16, plain matrix products compute the gradients of a long run: they take three
-quarters of the time of the kernel's backward.
-"""
+quarters of the time of the kernel's backward."""
 
 import math
 from dataclasses import dataclass, field
@@ -35,8 +34,7 @@ class RunLayout:
     prefixes: tokens at the beginning of another run that a run continues; 0 for a whole sequence.
     continued: for every run, the index of the whole sequence that it continues.
     device: where the tensors below are needed; they are computed on the CPU at their first use.
-    used: True once a layer's attention received this layout.
-    """
+    used: True once a layer's attention received this layout."""
 
     lengths: list[int]
     prefixes: list[int]

@@ -2,8 +2,7 @@
 
 transformers asks on the terminal whether to run such code, and a "y" on standard input may be meant for another
 question. So the files are checked before anything is loaded from the folder; `loading.py` also forbids code by an
-argument.
-"""
+argument."""
 
 import json
 from collections.abc import Iterator

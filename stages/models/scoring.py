@@ -1,8 +1,7 @@
 """Score pairs: their token ids, the log-prob of every completion token, and the allowed gap between two scorings.
 
 The sampled token ids are scored and trained, not the text decoded from them. A tokenizer may split that text into
-other tokens, and would add an end of turn to a truncated completion.
-"""
+other tokens, and would add an end of turn to a truncated completion."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -141,8 +140,7 @@ def pair_log_probs(
     rejected per pair.
 
     This is one forward of a model with a fused LM head. In fp32, the other pairs of a batch change it by less than
-    1e-5 per token.
-    """
+    1e-5 per token."""
     sequences = [(p.prompt_ids, p.chosen_ids) for p in pairs] + [(p.prompt_ids, p.rejected_ids) for p in pairs]
     length = max(len(prompt) + len(completion) for prompt, completion in sequences)
     ids = torch.full((len(sequences), length), pad_id)

@@ -1,12 +1,10 @@
 """DPO (arXiv:2305.18290): rows, TRL's DPOTrainer, the policy, the check before the first step, and figures.
 
 The reference's log-probs come from the store, and the loss does not depend on the micro-batches. With chosen y_w and
-rejected y_l it is -log σ(β log π(y_w|x)/π_ref(y_w|x) - β log π(y_l|x)/π_ref(y_l|x)) (Eq. 7).
-"""
+rejected y_l it is -log σ(β log π(y_w|x)/π_ref(y_w|x) - β log π(y_l|x)/π_ref(y_l|x)) (Eq. 7)."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import patch
@@ -14,31 +12,23 @@ from unittest.mock import patch
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel
 from trl import DPOTrainer
 from trl.trainer import dpo_trainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import DPO
-from stages.config.choices import DPOReference, Precision, Sharding
-from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.packing import ATTENTION, attention_name, send_batch
 from stages.models.run_attention import send_tensor
-from stages.models.scoring import allowed_gap, autocast, pair_log_probs, require_same_tokens, round_weights_once
-from stages.store.manifest import manifest_of
-from stages.store.records import Pair, PairLogProbs, stream
-from stages.store.sealed_json import read_note, write_note
-from stages.store.workspace import SCRATCH, StageDir, last_values, read_curves
+from stages.models.scoring import require_same_tokens, round_weights_once
+from stages.objectives.first_step import score_in_batches
+from stages.store.records import Pair, PairLogProbs
+from stages.store.workspace import StageDir, last_values, read_curves
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
 from stages.training.micro_batches import Batch, MicroBatches, select_row
-from stages.training.saving import checkpoint_folder, list_checkpoints
 from stages.training.token_rows import PreferenceRows, Row
-
-CHECKED_PAIRS = 64
-# The relative distance of the first loss from its value at log-ratio 0 that rounding explains.
-LOSS_TOLERANCE = {Precision.fp32: 1e-3, Precision.bf16: 0.02}
 
 
 class StoredReferenceTrainer(MicroBatches, DPOTrainer):
@@ -111,19 +101,6 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
             self.loss_weights = weights
 
 
-def score_in_batches(
-    trainer: MicroBatches, pairs: Sequence[PairLogProbs], rows: list[Row]
-) -> list[tuple[list[float], list[float]]]:
-    """Return `pair_log_probs` of every pair under the policy, in the trainer's batches of `rows`, which have the ids
-    and lengths of the pairs."""
-    by_id, scores_by_id = {p.id: p for p in pairs}, dict[str, tuple[list[float], list[float]]]()
-    for part in trainer.evaluation_batches(rows):
-        batch = [by_id[row["id"]] for row in part]
-        scores = pair_log_probs(trainer.model, batch, trainer.processing_class.pad_token_id, trainer.cfg.precision)
-        scores_by_id |= zip([p.id for p in batch], scores, strict=True)
-    return [scores_by_id[p.id] for p in pairs]
-
-
 def completion_tokens(batch: Batch) -> tuple[int, int]:
     """Return the number of scored tokens of chosen and of rejected completions; TRL stacks chosen over rejected."""
     chosen, rejected = batch["completion_mask"][:, 1:].chunk(2)
@@ -132,13 +109,6 @@ def completion_tokens(batch: Batch) -> tuple[int, int]:
 
 def chosen_per_pair(batch: Batch) -> torch.Tensor:
     return batch["completion_mask"][:, 1:].chunk(2)[0].sum().double() / len(batch["ref_chosen_logps"])
-
-
-def read_reference(inputs: dict[str, Path], pair_ids: Collection[str]) -> list[PairLogProbs]:
-    """Read the reference's log-probs of these pairs, in the order of the table, and stop after the last one."""
-    wanted_ids = {*pair_ids}
-    scored = (p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs) if p.id in wanted_ids)
-    return list(islice(scored, len(wanted_ids)))
 
 
 def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
@@ -177,98 +147,6 @@ def read_rows(
 def trainable_model(model: PreTrainedModel, adapter: Path, cfg: DPO, out: StageDir) -> AnyModel:
     """Return the policy with what `dpo.adapter` trains: all weights, a new adapter, or the SFT's adapter continued."""
     return apply_adapter(pack_if_possible(model, cfg, out), cfg, before=adapter)
-
-
-class FirstStepCheck(TrainerCallback):
-    """Before the first step, check that the policy reproduces the reference's stored log-probs, and that the loss has
-    its known start. The policy is measured when it is ready to train, sharded if it will train so. Scratch keeps the
-    figures for a resumed run, whose policy has changed."""
-
-    def __init__(self, trainer: Any, inputs: dict[str, Path], pair_ids: list[str]):
-        self.trainer, self.inputs = trainer, inputs
-        self.scored = read_reference(inputs, pair_ids[:CHECKED_PAIRS])
-        self.file = trainer.out / SCRATCH / "first_step.json"
-        has_started = bool(list_checkpoints(checkpoint_folder(trainer.out)))
-        is_lost = has_started and read_note(self.file, parse_first_figures) is None
-        if is_lost and trainer.cfg.runtime.sharding is Sharding.none:
-            self.measure()  # the loaded policy is still untrained
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step == 0:
-            self.measure()
-
-    @property
-    def figures(self) -> dict[str, float]:
-        return read_note(self.file, parse_first_figures) or {}
-
-    def measure(self) -> None:
-        """Store the mean gap in nats per token, and the loss. In a later round of `dpo.reference=sft` the policy is
-        not the reference, and nothing is stored.
-        Raise UserError, naming both models, if they differ, or if the loss is not that of log-ratio 0."""
-        policy, reference = manifest_of(self.inputs["policy"]), manifest_of(self.inputs["reference"])
-        model, cfg = reference["inputs"]["reference"], self.trainer.cfg
-        names = f"the policy ({policy['stage']} {policy['fingerprint']}) and the reference ({model['fingerprint']})"
-        same_weights = policy["digest"] == model["digest"]
-        if not same_weights and not (isinstance(cfg, DPO) and cfg.reference is DPOReference.sft):
-            raise UserError(f"{names} are not the same weights. Build the reference again: rebuild=reference.")
-        figures = self.compare_first_pairs(names) if same_weights else {}
-        if self.trainer.out.is_main:
-            write_note(self.file, figures)
-
-    def start(self) -> float | None:
-        """Return the loss of these pairs at log-ratio 0, or None if it has no fixed value."""
-        return starting_loss(self.trainer.cfg)
-
-    def compare_first_pairs(self, names: str) -> dict[str, float]:
-        """Score the first 64 pairs with the policy before training, and compare with the stored log-probs."""
-        trainer, cfg, scored = self.trainer, self.trainer.cfg, self.scored
-        was_training = trainer.model.training
-        trainer.model.eval()
-        gap, loss = mean_gap(trainer, scored), mean_loss(trainer, len(scored))
-        trainer.model.train(was_training)
-        allowed = allowed_gap(cfg.precision, mean_nats(scored))
-        if not gap <= allowed:
-            raise UserError(
-                f"{names} differ by {gap:.2g} nats per token on {len(scored)} pairs ({allowed:.2g} is allowed in "
-                f"{cfg.precision}): other weights, template or precision. Build it again: rebuild=reference."
-            )
-        start = self.start()
-        if start is not None and not abs(loss - start) <= LOSS_TOLERANCE[cfg.precision] * max(1.0, abs(start)):
-            raise UserError(f"the loss of {names} starts at {loss:.6g}; at log-ratio 0 it is {start:.6g}.")
-        return {"step_0_gap": gap, "step_0_loss": loss}
-
-
-def parse_first_figures(value: Any) -> dict[str, float]:
-    """Return the stored figures of a first step, or raise ValueError if they are something else."""
-    if not isinstance(value, dict) or not value.keys() <= {"step_0_gap", "step_0_loss"}:
-        raise ValueError("these are not the figures of a first step")
-    return {name: float(figure) for name, figure in value.items()}
-
-
-def mean_gap(trainer: Any, scored: list[PairLogProbs]) -> float:
-    """The mean of |log π - log π_ref| over completion tokens, in nats, with π_ref from the store."""
-    gaps: list[float] = []
-    for p, scores in zip(scored, trainer.log_probs(scored), strict=True):
-        for log_probs, stored in zip(scores, (p.chosen_logps, p.rejected_logps), strict=True):
-            gaps += [abs(a - b) for a, b in zip(log_probs, stored, strict=True)]
-    return sum(gaps) / len(gaps)
-
-
-def mean_nats(scored: list[PairLogProbs]) -> float:
-    """The mean of |log π_ref| over completion tokens, in nats."""
-    values = [abs(value) for p in scored for value in (*p.chosen_logps, *p.rejected_logps)]
-    return sum(values) / len(values)
-
-
-def mean_loss(trainer: MicroBatches, pairs: int) -> float:
-    """The mean of TRL's loss over the first pairs, computed in micro-batches."""
-    total = 0.0
-    with autocast(trainer.cfg.precision, trainer.args.device):
-        for rows in trainer.micro_batches([trainer.train_dataset[i] for i in range(pairs)]):
-            loss, _, _ = trainer.prediction_step(trainer.model, trainer.collate(rows), prediction_loss_only=True)
-            total += float(loss) * len(rows)
-    trainer._metrics["eval"].clear()
-    return total / pairs
 
 
 def starting_loss(cfg: DPO) -> float | None:

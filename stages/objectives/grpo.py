@@ -3,8 +3,7 @@
 A group is a prompt with the model's own completions. An advantage A is a completion's reward minus its baseline. The
 loss is the sum over completion tokens of share · π/π_old · (β KL - A). π_old is π without a gradient, since every step
 trains on its own rollouts. A token's share is by `loss_type`. KL is k3 (http://joschu.net/blog/kl-approx.html) to the
-SFT model; with the factor π/π_old its gradient is unbiased (arXiv:2512.02556). A prompt is read once per group.
-"""
+SFT model; with the factor π/π_old its gradient is unbiased (arXiv:2512.02556). A prompt is read once per group."""
 
 import math
 from collections import defaultdict
@@ -83,10 +82,7 @@ def read_rows(
 
 def load_start(policy: Path, cfg: ScoredGRPO, device: torch.device) -> PreTrainedModel:
     """Return the SFT model as it reads rows of groups: the policy before the first step, or the frozen reference.
-
-    Raises:
-        UserError: if its attention cannot be packed.
-    """
+    Raise UserError if its attention cannot be packed."""
     model = load_model(policy, cfg.start_weights, device)
     if not read_groups(model):
         raise UserError("align=grpo: this model's attention cannot read a group as one row. Use align=dpo.")
@@ -183,10 +179,7 @@ class GroupTrainer(MicroBatches):
     def training_step(self, model: torch.nn.Module, inputs: StepRows, num_items_in_batch: Any = None) -> torch.Tensor:
         """Compute the gradients of a step on rollouts of the current weights. A step in which no group teaches has no
         gradients, so that the optimizer changes nothing.
-
-        Raises:
-            UserError: if MOST_DEAD steps in a row had no group that teaches.
-        """
+        Raise UserError if MOST_DEAD steps in a row had no group that teaches."""
         groups = self.rollouts.of_step([row["id"] for row in inputs])
         live, loss = group_rows(groups, self.rollouts.token_ids, self.cfg), torch.zeros((), device=self.args.device)
         if live:

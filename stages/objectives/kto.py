@@ -1,36 +1,38 @@
-"""KTO (arXiv:2402.01306): rows, TRL's KTOTrainer, and the check before the first step.
+"""KTO (arXiv:2402.01306): rows, the model, the trainer, and the loss before the first step.
 
 With r = log π(y|x)/π_ref(y|x), a desirable completion has the loss λ_D (1 - σ(β (r - z))), an undesirable one
 λ_U (1 - σ(β (z - r))) (Eq. 7). z is the mean log-ratio of the step's mismatched completions, or 0 if that is negative.
-It is computed before the step's first micro-batch, without gradients, so micro-batches do not change it.
-"""
+It is computed before the step's first micro-batch, without gradients, so micro-batches do not change it."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar
-from unittest.mock import patch
 
 import torch
-from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
-from trl import KTOTrainer
-from trl.trainer import kto_trainer
+from transformers import PreTrainedModel
+from trl.trainer import add_fused_lm_head, disable_dropout_in_model
 from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import KTO
+from stages.models import lm_head
 from stages.models.contract import Contract
-from stages.models.packing import ATTENTION, attention_name, send_batch
+from stages.models.loading import load_model
+from stages.models.packing import ATTENTION, attention_name, pack_pairs, send_batch
 from stages.models.scoring import autocast, require_same_tokens
-from stages.objectives.dpo import FirstStepCheck, score_in_batches
-from stages.pairing.contrasts import mismatched_pairs
-from stages.store.records import PairLogProbs, UnpairedPreference, stream
+from stages.objectives.first_step import score_in_batches
+from stages.store.records import PairLogProbs, stream
+from stages.store.single_completions import UnpairedPreference, mismatched_pairs
 from stages.store.workspace import StageDir
 from stages.training.fit import SplitRows
 from stages.training.micro_batches import Batch, MicroBatches, select_row
-from stages.training.token_rows import CompletionRows, Row
+from stages.training.token_rows import IGNORED, CompletionRows, Row
 
-BOTH_KINDS = ("chosen", "rejected")  # TRL's words for desirable and undesirable completions, in names of metrics
+WEIGHTS = ("desirable_weight", "undesirable_weight")
 
 
 def read_rows(
@@ -38,10 +40,10 @@ def read_rows(
 ) -> tuple[SplitRows[CompletionRows], dict[str, bool]]:
     """Return the completions that fit into `max_length` with their mismatched ones, in TRL's columns, and by id
     whether each is desirable."""
-    rows, completions = SplitRows(CompletionRows, cfg, out), list(stream_completions(inputs))
+    rows, labels = SplitRows(CompletionRows, cfg, out), dict[str, bool]()
     scored = {p.id: p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
-    labels = {row.id: row.label for row in completions}
-    for pair in mismatched_pairs(completions):
+    for pair in mismatched_pairs(stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)):
+        labels[pair.id] = pair.label
         if not (reference := scored.get(pair.id)):
             rows.left_out.add(pair.id, "not scored by the reference")
             continue
@@ -49,13 +51,9 @@ def read_rows(
             rows.left_out.add(pair.id, f"longer than kto.max_length={cfg.max_length} tokens", tokens)
             continue
         require_same_tokens(pair, reference, contract)
-        rows.add(pair.split, pair.id, trl_row(reference, labels[pair.id], cfg.max_length), pair.prompt)
+        rows.add(pair.split, pair.id, trl_row(reference, pair.label, cfg.max_length), pair.prompt)
     rows.settle()
     return rows, labels
-
-
-def stream_completions(inputs: dict[str, Path]) -> Iterable[UnpairedPreference]:
-    return stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)
 
 
 def trl_row(reference: PairLogProbs, label: bool, max_length: int) -> Row:
@@ -72,39 +70,37 @@ def trl_row(reference: PairLogProbs, label: bool, max_length: int) -> Row:
     }
 
 
+def load_start(policy: Path, cfg: KTO, device: torch.device, out: StageDir) -> PreTrainedModel:
+    """Return the SFT model, which reads completions without padding if its attention can."""
+    model = load_model(policy, cfg.start_weights, device)
+    if not pack_pairs(model):
+        out.warn("this model's attention cannot be packed, so completions are padded.")
+    disable_dropout_in_model(model)
+    lm_head.install_cpu_head()
+    add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+    return model
+
+
 def with_weights(cfg: KTO, desirable: int, undesirable: int) -> KTO:
     """Return the block with the weights λ_D and λ_U. Those that are null make both kinds count alike in all (Eq. 8),
     with a mean weight of 1."""
-    half, own_d, own_u = (desirable + undesirable) / 2, cfg.desirable_weight, cfg.undesirable_weight
-    return replace(
-        cfg,
-        desirable_weight=half / max(1, desirable) if own_d is None else own_d,
-        undesirable_weight=half / max(1, undesirable) if own_u is None else own_u,
-    )
+    counts = zip(WEIGHTS, (desirable, undesirable), strict=True)
+    balanced = {name: (desirable + undesirable) / 2 / max(1, count) for name, count in counts}
+    return KTO(**balanced | {name: value for name, value in vars(cfg).items() if value is not None})
 
 
-class StoredReferenceTrainer(MicroBatches, KTOTrainer):
-    """TRL's KTOTrainer on rows of `trl_row`. The model reads packed rows (`pack_pairs`) if it can."""
+class CompletionTrainer(MicroBatches):
+    """A trainer on rows of `trl_row`, with a model of `load_start`."""
 
     cfg: KTO
-    arguments: ClassVar = {"precompute_ref_log_probs": True}
+    arguments: ClassVar = {"remove_unused_columns": False, "label_names": ["label"]}
     divergence = torch.zeros(())  # z before the clamp: of a step, or of the validation rows
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        with patch.multiple(kto_trainer, create_model_from_path=lambda *_, **__: None, hash_module=lambda _: ""):
-            super().__init__(*args, **kwargs)
-
-    def _prepare_dataset(self, dataset: Dataset, processing_class: Any, args: Any, dataset_name: str) -> Dataset:
-        """Skip TRL's tokenising and its choice of mismatched completions: the rows have both."""
-        return dataset
-
-    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Skip TRL's computation of the reference's log-probs: the rows have them."""
-        return dataset
-
-    def _compute_kl_logps(self, model: Any, batch: Batch) -> torch.Tensor:
-        """Return log-probs whose mean log-ratio, which TRL clamps, is the one of the whole step."""
-        return batch["ref_KL_logps"] + self.divergence.to(batch["ref_KL_logps"])  # type: ignore[no-any-return]
+    def __init__(self, *args: Any, processing_class: Any, **kwargs: Any):
+        self._metrics = {mode: defaultdict[str, list[Any]](list) for mode in ("train", "eval")}
+        self._total_train_tokens: Any = 0
+        collator = partial(pad_rows, pad_id=processing_class.pad_token_id)
+        super().__init__(*args, data_collator=collator, processing_class=processing_class, **kwargs)
 
     @property
     def is_padded(self) -> bool:
@@ -114,31 +110,43 @@ class StoredReferenceTrainer(MicroBatches, KTOTrainer):
         return len(row["prompt_ids"]) + len(row["completion_ids"])
 
     def count_items(self, metric: str, batch: Batch) -> int:
-        scored, label = batch["completion_mask"][:, 1:].sum(1), batch["label"] > 0
-        counts = {"entropy": int(scored.sum()), "rewards/margins": int(label.any() and not label.all())}
-        for kind, chosen in zip(BOTH_KINDS, (label, ~label), strict=True):
-            counts |= dict.fromkeys((f"rewards/{kind}", f"logps/{kind}"), int(chosen.sum()))
-            counts[f"logits/{kind}"] = int(scored[chosen].sum())
-        return counts.get(metric, len(label))
-
-    def collate(self, rows: list[Row]) -> Batch:
-        """Return rows as a batch without their mismatched completions."""
-        return super().collate([{k: v for k, v in row.items() if k != "KL_completion_ids"} for row in rows])
+        if metric == "entropy":
+            return int((batch["labels"] >= 0).sum())
+        desirable = batch["label"] > 0
+        return int((desirable if metric.endswith("chosen") else ~desirable).sum())
 
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
-        batch = send_batch(self.collate(rows), self.args.device)
-        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
-        model_inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch}
-        output = model(**model_inputs, labels=labels, use_cache=False, fused_lm_head=True)
+        output = self.score(model, send_batch(self.collate(rows), self.args.device))
         widths = [self.count_tokens(row) - 1 for row in rows]
         return [select_row(output, (slice(i, i + 1), slice(width))) for i, width in enumerate(widths)]
 
-    def compute_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return super().compute_loss(*args, **kwargs).as_subclass(torch.Tensor)  # z makes it a figure that stays unread
+    def score(self, model: torch.nn.Module, batch: Batch) -> Any:
+        names = ("input_ids", "attention_mask", "labels", "layout")
+        return model(**{n: batch[n] for n in names if n in batch}, use_cache=False, fused_lm_head=True)
+
+    def compute_loss(self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any) -> Any:
+        """Return the mean loss of some completions (Eq. 7), and add their figures to the metrics."""
+        cfg, desirable, output = self.cfg, inputs["label"] > 0, self.score(model, inputs)
+        log_probs = output.log_probs.sum(-1)
+        ratios, z = log_probs - inputs["ref_logps"], self.divergence.clamp(min=0).to(log_probs)
+        weights = torch.where(desirable, cfg.desirable_weight or 0.0, cfg.undesirable_weight or 0.0)
+        losses = weights * (1 - torch.sigmoid(cfg.beta * torch.where(desirable, ratios - z, z - ratios)))
+        metrics, kinds = self._metrics["train" if self.model.training else "eval"], {"chosen": desirable}
+        for kind, chosen in (kinds | {"rejected": ~desirable}).items():
+            for name, values in (("rewards", cfg.beta * ratios), ("logps", log_probs)):
+                if self.model.training or chosen.any():  # a step's means are weighed, those of validation rows are not
+                    mean = torch.where(chosen, values, 0).sum() / chosen.sum()
+                    metrics[f"{name}/{kind}"].append(mean.detach() if self.model.training else float(mean))
+        if self.model.training:
+            metrics["entropy"].append(output.entropy.sum().detach() / (inputs["labels"] >= 0).sum())
+            self._total_train_tokens += inputs["attention_mask"].sum()
+        return (losses.mean(), {}) if return_outputs else losses.mean()
 
     def accumulate(self, model: torch.nn.Module, rows: list[Row], items: Any) -> torch.Tensor:
         self.divergence = self.estimate_divergence(model, rows)
-        return super().accumulate(model, rows, items)
+        loss = super().accumulate(model, rows, items)
+        self._metrics["train"]["kl"] = [max(0.0, float(self.divergence))]
+        return loss
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
         dataset = dataloader.dataset
@@ -153,39 +161,48 @@ class StoredReferenceTrainer(MicroBatches, KTOTrainer):
         mismatched = [row | {"completion_ids": row["KL_completion_ids"]} for row in rows]
         with autocast(self.cfg.precision, self.args.device):
             for part in self.evaluation_batches(mismatched):
-                log_probs = [output.log_probs.sum().double() for output in self.row_outputs(model, part)]
-                stored = [row["ref_KL_logps"] for row in part]
-                total[0] += torch.stack(log_probs).sum() - sum(stored)
+                output = self.score(model, send_batch(self.collate(part), self.args.device))
+                total[0] += output.log_probs.double().sum() - sum(row["ref_KL_logps"] for row in part)
                 total[1] += len(part)
         summed, count = self.accelerator.reduce(total, "sum")
         return summed / count
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the margin between the means of both kinds: a micro-batch may have only one of them."""
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        means = [metrics.get(f"rewards/{kind}") for kind in BOTH_KINDS]
-        if all(means):
-            desirable, undesirable = (sum(values) / len(values) for values in means if values)
-            metrics["rewards/margins"] = [desirable - undesirable]
-        super().log(logs, start_time)
+        """Add the metrics, with the margin between the mean rewards of both kinds."""
+        training = self.model.training
+        metrics = self._metrics["train" if training else "eval"]
+        figures = {name: fmean(map(float, values)) for name, values in metrics.items() if values}
+        if {"rewards/chosen", "rewards/rejected"} <= figures.keys():
+            figures["rewards/margins"] = figures["rewards/chosen"] - figures["rewards/rejected"]
+        metrics.clear()
+        prefix = "" if training else "eval_"
+        super().log(logs | {f"{prefix}{name}": value for name, value in figures.items()}, start_time)
 
     def log_probs(self, pairs: Sequence[PairLogProbs]) -> list[tuple[list[float], list[float]]]:
         """Return the log-probs of each completion and of its mismatched one under the policy."""
-        rows = [
-            {"id": p.id, "prompt_ids": p.prompt_ids, "completion_ids": p.chosen_ids + p.rejected_ids} for p in pairs
-        ]
+        rows = [vars(p) | {"completion_ids": p.chosen_ids + p.rejected_ids} for p in pairs]
         return score_in_batches(self, pairs, rows)
 
 
-class FirstStep(FirstStepCheck):
-    """DPO's check for KTO, whose loss starts at half of the mean weight: all log-ratios and z are 0."""
+def pad_rows(rows: Sequence[Row], pad_id: int) -> Batch:
+    """Return rows as a batch on the CPU, padded on the right; `labels`, (rows, tokens), are those of completions."""
+    ids, labels = list[torch.Tensor](), list[torch.Tensor]()
+    for row in rows:
+        ids.append(torch.tensor(row["prompt_ids"] + row["completion_ids"]))
+        labels.append(torch.tensor([IGNORED] * len(row["prompt_ids"]) + row["completion_ids"]))
+    batch = {"input_ids": pad_sequence(ids, True, pad_id), "labels": pad_sequence(labels, True, IGNORED)}
+    batch["attention_mask"] = pad_sequence([torch.ones_like(t) for t in ids], True, 0)
+    return batch | {name: torch.tensor([row[name] for row in rows]) for name in ("label", "ref_logps")}
 
-    def start(self) -> float:
-        cfg, labels = self.trainer.cfg, [self.trainer.train_dataset[i]["label"] for i in range(len(self.scored))]
-        return sum(cfg.desirable_weight if label else cfg.undesirable_weight for label in labels) / (2 * len(labels))
+
+def starting_loss(trainer: CompletionTrainer, count: int) -> float:
+    """Return the loss of the first rows where all log-ratios and z are 0: half of their mean weight."""
+    labels = [trainer.train_dataset[i]["label"] for i in range(count)]
+    weights = trainer.cfg.undesirable_weight, trainer.cfg.desirable_weight
+    return sum(weights[int(label)] or 0.0 for label in labels) / (2 * count)
 
 
-def rewards(trainer: StoredReferenceTrainer, pairs: Sequence[PairLogProbs], labels: dict[str, bool]) -> list[Row]:
+def rewards(trainer: CompletionTrainer, pairs: Sequence[PairLogProbs], labels: dict[str, bool]) -> list[Row]:
     """Return the trained policy's reward of every completion, β log π(y|x)/π_ref(y|x), in nats, and its label."""
     trainer.model.eval()
     scored = zip(pairs, trainer.log_probs(pairs), strict=True)

@@ -1,8 +1,7 @@
 """Train a reward model: rows, TRL's RewardTrainer on token ids, the model, and warnings about its figures.
 
 The difference of two rewards is the log-odds that chosen is better than rejected (Bradley & Terry 1952, Biometrika
-39). The loss is -log σ(r(x, y_w) - r(x, y_l)) (arXiv:2203.02155, Eq. 1).
-"""
+39). The loss is -log σ(r(x, y_w) - r(x, y_l)) (arXiv:2203.02155, Eq. 1)."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -99,11 +99,8 @@ def mask_turns(ids: list[int], trained: list[bool], end: int, turns: list[bool] 
     """Return which tokens of a conversation are trained: those of the assistant turns that `turns` selects (None:
     all), or only of the `last` one. `trained` marks the tokens of all assistant turns; each turn ends with a trained
     end of turn.
-
-    Raises:
-        ContractError: if the template does not mark every assistant turn, so tokens cannot be assigned to turns; if no
-            token remains.
-    """
+    Raise ContractError if the template does not mark every assistant turn, so tokens cannot be assigned to turns; if
+    no token remains."""
     ends = [i for i, token in enumerate(ids) if trained[i] and token == end]
     if turns is not None and len(turns) != len(ends):
         raise ContractError(f"some turns have weights, but the template marks {len(ends)} of {len(turns)} answers")
@@ -149,8 +146,7 @@ class IsolationCheck(TrainerCallback):
     scores the first 32 tokens of an example, packed with a copy of themselves.
 
     A mask from positions, lengths given to a kernel, or our layout separates packed examples. A model may silently
-    ignore any of these. So the model itself is measured, and no list of implementations is trusted.
-    """
+    ignore any of these. So the model itself is measured, and no list of implementations is trusted."""
 
     def __init__(self, trainer: SFTTrainer, cfg: SFT, example: list[int]):
         self.trainer, self.cfg, self.ids = trainer, cfg, example[:CHECKED_TOKENS]

@@ -1,7 +1,6 @@
 """The main chart: for every kind of task the paired difference policy − SFT with its interval, one mark per row.
 
-It is a table with textless SVG marks, placed in percent of their width, so that text keeps its size on a phone.
-"""
+It is a table with textless SVG marks, placed in percent of their width, so that text keeps its size on a phone."""
 
 from typing import Any
 

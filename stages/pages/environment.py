@@ -1,8 +1,7 @@
 """The Jinja environment of all pages: escaping, filters for figures, and each model's look.
 
 A look is a shape, a colour on light pages and one on dark pages. Models differ in shape and lightness too, for readers
-who do not see hues. Every colour has a contrast of at least 3:1 to the page.
-"""
+who do not see hues. Every colour has a contrast of at least 3:1 to the page."""
 
 import re
 from dataclasses import dataclass

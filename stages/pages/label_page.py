@@ -1,7 +1,6 @@
 """The label page: how reliable a labelling is, and which judgements were in doubt.
 
-It needs only the label node, of any labeler, and leaves out empty sections.
-"""
+It needs only the label node, of any labeler, and leaves out empty sections."""
 
 from collections import Counter
 from pathlib import Path

@@ -6,8 +6,7 @@ ranking are used, because neighbours alone would give biased estimates of the st
 et al. 2013). Pairwise DPO is DPO on rankings of two (arXiv:2305.18290, appendix A.3). Scores are rankings already.
 
 The model prefers a candidate of strength s to one of strength t with probability s / (s + t). The margin of a pair is
-the difference of the two probabilities, (s - t) / (s + t): from 0 to below 1, like a difference of scores.
-"""
+the difference of the two probabilities, (s - t) / (s + t): from 0 to below 1, like a difference of scores."""
 
 from functools import lru_cache
 from itertools import combinations

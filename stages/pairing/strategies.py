@@ -1,8 +1,7 @@
 """Strategies that choose which contrasts of a prompt become pairs, and a table that compares the strategies.
 
 Each strategy is a function from contrasts in random order to the ones it prefers, best first. The setting
-`pairs.max_per_prompt` limits how many of them become pairs.
-"""
+`pairs.max_per_prompt` limits how many of them become pairs."""
 
 import random
 from array import array

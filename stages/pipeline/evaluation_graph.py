@@ -1,8 +1,7 @@
 """The nodes that evaluate the models of a run.
 
 Every model answers every set of prompts (`answer`). With `eval.judged`, each opponent's answers are put beside the
-policy's (`versus`), and a labeler judges these pairs of answers (`label`). The node `eval` reads all of them.
-"""
+policy's (`versus`), and a labeler judges these pairs of answers (`label`). The node `eval` reads all of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

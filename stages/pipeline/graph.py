@@ -9,8 +9,7 @@ of the node's folder in the store. This file only describes nodes. `build.py` ru
     base, data → sft → sample → label → unpaired → reference, kto   with `align=kto`: completions one by one
     base, data → sft → grpo                                         with `align=grpo`: `label` scores its completions
     `arms` trains further objectives from the same SFT, which the evaluation answers with beside the policy
-    base, sft, dpo → answer → eval → report                         with `eval.judged`, versus and label before eval
-"""
+    base, sft, dpo → answer → eval → report                         with `eval.judged`, versus and label before eval"""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -27,7 +26,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Config, Target
 from stages.pipeline.evaluation_graph import WAITING, other_model_block, wire_evaluation
 from stages.pipeline.provenance import target_stage
-from stages.pipeline.subgraphs import MakeNode, set_read_limits, wire_candidates, wire_draws, wire_sources
+from stages.pipeline.subgraphs import MakeNode, set_read_limits, wire_draws, wire_judged, wire_sources
 from stages.store import source_files
 from stages.store.node import Node
 
@@ -174,7 +173,7 @@ def wire_chain(
         nodes |= wire_control(cfg, make_node, sft, nodes)
         models[Role.control] = nodes["control"]
     models |= {arm: nodes[arm] for arm in cfg.arms} | {Role.policy: nodes[cfg.align]}
-    sets |= {name: nodes[name] for name in ("pairs", "unpaired") if name in nodes}
+    sets |= {"pairs": nodes["pairs"]} if cfg.by_pairs else {"unpaired": nodes["unpaired"]} if cfg.by_labels else {}
     policies = [nodes[f"dpo{suffix}"] for suffix in round_suffixes(cfg)] if cfg.by_pairs else []
     rounds = [sft, *policies] if len(policies) > 1 else []
     return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built, rounds)
@@ -193,20 +192,14 @@ def wire_kto(
 ) -> dict[str, Node]:
     """Return the nodes of KTO. Beside DPO, candidates and labels are those of its first round, whose nodes have names
     already. `scored_by`: a reward model of this run."""
-    if cfg.label.brings_pool:
-        judged = make_node("label", cfg.label)
-        nodes = {"label": judged}
-    else:
-        pool, nodes = wire_candidates(cfg, make_node, [], sft, data, {"base": base, "sft": sft})
-        judged, label_nodes = wire_draws(cfg, make_node, pool, **scored_by)
-        nodes |= label_nodes
+    judged, nodes = wire_judged(cfg, make_node, [], sft, data, {"base": base, "sft": sft}, scored_by)
     unpaired = make_node("unpaired", cfg.unpaired, judged=judged)
     scoring = replace(cfg.reference, weights=cfg.kto.start_weights)
     reference = make_node("reference", scoring, reference=sft, unpaired=unpaired)
     kto = make_node("kto", cfg.kto, policy=sft, unpaired=unpaired, reference=reference)
     if cfg.by_pairs:
         return {"unpaired_kto": unpaired, "reference_kto": reference, "kto": kto}
-    return nodes | {"unpaired": unpaired, "reference": reference, "kto": kto}
+    return nodes | {"label": judged, "unpaired": unpaired, "reference": reference, "kto": kto}
 
 
 def wire_dpo(
@@ -220,13 +213,8 @@ def wire_dpo(
     nodes, policy = dict[str, Node](), sft
     earlier = list[Node]()  # the labels of earlier rounds; more than one round is iterative DPO
     for suffix in round_suffixes(cfg):
-        round_nodes: dict[str, Node] = {}
-        if cfg.label.brings_pool:
-            judged = make_node("label", cfg.label)
-        else:
-            pool, round_nodes = wire_candidates(cfg, make_node, earlier, policy, data, {"base": base, "sft": sft})
-            judged, label_nodes = wire_draws(cfg, make_node, pool, **scored_by)
-            round_nodes |= label_nodes
+        models = {"base": base, "sft": sft}
+        judged, round_nodes = wire_judged(cfg, make_node, earlier, policy, data, models, scored_by)
         earlier.append(judged)
         round_nodes |= wire_judgements(cfg, make_node, judged)
         pairs = round_nodes["pairs"]

@@ -1,8 +1,7 @@
 """Parts of the graph that follow lists of the configuration: a node for each list item, and a node that joins them.
 
 The lists are `data.sources`, `sample.pool` and the members of `label.ensemble`. Since each item is a node, a run with
-one more data source reads only that source again. Without `sample.pool`, the policy's samples are the candidates.
-"""
+one more data source reads only that source again. Without `sample.pool`, the policy's samples are the candidates."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -57,6 +56,23 @@ def joined_source(source: Source, pinned: Source) -> Source:
     task = source.task_name if source.task else None
     mixture_settings = {key: getattr(source, key) for key in ("check", "rows", "weight", "epochs")}
     return Source(path, pinned.revision, source.subset, source.hub_split, task=task, **mixture_settings)
+
+
+def wire_judged(
+    cfg: Config,
+    make_node: MakeNode,
+    earlier: Sequence[Node],
+    policy: Node,
+    data: Node,
+    models: Mapping[str, Node],
+    reward: Mapping[str, Node],
+) -> tuple[Node, dict[str, Node]]:
+    """Return the node of a round's labels, of a file or of `wire_candidates`, and by name all nodes before it."""
+    if cfg.label.brings_pool:
+        return make_node("label", cfg.label), {}
+    pool, nodes = wire_candidates(cfg, make_node, earlier, policy, data, models)
+    judged, label_nodes = wire_draws(cfg, make_node, pool, **reward)
+    return judged, nodes | label_nodes
 
 
 def wire_candidates(

@@ -27,10 +27,6 @@ def validate_capacity(cfg: Config) -> None:
     validate_rows(cfg)
     if cfg.objectives and not cfg.by_pairs and (cfg.rounds > 1 or cfg.control):
         raise UserError(f"align={cfg.align}: rounds and a control are DPO's. Set rounds=1 and control=false.")
-    if Align.kto in cfg.objectives and (size := cfg.kto.batch_size // cfg.kto.runtime.world_size) < 2:
-        raise UserError(
-            f"kto.batch_size={cfg.kto.batch_size}: {size} completions a process. TRL's KTO needs 2. Raise it."
-        )
     if Align.grpo in cfg.objectives:
         validate_rollouts(cfg)
     if cfg.by_pairs:

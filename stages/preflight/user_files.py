@@ -1,8 +1,7 @@
 """Checks of files that the user wrote: rubrics, tasks and chat templates are rendered, Python code is only parsed.
 
 The stage that runs the code checks the rest: names that are imported, assigned or made by a decorator, and classes
-whose bases are in other files.
-"""
+whose bases are in other files."""
 
 import ast
 import inspect

@@ -17,10 +17,7 @@ def select_round(
     """Return the prompts of a round, at most `sample.prompts` of them: `sample.prompts_per_round` that no other round
     asks, else a fixed share of all prompts. Both go by hashes of the prompts, and the former also by the outcomes in
     the label nodes of `earlier` rounds, if there are any.
-
-    Raises:
-        UserError: if earlier rounds leave fewer than `sample.prompts_per_round` prompts.
-    """
+    Raise UserError if earlier rounds leave fewer than `sample.prompts_per_round` prompts."""
     prompts = sorted(examples, key=lambda e: content_id(e.id))
     if (size := cfg.prompts_per_round) is None:
         return [e for e in prompts if int(e.id, 16) % cfg.rounds == cfg.round][: cfg.prompts]

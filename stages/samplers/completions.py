@@ -49,8 +49,7 @@ def complete(
 
     Raises:
         UserError: if the sampler omits prompts or completions, or returns an invalid completion.
-        UserError: if more candidates than a share of `max_failed` are missing, or too many prompts are too long.
-    """
+        UserError: if more candidates than a share of `max_failed` are missing, or too many prompts are too long."""
     missing = Counter[str]()
 
     def produce(waiting: Sequence[Example]) -> Iterator[tuple[Example, list[Candidate]]]:

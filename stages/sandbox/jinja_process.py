@@ -5,8 +5,7 @@ runs in a process with limits on time and memory (`jinja_worker.py`). That proce
 is replaced after it exceeds a limit. It reads no file, and its environment has no API keys.
 
 A template with only text, variables and conditions is harmless: its output is not much longer than its input. Once the
-process has confirmed this, the template is rendered in this process, which saves a message per row.
-"""
+process has confirmed this, the template is rendered in this process, which saves a message per row."""
 
 import itertools
 import json
@@ -89,11 +88,8 @@ class JinjaProcess:
 
     def ask(self, **request: Any) -> Any:
         """Return the answer to a request.
-
-        Raises:
-            TemplateFault: if the template cannot be compiled or rendered.
-            Unbounded: if the process exceeded a limit. It is ended.
-        """
+        Raise TemplateFault if the template cannot be compiled or rendered. Unbounded: if the process exceeded a limit.
+        It is ended."""
         assert self.process.stdin and self.process.stdout
         line = json.dumps(request).encode() + b"\n"
         reply: dict[str, Any] = {"raised": Unbounded.__name__, "reason": TOO_LARGE}  # if the process ends silently
@@ -144,21 +140,14 @@ def running_process() -> JinjaProcess:
 
 def read_facts(source: str, chat: bool = False) -> Facts:
     """Return the facts about a template, compiled as a chat template or as a plain text template.
-
-    Raises:
-        TemplateFault: if it is not valid Jinja.
-        Unbounded: if compiling takes too much time or memory.
-    """
+    Raise TemplateFault if it is not valid Jinja. Unbounded: if compiling takes too much time or memory."""
     return running_process().compiled(source, chat)[1]
 
 
 def render(source: str, values: Sequence[Mapping[str, Any]], chat: bool = False) -> list[Rendered]:
     """Return the template rendered with each of these mappings of variables.
-
-    Raises:
-        TemplateFault: if it cannot be rendered with one of them.
-        Unbounded: if it takes too much time or memory, or renders too much text.
-    """
+    Raise TemplateFault if it cannot be rendered with one of them. Unbounded: if it takes too much time or memory, or
+    renders too much text."""
     process = running_process()
     number, facts = process.compiled(source, chat)
     if facts.plain:
@@ -198,9 +187,5 @@ def text_environment() -> Any:
 
 def load_yaml(text: str) -> Any:
     """Return the content of a YAML file in JSON's types.
-
-    Raises:
-        TemplateFault: if it is not valid YAML.
-        Unbounded: if its aliases expand to too much data.
-    """
+    Raise TemplateFault if it is not valid YAML. Unbounded: if its aliases expand to too much data."""
     return running_process().ask(do="load_yaml", text=text)

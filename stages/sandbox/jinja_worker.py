@@ -2,8 +2,7 @@
 
 A request is a line of JSON on standard input, and its reply a line on standard output. The system limits the memory. A
 first timer interrupts Python and so finds the template's line. If one operation never returns to Python, a second
-timer ends the process.
-"""
+timer ends the process."""
 
 import json
 import resource

@@ -2,8 +2,7 @@
 
 `outputs/cache/calls/` has an append-only file per endpoint and model (`json_log.py`). Each answer is synced to the
 disk before it is used, so that a kill loses no paid answer. Only one process at a time calls a model at an endpoint,
-since two would neither see each other's calls nor share its rate limits.
-"""
+since two would neither see each other's calls nor share its rate limits."""
 
 import hashlib
 import json

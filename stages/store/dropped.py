@@ -1,7 +1,6 @@
 """Rows, pairs and prompts that a stage drops, since a model cannot read them completely.
 
-They are counted by reason and listed in `dropped.jsonl`. If too many are dropped, the stage ends with an error.
-"""
+They are counted by reason and listed in `dropped.jsonl`. If too many are dropped, the stage ends with an error."""
 
 import json
 from collections import Counter

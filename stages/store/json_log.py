@@ -58,10 +58,7 @@ def read(path: Path, shape: Callable[[Any], T], loss: str) -> list[Line[T]]:
     """Return every line of a file, oldest first, with the value that `shape` returns. The caller holds the file's
     lock. Unreadable lines, and lines for which `shape` raises an error, are moved to FILE.unreadable. The warning ends
     with `loss`, a sentence that says what happens to their content.
-
-    Raises:
-        NotRegular: for a link, a folder, a FIFO, a socket or a device.
-    """
+    Raise NotRegular for a link, a folder, a FIFO, a socket or a device."""
     lines, bad, place, number, line = list[Line[T]](), set[int](), 0, 0, b"\n"
     if not os.path.lexists(path):
         return lines

@@ -26,10 +26,7 @@ def read_judged_prompts(folder: Path) -> Iterator[tuple[Example, list[Candidate]
 def count_right(folder: Path, right_from: float) -> Iterator[tuple[Example, int, int]]:
     """Yield each prompt of a label node with the number of its right candidates, which ended their turn and score at
     least `right_from`, and of all its candidates.
-
-    Raises:
-        UserError: if a user-defined labeler gave a preference instead of scores.
-    """
+    Raise UserError if a user-defined labeler gave a preference instead of scores."""
     for prompt, candidates, judgements in read_judged_prompts(folder):
         if any(j.preference for j in judgements):
             message = f"label.own: further draws and sample.draw=mixed need scores, and {judgements[0].labeler} gives"

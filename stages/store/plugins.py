@@ -2,8 +2,7 @@
 
 The words of a package are the names of its files that define a class of one kind (`Labeler`). The files are searched
 without an import, so that a wrong word is refused at once. The user's own code is a Python file outside the project.
-The store keeps a copy of it under its SHA-256, and runs this copy.
-"""
+The store keeps a copy of it under its SHA-256, and runs this copy."""
 
 import hashlib
 import importlib

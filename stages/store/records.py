@@ -1,8 +1,7 @@
 """The records that stages pass on. Each kind is a Parquet file, which `datasets.load_dataset` can open.
 
 Ids are hashes of content, so a re-run, a shard or another machine gives the same prompt the same id. A value that
-could not be computed is null with an error next to it, never zero or a default.
-"""
+could not be computed is null with an error next to it, never zero or a default."""
 
 import hashlib
 import json
@@ -185,27 +184,6 @@ class Pair:
     def cuts_rejected(self) -> bool:
         """True if `rejected` may lose its end where prompt and completion have no room."""
         return False
-
-
-@dataclass
-class UnpairedPreference:
-    """A row in TRL's conversational columns for KTO, with its origin and, if sampled, the completion's token ids. A
-    truncated completion (`finish_reason` length) is undesirable. `score` is None if the label comes from preferences.
-    """
-
-    id: str
-    prompt_id: str
-    prompt: list[Message]
-    completion: list[Message]
-    label: bool
-    score: float | None
-    labeler: str
-    candidate_id: str
-    split: str  # train or validation
-    completion_token_ids: list[Int32] | None = None
-    completion_tokenizer: str | None = None
-    finish_reason: str = "stop"
-    policy: str | None = None
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """Safe access to files that others could tamper with. Only regular files are opened, and links are not followed.
 
-A file is replaced in one step, so that readers see either the old content or the new.
-"""
+A file is replaced in one step, so that readers see either the old content or the new."""
 
 import errno
 import os

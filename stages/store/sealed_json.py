@@ -2,8 +2,7 @@
 
 A kill never leaves half of a file, but a faulty disk or a person can damage one. A damaged file in a scratch folder is
 moved aside with a warning, and its work is repeated. For a published node, the error names the file and the command
-that builds the node again.
-"""
+that builds the node again."""
 
 import hashlib
 import json

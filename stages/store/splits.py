@@ -1,7 +1,6 @@
 """The split of a prompt. It depends only on the prompt's id, so that other rows have no influence on it.
 
-All rows, candidates and pairs of one prompt are in the same split.
-"""
+All rows, candidates and pairs of one prompt are in the same split."""
 
 from collections.abc import Mapping
 

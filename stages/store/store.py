@@ -2,8 +2,7 @@
 
 `outputs/STAGE/FINGERPRINT/` holds a node, and `FINGERPRINT.partial/` an unfinished one. `outputs/latest/STAGE` links
 to the node used last. A process builds a node under a lock of the kernel, which a kill releases. Children that inherit
-the lock's descriptor keep it. The next process resumes from the partial folder.
-"""
+the lock's descriptor keep it. The next process resumes from the partial folder."""
 
 import json
 import logging

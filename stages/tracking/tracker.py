@@ -1,7 +1,6 @@
 """Experiment tracking: a run per attempt at a node, with its configuration, curves, output and inputs.
 
-Trackers change no result. They live in the process that builds, never in its children.
-"""
+Trackers change no result. They live in the process that builds, never in its children."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,6 @@
 """The tracker `tracker=trackio`: a local dashboard without an account (https://github.com/gradio-app/trackio).
 
-Its files are in `outputs/cache/trackio`. To open it, type `TRACKIO_DIR=outputs/cache/trackio trackio show`.
-"""
+Its files are in `outputs/cache/trackio`. To open it, type `TRACKIO_DIR=outputs/cache/trackio trackio show`."""
 
 import io
 from contextlib import redirect_stdout

@@ -1,7 +1,6 @@
 """The tracker `tracker=wandb`: Weights & Biases (https://docs.wandb.ai), with files in `outputs/cache/wandb`.
 
-Without an API key, runs are offline, and W&B does not ask for a key. `stage=sync` uploads them later.
-"""
+Without an API key, runs are offline, and W&B does not ask for a key. `stage=sync` uploads them later."""
 
 import logging
 import netrc

@@ -1,8 +1,7 @@
 """Low-rank adapters (LoRA, arXiv:2106.09685; over 4-bit weights QLoRA, arXiv:2305.14314) with peft.
 
 A training stage trains an adapter over frozen weights and publishes the merged model. Later stages and servers read a
-plain model folder, and cannot forget the adapter.
-"""
+plain model folder, and cannot forget the adapter."""
 
 import json
 from pathlib import Path

@@ -38,8 +38,7 @@ class DivergenceCheck(TrainerCallback):
     exploding gradient, and at a loss far above its start.
 
     A single batch may have any loss. So the last check needs several consecutive losses, each above the first two and
-    above the validation loss before the first step.
-    """
+    above the validation loss before the first step."""
 
     def __init__(self, cfg: Training):
         self.cfg, self.norms, self.losses, self.start_loss = cfg, list[float](), list[float](), -math.inf

@@ -3,8 +3,7 @@
 No text contains untrained tokens, so training only lowers their logits, and their rows of the output embedding become
 parallel. The row of an end of turn that the base never saw is one of these rows. Sampling then draws untrained tokens
 in its place, and a preference loss that lowers their logits lowers the end of turn too. So SFT begins with
-another row: that of the base's end of sequence, which ended its texts, or a random one.
-"""
+another row: that of the base's end of sequence, which ended its texts, or a random one."""
 
 from pathlib import Path
 from typing import Any

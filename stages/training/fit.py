@@ -1,7 +1,6 @@
 """Run the steps of every objective's training in order: rows, arguments, memory, trainer, training, publishing.
 
-A stage makes rows and model, and adds the objective's own steps between these.
-"""
+A stage makes rows and model, and adds the objective's own steps between these."""
 
 import contextlib
 from collections import Counter

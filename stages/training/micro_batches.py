@@ -2,8 +2,7 @@
 
 A trainer gets the rows of a whole step and divides them by a budget of tokens per micro-batch; if memory runs out, by
 a lower one. The division does not change results: gradients add up under the step's normaliser, and metrics are means
-over the step. Evaluations are divided likewise; their losses and metrics are computed row by row.
-"""
+over the step. Evaluations are divided likewise; their losses and metrics are computed row by row."""
 
 import contextlib
 import itertools
@@ -94,8 +93,7 @@ def average_over_step(
 
     TRL gathers each micro-batch's mean from all processes, reads it, and logs the plain mean of these means whatever
     their sizes. Here no process gathers or reads before its micro-batches are done. Each mean is weighted by its
-    number of pairs or tokens, one reduction over the processes gives the step's means, and they are read together.
-    """
+    number of pairs or tokens, one reduction over the processes gives the step's means, and they are read together."""
     accelerator, metrics = trainer.accelerator, trainer._metrics["train"]
     tokens_before = trainer._total_train_tokens
     metrics.clear()
@@ -247,10 +245,7 @@ class MicroBatches(PlumblineTrainer, ABC):
 
     def accumulate(self, model: torch.nn.Module, rows: list[Row], items: Any) -> torch.Tensor:
         """Add up the gradients of all micro-batches, and return the loss.
-
-        Raises:
-            OutOfMemory: with the rows of the micro-batch that did not fit.
-        """
+        Raise OutOfMemory with the rows of the micro-batch that did not fit."""
         parts = self.micro_batches(rows)
         batches = [self.collate(part) for part in parts]
         loss = torch.zeros((), device=self.args.device)

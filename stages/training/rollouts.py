@@ -2,8 +2,7 @@
 
 The noise depends on prompt, candidate, seed and step alone. Each step's rollouts are saved with the digest of the
 weights that wrote them, so a resumed training reads them and draws none again. Before every step the sampler's weights
-are compared with the trainer's: rollouts of older weights would train in a wrong direction.
-"""
+are compared with the trainer's: rollouts of older weights would train in a wrong direction."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,10 +92,7 @@ class Rollouts:
     def complete(self, ids: Sequence[str], temperatures: list[float], seed: int, policy: str) -> list[Rollout]:
         """Return a completion per temperature of every prompt, in order, with rewards. `policy` ends with the digest
         of the trainer's weights.
-
-        Raises:
-            UserError: if the sampler's weights are others, or too many completions have no reward.
-        """
+        Raise UserError if the sampler's weights are others, or too many completions have no reward."""
         machine.give_back_gpu_memory()
         model = inference_copy(self.trainer.model, self.cfg.precision)
         if not policy.endswith(digest := weights_digest(model, self.dtype)):

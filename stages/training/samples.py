@@ -30,8 +30,7 @@ class SampleWriter(TrainerCallback):
 
     An inference copy answers, without dropout and without random numbers, so training continues exactly as without
     samples. With several processes the first one samples, and the others wait at the next step. If weights are
-    sharded, no process has them all, and nothing is sampled.
-    """
+    sharded, no process has them all, and nothing is sampled."""
 
     def __init__(
         self, trainer: Trainer, cfg: Training, prompts: Iterable[list[Message]], contract: Contract, out: StageDir
@@ -88,8 +87,7 @@ def inference_copy(model: PreTrainedModel | PeftModel, precision: Precision) -> 
     has rounded copies of the others. An adapter stays on top of the weights under it.
 
     The original does not change: neither attention, nor packed rows, hooks and generation settings. A sampler's
-    changes to the copy end with it.
-    """
+    changes to the copy end with it."""
     dtype = torch.bfloat16 if sampling_weights(precision) is Weights.bf16 else torch.float32
     parameters = {id(p): frozen_copy(p, dtype) for p in model.parameters()}
     inference_model = copy.deepcopy(model, parameters)

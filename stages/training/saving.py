@@ -1,7 +1,6 @@
 """Save a training: checkpoints for a resume, and the best or last step, which becomes the node's model.
 
-A marker says that a checkpoint is complete: resuming from an incomplete one would silently train other weights.
-"""
+A marker says that a checkpoint is complete: resuming from an incomplete one would silently train other weights."""
 
 import logging
 import math
@@ -123,10 +122,7 @@ def publish(
 
     `frozen` is the folder of the weights under the adapter, and `load` loads them. A QLoRA adapter is merged into its
     4-bit weights, a LoRA adapter into fp32 weights, also if training used bf16.
-
-    Raises:
-        UserError: if the files are not those that were saved.
-    """
+    Raise UserError if the files are not those that were saved."""
     if damage := seal_problem(trained):
         raise UserError(f"{trained}: {damage}. Nothing is published; the same command trains the lost part again.")
     place = out / ("model" if cfg.adapter is Adapter.none else "adapter")

@@ -2,8 +2,7 @@
 
 With precision=bf16 one process trains under autocast: weights, residual stream, norms and embeddings are in fp32, and
 linear layers compute in bf16. Accelerate would have FSDP2 cast everything to bf16 and reduce gradients in bf16. Here
-it gathers only the layers' linear weights in bf16, autocast does the rest, and gradients are reduced in fp32.
-"""
+it gathers only the layers' linear weights in bf16, autocast does the rest, and gradients are reduced in fp32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,6 @@
 """A TRL trainer of any objective that chooses its rows, warms up short trainings and stores each row's loss.
 
-Row losses are in the trainer's log, and so in every checkpoint: a resumed training knows those of its start.
-"""
+Row losses are in the trainer's log, and so in every checkpoint: a resumed training knows those of its start."""
 
 import math
 from statistics import fmean

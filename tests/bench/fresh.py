@@ -67,13 +67,14 @@ def compare(
     template = wire_graph(cfg, store.digest_cache)["answer_policy"]
     answers = {key: replace(template, config=block, inputs={"model": m, "data": fresh}) for key, m in models.items()}
     build([*answers.values()], store, cfg, overrides)
-    held = load(store.folder(data) / "examples.parquet", Example)
-    known = {e.id for e in held} | {e.request for e in held if e.request}
+    examples = load(store.folder(data) / "examples.parquet", Example)
+    used_ids = {e.id for e in examples} | {e.request for e in examples if e.request}
     names = {f"{role} {seed}": store.folder(node) for (role, seed), node in answers.items()}
-    given, _ = read_answers(names)
-    asked = load(store.folder(fresh) / "examples.parquet", Example)
-    prompts = [e for e in asked if e.id in next(iter(given.values())) and known.isdisjoint((e.id, e.request))]
-    table = tabulate(prompts, given)
+    answers_by_name, _ = read_answers(names)
+    fresh_examples = load(store.folder(fresh) / "examples.parquet", Example)
+    answered = next(iter(answers_by_name.values()))
+    prompts = [e for e in fresh_examples if e.id in answered and used_ids.isdisjoint((e.id, e.request))]
+    table = tabulate(prompts, answers_by_name)
     of_role = defaultdict[str, dict[int, int]](dict)
     for column, (role, seed) in enumerate(answers):
         of_role[role][seed] = column

@@ -34,7 +34,8 @@ NAMES = (
     "label.subset data.sources.path data.sources.revision data.sources.subset data.sources.hub_split "
     "data.own.file data.own.name sample.own.file sample.own.name label.own.file label.own.name tracker.project "
     "tracker.entity tracker.group launch.rendezvous compare.sweep export.repo "
-    "parity.template parity.eos_token convert.file sft.lora.target_modules grpo.lora.target_modules "
+    "parity.template parity.eos_token convert.file sft.lora.target_modules "
+    "kto.lora.target_modules grpo.lora.target_modules "
     "dpo.lora.target_modules reward.lora.target_modules label.reward_model.path label.reward_model.revision "
     "reward.source.path reward.source.revision reward.source.subset reward.source.hub_split "
     "sample.endpoint.base_url sample.endpoint.model sample.endpoint.api_key_env label.judge.rubric label.known "
@@ -50,6 +51,7 @@ MAPPINGS = {  # and who looks into them
     "parity.trl": "plain_trl",
     "sft.trainer": "trl_values",
     "dpo.trainer": "trl_values",
+    "kto.trainer": "trl_values",
     "grpo.trainer": "trl_values",
     "reward.trainer": "trl_values",
     "reward.source.splits": "constraints.rewarded",
@@ -77,6 +79,7 @@ MAPPINGS = {  # and who looks into them
 UNBOUNDED = (
     "sft.learning_rate",
     "dpo.learning_rate",
+    "kto.learning_rate",
     "grpo.learning_rate",
     "reward.learning_rate",
     "control_learning_rate",
@@ -149,7 +152,9 @@ def test_every_number_has_bounds_of_sense() -> None:
 
 def test_every_text_has_words_or_is_free_on_purpose() -> None:
     texts = {key for key, metadata in TEXTS.items() if limits.ONE_OF not in metadata}
-    assert texts == {*IN_ROOMS, *NAMES} | {f"{name}.runtime.micro_batch" for name in ("sft", "dpo", "grpo", "reward")}
+    assert texts == {*IN_ROOMS, *NAMES} | {
+        f"{name}.runtime.micro_batch" for name in ("sft", "dpo", "kto", "grpo", "reward")
+    }
     assert {key for key, (hint, _) in EVERY.items() if dict in hint} == MAPPINGS.keys()
 
 
@@ -273,7 +278,7 @@ REFUSED = [
     ("dpo.lora=5", "dpo.lora.rank, dpo.lora.alpha, dpo.lora.target_modules"),
     ("sft.lr=1", "Did you mean 'learning_rate'?"),
     ("sample.n=2", "Did you mean 'candidates_per_prompt'?"),
-    ("sft.beta=1", "Did you mean dpo.beta or grpo.beta?"),
+    ("sft.beta=1", "Did you mean dpo.beta or kto.beta or grpo.beta?"),
     ("sft.weight_decay=1", "Did you mean 'sft.trainer.weight_decay'?"),
 ]
 

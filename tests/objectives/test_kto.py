@@ -18,11 +18,10 @@ from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, load_tokenizer
-from stages.models.packing import pack_pairs
 from stages.objectives import kto as objective
-from stages.objectives.dpo import read_reference
-from stages.pairing.contrasts import mismatched_pairs
-from stages.store.records import PairLogProbs, UnpairedPreference, load, save
+from stages.objectives.first_step import read_reference
+from stages.store.records import PairLogProbs, load, save
+from stages.store.single_completions import UnpairedPreference, mismatched_pairs
 from stages.store.workspace import StageDir, read_curves
 from stages.training.fit import Fit
 from stages.training.micro_batches import StepRows
@@ -51,18 +50,16 @@ def moved(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def trainer_of(cfg: KTO, inputs: dict[str, Path], folder: Path) -> objective.StoredReferenceTrainer:
+def trainer_of(cfg: KTO, inputs: dict[str, Path], folder: Path) -> objective.CompletionTrainer:
     """Return a trainer of a moved policy."""
     folder.mkdir()
     out, policy = StageDir(folder, lambda metrics, step: None), inputs["policy"] / "model"
     rows, _ = objective.read_rows(inputs, contract := load_contract(policy), cfg, out)
-    fit = Fit(objective.StoredReferenceTrainer, objective.with_weights(cfg, 1, 2), rows, contract, policy, out)
-    model = moved(load_model(policy))
-    assert pack_pairs(model)
-    return fit.build_trainer(model)
+    fit = Fit(objective.CompletionTrainer, objective.with_weights(cfg, 1, 2), rows, contract, policy, out)
+    return fit.build_trainer(moved(objective.load_start(policy, cfg, fit.args.device, out)))
 
 
-def step_of(trainer: objective.StoredReferenceTrainer) -> tuple[float, dict[str, torch.Tensor], dict[str, Any]]:
+def step_of(trainer: objective.CompletionTrainer) -> tuple[float, dict[str, torch.Tensor], dict[str, Any]]:
     """Return the loss, the gradients and TRL's metrics of a step."""
     rows = StepRows([trainer.train_dataset[i] for i in range(ROWS)])
     loss = float(trainer.training_step(trainer.model, rows))
@@ -102,15 +99,16 @@ def test_a_step_has_trls_loss_and_gradients(inputs: dict[str, Path], tmp_path: P
         train_dataset=trainer.train_dataset,
         processing_class=load_tokenizer(policy),
     )
+    plain.model.train()
     batch = plain.data_collator([trainer.train_dataset[i] for i in range(ROWS)])
-    theirs = plain.compute_loss(plain.model, batch)
-    theirs.backward()
-    assert loss == pytest.approx(float(theirs.detach()), abs=1e-6)
+    trl_loss = plain.compute_loss(plain.model, batch)
+    trl_loss.backward()
+    assert loss == pytest.approx(float(trl_loss.detach()), abs=1e-6)
     for name, parameter in plain.model.named_parameters():
         if parameter.grad is not None:
             assert float((parameter.grad - gradients[name]).abs().max()) <= 1e-6, name
-    for name, values in plain._metrics["train"].items():
-        assert metrics[name] == pytest.approx(float(values[0]), abs=1e-4), name
+    for name in ("kl", "entropy", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected"):
+        assert metrics[name] == pytest.approx(float(plain._metrics["train"][name][0]), abs=1e-4), name
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
@@ -176,11 +174,10 @@ def test_a_reference_of_other_weights_is_refused(inputs: dict[str, Path], tmp_pa
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("kto.batch_size=1",), "kto.batch_size=1"),
         (("rounds=2",), "rounds=1"),
         (("dpo.beta=0.2",), "trains on no pairs"),
         (("align=dpo", "kto.beta=0.2"), "align=kto"),
-        (("kto.trainer.beta=0.2",), "kto.beta"),
+        (("kto.trainer.loss_type=kto",), "does not have this argument"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(overrides: tuple[str, ...], words: str) -> None:

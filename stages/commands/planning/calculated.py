@@ -1,8 +1,7 @@
 """Calculate the memory and time of every node on GPUs that this machine lacks, with neither weights nor data at hand.
 
 Time is arithmetic, or for generated tokens memory traffic, at SHARES of a GPU's rates. They were chosen with published
-runs in view, of which those of 70B lie outside (docs/how-to/memory.md). Recomputed layers count as arithmetic.
-"""
+runs in view, of which those of 70B lie outside (docs/how-to/memory.md). Recomputed layers count as arithmetic."""
 
 import math
 from collections.abc import Iterator

@@ -2,8 +2,7 @@
 
 A node that this or an earlier version published costs what it took then. For other nodes, memory follows from the
 shape of the model (stages/hardware/memory.py), and tokens and time from finished nodes of the same kind on this
-processor. Without such a node, neither tokens nor time are known.
-"""
+processor. Without such a node, neither tokens nor time are known."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -185,7 +184,7 @@ def expected_sizes(node: Node, store: Store, history: RunHistory) -> Sizes:
 
 
 def count_pairs(metrics: dict[str, Any]) -> int:
-    """Return the number of a node's pairs, or of its single completions."""
+    """Return the number of pairs or of single completions."""
     return int(metrics.get("pairs") or metrics.get("completions") or 0)
 
 

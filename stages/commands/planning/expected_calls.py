@@ -1,8 +1,7 @@
 """Predict the calls, tokens and costs of endpoints.
 
 The tokens of a question follow from its characters, with typical lengths for answers that are not sampled yet. Replies
-count with their maximum length. Cached replies and repeated calls are not predicted.
-"""
+count with their maximum length. Cached replies and repeated calls are not predicted."""
 
 import math
 from dataclasses import dataclass

@@ -226,9 +226,9 @@ class KTO(Training):
         sequences=1,
         labelled=0.5,
         row_tokens=60,
-        trl="KTOConfig",
-        typed={name: name for name in ("beta", "desirable_weight", "undesirable_weight")},
-        of_loss=("beta", "desirable_weight", "undesirable_weight", "trainer.router_aux_loss_coef"),
+        trl="",
+        typed={},
+        of_loss=("beta", "desirable_weight", "undesirable_weight"),
         next="eval",
     )
     beta: float = positive(1000)

@@ -2,8 +2,7 @@
 
 Banded MinHash (Broder 1997) selects likely copies. They are compared exactly, by the Jaccard similarity of their pairs
 of neighbouring words. Prompts are found verbatim, with some words changed, or inside a longer text. They are compared
-by runs of words, as in the decontamination of GPT-3 (arXiv:2005.14165, appendix C).
-"""
+by runs of words, as in the decontamination of GPT-3 (arXiv:2005.14165, appendix C)."""
 
 import zlib
 from collections import Counter, defaultdict

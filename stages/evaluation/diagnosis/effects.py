@@ -1,8 +1,7 @@
 """Findings on DPO's effects on the policy, and on the sample size of the evaluation.
 
 No setting fixes an effect directly: effects show in which direction a run went wrong. Held-out pairs are the pairs
-that `pairs.validation_fraction` keeps out of training.
-"""
+that `pairs.validation_fraction` keeps out of training."""
 
 from typing import Any
 

@@ -84,10 +84,7 @@ def token_counts(path: Path) -> dict[str, tuple[int, int]]:
     """Read the token counts of chosen and rejected by pair id from a table of PairLogProbs.
 
     Only the lengths of its lists are read, which may hold millions of numbers.
-
-    Raises:
-        Damaged: for a file that the stage did not write.
-    """
+    Raise Damaged for a file that the stage did not write."""
     try:
         table = pq.read_table(path, columns=["id", "chosen_ids", "rejected_ids"])
         chosen, rejected = (pc.list_value_length(table[name]).to_pylist() for name in ("chosen_ids", "rejected_ids"))

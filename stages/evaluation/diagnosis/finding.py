@@ -1,7 +1,6 @@
 """A finding: a quantity measured on a run, its normal range, and the likely cause of a value outside the range.
 
-The quantities' names, ranges, causes and advice are in finding.yaml.
-"""
+The quantities' names, ranges, causes and advice are in finding.yaml."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

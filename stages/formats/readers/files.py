@@ -2,8 +2,7 @@
 
 The readers know JSON, JSON lines, CSV, TSV, Parquet, Arrow and plain text, also compressed by gzip, bzip2, xz or
 Zstandard. They detect the kind from the first bytes, and only CSV, TSV and plain text from the name. A file of another
-kind is refused with the command that converts it.
-"""
+kind is refused with the command that converts it."""
 
 import bz2
 import codecs

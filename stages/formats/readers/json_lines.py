@@ -1,7 +1,6 @@
 """Read JSON lines, none longer than data.max_line allows, since a line may be as long as its file.
 
-A row is unusable if it has a key twice, or a number of a million digits.
-"""
+A row is unusable if it has a key twice, or a number of a million digits."""
 
 import io
 import json
@@ -119,11 +118,8 @@ def decode_whole(text: str) -> Any:
 
 def parse_value(text: str, decode: Callable[[str], Any] = decode_whole) -> Any:
     """Return the value of a JSON text, read by `decode`.
-
-    Raises:
-        JSONDecodeError: if the text is not JSON.
-        BadRow: if it is nested too deeply, or has a number with too many digits, NaN, or a key twice.
-    """
+    Raise JSONDecodeError if the text is not JSON. BadRow: if it is nested too deeply, or has a number with too many
+    digits, NaN, or a key twice."""
     try:
         return decode(text)
     except RecursionError:

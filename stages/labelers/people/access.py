@@ -63,8 +63,7 @@ def read_token(path: Path) -> str:
 
     Raises:
         ValueError: if the file belongs to another user, others can read or write it, or it does not have a token.
-        NotRegular, PermissionError: if it is not a regular file, or cannot be opened.
-    """
+        NotRegular, PermissionError: if it is not a regular file, or cannot be opened."""
     with os.fdopen(open_regular(path), "rb") as file:
         status, content = os.fstat(file.fileno()), file.read(1000).strip()
     if status.st_uid != os.geteuid():

@@ -1,8 +1,7 @@
 """Styled text for the page that keeps every character: Markdown gets a style, and its marks stay visible.
 
 Rendered Markdown would hide parts of an answer from the people who judge it: the language of a code fence, comments,
-surplus table cells, targets of links. Invisible and direction-changing characters are written as escapes.
-"""
+surplus table cells, targets of links. Invisible and direction-changing characters are written as escapes."""
 
 import re
 from collections.abc import Iterator

@@ -2,8 +2,7 @@
 
 Unwanted requests are rejected. The Host header stops websites that rebind their domain name to this machine (DNS
 rebinding). The Origin header and the content type stop forms of other sites. From other machines every request needs
-the token, even for the page. The page loads no other resources.
-"""
+the token, even for the page. The page loads no other resources."""
 
 import asyncio
 import base64
@@ -46,11 +45,8 @@ Body = Mapping[str, Any]
 
 def collect_answers(questions: Sequence[Question], cfg: Human, out: StageDir) -> Session:
     """Return the session of the questions once all are answered, on the page or by a file. Adds its metrics to `out`.
-
-    Raises:
-        UserError: if the file of answers is unusable, or the server cannot listen at its address.
-        KeyboardInterrupt: if the server is stopped earlier.
-    """
+    Raise UserError if the file of answers is unusable, or the server cannot listen at its address. KeyboardInterrupt:
+    if the server is stopped earlier."""
     folder = out.call_folder / "people"
     # The lock admits one process at a time, because two processes would not see each other's answers.
     with locks.hold_lock(locks.open_lock(folder / "people.lock"), "the page for people", "used"):
@@ -76,8 +72,7 @@ def serve(session: Session, cfg: Human, out: StageDir) -> None:
     Raises:
         UserError: if the server cannot listen at its address, or a journal is not a file.
         OSError: if an answer could not be saved.
-        KeyboardInterrupt: if the server is stopped earlier.
-    """
+        KeyboardInterrupt: if the server is stopped earlier."""
     host, port = cfg.runtime.host or "127.0.0.1", cfg.runtime.port or 0
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

@@ -1,8 +1,7 @@
 """People's answers in journals, and the state of the page, which is rebuilt from the journals at every start.
 
 A journal is an append-only file for each person: `outputs/cache/calls/people/ann.jsonl`. A line is on disk before the
-page reports it as saved. An undone answer gets a further line.
-"""
+page reports it as saved. An undone answer gets a further line."""
 
 import json
 import os
@@ -49,8 +48,7 @@ def parse_answer(row: Any) -> Answer:
     """Return the answer in a row of JSON. Impossible `seconds` become None.
 
     Raises:
-        ValueError, TypeError, LookupError: if a field is missing, has another type, or has a lone surrogate.
-    """
+        ValueError, TypeError, LookupError: if a field is missing, has another type, or has a lone surrogate."""
     answer = Answer(**row | {"reasons": tuple(row["reasons"])})
     texts = [answer.question, answer.annotator, answer.comment, answer.order, answer.at, *answer.reasons]
     if not all(isinstance(text, str) for text in [*texts, answer.verdict or ""]):
