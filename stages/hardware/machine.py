@@ -113,8 +113,7 @@ def computes_bf16(cpuinfo: Path = CPUINFO) -> bool:
     """Return True if bf16 arithmetic is faster than fp32: CUDA from compute capability 8.0, AMX, AMD's AVX512-BF16,
     Apple silicon. `precision=auto` uses this.
 
-    Emulated bf16 is several times slower. Intel's AVX512-BF16 is, too, where a hypervisor hides AMX: a Xeon multiplies
-    at 83 GFLOP/s in bf16 and 142 in fp32."""
+    Emulated bf16 is slow. So is Intel's AVX512-BF16 without AMX: a Xeon has 83 GFLOP/s in bf16, and 142 in fp32."""
     if first_gpu := gpu():
         return first_gpu.compute_capability >= 8.0
     if platform.system() == "Darwin":

@@ -161,12 +161,12 @@ class Ensemble(Labeler):
             scores = [(voter, j.score) for voter, j in judgements if j and j.score is not None]
             if len(scores) < len(by_member):
                 voter, failed = next((v, j) for v, j in judgements if not j or j.score is None)
-                error = f"{voter.labeler}: {(failed and failed.error) or 'no score'}"
-                yield Judgement(c.prompt_id, self.name, c.candidate_id, error=error)
-                continue
-            mean = sum(voter.weight * score for voter, score in scores) / total
-            vetoed = any(voter.veto is not None and score < voter.veto for voter, score in scores)
-            yield Judgement(c.prompt_id, self.name, c.candidate_id, score=min(0.0, mean) if vetoed else mean)
+                score, error = None, f"{voter.labeler}: {(failed and failed.error) or 'no score'}"
+            else:
+                mean, error = sum(voter.weight * value for voter, value in scores) / total, None
+                vetoed = any(voter.veto is not None and value < voter.veto for voter, value in scores)
+                score = min(0.0, mean) if vetoed else mean
+            yield Judgement(c.prompt_id, self.name, c.candidate_id, score=score, error=error)
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Yield the ensemble's judgements, and people's verdicts on the comparisons that people were asked about."""

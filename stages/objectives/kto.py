@@ -30,17 +30,18 @@ from stages.store.single_completions import UnpairedPreference, mismatched_pairs
 from stages.store.workspace import StageDir
 from stages.training.fit import SplitRows
 from stages.training.micro_batches import Batch, MicroBatches, select_row
-from stages.training.token_rows import IGNORED, CompletionRows, Row
+from stages.training.token_rows import IGNORED, PreferenceRows, Row
 
 WEIGHTS = ("desirable_weight", "undesirable_weight")
 
 
 def read_rows(
     inputs: dict[str, Path], contract: Contract, cfg: KTO, out: StageDir
-) -> tuple[SplitRows[CompletionRows], dict[str, bool]]:
+) -> tuple[SplitRows[PreferenceRows], dict[str, bool]]:
     """Return the completions that fit into `max_length` with their mismatched ones, in TRL's columns, and by id
     whether each is desirable."""
-    rows, labels = SplitRows(CompletionRows, cfg, out), dict[str, bool]()
+    rows, labels = SplitRows(PreferenceRows, cfg, out), dict[str, bool]()
+    rows.train.noun = "completions"
     scored = {p.id: p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)}
     for pair in mismatched_pairs(stream(inputs["unpaired"] / "unpaired.parquet", UnpairedPreference)):
         labels[pair.id] = pair.label

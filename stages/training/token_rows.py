@@ -129,12 +129,6 @@ class PreferenceRows(ColumnRows[Row]):
         return counts
 
 
-class CompletionRows(PreferenceRows):
-    """Single completions, each with a mismatched one."""
-
-    noun = "completions"
-
-
 class PromptRows(PreferenceRows):
     """Prompts to complete: the `id`, and `prompt_ids`."""
 

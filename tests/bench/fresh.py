@@ -1,7 +1,8 @@
 """A chain's models on fresh prompts: `python -m tests.bench.fresh [OUTPUTS] [prompts=560] [open=240] [KEY=VALUE …]`.
 
 SFT, the policy of every round of DPO, the control and GRPO (`'arms=[grpo]'` or `align=grpo`), of every seed in
-`'seeds=[1,2]'`, answer prompts of the trained tasks that no test has, and open requests of validation kinds. Prompts
+`'seeds=[1,2]'`, answer prompts of the trained tasks that no test has. The last round's policies also answer open
+requests of validation kinds. Prompts
 that the data holds in any phrasing are left out. Tells each model's difference to SFT, and on open requests to the
 base: by seed, and with every prompt's outcomes averaged over seeds. Models that are not in the store are left out.
 """
@@ -45,7 +46,8 @@ def main(outputs: Path, words: list[str]) -> None:
     models = {(match[1], int(match[2] or cfg.seed)): nodes[name] for name, match in matches.items()}
     for group, size in zip(MAX_NEW_TOKENS, sizes.values(), strict=True):
         first = "sft" if group == "validation" else "base"
-        answering = {key: node for key, node in models.items() if first == "base" or key[0] != "base"}
+        left_out = ("base",) if first == "sft" else tuple(role for role, _ in models if role.startswith("dpo_"))
+        answering = {key: node for key, node in models.items() if key[0] not in left_out}
         logging.info("%s, %d prompts; differences to %s", group, size, first)
         compare(cfg, store, overrides, nodes["data"], answering, group, size, first)
 
