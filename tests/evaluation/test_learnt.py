@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation import learnt as scoring
-from stages.evaluation.learnt import cautions, favoured, learnt_results, log_probs, read_held_out, sentence
+from stages.evaluation.intervals import Means
+from stages.evaluation.learnt import cautions, favoured, learnt_results, log_probs, placements, read_held_out, sentence
 from stages.evaluation.outcomes import ENOUGH_PAIRS
 from stages.store.records import Pair, load, save
 from tests.helpers import Chain, build, settings
@@ -145,3 +147,17 @@ def test_cautions_are_what_became_worse_by_more_than_is_usual() -> None:
     clause = cautions(fine | worse)
     assert clause.startswith("; but it ends ")
     assert all(part in clause for part in ("98.0% → 71.0%, and", "1.0% → 6.0%, and", "SFT: 0.94 nats"))
+
+
+def test_single_completions_have_the_share_of_comparisons_with_an_interval_that_covers_it() -> None:
+    """Mann and Whitney's share; for scores one standard deviation apart it is Φ(1/√2)."""
+    true_share, draw, covered, tables = 0.5 * (1 + math.erf(0.5)), np.random.default_rng(0), 0, 400
+    for _ in range(tables):
+        desirable = np.arange(90) < 40
+        scores = draw.normal(size=90) + desirable
+        values = placements(scores, desirable)
+        wins = [scores[i] > scores[j] for i in range(40) for j in range(40, 90)]
+        assert values.mean() == pytest.approx(np.mean(wins))
+        interval = Means(values[:, None], [str(i) for i in range(90)], drawn=True).share(0)
+        covered += interval.low <= true_share <= interval.high
+    assert 0.92 <= covered / tables <= 0.98, "95% within three standard errors of 400 tables"
