@@ -54,7 +54,7 @@ SEAMS = [
     # TRL
     Seam(
         "trl.trainer.utils:FusedCausalLMOutput",
-        ("objectives/dpo.py", "objectives/sft.py"),
+        ("objectives/dpo.py", "objectives/kto.py", "objectives/sft.py"),
         "read and made: what a row's output would be, cut from that of a forward of many rows",
         "evaluations during training end in an error",
     ),
@@ -87,7 +87,7 @@ SEAMS = [
     ),
     Seam(
         "trl:DPOTrainer()._metrics",
-        ("training/micro_batches.py", "objectives/dpo.py"),
+        ("training/micro_batches.py", "objectives/first_step.py"),
         "read and replaced: the metrics of a step's micro-batches become the step's",
         "curves hold means of means",
     ),
@@ -129,7 +129,7 @@ SEAMS = [
     ),
     Seam(
         "trl.trainer:add_fused_lm_head",
-        ("models/scoring.py", "objectives/grpo.py"),
+        ("models/scoring.py", "objectives/grpo.py", "objectives/kto.py"),
         "called: the reference is scored by the head that trains",
         "policy and reference differ by their arithmetic",
         takes="model, temperature, cast_lm_head_to_fp32, outputs",
@@ -163,7 +163,7 @@ SEAMS = [
     ),
     Seam(
         "trl.trainer:disable_dropout_in_model",
-        ("objectives/sft.py", "objectives/grpo.py"),
+        ("objectives/sft.py", "objectives/grpo.py", "objectives/kto.py"),
         "called, since a dropout mask is drawn per micro-batch",
         "SFT depends on the micro-batch",
         takes="model",
