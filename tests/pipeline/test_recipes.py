@@ -28,7 +28,7 @@ SIZES = re.compile(
     r"precision|.*\.precision|model\..*|data\.(tasks|sources).*|label\.(path|hub_split)|.*\.runtime\..*|"
     r"(sft|dpo|grpo|reward)\.(learning_rate|epochs|batch_size|max_length|evaluations)|"
     r"(sample|grpo|answer)\.max_new_tokens|grpo\.completions|pairs\.(min_score|max_length_ratio|quality)|sft\.demonstrations|"
-    r"rounds|sample\.(rounds|prompts_per_round|candidates_per_prompt)|eval\.likelihood_prompts"
+    r"rounds|dpo\.trainer\..*|sample\.(rounds|prompts_per_round|candidates_per_prompt)|eval\.likelihood_prompts"
 )
 
 

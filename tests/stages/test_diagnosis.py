@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from stages import report
 from stages.config.errors import UserError
-from stages.evaluation.diagnosis import causes, effects
+from stages.evaluation.diagnosis import diagnose as causes
+from stages.evaluation.diagnosis import effects
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import Evidence, gather_evidence
 from stages.evaluation.diagnosis.finding import FAR, NUMBER, OUT, Finding, Normal, write_number

@@ -245,6 +245,7 @@ def test_every_stage_of_the_graph_has_a_version() -> None:
         "label",
         "pairs",
         "unpaired",
+        "kto",
         "reference",
         "dpo",
         "grpo",
