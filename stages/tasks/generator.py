@@ -39,9 +39,7 @@ class Family:
 
 FAMILIES: dict[str, Family] = {}
 # Groups of prompts, in the order of generation. Tests come first, so that a prompt drawn twice belongs to the test.
-# Demonstrations come before preference prompts, so that they stay the same however many of those there are.
-TRAINED = ("sft", "preference")
-GROUPS = ("test", "unseen_phrasings", "unseen_tasks", "rephrased", "validation", *TRAINED)
+GROUPS = ("test", "unseen_phrasings", "unseen_tasks", "rephrased", "validation", "preference", "sft")
 
 
 def family(
@@ -54,7 +52,8 @@ def family(
         phrasings: one per line, " | " for a blank line; the last is kept out of training. By default, those under the
             function's name in the YAML file beside its module.
         unseen: keeps the family out of training altogether.
-        trains: the kinds of constraint on open answers that it asks for as well."""
+        trains: the kinds of constraint on open answers that it asks for as well.
+    """
 
     def register(make: Callable[[random.Random], Instance]) -> Callable[[random.Random], Instance]:
         forms = wordings_of(make, "\n\n") if phrasings is None else split_wordings(phrasings, "\n\n")
@@ -103,8 +102,7 @@ def collect_families() -> Iterator[dict[str, Family]]:
 def generate(
     seed: int, counts: Mapping[str, int], families: list[str], own: Mapping[str, Family] | None = None
 ) -> list[Example]:
-    """Return examples of each group in GROUPS, with families in turn and no prompt twice. No trained prompt is another
-    phrasing of a test or validation prompt. `own`: the user's families.
+    """Return examples of each group in GROUPS, with families in turn and no prompt twice. `own`: the user's families.
     Raise UserError for an unknown or duplicate family, or a group without a family."""
     chosen = known_families()
     for name in own or {}:
@@ -116,24 +114,21 @@ def generate(
             raise UserError(f"data.tasks.families: {name!r} is not a task family.{suggest(name, chosen)}")
     if families:
         chosen = {name: chosen[name] for name in sorted({*families, *(own or {})})}
-    examples, held_out = dict[str, Example](), set[str]()
+    examples: dict[str, Example] = {}
     for group in GROUPS:
-        if group == TRAINED[0]:
-            held_out = {example.request for example in examples.values()}
         members = [f for f in chosen.values() if f.unseen == (group == "unseen_tasks")]
         if counts.get(group, 0) and not members:
             raise UserError(
                 f"data.tasks.{group}={counts[group]}: data.tasks.families has no family for this group. Add one."
             )
         for i in range(counts.get(group, 0)):
-            drawn = draw(members[i % len(members)], group, f"{seed}/{group}/{i // len(members)}", examples, held_out)
+            drawn = draw(members[i % len(members)], group, f"{seed}/{group}/{i // len(members)}", examples)
             examples |= {example.id: example for example in drawn}
     return list(examples.values())
 
 
-def draw(family: Family, group: str, key: str, earlier: Mapping[str, Example], held_out: set[str]) -> list[Example]:
-    """Return an instance in one phrasing, or in all phrasings for group `rephrased`. Its prompts are none of the
-    `earlier` ones, which are given by id, and its request is none of `held_out`."""
+def draw(family: Family, group: str, key: str, examples: Mapping[str, Example]) -> list[Example]:
+    """Return an instance in one phrasing, or in all phrasings for group `rephrased`. Its prompts are new."""
     for attempt in range(1000):
         rng = random.Random(f"{key}/{family.name}/{attempt}")
         instance = family.make(rng)
@@ -143,7 +138,7 @@ def draw(family: Family, group: str, key: str, earlier: Mapping[str, Example], h
             trained = group != "unseen_phrasings"
             phrasings = (rng.choice(family.phrasings[:-1] if trained else family.phrasings[-1:]),)
         drawn = [example(family, group, instance, phrasing) for phrasing in phrasings]
-        if not any(e.id in earlier or e.request in held_out for e in drawn):
+        if not any(e.id in examples for e in drawn):
             return drawn
     raise UserError(f"data.tasks.{group}: the family {family.name} has too few different prompts. Lower the number.")
 
