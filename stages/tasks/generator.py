@@ -39,7 +39,8 @@ class Family:
 
 FAMILIES: dict[str, Family] = {}
 # Groups of prompts, in the order of generation. Tests come first, so that a prompt drawn twice belongs to the test.
-GROUPS = ("test", "unseen_phrasings", "unseen_tasks", "rephrased", "validation", "preference", "sft")
+TRAINED = ("preference", "sft")
+GROUPS = ("test", "unseen_phrasings", "unseen_tasks", "rephrased", "validation", *TRAINED)
 
 
 def family(
@@ -102,7 +103,8 @@ def collect_families() -> Iterator[dict[str, Family]]:
 def generate(
     seed: int, counts: Mapping[str, int], families: list[str], own: Mapping[str, Family] | None = None
 ) -> list[Example]:
-    """Return examples of each group in GROUPS, with families in turn and no prompt twice. `own`: the user's families.
+    """Return examples of each group in GROUPS, with families in turn and no prompt twice. No trained prompt is another
+    phrasing of a test or validation prompt. `own`: the user's families.
     Raise UserError for an unknown or duplicate family, or a group without a family."""
     chosen = known_families()
     for name in own or {}:
@@ -114,21 +116,24 @@ def generate(
             raise UserError(f"data.tasks.families: {name!r} is not a task family.{suggest(name, chosen)}")
     if families:
         chosen = {name: chosen[name] for name in sorted({*families, *(own or {})})}
-    examples: dict[str, Example] = {}
+    examples, held_out = dict[str, Example](), set[str]()
     for group in GROUPS:
+        if group == TRAINED[0]:
+            held_out = {example.request for example in examples.values()}
         members = [f for f in chosen.values() if f.unseen == (group == "unseen_tasks")]
         if counts.get(group, 0) and not members:
             raise UserError(
                 f"data.tasks.{group}={counts[group]}: data.tasks.families has no family for this group. Add one."
             )
         for i in range(counts.get(group, 0)):
-            drawn = draw(members[i % len(members)], group, f"{seed}/{group}/{i // len(members)}", examples)
+            drawn = draw(members[i % len(members)], group, f"{seed}/{group}/{i // len(members)}", examples, held_out)
             examples |= {example.id: example for example in drawn}
     return list(examples.values())
 
 
-def draw(family: Family, group: str, key: str, examples: Mapping[str, Example]) -> list[Example]:
-    """Return an instance in one phrasing, or in all phrasings for group `rephrased`. Its prompts are new."""
+def draw(family: Family, group: str, key: str, earlier: Mapping[str, Example], held_out: set[str]) -> list[Example]:
+    """Return an instance in one phrasing, or in all phrasings for group `rephrased`. Its prompts are none of the
+    `earlier` ones, which are given by id, and its request is none of `held_out`."""
     for attempt in range(1000):
         rng = random.Random(f"{key}/{family.name}/{attempt}")
         instance = family.make(rng)
@@ -138,7 +143,7 @@ def draw(family: Family, group: str, key: str, examples: Mapping[str, Example]) 
             trained = group != "unseen_phrasings"
             phrasings = (rng.choice(family.phrasings[:-1] if trained else family.phrasings[-1:]),)
         drawn = [example(family, group, instance, phrasing) for phrasing in phrasings]
-        if not any(e.id in examples for e in drawn):
+        if not any(e.id in earlier or e.request in held_out for e in drawn):
             return drawn
     raise UserError(f"data.tasks.{group}: the family {family.name} has too few different prompts. Lower the number.")
 
