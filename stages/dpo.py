@@ -1,4 +1,5 @@
-"""Stage `dpo`: direct preference optimization (arXiv:2305.18290) with TRL's DPOTrainer and a stored reference."""
+"""Stage `dpo`: direct preference optimization (arXiv:2305.18290) with TRL's DPOTrainer and a stored reference, or
+SimPO without a reference."""
 
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,9 @@ from stages.config.choices import Adapter, Weights
 from stages.evaluation.diagnosis.effects import displacement
 from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model
-from stages.models.scoring import join_reference
 from stages.objectives import dpo as objective
-from stages.objectives.first_step import FirstStepCheck, read_reference
-from stages.store.records import Pair, PairLogProbs, stream
+from stages.objectives.first_step import FirstStepCheck
+from stages.objectives.simpo import ReferenceFreeTrainer
 from stages.store.workspace import StageDir
 from stages.training.end_of_turn import separate_end_of_turn
 from stages.training.fit import Fit
@@ -26,25 +26,29 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     Raise UserError if policy or token ids differ from those that the reference scored, the first loss is not that of
     log-ratio 0, too many pairs are too long, or training diverged."""
     contract = load_contract(inputs["policy"] / "model")
-    pairs, log_probs = inputs["pairs"] / "pairs.parquet", inputs["reference"] / "logprobs.parquet"
-    scored_pairs = join_reference(stream(pairs, Pair), stream(log_probs, PairLogProbs))
-    rows = objective.read_rows(scored_pairs, contract, cfg, out)
+    rows = objective.read_rows(inputs, contract, cfg, out)
     held_out = rows.validation
 
     frozen = inputs.get("frozen", inputs["policy"]) / "model"  # the weights under a continued adapter
-    fit = Fit(objective.StoredReferenceTrainer, cfg, rows, contract, frozen, out)
+    kind = ReferenceFreeTrainer if cfg.reference_free else objective.StoredReferenceTrainer
+    fit = Fit(kind, cfg, rows, contract, frozen, out)
     start = load_frozen(frozen, contract, cfg, cfg.start_weights, fit.args.device)
     policy = objective.trainable_model(start, inputs["policy"] / "adapter", fit.cfg, out)
     trainer = fit.build_trainer(policy)
-    first_step = FirstStepCheck(trainer, inputs, rows.train.ids, lambda _: objective.starting_loss(cfg))
-    fit.train(first_step)
-    held_out_margins = objective.reward_margins(trainer, read_reference(inputs, held_out.ids))
+    figures, start_loss = dict[str, Any](), lambda _: objective.starting_loss(cfg)
+    if cfg.reference_free:
+        fit.train()
+    else:
+        first_step = FirstStepCheck(trainer, inputs, rows.train.ids, start_loss)
+        fit.train(first_step)
+        figures = first_step.figures
+    held_out_margins = objective.reward_margins(trainer, objective.read_held_out(inputs, held_out))
     if not out.is_main:
         return {}
     fit.publish(lambda weights: load_frozen(frozen, contract, cfg, weights), held_out_margins)
 
-    figures = first_step.figures | objective.read_last_figures(out.path)
-    warning = displacement(figures, held_out.rows)
+    figures |= objective.read_last_figures(out.path)
+    warning = "" if cfg.reference_free else displacement(figures, held_out.rows)
     fit.describe(inputs, figures, warning, risen_loss_message(EvalHistory(trainer), cfg))
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
     if fit.schedule.left_out:

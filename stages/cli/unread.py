@@ -166,6 +166,12 @@ def training_keys(cfg: Config) -> Iterator[Unread]:
     if cfg.pairs.strategy is Strategy.best_worst:
         deciding = ("pairs", "pairs.strategy")
         yield Unread(("pairs.max_per_prompt",), deciding, "pairs=best_worst makes one pair per prompt", "pairs=all")
+    if cfg.by_pairs and cfg.dpo.reference_free:
+        reason = "dpo.loss_type=[simpo] needs no reference"
+        yield Unread(("reference", "dpo.reference"), ("dpo.loss_type",), reason, "dpo.loss_type=[sigmoid]")
+    else:
+        reason = "no loss is simpo"
+        yield Unread(("dpo.simpo_gamma",), ("dpo.loss_type",), reason, "dpo.loss_type=[simpo]")
     if not cfg.control:
         yield Unread(("control_learning_rate",), ("control",), "control=false trains no control", "control=true")
     source, deciding = cfg.reward.source, ("reward.source.path",)

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from stages.commands import plain_trl
 from stages.commands.plain_trl import POSITION, FirstSteps, TokenRows, Tokens
 from stages.config.blocks.runtimes import SampledRuntime
-from stages.config.blocks.training import SFT
+from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Sharding, Upstream
 from stages.config.errors import UserError, require_known, visible
 from stages.config.schema import Config, Parity
@@ -49,6 +49,8 @@ def show(cfg: Config, node: Node, store: Store, overrides: list[str]) -> None:
     Raise UserError, naming what differs by more than rounding."""
     if isinstance(node.config, SFT) and not node.config.train:
         raise UserError("parity.stage=sft: sft=none trains nothing. Set parity.stage=dpo.")
+    if isinstance(node.config, DPO) and node.config.reference_free:
+        raise UserError("stage=parity: TRL's DPOTrainer does not have simpo. Set parity.stage=sft.")
     require_known("parity.trl", cfg.parity.trl, argument_types(node.stage))
     if cfg.upstream is Upstream.require:
         require_inputs([node], store, overrides)

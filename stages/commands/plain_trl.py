@@ -23,9 +23,8 @@ from stages.models import lm_head
 from stages.models.chat_templates import establish_contract
 from stages.models.contract import load_contract
 from stages.models.loading import count_embedding_rows, load_model, load_tokenizer, read_context_length
-from stages.models.scoring import join_reference
 from stages.objectives import dpo, reward, sft
-from stages.store.records import Example, Pair, PairLogProbs, stream
+from stages.store.records import Example, Pair, stream
 from stages.store.source_files import read_template
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel
@@ -79,12 +78,11 @@ def prepare_fit(cfg: Any, inputs: Inputs, out: StageDir) -> Fit[Any, Any]:
         contract = establish_contract(load_tokenizer(base), cfg.template, cfg.train, count_embedding_rows(base))
         rows: Any = sft.read_rows(examples, contract, cfg, out, read_context_length(base))
         return Fit(sft.SupervisedTrainer, cfg, rows, contract, base, out)
-    policy, pairs = inputs["policy"] / "model", stream(inputs["pairs"] / "pairs.parquet", Pair)
-    contract = load_contract(policy)
+    policy, contract = inputs["policy"] / "model", load_contract(inputs["policy"] / "model")
     if isinstance(cfg, DPO):
-        scored = join_reference(pairs, stream(inputs["reference"] / "logprobs.parquet", PairLogProbs))
-        rows, frozen = dpo.read_rows(scored, contract, cfg, out), inputs.get("frozen", inputs["policy"]) / "model"
+        rows, frozen = dpo.read_rows(inputs, contract, cfg, out), inputs.get("frozen", inputs["policy"]) / "model"
         return Fit(dpo.StoredReferenceTrainer, cfg, rows, contract, frozen, out)
+    pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
     rows = reward.read_rows(pairs, contract, cfg, out, read_context_length(policy))
     return Fit(reward.PairwiseRewardTrainer, cfg, rows, contract, policy, out)
 

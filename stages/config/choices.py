@@ -85,6 +85,7 @@ LOSS_TYPES = (
     "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
     "sigmoid_norm"
 ).split()
+SIMPO = "simpo"  # the loss without a reference (arXiv:2405.14734), which TRL's DPOTrainer does not have
 # GRPO's weights of tokens: every completion of a step counts alike (arXiv:2402.03300), every token by a constant and
 # advantages are not divided (arXiv:2503.20783), or every token counts alike (arXiv:2503.14476).
 GROUP_LOSSES = ("grpo", "dr_grpo", "dapo")

@@ -10,7 +10,7 @@ from typing import Any
 
 from stages.config import trl_values, unread_arguments
 from stages.config.blocks.training import DPO, OBJECTIVES, Training
-from stages.config.choices import Checkpointing
+from stages.config.choices import SIMPO, Checkpointing
 from stages.config.errors import UserError, suggest
 from stages.config.installation import install_command
 
@@ -97,6 +97,11 @@ def validate_losses(cfg: DPO) -> None:
         raise UserError(
             f"dpo.loss_weights={cfg.loss_weights}: all weights are 0, so nothing is learnt. Type "
             "dpo.loss_weights=null for equal weights."
+        )
+    if SIMPO in cfg.loss_type and len(cfg.loss_type) > 1:
+        raise UserError(
+            f"dpo.loss_type={cfg.loss_type}: simpo needs no reference, and the other losses do. Type dpo.loss_type="
+            "[simpo] dpo.loss_weights=null, or leave simpo out."
         )
     divergence = cfg.trainer.get("f_divergence_type", "reverse_kl")
     if divergence != "reverse_kl" and (without := [loss for loss in cfg.loss_type if loss not in OF_ANY_DIVERGENCE]):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.config.blocks.training import DPO, SFT, Training
-from stages.config.choices import LOSS_TYPES, Checkpointing, Sharding
+from stages.config.choices import LOSS_TYPES, SIMPO, Checkpointing, Sharding
 from stages.config.errors import UserError, suggest
 from stages.config.installation import read_beside
 
@@ -56,6 +56,7 @@ RULES = (
     Rule("discopop_tau", LOSSES, by_loss(["discopop"]), "discopop"),
     Rule("f_divergence_type", LOSSES, by_loss(DIVERGING), "sigmoid"),
     Rule("ld_alpha", LOSSES, by_loss([loss for loss in LOSS_TYPES if loss != "sft"]), "sigmoid"),
+    Rule("use_weighting router_aux_loss_coef", LOSSES, lambda block: SIMPO not in losses(block), "sigmoid"),
     Rule(
         "f_alpha_divergence_coef",
         "dpo.trainer.f_divergence_type={divergence}",

@@ -40,7 +40,7 @@ def write_card(model: Path, cfg: Training, inputs: dict[str, Path], figures: dic
         "pipeline_tag": "text-classification" if objective.scores else "text-generation",
         "tags": ["plumbline", *(["trl", objective.name] if trained else [])],
     }
-    origin = objective.card if trained else UNTRAINED
+    origin = cfg.card if trained else UNTRAINED
     text = TEXT.format(
         title=f"Plumbline {objective.name} {model.parent.stem}",
         origin=origin.format(base=header.get("base_model", "the base below")),

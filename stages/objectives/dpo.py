@@ -4,7 +4,7 @@ The reference's log-probs come from the store, and the loss does not depend on t
 rejected y_l it is -log σ(β log π(y_w|x)/π_ref(y_w|x) - β log π(y_l|x)/π_ref(y_l|x)) (Eq. 7)."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import patch
@@ -19,16 +19,18 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import DPO
 from stages.models.contract import Contract
+from stages.models.loading import read_context_length
 from stages.models.packing import ATTENTION, attention_name, send_batch
 from stages.models.run_attention import send_tensor
-from stages.models.scoring import require_same_tokens, round_weights_once
-from stages.objectives.first_step import score_in_batches
-from stages.store.records import Pair, PairLogProbs
+from stages.models.scoring import join_reference, require_same_tokens, round_weights_once, tokenize_pairs
+from stages.objectives.first_step import read_reference, score_in_batches
+from stages.store.dropped import Dropped
+from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.workspace import StageDir, last_values, read_curves
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
 from stages.training.micro_batches import Batch, MicroBatches, select_row
-from stages.training.token_rows import PreferenceRows, Row
+from stages.training.token_rows import IGNORED, PreferenceRows, Row
 
 
 class StoredReferenceTrainer(MicroBatches, DPOTrainer):
@@ -68,12 +70,19 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         return items_by_metric.get(metric, len(batch["ref_chosen_logps"]))
 
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
-        batch = send_batch(self.collate(rows), self.args.device)
-        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
-        model_inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch}
-        output = model(**model_inputs, labels=labels, use_cache=False, fused_lm_head=True)
+        output = self.score(model, send_batch(self.collate(rows), self.args.device))
         widths = [self.data_collator([row])["input_ids"].shape[1] for row in rows]
         return [select_row(output, (slice(i, None, len(rows)), slice(width - 1))) for i, width in enumerate(widths)]
+
+    def score(self, model: torch.nn.Module, batch: Batch) -> Any:
+        """Return the output of a forward, with the log-probs of completion tokens, chosen over rejected."""
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
+        model_inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "layout") if name in batch}
+        return model(**model_inputs, labels=labels, use_cache=False, fused_lm_head=True)
+
+    def reward(self, log_probs: list[float], reference: list[float]) -> float:
+        """Return a completion's reward in nats, from its tokens' log-probs."""
+        return self.cfg.beta * (sum(log_probs) - sum(reference))
 
     def log_probs(self, pairs: Sequence[PairLogProbs]) -> list[tuple[list[float], list[float]]]:
         return score_in_batches(self, pairs, [vars(p) for p in pairs])
@@ -125,23 +134,44 @@ def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
     }
 
 
-def read_rows(
-    scored: Iterable[tuple[Pair, PairLogProbs | None]], contract: Contract, cfg: DPO, out: StageDir
-) -> SplitRows[PreferenceRows]:
+def read_rows(inputs: dict[str, Path], contract: Contract, cfg: DPO, out: StageDir) -> SplitRows[PreferenceRows]:
     """Return the pairs whose completions fit into `max_length`, as rows of `trl_row`."""
     rows = SplitRows(PreferenceRows, cfg, out)
-    for pair, reference in scored:
-        if not reference:
-            rows.left_out.add(pair.id, "not scored by the reference")
-            continue
+    for pair, reference in scored_pairs(inputs, contract, cfg, rows.left_out):
         tokens = len(reference.prompt_ids) + max(len(reference.chosen_ids), len(reference.rejected_ids))
         if tokens > cfg.max_length:
             rows.left_out.add(pair.id, f"longer than dpo.max_length={cfg.max_length} tokens", tokens)
             continue
-        require_same_tokens(pair, reference, contract)
         rows.add(pair.split, pair.id, trl_row(reference, cfg.trainer.get("ld_alpha")), pair.prompt)
     rows.settle()
     return rows
+
+
+def scored_pairs(
+    inputs: dict[str, Path], contract: Contract, cfg: DPO, left_out: Dropped
+) -> Iterator[tuple[Pair, PairLogProbs]]:
+    """Yield every pair with its token ids and the reference's log-probs, of which a loss without reference has none.
+    Pairs that the reference did not score, or that cannot be rendered, are added to `left_out`."""
+    pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
+    if cfg.reference_free:
+        context = read_context_length(inputs["policy"] / "model")
+        for pair, tokens, _ in tokenize_pairs(pairs, contract, context, left_out):
+            yield pair, tokens
+        return
+    for pair, scored in join_reference(pairs, stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)):
+        if scored:
+            require_same_tokens(pair, scored, contract)
+            yield pair, scored
+        else:
+            left_out.add(pair.id, "not scored by the reference")
+
+
+def read_held_out(inputs: dict[str, Path], rows: PreferenceRows) -> list[PairLogProbs]:
+    """Return the held-out pairs with the reference's log-probs, of which a loss without reference has none."""
+    if "reference" in inputs:
+        return read_reference(inputs, rows.ids)
+    tokens = [(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows.rows]
+    return [PairLogProbs(name, *ids, [], []) for name, ids in zip(rows.ids, tokens, strict=True)]
 
 
 def trainable_model(model: PreTrainedModel, adapter: Path, cfg: DPO, out: StageDir) -> AnyModel:
@@ -165,15 +195,15 @@ def starting_loss(cfg: DPO) -> float | None:
 
 def reward_margins(trainer: StoredReferenceTrainer, pairs: list[PairLogProbs]) -> list[dict[str, Any]]:
     """Return the trained policy's reward margin of every pair, in nats: β log π(y_w|x)/π_ref(y_w|x) - β log
-    π(y_l|x)/π_ref(y_l|x). TRL's rewards/margins is its mean."""
+    π(y_l|x)/π_ref(y_l|x), or SimPO's. TRL's rewards/margins is its mean."""
     trainer.model.eval()
     with round_weights_once(trainer.args.device):
         scores = trainer.log_probs(pairs)
-    ratios = [
-        (sum(chosen) - sum(p.chosen_logps), sum(rejected) - sum(p.rejected_logps))
+    rewards = [
+        (trainer.reward(chosen, p.chosen_logps), trainer.reward(rejected, p.rejected_logps))
         for p, (chosen, rejected) in zip(pairs, scores, strict=True)
     ]
-    return [{"id": p.id, "margin": trainer.cfg.beta * (a - b)} for p, (a, b) in zip(pairs, ratios, strict=True)]
+    return [{"id": p.id, "margin": a - b} for p, (a, b) in zip(pairs, rewards, strict=True)]
 
 
 def read_last_figures(node: Path) -> dict[str, float]:

@@ -41,6 +41,7 @@ NEXT |= {"label": "pairs", "pairs": "reference", "reference": "dpo", "unpaired":
 NEXT |= {"versus": "eval", "eval": "report"} | {objective.name: objective.next for objective in OBJECTIVES.values()}
 
 MISSING_STAGES: dict[str, str] = {  # by stage, the settings that add nodes of this stage to the graph
+    Target.reference: "dpo.loss_type=[simpo] needs no reference.",
     Target.select: "Set data.tasks.open_sft, sft.demonstrations=selected or control=true.",
     Target.kto: "Set align=kto or arms=[kto].",
     Target.grpo: "Set align=grpo or arms=[grpo].",
@@ -218,10 +219,12 @@ def wire_dpo(
         earlier.append(judged)
         round_nodes |= wire_judgements(cfg, make_node, judged)
         pairs = round_nodes["pairs"]
-        reference_model = policy if cfg.dpo.reference is DPOReference.previous else sft
-        reference = make_node("reference", scoring, reference=reference_model, pairs=pairs)
-        policy = make_node("dpo", cfg.dpo, policy=policy, pairs=pairs, reference=reference, **frozen)
-        round_nodes |= {"reference": reference, "dpo": policy}
+        reference = dict[str, Node]()
+        if not cfg.dpo.reference_free:
+            reference_model = policy if cfg.dpo.reference is DPOReference.previous else sft
+            reference = {"reference": make_node("reference", scoring, reference=reference_model, pairs=pairs)}
+        policy = make_node("dpo", cfg.dpo, policy=policy, pairs=pairs, **reference, **frozen)
+        round_nodes |= reference | {"dpo": policy}
         nodes |= {f"{name}{suffix}": node for name, node in round_nodes.items()}
     if cfg.stage == Target.reward and not cfg.reward.source.path:
         nodes["reward"] = make_node("reward", cfg.reward, policy=sft, judged=judged, pairs=pairs)

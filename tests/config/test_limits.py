@@ -273,7 +273,7 @@ REFUSED = [
     ("data.sources=README.md", "Write 'data.sources=[{path: README.md}]'."),
     ("data.sources=[README.md]", "Write 'data.sources=[{path: README.md}]'."),
     ("data.sources={path:x}", "Write 'data.sources=[{path:x}]'."),
-    ("dpo.loss_type=simpo", "Did you mean 'ipo'?"),
+    ("dpo.loss_type=[simp]", "Did you mean 'simpo'?"),
     ("seeds=2", "Write 'seeds=[2]'."),
     ("dpo.lora=5", "dpo.lora.rank, dpo.lora.alpha, dpo.lora.target_modules"),
     ("sft.lr=1", "Did you mean 'learning_rate'?"),

@@ -14,6 +14,7 @@ from stages.config.choices import (
     BASELINES,
     GROUP_LOSSES,
     LOSS_TYPES,
+    SIMPO,
     Adapter,
     Checkpointing,
     Demonstrations,
@@ -85,6 +86,11 @@ class Training:
     def block(self) -> str:
         """The block of the configuration that holds these keys."""
         return self.objective.name
+
+    @property
+    def card(self) -> str:
+        """The first sentence of the model card."""
+        return self.objective.card
 
     @property
     def rate_key(self) -> str:
@@ -193,7 +199,7 @@ class DPO(Training):
         trl="DPOConfig",
         typed={"beta": "beta", "loss_type": "loss_type", "loss_weights": "loss_weights"},
         of_loss=(
-            *("beta", "loss_type", "loss_weights", "trainer.label_smoothing", "trainer.ld_alpha"),
+            *("beta", "loss_type", "loss_weights", "simpo_gamma", "trainer.label_smoothing", "trainer.ld_alpha"),
             *("trainer.use_weighting", "trainer.f_divergence_type", "trainer.f_alpha_divergence_coef"),
             *("trainer.discopop_tau", "trainer.router_aux_loss_coef"),
         ),
@@ -202,8 +208,9 @@ class DPO(Training):
         in_chain=True,
     )
     beta: float = positive(1000)
-    loss_type: list[str] = words(*LOSS_TYPES)
+    loss_type: list[str] = words(*LOSS_TYPES, SIMPO)
     loss_weights: list[float] | None = between(0, 1_000_000)
+    simpo_gamma: float | None = between(0, 1000, None)
     reference: DPOReference = MISSING
     forward: Forward = MISSING
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
@@ -212,6 +219,21 @@ class DPO(Training):
     def by_micro_batch(self) -> bool:
         """True also for `aot` losses, which sort the pairs of a micro-batch (arXiv:2406.05882)."""
         return super().by_micro_batch or not {"aot", "aot_unpaired"}.isdisjoint(self.loss_type)
+
+    @property
+    def reference_free(self) -> bool:
+        """True if the loss needs no reference."""
+        return self.loss_type == [SIMPO]
+
+    @property
+    def card(self) -> str:
+        simpo = "A causal language model from {base}, by SimPO (arXiv:2405.14734)."
+        return simpo if self.reference_free else super().card
+
+    @property
+    def gamma(self) -> float:
+        """The margin that SimPO asks for between the rewards of chosen and rejected."""
+        return self.beta / 2 if self.simpo_gamma is None else self.simpo_gamma
 
 
 @dataclass

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from stages.config.choices import Strategy
+from stages.config.choices import SIMPO, Strategy
 from stages.config.unread_arguments import replace_main_loss
 from stages.evaluation.diagnosis.effects import EFFECTS, EVALUATION
 from stages.evaluation.diagnosis.evidence import Evidence
@@ -101,9 +101,14 @@ def learning_rate(run: Evidence) -> Finding:
 
 
 def beta(run: Evidence) -> Finding:
-    per_token = "sigmoid_norm" in run.settings["loss_type"]  # the loss takes a mean over tokens, not a sum
+    # These losses take a mean over tokens, not a sum.
+    per_token = not {"sigmoid_norm", SIMPO}.isdisjoint(run.settings["loss_type"])
     normal, typical = (Normal.times(1.0, 10.0), 5) if per_token else (Normal.times(0.01, 0.5), 0.1)
-    source = "arXiv:2411.15124: 5" if per_token else "arXiv:2305.18290: 0.1 and 0.5; arXiv:2310.16944: 0.01 to 0.1"
+    source = (
+        "arXiv:2411.15124: 5; arXiv:2405.14734: 2 to 10"
+        if per_token
+        else "arXiv:2305.18290: 0.1 and 0.5; arXiv:2310.16944: 0.01 to 0.1"
+    )
     return Finding.of("beta", run.settings["beta"], normal=normal, source=source, typical=typical)
 
 

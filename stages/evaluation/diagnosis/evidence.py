@@ -62,7 +62,11 @@ def gather_evidence(
 ) -> Evidence:
     """Gather the evidence from a report's inputs by role. `pairs`: the pairs of its last round."""
     policy = nodes["eval"]["inputs"]["policy"]["stage"]
-    lengths = token_counts(inputs["reference"] / "logprobs.parquet")
+    if "reference" in inputs:
+        lengths = token_counts(inputs["reference"] / "logprobs.parquet")
+    else:  # SimPO has none
+        ids = ((p.id, p.chosen_token_ids, p.rejected_token_ids) for p in pairs)
+        lengths = {name: (len(chosen), len(rejected)) for name, chosen, rejected in ids if chosen and rejected}
     held_out = {row["id"] for row in load_json(inputs[policy] / "held_out.json", list)}
     return Evidence(
         label_metrics=nodes["label"]["metrics"],
