@@ -76,7 +76,8 @@ def headline(labelling: Labelling, reliability: dict[str, Any], metrics: dict[st
     sentences = [f"{compared} on {prompts}, by {metrics['labeler']}: {counts}"]
     if (average := labelling.mean_score()) is not None:
         answers = counted(sum(map(len, labelling.scored.values())), "answer")
-        rates = f"{average:.3f} on average, {metrics['pass_rate']:.1%} at 1"
+        right = metrics["pass_rate"]  # None: the score does not say which answers are right
+        rates = f"{average:.3f} on average" + ("" if right is None else f", {right:.1%} at 1")
         sentences = [f"{answers} to {prompts}, scored by {metrics['labeler']}: {rates}"]
     missing = len(labelling.judgements) - len(labelling.valid)
     sentences[0] += f", {missing:,} missing." if missing else "."

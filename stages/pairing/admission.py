@@ -172,4 +172,10 @@ def build_rules(cfg: Pairs, is_sound: Callable[[Candidate], bool], ways_out: Way
             lambda c: cfg.max_length_ratio is None or c.length_ratio <= cfg.max_length_ratio,
             f"Raise {key}.max_length_ratio={cfg.max_length_ratio or 0:g} (null: any lengths)",
         ),
+        Rule(
+            f"every length difference above {key}.max_length_difference",
+            f"with lengths further apart than {key}.max_length_difference={cfg.max_length_difference} tokens",
+            lambda c: cfg.max_length_difference is None or abs(c.longer_by) <= cfg.max_length_difference,
+            f"Raise {key}.max_length_difference={cfg.max_length_difference} (null: any lengths)",
+        ),
     ]

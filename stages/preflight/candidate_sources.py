@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 from stages.config.blocks.endpoints import Endpoint
+from stages.config.blocks.labels import SOURCE_ORDER
 from stages.config.blocks.sampling import MIXED, OWN_PROMPTS, Member, Sample
 from stages.config.errors import UserError, require_known
 from stages.config.installation import install_command
@@ -25,6 +26,10 @@ def validate_sample(cfg: Config) -> None:
         raise UserError("label=dataset: its file has the candidates. Leave out sample.file and sample.pool.")
     if (sample.until_pair or sample.draw == MIXED) and cfg.by_labels and not cfg.label.brings_pool:
         validate_draws(cfg)
+    if cfg.label.labelers == [SOURCE_ORDER] and len(sample.pool or ()) < 2:
+        raise UserError(
+            "label=source_order needs two sources, the better one first: 'sample.pool=[{model: sft}, {model: base}]'."
+        )
     for block in sample.members:
         require_openvino(block)
     for i, member in enumerate(sample.pool or ()):
@@ -42,7 +47,8 @@ def validate_draws(cfg: Config) -> None:
     key = f"sample.until_pair={sample.until_pair}" if sample.until_pair else f"sample.draw={sample.draw}"
     if any(block.file for block in sample.members) or (sample.until_pair and sample.pool):
         raise UserError(f"{key}: only the policy draws so. Leave out sample.file and sample.pool.")
-    if label.prefers or "reward_model" in label.labelers:  # quantiles of one draw cannot be compared with another's
+    # A reward model's quantiles of one draw cannot be compared with another's.
+    if label.prefers or not {"reward_model", SOURCE_ORDER}.isdisjoint(label.labelers):
         raise UserError(
             f"{key} needs a score that says if a candidate is right, which label={label.labeler} does not give. Use "
             "label=verifier, or label=judge with label.judge.kind=pointwise."

@@ -5,6 +5,7 @@ import struct
 from typing import Any
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
+from stages.config.blocks.labels import SOURCE_ORDER
 from stages.config.blocks.training import OBJECTIVES, LoRA
 from stages.config.choices import Adapter, Align, Command, Reads, Sharding, Strategy
 from stages.config.errors import UserError, suggest
@@ -107,7 +108,7 @@ def validate_rollouts(cfg: Config) -> None:
     """Raise UserError for settings with which GRPO cannot sample, cannot score, or has fewer prompts than one step."""
     scorers = [cfg.label.member(voter.labeler) for voter in cfg.label.voters] or [cfg.label]
     prefers = any(label.prefers for label in scorers)
-    if prefers or {"dataset", "human"}.intersection(cfg.label.labelers):
+    if prefers or {"dataset", "human", SOURCE_ORDER}.intersection(cfg.label.labelers):
         raise UserError(
             f"GRPO needs a score of every completion, which label={cfg.label.labeler} does not give. Use "
             "label=verifier, label=reward_model, label=judge with label.judge.kind=pointwise, or an ensemble of these."

@@ -1,17 +1,18 @@
 """Checks of who judges: the members of `label=ensemble`, and `eval.judged` with the answers that it compares."""
 
 from stages.config.blocks.evaluation import NOBODY, REFERENCE
-from stages.config.blocks.labels import OWN, Label
+from stages.config.blocks.labels import OWN, SOURCE_ORDER, Label
 from stages.config.choices import Align, Demonstrations, Role, Rubrics
 from stages.config.errors import UserError, name_block, require_known
 from stages.config.schema import Config
 from stages.store import plugins
 
-LABELED = ("dataset", "verifier")  # labelers that cannot compare two new answers without checks
+LABELED = ("dataset", "verifier", SOURCE_ORDER)  # labelers that cannot compare two new answers without checks
 ALONE = {  # labelers that cannot be members, and why or what to do instead
     "human": "set label.ensemble.people=200 to ask people where the members disagree",
     "dataset": "the file has its own candidates, which no other member has seen",
     "ensemble": "name its members themselves",
+    SOURCE_ORDER: "it does not read the answers",
 }
 
 
@@ -21,10 +22,10 @@ def validate_ensembles(cfg: Config) -> None:
         if label.labeler == "ensemble":
             with name_block(label.name):
                 validate_members(label)
-    if cfg.label.labeler == "ensemble" and cfg.sft.demonstrations is Demonstrations.selected:
+    if cfg.label.labeler in ("ensemble", SOURCE_ORDER) and cfg.sft.demonstrations is Demonstrations.selected:
         raise UserError(
-            "sft.demonstrations=selected needs scores, and label=ensemble gives preferences. Use label=verifier, or "
-            "label=judge label.judge.kind=pointwise."
+            f"sft.demonstrations=selected needs scores of single answers, which label={cfg.label.labeler} does not "
+            "give. Use label=verifier, or label=judge label.judge.kind=pointwise."
         )
 
 

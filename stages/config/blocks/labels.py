@@ -13,6 +13,7 @@ from stages.config.choices import Precision, Reading, Rubrics
 from stages.config.limits import between, computed, internal, neutral, random_seed, share, words
 
 OWN = "own"  # the name of `label.own` among the members of an ensemble
+SOURCE_ORDER = "source_order"  # the labeler that only knows the places of sources in `sample.pool`
 BESIDE_OWN = "verifier"  # the default of `label.labeler`, which `label.own` replaces
 
 
