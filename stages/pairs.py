@@ -4,21 +4,33 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.pairs import Pairs
-from stages.config.choices import Strategy
+from stages.config.choices import ControlPairs, Strategy
 from stages.config.errors import UserError
 from stages.curation.answer_rules import find_broken_rule, is_within, logprob_limits
 from stages.evaluation.pair_accuracy import PairAudit, accuracy_clause
 from stages.pairing import admission
 from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.plackett_luce import rank_contrasts
-from stages.pairing.strategies import BY_STRENGTH, StrategyResult, pairs_per_prompt, table
+from stages.pairing.strategies import BY_STRENGTH, StrategyResult, pairs_per_prompt, select_contrasts, table
 from stages.store.judged_pool import read_judged_prompts
 from stages.store.licences import Licences
-from stages.store.records import FILE_SAMPLERS, Candidate, Example, Judgement, Pair, Records, content_id, save, stream
+from stages.store.records import (
+    FILE_SAMPLERS,
+    Candidate,
+    Example,
+    Judgement,
+    Pair,
+    Records,
+    content_id,
+    load,
+    save,
+    stream,
+)
 from stages.store.splits import draw_side
 from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
 from stages.store.workspace import StageDir
@@ -27,6 +39,8 @@ from stages.store.workspace import StageDir
 def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `pairs.parquet`. All pairs of a prompt are in the same split, training or validation.
     Raise UserError if no prompt gives a pair."""
+    if cfg.control:
+        return publish_control(cfg, inputs, out)
     pool = inputs["judged"]
     ended = share_ended(pool)
     cfg = replace(cfg, unfinished=resolve_unfinished(cfg.unfinished, ended))
@@ -190,6 +204,36 @@ def policy_counts(stats: PairStats, pool: Path) -> dict[str, Any]:
         return {}
     chosen, rejected = stats.chosen, stats.rejected
     return {"policies": {k: {"candidates": n, "chosen": chosen[k], "rejected": rejected[k]} for k, n in drawn.items()}}
+
+
+def publish_control(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
+    """Publish a control's pairs, of the same pool and prompts as the run's `pairs`, and as many."""
+    made, pool = load(inputs["pairs"] / "pairs.parquet", Pair), inputs["judged"]
+    if cfg.control is ControlPairs.coin:
+        pairs = [turn_around(pair) if content_id(cfg.seed, pair.id) < "8" else pair for pair in made]
+        how = f"{sum(new is not pair for new, pair in zip(pairs, made, strict=True))} of them turned around by a coin"
+    else:
+        wanted, rules = Counter(p.prompt_id for p in made), make_admissions(cfg, pool, share_ended(pool))[0]
+        pairs, how = [], "valid contrasts at random"
+        for prompt, _, contrasts, unsound in judged_prompts(cfg, pool):
+            block = replace(cfg, strategy=Strategy.random, max_per_prompt=max(1, wanted[prompt.id]))
+            usable = rules.admit(contrasts, unsound)[0] if wanted[prompt.id] else []
+            chosen = select_contrasts(usable, Strategy.random, block, prompt.id)
+            pairs += [make_pair(prompt, contrast, made[0].labeler, block) for contrast in chosen]
+    save(out / "pairs.parquet", pairs, Pair)
+    summary = f"{len(pairs)} pairs ({how}) of the same candidates as the run's {len(made)}"
+    return {"pairs": len(pairs), "held_out": sum(p.split == "validation" for p in pairs), "summary": summary}
+
+
+def turn_around(pair: Pair) -> Pair:
+    """Return the pair with chosen and rejected exchanged, or the pair itself if its rejected one is cut off: a chosen
+    one always ended."""
+    if pair.rejected_finish_reason != "stop":
+        return pair
+    names = [name.removeprefix("chosen") for name in vars(pair) if name.startswith("chosen")]
+    sides = {f"{a}{name}": vars(pair)[f"{b}{name}"] for name in names for a, b in permutations(("chosen", "rejected"))}
+    new_id = content_id(pair.prompt_id, pair.rejected[0]["content"], pair.chosen[0]["content"])
+    return replace(pair, **sides, id=new_id, margin=None if pair.margin is None else -pair.margin)
 
 
 def make_pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:

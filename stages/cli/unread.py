@@ -103,7 +103,8 @@ def judged_keys(cfg: Config) -> Iterator[Unread]:
         labels = in_block("label", "audit", "known") if Align.grpo in cfg.objectives else ("label",)
         of_labels = () if cfg.by_labels else (*labels, "sample", "reference")
         reason = f"align={cfg.align} {'labels no candidates and ' if of_labels else ''}trains on no pairs"
-        yield Unread((*of_labels, "pairs", "dpo", "rounds", "control"), ("align",), reason, "align=dpo")
+        of_dpo = ("pairs", "dpo", "rounds", "control", "control_pairs")
+        yield Unread((*of_labels, *of_dpo), ("align",), reason, "align=dpo")
     for other in (Align.kto, Align.grpo):
         if other not in cfg.objectives:
             yield Unread(

@@ -14,6 +14,7 @@ class Role(StrEnum):
     base = "base"
     sft = "sft"
     control = "control"
+    control_pairs = "control_pairs"
     policy = "policy"
     other = "other"
     dpo = "dpo"
@@ -24,6 +25,9 @@ class Role(StrEnum):
 # The training after SFT: DPO on pairs, KTO on labelled completions, GRPO on the model's own scored answers; or none:
 # the SFT model is the policy.
 Align = StrEnum("Align", "dpo kto grpo none")
+
+# The pairs of a control: another valid contrast of the prompt, at random; or the run's own, the better one by a coin.
+ControlPairs = StrEnum("ControlPairs", "random coin")
 
 ExportFormat = StrEnum("ExportFormat", "gguf hub dataset")
 

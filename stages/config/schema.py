@@ -143,6 +143,7 @@ class Config:
     unpaired: Unpaired = field(default_factory=Unpaired)
     control: bool = MISSING
     control_learning_rate: float = positive()
+    control_pairs: choices.ControlPairs | None = MISSING
     reference: Reference = field(default_factory=Reference)
     dpo: DPO = field(default_factory=DPO)
     kto: KTO = field(default_factory=KTO)

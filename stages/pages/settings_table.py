@@ -69,6 +69,8 @@ def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: li
         values["rounds"] = f"{len(earlier) + 1}; candidates, labels, pairs and {title} are those of the last round"
     if "control" in nodes:
         values["control"] = training(nodes["control"])
+    if "control_pairs" in nodes:
+        values["control pairs"] = nodes["pairs_control"]["metrics"]["summary"]
     if seeds:
         values["seeds" if len(seeds) > 1 else "seed"] = ", ".join(map(str, seeds))
     return values

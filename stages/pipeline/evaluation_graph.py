@@ -15,7 +15,7 @@ from stages.config.schema import Config
 from stages.pipeline.subgraphs import MakeNode, wire_labels
 from stages.store.node import Node
 
-TITLES = {Role.base: "Base", Role.control: "Control", REFERENCE: REFERENCES}
+TITLES = {Role.base: "Base", Role.control: "Control", Role.control_pairs: "Control pairs", REFERENCE: REFERENCES}
 CONSTANT_PROMPTS = 50  # at most: enough prompts to see that a labeler often prefers a constant answer
 WAITING = "waiting_"  # prefix of the names of judgements that people still owe: the report does not wait for them
 

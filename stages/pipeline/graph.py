@@ -173,6 +173,9 @@ def wire_chain(
     if cfg.control:
         nodes |= wire_control(cfg, make_node, sft, nodes)
         models[Role.control] = nodes["control"]
+    if cfg.control_pairs:
+        nodes |= wire_control_pairs(cfg, make_node, base, sft, nodes)
+        models[Role.control_pairs] = nodes["control_pairs"]
     models |= {arm: nodes[arm] for arm in cfg.arms} | {Role.policy: nodes[cfg.align]}
     sets |= {"pairs": nodes["pairs"]} if cfg.by_pairs else {"unpaired": nodes["unpaired"]} if cfg.by_labels else {}
     policies = [nodes[f"dpo{suffix}"] for suffix in round_suffixes(cfg)] if cfg.by_pairs else []
@@ -208,9 +211,6 @@ def wire_dpo(
 ) -> dict[str, Node]:
     """Return the nodes of every round of DPO, and of a reward model of the last round's pairs if it is the target.
     `scored_by`: a reward model of this run."""
-    # DPO with a continued adapter trains the SFT's LoRA, whose frozen weights are those of the base model.
-    frozen = {"frozen": base} if cfg.dpo.adapter is Adapter.continued else {}
-    scoring = replace(cfg.reference, weights=cfg.dpo.start_weights, forward=cfg.dpo.forward)
     nodes, policy = dict[str, Node](), sft
     earlier = list[Node]()  # the labels of earlier rounds; more than one round is iterative DPO
     for suffix in round_suffixes(cfg):
@@ -219,16 +219,41 @@ def wire_dpo(
         earlier.append(judged)
         round_nodes |= wire_judgements(cfg, make_node, judged)
         pairs = round_nodes["pairs"]
-        reference = dict[str, Node]()
-        if not cfg.dpo.reference_free:
-            reference_model = policy if cfg.dpo.reference is DPOReference.previous else sft
-            reference = {"reference": make_node("reference", scoring, reference=reference_model, pairs=pairs)}
-        policy = make_node("dpo", cfg.dpo, policy=policy, pairs=pairs, **reference, **frozen)
-        round_nodes |= reference | {"dpo": policy}
+        round_nodes |= wire_pair_training(cfg, make_node, base, sft, policy, pairs)
+        policy = round_nodes["dpo"]
         nodes |= {f"{name}{suffix}": node for name, node in round_nodes.items()}
     if cfg.stage == Target.reward and not cfg.reward.source.path:
         nodes["reward"] = make_node("reward", cfg.reward, policy=sft, judged=judged, pairs=pairs)
     return nodes
+
+
+def wire_pair_training(
+    cfg: Config, make_node: MakeNode, base: Node, sft: Node, policy: Node, pairs: Node
+) -> dict[str, Node]:
+    """Return the nodes that train a policy on pairs: the reference, unless the loss needs none, and DPO."""
+    # DPO with a continued adapter trains the SFT's LoRA, whose frozen weights are those of the base model.
+    inputs = {"frozen": base} if cfg.dpo.adapter is Adapter.continued else {}
+    nodes = dict[str, Node]()
+    if not cfg.dpo.reference_free:
+        scoring = replace(cfg.reference, weights=cfg.dpo.start_weights, forward=cfg.dpo.forward)
+        model = policy if cfg.dpo.reference is DPOReference.previous else sft
+        nodes["reference"] = make_node("reference", scoring, reference=model, pairs=pairs)
+    return nodes | {"dpo": make_node("dpo", cfg.dpo, policy=policy, pairs=pairs, **nodes, **inputs)}
+
+
+def wire_control_pairs(
+    cfg: Config, make_node: MakeNode, base: Node, sft: Node, nodes: dict[str, Node]
+) -> dict[str, Node]:
+    """Return the nodes of DPO on the control pairs of each round's candidates, round by round."""
+    policy, new_nodes = sft, dict[str, Node]()
+    for suffix in round_suffixes(cfg):
+        block, inputs = replace(cfg.pairs, control=cfg.control_pairs), {"pairs": nodes[f"pairs{suffix}"]}
+        pairs = make_node("pairs", block, judged=nodes[f"label{suffix}"], **inputs)
+        trained = wire_pair_training(cfg, make_node, base, sft, policy, pairs)
+        policy = trained.pop("dpo")
+        new_nodes |= {f"{name}_control{suffix}": node for name, node in {"pairs": pairs, **trained}.items()}
+        new_nodes[f"control_pairs{suffix}"] = policy
+    return new_nodes
 
 
 def wire_control(cfg: Config, make_node: MakeNode, sft: Node, nodes: dict[str, Node]) -> dict[str, Node]:

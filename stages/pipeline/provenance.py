@@ -8,6 +8,7 @@ from dataclasses import asdict
 from functools import cache
 from typing import Any
 
+from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.training import SFT
 from stages.config.installation import DISTRIBUTION, ROOT, program, version
 from stages.config.schema import Target
@@ -31,9 +32,10 @@ def command(stage: str, overrides: list[str]) -> str:
 
 def target_stage(node: Node) -> str:
     """Return the stage to type so that a node is built: the stage that runs in the node, with three exceptions.
-    `stage=eval` builds the control (an SFT), `stage=versus` the labels of compared answers, and `stage=pairs` the
-    further draws of `sample.until_pair` with their labels."""
-    if isinstance(node.config, SFT) and node.config.control:
+    `stage=eval` builds the controls, `stage=versus` the labels of compared answers, and `stage=pairs` the further
+    draws of `sample.until_pair` with their labels."""
+    blocks = [each.config for each in (node, node.inputs.get("pairs", node)) if isinstance(each.config, SFT | Pairs)]
+    if node.stage != Target.eval and any(block.control for block in blocks):
         return str(Target.eval)
     if node.stage in (Target.sample, Target.label) and "judged" in node.inputs:
         return str(Target.pairs)

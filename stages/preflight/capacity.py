@@ -7,7 +7,7 @@ from typing import Any
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.labels import SOURCE_ORDER
 from stages.config.blocks.training import OBJECTIVES, LoRA
-from stages.config.choices import Adapter, Align, Command, Reads, Sharding, Strategy
+from stages.config.choices import Adapter, Align, Command, ControlPairs, Reads, Sharding, Strategy
 from stages.config.errors import UserError, suggest
 from stages.config.schema import Config, Target
 from stages.hardware.model_shape import LINEAR
@@ -26,8 +26,12 @@ CONTEXT = ("max_position_embeddings", "n_positions")
 def validate_capacity(cfg: Config) -> None:
     """Raise UserError for the first amount that the data or the model cannot provide."""
     validate_rows(cfg)
-    if cfg.objectives and not cfg.by_pairs and (cfg.rounds > 1 or cfg.control):
-        raise UserError(f"align={cfg.align}: rounds and a control are DPO's. Set rounds=1 and control=false.")
+    if cfg.objectives and not cfg.by_pairs and (cfg.rounds > 1 or cfg.control or cfg.control_pairs):
+        raise UserError(
+            f"align={cfg.align}: rounds and controls are DPO's. Set rounds=1 control=false control_pairs=null."
+        )
+    if cfg.control_pairs is ControlPairs.random and cfg.pairs.strategy is Strategy.random:
+        raise UserError("control_pairs=random: pairs=random are such pairs already. Set control_pairs=coin.")
     if Align.grpo in cfg.objectives:
         validate_rollouts(cfg)
     if cfg.by_pairs:

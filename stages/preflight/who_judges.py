@@ -79,7 +79,8 @@ def validate_judged(cfg: Config) -> None:
         )
     if not judged.is_requested:
         return
-    roles = [Role.base, Role.sft, *([Role.control] if cfg.control else []), *cfg.arms, REFERENCE]
+    controls = [name for name in (Role.control, Role.control_pairs) if vars(cfg)[name]]
+    roles = [Role.base, Role.sft, *controls, *cfg.arms, REFERENCE]
     if cfg.align is Align.none:
         roles = [Role.sft, REFERENCE] if untrained else [Role.base, Role.sft, REFERENCE]
     for i, name in enumerate(judged.against):

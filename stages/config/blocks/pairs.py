@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from stages.config.choices import Strategy, Unfinished
-from stages.config.limits import Limit, between, internal, limited, random_seed, share
+from stages.config.choices import ControlPairs, Strategy, Unfinished
+from stages.config.limits import Limit, between, computed, internal, limited, random_seed, share
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Pairs:
     validation_fraction: float = limited(Limit(0, "must be a share from 0 to below 1", high=1, below=True))
     seed: int = random_seed()
     of: str | None = internal()
+    control: ControlPairs | None = computed(None)  # set by the pipeline: for the pairs of `control_pairs`
 
     @property
     def key(self) -> str:
