@@ -208,20 +208,21 @@ def policy_counts(stats: PairStats, pool: Path) -> dict[str, Any]:
 
 def publish_control(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish a control's pairs, of the same pool and prompts as the run's `pairs`, and as many."""
-    made, pool = load(inputs["pairs"] / "pairs.parquet", Pair), inputs["judged"]
+    run_pairs, pool = load(inputs["pairs"] / "pairs.parquet", Pair), inputs["judged"]
     if cfg.control is ControlPairs.coin:
-        pairs = [turn_around(pair) if content_id(cfg.seed, pair.id) < "8" else pair for pair in made]
-        how = f"{sum(new is not pair for new, pair in zip(pairs, made, strict=True))} of them turned around by a coin"
+        pairs = [turn_around(pair) if content_id(cfg.seed, pair.id) < "8" else pair for pair in run_pairs]
+        turned = sum(new is not pair for new, pair in zip(pairs, run_pairs, strict=True))
+        how = f"{turned} of them turned around by a coin"
     else:
-        wanted, rules = Counter(p.prompt_id for p in made), make_admissions(cfg, pool, share_ended(pool))[0]
+        pair_counts, rules = Counter(p.prompt_id for p in run_pairs), make_admissions(cfg, pool, share_ended(pool))[0]
         pairs, how = [], "valid contrasts at random"
         for prompt, _, contrasts, unsound in judged_prompts(cfg, pool):
-            block = replace(cfg, strategy=Strategy.random, max_per_prompt=max(1, wanted[prompt.id]))
-            usable = rules.admit(contrasts, unsound)[0] if wanted[prompt.id] else []
+            block = replace(cfg, strategy=Strategy.random, max_per_prompt=max(1, pair_counts[prompt.id]))
+            usable = rules.admit(contrasts, unsound)[0] if pair_counts[prompt.id] else []
             chosen = select_contrasts(usable, Strategy.random, block, prompt.id)
-            pairs += [make_pair(prompt, contrast, made[0].labeler, block) for contrast in chosen]
+            pairs += [make_pair(prompt, contrast, run_pairs[0].labeler, block) for contrast in chosen]
     save(out / "pairs.parquet", pairs, Pair)
-    summary = f"{len(pairs)} pairs ({how}) of the same candidates as the run's {len(made)}"
+    summary = f"{len(pairs)} pairs ({how}) of the same candidates as the run's {len(run_pairs)}"
     return {"pairs": len(pairs), "held_out": sum(p.split == "validation" for p in pairs), "summary": summary}
 
 

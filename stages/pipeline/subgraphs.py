@@ -75,6 +75,14 @@ def wire_judged(
     return judged, nodes | label_nodes
 
 
+def wire_judgements(cfg: Config, make_node: MakeNode, judged: Node) -> dict[str, Node]:
+    """Return the node of the judgements, of the pairs made of them and, if wanted, of labelled single completions."""
+    nodes = {"label": judged}
+    if cfg.unpaired_wanted:
+        nodes["unpaired"] = make_node("unpaired", cfg.unpaired, judged=judged)
+    return nodes | {"pairs": make_node("pairs", cfg.pairs, judged=judged)}
+
+
 def wire_candidates(
     cfg: Config, make_node: MakeNode, earlier: Sequence[Node], policy: Node, data: Node, models: Mapping[str, Node]
 ) -> tuple[Node, dict[str, Node]]:

@@ -61,7 +61,7 @@ def test_loss_and_rewards_are_trls_on_the_same_tokens(
     rows = objective.read_rows(inputs, contract, cfg, stage_dir(tmp_path))
     fit = Fit(ReferenceFreeTrainer, cfg, rows, contract, inputs["policy"] / "model", stage_dir(tmp_path))
     model = load_model(inputs["policy"] / "model")
-    ours = fit.build_trainer(objective.trainable_model(model, tmp_path / "none", cfg, stage_dir(tmp_path)))
+    trainer = fit.build_trainer(objective.trainable_model(model, tmp_path / "none", cfg, stage_dir(tmp_path)))
     args = CPOConfig(
         str(tmp_path / "trl"), loss_type="simpo", cpo_alpha=0, beta=2.0, report_to="none", use_cpu=True, bf16=False,
         simpo_gamma=1.0 if gamma is None else gamma,
@@ -69,20 +69,22 @@ def test_loss_and_rewards_are_trls_on_the_same_tokens(
     data = conversational(load(inputs["pairs"] / "pairs.parquet", Pair)[:4])
     start = load_model(inputs["policy"] / "model")
     trl = CPOTrainer(model=start, args=args, train_dataset=data, processing_class=contract.tokenizer)
-    batch_rows = [ours.train_dataset[i] for i in range(6)]
+    batch_rows = [trainer.train_dataset[i] for i in range(6)]
     pad_id = contract.tokenizer.pad_token_id
-    theirs = padded(batch_rows, "chosen", pad_id) | padded(batch_rows, "rejected", pad_id)
-    expected, figures = trl.get_batch_loss_metrics(start.eval(), theirs)
-    ours.model.eval()
-    assert float(ours.compute_loss(ours.model, ours.collate(batch_rows))) == pytest.approx(float(expected), abs=1e-6)
+    trl_batch = padded(batch_rows, "chosen", pad_id) | padded(batch_rows, "rejected", pad_id)
+    expected, figures = trl.get_batch_loss_metrics(start.eval(), trl_batch)
+    trainer.model.eval()
+    assert float(trainer.compute_loss(trainer.model, trainer.collate(batch_rows))) == pytest.approx(
+        float(expected), abs=1e-6
+    )
     for name in ("chosen", "rejected", "margins", "accuracies"):
-        assert ours._metrics["eval"][f"rewards/{name}"] == pytest.approx([figures[f"rewards/{name}"]], abs=1e-5)
-    ours.model.train()
+        assert trainer._metrics["eval"][f"rewards/{name}"] == pytest.approx([figures[f"rewards/{name}"]], abs=1e-5)
+    trainer.model.train()
     start.train()
-    ours.compute_loss(ours.model, ours.collate(batch_rows)).backward()
-    trl.get_batch_loss_metrics(start, theirs)[0].backward()
+    trainer.compute_loss(trainer.model, trainer.collate(batch_rows)).backward()
+    trl.get_batch_loss_metrics(start, trl_batch)[0].backward()
     gradients = dict(start.named_parameters())
-    for name, parameter in ours.model.named_parameters():
+    for name, parameter in trainer.model.named_parameters():
         assert torch.allclose(parameter.grad, gradients[name].grad, atol=1e-6), name
 
 

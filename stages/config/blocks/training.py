@@ -1,4 +1,4 @@
-"""Blocks of training: the keys of all objectives, the keys of each one, and a record that describes it."""
+"""Blocks of training: the keys of all objectives, and the keys of each one with the record that describes it."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from stages.config.blocks.data import OptionalSource
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Template
+from stages.config.blocks.objective import Objective
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.runtimes import SampledRuntime, ScoringRuntime, TrainRuntime
 from stages.config.choices import (
@@ -27,32 +28,6 @@ from stages.config.choices import (
     Weights,
 )
 from stages.config.limits import between, computed, neutral, positive, random_seed, share, words
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A training objective, as the command line, the plan, the memory estimate and the pages describe it. Its data
-    set, model and trainer are in `stages/objectives/NAME.py`, since their imports take seconds."""
-
-    name: str  # the name of its stage and of its block in the configuration
-    title: str  # the name of the trained model in a sentence
-    card: str  # the first sentence of the model card
-    reads: Reads
-    sequences: int  # sequences in a row of data: 2 in a pair
-    labelled: float  # the share of a row's tokens that the LM head scores; 0 for a reward model, which has no LM head
-    row_tokens: int  # mean tokens of a row of generated tasks: the plan's estimate before there is data
-    trl: str  # the class of TRL's arguments; "": the objective has a trainer of its own, with the arguments of all
-    typed: dict[str, str]  # arguments of TRL that a key of the block sets, with that key
-    of_loss: tuple[str, ...]  # keys that define the loss: losses are only comparable if these keys are equal
-    next: str  # the stage that follows
-    adapters: tuple[Adapter, ...] = (Adapter.none, Adapter.lora, Adapter.qlora)
-    in_chain: bool = False  # true: every run trains it; false: only its own target does
-    scores: bool = False  # true: it trains a reward model, which scores answers and writes none
-
-    @property
-    def unit(self) -> str:
-        """The noun for its rows."""
-        return {Reads.examples: "rows", Reads.unpaired: "completions"}.get(self.reads, str(self.reads))
 
 
 @dataclass
