@@ -130,7 +130,7 @@ def test_two_rounds_divide_the_prompts(chain: Chain) -> None:
 
 def test_prompts_of_their_own_let_a_run_with_more_rounds_reuse_every_node(chain: Chain) -> None:
     """In two and three rounds: the first two are the same nodes, and no prompt is asked in two rounds."""
-    own = ("stage=dpo", "sample.prompts_per_round=16")
+    own = ("stage=dpo", "sample.prompts_per_round=16", "dpo.batch_size=1")
     build(chain.root, *own, "rounds=2")
     before = chain.count()
     build(chain.root, *own, "rounds=3")

@@ -22,7 +22,7 @@ def by_prompt(candidates: list[Candidate]) -> dict[str, list[str]]:
 
 
 def test_further_draws_ask_the_prompts_without_a_right_candidate_and_share_all_earlier_nodes(chain: Chain) -> None:
-    """The last of three draws asks nobody. Each candidate is one that a single draw of six would have had."""
+    """Each draw asks fewer. Each candidate is one that a single draw of eight would have had."""
     build(chain.root, "stage=pairs", *DRAWN)
     last = (*DRAWN, "sample.until_pair=3")
     for number in (1, 2, 3):
@@ -37,15 +37,15 @@ def test_further_draws_ask_the_prompts_without_a_right_candidate_and_share_all_e
     for number, further in enumerate(draws[1:], 1):
         judged = chain.folder(f"label_draw_{number}", *last)
         assert by_prompt(further).keys() == {prompt.id for prompt, right, _ in count_right(judged, 1) if not right}
-    assert len(draws[0]) == 96 > len(draws[1]) > len(draws[2]) > len(draws[3]) == 0
-    build(chain.root, "stage=sample", *DRAWN, "sample.candidates_per_prompt=6")
-    whole = load(chain.folder("sample", *DRAWN, "sample.candidates_per_prompt=6") / "candidates.parquet", Candidate)
-    six = by_prompt(whole)
+    assert len(draws[0]) == 96 > len(draws[1]) > len(draws[2]) >= len(draws[3])
+    build(chain.root, "stage=sample", *DRAWN, "sample.candidates_per_prompt=8")
+    whole = load(chain.folder("sample", *DRAWN, "sample.candidates_per_prompt=8") / "candidates.parquet", Candidate)
+    eight = by_prompt(whole)
     joined = [*read_judged_prompts(chain.folder("label", *last))]
     for prompt, candidates, judgements in joined:
-        assert [c.candidate_id for c in candidates] == six[prompt.id][: len(candidates)]
+        assert [c.candidate_id for c in candidates] == eight[prompt.id][: len(candidates)]
         assert [j.candidate_id for j in judgements] == [c.candidate_id for c in candidates]
-    assert {len(candidates) for _, candidates, _ in joined} == {2, 4, 6}
+    assert {len(candidates) for _, candidates, _ in joined} <= {2, 4, 6, 8}
     first, all_draws = (chain.manifest("pairs", *typed)["metrics"] for typed in (DRAWN, last))
     assert all_draws["pairs"] > first["pairs"] and all_draws["prompts"] == first["prompts"]
     tokens = sum(c.n_tokens for draw in draws for c in draw)
@@ -53,6 +53,16 @@ def test_further_draws_ask_the_prompts_without_a_right_candidate_and_share_all_e
     assert chain.manifest("label", *last)["metrics"]["redrawn"] == sum(map(len, draws[1:]))
     page = (chain.root / "labels.html").read_text()
     assert f"{sum(map(len, draws[1:]))} of the answers" in page
+
+
+def test_a_draw_after_which_every_prompt_has_a_right_candidate_asks_nobody(chain: Chain) -> None:
+    typed = ("sample.candidates_per_prompt=16", *DRAWN[1:], "sample.until_pair=6")
+    build(chain.root, "stage=pairs", *typed)
+    sizes = [
+        len(load(chain.folder(f"sample_draw_{n}", *typed) / "candidates.parquet", Candidate)) for n in range(2, 8)
+    ]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] == 0
+    assert chain.manifest("pairs", *typed)["metrics"]["pairs"] > 0
 
 
 def test_further_draws_belong_to_pairs(chain: Chain) -> None:
