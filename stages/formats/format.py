@@ -59,9 +59,9 @@ class ParsedRow(NamedTuple):
     scores: list[float] | None = None
     graded: bool = False
     trained: list[bool] | None = None
-    continuations: list[list[Message]] | None = None
     licence: str | None = None
     origin: str | None = None
+    continuations: list[list[Message]] | None = None
 
     def rewrite_texts(self, write: Callable[[str, str], str]) -> "ParsedRow":
         """Return the row with each text replaced by `write(text, role)`; the role of an answer is `answer`."""

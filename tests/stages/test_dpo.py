@@ -58,7 +58,7 @@ def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTraine
 
     def build_trainer(kind: type[DPOTrainer], **own: Any) -> DPOTrainer:
         stored = own.pop("stored", False)
-        args = training_arguments(cfg, out, precompute_ref_log_probs=stored)
+        args = training_arguments(cfg, out, **(StoredReferenceTrainer.arguments if stored else {}))
         model = load_model(inputs["policy"] / "model")
         return kind(model, args=args, processing_class=contract.tokenizer, **own)
 
