@@ -104,11 +104,13 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "strategies": strategies,
         **policy_counts(stats, pool),
         **({"expected_accuracy": accuracy} if accuracy else {}),
+        **({"part_early": stats.part_early} if stats.part_early else {}),
         **stats.licences.metrics(),
         "summary": f"{result.pairs} pairs ({stats.held_out} held out) from {stats.prompts} prompts"
         + f", {tokens / result.pairs:,.0f} sampled tokens per pair" * bool(tokens)
         + f"; {result.prompts_without_pair.total()} prompts without a pair{note}"
         + (f"; {accuracy_clause(accuracy)}" if accuracy else "")
+        + (f"; {stats.part_early} part before their last turn" if stats.part_early else "")
         + (f"; {copies} copies left out" if copies else "")
         + (f"; {passed_over} further preferences left out" if passed_over else ""),
     }
@@ -116,13 +118,14 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 @dataclass
 class PairStats:
-    """Counts over the pairs made so far. `unfinished`: pairs with a truncated rejected completion. `preferred`: True
-    if labels are preferences. `passed_over`: preferences beyond the limit per prompt. `chosen`, `rejected`: by policy.
-    """
+    """Counts over the pairs made so far. `unfinished`: pairs with a truncated rejected completion. `part_early`: pairs
+    of several turns. `preferred`: True if labels are preferences. `passed_over`: preferences beyond the limit per
+    prompt. `chosen`, `rejected`: by policy."""
 
     prompts: int = 0
     held_out: int = 0
     unfinished: int = 0
+    part_early: int = 0
     preferred: bool = False
     passed_over: int = 0
     chosen: Counter[str | None] = field(default_factory=Counter)
@@ -132,6 +135,7 @@ class PairStats:
     def count(self, pair: Pair) -> None:
         self.held_out += pair.split == "validation"
         self.unfinished += pair.rejected_finish_reason == "length"
+        self.part_early += pair.parts_early
         self.chosen[pair.chosen_policy] += 1
         self.rejected[pair.rejected_policy] += 1
 
@@ -243,8 +247,8 @@ def make_pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> 
         id=content_id(prompt.id, better.text, worse.text),
         prompt_id=prompt.id,
         prompt=prompt.messages,
-        chosen=[{"role": "assistant", "content": better.text}],
-        rejected=[{"role": "assistant", "content": worse.text}],
+        chosen=better.messages,
+        rejected=worse.messages,
         margin=None if contrast.score is None else contrast.margin,
         labeler=labeler,
         strategy=cfg.strategy,

@@ -2,12 +2,13 @@
 
 They are stored per token: `dpo` sums them as its loss needs, and runs with other β, losses and lengths share them."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.training import Reference
-from stages.models.contract import load_contract
+from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
 from stages.models.scoring import (
     batches_by_length,
@@ -16,6 +17,7 @@ from stages.models.scoring import (
     round_weights_once,
     tokenize_pairs,
 )
+from stages.store import safe_files
 from stages.store.dropped import Dropped
 from stages.store.numbers import signed
 from stages.store.records import PairLogProbs, save
@@ -25,6 +27,7 @@ from stages.store.workspace import StageDir
 from stages.training.token_rows import PreferenceRows
 
 ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
+COLUMNS = (*ID_COLUMNS, "chosen_mask", "rejected_mask")
 
 
 def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -38,7 +41,9 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     rows, dropped = PreferenceRows(), Dropped(out, "pairs")
     retokenised = from_other_tokenizer = 0
     for pair, token_ids, completion_ids in tokenize_pairs(stream_pairs(inputs), contract, context, dropped):
-        rows.add(pair.id, {name: getattr(token_ids, name) for name in ID_COLUMNS})
+        rows.add(pair.id, {name: getattr(token_ids, name) for name in COLUMNS})
+        if pair.parts_early and not (out / "rejected_example.json").exists():
+            write_token_examples(token_ids, contract, out)
         for stored, usable in zip((pair.chosen_token_ids, pair.rejected_token_ids), completion_ids, strict=True):
             retokenised += usable is None
             from_other_tokenizer += usable is None and stored is not None
@@ -64,8 +69,8 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         with round_weights_once(model.device):
             for batch in unscored_batches:
                 batch_columns = columns[batch]
-                tokens_of = zip(batch, *(batch_columns[name] for name in ID_COLUMNS), strict=True)
-                pairs = [PairLogProbs(rows.ids[i], prompt, a, b, [], []) for i, prompt, a, b in tokens_of]
+                tokens_of = zip(batch, *(batch_columns[name] for name in COLUMNS), strict=True)
+                pairs = [PairLogProbs(rows.ids[i], p, a, b, [], [], *masks) for i, p, a, b, *masks in tokens_of]
                 scores = pair_log_probs(model, pairs, contract.tokenizer.pad_token_id, cfg.precision)
                 for p, (chosen, rejected) in zip(pairs, scores, strict=True):
                     p.chosen_logps, p.rejected_logps = chosen, rejected
@@ -74,11 +79,12 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
 
     size = cfg.runtime.shard_size
     scored = produce_in_shards(rows.ids, str, score, PairLogProbs, lambda p: p.id, size, "reference", out, rows=2)
-    tokens, total, ordered = sum(rows.tokens("chosen_ids", "rejected_ids")), 0.0, 0
+    tokens, total, ordered = 0, 0.0, 0
 
     def add_up() -> Iterator[PairLogProbs]:
-        nonlocal total, ordered
+        nonlocal tokens, total, ordered
         for pair in scored:
+            tokens += len(pair.chosen_logps) + len(pair.rejected_logps)
             chosen, rejected = sum(pair.chosen_logps), sum(pair.rejected_logps)
             total, ordered = total + chosen + rejected, ordered + (chosen > rejected)
             yield pair
@@ -97,3 +103,11 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         f"chosen one is already likelier in {ordered / len(scored):.0%}"
         + (f"; {retokenised} of {2 * len(scored)} completions tokenised from their text" if retokenised else ""),
     }
+
+
+def write_token_examples(pair: PairLogProbs, contract: Contract, out: StageDir) -> None:
+    """Write both sides of a pair of several turns for the report: each token's text, and whether it is trained."""
+    for side in ("chosen", "rejected"):
+        ids, mask = (getattr(pair, f"{side}_{name}") for name in ("ids", "mask"))
+        tokens = contract.describe_tokens(pair.prompt_ids + ids, [False] * len(pair.prompt_ids) + mask)
+        safe_files.write(out / f"{side}_example.json", json.dumps(tokens, ensure_ascii=False))

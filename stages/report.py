@@ -56,7 +56,10 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     taught = trained_on_tasks(nodes, models)
     headline = Headline(results, len(trained), taught, [run["learnt"] for run in runs], f"{confidence:.0%}")
     answers = side_by_side(inputs, results, cfg.side_by_side)
-    reward, lineage, tokens = reward_figures(nodes), lineage_rows(nodes), inputs["sft"] / "token_example.json"
+    reward, lineage = reward_figures(nodes), lineage_rows(nodes)
+    examples = {"A training example": inputs["sft"] / "token_example.json"}
+    for side in ("chosen", "rejected") if "reference" in inputs else ():
+        examples[f"A pair of several turns, {side}"] = inputs["reference"] / f"{side}_example.json"
     settings = settings_table.settings(nodes, policy, models["policy"], trained)
     summaries = {
         models[role]: nodes[name]["metrics"]["summary"] for role, name in model_names.items() if learns(nodes[name])
@@ -108,7 +111,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         curves=curves(inputs, nodes, {models[role]: name for role, name in model_names.items()}),
         answers=answers,
         samples=strips(inputs, nodes, models),
-        tokens=load_json(tokens, list) if tokens.exists() else [],
+        token_examples={title: load_json(path, list) for title, path in examples.items() if path.exists()},
         pairs=pairing,
         pair=pairs[0] if pairs else None,
         reward=reward,

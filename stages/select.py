@@ -18,6 +18,7 @@ from stages.store.judged_pool import read_judged_prompts
 from stages.store.licences import Licences
 from stages.store.records import Candidate, Example, Pair, Records, content_id, save, stream
 from stages.store.splits import draw_side
+from stages.store.text_units import count_shared_prefix
 from stages.store.truncation import ending_advice, share_ended
 from stages.store.workspace import StageDir
 
@@ -64,9 +65,14 @@ def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 
 def example_of_chosen(pair: Pair) -> Example:
-    """Return a pair's chosen completion as an example with the pair's id."""
-    split = Split.sft if pair.split == "train" else Split.validation
-    return Example(pair.id, pair.prompt, pair.chosen[-1]["content"], "selected", "chosen", split)
+    """Return a pair's chosen completion as an example with the pair's id. If it parts early from the rejected one, its
+    assistant turns from there on are trained."""
+    split, messages = Split.sft if pair.split == "train" else Split.validation, [*pair.prompt, *pair.chosen]
+    example = Example(pair.id, messages[:-1], pair.chosen[-1]["content"], "selected", "chosen", split)
+    if pair.parts_early:
+        first = len(pair.prompt) + count_shared_prefix(pair.chosen, pair.rejected)
+        example.trained = [i >= first for i, turn in enumerate(messages) if turn["role"] == "assistant"]
+    return example
 
 
 def best_answers(cfg: Select, pool: Path) -> tuple[list[Example], Counter[str]]:

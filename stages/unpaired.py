@@ -23,6 +23,7 @@ from stages.store.workspace import StageDir
 UNJUDGED = "no judgement"
 TIED = "as many preferences for it as against it"
 COPY = "the text of another one"
+SEVERAL_TURNS = "several turns, which KTO does not train"
 UNFINISHED_GOOD = "desirable and unfinished"
 UNFINISHED_BAD = "undesirable and unfinished"
 # Advice to get labels, by the reason why completions have none.
@@ -30,6 +31,7 @@ WAYS_OUT = {
     UNJUDGED: "The summary of the label stage says why judgements are missing",
     COPY: "Raise sample.temperatures, because most completions are copies",
     TIED: "Use preferences in which some answers win more often than they lose, and others lose",
+    SEVERAL_TURNS: "Set align=dpo",
     UNFINISHED_GOOD: "Raise sample.max_new_tokens",
     UNFINISHED_BAD: "Raise sample.max_new_tokens, or set unpaired.unfinished=keep",
 }
@@ -46,6 +48,9 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
     ended = share_ended(judged)
     cfg = replace(cfg, unfinished=resolve_unfinished(cfg.unfinished, ended))
     labels, left_out = label_candidates(judgements, candidates, cfg)
+    if left_out[SEVERAL_TURNS]:
+        first = next(c for c in candidates if c.continuation)
+        out.warn(f"{first.policy}: completions of {SEVERAL_TURNS}, such as {first.text!r:.60}. Set align=dpo.")
     desirable = sum(labels.values())
     note = "".join(f"; {count} left out: {reason}" for reason, count in left_out.most_common())
     if desirable in (0, len(labels)):
@@ -123,6 +128,8 @@ def label_candidates(
             left_out[UNJUDGED] += 1
         elif name not in scores and not balance[name]:
             left_out[TIED] += 1
+        elif candidate.continuation:
+            left_out[SEVERAL_TURNS] += 1
         elif unfinished and label:
             left_out[UNFINISHED_GOOD] += 1
         elif unfinished and cfg.unfinished is Unfinished.drop:

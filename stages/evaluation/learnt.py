@@ -48,7 +48,8 @@ def learnt_results(cfg: Eval, inputs: dict[str, Path], before: str, out: StageDi
     roles, main = [r for r in cfg.models if r != "base"], main_difference(cfg.models)
     prompts = [pair.prompt_id for pair, _ in pairs]
     sums = {role: log_probs(cfg, role, inputs[role] / "model", [ids for _, ids in pairs]) for role in roles}
-    tokens = np.array([[len(ids.chosen_ids), len(ids.rejected_ids)] for _, ids in pairs], float)
+    masked = np.array([[(m or []).count(False) for m in (p.chosen_mask, p.rejected_mask)] for _, p in pairs])
+    tokens = np.array([[len(p.chosen_ids), len(p.rejected_ids)] for _, p in pairs], float) - masked
 
     def shares(scores: dict[str, Array]) -> dict[str, Any]:
         values = [placements(s[:, 0], labels) if len(labels) else favoured(s) for s in scores.values()]

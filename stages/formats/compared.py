@@ -111,17 +111,16 @@ class Compared(Format):
             row = {**{role: value for role, value in row.items() if role != "prompt"}, "a": turns[0], "b": turns[1]}
         if "prompt" in row or "messages" in row:
             prompt = self.read_prompt(row)
-            a, b = (self.read_answer(row[side], side, prompt) for side in ("a", "b"))
+            sides = {side: self.read_continuation(row, side, prompt) for side in ("a", "b")}
         else:
             row = {**row, **{side: up_to_turn(row[side], row.get("turn")) for side in ("a", "b")}}
-            (prompt, a), (other_prompt, b) = (self.read_whole(row, side) for side in ("a", "b"))
-            if prompt != other_prompt:
+            sides = {side: self.read_whole(row, side) for side in ("a", "b")}
+            if "turn" in row and sides["a"][:-1] != sides["b"][:-1]:  # this turn alone was compared
                 raise BadRow("b", "answers another prompt than a: the turns before the last answer differ, too")
-        if a == b:
-            raise BadRow("b", "is the same as a")
+        parsed = self.compared_row(sides, [score, 1 - score])
         if not isinstance(row["preference"], list):  # pairs of scores have too many values to count
             self.values[label_word(row["preference"])] += 1
-        return ParsedRow(prompt, [a, b], [score, 1 - score])
+        return parsed
 
 
 def up_to_turn(turns: Any, last: Any) -> Any:

@@ -30,6 +30,7 @@ from stages.formats.turns import (
     with_tools,
 )
 from stages.store.records import Message
+from stages.store.text_units import count_shared_prefix, transcript
 
 NAMES = read_beside(__file__)
 # Roles that several formats have, each with the column names that are tried for it, in this order.
@@ -50,7 +51,8 @@ class ParsedRow(NamedTuple):
     """The content of a row: `messages` up to the last request (empty for running text), and the answers to it.
     `scores`: one for each answer, higher is better. `graded` scores can be compared between rows; other scores only
     order the answers of one row. `trained`: a flag for each assistant turn, with the answer last; None if all are
-    trained. `licence` and `origin`: as the row states them."""
+    trained. `continuations`: the messages of each compared answer, which may be several turns; the answer is their
+    transcript. `licence` and `origin`: as the row states them."""
 
     messages: list[Message]
     answers: list[str]
@@ -59,6 +61,7 @@ class ParsedRow(NamedTuple):
     trained: list[bool] | None = None
     licence: str | None = None
     origin: str | None = None
+    continuations: list[list[Message]] | None = None
 
     def rewrite_texts(self, write: Callable[[str, str], str]) -> "ParsedRow":
         """Return the row with each text replaced by `write(text, role)`; the role of an answer is `answer`."""
@@ -149,13 +152,40 @@ class Format(ABC):
             self.untrained += trained.count(False)
         return ParsedRow(messages, [] if answer is None else [answer], trained=trained)
 
-    def read_whole(self, row: Mapping[str, Any], side: str) -> tuple[list[Message], str]:
-        """Return the prompt and the answer of a role such as `chosen` that holds a whole conversation."""
-        turns = with_context(row, self.parse_turns(row[side], side))
-        prompt, answer = split_off_answer(self.add_tools(turns, row))
-        if answer is None:
-            raise BadRow(side, "does not end with an assistant turn")
-        return prompt, answer
+    def read_whole(self, row: Mapping[str, Any], side: str) -> list[Message]:
+        """Return the turns of a role such as `chosen` that holds a conversation, or all turns after the prompt."""
+        turns = self.parse_turns(row[side], side)
+        if turns[0]["role"] == "assistant" and {"prompt", "messages"} & row.keys():
+            return [*self.read_prompt(row), *turns]
+        return self.add_tools(with_context(row, turns), row)
+
+    def read_continuation(self, row: Mapping[str, Any], side: str, prompt: list[Message]) -> list[Message]:
+        """Return the prompt with the answer in a role, or with its turns, which may repeat the prompt."""
+        if not is_whole(row[side]):
+            return [*prompt, {"role": "assistant", "content": self.read_answer(row[side], side, prompt)}]
+        turns = self.parse_turns(row[side], side)
+        return turns if turns[: len(prompt)] == prompt else [*prompt, *turns]
+
+    @staticmethod
+    def compared_row(conversations: Mapping[str, list[Message]], scores: list[float]) -> ParsedRow:
+        """Return the row of two conversations, by the role that holds each. The messages that they share are the
+        prompt, up to the last place where an assistant turn follows in both.
+        Raise BadRow if they are equal or share no request, or if one is the beginning of the other."""
+        for side, turns in conversations.items():
+            if split_off_answer(turns)[1] is None:
+                raise BadRow(side, "does not end with an assistant turn")
+        (other, first), (side, second) = conversations.items()
+        place = count_shared_prefix(first, second)
+        if first == second:
+            raise BadRow(side, f"is the same as {other}")
+        if place == min(len(first), len(second)):
+            raise BadRow(side, f"goes on where {other} ends, or the reverse: no answer differs from another")
+        while place >= 0 and (first[place]["role"], second[place]["role"]) != ("assistant", "assistant"):
+            place -= 1
+        if place < 0:
+            raise BadRow(side, f"answers another prompt than {other}: no user turn is the same in both")
+        sides = [first[place:], second[place:]]
+        return ParsedRow(first[:place], [*map(transcript, sides)], scores, continuations=sides)
 
     def read_answer(self, value: Any, field: str, prompt: list[Message], reasoning: Any = None) -> str:
         """Return the answer from a string, a turn, or a list of turns that may repeat the prompt."""
@@ -205,6 +235,11 @@ def calls_text(value: Any) -> str | None:
     if not isinstance(parsed, list) or not parsed or not all(isinstance(c, dict) and "arguments" in c for c in parsed):
         return None
     return "\n".join(call_text(call, "completion") for call in parsed)
+
+
+def is_whole(value: Any) -> bool:
+    """Return True if a value is a conversation of more than one turn."""
+    return is_turns(value) and not (isinstance(value, list) and len(value) == 1)
 
 
 def is_turns(value: Any) -> bool:

@@ -9,10 +9,9 @@ from stages.config.blocks.data import Source
 from stages.config.errors import UserError, suggest
 from stages.config.installation import read_beside
 from stages.formats import columns as column_paths
-from stages.formats.chosen_rejected import is_whole
 from stages.formats.column_mapping import MAX_SHOWN, ColumnMapping, Purpose, allowed_formats, build_mapping
 from stages.formats.columns import has_path, label_word, nested_keys, normal_name, value_at
-from stages.formats.format import CONTEXT, PROMPT, PROVENANCE
+from stages.formats.format import CONTEXT, PROMPT, PROVENANCE, is_whole
 from stages.formats.kto import KTO
 from stages.formats.phrased import LETTERS, Phrased
 from stages.formats.prompts import Prompts

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from stages.formats.column_mapping import Purpose
 from stages.formats.format import ParsedRow
 from stages.formats.source_reading import ReadReport, convert
 from stages.labelers.labeler import Labeler, Pool
-from stages.store.records import Candidate, Example, Judgement, Records, prompt_id, save
+from stages.store.records import Candidate, Example, Judgement, Message, Records, content_id, prompt_id, save
+from stages.store.text_units import transcript
 from stages.store.workspace import SCRATCH, StageDir
 
 
@@ -38,7 +40,8 @@ class Dataset(Labeler):
                 prompt = Example(prompt_id(row.messages), row.messages, None, name, name, "preference")
                 prompt.licence, prompt.origin = row.licence or self.source.licence, row.origin
                 prompts[prompt.id] = prompt
-                answers = [candidate(prompt.id, answer, name) for answer in row.answers]
+                single_turns = ([{"role": "assistant", "content": answer}] for answer in row.answers)
+                answers = [candidate(prompt.id, turns, name) for turns in row.continuations or single_turns]
                 earlier = self.judgements_by_prompt.setdefault(prompt.id, [])
                 fresh = self.judgements(row, prompt.id, answers, {j.candidate_id for j in earlier})
                 self.repeated += len(answers) - len(fresh) if row.graded else 0
@@ -76,5 +79,8 @@ class Dataset(Labeler):
         return self.judgements_by_prompt[prompt.id]
 
 
-def candidate(prompt: str, text: str, name: str) -> Candidate:
-    return Candidate.from_text(prompt, text, name, "dataset", len(text.split()))  # counts words: there is no tokenizer
+def candidate(prompt: str, turns: list[Message], name: str) -> Candidate:
+    """Return an answer as a candidate. The assistant's words are counted, since there is no tokenizer."""
+    count = sum(len(turn["content"].split()) for turn in turns if turn["role"] == "assistant")
+    answer = Candidate.from_text(prompt, transcript(turns), name, "dataset", count)
+    return answer if len(turns) == 1 else replace(answer, candidate_id=content_id(prompt, turns), continuation=turns)

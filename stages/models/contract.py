@@ -117,6 +117,23 @@ class Contract:
         start = len(self.prompt(prompt))
         return ids[:start], ids[start:] if finished else ids[start:-1]
 
+    def continuation(self, prompt: list[Message], turns: list[Message], context: int) -> tuple[list[int], list[bool]]:
+        """Return the token ids of the turns after a prompt, and True for each token of an assistant turn in them,
+        except in the first `context` turns.
+        Raise ContractError if a turn's tokens are not marked, or the prompt's tokens change when turns follow."""
+        conversation, prompt_ids = [*prompt, *turns], self.prompt(prompt)
+        ids, marks = self.example(conversation)
+        start, first = len(prompt_ids), len(prompt) + context
+        if ids[:start] != prompt_ids:
+            raise ContractError("the prompt's tokens are not a prefix of the conversation's tokens")
+        trained = [i >= first for i, turn in enumerate(conversation) if turn["role"] == "assistant"]
+        return ids[start:], mask_turns(ids, marks, self.stop_ids[0], trained, last=False)[start:]
+
+    def describe_tokens(self, ids: list[int], trained: list[bool]) -> list[dict[str, Any]]:
+        """Return each token's text, and whether it is trained and ends a turn."""
+        decode, tokens = self.tokenizer.decode, zip(ids, trained, strict=True)
+        return [{"text": decode([i]), "trained": mark, "end_of_turn": i == self.stop_ids[0]} for i, mark in tokens]
+
     def text(self, ids: list[int]) -> str:
         """Return the text of a completion's token ids, without the end of turn."""
         ids = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
@@ -167,6 +184,27 @@ class Contract:
         content = {**self.facts(), "golden": self.golden()}
         safe_files.write(model / "contract.json", json.dumps(content, indent=1, ensure_ascii=False))
         load_contract(model)  # raises if the saved tokenizer renders differently
+
+
+def mask_turns(ids: list[int], trained: list[bool], end: int, turns: list[bool] | None, last: bool) -> list[bool]:
+    """Return which tokens of a conversation are trained: those of the assistant turns that `turns` selects (None:
+    all), or only of the `last` one. `trained` marks the tokens of all assistant turns; each turn ends with a trained
+    end of turn.
+    Raise ContractError if the template does not mark every assistant turn, so tokens cannot be assigned to turns; if
+    no token remains."""
+    ends = [i for i, token in enumerate(ids) if trained[i] and token == end]
+    if turns is not None and len(turns) != len(ends):
+        raise ContractError(f"the template marks {len(ends)} of {len(turns)} answers, so its marks name no turns")
+    turns = [True] * len(ends) if turns is None else turns
+    if last:
+        turns = [False] * (len(turns) - 1) + turns[-1:]
+    place, marks = 0, list[bool]()
+    for i, marked in enumerate(trained):
+        marks.append(marked and turns[place])
+        place += marked and ids[i] == end
+    if not any(marks):
+        raise ContractError("no token is trained: the conversation's answers have weight 0")
+    return marks
 
 
 def load_contract(model: Path) -> Contract:

@@ -20,6 +20,7 @@ from stages.models.packing import add_layout, pack_pairs, send_batch
 from stages.models.rendering import ContractError
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs
+from stages.store.text_units import count_shared_prefix
 
 # The mean gap of log-probs per token, in nats, that rounding explains. In bf16, 62 short pairs had a gap of 0.021.
 ROUNDING_GAP = {Precision.fp32: 1e-5, Precision.bf16: 0.03}
@@ -94,6 +95,11 @@ def tokenize_pair(pair: Pair, contract: Contract, sampled: list[list[int] | None
     `sampled` are its `sampled_ids`, if the caller has them.
     Raise ContractError if the text cannot be rendered, or a completion has no token."""
     prompt = contract.prompt(pair.prompt)
+    if pair.parts_early:
+        context = count_shared_prefix(pair.chosen, pair.rejected)  # turns before the two part
+        sides = [contract.continuation(pair.prompt, side, context) for side in (pair.chosen, pair.rejected)]
+        (chosen_ids, rejected_ids), masks = zip(*sides, strict=True)
+        return PairLogProbs(pair.id, prompt, chosen_ids, rejected_ids, [], [], *masks)
     chosen, rejected = sampled_ids(pair, contract) if sampled is None else sampled
     if chosen is None:
         _, chosen = contract.completion(pair.prompt, pair.chosen, pair.chosen_finish_reason == "stop")
@@ -136,26 +142,27 @@ def batches_by_length(tokens: Sequence[int], budget: int | None, device: torch.d
 def pair_log_probs(
     model: PreTrainedModel, pairs: Sequence[PairLogProbs], pad_id: int, precision: Precision
 ) -> list[tuple[list[float], list[float]]]:
-    """Return log π(token | preceding tokens) in nats for every completion token, a list for chosen and one for
+    """Return log π(token | preceding tokens) in nats for every scored completion token, a list for chosen and one for
     rejected per pair.
 
     This is one forward of a model with a fused LM head. In fp32, the other pairs of a batch change it by less than
     1e-5 per token."""
-    sequences = [(p.prompt_ids, p.chosen_ids) for p in pairs] + [(p.prompt_ids, p.rejected_ids) for p in pairs]
-    length = max(len(prompt) + len(completion) for prompt, completion in sequences)
+    sequences = [(p.prompt_ids, p.chosen_ids, p.chosen_mask) for p in pairs]
+    sequences += [(p.prompt_ids, p.rejected_ids, p.rejected_mask) for p in pairs]
+    length = max(len(prompt) + len(completion) for prompt, completion, _ in sequences)
     ids = torch.full((len(sequences), length), pad_id)
-    attention, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for i, (prompt, completion) in enumerate(sequences):
+    attention, marked = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+    for i, (prompt, completion, mask) in enumerate(sequences):
         end = len(prompt) + len(completion)
         ids[i, :end] = torch.tensor(prompt + completion)
         attention[i, :end] = 1
-        labels[i, len(prompt) : end] = ids[i, len(prompt) : end]
-    batch = {"input_ids": ids, "attention_mask": attention, "labels": labels}
+        marked[i, len(prompt) : end] = torch.tensor(mask or [True])
+    batch = {"input_ids": ids, "attention_mask": attention, "labels": ids.masked_fill(~marked, -100)}
     batch = send_batch(add_layout(model, batch), model.device)
     with autocast(precision, model.device):
         output = model(**batch, use_cache=False, fused_lm_head=True)
     scored = output.log_probs.float().cpu()  # (rows, length - 1): position t scores token t + 1
-    log_probs = [scored[i, len(p) - 1 : len(p) + len(c) - 1].tolist() for i, (p, c) in enumerate(sequences)]
+    log_probs = [row[marks].tolist() for row, marks in zip(scored, marked[:, 1:], strict=True)]
     return list(zip(log_probs[: len(pairs)], log_probs[len(pairs) :], strict=True))
 
 
@@ -176,6 +183,6 @@ def require_same_tokens(pair: Pair, scored: PairLogProbs, contract: Contract) ->
     tokens = tokenize_pair(pair, contract)
     if pair.cuts_rejected:
         tokens.rejected_ids = tokens.rejected_ids[: len(scored.rejected_ids)]
-    for column in ("prompt_ids", "chosen_ids", "rejected_ids"):
+    for column in ("prompt_ids", "chosen_ids", "rejected_ids", "chosen_mask", "rejected_mask"):
         if getattr(scored, column) != getattr(tokens, column):
             raise UserError(f"pair {pair.id}: the reference scored other {column}. Build it again: rebuild=reference.")

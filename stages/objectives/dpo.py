@@ -4,7 +4,8 @@ The reference's log-probs come from the store, and the loss does not depend on t
 rejected y_l it is -log σ(β log π(y_w|x)/π_ref(y_w|x) - β log π(y_l|x)/π_ref(y_l|x)) (Eq. 7)."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import patch
@@ -32,12 +33,14 @@ from stages.training.fit import SplitRows, pack_if_possible
 from stages.training.micro_batches import Batch, MicroBatches, select_row
 from stages.training.token_rows import IGNORED, PreferenceRows, Row
 
+MASKS = ("chosen_mask", "rejected_mask")  # columns next to TRL's; TRL stacks chosen over rejected
+
 
 class StoredReferenceTrainer(MicroBatches, DPOTrainer):
     """TRL's DPOTrainer on rows of `trl_row`: token ids, with the reference's stored log-probs."""
 
     cfg: DPO
-    arguments: ClassVar = {"precompute_ref_log_probs": True}
+    arguments: ClassVar = {"precompute_ref_log_probs": True, "remove_unused_columns": False}  # TRL knows no masks
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.loss_weights: list[float]  # TRL sets it
@@ -46,6 +49,7 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
             super().__init__(*args, **kwargs)
         if isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
             self.model.delete_adapter("ref")  # TRL copies an adapter before continuing it
+        self.data_collator = partial(collate_masked, self.data_collator)
 
     def _prepare_dataset(self, dataset: Dataset, processing_class: Any, args: Any, dataset_name: str) -> Dataset:
         """Skip TRL's tokenising of text, which may differ from the sampled tokens: the rows have token ids."""
@@ -110,6 +114,15 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
             self.loss_weights = weights
 
 
+def collate_masked(collate: Callable[[list[Row]], Batch], rows: list[Row]) -> Batch:
+    """Return TRL's batch, in which the masks of rows leave out the completion tokens that are only read."""
+    batch = collate(rows)
+    for i, (prompt, mask) in enumerate((row["prompt_ids"], row[side]) for side in MASKS for row in rows):
+        if mask is not None:
+            batch["completion_mask"][i, len(prompt) : len(prompt) + len(mask)] = torch.tensor(mask).long()
+    return batch
+
+
 def completion_tokens(batch: Batch) -> tuple[int, int]:
     """Return the number of scored tokens of chosen and of rejected completions; TRL stacks chosen over rejected."""
     chosen, rejected = batch["completion_mask"][:, 1:].chunk(2)
@@ -121,14 +134,16 @@ def chosen_per_pair(batch: Batch) -> torch.Tensor:
 
 
 def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
-    """Return token ids, and the sums of log-probs in nats under TRL's names. LD-DPO (arXiv:2409.06411) weights tokens
-    beyond the shorter completion's length by `ld_alpha`."""
-    shorter = min(len(scored.chosen_ids), len(scored.rejected_ids))
+    """Return token ids, masks, and the sums of log-probs in nats under TRL's names. LD-DPO (arXiv:2409.06411) weights
+    tokens beyond the shorter completion's length by `ld_alpha`."""
+    shorter = min(len(scored.chosen_logps), len(scored.rejected_logps))
     alpha = 1.0 if ld_alpha is None else ld_alpha
     return {
         "prompt_ids": scored.prompt_ids,
         "chosen_ids": scored.chosen_ids,
         "rejected_ids": scored.rejected_ids,
+        "chosen_mask": scored.chosen_mask,
+        "rejected_mask": scored.rejected_mask,
         "ref_chosen_logps": sum(scored.chosen_logps[:shorter]) + alpha * sum(scored.chosen_logps[shorter:]),
         "ref_rejected_logps": sum(scored.rejected_logps[:shorter]) + alpha * sum(scored.rejected_logps[shorter:]),
     }
@@ -170,8 +185,10 @@ def read_held_out(inputs: dict[str, Path], rows: PreferenceRows) -> list[PairLog
     """Return the held-out pairs with the reference's log-probs, of which a loss without reference has none."""
     if "reference" in inputs:
         return read_reference(inputs, rows.ids)
-    tokens = [(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows.rows]
-    return [PairLogProbs(name, *ids, [], []) for name, ids in zip(rows.ids, tokens, strict=True)]
+    return [
+        PairLogProbs(name, row["prompt_ids"], row["chosen_ids"], row["rejected_ids"], [], [], *map(row.get, MASKS))
+        for name, row in zip(rows.ids, rows.rows, strict=True)
+    ]
 
 
 def trainable_model(model: PreTrainedModel, adapter: Path, cfg: DPO, out: StageDir) -> AnyModel:

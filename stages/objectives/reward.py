@@ -23,6 +23,7 @@ from stages.models.rendering import ContractError
 from stages.models.scoring import autocast, round_weights_once, tokenize_pair
 from stages.store.numbers import signed
 from stages.store.records import Example, Pair, PairLogProbs, stream
+from stages.store.text_units import count_shared_prefix
 from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
@@ -48,7 +49,7 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
         chosen, rejected = row["chosen_ids"], row["rejected_ids"]
         if self.is_padded:
             return 2 * max(len(chosen), len(rejected))
-        return len(chosen) + len(rejected) - count_shared_prefix(chosen, rejected)
+        return len(chosen) + len(rejected) - count_shared_prefix(chosen, rejected)  # `models/packing.py` shares it
 
     def count_items(self, metric: str, batch: Batch) -> int:
         return len(batch["input_ids"]) // 2
@@ -76,14 +77,6 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
                 scores = torch.stack([output.logits[:, 0] for output in self.row_outputs(self.model, part)]).tolist()
                 by_row |= {id(row): (chosen, rejected) for row, (chosen, rejected) in zip(part, scores, strict=True)}
         return [by_row[id(row)] for row in rows]
-
-
-def count_shared_prefix(chosen_ids: list[int], rejected_ids: list[int]) -> int:
-    """Return the number of tokens at the start that two sequences share: `models/packing.py` reads these once."""
-    return next(
-        (i for i, (x, y) in enumerate(zip(chosen_ids, rejected_ids, strict=False)) if x != y),
-        min(len(chosen_ids), len(rejected_ids)),
-    )
 
 
 def trl_row(pair: PairLogProbs, margin: float | None) -> Row:

@@ -15,7 +15,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 from stages.config.blocks.training import SFT
 from stages.config.choices import Split, TrainedTurns, Weights
 from stages.config.errors import UserError
-from stages.models.contract import Contract
+from stages.models.contract import Contract, mask_turns
 from stages.models.loading import load_model
 from stages.models.packing import add_layout, attention_name, pack_segments, send_batch
 from stages.models.rendering import ContractError
@@ -93,27 +93,6 @@ def has_masked_turn(example: Example, cfg: SFT) -> bool:
     """Return True if an assistant turn of a conversation is not trained."""
     turns = sum(turn["role"] == "assistant" for turn in example.conversation)
     return not all(example.trained or []) or (cfg.trained_turns is TrainedTurns.last and turns > 1)
-
-
-def mask_turns(ids: list[int], trained: list[bool], end: int, turns: list[bool] | None, last: bool) -> list[bool]:
-    """Return which tokens of a conversation are trained: those of the assistant turns that `turns` selects (None:
-    all), or only of the `last` one. `trained` marks the tokens of all assistant turns; each turn ends with a trained
-    end of turn.
-    Raise ContractError if the template does not mark every assistant turn, so tokens cannot be assigned to turns; if
-    no token remains."""
-    ends = [i for i, token in enumerate(ids) if trained[i] and token == end]
-    if turns is not None and len(turns) != len(ends):
-        raise ContractError(f"some turns have weights, but the template marks {len(ends)} of {len(turns)} answers")
-    turns = [True] * len(ends) if turns is None else turns
-    if last:
-        turns = [False] * (len(turns) - 1) + turns[-1:]
-    place, marks = 0, list[bool]()
-    for i, marked in enumerate(trained):
-        marks.append(marked and turns[place])
-        place += marked and ids[i] == end
-    if not any(marks):
-        raise ContractError("no token is trained: the conversation's answers have weight 0")
-    return marks
 
 
 class SupervisedTrainer(MicroBatches, SFTTrainer):
@@ -205,8 +184,7 @@ def write_token_example(row: Demonstration, contract: Contract, path: Path) -> N
     """Write a training example token by token: text, trained or not, end of turn or not, in a masked turn or not."""
     _, answers = contract.example(row.example.conversation)
     tokens = [
-        {"text": contract.tokenizer.decode([i]), "trained": trained, "end_of_turn": i == contract.stop_ids[0]}
-        | ({"masked": True} if answer and not trained else {})
-        for i, trained, answer in zip(row.ids, row.trained, answers, strict=True)
+        token | ({"masked": True} if answer and not token["trained"] else {})
+        for token, answer in zip(contract.describe_tokens(row.ids, row.trained), answers, strict=True)
     ]
     safe_files.write(path, json.dumps(tokens, ensure_ascii=False))

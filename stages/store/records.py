@@ -97,7 +97,8 @@ class Candidate:
     """One completion of a prompt. `logprob` is the sum over all `n_tokens` tokens, with the end of turn, at
     temperature 1. `finish_reason` is stop (the completion ended its turn) or length (it was truncated). `token_ids`
     and `logprob` are None for text from a file or from an endpoint that does not return them. `tokenizer` is the
-    digest of the tokenizer contract of `token_ids`."""
+    digest of the tokenizer contract of `token_ids`. `continuation` has the messages of which `text` is the transcript,
+    if they are several."""
 
     prompt_id: str
     candidate_id: str
@@ -111,6 +112,11 @@ class Candidate:
     logprob: float | None
     n_tokens: Int32
     tokenizer: str | None = None
+    continuation: list[Message] | None = None
+
+    @property
+    def messages(self) -> list[Message]:
+        return self.continuation or [{"role": "assistant", "content": self.text}]
 
     @property
     def stripped_text(self) -> str:
@@ -177,6 +183,11 @@ class Pair:
     rejected_policy: str | None = None
 
     @property
+    def parts_early(self) -> bool:
+        """True if chosen or rejected is several turns. Their assistant turns are trained from where the two part."""
+        return len(self.chosen) + len(self.rejected) > 2
+
+    @property
     def chosen_finish_reason(self) -> str:
         return "stop"
 
@@ -188,8 +199,8 @@ class Pair:
 
 @dataclass
 class PairLogProbs:
-    """Token ids of a pair, and the reference model's log-probability of each completion token. The end of turn is a
-    completion token, unless the completion was truncated."""
+    """Token ids of a pair, and the reference model's log-probability of each scored completion token: those that the
+    mask selects (None: all). The end of turn is a completion token, unless the completion was truncated."""
 
     id: str
     prompt_ids: list[Int32]
@@ -197,6 +208,8 @@ class PairLogProbs:
     rejected_ids: list[Int32]
     chosen_logps: list[Float32]
     rejected_logps: list[Float32]
+    chosen_mask: list[bool] | None = None
+    rejected_mask: list[bool] | None = None
 
 
 @dataclass

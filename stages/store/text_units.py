@@ -1,6 +1,8 @@
-"""The units of a text that checkers count: words, sentences, paragraphs, lines and list items."""
+"""Words, sentences, paragraphs, lines and list items of a text, as checkers count them; conversations as texts."""
 
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 BULLET = re.compile(r"\s*[-*•+]\s+(?=\S)")
 NUMBER = re.compile(r"\s*\d+[.)]\s+(?=\S)")
@@ -47,3 +49,16 @@ def numbered_items(text: str) -> list[str]:
 def plain_words(text: str) -> list[str]:
     """Return the words in lower case. Compounds are divided, so that marks of emphasis (`_word_`) hide no word."""
     return re.findall(r"[^\W_]+", text.lower())
+
+
+def transcript(messages: Sequence[Mapping[str, str]]) -> str:
+    """Return the text of a single message, or the texts of several messages with their roles."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+def count_shared_prefix(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """Return how many messages or tokens two sequences share at the start."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (x, y) in pairs if x != y), min(len(first), len(second)))

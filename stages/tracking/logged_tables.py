@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from stages.store.text_units import transcript
 from stages.store.training_samples import read_samples
 
 ROWS = 50
@@ -31,7 +32,7 @@ def candidates(folder: Path) -> Table:
     scored = pq.read_table(folder / "judgements.parquet", filters=pc.field("score").is_valid()).slice(0, ROWS)
     texts = by_id(folder / "candidates.parquet", "candidate_id", "text", scored["candidate_id"])
     prompts = by_id(folder / "prompts.parquet", "id", "messages", scored["prompt_id"])
-    rows = [[text(prompts[j["prompt_id"]]), texts[j["candidate_id"]], j["score"]] for j in scored.to_pylist()]
+    rows = [[transcript(prompts[j["prompt_id"]]), texts[j["candidate_id"]], j["score"]] for j in scored.to_pylist()]
     return ["prompt", "completion", "score"], rows
 
 
@@ -39,24 +40,17 @@ def pairs(folder: Path) -> Table:
     """Return the table of pairs: prompt, chosen, rejected, margin."""
     columns = ["prompt", "chosen", "rejected", "margin"]
     first = pq.read_table(folder / "pairs.parquet", columns=columns).slice(0, ROWS).to_pylist()
-    return columns, [[text(p["prompt"]), text(p["chosen"]), text(p["rejected"]), p["margin"]] for p in first]
+    return columns, [[*(transcript(p[name]) for name in columns[:3]), p["margin"]] for p in first]
 
 
 def samples(folder: Path) -> Table:
     """Return the table of sample answers: step, prompt, answer before training, answer."""
     answers = read_samples(folder)
     before = {sample.id: sample.answer for sample in answers if sample.step == 0}
-    rows = [[s.step, text(s.prompt), before.get(s.id, ""), s.answer] for s in answers]
+    rows = [[s.step, transcript(s.prompt), before.get(s.id, ""), s.answer] for s in answers]
     return ["step", "prompt", "before training", "answer"], rows
 
 
 def by_id(path: Path, key: str, value: str, ids: Any) -> dict[str, Any]:
     rows = pq.read_table(path, columns=[key, value], filters=pc.field(key).isin(ids.combine_chunks()))
     return dict(zip(rows[key].to_pylist(), rows[value].to_pylist(), strict=True))
-
-
-def text(messages: list[dict[str, str]]) -> str:
-    """Return a single message as it is, and several messages with their roles."""
-    if len(messages) == 1:
-        return messages[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)

@@ -15,7 +15,7 @@ from stages.training.batches import fill_batches
 
 ROWS_PER_TABLE = 250  # so many rows are lists until they become columns
 IGNORED = -100  # the label of an untrained token
-TOKENS = pa.list_(pa.int32())
+KINDS = {"ids": pa.list_(pa.int32()), "mask": pa.list_(pa.bool_())}  # by the end of a column's name
 Row = dict[str, Any]
 RowValue = TypeVar("RowValue")
 
@@ -107,12 +107,13 @@ class TokenRows(ColumnRows[tuple[list[int], list[bool]]]):
 
 
 class PreferenceRows(ColumnRows[Row]):
-    """Pairs. A row's values named `…_ids` are lists of token ids, its `id` is a text, and all others are numbers."""
+    """Pairs. A row's values named `…_ids` are lists of token ids, `…_mask` are lists of True and False or None, its
+    `id` is a text, and all others are numbers."""
 
     noun = "pairs"
 
     def table(self, rows: list[Row]) -> pa.Table:
-        kinds = {name: TOKENS if name.endswith("_ids") else pa.float64() for name in rows[0]}
+        kinds = {name: KINDS.get(name.rpartition("_")[2], pa.float64()) for name in rows[0]}
         kinds |= {"id": pa.string()} if "id" in rows[0] else {}
         return pa.Table.from_pylist(rows, pa.schema(kinds))
 

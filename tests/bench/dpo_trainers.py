@@ -86,7 +86,7 @@ def our_trainer(cfg: Any, forward: str, dataset: Any, tokenizer: Any, folder: Pa
     """Build the trainer as stage=dpo does."""
 
     from stages.models.loading import load_model, resolve_device
-    from stages.objectives.dpo import StoredReferenceTrainer, trainable_model
+    from stages.objectives.dpo import MASKS, StoredReferenceTrainer, trainable_model
     from stages.store.workspace import StageDir
     from stages.training import budget
     from stages.training.arguments import training_arguments
@@ -102,7 +102,10 @@ def our_trainer(cfg: Any, forward: str, dataset: Any, tokenizer: Any, folder: Pa
     block = settings(*(f"dpo.{override}" for override in overrides)).dpo
     block.trainer, block.seed = {"lr_scheduler_type": "constant"}, cfg.seed
     out = StageDir(folder, lambda metrics, step: None)
-    args = training_arguments(block, out, precompute_ref_log_probs=True)
+    args = training_arguments(block, out, **StoredReferenceTrainer.arguments)
+    rows = dataset.select_columns([*TOKENS, *REFERENCE])
+    for name in MASKS:  # every completion token counts
+        rows = rows.add_column(name, [None] * len(rows))
     model = Path(cfg.model)
     block = budget.decide_open_settings(block, args, model, out)
     return StoredReferenceTrainer(
@@ -111,7 +114,7 @@ def our_trainer(cfg: Any, forward: str, dataset: Any, tokenizer: Any, folder: Pa
         out=out,
         schedule=EpochSchedule([str(i) for i in range(len(dataset))], block.batch_size, block.seed, "dpo"),
         args=args,
-        train_dataset=dataset.select_columns([*TOKENS, *REFERENCE]),
+        train_dataset=rows,
         processing_class=tokenizer,
     )
 

@@ -18,8 +18,9 @@ from stages.models.contract import load_contract
 from stages.models.loading import create_reward_model
 from stages.models.packing import pack_pairs
 from stages.models.scoring import tokenize_pair
-from stages.objectives.reward import EXTREMES, PairwiseRewardTrainer, count_shared_prefix, trl_row
+from stages.objectives.reward import EXTREMES, PairwiseRewardTrainer, trl_row
 from stages.store.records import Pair, load
+from stages.store.text_units import count_shared_prefix
 from stages.store.workspace import StageDir
 from stages.training import adapters
 from stages.training.arguments import training_arguments

@@ -58,7 +58,7 @@ def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTraine
 
     def build_trainer(kind: type[DPOTrainer], **own: Any) -> DPOTrainer:
         stored = own.pop("stored", False)
-        args = training_arguments(cfg, out, precompute_ref_log_probs=stored)
+        args = training_arguments(cfg, out, **(StoredReferenceTrainer.arguments if stored else {}))
         model = load_model(inputs["policy"] / "model")
         return kind(model, args=args, processing_class=contract.tokenizer, **own)
 
@@ -229,8 +229,13 @@ def test_pairs_too_long_are_dropped_and_too_many_stop(inputs: dict[str, Path], t
 
 def test_displacement_is_measured_on_the_held_out_pairs_against_the_reference() -> None:
     rows = [
-        {"ref_chosen_logps": -5.0, "ref_rejected_logps": -9.0, "chosen_ids": [7] * 4},
-        {"ref_chosen_logps": -7.0, "ref_rejected_logps": -9.0, "chosen_ids": [7] * 6},
+        {"ref_chosen_logps": -5.0, "ref_rejected_logps": -9.0, "chosen_ids": [7] * 4, "chosen_mask": None},
+        {
+            "ref_chosen_logps": -7.0,
+            "ref_rejected_logps": -9.0,
+            "chosen_ids": [7] * 7,
+            "chosen_mask": [True] * 6 + [False],
+        },
     ]
 
     def displacement_message(chosen: float, rejected: float) -> str:

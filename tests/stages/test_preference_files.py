@@ -197,6 +197,103 @@ def test_every_row_is_a_pair_the_right_way_round_or_counted_by_its_reason(name: 
     assert ("better" in usage.messages[0]) == (name != "KTO"), "an example shows which is which"
 
 
+ASK, MORE = turn("q", "user"), turn("and?", "user")
+LONG, SHORT = [turn("2 yes"), MORE, turn("2 so")], [turn("1 no"), turn("how?", "user"), turn("1 or")]
+# Conversations that part before the last turn: a row, the prompt, chosen and rejected.
+EARLY: dict[str, tuple[dict[str, Any], list[Any], list[Any], list[Any]]] = {
+    "TRL": ({"chosen": [ASK, *LONG], "rejected": [ASK, *SHORT]}, [ASK], LONG, SHORT),
+    "TRL, with a prompt": ({"prompt": [ASK], "chosen": LONG, "rejected": SHORT}, [ASK], LONG, SHORT),
+    "TRL, one turn of chosen": ({"prompt": [ASK], "chosen": LONG[:1], "rejected": SHORT}, [ASK], LONG[:1], SHORT),
+    "a prompt as text": (
+        {"prompt": "q", "chosen": [ASK, *LONG], "rejected": [ASK, turn("1")]},
+        [ASK],
+        LONG,
+        [turn("1")],
+    ),
+    "ShareGPT": (
+        {
+            side: [{"from": {"user": "human"}.get(t["role"], "gpt"), "value": t["content"]} for t in (ASK, *turns)]
+            for side, turns in (("chosen", LONG), ("rejected", SHORT))
+        },
+        [ASK],
+        LONG,
+        SHORT,
+    ),
+    "LLaMA-Factory": (
+        {"conversations": [{"from": "human", "value": "q"}], "chosen": LONG, "rejected": SHORT},
+        [ASK],
+        LONG,
+        SHORT,
+    ),
+    "HH": (
+        {
+            "chosen": "\n\nHuman: q\n\nAssistant: 2 yes\n\nHuman: and?\n\nAssistant: 2 so",
+            "rejected": "\n\nHuman: q\n\nAssistant: 1 no\n\nHuman: how?\n\nAssistant: 1 or",
+        },
+        [ASK],
+        LONG,
+        SHORT,
+    ),
+    "two conversations": (
+        {"conversation_a": [ASK, *SHORT], "conversation_b": [ASK, *LONG], "winner": "model_b"},
+        [ASK],
+        LONG,
+        SHORT,
+    ),
+    "at a user turn": (
+        {"chosen": [ASK, turn("x"), MORE, turn("2")], "rejected": [ASK, turn("x"), turn("how?", "user"), turn("1")]},
+        [ASK],
+        [turn("x"), MORE, turn("2")],
+        [turn("x"), turn("how?", "user"), turn("1")],
+    ),
+    "at a tool's result": (
+        {
+            side: [ASK, turn("call"), turn(result, "tool"), turn(answer)]
+            for side, result, answer in (("chosen", "a", "2"), ("rejected", "b", "1"))
+        },
+        [ASK],
+        [turn("call"), turn("a", "tool"), turn("2")],
+        [turn("call"), turn("b", "tool"), turn("1")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_conversations_that_part_early_become_a_pair(name: str, tmp_path: Path) -> None:
+    row, prompt, chosen, rejected = EARLY[name]
+    file = tmp_path / "early.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    usage = used(file, tmp_path)
+    [pair] = usage.built
+    assert (pair.prompt, pair.chosen, pair.rejected) == (prompt, chosen, rejected)
+    assert usage.pairs["part_early"] == 1
+    assert any("better: " in line and "worse: " in line for line in usage.messages)
+
+
+REFUSED = {
+    "rejected: answers another prompt than chosen": [[ASK, *LONG], [MORE, *SHORT]],
+    "rejected: goes on where chosen ends, or the reverse": [[ASK, *LONG], [ASK, *LONG, MORE, turn("1")]],
+    "rejected: is the same as chosen": [[ASK, *LONG], [ASK, *LONG]],
+    "rejected: does not end with an assistant turn": [[ASK, *LONG], [ASK, turn("1"), MORE]],
+    "user and assistant do not alternate": [[ASK, *LONG], [ASK, ASK, turn("1")]],
+}
+
+
+def test_rows_that_share_no_request_are_quarantined_with_line_and_reason(tmp_path: Path) -> None:
+    rows = [{"chosen": [ASK, *LONG], "rejected": [ASK, *SHORT]}]
+    rows += [{"chosen": chosen, "rejected": rejected} for chosen, rejected in REFUSED.values()]
+    file = tmp_path / "early.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    usage = used(file, tmp_path, "label.max_failed=0.9")
+    assert usage.label["unusable"] == dict.fromkeys(REFUSED, 1)
+    assert len(usage.built) == 1
+    quarantined = [json.loads(line) for line in (tmp_path / "label" / "quarantine.jsonl").read_text().splitlines()]
+    reasons = [reason.partition(": ")[2] or reason for reason in REFUSED]
+    assert [entry["line"] for entry in quarantined] == [2, 3, 4, 5, 6]
+    assert all(entry["reason"].startswith(why) for entry, why in zip(quarantined, reasons, strict=True))
+    assert {entry["file"] for entry in quarantined} == {str(file)}
+
+
 @pytest.mark.parametrize(
     "name", [name for name, (_, line, *_) in FILES.items() if any("labels" in key for key in line)]
 )

@@ -14,6 +14,7 @@ from stages.evaluation.diagnosis.effects import EFFECTS, EVALUATION
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import FAR, Finding, Measure, Normal, write_number
 from stages.store.numbers import signed
+from stages.store.text_units import transcript
 from stages.store.truncation import MOST
 from stages.tasks.checks import share_passed
 
@@ -73,8 +74,8 @@ def agreement(run: Evidence) -> Finding | None:
 
 
 def contradictory(run: Evidence) -> Finding:
-    directed = {(p.prompt_id, p.chosen[0]["content"], p.rejected[0]["content"]) for p in run.pairs}
-    contradicted = sum((p.prompt_id, p.rejected[0]["content"], p.chosen[0]["content"]) in directed for p in run.pairs)
+    directed = {(p.prompt_id, transcript(p.chosen), transcript(p.rejected)) for p in run.pairs}
+    contradicted = sum((p.prompt_id, transcript(p.rejected), transcript(p.chosen)) in directed for p in run.pairs)
     labeler = "a labeler that repeats its own labels; " * run.drawn
     return Finding.of("contradictory", contradicted / len(run.pairs), labeler=labeler)
 

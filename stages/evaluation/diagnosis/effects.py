@@ -110,7 +110,7 @@ def displacement(figures: dict[str, float], held_out: list[dict[str, Any]]) -> s
         name: figures[f"eval_logps/{name}"] - sum(row[f"ref_{name}_logps"] for row in held_out) / len(held_out)
         for name in ("chosen", "rejected")
     }
-    tokens = sum(len(row["chosen_ids"]) for row in held_out) / len(held_out)
+    tokens = sum(len(row["chosen_ids"]) - (row["chosen_mask"] or []).count(False) for row in held_out) / len(held_out)
     if max(changes.values()) > FELL * tokens:
         return ""
     return (
