@@ -13,17 +13,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from stages.commands.auditing.audited_rows import (
+from stages.commands.audited_rows import (
     TOO_LONG,
     UNUSABLE,
     AuditedSource,
+    Diversity,
     LengthCheck,
     audit_source,
     audited_sources,
     length_distribution,
     make_length_check,
 )
-from stages.commands.auditing.diversity import Diversity
 from stages.config.blocks.data import Data
 from stages.config.choices import AUDIT_CODES
 from stages.config.errors import UserError, visible
