@@ -15,7 +15,7 @@ from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Adapter, Align, Command, ExportFormat, Rubrics, Strategy
 from stages.config.errors import Errors
 from stages.config.schema import Config
-from stages.preflight.data_sources import is_local
+from stages.preflight.sources import is_local
 
 FILE_KEYS = ("path", "revision", "subset", "hub_split", "format", "columns", "labels", "reasoning", "licence")
 HUB_KEYS = ("revision", "subset", "hub_split")

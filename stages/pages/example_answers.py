@@ -11,7 +11,7 @@ from stages.evaluation.outcomes import read_answers
 from stages.pages.settings_table import model_nodes
 from stages.store.manifest import Manifest
 from stages.store.records import Example, content_id, load
-from stages.store.training_samples import Sample, read_samples
+from stages.store.workspace import Sample, read_samples
 from stages.tasks.checks import share_passed
 
 WON = {1.0: "better than", 0.5: "a tie with", 0.0: "worse than"}

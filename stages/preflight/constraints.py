@@ -24,7 +24,7 @@ from stages.config.choices import (
 from stages.config.errors import Errors, UserError, name_block, require_known
 from stages.config.installation import install_command
 from stages.config.schema import Config, Target, group_defaults
-from stages.preflight import candidate_sources, capacity, data_sources, servers, user_files, who_judges
+from stages.preflight import capacity, servers, sources, user_files, who_judges
 from stages.store import plugins
 
 # Keys of a source of prompts, which a source of preferences does not have.
@@ -45,9 +45,9 @@ def validate_config(cfg: Config) -> None:
     if cfg.data.tasks is None:
         raise UserError("data.tasks=null is not allowed. For sources without generated tasks, use data=file.")
     checks: list[Callable[[Config], None]] = [
-        *(validate_combinations, validate_words, candidate_sources.validate_sample),
+        *(validate_combinations, validate_words, sources.validate_sample),
         *(who_judges.validate_ensembles, servers.validate_endpoints, validate_inputs, validate_reward),
-        *(validate_own_parts, data_sources.validate_data, user_files.validate_user_files, validate_people),
+        *(validate_own_parts, sources.validate_data, user_files.validate_user_files, validate_people),
         *(validate_outside, validate_launch, validate_adapters, validate_trainers, who_judges.validate_judged),
         *(capacity.validate_capacity, validate_push),
     ]
@@ -181,10 +181,10 @@ def untested_message(cfg: Config) -> str:
     split = cfg.answer.split
     groups = {name for name, group_split in SPLIT_OF_GROUP.items() if group_split == split}
     groups -= {"rephrased", "open_plain"}
-    sources = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
+    checked = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
     held_out = cfg.pairs if cfg.by_pairs else cfg.unpaired
     paired = cfg.by_labels and held_out.validation_fraction > 0
-    if sources or any(vars(cfg.data.tasks)[group] for group in groups) or paired or cfg.eval.judged.is_requested:
+    if checked or any(vars(cfg.data.tasks)[group] for group in groups) or paired or cfg.eval.judged.is_requested:
         return ""
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report
     return (

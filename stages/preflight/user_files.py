@@ -17,7 +17,7 @@ from stages.config.choices import RUBRIC_TEXTS, Rubrics
 from stages.config.errors import Errors, UserError, name_block
 from stages.config.installation import ROOT
 from stages.config.schema import Config
-from stages.preflight import data_sources
+from stages.preflight import sources
 from stages.sandbox.jinja_process import Refusal, name_setting, read_facts, render
 from stages.store import plugins
 from stages.store.node import Node
@@ -44,7 +44,7 @@ def validate_user_files(cfg: Config) -> None:
     if cfg.sft.template.path:
         with errors:
             validate_chat_template(Path(cfg.sft.template.path))
-    for key, source in data_sources.run_sources(cfg):
+    for key, source in sources.run_sources(cfg):
         if isinstance(source, Source) and source.task and plugins.user_path(source.task).is_file():
             with errors:
                 validate_task(f"{key}.task", source.task)

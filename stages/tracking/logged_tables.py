@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from stages.store.training_samples import read_samples
+from stages.store.workspace import read_samples
 
 ROWS = 50
 
