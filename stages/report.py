@@ -185,9 +185,7 @@ def lineage_rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
             "role": name,
             "stage": node["stage"],
             "fingerprint": fingerprint,
-            "inputs": [
-                f"{role}: {source['stage']} {source['fingerprint']}" for role, source in node["inputs"].items()
-            ],
+            "inputs": [f"{role}: {each['stage']} {each['fingerprint']}" for role, each in node["inputs"].items()],
             "seconds": node["wall_seconds"],
             "memory": node.get("peak_gpu_memory") or node["peak_memory"],
             "tokens": node["metrics"].get("tokens"),

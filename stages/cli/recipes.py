@@ -67,9 +67,8 @@ def recipes_under(line: list[str]) -> Recipes:
     chosen = [name.strip("'\"") for name in typed.get("recipe", DEFAULT).split(",")]
     toy = typed.get("scale") == "toy"
     recipes = load_recipes(chosen)
-    unchecked = CHECKS not in typed.get("label", CHECKS).split(",") or any(
-        key.startswith("label.own") for key in typed
-    )
+    own_labeler = any(key.startswith("label.own") for key in typed)
+    unchecked = own_labeler or CHECKS not in typed.get("label", CHECKS).split(",")
     if unchecked:
         for recipe in recipes.values():
             take_out(recipe, "pairs.min_score")

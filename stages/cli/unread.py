@@ -106,9 +106,8 @@ def judged_keys(cfg: Config) -> Iterator[Unread]:
         yield Unread((*of_labels, "pairs", "dpo", "rounds", "control"), ("align",), reason, "align=dpo")
     for other in (Align.kto, Align.grpo):
         if other not in cfg.objectives:
-            yield Unread(
-                (other,), ("align",), f"align={cfg.align} does not train by {other.upper()}", f"align={other}"
-            )
+            reason = f"align={cfg.align} does not train by {other.upper()}"
+            yield Unread((other,), ("align",), reason, f"align={other}")
     if not judged.is_requested:
         keys = ["source", "prompts", "max_longer", "max_failed", "audit", "known"]
         keys += ["against"] if cfg.align is not Align.none else []  # with align=none, `against` names the other model

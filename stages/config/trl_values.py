@@ -30,9 +30,7 @@ PACKAGES: dict[str, str] = TABLES["packages"]  # by pattern of the optimizer tha
 SCHEDULES: dict[str, list[str]] = TABLES["schedules"]  # with the options of which each needs one
 TEXTS = ("warmup_type", "decay_type")  # options of schedules that are words; all others are numbers
 # Keys of arguments that are mappings. torch would only refuse other keys in the first backward pass.
-OPTIONS = {
-    "gradient_checkpointing_kwargs": "use_reentrant preserve_rng_state determinism_check debug early_stop".split()
-}
+OPTIONS = {argument: words.split() for argument, words in TABLES["options"].items()}
 # Schedules that follow TRL's own evaluations, which a stage turns off.
 METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 

@@ -60,15 +60,14 @@ def side(prompt: Example, texts: Mapping[str, str], titles: Mapping[str, str]) -
 
 def by_judgement(versus: Path, label: Path, titles: Mapping[str, str]) -> dict[str, list[ShownAnswer]]:
     """Group prompts by the judgement of the policy's answer. `titles`: the opponent's first, then the policy's."""
-    comparison, headings = Comparison.read(versus, label), dict[float, list[ShownAnswer]]()
+    comparison, by_result = Comparison.read(versus, label), dict[float, list[ShownAnswer]]()
     examples = {e.id: e for e in load(versus / "prompts.parquet", Example)}
     first, second = titles
     for policy, other in sorted(comparison.sides, key=lambda both: content_id(both[0].prompt_id)):
         sides = side(examples[policy.prompt_id], {first: other.text, second: policy.text}, titles)
-        headings.setdefault(comparison.won(policy, other), []).append(sides)
-    return {
-        f"Judged {WON[won]} {titles[first]}: {len(headings[won])}": headings[won] for won in WON if won in headings
-    }
+        by_result.setdefault(comparison.won(policy, other), []).append(sides)
+    shown = ((word, by_result[won]) for won, word in WON.items() if won in by_result)
+    return {f"Judged {word} {titles[first]}: {len(answers)}": answers for word, answers in shown}
 
 
 def by_checks(prompts: list[ShownAnswer], results: Mapping[str, Any]) -> dict[str, list[ShownAnswer]]:

@@ -59,9 +59,8 @@ class Headline:
         sentences += [f"On {self.scope(name)}: {self.change_clause(self.groups[name], self.main)}." for name in names]
         if "control" in self.models:
             change = self.change_clause(self.primary, "policy-control")
-            sentences.append(
-                f"Against the control, {self.before} trained further on the chosen answers alone: {change}."
-            )
+            control = f"the control, {self.before} trained further on the chosen answers alone"
+            sentences.append(f"Against {control}: {change}.")
         for arm in arms(self.models):
             gain, difference = (self.change_clause(self.primary, name) for name in (f"{arm}-sft", f"policy-{arm}"))
             sentences.append(f"{self.models[arm]} over {self.before}: {gain}; {self.policy} over it: {difference}.")

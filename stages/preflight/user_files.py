@@ -82,18 +82,14 @@ def validate_task(key: str, path: str) -> None:
 
 def require_labeler(node: Node, store: Store) -> None:
     """Raise UserError if `label.own` is not a labeler."""
-    if node.config.own:
-        require_class(
-            node.config.own, "label.own", "stages.labelers.labeler.Labeler", "judge", "__init__", positional=1
-        )
+    if own := node.config.own:
+        require_class(own, "label.own", "stages.labelers.labeler.Labeler", "judge", "__init__", positional=1)
 
 
 def require_sampler(node: Node, store: Store) -> None:
     """Raise UserError if `sample.own` is not a sampler."""
-    if node.config.own:
-        require_class(
-            node.config.own, "sample.own", "stages.samplers.sampler.Sampler", "complete", "open", positional=4
-        )
+    if own := node.config.own:
+        require_class(own, "sample.own", "stages.samplers.sampler.Sampler", "complete", "open", positional=4)
 
 
 def require_data_part(node: Node, store: Store) -> None:
