@@ -66,8 +66,8 @@ def by_judgement(versus: Path, label: Path, titles: Mapping[str, str]) -> dict[s
     for policy, other in sorted(comparison.sides, key=lambda both: content_id(both[0].prompt_id)):
         sides = side(examples[policy.prompt_id], {first: other.text, second: policy.text}, titles)
         by_result.setdefault(comparison.won(policy, other), []).append(sides)
-    shown = ((word, by_result[won]) for won, word in WON.items() if won in by_result)
-    return {f"Judged {word} {titles[first]}: {len(answers)}": answers for word, answers in shown}
+    headings = ((word, by_result[won]) for won, word in WON.items() if won in by_result)
+    return {f"Judged {word} {titles[first]}: {len(answers)}": answers for word, answers in headings}
 
 
 def by_checks(prompts: list[ShownAnswer], results: Mapping[str, Any]) -> dict[str, list[ShownAnswer]]:
