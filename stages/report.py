@@ -14,10 +14,10 @@ from stages.evaluation import rounds
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
 from stages.evaluation.outcomes import arms
-from stages.pages import changes, figures, glossary, label_page, next_steps, seeds, settings_table
+from stages.pages import charts, figures, glossary, label_page, seeds, settings_table
 from stages.pages.environment import environment
 from stages.pages.example_answers import side_by_side, strips
-from stages.pages.headline import Headline
+from stages.pages.headline import Headline, next_steps
 from stages.pages.settings_table import learns
 from stages.store.manifest import Manifest, manifest_of
 from stages.store.records import Pair, load
@@ -73,7 +73,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "outside": headline.outside_sets(),
         "retention": results["retention"].get("sentence"),
         "seeds": over_seeds and over_seeds["sentence"],
-        "kinds": results["kinds"] and f"{changes.conclusion(results)} {changes.single_tasks(results)}",
+        "kinds": results["kinds"] and f"{charts.conclusion(results)} {charts.single_tasks(results)}",
         "proportion": headline.behaviour(),
         "answers": answers and f"{'; '.join(answers)}.",
         "why": why and why.sentence,
@@ -93,7 +93,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         subject=settings_table.subject(nodes, models),
         headline=headline,
         contents=contents,
-        steps=next_steps.next_steps(results, nodes["eval"], trained, why),
+        steps=next_steps(results, nodes["eval"], trained, why),
         warnings=warnings(nodes, [*contents]),
         roles={role: glossary.ROLES[model_kind(role, nodes[name])] for role, name in model_names.items()},
         glossary=glossary.GLOSSARY,
@@ -103,7 +103,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         constant=any(group["constant"] is not None for group in results["groups"].values()),
         runs=runs,
         over_seeds=over_seeds,
-        charts={by: changes.chart(results, by, taught) for by in ("kinds", "tasks") if results[by]},
+        charts={by: charts.chart(results, by, taught) for by in ("kinds", "tasks") if results[by]},
         rounds=rounds.table_rows(nodes, by_round) if by_round else [],
         curves=curves(inputs, nodes, {models[role]: name for role, name in model_names.items()}),
         answers=answers,

@@ -12,15 +12,8 @@ from stages.config.errors import UserError, require_known
 from stages.config.installation import read_beside
 from stages.config.limits import Limit
 
-TYPES: dict[str, tuple[type, ...]] = {
-    "float": (float, int),
-    "int": (int,),
-    "bool": (bool,),
-    "str": (str,),
-    "dict": (dict,),
-    "list": (list,),
-    "None": (type(None),),
-}
+TYPES: dict[str, tuple[type, ...]] = {kind.__name__: (kind,) for kind in (int, bool, str, dict, list)}
+TYPES |= {"float": (float, int), "None": (type(None),)}
 TABLES = read_beside(__file__)
 # Words of arguments whose type is only text. The words of enumerations are read from the source of transformers.
 WORDS: dict[str, list[str]] = {argument: words.split() for argument, words in TABLES["words"].items()}

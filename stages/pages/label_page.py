@@ -49,22 +49,18 @@ def page(folder: Path) -> str:
         "cases": {title: listed for title, listed in cases(folder, labelling, votes, words, audits) if listed},
         "made": manifest,
     }
-    html = (
-        environment()
-        .get_template("labels.html.jinja")
-        .render(
-            sections,
-            contents={name: title for name, title in CONTENTS.items() if sections[name]},
-            headline=headline(labelling, reliability, metrics),
-            audits=audits,
-            reliability=reliability,
-            lengths=lengths(labelling),
-            together=agreeing(labelling, words),
-            metrics=metrics,
-            unit="words" if metrics["labeler"] == "dataset" else "tokens",
-        )
+    template = environment().get_template("labels.html.jinja")
+    return template.render(
+        sections,
+        contents={name: title for name, title in CONTENTS.items() if sections[name]},
+        headline=headline(labelling, reliability, metrics),
+        audits=audits,
+        reliability=reliability,
+        lengths=lengths(labelling),
+        together=agreeing(labelling, words),
+        metrics=metrics,
+        unit="words" if metrics["labeler"] == "dataset" else "tokens",
     )
-    return str(html)
 
 
 def headline(labelling: Labelling, reliability: dict[str, Any], metrics: dict[str, Any]) -> list[str]:

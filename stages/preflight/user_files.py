@@ -149,10 +149,8 @@ class PythonFile:
     def __init__(self, own: Own, key: str):
         self.own, self.key = own, key
         self.tree = ast.parse(plugins.read_python(own, key))
-        self.origins = dict[str, str]()  # by imported name: `Labeler` is stages.labelers.labeler.Labeler
-        for statement in ast.walk(self.tree):
-            for name, origin in imported_names(statement):
-                self.origins[name] = origin
+        imported = (pair for statement in ast.walk(self.tree) for pair in imported_names(statement))
+        self.origins = dict(imported)  # by imported name: `Labeler` is stages.labelers.labeler.Labeler
         for statement in self.tree.body:
             for module in imported_modules(statement):
                 if not module_exists(module):
