@@ -58,9 +58,8 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     answers = side_by_side(inputs, results, cfg.side_by_side)
     reward, lineage, tokens = reward_figures(nodes), lineage_rows(nodes), inputs["sft"] / "token_example.json"
     settings = settings_table.settings(nodes, policy, models["policy"], trained)
-    summaries = {
-        models[role]: nodes[name]["metrics"]["summary"] for role, name in model_names.items() if learns(nodes[name])
-    }
+    learning = {models[role]: nodes[name] for role, name in model_names.items() if learns(nodes[name])}
+    summaries = {title: manifest["metrics"]["summary"] for title, manifest in learning.items()}
     by_round = results.get("rounds")  # of several
     of_rounds = [rounds.sentence(by_round)] if by_round else []
     label, pairing, single = (nodes[n]["metrics"] if n in nodes else {} for n in ("label", "pairs", "unpaired"))

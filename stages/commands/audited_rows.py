@@ -142,10 +142,9 @@ def audited_sources(nodes: dict[str, Node], read_row: Callable[[Any], ParsedRow]
     for block in (node.config for node in nodes["data"].inputs.values()):
         purpose = source_purpose(block.source)
         sources.append(AuditedSource(block.key, block.source, purpose, harmonizer, read_row))
-    label = nodes["label"].config if "label" in nodes else None
-    return sources + (
-        [AuditedSource("label.path", label.source, Purpose.preferences)] if label and label.brings_pool else []
-    )
+    if "label" in nodes and nodes["label"].config.brings_pool:
+        sources.append(AuditedSource("label.path", nodes["label"].config.source, Purpose.preferences))
+    return sources
 
 
 def audit_source(

@@ -76,10 +76,8 @@ def headline(labelling: Labelling, reliability: dict[str, Any], metrics: dict[st
         sentences = [f"{answers} to {prompts}, scored by {metrics['labeler']}: {rates}"]
     missing = len(labelling.judgements) - len(labelling.valid)
     sentences[0] += f", {missing:,} missing." if missing else "."
-    if redrawn := metrics.get("redrawn"):
-        sentences.append(
-            f"{redrawn:,} of the answers are further draws for prompts where no earlier answer was right."
-        )
+    if count := metrics.get("redrawn"):
+        sentences.append(f"{count:,} of the answers are further draws for prompts where no earlier answer was right.")
     if "accuracy" in reliability:
         agreeing_share = Share(reliability["known"], Estimate(**reliability["accuracy"]))
         sentences.append(f"The known labels agree with {share_clause(agreeing_share, 'judgement')}, drawn at random.")
