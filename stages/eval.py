@@ -14,22 +14,10 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
-from stages.evaluation import judged, learnt, likelihood, retention, rounds
+from stages.evaluation import judged, learnt, likelihood, outcomes, retention, rounds
 from stages.evaluation.asked import PROMPT_SOURCES, prompts_of_set
 from stages.evaluation.checked import Checked
-from stages.evaluation.outcomes import (
-    LENGTH_DRIFT,
-    Answers,
-    Table,
-    before,
-    differences,
-    endings_clause,
-    endings_warning,
-    main_difference,
-    read_answers,
-    tabulate,
-    verdict,
-)
+from stages.evaluation.outcomes import Answers, Table, tabulate
 from stages.models.loading import resolve_device
 from stages.store import safe_files
 from stages.store.records import Candidate, Example, Outcome, Pair, Records, save
@@ -53,7 +41,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     prompts = {name: prompts_in(name, inputs, answers["policy"]) for name, answers in by_set.items()}
     checked, unchecked = with_checks(cfg, inputs, prompts, by_set, out), without_checks(prompts, by_set)
     labelled = not inputs.keys().isdisjoint(("pairs", "unpaired"))
-    pairs = learnt.learnt_results(cfg, inputs, before(titles), out) if labelled else {}
+    pairs = learnt.learnt_results(cfg, inputs, outcomes.before(titles), out) if labelled else {}
     comparisons = judged.judged_results(cfg, inputs)
     parts = parts_of_verdict(checked, pairs, comparisons, own="answer_held_out_policy" in inputs)
     if not parts:
@@ -65,16 +53,16 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         )
     answers = {role: {i: a for each in by_set.values() for i, a in each[role].items()} for role in titles}
     by_checks = checked.primary if parts[0] == "checks" else None
-    if by_checks and (warning := endings_warning(checked.groups, titles, cfg)):
+    if by_checks and (warning := outcomes.endings_warning(checked.groups, titles, cfg)):
         out.warn(warning)
     table = by_checks or next(iter(unchecked.values()), checked.primary)  # the answers that the verdict is about
     scored = (checked.verdict_table if by_checks else table or checked.verdict_table).prompts
     scored = sorted(scored, key=lambda e: e.id)[: cfg.likelihood_prompts]
     results: dict[str, Any] = {
         "models": titles,
-        "before": before(titles),
-        "main_difference": main_difference(titles),
-        "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in differences(titles).items()},
+        "before": outcomes.before(titles),
+        "main_difference": outcomes.main_difference(titles),
+        "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in outcomes.differences(titles).items()},
         **checked.results(answers, cfg),
         **measure_form(table, answers, cfg, out),
         "shown_on": next((name for name, each in unchecked.items() if each is table), checked.endpoint),
@@ -100,7 +88,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "prompts_left_out": left_out,
         "pass_rate": {role: main[role]["mean"] for role in titles} if main else {},
         "unseen_tasks": {role: groups["unseen tasks"][role]["mean"] for role in titles if "unseen tasks" in groups},
-        "delta": {name: main[name] for name in differences(titles)} if main else {},
+        "delta": {name: main[name] for name in outcomes.differences(titles)} if main else {},
         **{name: results[name] for name in ("mean_tokens", "stop_rate", "kl", "references", "learnt", "judged")},
         "verdict": results["verdict"],
         "summary": f"{', '.join(rates)}. " * bool(rates) + results["verdict"],
@@ -123,7 +111,7 @@ def verdict_of(results: dict[str, Any]) -> str:
     judged opponents is included; the report has a line for each of them."""
     titles = results["models"]
     sentence_of = {
-        "checks": lambda: verdict(results["primary"], titles, results["endings"]),
+        "checks": lambda: outcomes.verdict(results["primary"], titles, results["endings"]),
         "learnt": lambda: learnt.sentence(results["learnt"], titles, results["cautions"]),
         "judged": lambda: judged.sentence(next(iter(results["judged"].values())), titles["policy"]),
     }
@@ -134,11 +122,11 @@ def measure_form(table: Table | None, answers: Answers, cfg: Eval, out: StageDir
     """Return length and endings of the answers that the verdict is about, and warn if mean lengths differ a lot."""
     if table is None:
         return {"mean_tokens": {}, "stop_rate": {}, "loops": {}, "endings": ""}
-    titles, form, first = cfg.models, measure_answers(table, answers), before(cfg.models)
-    if abs(drift := form["mean_tokens"]["policy"] / form["mean_tokens"][first] - 1) > LENGTH_DRIFT:
+    titles, form, first = cfg.models, measure_answers(table, answers), outcomes.before(cfg.models)
+    if abs(drift := form["mean_tokens"]["policy"] / form["mean_tokens"][first] - 1) > outcomes.LENGTH_DRIFT:
         word = f"{abs(drift):.0%} {'longer' if drift > 0 else 'shorter'}"
         out.warn(f"{titles['policy']}'s answers are {word} than {titles[first]}'s: a change may be partly length.")
-    return form | {"endings": endings_clause(table, titles, cfg)}
+    return form | {"endings": outcomes.endings_clause(table, titles, cfg)}
 
 
 def measure_answers(table: Table, answers: Answers) -> dict[str, Any]:
@@ -195,7 +183,7 @@ def read_shared_answers(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> tu
     Raise UserError if no prompt of a set is left."""
     by_set, total = dict[str, Answers](), 0
     for name in (name for name in PROMPT_SOURCES if f"{name}_policy" in inputs):
-        by_set[name], left_out = read_answers({role: inputs[f"{name}_{role}"] for role in cfg.models})
+        by_set[name], left_out = outcomes.read_answers({role: inputs[f"{name}_{role}"] for role in cfg.models})
         message = f"{left_out} prompts are too long for one of the models and do not count"
         if not by_set[name]["policy"]:
             raise UserError(f"{message}, so that no prompt is left. Lower answer.max_new_tokens.")

@@ -13,7 +13,7 @@ import numpy as np
 
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError, name_block
-from stages.evaluation import best_of, reliability
+from stages.evaluation import learnt_scores, reliability
 from stages.evaluation.reliability import Key
 from stages.formats.source_reading import count_reasons, quarantine, warn_unused_columns
 from stages.labelers.labeler import Labeler, Pool, make_labeler
@@ -79,9 +79,9 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
         metrics["calls"] = out.endpoint_calls
     metrics |= labeler.figures()
     if labeler.learnt and judgements:
-        curve, best_of_warning = best_of.best_of_n(judgements, pool.prompts, pool.candidates)
+        curve, best_of_warning = learnt_scores.best_of_n(judgements, pool.prompts, pool.candidates)
         metrics |= curve
-        for warning in filter(None, (best_of_warning, best_of.length_warning(metrics["length_correlation"]))):
+        for warning in filter(None, (best_of_warning, learnt_scores.length_warning(metrics["length_correlation"]))):
             out.warn(warning)
     if cfg.audit:
         metrics["summary"] += f"; {audit(cfg, pool, judgements, labeler.people_verdicts, out)}"

@@ -8,15 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.training import Reference
+from stages.models import scoring
 from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
-from stages.models.scoring import (
-    batches_by_length,
-    install_scoring,
-    pair_log_probs,
-    round_weights_once,
-    tokenize_pairs,
-)
 from stages.store import safe_files
 from stages.store.dropped import Dropped
 from stages.store.numbers import signed
@@ -40,7 +34,7 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     contract, context = load_contract(model_folder), read_context_length(model_folder)
     rows, dropped = PreferenceRows(), Dropped(out, "pairs")
     retokenised = from_other_tokenizer = 0
-    for pair, token_ids, completion_ids in tokenize_pairs(stream_pairs(inputs), contract, context, dropped):
+    for pair, token_ids, completion_ids in scoring.tokenize_pairs(stream_pairs(inputs), contract, context, dropped):
         rows.add(pair.id, {name: getattr(token_ids, name) for name in COLUMNS})
         if pair.parts_early and not (out / "rejected_example.json").exists():
             write_token_examples(token_ids, contract, out)
@@ -56,22 +50,22 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
 
     lengths = [prompt + max(sides) for prompt, *sides in zip(*map(rows.tokens, ID_COLUMNS), strict=True)]
     device = resolve_device(cfg.runtime.device)
-    batches = batches_by_length([2 * length for length in lengths], cfg.runtime.token_budget, device)
+    batches = scoring.batches_by_length([2 * length for length in lengths], cfg.runtime.token_budget, device)
 
     def score(waiting: Sequence[str]) -> Iterator[tuple[str, list[PairLogProbs]]]:
         if not waiting:
             return
         model = load_model(model_folder, cfg.weights, device)
-        install_scoring(model, cfg.forward)
+        scoring.install_scoring(model, cfg.forward)
         unscored_ids, columns = {*waiting}, rows.dataset
         # A resume uses the same batches, because a pair's rounding depends on the other pairs of its batch.
         unscored_batches = [batch for batch in batches if any(rows.ids[i] in unscored_ids for i in batch)]
-        with round_weights_once(model.device):
+        with scoring.round_weights_once(model.device):
             for batch in unscored_batches:
                 batch_columns = columns[batch]
                 tokens_of = zip(batch, *(batch_columns[name] for name in COLUMNS), strict=True)
                 pairs = [PairLogProbs(rows.ids[i], p, a, b, [], [], *masks) for i, p, a, b, *masks in tokens_of]
-                scores = pair_log_probs(model, pairs, contract.tokenizer.pad_token_id, cfg.precision)
+                scores = scoring.pair_log_probs(model, pairs, contract.tokenizer.pad_token_id, cfg.precision)
                 for p, (chosen, rejected) in zip(pairs, scores, strict=True):
                     p.chosen_logps, p.rejected_logps = chosen, rejected
                     if p.id in unscored_ids:

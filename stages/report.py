@@ -14,10 +14,10 @@ from stages.evaluation import rounds
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
 from stages.evaluation.outcomes import arms
-from stages.pages import changes, figures, glossary, label_page, next_steps, seeds, settings_table
+from stages.pages import charts, figures, glossary, label_page, seeds, settings_table
 from stages.pages.environment import environment
 from stages.pages.example_answers import side_by_side, strips
-from stages.pages.headline import Headline
+from stages.pages.headline import Headline, next_steps
 from stages.pages.settings_table import learns
 from stages.store.manifest import Manifest, manifest_of
 from stages.store.records import Pair, load
@@ -61,9 +61,8 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     for side in ("chosen", "rejected") if "reference" in inputs else ():
         examples[f"A pair of several turns, {side}"] = inputs["reference"] / f"{side}_example.json"
     settings = settings_table.settings(nodes, policy, models["policy"], trained)
-    summaries = {
-        models[role]: nodes[name]["metrics"]["summary"] for role, name in model_names.items() if learns(nodes[name])
-    }
+    learning = {models[role]: nodes[name] for role, name in model_names.items() if learns(nodes[name])}
+    summaries = {title: manifest["metrics"]["summary"] for title, manifest in learning.items()}
     by_round = results.get("rounds")  # of several
     of_rounds = [rounds.sentence(by_round)] if by_round else []
     label, pairing, single = (nodes[n]["metrics"] if n in nodes else {} for n in ("label", "pairs", "unpaired"))
@@ -76,7 +75,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "outside": headline.outside_sets(),
         "retention": results["retention"].get("sentence"),
         "seeds": over_seeds and over_seeds["sentence"],
-        "kinds": results["kinds"] and f"{changes.conclusion(results)} {changes.single_tasks(results)}",
+        "kinds": results["kinds"] and f"{charts.conclusion(results)} {charts.single_tasks(results)}",
         "proportion": headline.behaviour(),
         "answers": answers and f"{'; '.join(answers)}.",
         "why": why and why.sentence,
@@ -96,7 +95,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         subject=settings_table.subject(nodes, models),
         headline=headline,
         contents=contents,
-        steps=next_steps.next_steps(results, nodes["eval"], trained, why),
+        steps=next_steps(results, nodes["eval"], trained, why),
         warnings=warnings(nodes, [*contents]),
         roles={role: glossary.ROLES[model_kind(role, nodes[name])] for role, name in model_names.items()},
         glossary=glossary.GLOSSARY,
@@ -106,7 +105,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         constant=any(group["constant"] is not None for group in results["groups"].values()),
         runs=runs,
         over_seeds=over_seeds,
-        charts={by: changes.chart(results, by, taught) for by in ("kinds", "tasks") if results[by]},
+        charts={by: charts.chart(results, by, taught) for by in ("kinds", "tasks") if results[by]},
         rounds=rounds.table_rows(nodes, by_round) if by_round else [],
         curves=curves(inputs, nodes, {models[role]: name for role, name in model_names.items()}),
         answers=answers,
@@ -188,9 +187,7 @@ def lineage_rows(nodes: dict[str, Manifest]) -> list[dict[str, Any]]:
             "role": name,
             "stage": node["stage"],
             "fingerprint": fingerprint,
-            "inputs": [
-                f"{role}: {source['stage']} {source['fingerprint']}" for role, source in node["inputs"].items()
-            ],
+            "inputs": [f"{role}: {each['stage']} {each['fingerprint']}" for role, each in node["inputs"].items()],
             "seconds": node["wall_seconds"],
             "memory": node.get("peak_gpu_memory") or node["peak_memory"],
             "tokens": node["metrics"].get("tokens"),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from stages.config.blocks.training import Reward
-from stages.evaluation import pairwise
+from stages.evaluation import learnt_scores
 from stages.models.contract import load_contract
 from stages.models.loading import create_reward_model, read_context_length
 from stages.objectives import reward
@@ -37,7 +37,7 @@ def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     by_pair = [asdict(pair) for pair in held_out]
     fit.publish(lambda weights: create_reward_model(policy, weights, cpu, pad, cfg.seed), by_pair)
 
-    metrics = pairwise.figures(held_out) if held_out else {}
+    metrics = learnt_scores.figures(held_out) if held_out else {}
     figures = last_values(read_curves(out.path), "loss", "eval_loss", "eval_margin")
     warnings = reward.held_out_warnings(metrics, len(held_out), "reward.pairs" if cfg.source.path else "pairs")
     accuracy = {"held-out accuracy": metrics["accuracy"]["mean"]} if metrics else {}

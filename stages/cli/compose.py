@@ -170,9 +170,7 @@ def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:
     """Lower each micro-batch that is not typed to the largest size that divides the rows of a step."""
     for name, block in cfg.trained.items():
         key, runtime = f"{name}.runtime.micro_batch", block.runtime
-        is_typed = any(
-            key == each or ("micro_batch" in value and key.startswith(f"{each}.")) for each, value in typed.items()
-        )
+        is_typed = any(key == k or ("micro_batch" in v and key.startswith(f"{k}.")) for k, v in typed.items())
         if is_typed or type(runtime.micro_batch) is not int or runtime.world_size < 1:
             continue
         rows, remainder = divmod(block.batch_size, runtime.world_size)

@@ -21,19 +21,12 @@ from stages.cli import spelling
 from stages.config import trl_arguments
 from stages.config.blocks.training import Training
 from stages.config.errors import SYNONYMS, UserError, causes, full_disk_message, nearest, suggest, visible
+from stages.config.installation import read_beside
 from stages.config.schema import CONF, Config
 from stages.hardware import process
 
 OF_HYDRA = {"hydra.mode", *(f"hydra.sweeper.{key}" for key in ("params", "n_trials", "n_jobs", "direction"))}
-# Messages of OmegaConf, and plainer ones: its own repeat the value and name internal types.
-PLAIN_WORDS = {
-    r"Value '.*' of type '[\w$]+'": "the value",
-    r"Invalid value '.*',": "Invalid value,",
-    r"Invalid value assigned: .* is not a ListConfig.*|Cannot merge DictConfig with ListConfig": "a list is needed",
-    r"Invalid type assigned: .*|field '.*' is not Optional": "this is a block of keys, not a value",
-    r"Cannot assign \w+ to Dict.*": "a mapping is needed, {KEY: VALUE}",
-    r"Interpolation key '(.*)' not found": r"${\1} is not a key",
-}
+PLAIN_WORDS: dict[str, str] = read_beside(__file__)  # of OmegaConf's messages, as patterns
 MENDABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 MENDABLE |= {errno.ENAMETOOLONG, errno.ELOOP}
 

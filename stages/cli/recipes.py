@@ -10,6 +10,7 @@ keys win anyway. The recipes change, not the command line, so all of this also h
 import logging
 import math
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from importlib.util import find_spec
@@ -21,10 +22,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from stages.cli.explain import forbidden_keys
 from stages.cli.spelling import recipe_files
-from stages.cli.starting_values import count_parameters, starting_values
+from stages.config.blocks.models import Model
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import GROUP_LOSSES, Adapter
+from stages.config.errors import UserError
+from stages.config.installation import read_beside
 from stages.config.schema import CONF, group_defaults
+from stages.hardware.model_shape import ModelShape
+from stages.preflight.model_files import model_config
+from stages.store.sealed_json import Damaged
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +41,8 @@ BLOCKS = {
     "eval/judged": ["eval.judged"],
 }  # blocks of groups that do not have the group's name
 STARTED = ("sft", "dpo", "grpo")  # blocks with starting values for another model than the recipe's
+# Learning rates and beta of published runs, by objective, adapter and number of parameters
+ROWS: dict[str, dict[str, list[dict[str, Any]]]] = read_beside(__file__)
 TRAINED = [name for name, objective in OBJECTIVES.items() if objective.in_chain]
 CHECKS = "verifier"  # the labeler that the recipes' pairs.min_score was chosen for
 LENGTH = "sft.max_length"  # SFT drops longer rows
@@ -59,9 +67,8 @@ def recipes_under(line: list[str]) -> Recipes:
     chosen = [name.strip("'\"") for name in typed.get("recipe", DEFAULT).split(",")]
     toy = typed.get("scale") == "toy"
     recipes = load_recipes(chosen)
-    unchecked = CHECKS not in typed.get("label", CHECKS).split(",") or any(
-        key.startswith("label.own") for key in typed
-    )
+    own_labeler = any(key.startswith("label.own") for key in typed)
+    unchecked = own_labeler or CHECKS not in typed.get("label", CHECKS).split(",")
     if unchecked:
         for recipe in recipes.values():
             take_out(recipe, "pairs.min_score")
@@ -237,3 +244,22 @@ def use_plain_lora(used: list[DictConfig]) -> None:
             if OmegaConf.select(recipe, f"{block}.adapter") == Adapter.qlora:
                 recipe[block].adapter = str(Adapter.lora)
                 log.warning("warning: %s.adapter=lora is used instead of qlora, which needs bitsandbytes.", block)
+
+
+def starting_values(objective: str, adapter: str, parameters: int) -> dict[str, Any]:
+    """Return the row of the table: `learning_rate` (the most), perhaps `beta`, and the `source` of both."""
+    rows = ROWS[objective]["none" if adapter == Adapter.none else "lora"]
+    return next(row for row in rows if parameters < 1e9 * row["below"])
+
+
+def count_parameters(model: str, path: str) -> int | None:
+    """Return the parameters of the model at a path (a folder, a GGUF file or a hub id) or, without a path, of an
+    option of the group `model`. Return None if the model cannot be read, or the hub cannot be reached."""
+    option = CONF / "model" / f"{model}.yaml"
+    group = DictConfig(OmegaConf.load(option) if option.is_file() and not path else {})
+    try:
+        config = model_config(Model(path or group.get("path"), None, config=dict(group.get("config") or {})))
+    except (OSError, ValueError, LookupError, ArithmeticError, struct.error, Damaged, UserError):
+        return None
+    shape = ModelShape.from_config(config) if config else None
+    return shape.parameters if shape else None

@@ -15,7 +15,7 @@ from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Adapter, Align, Command, ExportFormat, Rubrics, Strategy
 from stages.config.errors import Errors
 from stages.config.schema import Config
-from stages.preflight.data_sources import is_local
+from stages.preflight.sources import is_local
 
 FILE_KEYS = ("path", "revision", "subset", "hub_split", "format", "columns", "labels", "reasoning", "licence")
 HUB_KEYS = ("revision", "subset", "hub_split")
@@ -107,9 +107,8 @@ def judged_keys(cfg: Config) -> Iterator[Unread]:
         yield Unread((*of_labels, *of_dpo), ("align",), reason, "align=dpo")
     for other in (Align.kto, Align.grpo):
         if other not in cfg.objectives:
-            yield Unread(
-                (other,), ("align",), f"align={cfg.align} does not train by {other.upper()}", f"align={other}"
-            )
+            reason = f"align={cfg.align} does not train by {other.upper()}"
+            yield Unread((other,), ("align",), reason, f"align={other}")
     if not judged.is_requested:
         keys = ["source", "prompts", "max_longer", "max_failed", "audit", "known"]
         keys += ["against"] if cfg.align is not Align.none else []  # with align=none, `against` names the other model

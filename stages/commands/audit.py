@@ -13,17 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from stages.commands.auditing.audited_rows import (
-    TOO_LONG,
-    UNUSABLE,
-    AuditedSource,
-    LengthCheck,
-    audit_source,
-    audited_sources,
-    length_distribution,
-    make_length_check,
-)
-from stages.commands.auditing.diversity import Diversity
+from stages.commands import audited_rows
+from stages.commands.audited_rows import AuditedSource, Diversity, LengthCheck, length_distribution
 from stages.config.blocks.data import Data
 from stages.config.choices import AUDIT_CODES
 from stages.config.errors import UserError, visible
@@ -42,8 +33,8 @@ log = logging.getLogger(__name__)
 ROWS, PAGE = "audit.jsonl", "audit.html"  # in the store's root
 COUNTS = "audit.json"  # counts of the last audit, in the store's cache
 MEANINGS = {
-    UNUSABLE: "no stage can use the row, for the reason in the report",
-    TOO_LONG: "longer than training allows, with the chat template",
+    audited_rows.UNUSABLE: "no stage can use the row, for the reason in the report",
+    audited_rows.TOO_LONG: "longer than training allows, with the chat template",
 } | DESCRIPTIONS
 
 
@@ -53,7 +44,7 @@ def show(nodes: dict[str, Node], store: Store) -> None:
     data: Data = nodes["data"].config
     with tempfile.TemporaryDirectory() as folder, plugins.explain_errors(data.own, KEY, Path(folder)):
         _, own = load_user_code(data.own, StageDir(Path(folder), lambda metrics, step: None))
-        audit(data, audited_sources(nodes, own), make_length_check(nodes, store), store)
+        audit(data, audited_rows.audited_sources(nodes, own), audited_rows.make_length_check(nodes, store), store)
 
 
 def audit(data: Data, sources: list[AuditedSource], lengths: LengthCheck | None, store: Store) -> None:
@@ -69,7 +60,7 @@ def audit(data: Data, sources: list[AuditedSource], lengths: LengthCheck | None,
     try:
         with open(draft, "w", encoding="utf-8", errors="backslashreplace") as rows:
             for source in sources:
-                audit_source(source, auditor, diversity, lengths, rows)
+                audited_rows.audit_source(source, auditor, diversity, lengths, rows)
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)

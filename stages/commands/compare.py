@@ -118,13 +118,13 @@ def empty_table(title: str, *columns: str) -> Table:
 
 
 def render_page(groups: list[Group], trained: list[Trainings]) -> str:
-    from stages.pages import scatter
+    from stages.pages import charts
     from stages.pages.environment import environment
 
-    def plot(group: Group) -> scatter.Scatter:
+    def plot(group: Group) -> charts.Scatter:
         rated_settings = zip(group.settings, group.rates, strict=True)
-        points = [scatter.Point(s.kl, rate.mean, rate.low, rate.high, s.is_sft) for s, rate in rated_settings]
-        return scatter.scatter(points, group.front)
+        points = [charts.Point(s.kl, rate.mean, rate.low, rate.high, s.is_sft) for s, rate in rated_settings]
+        return charts.scatter(points, group.front)
 
     page = environment().get_template("compare.html.jinja")
     return page.render(settings_text=settings_text, groups=[(group, plot(group)) for group in groups], trained=trained)

@@ -188,9 +188,8 @@ def step_checks(own: FirstSteps, trl: FirstSteps, tolerance: float, follows: boo
     rates in place of those that it logs."""
     steps = [*zip(own.figures, trl.figures, strict=True)]
     rates = [i for i, (a, b) in enumerate(steps, 1) if not math.isclose(a[RATE], b[RATE], rel_tol=1e-6)]
-    checks = [
-        ("learning rate", bool(rates) and not follows, f"TRL's differs from step {rates[0]}" if rates else "equal")
-    ]
+    measured = f"TRL's differs from step {rates[0]}" if rates else "equal"
+    checks = [("learning rate", bool(rates) and not follows, measured)]
     # A gradient norm has more digits before the point than a loss, and is a sum over all weights.
     for title, name, allowed in (("loss", "loss", tolerance), ("gradient norm", "grad_norm", 10 * tolerance)):
         gaps = [abs(a[name] - b[name]) / max(1.0, abs(a[name])) for a, b in steps]

@@ -15,9 +15,9 @@ from rich.table import Table
 from stages.commands.node_settings import named_settings
 from stages.commands.planning import calculated, cost, expected_calls
 from stages.commands.planning.cost import RunHistory
+from stages.commands.planning.counts import Contribution, contributions
 from stages.commands.planning.expected_calls import ExpectedCalls
 from stages.commands.planning.peak import uses_gpu
-from stages.commands.planning.tokens import Contribution, contributions
 from stages.config.blocks.evaluation import Versus
 from stages.config.errors import visible
 from stages.config.installation import ROOT, checkout_project

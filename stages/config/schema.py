@@ -213,10 +213,8 @@ class Config:
     @property
     def labels(self) -> list[Label]:
         """The blocks of labelers: for candidates, and for the answers that the evaluation compares."""
-        judged = self.eval.judged
-        return ([] if self.align is choices.Align.none else [self.label]) + (
-            [judged.label] if judged.is_requested else []
-        )
+        labels, judged = [] if self.align is choices.Align.none else [self.label], self.eval.judged
+        return [*labels, judged.label] if judged.is_requested else labels
 
     @property
     def own_parts(self) -> dict[str, Own]:

@@ -12,15 +12,8 @@ from stages.config.errors import UserError, require_known
 from stages.config.installation import read_beside
 from stages.config.limits import Limit
 
-TYPES: dict[str, tuple[type, ...]] = {
-    "float": (float, int),
-    "int": (int,),
-    "bool": (bool,),
-    "str": (str,),
-    "dict": (dict,),
-    "list": (list,),
-    "None": (type(None),),
-}
+TYPES: dict[str, tuple[type, ...]] = {kind.__name__: (kind,) for kind in (int, bool, str, dict, list)}
+TYPES |= {"float": (float, int), "None": (type(None),)}
 TABLES = read_beside(__file__)
 # Words of arguments whose type is only text. The words of enumerations are read from the source of transformers.
 WORDS: dict[str, list[str]] = {argument: words.split() for argument, words in TABLES["words"].items()}
@@ -30,9 +23,7 @@ PACKAGES: dict[str, str] = TABLES["packages"]  # by pattern of the optimizer tha
 SCHEDULES: dict[str, list[str]] = TABLES["schedules"]  # with the options of which each needs one
 TEXTS = ("warmup_type", "decay_type")  # options of schedules that are words; all others are numbers
 # Keys of arguments that are mappings. torch would only refuse other keys in the first backward pass.
-OPTIONS = {
-    "gradient_checkpointing_kwargs": "use_reentrant preserve_rng_state determinism_check debug early_stop".split()
-}
+OPTIONS = {argument: words.split() for argument, words in TABLES["options"].items()}
 # Schedules that follow TRL's own evaluations, which a stage turns off.
 METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 

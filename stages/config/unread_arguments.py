@@ -20,9 +20,9 @@ LION = r"(paged_)?lion_.*"
 PROJECTED = r"(galore|apollo)_.*"  # optimizers with low-rank projections
 UNDECAYED = rf"{PROJECTED}|(ada)?lomo"  # transformers does not pass weight decay to them
 WARMED_UP = r"schedule_free_(adamw|sgd)"  # optimizers that warm up under any schedule
-OPTIMIZER_OPTIONS: dict[str, str] = read_beside(__file__)["optimizer_options"]
-SCHEDULE_OPTIONS: dict[str, str] = read_beside(__file__)["schedule_options"]
-NEVER_READ: dict[str, str] = read_beside(__file__)["never_read"]
+TEXTS = read_beside(__file__)
+OPTIMIZER_OPTIONS: dict[str, str] = TEXTS["optimizer_options"]
+SCHEDULE_OPTIONS: dict[str, str] = TEXTS["schedule_options"]
 
 
 @dataclass(frozen=True)
@@ -44,76 +44,34 @@ def by_optimizer(pattern: str) -> Callable[[Training], bool]:
     return lambda block: re.fullmatch(pattern, optimizer(block)) is not None
 
 
-def never(_: Training) -> bool:
-    return False
-
-
-STAGE = "stage={name}"
-LOSSES = "dpo.loss_type=[{losses}]"
-OPTIMIZER, ADAMW = "{name}.trainer.optim={optimizer}", "{name}.trainer.optim=adamw_torch_fused"
+STAGE, LOSSES = "stage={name}", "dpo.loss_type=[{losses}]"
+# Whether arguments are read, by the name of their rule in the YAML file
+IS_READ: dict[str, Callable[[Training], bool]] = {
+    "smoothed losses": by_loss(SMOOTHED),
+    "discopop": by_loss(["discopop"]),
+    "diverging losses": by_loss(DIVERGING),
+    "losses of preferences": by_loss([loss for loss in LOSS_TYPES if loss != "sft"]),
+    "losses of TRL": lambda block: SIMPO not in losses(block),
+    "alpha divergence": lambda block: block.trainer.get("f_divergence_type") == "alpha_divergence",
+    "SFT": lambda block: isinstance(block, SFT),
+    "other losses than dft": lambda block: block.trainer.get("loss_type") != "dft",
+    "Adam and Lion": by_optimizer(f"{ADAM}|{LION}"),
+    "Adam": by_optimizer(ADAM),
+    "decayed weights": by_optimizer(f"(?!({UNDECAYED})$).*"),
+    "projected gradients": by_optimizer(PROJECTED),
+    "warm-up": lambda block: schedule(block) != "constant" or by_optimizer(WARMED_UP)(block),
+    "recomputed layers": lambda block: (
+        block.runtime.gradient_checkpointing in (Checkpointing.auto, Checkpointing.full)
+    ),
+    "loader workers": lambda block: block.runtime.loader_workers > 0,
+    "GPU": lambda block: block.runtime.device != "cpu",
+    "whole weights": lambda block: block.runtime.sharding is Sharding.none,
+    "several processes": lambda block: block.runtime.world_size > 1,
+    "several nodes": lambda block: block.runtime.nodes > 1,
+}
 RULES = (
-    Rule("label_smoothing", LOSSES, by_loss(SMOOTHED), "robust"),
-    Rule("discopop_tau", LOSSES, by_loss(["discopop"]), "discopop"),
-    Rule("f_divergence_type", LOSSES, by_loss(DIVERGING), "sigmoid"),
-    Rule("ld_alpha", LOSSES, by_loss([loss for loss in LOSS_TYPES if loss != "sft"]), "sigmoid"),
-    Rule("use_weighting router_aux_loss_coef", LOSSES, lambda block: SIMPO not in losses(block), "sigmoid"),
-    Rule(
-        "f_alpha_divergence_coef",
-        "dpo.trainer.f_divergence_type={divergence}",
-        lambda block: block.trainer.get("f_divergence_type") == "alpha_divergence",
-        "dpo.trainer.f_divergence_type=alpha_divergence",
-    ),
-    Rule("label_smoothing_factor", STAGE, lambda block: isinstance(block, SFT)),
-    Rule(
-        "label_smoothing_factor",
-        "sft.trainer.loss_type=dft",
-        lambda block: block.trainer.get("loss_type") != "dft",
-        "sft.trainer.loss_type=nll",
-    ),
-    Rule("adam_beta1 adam_beta2", OPTIMIZER, by_optimizer(f"{ADAM}|{LION}"), ADAMW),
-    Rule("adam_epsilon", OPTIMIZER, by_optimizer(ADAM), ADAMW),
-    Rule("weight_decay", OPTIMIZER, by_optimizer(f"(?!({UNDECAYED})$).*"), ADAMW),
-    Rule("optim_target_modules", OPTIMIZER, by_optimizer(PROJECTED), "{name}.trainer.optim=galore_adamw"),
-    Rule(
-        "warmup_steps",
-        "{name}.trainer.lr_scheduler_type={schedule}",
-        lambda block: schedule(block) != "constant" or by_optimizer(WARMED_UP)(block),
-        "{name}.trainer.lr_scheduler_type=constant_with_warmup",
-    ),
-    Rule(
-        "activation_checkpointing_kwargs gradient_checkpointing_kwargs",
-        "{name}.runtime.gradient_checkpointing={block.runtime.gradient_checkpointing}",
-        lambda block: block.runtime.gradient_checkpointing in (Checkpointing.auto, Checkpointing.full),
-        "{name}.runtime.gradient_checkpointing=full",
-    ),
-    Rule(
-        "dataloader_in_order dataloader_multiprocessing_context dataloader_persistent_workers "
-        "dataloader_prefetch_factor",
-        "{name}.runtime.loader_workers=0",
-        lambda block: block.runtime.loader_workers > 0,
-        "{name}.runtime.loader_workers=2",
-    ),
-    Rule(
-        "dataloader_pin_memory torch_empty_cache_steps",
-        "{name}.runtime.device=cpu",
-        lambda block: block.runtime.device != "cpu",
-        "{name}.runtime.device=cuda",
-    ),
-    Rule(
-        "ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph",
-        "launch.sharding={block.runtime.sharding}",
-        lambda block: block.runtime.sharding is Sharding.none,
-        "launch=ddp",
-    ),
-    Rule(
-        "ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph ddp_timeout "
-        "log_level_replica",
-        "launch.processes=1",
-        lambda block: block.runtime.world_size > 1,
-        "launch=ddp",
-    ),
-    Rule("log_on_each_node", "launch.nodes=1", lambda block: block.runtime.nodes > 1, "launch.nodes=2"),
-    *(Rule(names, STAGE, never, instead) for instead, names in NEVER_READ.items()),
+    *(Rule(is_read=IS_READ[name], **texts) for name, texts in TEXTS["rules"].items()),
+    *(Rule(names, STAGE, lambda block: False, instead) for instead, names in TEXTS["never_read"].items()),
 )
 
 

@@ -41,11 +41,9 @@ class Spending(json_log.Appender):
             self._add(*line.value)
 
     def _add(self, calls: int, input_tokens: int, output_tokens: int) -> None:
-        self.calls, self.input, self.output = (
-            self.calls + calls,
-            self.input + input_tokens,
-            self.output + output_tokens,
-        )
+        self.calls += calls
+        self.input += input_tokens
+        self.output += output_tokens
 
     def _note(self, *amounts: int) -> None:
         self._add(*amounts)

@@ -12,20 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import CONSTANT, REFERENCES, Eval
+from stages.config.installation import read_beside
 from stages.evaluation.intervals import Interval
 from stages.evaluation.reliability import KNOWN_WORDS, Key, read_known_words
 from stages.evaluation.win_rates import Comparisons, comparison_results, detectable, win_rate
 from stages.store.records import Candidate, Judgement, load
 
 POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}  # what candidate `a` scores for each preference
-SENTENCES = {
-    "better": "{who} {finds} {answers} better than {others}",
-    "worse": "{who} {finds} {answers} worse than {others}",
-    "preferred, perhaps for length": "{who} {prefers} {answers} to {others}, perhaps for length alone",
-    "rejected, perhaps for length": "{who} {prefers} {others} to {answers}, perhaps for length alone",
-    "no measurable difference": "{who} {finds} no measurable difference between {answers} and {others}",
-    "too few to say": "There are too few judgements to compare {answers} with {others}",
-}
+SENTENCES: dict[str, str] = read_beside(__file__)
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,9 @@ from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.outcomes import ENOUGH_PAIRS, main_difference, of_pairs
 from stages.evaluation.retention import LOOPS
+from stages.models import scoring
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
-from stages.models.scoring import (
-    batches_by_length,
-    install_scoring,
-    pair_log_probs,
-    round_weights_once,
-    tokenize_pairs,
-)
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs
 from stages.store.single_completions import MismatchedPair, stream_pairs
@@ -78,7 +72,7 @@ def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[Pair, Pa
     sft_contract, longest = (load_contract(inputs["sft"] / "model"), read_context_length(inputs["sft"] / "model"))
     dropped = Dropped(out, "held-out pairs")
     held_out_pairs = (pair for pair in stream_pairs(inputs) if pair.split == "validation")
-    pairs = [(p, ids) for p, ids, _ in tokenize_pairs(held_out_pairs, sft_contract, longest, dropped)]
+    pairs = [(p, ids) for p, ids, _ in scoring.tokenize_pairs(held_out_pairs, sft_contract, longest, dropped)]
     dropped.settle(len(pairs), remaining=1)  # no pair left means no result, not an error
     return pairs
 
@@ -86,12 +80,12 @@ def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[Pair, Pa
 def log_probs(cfg: Eval, role: str, folder: Path, pairs: list[PairLogProbs]) -> Array:
     """Sum the log-probs of chosen and rejected answers under a model: (pairs, 2). All models get the same batches, so
     equal weights give equal numbers."""
-    model = install_scoring(load_model(folder, device=resolve_device(cfg.runtime.device)))
+    model = scoring.install_scoring(load_model(folder, device=resolve_device(cfg.runtime.device)))
     pad, sums = load_contract(folder).tokenizer.pad_token_id, np.zeros((len(pairs), 2))
     tokens = [2 * (len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids))) for p in pairs]
-    with Progress(len(pairs), f"held-out pairs {role}", "pair") as progress, round_weights_once(model.device):
-        for batch in batches_by_length(tokens, None, model.device):
-            scored = pair_log_probs(model, [pairs[i] for i in batch], pad, cfg.precision)
+    with Progress(len(pairs), f"held-out pairs {role}", "pair") as progress, scoring.round_weights_once(model.device):
+        for batch in scoring.batches_by_length(tokens, None, model.device):
+            scored = scoring.pair_log_probs(model, [pairs[i] for i in batch], pad, cfg.precision)
             sums[batch] = [(sum(chosen), sum(rejected)) for chosen, rejected in scored]
             progress.update(len(batch))
     return sums

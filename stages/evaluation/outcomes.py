@@ -10,37 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import Eval
+from stages.config.installation import read_beside
 from stages.evaluation.intervals import Interval, Means
 from stages.store.records import Candidate, Example, Outcome, load
 from stages.store.truncation import MOST
 from stages.tasks.checks import share_passed
 
-# The pairs of models whose difference is reported if both are evaluated.
-DIFFERENCES = (
-    *(("sft", "base"), ("control", "sft"), ("policy", "sft"), ("policy", "control"), ("policy", "base")),
-    ("policy", "other"),
-)
-PRIMARY = "policy-sft"
+COMPARED = read_beside(__file__)
+DIFFERENCES: list[tuple[str, str]] = [(a, b) for a, b in COMPARED["differences"]]
+VIEWS, SIDES = ({name: (*groups.split(),) for name, groups in COMPARED[key].items()} for key in ("views", "sides"))
 # All groups except rephrased requests and open requests without constraints.
 GROUPS = ("seen", "unseen_phrasings", "unseen_tasks", "open_test", "unseen_kinds", "unseen_areas", "open_validation")
-# The views that are reported separately, with the groups in each.
-VIEWS = {
-    "seen tasks": ("seen", "unseen_phrasings"),
-    "trained phrasings": ("seen",),
-    "unseen phrasings": ("unseen_phrasings",),
-    "untrained kinds": ("unseen_kinds", "unseen_areas"),
-    "unseen tasks": ("unseen_tasks",),
-    "trained kinds": ("open_test",),
-    "validation kinds": ("open_validation",),
-    "untrained kinds in trained areas": ("unseen_kinds",),
-    "untrained areas": ("unseen_areas",),
-}
-# Groups of tasks and kinds used for training, kept out of training, and used to choose settings.
-SIDES = {
-    "seen": ("seen", "unseen_phrasings", "open_test"),
-    "unseen": ("unseen_tasks", "unseen_kinds", "unseen_areas"),
-    "tuning": ("open_validation",),
-}
 UNTRAINED = {*SIDES["unseen"], *SIDES["tuning"]}  # groups whose tasks are a sample of tasks that nothing trained on
 ENOUGH_PROMPTS = 800
 ENOUGH_PAIRS = 100  # held-out pairs; with fewer, an interval is wider than ±10 points

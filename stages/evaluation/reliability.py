@@ -68,14 +68,10 @@ def audit_rows(
     """Return the rows of `audit.jsonl`: the judged texts without the judge's label, and a blank for the known one."""
     rows = []
     for j in audit:
-        texts = {
-            name: candidates[i].text
-            for name, i in zip("ab" if not j.candidate_id else ["answer"], key_of(j), strict=True)
-        }
+        names, prompt = ["answer"] if j.candidate_id else ["a", "b"], prompts[j.prompt_id].messages
+        texts = {name: candidates[i].text for name, i in zip(names, key_of(j), strict=True)}
         words = " or ".join(WORDS[bool(j.candidate_id)])
-        rows.append(
-            {"judged": key_of(j), "prompt": prompts[j.prompt_id].messages, **texts, "words": words, "known": None}
-        )
+        rows.append({"judged": key_of(j), "prompt": prompt, **texts, "words": words, "known": None})
     return rows
 
 

@@ -64,11 +64,8 @@ def claims(cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answe
     tested, alpha = list[Claim](), 1 - cfg.confidence
     if "retained" in inputs:
         texts = [e.reference for e in stream(inputs["retained"] / "examples.parquet", Example) if e.reference]
-        scored = {
-            role: log_probs(cfg, inputs[role] / "model", texts)
-            for role in ("base", "sft", "policy")
-            if role in cfg.models
-        }
+        roles = [role for role in ("base", "sft", "policy") if role in cfg.models]
+        scored = {role: log_probs(cfg, inputs[role] / "model", texts) for role in roles}
         readable = np.isfinite([*scored.values()]).all(axis=0)
         if not readable.all():
             out.warn(f"eval.retention: left out {(~readable).sum()} of {len(texts)} texts, shorter than two tokens.")
@@ -192,10 +189,8 @@ def measure_answers(
     prompts: list[Example], answers: Answers, against: str, measure: Callable[[Example, Candidate], float]
 ) -> Pair:
     """Apply `measure` to the policy's answers and to those of the model `against`."""
-    policy, other = (
-        np.array([float(measure(e, answers[role][e.id])) for e in prompts]) for role in ("policy", against)
-    )
-    return policy, other
+    rows = np.array([[float(measure(e, answers[role][e.id])) for e in prompts] for role in ("policy", against)])
+    return rows[0], rows[1]
 
 
 def variety(prompt: Example, answer: Candidate) -> float:

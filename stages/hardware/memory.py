@@ -1,49 +1,24 @@
 """Estimate the bytes that a model takes in training and generation from its shape and a config block, without torch.
 
 On a GPU these are bytes that torch allocates; on the CPU resident bytes, libraries included. The activations of a
-layer were measured tensor by tensor. `tests/hardware/test_memory.py` repeats this; `tests/bench/memory.py` compares
-the estimates of whole nodes with their peaks."""
+layer were measured tensor by tensor (`memory.yaml`). `tests/hardware/test_memory.py` repeats this;
+`tests/bench/memory.py` compares the estimates of whole nodes with their peaks."""
 
 import sys
 from bisect import bisect_right
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stages.config.blocks.training import Training
 from stages.config.choices import Adapter, Checkpointing, Precision, Sharding, Weights
+from stages.config.installation import read_beside
 from stages.hardware import machine
 from stages.hardware.model_shape import ModelShape, adapted_layers
 
 LIBRARIES = 0.66 * 2**30  # bytes of a process on the CPU with torch and TRL
 BYTES = {Weights.fp32: 4.0, Weights.bf16: 2.0, Weights.nf4: 0.52}  # per weight; nf4 includes the scales
 
-# Activations that a layer stores for its backward, in bytes per token and per feature of its widths (hidden,
-# intermediate, query, key). The keys are: True if only an adapter is trained, and the precision. Trained norms and
-# linear layers store their inputs too.
-KEPT_BYTES = {
-    (False, Precision.fp32): (24, 16, 12, 8),
-    (False, Precision.bf16): (26, 8, 6, 4),
-    (True, Precision.fp32): (16, 16, 12, 8),
-    (True, Precision.bf16): (18, 8, 6, 4),
-}
-KEPT_NF4 = 6  # additional bytes per intermediate feature, in bf16 with 4-bit weights
-KEPT_BY_QK_NORM = {
-    (False, Precision.fp32): 8,
-    (False, Precision.bf16): 7,  # 6 in Qwen3, 8 in Gemma 3
-    (True, Precision.fp32): 4,
-    (True, Precision.bf16): 4,
-}
-KEPT_BY_POST_NORMS = {False: 16, True: 8}  # additional bytes per hidden feature, for norms after attention and MLP
-
-# Bytes that a layer's forward frees, counted in Llama as above; an adapter adds three outputs of each linear map. On
-# the CPU they stay resident. glibc's posix_memalign asks for 112 bytes more than it takes, and small objects settle in
-# what it cuts off, so that a freed tensor's place is too small for the next tensor of the same size.
-FREED_BYTES = {
-    (False, Precision.fp32): (16, 0, 22, 18),
-    (False, Precision.bf16): (20, 0, 19, 17),
-    (True, Precision.fp32): (48, 24, 34, 42),
-    (True, Precision.bf16): (64, 18, 21, 21),
-}
+KEPT_NF4 = 6  # additional bytes that a layer keeps per intermediate feature, in bf16 with 4-bit weights
 
 # On a GPU, TRL's fused LM head holds the logits of one tile: 4,096 tokens by 32,768 of the vocabulary
 # (trl/kernels/chunked_logprob.py). On the CPU ours (stages/models/lm_head.py) holds the logits of 1,024 tokens by the
@@ -131,26 +106,30 @@ def host_bytes(shape: ModelShape, block: Training) -> float:
     return runtime.processes * LIBRARIES + loading * weight_bytes(shape, block.start_weights)
 
 
+def measured_bytes(name: str, block: Training) -> Any:
+    """Return what a table of the YAML file beside this one has for what a block trains, and its precision."""
+    return read_beside(__file__)[name]["weights" if block.adapter is Adapter.none else "adapter"][block.precision]
+
+
 def layer_bytes(shape: ModelShape, block: Training) -> float:
     """Return the bytes per token that one layer stores for its backward."""
-    kind = block.adapter is not Adapter.none, block.precision
-    hidden, intermediate, query, key = KEPT_BYTES[kind]
+    hidden, intermediate, query, key = measured_bytes("kept", block)
     if block.start_weights is Weights.nf4 and block.precision is Precision.bf16:
         intermediate += KEPT_NF4
     if shape.qk_norm:
-        query, key = (width + KEPT_BY_QK_NORM[kind] for width in (query, key))
+        query, key = (width + measured_bytes("kept_by_qk_norm", block) for width in (query, key))
     if shape.post_norms:
-        hidden += KEPT_BY_POST_NORMS[kind[0]]
+        hidden += measured_bytes("kept_by_post_norms", block)
     token_bytes = hidden * shape.hidden + intermediate * shape.active * shape.intermediate
     token_bytes += query * shape.query + key * shape.key
-    if kind[0]:  # the activations between an adapter's two factors
+    if block.adapter is not Adapter.none:  # the activations between an adapter's two factors
         token_bytes += len(adapted_layers(block.lora)) * block.lora.rank * element_bytes(block.precision)
     return float(token_bytes)
 
 
 def freed_bytes(shape: ModelShape, block: Training) -> float:
     """Return the bytes per token that one layer's forward allocates and frees."""
-    hidden, intermediate, query, key = FREED_BYTES[block.adapter is not Adapter.none, block.precision]
+    hidden, intermediate, query, key = measured_bytes("freed", block)
     wide = intermediate * shape.active * shape.intermediate
     return float(hidden * shape.hidden + wide + query * shape.query + key * shape.key)
 

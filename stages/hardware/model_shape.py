@@ -3,26 +3,17 @@
 The file may come from anywhere, so it is checked before anything is computed from it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.training import LoRA
+from stages.config.installation import read_beside
 from stages.store.sealed_json import Damaged, load_json
 
-MOST_WIDTH = 1 << 22  # the widest layers have a few hundred thousand features
-MOST_HEADS = 1 << 16
 # The least and the largest value of each integer.
-INTEGER_RANGES = {
-    **dict.fromkeys(("hidden_size", "intermediate_size", "n_embd"), (1, MOST_WIDTH)),
-    **dict.fromkeys(("num_hidden_layers", "n_layer"), (1, 1 << 12)),
-    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head", "head_dim"), (1, MOST_HEADS)),
-    "vocab_size": (1, 1 << 24),
-    **dict.fromkeys(("max_position_embeddings", "n_positions"), (1, 1 << 40)),
-    "moe_intermediate_size": (0, MOST_WIDTH),
-    **dict.fromkeys(("num_experts", "num_local_experts", "num_experts_per_tok"), (0, MOST_HEADS)),
-}
+INTEGER_RANGES = {name: bounds for names, bounds in read_beside(__file__).items() for name in names.split()}
 REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 BY_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads")  # some models list one per layer
 FRACTIONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "attention_dropout", "initializer_range")
@@ -31,6 +22,13 @@ OBJECTS = ("text_config", "rope_parameters", "rope_scaling", "quantization_confi
 WORDS = ("model_type", "hidden_act", "hidden_activation")
 TYPES = ("dtype", "torch_dtype")  # a word, or a word per part of the model
 LISTS = ("architectures", "layer_types")  # lists of words
+OTHER_VALUES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (FRACTIONS, lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1"),
+    (OBJECTS, lambda value: isinstance(value, dict), "an object"),
+    (WORDS, lambda value: isinstance(value, str) and bool(value), "a word"),
+    (TYPES, lambda value: isinstance(value, str | dict), "a word"),
+    (LISTS, lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value), "a list of words"),
+)
 
 QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")  # model types with these prefixes normalise query and key
 POST_NORMS = ("gemma2", "gemma3")
@@ -151,19 +149,8 @@ def broken_requirement(key: str, value: Any) -> str:
         integers = value if isinstance(value, list) and value and key in BY_LAYER else [value]
         fits = all(type(n) is int and least <= n <= most for n in integers)
         return "" if fits else f"an integer from {least:,} to {most:,}"
-    if key in FRACTIONS:
-        fits = isinstance(value, int | float) and type(value) is not bool and 0 <= value <= 1
-        return "" if fits else "a number from 0 to 1"
-    if key in OBJECTS:
-        return "" if isinstance(value, dict) else "an object"
-    if key in WORDS:
-        return "" if isinstance(value, str) and value else "a word"
-    if key in TYPES:
-        return "" if isinstance(value, str | dict) else "a word"
-    if key in LISTS:
-        words = isinstance(value, list) and all(isinstance(word, str) for word in value)
-        return "" if words else "a list of words"
-    return ""
+    kinds = ((fits(value), requirement) for keys, fits, requirement in OTHER_VALUES if key in keys)
+    return next((requirement for fits, requirement in kinds if not fits), "")
 
 
 def numbers_at_any_depth(config: Any) -> Iterator[tuple[str, int | float]]:

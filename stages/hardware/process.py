@@ -14,35 +14,11 @@ from functools import cache
 from importlib import metadata
 
 from stages.config.errors import visible
-from stages.config.installation import DISTRIBUTION, PROGRAM, checkout_project
+from stages.config.installation import DISTRIBUTION, PROGRAM, checkout_project, read_beside
 
-ALWAYS = {
-    "HYDRA_FULL_ERROR": "1",  # errors reach `cli.explain` instead of being printed by Hydra
-    # NVIDIA's containers enable TF32 by this variable. TF32 is less precise than fp32, and under bf16 autocast no fp32
-    # product is left that it could make faster.
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "0",
-    "MPLBACKEND": "svg",  # a notebook's shell sets a backend that draws into the notebook
-}
-DEFAULTS = {
-    # Spinning threads starve other processes; sleeping threads wake up 80 µs late for each of the thousands of small
-    # operations of a step. So threads spin for about as long, and then sleep.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "3000",
-    "TOKENIZERS_PARALLELISM": "false",  # a fork after parallel tokenising causes a warning
-    # Progress bars and advice of libraries would hide the messages of the stages.
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # this disables transformers' bars too
-    "TRANSFORMERS_VERBOSITY": "error",
-}
+ENVIRONMENT = read_beside(__file__)
 # The names by which torch reads its accelerators' allocator settings; the first is for all.
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
-LOG_LEVELS = {
-    "bitsandbytes": logging.ERROR,  # if installed, it always warns about kernels on the hub
-    # These log a server's headers, also with hydra.verbose=true, and a header may contain a key.
-    **dict.fromkeys(("httpcore", "httpcore2", "httpx", "httpx2", "openai"), logging.WARNING),
-    "gguf": logging.WARNING,
-    "matplotlib": logging.WARNING,
-}
 log = logging.getLogger(__name__)
 
 # A library that every installation needs; those of extras have a semicolon and a marker.
@@ -61,8 +37,8 @@ class VisibleRecord(logging.LogRecord):
 def prepare(typed_arguments: list[str] | None = None) -> None:
     """Set the environment, which child processes inherit, and silence loggers and warnings. `typed_arguments` are the
     arguments of the command that starts here."""
-    os.environ |= ALWAYS
-    for variable, value in DEFAULTS.items():
+    os.environ |= ENVIRONMENT["always"]
+    for variable, value in ENVIRONMENT["defaults"].items():
         os.environ.setdefault(variable, value)
     # Micro-batches differ in length. Segments that grow leave no gaps between blocks of many sizes.
     if not any(variable in os.environ for variable in ALLOCATOR):
@@ -77,7 +53,7 @@ def prepare(typed_arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     if "WANDB_MODE" in os.environ:  # transformers prints a message about it at import, with any tracker
         os.environ["PLUMBLINE_WANDB_MODE"] = os.environ.pop("WANDB_MODE")
-    for name, level in LOG_LEVELS.items():
+    for name, level in ENVIRONMENT["log_levels"].items():
         logging.getLogger(name).setLevel(level)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl")
     # peft searches for an adapter's base model by its name, which is a place in the store here.

@@ -228,9 +228,7 @@ def save_model(model: PreTrainedModel, folder: Path, state: dict[str, torch.Tens
     """Save weights as safetensors with config and generation config; of a model with an adapter, the adapter alone.
     `state` holds the weights if they were sharded over processes. Raise UserError if a weight is not finite."""
     weights = dict(model.named_parameters()) if state is None else state
-    floats = {
-        name: values.detach() for name, values in weights.items() if values.is_floating_point() and values.numel()
-    }
+    floats = {name: each.detach() for name, each in weights.items() if each.is_floating_point() and each.numel()}
     # The largest value of all is one read of the device; a read per weight would wait for it hundreds of times.
     if not bool(torch.nn.utils.get_total_norm(floats.values(), math.inf).isfinite()):
         name = next(name for name, values in floats.items() if not bool(values.isfinite().all()))

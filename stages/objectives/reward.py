@@ -15,7 +15,7 @@ from trl import RewardTrainer
 from stages.config.blocks.training import Reward
 from stages.config.choices import Split
 from stages.config.errors import UserError
-from stages.evaluation.pairwise import Scored
+from stages.evaluation.learnt_scores import Scored
 from stages.models.contract import Contract
 from stages.models.loading import create_reward_model
 from stages.models.packing import ATTENTION, attention_name, send_batch

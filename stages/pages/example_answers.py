@@ -11,7 +11,7 @@ from stages.evaluation.outcomes import read_answers
 from stages.pages.settings_table import model_nodes
 from stages.store.manifest import Manifest
 from stages.store.records import Example, content_id, load
-from stages.store.training_samples import Sample, read_samples
+from stages.store.workspace import Sample, read_samples
 from stages.tasks.checks import share_passed
 
 WON = {1.0: "better than", 0.5: "a tie with", 0.0: "worse than"}
@@ -60,15 +60,14 @@ def side(prompt: Example, texts: Mapping[str, str], titles: Mapping[str, str]) -
 
 def by_judgement(versus: Path, label: Path, titles: Mapping[str, str]) -> dict[str, list[ShownAnswer]]:
     """Group prompts by the judgement of the policy's answer. `titles`: the opponent's first, then the policy's."""
-    comparison, headings = Comparison.read(versus, label), dict[float, list[ShownAnswer]]()
+    comparison, by_result = Comparison.read(versus, label), dict[float, list[ShownAnswer]]()
     examples = {e.id: e for e in load(versus / "prompts.parquet", Example)}
     first, second = titles
     for policy, other in sorted(comparison.sides, key=lambda both: content_id(both[0].prompt_id)):
         sides = side(examples[policy.prompt_id], {first: other.text, second: policy.text}, titles)
-        headings.setdefault(comparison.won(policy, other), []).append(sides)
-    return {
-        f"Judged {WON[won]} {titles[first]}: {len(headings[won])}": headings[won] for won in WON if won in headings
-    }
+        by_result.setdefault(comparison.won(policy, other), []).append(sides)
+    headings = ((word, by_result[won]) for won, word in WON.items() if won in by_result)
+    return {f"Judged {word} {titles[first]}: {len(answers)}": answers for word, answers in headings}
 
 
 def by_checks(prompts: list[ShownAnswer], results: Mapping[str, Any]) -> dict[str, list[ShownAnswer]]:

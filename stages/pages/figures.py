@@ -12,34 +12,15 @@ from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stages.config.installation import read_beside
 from stages.pages.environment import LOOKS
 from stages.store.numbers import signed
 
-INK = "#010203"  # placeholder that `svg` replaces by the page's text colour
 COLOURS = {role: look.light for role, look in LOOKS.items()}  # placeholders that `svg` replaces by CSS variables
 REFERENCE = re.compile(r'(url\(#|href="#)([\w.-]+)')  # a reference to an element of the same SVG
 PANEL = (3.6, 2.4)  # inches: as wide as a phone, so that text keeps its size
-STYLE: dict[str, Any] = {
-    # Labels are shown literally: $, ^, _ and \\ occur in file names and are not mathematics.
-    "text.parse_math": False,
-    "text.usetex": False,
-    "axes.formatter.use_mathtext": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "plumbline",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "legend.frameon": False,
-}
+STYLE: dict[str, Any] = read_beside(__file__)
+INK: str = STYLE["text.color"]  # placeholder that `svg` replaces by the page's text colour
 
 
 def svg(figure: Figure, title: str, description: str) -> str:

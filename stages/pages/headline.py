@@ -1,12 +1,15 @@
-"""The sentences of a report: the scope of its verdict, and the conclusion of each section of results. Every number
-comes with the prompts or pairs that it is about."""
+"""The sentences of a report: the scope of its verdict, the conclusion of each section of results, and the next steps.
+Every number comes with the prompts or pairs that it is about."""
 
 from typing import Any
 
+from stages.evaluation.diagnosis.diagnose import Diagnosis
+from stages.evaluation.diagnosis.effects import TEST_PROMPTS
 from stages.evaluation.diagnosis.finding import NUMBER, write_number
 from stages.evaluation.intervals import Interval
 from stages.evaluation.outcomes import ENOUGH_TASKS, arms, of_pairs
 from stages.pages.glossary import TEXTS
+from stages.store.manifest import Manifest
 from stages.store.numbers import points
 
 # For each group of prompts, the noun that counts its tasks and a clause.
@@ -14,6 +17,8 @@ SCOPES: dict[str, tuple[str, str]] = {group: (noun, clause) for group, (noun, cl
 OUTSIDE = "outside: "  # prefix of the groups that are the user's labelled test sets
 BY = {"human": "people", "judge": "a judge", "reward_model": "a reward model", "ensemble": "an ensemble"}
 HALF = 0.5  # the share right by chance
+MOST_STEPS = 2  # on the page
+JUDGE = "eval/judged=judge 'eval.judged.judge.endpoints=[{base_url: URL, model: NAME}]'"
 
 
 class Headline:
@@ -59,9 +64,8 @@ class Headline:
         sentences += [f"On {self.scope(name)}: {self.change_clause(self.groups[name], self.main)}." for name in names]
         if "control" in self.models:
             change = self.change_clause(self.primary, "policy-control")
-            sentences.append(
-                f"Against the control, {self.before} trained further on the chosen answers alone: {change}."
-            )
+            control = f"the control, {self.before} trained further on the chosen answers alone"
+            sentences.append(f"Against {control}: {change}.")
         for arm in arms(self.models):
             gain, difference = (self.change_clause(self.primary, name) for name in (f"{arm}-sft", f"policy-{arm}"))
             sentences.append(f"{self.models[arm]} over {self.before}: {gain}; {self.policy} over it: {difference}.")
@@ -159,3 +163,31 @@ def rate(share: dict[str, float]) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: `1 task`, `35 tasks`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def next_steps(
+    results: dict[str, Any], evaluation: Manifest, seeds: list[int], why: Diagnosis | None
+) -> list[tuple[str, str]]:
+    """Return (sentence, command) of each step, the most useful first; the command is '' for advice alone.
+    `evaluation`: the manifest of the evaluation, with its command. `seeds`: the seeds trained, none without
+    training."""
+    run, steps = evaluation["command"].replace(" stage=eval", "", 1), list[tuple[str, str]]()
+    if waiting := sum(each.get("waiting", 0) for each in results["judged"].values()):
+        steps.append((f"{waiting:,} comparisons wait for people. To ask them:", f"{run} stage=versus"))
+    if "learnt" in results["gives_verdict"]:
+        if not results["judged"]:
+            words = "Pairs do not show if answers are better. Ask a judge, or people (eval/judged=human):"
+            steps.append((words, f"{run} {JUDGE}"))
+        if results["learnt"]["note"]:
+            words = "held-out pairs are too few to say. Add rows, or raise pairs.validation_fraction."
+            steps.append((f"{results['learnt']['pairs']} {words}", ""))
+    doubt = why is not None and (not why.helped or bool(results["cautions"]))
+    for i, finding in enumerate(why.out_of_range if why and doubt else []):
+        if (i == 0 or finding.quantity == TEST_PROMPTS) and (cause := finding.cause):
+            steps.append((f"Perhaps {cause.clause}. Try {cause.advice}.", ""))
+    use = [("Chat with the model:", f"{run} stage=chat"), ("Export the model as one file:", f"{run} stage=export")]
+    steps += [] if doubt else use[:1]
+    if len(seeds) == 1:
+        further = f"'seeds=[{seeds[0] + 1},{seeds[0] + 2}]'"
+        steps.append(("To test the recipe, train two more seeds:", f"{run} {further}"))
+    return (steps or use[:1] if doubt else steps + use[1:])[:MOST_STEPS]

@@ -49,22 +49,18 @@ def page(folder: Path) -> str:
         "cases": {title: listed for title, listed in cases(folder, labelling, votes, words, audits) if listed},
         "made": manifest,
     }
-    html = (
-        environment()
-        .get_template("labels.html.jinja")
-        .render(
-            sections,
-            contents={name: title for name, title in CONTENTS.items() if sections[name]},
-            headline=headline(labelling, reliability, metrics),
-            audits=audits,
-            reliability=reliability,
-            lengths=lengths(labelling),
-            together=agreeing(labelling, words),
-            metrics=metrics,
-            unit="words" if metrics["labeler"] == "dataset" else "tokens",
-        )
+    template = environment().get_template("labels.html.jinja")
+    return template.render(
+        sections,
+        contents={name: title for name, title in CONTENTS.items() if sections[name]},
+        headline=headline(labelling, reliability, metrics),
+        audits=audits,
+        reliability=reliability,
+        lengths=lengths(labelling),
+        together=agreeing(labelling, words),
+        metrics=metrics,
+        unit="words" if metrics["labeler"] == "dataset" else "tokens",
     )
-    return str(html)
 
 
 def headline(labelling: Labelling, reliability: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
@@ -81,10 +77,8 @@ def headline(labelling: Labelling, reliability: dict[str, Any], metrics: dict[st
         sentences = [f"{answers} to {prompts}, scored by {metrics['labeler']}: {rates}"]
     missing = len(labelling.judgements) - len(labelling.valid)
     sentences[0] += f", {missing:,} missing." if missing else "."
-    if redrawn := metrics.get("redrawn"):
-        sentences.append(
-            f"{redrawn:,} of the answers are further draws for prompts where no earlier answer was right."
-        )
+    if count := metrics.get("redrawn"):
+        sentences.append(f"{count:,} of the answers are further draws for prompts where no earlier answer was right.")
     if "accuracy" in reliability:
         agreeing_share = Share(reliability["known"], Estimate(**reliability["accuracy"]))
         sentences.append(f"The known labels agree with {share_clause(agreeing_share, 'judgement')}, drawn at random.")

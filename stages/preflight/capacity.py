@@ -53,13 +53,8 @@ def validate_capacity(cfg: Config) -> None:
 
 def validate_rows(cfg: Config) -> None:
     """Raise UserError if SFT has no rows, or fewer than one batch. The rows of a file are not counted yet."""
-    row_limit = split_rows(cfg, "sft")
-    if (
-        not cfg.sft.train
-        or cfg.without_model
-        or cfg.stage in (Target.base, Target.source, Target.data)
-        or row_limit is None
-    ):
+    row_limit, before_sft = split_rows(cfg, "sft"), cfg.stage in (Target.base, Target.source, Target.data)
+    if not cfg.sft.train or cfg.without_model or before_sft or row_limit is None:
         return
     if row_limit == 0:
         raise UserError("sft has no rows. Raise data.tasks.sft, or splits.sft of a source.")
@@ -71,9 +66,7 @@ def validate_pairs(cfg: Config) -> None:
     """Raise UserError if the candidates of a prompt cannot differ, or make fewer pairs than one batch."""
     if cfg.label.brings_pool or cfg.stage in (Command.audit, Target.base, Target.source, Target.data, Target.sft):
         return
-    if cfg.stage == Target.reward and cfg.reward.source.path:
-        return
-    if cfg.sample.brings_prompts:
+    if cfg.sample.brings_prompts or (cfg.stage == Target.reward and cfg.reward.source.path):
         return
     prompts, candidates = split_rows(cfg, "preference"), cfg.sample.most
     if prompts == 0:

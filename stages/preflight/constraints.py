@@ -6,25 +6,15 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from stages.config import limits, trl_arguments
+from stages.config import choices, limits, trl_arguments
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.labels import Human
 from stages.config.blocks.training import Training
-from stages.config.choices import (
-    SOURCE_CHECKS,
-    Adapter,
-    Align,
-    Command,
-    Demonstrations,
-    ExportFormat,
-    Role,
-    Sharding,
-    Strategy,
-)
+from stages.config.choices import Adapter, Align, Command, Sharding, Strategy
 from stages.config.errors import Errors, UserError, name_block, require_known
 from stages.config.installation import install_command
 from stages.config.schema import Config, Target, group_defaults
-from stages.preflight import candidate_sources, capacity, data_sources, servers, user_files, who_judges
+from stages.preflight import capacity, servers, sources, user_files, who_judges
 from stages.store import plugins
 
 # Keys of a source of prompts, which a source of preferences does not have.
@@ -45,9 +35,9 @@ def validate_config(cfg: Config) -> None:
     if cfg.data.tasks is None:
         raise UserError("data.tasks=null is not allowed. For sources without generated tasks, use data=file.")
     checks: list[Callable[[Config], None]] = [
-        *(validate_combinations, validate_words, candidate_sources.validate_sample),
+        *(validate_combinations, validate_words, sources.validate_sample),
         *(who_judges.validate_ensembles, servers.validate_endpoints, validate_inputs, validate_reward),
-        *(validate_own_parts, data_sources.validate_data, user_files.validate_user_files, validate_people),
+        *(validate_own_parts, sources.validate_data, user_files.validate_user_files, validate_people),
         *(validate_outside, validate_launch, validate_adapters, validate_trainers, who_judges.validate_judged),
         *(capacity.validate_capacity, validate_push),
     ]
@@ -60,13 +50,13 @@ def validate_config(cfg: Config) -> None:
 def validate_words(cfg: Config) -> None:
     """Raise UserError for unknown words that name files: labelers, trackers, templates and task families."""
     errors = Errors()
-    for key, word, choices in (
+    for key, word, words in (
         ("label.labeler", cfg.label.labeler, plugins.plugin_words("labelers", "Labeler")),
         ("tracker.name", cfg.tracker.name, [*plugins.plugin_words("tracking", "Run"), "none"]),
         ("sft.template.kind", cfg.sft.template.kind, [*plugins.template_names(), "auto", "own", "file"]),
     ):
         with errors:
-            require_known(key, [word], choices)
+            require_known(key, [word], words)
     if not cfg.data.own and cfg.data.tasks:  # with data.own the names of user-defined families are not read yet
         with errors:
             require_known("data.tasks.families", cfg.data.tasks.families, plugins.family_names())
@@ -123,12 +113,12 @@ def validate_inputs(cfg: Config) -> None:
     reads_data = cfg.sft.train or not cfg.own_prompts  # otherwise no stage reads data
     if reads_data and not cfg.data.sources and not any(vars(cfg.data.tasks)[group] for group in SPLIT_OF_GROUP):
         raise UserError("data.sources is empty, so there are no rows. Name a file: 'data.sources=[{path: FILE}]'.")
-    if cfg.data.tasks.open_sft and cfg.sft.demonstrations is Demonstrations.given:
+    if cfg.data.tasks.open_sft and cfg.sft.demonstrations is choices.Demonstrations.given:
         raise UserError(
             f"data.tasks.open_sft={cfg.data.tasks.open_sft}: open requests have no reference answers to learn from. "
             "Set sft.demonstrations=null: the base model answers them, and the best answers are kept."
         )
-    if cfg.sft.demonstrations is Demonstrations.selected and (cfg.label.brings_pool or not cfg.sft.train):
+    if cfg.sft.demonstrations is choices.Demonstrations.selected and (cfg.label.brings_pool or not cfg.sft.train):
         reason = "label=dataset does not judge new answers" if cfg.label.brings_pool else "sft=none trains nothing"
         raise UserError(f"sft.demonstrations=selected: {reason}. Use sft.demonstrations=given.")
     for i, arm in enumerate(cfg.arms):
@@ -159,7 +149,7 @@ def validate_reward(cfg: Config) -> None:
                     "label=reward_model needs a reward model. Set label.reward_model.path=FOLDER, or train one on "
                     "preferences with reward.source.path=FILE."
                 )
-    if cfg.label.by_reward and cfg.sft.demonstrations is Demonstrations.selected:
+    if cfg.label.by_reward and cfg.sft.demonstrations is choices.Demonstrations.selected:
         raise UserError(
             "sft.demonstrations=selected needs a labeler before SFT, but this run trains its reward model after SFT. "
             "Name a trained reward model: label.reward_model.path=FOLDER."
@@ -181,10 +171,10 @@ def untested_message(cfg: Config) -> str:
     split = cfg.answer.split
     groups = {name for name, group_split in SPLIT_OF_GROUP.items() if group_split == split}
     groups -= {"rephrased", "open_plain"}
-    sources = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
+    checked = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
     held_out = cfg.pairs if cfg.by_pairs else cfg.unpaired
     paired = cfg.by_labels and held_out.validation_fraction > 0
-    if sources or any(vars(cfg.data.tasks)[group] for group in groups) or paired or cfg.eval.judged.is_requested:
+    if checked or any(vars(cfg.data.tasks)[group] for group in groups) or paired or cfg.eval.judged.is_requested:
         return ""
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report
     return (
@@ -199,7 +189,7 @@ def validate_outside(cfg: Config) -> None:
     if len(set(names)) < len(names):
         raise UserError(f"outside names {', '.join(names)}: file names must differ in the results. Rename one.")
     for i, source in enumerate(cfg.outside):
-        require_known(f"outside[{i}].check", [str(source.check)], SOURCE_CHECKS)
+        require_known(f"outside[{i}].check", [str(source.check)], choices.SOURCE_CHECKS)
         if source.splits:
             raise UserError(f"outside[{i}].splits={source.splits}: every outside row is a test. Leave splits out.")
 
@@ -212,7 +202,7 @@ def validate_people(cfg: Config) -> None:
                 raise UserError("label.known needs judgements to compare with. Add label.audit=200, which draws them.")
             if "human" in label.labelers:
                 validate_human(label.human)
-    if "human" in cfg.label.labelers and cfg.sft.demonstrations is Demonstrations.selected:
+    if "human" in cfg.label.labelers and cfg.sft.demonstrations is choices.Demonstrations.selected:
         raise UserError("sft.demonstrations=selected needs scores, and people give preferences. Use label=verifier.")
 
 
@@ -274,12 +264,12 @@ def validate_adapter(name: str, block: Training, elsewhere: bool) -> None:
 def validate_push(config: Config) -> None:
     """Raise UserError for an export to the hub without a repository, a token, or a model trained here."""
     cfg = config.export
-    pushes = cfg.format is ExportFormat.hub or (cfg.format is ExportFormat.dataset and cfg.repo)
+    pushes = cfg.format is choices.ExportFormat.hub or (cfg.format is choices.ExportFormat.dataset and cfg.repo)
     if config.stage != Command.export or not pushes:
         return
     if not cfg.repo:
         raise UserError("export.format=hub needs export.repo=user/name.")
-    if cfg.format is ExportFormat.hub and cfg.model is Role.base:
+    if cfg.format is choices.ExportFormat.hub and cfg.model is choices.Role.base:
         raise UserError("export.model=base was not trained here, so it is not pushed. Use another model.")
     if not os.environ.get("HF_TOKEN"):
         raise UserError(f"export.format={cfg.format} needs a token that can write. Set HF_TOKEN in the environment.")

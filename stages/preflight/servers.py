@@ -14,7 +14,7 @@ from stages.config.blocks.endpoints import SHORTEST_KEY, Endpoint
 from stages.config.blocks.labels import Label
 from stages.config.choices import Demonstrations, Rubrics
 from stages.config.errors import Errors, UserError, name_block
-from stages.config.installation import install_command
+from stages.config.installation import install_command, read_beside
 from stages.config.schema import Config
 from stages.store.node import Node
 from stages.store.store import Store
@@ -22,16 +22,7 @@ from stages.store.store import Store
 NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # the name of an environment variable
 PORTS = {"http": 80, "https": 443}
 LONGEST = 2000  # characters in an address
-# Names of settings that hold an API key, and texts that look like one: OpenAI, Hugging Face, Google, JWTs and others.
-KEY_NAME = re.compile(
-    r"(api|access|auth|private|secret|client|bearer|refresh)[-_ ]?(key|token|secret)|authori[sz]ation|passw(or)?d"
-    r"|passphrase|credential|^(x[-_])?(auth|bearer|key|secret|token)$",
-    re.IGNORECASE,
-)
-KEY = re.compile(
-    r"\b(sk|pk|hf|gsk|xai|nvapi|ghp|glpat|r8|csk)[-_][\w-]{16,}|\bAIza[\w-]{30,}|\beyJ[\w-]{8,}\.eyJ[\w-]+"
-    r"|\b(Bearer|Basic) [\w+/=.~-]{8,}"
-)
+KEY_NAME, KEY = (re.compile(read_beside(__file__)[name].replace("\n", "")) for name in ("key_name", "key"))
 REQUEST_FIELDS = {"messages", "model", "stream", "n"}  # fields that every request sets itself
 
 

@@ -17,7 +17,7 @@ from stages.config.choices import RUBRIC_TEXTS, Rubrics
 from stages.config.errors import Errors, UserError, name_block
 from stages.config.installation import ROOT
 from stages.config.schema import Config
-from stages.preflight import data_sources
+from stages.preflight import sources
 from stages.sandbox.jinja_process import Refusal, name_setting, read_facts, render
 from stages.store import plugins
 from stages.store.node import Node
@@ -44,7 +44,7 @@ def validate_user_files(cfg: Config) -> None:
     if cfg.sft.template.path:
         with errors:
             validate_chat_template(Path(cfg.sft.template.path))
-    for key, source in data_sources.run_sources(cfg):
+    for key, source in sources.run_sources(cfg):
         if isinstance(source, Source) and source.task and plugins.user_path(source.task).is_file():
             with errors:
                 validate_task(f"{key}.task", source.task)
@@ -82,18 +82,14 @@ def validate_task(key: str, path: str) -> None:
 
 def require_labeler(node: Node, store: Store) -> None:
     """Raise UserError if `label.own` is not a labeler."""
-    if node.config.own:
-        require_class(
-            node.config.own, "label.own", "stages.labelers.labeler.Labeler", "judge", "__init__", positional=1
-        )
+    if own := node.config.own:
+        require_class(own, "label.own", "stages.labelers.labeler.Labeler", "judge", "__init__", positional=1)
 
 
 def require_sampler(node: Node, store: Store) -> None:
     """Raise UserError if `sample.own` is not a sampler."""
-    if node.config.own:
-        require_class(
-            node.config.own, "sample.own", "stages.samplers.sampler.Sampler", "complete", "open", positional=4
-        )
+    if own := node.config.own:
+        require_class(own, "sample.own", "stages.samplers.sampler.Sampler", "complete", "open", positional=4)
 
 
 def require_data_part(node: Node, store: Store) -> None:
@@ -153,10 +149,8 @@ class PythonFile:
     def __init__(self, own: Own, key: str):
         self.own, self.key = own, key
         self.tree = ast.parse(plugins.read_python(own, key))
-        self.origins = dict[str, str]()  # by imported name: `Labeler` is stages.labelers.labeler.Labeler
-        for statement in ast.walk(self.tree):
-            for name, origin in imported_names(statement):
-                self.origins[name] = origin
+        imported = (pair for statement in ast.walk(self.tree) for pair in imported_names(statement))
+        self.origins = dict(imported)  # by imported name: `Labeler` is stages.labelers.labeler.Labeler
         for statement in self.tree.body:
             for module in imported_modules(statement):
                 if not module_exists(module):

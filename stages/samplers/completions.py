@@ -71,23 +71,22 @@ def complete(
             yield pending.pop(example.id), []
         fitting = len(prompts) - len(waiting) + len(requests)
         dropped.settle(fitting, fitting)
+        source = f"the sampler {sampler.name}"
         for request, completions in sampler.complete(requests):
             if len(completions) != len(decoding.temperatures):
                 counts = f"{len(completions)} completions instead of {len(decoding.temperatures)}"
-                raise UserError(f"the sampler {sampler.name} returned {counts} for prompt {request.id}.")
+                raise UserError(f"{source} returned {counts} for prompt {request.id}.")
             if request.id not in pending:
-                raise UserError(f"the sampler {sampler.name} returned prompt {request.id} twice or without a request.")
+                raise UserError(f"{source} returned prompt {request.id} twice or without a request.")
             missing.update(c.reason for c in completions if isinstance(c, Missing))
             completed = [(i, c) for i, c in enumerate(completions) if not isinstance(c, Missing)]
             for _, completion in completed:
-                validate_completion(
-                    completion, f"the sampler {sampler.name}", request.id, contract.stop_ids, vocabulary
-                )
+                validate_completion(completion, source, request.id, contract.stop_ids, vocabulary)
             policy = sampler.policy or model.parent.name
             candidates = [make_candidate(request, i, c, contract, policy, sampler.name) for i, c in completed]
             yield pending.pop(request.id), candidates
         if pending:
-            raise UserError(f"the sampler {sampler.name} returned no completions for {len(pending)} prompts.")
+            raise UserError(f"{source} returned no completions for {len(pending)} prompts.")
 
     vocabulary, size, per_prompt = count_embedding_rows(model), decoding.runtime.shard_size, len(decoding.temperatures)
     id_of, prompt_id_of = lambda prompt: prompt.id, lambda candidate: candidate.prompt_id

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stages.config.errors import visible
+from stages.config.installation import read_beside
 from stages.store.sealed_json import Damaged, file_digests, load_json, warn_once
 from stages.store.workspace import LOGS
 
@@ -16,38 +17,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}")  # a commit of a hub repository
 
 Manifest = dict[str, Any]
 WEIGHTS = ".safetensors"
-NUMBER = (int, float)
-# The keys of every manifest, and the shape of their values: a type, or a mapping of any names to a shape.
-KEYS: dict[str, Any] = {
-    "stage": str,
-    "fingerprint": str,
-    "version": int,
-    "roots": {"": str},
-    "config": {"": object},
-    "settings": {"": object},
-    "inputs": {"": {"stage": str, "fingerprint": str, "digest": str}},
-    "digest": str,
-    "files": {"": {"bytes": int, "sha256": str}},
-    "metrics": {"": object},
-    "ended": NUMBER,
-}
-# Keys that manifests of earlier versions do not have.
-OPTIONAL_KEYS: dict[str, Any] = {
-    "command": str,
-    "device": str,
-    "attempts": [{"started": NUMBER}],
-    "started": NUMBER,
-    "wall_seconds": NUMBER,
-    "peak_memory": NUMBER,
-    "peak_gpu_memory": NUMBER,
-    "warnings": [str],
-    "versions": {"": str},
-    "lengths": {"": {"": object}},
-}
-
-
-# Metrics that a plan reads.
-OPTIONAL_METRICS = dict.fromkeys(("tokens", "parameters", "pairs", "prompts", "candidates"), NUMBER)
+SHAPES = read_beside(__file__)
+TYPES: dict[str, Any] = {"text": str, "integer": int, "number": (int, float), "anything": object}
 
 
 def manifest_of(folder: Path) -> Manifest:
@@ -69,8 +40,8 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 def validate_manifest(value: Any) -> Manifest:
     """Return a parsed manifest unchanged. Raise ValueError, naming the key, if a value has a wrong shape."""
-    require_shape(value, KEYS, "the manifest")
-    for part, optional in ((value, OPTIONAL_KEYS), (value["metrics"], OPTIONAL_METRICS)):
+    require_shape(value, SHAPES["keys"], "the manifest")
+    for part, optional in ((value, SHAPES["optional_keys"]), (value["metrics"], SHAPES["optional_metrics"])):
         require_shape(part, {key: shape for key, shape in optional.items() if part.get(key) is not None}, "it")
     for name in value["files"]:
         path = PurePosixPath(name)
@@ -80,8 +51,7 @@ def validate_manifest(value: Any) -> Manifest:
 
 
 def require_shape(value: Any, shape: Any, key: str) -> None:
-    """Raise ValueError if a value does not have a shape. A shape is a type, several types, a list of one shape, or a
-    mapping from keys to shapes. The key '' stands for any names."""
+    """Raise ValueError if a value does not have a shape, as the YAML file beside this one explains shapes."""
     match shape:
         case dict():
             if not isinstance(value, dict):
@@ -98,7 +68,7 @@ def require_shape(value: Any, shape: Any, key: str) -> None:
                 require_shape(item, inner, key)
         case _:
             infinite = isinstance(value, float) and not math.isfinite(value)
-            if not isinstance(value, shape) or (shape is not object and (infinite or isinstance(value, bool))):
+            if not isinstance(value, TYPES[shape]) or (shape != "anything" and (infinite or isinstance(value, bool))):
                 raise ValueError(f"{key} is {value!r:.60}, which is not of its type")
 
 

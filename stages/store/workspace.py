@@ -1,4 +1,4 @@
-"""The folder that a stage fills, its curves and warnings, and the progress bar."""
+"""The folder that a stage fills, its curves, sample answers and warnings, and the progress bar."""
 
 import json
 import logging
@@ -7,11 +7,13 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from stages.store.safe_files import open_regular
+from stages.store.sealed_json import WRONG_SHAPE
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ def read_point(line: bytes) -> dict[str, Any] | None:
     try:
         point = json.loads(line)
         return {k: v for k, v in point.items() if v is not None} if isinstance(point["step"], int) else None
-    except (ValueError, TypeError, LookupError, AttributeError):
+    except WRONG_SHAPE:
         return None
 
 
@@ -123,6 +125,41 @@ def cut_torn_line(lines: Path) -> None:
     if os.path.lexists(lines):
         with os.fdopen(open_regular(lines, os.O_RDWR), "r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
+
+
+@dataclass
+class Sample:
+    """The greedy answer to a prompt (`id`: its hash) after `step` steps. `finish_reason` is stop or length."""
+
+    step: int
+    id: str
+    prompt: list[dict[str, str]]
+    answer: str
+    finish_reason: str
+
+
+def append_samples(node: Path, samples: Sequence[Sample]) -> None:
+    """Append the answers of one evaluation. After a resume, a step can appear twice."""
+    lines = "".join(json.dumps(asdict(sample)) + "\n" for sample in samples)
+    with open(node / SAMPLES, "a", encoding="utf-8") as file:
+        file.write(lines)
+
+
+def read_samples(node: Path) -> list[Sample]:
+    """Return the answers sorted by step, then by prompt. If a resume repeated a step, the later answers count."""
+    path, samples = node / SAMPLES, dict[tuple[int, str], Sample]()
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        if sample := read_sample(line):
+            samples[sample.step, sample.id] = sample
+    return [samples[key] for key in sorted(samples)]
+
+
+def read_sample(line: bytes) -> Sample | None:
+    """Return the sample in a line of `samples.jsonl`, or None if a kill truncated the line or it is not a sample."""
+    try:
+        return Sample(**json.loads(line))
+    except WRONG_SHAPE:
+        return None
 
 
 class Progress:

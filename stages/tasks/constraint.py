@@ -59,7 +59,7 @@ def known_constraints() -> dict[str, Constraint]:
         module = importlib.import_module(f"{areas.__name__}.{area}")
         checkers, draws = vars(module) | getattr(module, "CHECKS", {}), getattr(module, "DRAWS", {})
         for name, kind in read_beside(str(module.__file__)).items():
-            if name != "words":
+            if name not in ("words", "patterns"):
                 draw = draws.get(name) or choice_of(kind.get("options", {}))
                 wordings, claims = split_wordings(kind["wordings"], "\n"), frozenset(kind["claims"].split())
                 kinds[name] = Constraint(name, area, Side(kind["side"]), wordings, claims, draw, checkers[name])

@@ -31,16 +31,7 @@ STOP = words_of(__file__)["stop"]
 BARE = re.compile(
     r"(?=.{0,2}[aeiouy])(.{3,}?)((?<=(.))\3ing|ing|ies|(?<=[sxh])es|(?<![su])s|(?<![aeiou])y|(?<=....)e)$"
 )
-# The side of the kinds in each group of prompts. Test kinds of areas without a trained kind are `unseen_areas`.
-SIDES: dict[str, Side | None] = {
-    "open_test": Side.train,
-    "unseen_kinds": Side.test,
-    "unseen_areas": Side.test,
-    "open_plain": None,
-    "open_validation": Side.validation,
-    "open_preference": Side.train,
-    "open_sft": Side.train,
-}
+SIDES: dict[str, Side | None] = {group: side and Side(side) for group, side in READ["sides"].items()}
 # Groups with none to three constraints; other groups have one, `open_plain` none
 TRAINED = ("open_preference", "open_sft")
 HOW_MANY = {0: 0.15, 1: 0.5, 2: 0.25, 3: 0.1}  # share of prompts by number of constraints

@@ -18,6 +18,11 @@ def texts_of(module: str) -> dict[str, tuple[str, ...]]:
     return {name: tuple(block.splitlines()) for name, block in read_beside(module)["texts"].items()}
 
 
+def patterns_of(module: str) -> dict[str, str]:
+    """Return the `patterns` in the YAML file beside a module. A line break inside a pattern does not count."""
+    return {name: pattern.replace("\n", "") for name, pattern in read_beside(module)["patterns"].items()}
+
+
 def wordings_of(function: Callable[..., Any], line_break: str) -> tuple[str, ...]:
     """Return the wordings of a function from the YAML file beside its module, where its name is their key."""
     return split_wordings(read_beside(str(sys.modules[function.__module__].__file__))[function.__name__], line_break)

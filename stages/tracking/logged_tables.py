@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stages.store.text_units import transcript
-from stages.store.training_samples import read_samples
+from stages.store.workspace import read_samples
 
 ROWS = 50
 

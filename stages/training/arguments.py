@@ -10,33 +10,11 @@ from transformers import TrainingArguments
 from stages.config.blocks.training import Training
 from stages.config.choices import Precision, Sharding
 from stages.config.errors import UserError
+from stages.config.installation import read_beside
 from stages.models.loading import resolve_device
 from stages.store.workspace import StageDir
 from stages.training import sharding
 from stages.training.saving import checkpoint_folder
-
-# TRL's arguments that shard weights, gradients and optimizer state over the processes.
-SHARDING_ARGUMENTS: dict[Sharding, dict[str, Any]] = {
-    Sharding.none: {},
-    Sharding.fsdp: {
-        "fsdp": True,
-        "fsdp_config": {
-            "version": 2,
-            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "cpu_ram_efficient_loading": True,
-            "state_dict_type": "SHARDED_STATE_DICT",  # in checkpoints; every process writes its own share
-        },
-    },
-    Sharding.zero3: {
-        "deepspeed": {
-            "zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
-            "bf16": {"enabled": "auto"},
-            "gradient_clipping": "auto",
-            "train_micro_batch_size_per_gpu": "auto",
-            "gradient_accumulation_steps": "auto",
-        }
-    },
-}
 
 
 def training_arguments(cfg: Training, out: StageDir, **objective_arguments: Any) -> TrainingArguments:
@@ -67,7 +45,7 @@ def training_arguments(cfg: Training, out: StageDir, **objective_arguments: Any)
         report_to="none",
         log_level_replica="error",
         ddp_find_unused_parameters=False,  # the search is slow; a mixture of experts may need it
-        **SHARDING_ARGUMENTS[runtime.sharding],
+        **read_beside(__file__)[runtime.sharding],
         **{argument: copy(getattr(cfg, key)) for argument, key in cfg.objective.typed.items()},
         **objective_arguments,
     )

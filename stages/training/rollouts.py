@@ -71,10 +71,8 @@ class Rollouts:
         policy, shard = f"step {step}, weights {digest}", self.folder / f"{step:06d}.parquet"
         [rollouts] = broadcast_object_list([read_shard(shard, policy) if self.is_main else None])
         if not rollouts:
-            temperatures, seed = (
-                [self.cfg.temperature] * self.cfg.completions,
-                int(content_id(self.cfg.seed, step), 16),
-            )
+            temperatures = [self.cfg.temperature] * self.cfg.completions
+            seed = int(content_id(self.cfg.seed, step), 16)
             rollouts = gather_object(self.complete(ids, temperatures, seed, policy))
             if self.is_main:
                 self.folder.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,7 @@ from stages.models.loading import context_length, sampling_weights
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Completion, Request
 from stages.store.records import Message, prompt_id
-from stages.store.training_samples import Sample, append_samples
-from stages.store.workspace import StageDir
+from stages.store.workspace import Sample, StageDir, append_samples
 
 log = logging.getLogger(__name__)
 

@@ -22,16 +22,7 @@ from stages.config.choices import Adapter, Weights
 from stages.config.errors import UserError
 from stages.hardware import allocator
 from stages.models.loading import save_model
-from stages.store.sealed_json import (
-    SEAL,
-    load_json,
-    remove,
-    replace_folder,
-    require_keys,
-    seal,
-    seal_problem,
-    write_note,
-)
+from stages.store import sealed_json
 from stages.store.workspace import SCRATCH, StageDir
 from stages.training import adapters
 
@@ -74,10 +65,10 @@ class Checkpoints(TrainerCallback):
         processes.wait_for_everyone()  # every process writes files into the checkpoint
         if processes.is_main_process:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            seal(folder)
+            sealed_json.seal(folder)
             for other in list_checkpoints(folder.parent):
                 if other != folder:
-                    remove(other)
+                    sealed_json.remove(other)
         self.last_save = time.monotonic()
         self.save_seconds = self.last_save - self.save_start
 
@@ -91,10 +82,10 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def newest_complete(folder: Path) -> Path | None:
     """Return the last checkpoint whose files have the digests in its marker. Remove later, damaged ones."""
     for checkpoint in list_checkpoints(folder):
-        if not (damage := seal_problem(checkpoint)):
+        if not (damage := sealed_json.seal_problem(checkpoint)):
             return checkpoint
         log.warning("warning: %s is damaged (%s). It is removed, and training resumes before it.", checkpoint, damage)
-        remove(checkpoint)
+        sealed_json.remove(checkpoint)
     return None
 
 
@@ -103,16 +94,16 @@ def save_trained(trainer: Trainer, folder: Path, best: dict[str, float] | None =
     weights are gathered from all of them."""
     draft = folder.with_suffix(".draft")
     if trainer.is_world_process_zero():
-        remove(draft)
+        sealed_json.remove(draft)
     is_sharded = trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_sharded else None
     if trainer.is_world_process_zero():
         if state:  # gathering copies tied weights, which would be saved twice
             state = {k: v for k, v in state.items() if k not in trainer.model.all_tied_weights_keys}
         save_model(trainer.model, draft, state)
-        write_note(draft / BEST_STEP, best or {})
-        seal(draft)
-        replace_folder(draft, folder)
+        sealed_json.write_note(draft / BEST_STEP, best or {})
+        sealed_json.seal(draft)
+        sealed_json.replace_folder(draft, folder)
 
 
 def publish(
@@ -123,12 +114,12 @@ def publish(
     `frozen` is the folder of the weights under the adapter, and `load` loads them. A QLoRA adapter is merged into its
     4-bit weights, a LoRA adapter into fp32 weights, also if training used bf16.
     Raise UserError if the files are not those that were saved."""
-    if damage := seal_problem(trained):
+    if damage := sealed_json.seal_problem(trained):
         raise UserError(f"{trained}: {damage}. Nothing is published; the same command trains the lost part again.")
     place = out / ("model" if cfg.adapter is Adapter.none else "adapter")
     for stale in (out / "model", out / "adapter"):
         shutil.rmtree(stale, ignore_errors=True)
-    ignored = shutil.ignore_patterns(BEST_STEP, SEAL, "README.md")  # our model card replaces peft's
+    ignored = shutil.ignore_patterns(BEST_STEP, sealed_json.SEAL, "README.md")  # our model card replaces peft's
     shutil.copytree(trained, place, ignore=ignored, copy_function=link_or_copy)
     if cfg.adapter is not Adapter.none:
         adapters.normalize_adapter_config(place, frozen)
@@ -158,20 +149,20 @@ class BestModel(TrainerCallback):
         """Return the best step of an interrupted attempt. If it is damaged, remove it and all checkpoints after it:
         training resumed from them would take a later step as the best."""
         draft, checkpoints = self.folder.with_suffix(".draft"), self.folder.with_name("checkpoints")
-        if not self.folder.exists() and not seal_problem(draft):
-            replace_folder(draft, self.folder)  # the attempt ended just before this
-        if not (damage := seal_problem(self.folder)):
-            return load_json(self.folder / BEST_STEP, require_keys())
+        if not self.folder.exists() and not sealed_json.seal_problem(draft):
+            sealed_json.replace_folder(draft, self.folder)  # the attempt ended just before this
+        if not (damage := sealed_json.seal_problem(self.folder)):
+            return sealed_json.load_json(self.folder / BEST_STEP, sealed_json.require_keys())
         later = [checkpoint for checkpoint in list_checkpoints(checkpoints) if (checkpoint / BEST_STEP).exists()]
         if later or self.folder.exists():
             log.warning("warning: %s: %s. The folder is removed and trained again.", self.folder, damage)
         for path in (self.folder, *later):
-            remove(path)
+            sealed_json.remove(path)
         return {}
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.figures and state.is_world_process_zero:  # a resume needs it
-            write_note(Path(args.output_dir) / f"checkpoint-{state.global_step}" / BEST_STEP, self.figures)
+            sealed_json.write_note(Path(args.output_dir) / f"checkpoint-{state.global_step}" / BEST_STEP, self.figures)
 
     def on_evaluate(self, args: Any, state: TrainerState, control: Any, *, metrics: dict[str, Any], **_: Any) -> None:
         if state.global_step > 0 and metrics["eval_loss"] < self.figures.get("eval_loss", math.inf):

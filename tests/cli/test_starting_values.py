@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from stages.cli.recipes import STARTED
-from stages.cli.starting_values import ROWS, count_parameters, starting_values
+from stages.cli.recipes import ROWS, STARTED, count_parameters, starting_values
 from stages.config.choices import Adapter
 from stages.config.schema import CONF
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.commands.auditing import diversity
-from stages.commands.auditing.diversity import Diversity
+from stages.commands import audited_rows
+from stages.commands.audited_rows import Diversity
 from stages.config.errors import UNSEEN
 from stages.models.contract import load_contract
 from tests.browser import page_faults
@@ -152,7 +152,7 @@ def test_diversity_counts_rows_and_keeps_the_frequent_ones_whatever_comes(monkey
     assert "(distinct-3)" in alike.distinct_sentence()
     assert len(alike.distinct) / alike.seen == 3 / 60
     assert len(different.distinct) / different.seen > 0.8
-    monkeypatch.setattr(diversity, "MOST_RUNS", 100)
+    monkeypatch.setattr(audited_rows, "MOST_RUNS", 100)
     bounded = Diversity()
     for i in range(300):
         bounded.note("a", f"it is what it is {i} {i + 1} {i + 2} {i + 3}")

@@ -17,7 +17,7 @@ from stages.commands.comparing.measured import Row, measured_rows
 from stages.commands.comparing.trained import Trainings, comparable_trainings
 from stages.commands.node_settings import SettingDifferences, lineage, lineage_settings, without_seeds
 from stages.config.errors import UserError
-from stages.pages import scatter
+from stages.pages import charts
 from stages.pipeline.graph import with_seed
 from stages.store.manifest import read_manifest
 from stages.store.records import Candidate, Example, load, save
@@ -343,12 +343,12 @@ def test_gc_keeps_what_the_page_shows_until_it_is_deleted(compared: Chain) -> No
 
 def test_numbers_of_marks_that_are_close_stand_together() -> None:
     kls, rates = (0.0, 0.001, 0.4, 0.4), (0.5, 0.51, 0.5, 0.9)
-    points = [scatter.Point(kl, rate, rate - 0.1, rate, False) for kl, rate in zip(kls, rates, strict=True)]
-    plot = scatter.scatter(points, [True] * 4)
+    points = [charts.Point(kl, rate, rate - 0.1, rate, False) for kl, rate in zip(kls, rates, strict=True)]
+    plot = charts.scatter(points, [True] * 4)
     assert sorted(mark.numbers for mark in plot.marks) == ["", "1, 2", "3", "4"]
     assert all(0 <= place <= 100 for mark in plot.marks for place in (mark.x, mark.y, mark.upper, mark.lower))
     assert [tick for _, tick in plot.down] == ["40%", "60%", "80%", "100%"]
-    assert scatter.ticks(0.0, 0.0) == [0.0, 1.0], "nothing was trained"
+    assert charts.ticks(0.0, 0.0) == [0.0, 1.0], "nothing was trained"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

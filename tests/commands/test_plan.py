@@ -12,7 +12,7 @@ import pytest
 from stages.commands import plan
 from stages.commands.planning import cost, expected_calls
 from stages.commands.planning.comparable_nodes import FinishedNode, Kind, expected_seconds
-from stages.commands.planning.tokens import CHARACTERS
+from stages.commands.planning.counts import CHARACTERS
 from stages.config.installation import ROOT
 from stages.hardware import machine
 from stages.store.records import Example, load

@@ -10,7 +10,7 @@ import pytest
 
 from stages.config.blocks.data import Audit, Source
 from stages.config.choices import AUDIT_CODES
-from stages.curation.audit import arithmetic, personal_data
+from stages.curation.audit import faults, mistakes
 from stages.curation.audit.codes import ALONE, DESCRIPTIONS
 from stages.curation.audit.gate import Auditor, held_out
 from stages.curation.audit.overlap import FEWEST, HeldOut, SeenTexts, sketch
@@ -208,20 +208,20 @@ def test_sums_that_hold_and_sums_that_do_not() -> None:
         a, b, c = (rng.randint(2, 999) for _ in range(3))
         sums = [(a + b * c, f"{a} + {b} × {c}"), (a - b - c, f"{a:,} - {b} - {c}"), (a * b, f"${a} * {b}")]
         value, sum_ = rng.choice(sums)
-        assert arithmetic.find_wrong_sum(f"It is {sum_} = {value}.") is None
-        assert arithmetic.find_wrong_sum(f"It is {sum_} = {value + 1}.")
-        assert arithmetic.find_wrong_sum(f"So {a} / {b} = {a / b:.2f} or {a}/{b} = {100 * a / b:.0f}%.") is None
+        assert mistakes.find_wrong_sum(f"It is {sum_} = {value}.") is None
+        assert mistakes.find_wrong_sum(f"It is {sum_} = {value + 1}.")
+        assert mistakes.find_wrong_sum(f"So {a} / {b} = {a / b:.2f} or {a}/{b} = {100 * a / b:.0f}%.") is None
 
 
 @pytest.mark.parametrize(
     "text", ["x = 3 + 4", "5x + 3 = 7", "i = i + 1 = 4", "1/2 = 2/4", "f(2) - 1 = 9", "9 / 0 = 1"]
 )
 def test_algebra_and_code_are_no_sums(text: str) -> None:
-    assert arithmetic.find_wrong_sum(text) is None
+    assert mistakes.find_wrong_sum(text) is None
 
 
 def test_numbers_are_personal_data_only_with_right_check_digits() -> None:
     card, account = "4539 1488 0343 6467", "DE89 3704 0044 0532 0130 00"
     for number in (card, account):
-        assert personal_data.personal(f"Take {number}, please.") == number
-        assert personal_data.personal(f"Take {number[:-1]}{(int(number[-1]) + 1) % 10}, please.") is None
+        assert faults.personal(f"Take {number}, please.") == number
+        assert faults.personal(f"Take {number[:-1]}{(int(number[-1]) + 1) % 10}, please.") is None

@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pytest
 
-from stages.evaluation.best_of import best_of_n, curve, length_warning
+from stages.evaluation.learnt_scores import best_of_n, curve, length_warning
 from stages.store.records import Candidate, Check, Example, Judgement
 
 
@@ -49,7 +49,7 @@ def pool(score: object, prompts: int = 40) -> tuple[list[Judgement], list[Exampl
 def test_a_score_that_rises_without_the_checks_is_told(
     score: object, clause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stages.evaluation.best_of.share_passed", lambda checks, text: float(int(text) >= 4))
+    monkeypatch.setattr("stages.evaluation.learnt_scores.share_passed", lambda checks, text: float(int(text) >= 4))
     figures, warning = best_of_n(*pool(score))
     assert [*figures["best_of"]] == ["1", "2", "4", "8"] and figures["best_of_prompts"] == 40
     assert figures["best_of"]["1"]["checks"] == pytest.approx(0.5)

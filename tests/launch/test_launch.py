@@ -21,8 +21,7 @@ from stages.launch import agent
 from stages.launch import processes as parent
 from stages.preflight import constraints
 from stages.store.store import Store
-from stages.store.training_samples import read_samples
-from stages.store.workspace import SCRATCH
+from stages.store.workspace import SCRATCH, read_samples
 from tests.helpers import TINY, Chain, build, command, made_once, nodes, refused
 
 # Budgets by which the processes would not have as many micro-batches as each other.

@@ -5,9 +5,8 @@ from typing import Any
 from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.diagnosis.effects import TEST_PROMPTS
 from stages.evaluation.diagnosis.finding import Cause, Finding, Normal
-from stages.pages import changes
-from stages.pages.headline import Headline
-from stages.pages.next_steps import next_steps
+from stages.pages import charts
+from stages.pages.headline import Headline, next_steps
 
 DPO = {"base": "Base", "sft": "SFT", "policy": "DPO"}
 
@@ -130,18 +129,18 @@ def test_what_was_judged_stands_with_what_could_be_seen() -> None:
 
 def test_the_chart_has_kinds_in_words_from_most_gained_to_most_lost_on_one_scale() -> None:
     kinds = {"follow_up": group(NOTHING), "case": group(HELPED), "mine_own": group((0.0, 0.0, 0.0))}
-    chart = changes.chart(results({}, kinds={"seen": kinds, "unseen": {"list": group(HURT)}}), "kinds")
+    chart = charts.chart(results({}, kinds={"seen": kinds, "unseen": {"list": group(HURT)}}), "kinds")
     trained, never = chart["sides"].values()
     assert [row["name"] for row in trained] == ["upper and lower case", "mine own", "a second request"]
     assert chart["end"] == 20
     assert (trained[1]["at_low"], trained[1]["at_mean"]) == (50, 50)
     assert (never[0]["at_low"], never[0]["at_mean"], never[0]["at_high"]) == (12.5, 25, 37.5)
-    assert changes.conclusion(results({}, kinds={"seen": kinds})).startswith("Of 3 kinds of seen tasks: ")
+    assert charts.conclusion(results({}, kinds={"seen": kinds})).startswith("Of 3 kinds of seen tasks: ")
     unseen = {"list": group(HURT), "none": group((0.0, 0.0, 0.0)) | FAILED}
-    text = changes.single_tasks(results({}, tasks={"seen": kinds, "unseen": unseen}))
+    text = charts.single_tasks(results({}, tasks={"seen": kinds, "unseen": unseen}))
     better = ", of 5: better on “upper and lower case” (32% → 40% of 800); "
     assert better + "worse on “making lists” (32% → 22% of 800). On 1 of 2 unseen tasks " in text
-    assert changes.single_tasks(results({}, tasks={"seen": {"list": group(NOTHING)}})) == ""
+    assert charts.single_tasks(results({}, tasks={"seen": {"list": group(NOTHING)}})) == ""
 
 
 def steps(of: dict[str, Any], helped: bool | None = None, seeds: tuple[int, ...] = (1,)) -> list[tuple[str, str]]:

@@ -13,8 +13,7 @@ import pytest
 
 from stages.store.sealed_json import SEAL
 from stages.store.store import Store
-from stages.store.training_samples import read_samples
-from stages.store.workspace import SCRATCH
+from stages.store.workspace import SCRATCH, read_samples
 from tests.helpers import Chain, build, nodes, slow_but
 
 CADENCE = ("sft.runtime.save_steps=10", "dpo.runtime.save_steps=1", "sample.runtime.shard_size=8")

@@ -12,7 +12,7 @@ from stages.config.blocks.runtimes import InferenceRuntime
 from stages.config.choices import Precision
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
-from stages.preflight import candidate_sources
+from stages.preflight import sources
 from stages.samplers.openvino import OpenVINOSampler
 from stages.samplers.sampler import Completion, Decoding, Request
 from stages.store.records import Candidate, Example, load
@@ -109,6 +109,6 @@ def test_preflight_reports_a_wrong_device_and_a_missing_package(
     assert refused(*line, "stage=plan", "sample.pool=[{n: 4}]", "sample.runtime.device=cuda").startswith(
         "sample.pool[0]"
     )
-    monkeypatch.setattr(candidate_sources, "find_spec", lambda package: None)
+    monkeypatch.setattr(sources, "find_spec", lambda package: None)
     assert "pip install -e '.[openvino]'" in refused(*line, "stage=plan")
     assert not [*tmp_path.glob("*/*/manifest.json")]

@@ -9,8 +9,7 @@ import pytest
 from stages import report
 from stages.pages.example_answers import start, strip, strips
 from stages.store.manifest import manifest_of
-from stages.store.training_samples import Sample, append_samples, read_samples
-from stages.store.workspace import SAMPLES, StageDir
+from stages.store.workspace import SAMPLES, Sample, StageDir, append_samples, read_samples
 from tests.helpers import CHROMIUM, Chain, as_published, browse, fits, nodes, settings
 
 HOSTILE = "<script>document.title = 'taken over'</script>{{ 7 * 7 }}" + "wide" * 200

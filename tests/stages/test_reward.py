@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from stages.config.blocks.training import Reward
 from stages.config.choices import Adapter
 from stages.config.errors import UserError
-from stages.evaluation.pairwise import Scored, figures
+from stages.evaluation.learnt_scores import Scored, figures
 from stages.models.contract import load_contract
 from stages.models.loading import create_reward_model, load_reward_model
 from stages.objectives.reward import held_out_warnings

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from stages.store.training_samples import read_samples
+from stages.store.workspace import read_samples
 from stages.tracking import logged_tables
 from stages.tracking.tracker import artifact_name
 from tests.helpers import SECRET, command

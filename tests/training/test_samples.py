@@ -21,8 +21,7 @@ from stages.samplers.sampler import Request
 from stages.store.manifest import digest_of
 from stages.store.records import prompt_id
 from stages.store.store import Store
-from stages.store.training_samples import Sample, append_samples, read_samples
-from stages.store.workspace import SAMPLES, StageDir
+from stages.store.workspace import SAMPLES, Sample, StageDir, append_samples, read_samples
 from stages.training.samples import FirstPrompts, SampleWriter, inference_copy
 from tests.helpers import Chain, nodes, settings
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from stages.commands.planning.cost import RunHistory, expected_sizes, is_answered_by_base
+from stages.commands.planning.counts import reads_tokens, stage_tokens
 from stages.commands.planning.peak import expected_parts, expected_row, model_shape, training_parts, uses_gpu
-from stages.commands.planning.tokens import reads_tokens, stage_tokens
 from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import Training

@@ -10,26 +10,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from stages.commands.planning import counts
 from stages.commands.planning.comparable_nodes import LATEST, EarlierVersions, FinishedNode, Kind, expected_seconds
+from stages.commands.planning.counts import Sizes, asked_prompts, generated_lengths, to_tokens
 from stages.commands.planning.peak import expected_peak, measured_peak, memory_settings, model_shape, uses_gpu
-from stages.commands.planning.tokens import (
-    OPEN,
-    PAIRS,
-    TEXT,
-    Sizes,
-    asked_prompts,
-    candidates_per_prompt,
-    generated_lengths,
-    generated_rows,
-    mean_tokens,
-    pool_lengths,
-    pool_sources,
-    reads_selected,
-    reads_tokens,
-    split_read,
-    stage_tokens,
-    to_tokens,
-)
 from stages.config.blocks.sampling import CandidateFile
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Split
@@ -70,13 +54,13 @@ class RunHistory:
         return self.folders[m["stage"], m["fingerprint"]]
 
     def length(self, m: Manifest, table: str) -> tuple[float, float]:
-        return mean_tokens(m, self.folder(m), table)
+        return counts.mean_tokens(m, self.folder(m), table)
 
     def sizes(self, m: Manifest) -> Sizes | None:
         """Return the sizes of a finished node, or None if its data or pairs are deleted."""
         stage, metrics = m["stage"], m["metrics"]
         role = "pool" if stage == "label" else "data"
-        if stage in PAIRS or (stage == "answer" and "data" not in m["inputs"]):
+        if stage in counts.PAIRS or (stage == "answer" and "data" not in m["inputs"]):
             role = "pairs" if "pairs" in m["inputs"] else "unpaired"
         rows = self.manifest(m["inputs"][role]["stage"], m["inputs"][role]["fingerprint"])
         if rows is None:
@@ -84,18 +68,18 @@ class RunHistory:
         if role in ("pairs", "unpaired"):
             return Sizes(count_pairs(metrics) or metrics["prompts"], *self.length(rows, "pairs"))
         if role == "pool":
-            return Sizes(rows["metrics"]["candidates"], *pool_lengths(rows, self.folder(rows)))
+            return Sizes(rows["metrics"]["candidates"], *counts.pool_lengths(rows, self.folder(rows)))
         count = rows["metrics"]["examples"].get("sft", 0) if stage == "sft" else metrics.get("prompts", 0)
-        return Sizes(count, *self.length(rows, split_read(stage, m["settings"])))
+        return Sizes(count, *self.length(rows, counts.split_read(stage, m["settings"])))
 
     def finished_node(self, m: Manifest) -> FinishedNode | None:
         """Return a finished node's kind, tokens and seconds, or None if its input is deleted."""
         stage, settings, tokens = m["stage"], m["settings"], 0.0
         from_base = is_answered_by_base(settings, {role: node["stage"] for role, node in m["inputs"].items()})
-        if reads_tokens(stage, settings):
+        if counts.reads_tokens(stage, settings):
             if not (sizes := self.sizes(m)):
                 return None
-            tokens = stage_tokens(stage, settings, sizes, from_base)
+            tokens = counts.stage_tokens(stage, settings, sizes, from_base)
         counted = (tokens and m["metrics"].get("tokens")) or tokens
         model = reward_model_of(m["config"]) or self.parameters.get(m["roots"].get("base", ""))
         kind = kind_of(stage, settings, m["config"], model, from_base, tokens > 0, m.get("processor"))
@@ -133,11 +117,11 @@ def expected_time(node: Node, size: float, store: Store, history: RunHistory) ->
     """Return the predicted tokens and seconds of a node, or None and nan if they are not known."""
     stage, settings, config, tokens = node.stage, node.settings, asdict(node.config), 0.0
     from_base = is_answered_by_base(settings, {role: node_input.stage for role, node_input in node.inputs.items()})
-    if reads_tokens(stage, settings):
+    if counts.reads_tokens(stage, settings):
         sizes = expected_sizes(node, store, history)
         if not sizes.rows:
             return None, math.nan
-        tokens = stage_tokens(stage, settings, sizes, from_base)
+        tokens = counts.stage_tokens(stage, settings, sizes, from_base)
     model = reward_model_of(config) or (size if "base" in node.roots else None)
     kind = kind_of(stage, settings, config, model, from_base, tokens > 0, machine.processor_name(uses_gpu(node)))
     return history.scaled_time(kind, tokens)
@@ -149,21 +133,21 @@ def expected_sizes(node: Node, store: Store, history: RunHistory) -> Sizes:
         return expected_pool_sizes(node.inputs["pool"], store, history)
     if isinstance(node.config, CandidateFile) or getattr(node.config, "until_pair", None):
         # A file may have any number of rows, and a further draw asks the prompts that earlier labels leave.
-        return Sizes(0, *to_tokens(*TEXT))
+        return Sizes(0, *to_tokens(*counts.TEXT))
     if node.stage == "answer" and "data" not in node.inputs:  # it answers the prompts of held-out pairs
         labels = next(node.inputs[name] for name in ("pairs", "unpaired") if name in node.inputs)
         published = store.find(labels) or history.earlier.last_match(labels)
-        text_lengths = history.length(published, "pairs") if published else to_tokens(*TEXT)
+        text_lengths = history.length(published, "pairs") if published else to_tokens(*counts.TEXT)
         return Sizes(min(published["metrics"]["held_out"], node.config.open) if published else 0, *text_lengths)
     rows_node, data = node.inputs.get("data"), next(n for n in node.lineage if n.stage == "data")
     is_selected = rows_node and rows_node.stage == "select"
     selected = (store.find(rows_node) or history.earlier.last_match(rows_node)) if rows_node and is_selected else None
     counted = selected or store.find(data) or history.earlier.last_match(data)
-    split = split_read(node.stage, node.settings)
-    from_base = reads_selected(node)
-    examples: dict[str, float] = counted["metrics"]["examples"] if counted else generated_rows(data, from_base)
+    split = counts.split_read(node.stage, node.settings)
+    from_base = counts.reads_selected(node)
+    examples: dict[str, float] = counted["metrics"]["examples"] if counted else counts.generated_rows(data, from_base)
     if node.stage == "sample" and split == Split.sft and (tasks := data.config.tasks) and tasks.open_sft:
-        return Sizes(tasks.open_sft, *to_tokens(*OPEN))
+        return Sizes(tasks.open_sft, *to_tokens(*counts.OPEN))
     lengths = history.length(counted, split) if counted else to_tokens(*generated_lengths(data, split, from_base))
     pairs = node.inputs.get("pairs") or node.inputs.get("unpaired") or (rows_node and rows_node.inputs.get("pairs"))
     if node.stage == "sft" and (selected or not pairs):
@@ -191,17 +175,17 @@ def count_pairs(metrics: dict[str, Any]) -> int:
 def expected_pool_sizes(pool: Node, store: Store, history: RunHistory) -> Sizes:
     """Return the sizes of a pool: its candidates if it is finished, else those expected from its sources."""
     if published := store.find(pool) or history.earlier.last_match(pool):
-        return Sizes(published["metrics"]["candidates"], *pool_lengths(published, history.folder(published)))
+        return Sizes(published["metrics"]["candidates"], *counts.pool_lengths(published, history.folder(published)))
     if pool.stage == "versus":
         sizes = expected_sizes(pool.inputs["policy"], store, history)
         return sizes._replace(rows=2 * min(sizes.rows, pool.config.prompts))
     candidates = prompts = answers = 0.0
-    for source in pool_sources(pool):
+    for source in counts.pool_sources(pool):
         sizes = expected_sizes(source, store, history)
-        rows = (sizes.rows or math.nan) * candidates_per_prompt(source)
+        rows = (sizes.rows or math.nan) * counts.candidates_per_prompt(source)
         candidates, prompts, answers = candidates + rows, prompts + rows * sizes.prompt, answers + rows * sizes.answer
     if math.isnan(candidates):
-        return Sizes(0, *to_tokens(*TEXT))
+        return Sizes(0, *to_tokens(*counts.TEXT))
     return Sizes(candidates, prompts / candidates, answers / candidates)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.commands.planning.cost import RunHistory, expected_pool_sizes, expected_sizes
-from stages.commands.planning.tokens import CHARACTERS, candidates_per_prompt, pool_lengths, pool_sources, read_lengths
+from stages.commands.planning.counts import CHARACTERS, candidates_per_prompt, pool_lengths, pool_sources, read_lengths
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
 from stages.config.blocks.sampling import Sample

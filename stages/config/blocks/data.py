@@ -38,9 +38,7 @@ class Tasks:
 # Test groups come first, so that a prompt drawn for two splits goes to the test split.
 TEST_GROUPS = "test unseen_phrasings unseen_tasks rephrased open_test unseen_kinds unseen_areas open_plain".split()
 SPLIT_OF_GROUP = dict.fromkeys(TEST_GROUPS, "test")
-SPLIT_OF_GROUP |= {
-    f"{prefix}{split}": split for split in ("validation", "preference", "sft") for prefix in ("", "open_")
-}
+SPLIT_OF_GROUP |= {f"{kind}{split}": split for split in ("validation", "preference", "sft") for kind in ("", "open_")}
 OPEN_GROUPS = tuple("open_test unseen_kinds unseen_areas open_plain open_validation open_preference open_sft".split())
 
 

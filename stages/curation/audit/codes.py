@@ -4,9 +4,7 @@ from collections.abc import Callable
 
 from stages.config.installation import read_beside
 from stages.curation import answer_rules
-from stages.curation.audit import faults, overlap, personal_data
-from stages.curation.audit.arithmetic import find_wrong_sum
-from stages.curation.audit.promised_form import find_missing_form
+from stages.curation.audit import faults, mistakes, overlap
 
 # The default threshold by code; `data.audit.thresholds` replaces it.
 THRESHOLDS = {
@@ -35,15 +33,15 @@ ANSWER: dict[str, Finder] = {
     "refusal": lambda _, a: a[:80] if answer_rules.is_refusal(a) else None,
     "boilerplate": lambda _, a: faults.first_match("boilerplate", a.replace("’", "'")),
     "repetition": faults.repeats,
-    "wrong_sum": lambda _, a: find_wrong_sum(a),
-    "broken_promise": find_missing_form,
+    "wrong_sum": lambda _, a: mistakes.find_wrong_sum(a),
+    "broken_promise": mistakes.find_missing_form,
     "other_language": faults.other_language,
     "stale": lambda _, a: faults.first_match("stale", a),
     "placeholder": lambda _, a: faults.first_match("placeholder", a),
 }
 TEXT: dict[str, Finder] = {
     "damaged": lambda q, a: faults.damaged(f"{q}\n{a}"),
-    "secret": lambda q, a: personal_data.secret(f"{q}\n{a}"),
-    "personal": lambda q, a: personal_data.personal(f"{q}\n{a}"),
+    "secret": lambda q, a: faults.secret(f"{q}\n{a}"),
+    "personal": lambda q, a: faults.personal(f"{q}\n{a}"),
 }
 ALONE = REQUEST | ANSWER | TEXT

@@ -1,4 +1,5 @@
-"""Faults of a single request or answer, besides those of answer_rules.py. A function returns the evidence, or None."""
+"""Faults of a single request or answer, besides those of answer_rules.py and mistakes.py; secrets and personal data,
+which a model should not memorize, with their check digits. A function returns the evidence, or None."""
 
 import re
 
@@ -109,3 +110,38 @@ def other_language(request: str, answer: str) -> str | None:
     letters = [c for c in answer if c.isalpha()]
     foreign_letters = sum(not c.isascii() for c in letters)
     return answer.strip()[:60] if foreign_letters > (1 - answer_rules.LATIN) * len(letters) else None
+
+
+def secret(text: str) -> str | None:
+    """Return the first 12 characters of a key or token, or None."""
+    match = PATTERNS["secret"].search(text)
+    return f"{match[0][:12]}…" if match else None
+
+
+def personal(text: str) -> str | None:
+    """Return an email address, IBAN, or telephone, social security or card number that is not plainly invented."""
+    for match in PATTERNS["email"].finditer(text):
+        if not PATTERNS["invented"].search(match[1].lower()):
+            return match[0]
+    for match in PATTERNS["phone"].finditer(text):
+        if not PATTERNS["fictional"].search(match[0]):
+            return match[0].strip()
+    checks = ("social", lambda number: number != "123-45-6789"), ("card", passes_luhn), ("iban", passes_mod_97)
+    for name, is_valid in checks:
+        for match in PATTERNS[name].finditer(text):
+            if is_valid(match[0]):
+                return match[0]
+    return None
+
+
+def passes_luhn(number: str) -> bool:
+    """Return whether a payment card number has a right check digit (ISO/IEC 7812-1)."""
+    digits = [int(c) for c in number if c.isdigit()][::-1]
+    doubled = [d if i % 2 == 0 else sum(divmod(2 * d, 10)) for i, d in enumerate(digits)]
+    return len(set(digits)) > 2 and digits[-1] in (3, 4, 5, 6) and sum(doubled) % 10 == 0
+
+
+def passes_mod_97(account: str) -> bool:
+    """Return whether an IBAN has right check digits (ISO 13616)."""
+    plain = account.replace(" ", "")
+    return int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1

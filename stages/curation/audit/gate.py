@@ -107,11 +107,9 @@ def held_out(cfg: Audit) -> HeldOut:
                 request = "\n\n".join(requests_of(row) or row.answers)
             prompts.add(request, report.place)
         if report.bad_rows:
-            bad_row = report.bad_rows[0]
+            bad_row, path = report.bad_rows[0], f"{key}[{i}].path={source.path}"
             fault = f"{bad_row.file}: line {bad_row.line}: {bad_row.error}"
-            raise UserError(
-                f"{key}[{i}].path={source.path}: a row cannot be read. {fault}. Correct or remove the row."
-            )
+            raise UserError(f"{path}: a row cannot be read. {fault}. Correct or remove the row.")
     return prompts
 
 

@@ -66,11 +66,9 @@ def agreement(run: Evidence) -> Finding | None:
         if checks := run.prompts[pair.prompt_id].checks:
             chosen, rejected = (share_passed(checks, side[0]["content"]) for side in (pair.chosen, pair.rejected))
             better, worse = better + (chosen > rejected), worse + (chosen < rejected)
-    if (differing := better + worse) < ENOUGH:
+    if (count := better + worse) < ENOUGH:
         return None
-    return Finding.of(
-        "agreement", better / differing, f"of {differing} pairs whose completions differ in their checks"
-    )
+    return Finding.of("agreement", better / count, f"of {count} pairs whose completions differ in their checks")
 
 
 def contradictory(run: Evidence) -> Finding:

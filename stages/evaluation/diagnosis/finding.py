@@ -48,10 +48,9 @@ class Normal:
         """Return 0 in the range, 1 (OUT) outside it, 2 (FAR) far outside."""
         if not (self.below(value) or self.above(value)):
             return 0
-        beyond = (self.floor is not None and value <= self.floor) or (
-            self.ceiling is not None and value >= self.ceiling
-        )
-        return FAR if beyond else OUT
+        far_below = self.floor is not None and value <= self.floor
+        far_above = self.ceiling is not None and value >= self.ceiling
+        return FAR if far_below or far_above else OUT
 
     def in_words(self, form: str) -> str:
         """Return the range as text: `25% to 75%`, `at least 300`."""

@@ -4,28 +4,13 @@ import re
 from collections.abc import Callable
 
 from stages.store.text_units import lines, paragraphs
+from stages.tasks.words import patterns_of
 
-_CLOSING = (
-    r"(?:\w+ ){0,3}?(?:best|yours|regards|wishes|love|cheers|thanks|thank you|sincerely|warmly|truly|friend|signed)"
-    r"(?: \w+)?(?:,| ?[-–—]) ?"
-)
-_DAY = r"(?:0?[1-9]|[12][0-9]|3[01])"
-_MONTH = (
-    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sep(?:t(?:ember)?)?|oct(?:ober)?"
-    r"|nov(?:ember)?|dec(?:ember)?)\.?"
-)
+_PATTERNS = patterns_of(__file__)
+_CLOSING, _DAY, _MONTH, _PICTURE = (_PATTERNS[name] for name in ("closing", "day", "month", "picture"))
 _DATE = (
     rf"(?:{_DAY}(?:st|nd|rd|th)?(?: of)? {_MONTH},? [0-9]{{4}}|{_MONTH} {_DAY}(?:st|nd|rd|th)?,? [0-9]{{4}}"
     r"|[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01]))"
-)
-# The characters that Unicode counts as emoji, without neighbours such as ★ and ✓.
-_PICTURE = (
-    "(?:[\U0001f004\U0001f0cf\U0001f170-\U0001f19a\U0001f201-\U0001f251\U0001f300-\U0001f3fa\U0001f400-\U0001f64f"
-    "\U0001f680-\U0001f6ff\U0001f7e0-\U0001f7eb\U0001f90c-\U0001f9ff\U0001fa70-\U0001faff"
-    "⌚⌛⏩-⏳◽◾⬛⬜⭐⭕☀-☄☎☑☔☕☘☝☠☢☣☦☪☮☯☸-☺♀♂♈-♓♟♠♣♥♦♨♻♾♿"
-    "⚒-⚗⚙⚛⚜⚠⚡⚧⚪⚫⚰⚱⚽⚾⛄⛅⛈⛎⛏⛑⛓⛔⛩⛪⛰-⛵⛷-⛺⛽"
-    "✂✅✈-✍✏✒✔✖✝✡✨✳✴❄❇❌❎❓-❕❗❣❤➕-➗➡➰➿]"
-    "|[\u2190-\u2bff](?=\ufe0f))[\ufe0f\U0001f3fb-\U0001f3ff]*"
 )
 # A flag has two letters, a keycap a digit and a frame; families and professions join several pictures.
 _EMOJI = rf"[\U0001f1e6-\U0001f1ff]{{2}}|[0-9#*]\ufe0f?\u20e3|{_PICTURE}(?:\u200d{_PICTURE})*"

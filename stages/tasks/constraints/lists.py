@@ -14,12 +14,8 @@ ITEM = re.compile(f"{NUMBER.pattern}|{BULLET.pattern}")
 BOX = re.compile(r"\s*(?:[-*•+]\s+)?\[ \]\s*\S")
 CHECKS: dict[str, Callable[..., bool]] = {
     "bullets_exactly": lambda answer, count: len(_items(answer, BULLET)) == len(_items(answer, DASH)) == count,
-    "numbered_exactly": lambda answer, count: (
-        [int(mark) for mark in _marks(answer, NUMBER)] == list(range(1, count + 1))
-    ),
-    "lettered_items": lambda answer, count: (
-        [mark.lower() for mark in _marks(answer, LETTER)] == list("abcdefghi"[:count])
-    ),
+    "numbered_exactly": lambda answer, count: [*map(int, _marks(answer, NUMBER))] == [*range(1, count + 1)],
+    "lettered_items": lambda answer, count: "".join(_marks(answer, LETTER)).lower() == "abcdefghi"[:count],
     "checklist": lambda answer, count: sum(BOX.match(line) is not None for line in answer.splitlines()) >= count,
 }
 

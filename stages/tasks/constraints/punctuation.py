@@ -4,14 +4,9 @@ import re
 from collections.abc import Callable
 
 from stages.store.text_units import lines
+from stages.tasks.words import patterns_of
 
-SHORTENED = re.compile(
-    r"n['’‘ʼ]t\b|\w['’‘ʼ](?:re|ve|ll|m|d)\b|"
-    r"\b(?:it|that|there|here|what|who|where|how|let|he|she)['’‘ʼ]s\b",
-    re.IGNORECASE,
-)
-RANGE = re.compile(r"(?<=\d)[ \t]*[-–—][ \t]*(?=\d)")
-DASH = re.compile(r"(?<=[\w\"'”’»)*`.,!?%])[ \t]*(?:[–—]|-{2,3}|(?<=[ \t])-(?=\s))\s*(?=[\w\"'“‘«(*`$])")
+SHORTENED, RANGE, DASH = (re.compile(patterns_of(__file__)[name]) for name in ("shortened", "range", "dash"))
 CHECKS: dict[str, Callable[..., bool]] = {
     "no_commas": lambda answer: not re.search("[,，،、]", answer),
     "exclamations_exactly": lambda answer, count: len(re.findall("[!！]", answer)) == count,

@@ -5,16 +5,12 @@ from collections.abc import Callable
 
 from stages.store.text_units import words
 from stages.tasks.constraint import Draw
-from stages.tasks.words import NAMES, words_of
+from stages.tasks.words import NAMES, patterns_of, words_of
 
 KNOWN = {language: frozenset(frequent) for language, frequent in words_of(__file__).items()}
 # Exceptions: "I would like a boat" and "as soon as it rains" are not comparisons.
 LIKING = frozenset("i you we they would d to who people may might not t".split())
-AS_AS = re.compile(
-    r"\bas\s+(?!(?:well|soon|it|you|we|they|he|she|i|a|an|the|if|to)\b|(?:long|far)\s+as\s+(?!an?\b))"
-    r"(?:[\w'’*-]+\s+){1,3}as\b(?!\s+possible)",
-    re.IGNORECASE,
-)
+AS_AS = re.compile(patterns_of(__file__)["as_as"])
 UNITS = "k?m|cm|k?g|ml|(?:kilo)?met(?:re|er)s|feet|miles|degrees|calories|(?:kilo)?grams|lit(?:re|er)s|dollars|euros"
 CHECKS: dict[str, Callable[..., bool]] = {
     "second_person": lambda answer, count: _times("you|your|yours|yourself", answer) >= count,
