@@ -19,6 +19,7 @@ def test_a_rooms_words_are_its_file_names() -> None:
         "human",
         "judge",
         "reward_model",
+        "source_order",
         "verifier",
     ]
     assert plugins.plugin_words("samplers", "Sampler") == ["generate", "hf", "openai", "openvino"]
