@@ -1,8 +1,10 @@
-"""A base that never chatted, through the chain: `python -m tests.bench.true_base TEXT.gz… [steps=200] [KEY=VALUE …]`.
+"""A base that never chatted, through the chain: `python -m tests.bench.true_base TEXT.gz… [steps=200] [untrained=0]
+[KEY=VALUE …]`.
 
 No true base is on PyPI. This makes a stand-in: the embedded model without its chat template, trained for some hundred
-steps on running text, as a GGUF file. The chain then starts from that file; what is measured is whether it learns to
-end its answers, and keeps to it.
+steps on running text, as a GGUF file. With `untrained=3000`, as many of its last tokens and the marks of turns get the
+rows that tokens have which no text contains. The chain then starts from that file; what is measured is whether it
+learns to end its answers, and keeps to it.
 """
 
 import gzip
@@ -28,10 +30,10 @@ OUTPUTS = ROOT / "outputs" / "true_base"
 ROWS, TOKENS, RATE = 2, 512, 1e-4
 
 
-def main(texts: list[Path], steps: int, overrides: list[str]) -> None:
-    file = OUTPUTS / "base.gguf"
+def main(texts: list[Path], sizes: dict[str, int], overrides: list[str]) -> None:
+    file = OUTPUTS / f"base_{sizes['steps']}_{sizes['untrained']}.gguf"
     if not file.exists():
-        make(texts, steps, file)
+        make(texts, sizes["steps"], sizes["untrained"], file)
     rate = [] if any(o.startswith("sft.learning_rate=") for o in overrides) else ["sft.learning_rate=5e-5"]
     command = [sys.executable, "run.py", f"model.path={file}", f"outputs={OUTPUTS}", *rate, *overrides]
     subprocess.run(command, cwd=ROOT, check=True)
@@ -41,13 +43,17 @@ def main(texts: list[Path], steps: int, overrides: list[str]) -> None:
         logging.info("%-5s passes %5.1f%%, ends %5.1f%% of its answers", title, 100 * passed, 100 * ended)
 
 
-def make(texts: list[Path], steps: int, file: Path) -> None:
+def make(texts: list[Path], steps: int, untrained: int, file: Path) -> None:
     """Write the stand-in."""
     folder = OUTPUTS / "made"
     stages.base.run(settings("model=embedded").model, {}, StageDir(folder, lambda m, s: None))
     model, tokenizer = load_model(folder / "model"), load_tokenizer(folder / "model")
     ids = [i for path in texts for i in tokenizer(read(path)).input_ids]
-    train(model, torch.tensor(ids[: len(ids) // TOKENS * TOKENS]).view(-1, TOKENS), steps)
+    rows = torch.tensor(ids[: len(ids) // TOKENS * TOKENS]).view(-1, TOKENS)
+    train(model, rows, steps)
+    if untrained:
+        marks = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+        untrain(model, rows[:8], [*marks, *range(len(tokenizer) - untrained, len(tokenizer))])
     tokenizer.chat_template = None
     tokenizer.bos_token = tokenizer.eos_token = tokenizer.pad_token = "<|endoftext|>"
     for name in ("bos", "eos", "pad"):
@@ -86,9 +92,18 @@ def train(model: PreTrainedModel, rows: torch.Tensor, steps: int) -> None:
             progress.update(note=f"loss {loss.item():.2f}")
 
 
+@torch.no_grad()
+def untrain(model: PreTrainedModel, rows: torch.Tensor, tokens: list[int]) -> None:
+    """Give these tokens rows away from the mean hidden state, where training drives rows of tokens that no text has."""
+    hidden, weight = model.base_model(rows).last_hidden_state.mean((0, 1)), model.get_output_embeddings().weight
+    noise = torch.randn(len(tokens), weight.shape[1], generator=torch.Generator().manual_seed(0))
+    directions = 0.3 * noise / weight.shape[1] ** 0.5 - hidden / hidden.norm()
+    weight[tokens] = weight.norm(dim=-1).mean() * directions
+
+
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     names = [a for a in sys.argv[1:] if "=" not in a]
-    typed = [a for a in sys.argv[1:] if "=" in a]
-    most_steps = next((int(a.removeprefix("steps=")) for a in typed if a.startswith("steps=")), 200)
-    main([Path(a) for a in names], most_steps, [a for a in typed if not a.startswith("steps=")])
+    typed = dict(a.split("=", 1) for a in sys.argv[1:] if "=" in a)
+    counts = {name: int(typed.pop(name, default)) for name, default in (("steps", 200), ("untrained", 0))}
+    main([Path(a) for a in names], counts, [f"{key}={value}" for key, value in typed.items()])
