@@ -94,7 +94,7 @@ def train(model: PreTrainedModel, rows: torch.Tensor, steps: int) -> None:
 
 @torch.no_grad()
 def untrain(model: PreTrainedModel, rows: torch.Tensor, tokens: list[int]) -> None:
-    """Give these tokens rows away from the mean hidden state, where training drives rows of tokens that no text has."""
+    """Give these tokens rows away from the mean hidden state: there training drives the rows of tokens in no text."""
     hidden, weight = model.base_model(rows).last_hidden_state.mean((0, 1)), model.get_output_embeddings().weight
     noise = torch.randn(len(tokens), weight.shape[1], generator=torch.Generator().manual_seed(0))
     directions = 0.3 * noise / weight.shape[1] ** 0.5 - hidden / hidden.norm()
