@@ -32,22 +32,18 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     frozen = inputs.get("frozen", inputs["policy"]) / "model"  # the weights under a continued adapter
     kind = ReferenceFreeTrainer if cfg.reference_free else objective.StoredReferenceTrainer
     fit = Fit(kind, cfg, rows, contract, frozen, out)
-    start = load_frozen(frozen, contract, cfg, cfg.start_weights, fit.args.device)
-    policy = objective.trainable_model(start, inputs["policy"] / "adapter", fit.cfg, out)
+    model = load_frozen(frozen, contract, cfg, cfg.start_weights, fit.args.device)
+    policy = objective.trainable_model(model, inputs["policy"] / "adapter", fit.cfg, out)
     trainer = fit.build_trainer(policy)
-    figures, start_loss = dict[str, Any](), lambda _: objective.starting_loss(cfg)
-    if cfg.reference_free:
-        fit.train()
-    else:
-        first_step = FirstStepCheck(trainer, inputs, rows.train.ids, start_loss)
-        fit.train(first_step)
-        figures = first_step.figures
+    start = lambda _: objective.starting_loss(cfg)
+    checks = [] if cfg.reference_free else [FirstStepCheck(trainer, inputs, rows.train.ids, start)]
+    fit.train(*checks)
     held_out_margins = objective.reward_margins(trainer, objective.read_held_out(inputs, held_out))
     if not out.is_main:
         return {}
     fit.publish(lambda weights: load_frozen(frozen, contract, cfg, weights), held_out_margins)
 
-    figures |= objective.read_last_figures(out.path)
+    figures = (checks[0].figures if checks else {}) | objective.read_last_figures(out.path)
     warning = "" if cfg.reference_free else displacement(figures, held_out.rows)
     fit.describe(inputs, figures, warning, risen_loss_message(EvalHistory(trainer), cfg))
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"

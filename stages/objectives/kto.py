@@ -23,7 +23,7 @@ from stages.models import lm_head
 from stages.models.contract import Contract
 from stages.models.loading import load_model
 from stages.models.packing import ATTENTION, attention_name, pack_pairs, send_batch
-from stages.models.scoring import autocast, require_same_tokens
+from stages.models.scoring import autocast, require_same_tokens, round_weights_once
 from stages.objectives.first_step import score_in_batches
 from stages.store.records import PairLogProbs, stream
 from stages.store.single_completions import UnpairedPreference, mismatched_pairs
@@ -206,7 +206,8 @@ def starting_loss(trainer: CompletionTrainer, count: int) -> float:
 def rewards(trainer: CompletionTrainer, pairs: Sequence[PairLogProbs], labels: dict[str, bool]) -> list[Row]:
     """Return the trained policy's reward of every completion, β log π(y|x)/π_ref(y|x), in nats, and its label."""
     trainer.model.eval()
-    scored = zip(pairs, trainer.log_probs(pairs), strict=True)
+    with round_weights_once(trainer.args.device):
+        scored = zip(pairs, trainer.log_probs(pairs), strict=True)
     return [
         {"id": p.id, "reward": trainer.cfg.beta * (sum(own) - sum(p.chosen_logps)), "desirable": labels[p.id]}
         for p, (own, _) in scored
