@@ -72,13 +72,14 @@ def test_loss_and_rewards_are_trls_on_the_same_tokens(
     batch_rows = [trainer.train_dataset[i] for i in range(6)]
     pad_id = contract.tokenizer.pad_token_id
     trl_batch = padded(batch_rows, "chosen", pad_id) | padded(batch_rows, "rejected", pad_id)
-    expected, figures = trl.get_batch_loss_metrics(start.eval(), trl_batch)
+    losses, chosen, rejected = trl.cpo_loss(*trl.concatenated_forward(start.eval(), trl_batch)[:2])
     trainer.model.eval()
-    assert float(trainer.compute_loss(trainer.model, trainer.collate(batch_rows))) == pytest.approx(
-        float(expected), abs=1e-6
-    )
-    for name in ("chosen", "rejected", "margins", "accuracies"):
-        assert trainer._metrics["eval"][f"rewards/{name}"] == pytest.approx([figures[f"rewards/{name}"]], abs=1e-5)
+    loss = trainer.compute_loss(trainer.model, trainer.collate(batch_rows))
+    assert float(loss.detach()) == pytest.approx(float(losses.mean().detach()), abs=1e-6)
+    rewards = {"chosen": chosen, "rejected": rejected, "margins": chosen - rejected}
+    rewards["accuracies"] = (chosen > rejected).float()
+    for name, values in rewards.items():
+        assert trainer._metrics["eval"][f"rewards/{name}"] == pytest.approx([float(values.mean())], abs=1e-5)
     trainer.model.train()
     start.train()
     trainer.compute_loss(trainer.model, trainer.collate(batch_rows)).backward()
