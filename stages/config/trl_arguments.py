@@ -103,6 +103,8 @@ def validate_losses(cfg: DPO) -> None:
             f"dpo.loss_type={cfg.loss_type}: simpo needs no reference, and the other losses do. Type dpo.loss_type="
             "[simpo] dpo.loss_weights=null, or leave simpo out."
         )
+    if cfg.reference_free and (unread := {"use_weighting", "router_aux_loss_coef"}.intersection(cfg.trainer)):
+        raise UserError(f"dpo.trainer.{min(unread)}: the loss simpo does not read this. Leave it out.")
     divergence = cfg.trainer.get("f_divergence_type", "reverse_kl")
     if divergence != "reverse_kl" and (without := [loss for loss in cfg.loss_type if loss not in OF_ANY_DIVERGENCE]):
         raise UserError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.config.blocks.training import DPO, SFT, Training
-from stages.config.choices import LOSS_TYPES, SIMPO, Checkpointing, Sharding
+from stages.config.choices import LOSS_TYPES, Checkpointing, Sharding
 from stages.config.errors import UserError, suggest
 from stages.config.installation import read_beside
 
@@ -51,7 +51,6 @@ IS_READ: dict[str, Callable[[Training], bool]] = {
     "discopop": by_loss(["discopop"]),
     "diverging losses": by_loss(DIVERGING),
     "losses of preferences": by_loss([loss for loss in LOSS_TYPES if loss != "sft"]),
-    "losses of TRL": lambda block: SIMPO not in losses(block),
     "alpha divergence": lambda block: block.trainer.get("f_divergence_type") == "alpha_divergence",
     "SFT": lambda block: isinstance(block, SFT),
     "other losses than dft": lambda block: block.trainer.get("loss_type") != "dft",

@@ -27,7 +27,7 @@ LOOKS = {
     "base": Look("#858d9c", "#768090", "▲", "^"),
     "sft": Look("#0a3f70", "#5aa9f0", "■", "s"),
     "control": Look("#7b3fa0", "#cfa5f5", "◆", "D"),
-    "control_pairs": Look("#2f7d5b", "#8fd9b6", "▼", "v"),
+    "control_pairs": Look("#1d7a57", "#b9f0d4", "▼", "v"),
     "policy": Look("#cf4f08", "#ffb37f", "●", "o"),
 }
 

@@ -86,9 +86,7 @@ def test_ones_own_prompts_are_all_asked_and_equal_answers_are_ties(chain: Chain,
     wins, ties = sum(better[a.candidate_id] for a, _ in pairs), better[None]
     assert row["win_rate"]["mean"] == pytest.approx((wins + ties / 2) / 40)
     assert evaluation["gives_verdict"] == ["checks", "judged"]
-    assert (
-        evaluation["verdict"].startswith("DPO ") and "The judge prefers" in evaluation["verdict"]
-    )  # which loves length
+    assert evaluation["verdict"].startswith("DPO ") and "The judge " in evaluation["verdict"]
     assert row["nulls"]["one constant answer"]["mean"] < 1
 
 

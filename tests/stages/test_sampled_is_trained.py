@@ -179,8 +179,7 @@ def test_what_fits_is_measured_without_an_end_that_is_not_there(
         p.id for p in pairs_of(inputs) if p.rejected_finish_reason == "length" and len(p.rejected_token_ids) == 4
     )
     cfg: DPO = block(max_length=length[longest], max_dropped=1.0)
-    pairs = ((pair, scored.get(pair.id)) for pair in pairs_of(inputs))
-    rows = read_rows(pairs, contract, cfg, StageDir(tmp_path, lambda m, s: None))
+    rows = read_rows(inputs, contract, cfg, StageDir(tmp_path, lambda m, s: None))
     assert longest in {*rows.train.ids, *rows.validation.ids}
 
 
