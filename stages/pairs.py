@@ -32,6 +32,7 @@ from stages.store.records import (
     stream,
 )
 from stages.store.splits import draw_side
+from stages.store.text_units import transcript
 from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
 from stages.store.workspace import StageDir
 
@@ -218,13 +219,16 @@ def publish_control(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[
         turned = sum(new is not pair for new, pair in zip(pairs, run_pairs, strict=True))
         how = f"{turned} of them turned around by a coin"
     else:
-        pair_counts, rules = Counter(p.prompt_id for p in run_pairs), make_admissions(cfg, pool, share_ended(pool))[0]
-        pairs, how = [], "valid contrasts at random"
+        ended, pair_counts = share_ended(pool), Counter(p.prompt_id for p in run_pairs)
+        cfg = replace(cfg, unfinished=resolve_unfinished(cfg.unfinished, ended))
+        rules, pairs, how = make_admissions(cfg, pool, ended)[0], [], "valid contrasts at random"
         for prompt, _, contrasts, unsound in judged_prompts(cfg, pool):
             block = replace(cfg, strategy=Strategy.random, max_per_prompt=max(1, pair_counts[prompt.id]))
             usable = rules.admit(contrasts, unsound)[0] if pair_counts[prompt.id] else []
             chosen = select_contrasts(usable, Strategy.random, block, prompt.id)
             pairs += [make_pair(prompt, contrast, run_pairs[0].labeler, block) for contrast in chosen]
+        if {p.id for p in pairs} == {p.id for p in run_pairs}:
+            out.warn("control_pairs=random: no prompt has another valid pair, so these are the run's. Set it to coin.")
     save(out / "pairs.parquet", pairs, Pair)
     summary = f"{len(pairs)} pairs ({how}) of the same candidates as the run's {len(run_pairs)}"
     return {"pairs": len(pairs), "held_out": sum(p.split == "validation" for p in pairs), "summary": summary}
@@ -237,7 +241,7 @@ def turn_around(pair: Pair) -> Pair:
         return pair
     names = [name.removeprefix("chosen") for name in vars(pair) if name.startswith("chosen")]
     sides = {f"{a}{name}": vars(pair)[f"{b}{name}"] for name in names for a, b in permutations(("chosen", "rejected"))}
-    new_id = content_id(pair.prompt_id, pair.rejected[0]["content"], pair.chosen[0]["content"])
+    new_id = content_id(pair.prompt_id, transcript(pair.rejected), transcript(pair.chosen))
     return replace(pair, **sides, id=new_id, margin=None if pair.margin is None else -pair.margin)
 
 

@@ -59,7 +59,7 @@ def lineage_settings(manifests: list[Manifest]) -> dict[str, str]:
     one_of_several = pool_blocks(manifests) | source_blocks(manifests)
     for m in manifests:
         block = one_of_several.get(m["fingerprint"], BLOCKS.get(str(m["stage"]), str(m["stage"])))
-        block = "control" if m["settings"].get("control") else block
+        block = "control" if m["stage"] == "sft" and m["settings"].get("control") else block
         version = {"version": m["version"]}
         named = [*named_settings(version | m["settings"], version | m["config"], block)]
         # Two files may have the same name, so the first digits of the digest are shown, too.

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from stages.commands import compare
+from stages.commands.node_settings import lineage, lineage_settings
+from stages.pairs import turn_around
 from stages.pipeline.graph import requested_nodes
 from stages.pipeline.provenance import target_stage
-from stages.store.records import Candidate, Judgement, Pair, load
+from stages.store.records import Candidate, Judgement, Message, Pair, load
 from stages.store.sealed_json import load_json
+from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, nodes, refused, settings
 
 RANDOM, COIN = "control_pairs=random", "control_pairs=coin"
@@ -69,11 +73,49 @@ def test_it_is_evaluated_beside_the_policy_and_is_no_target_of_stage_pairs(drawn
     assert all(both[name].fingerprint == alone[name].fingerprint for name in ("pairs", "dpo", "answer_policy"))
 
 
+def test_a_comparison_names_it_by_the_key_of_pairs(drawn: Chain) -> None:
+    published = compare.published_nodes(Store(drawn.root))
+    fingerprint = drawn.manifest("control_pairs", *POOL, COIN)["fingerprint"]
+    settings_by_key = lineage_settings(lineage(published, ("dpo", fingerprint)))
+    assert settings_by_key["pairs.control"] == "coin"
+    assert not [key for key in settings_by_key if key.startswith("control.")]
+
+
 def test_rounds_train_the_control_round_by_round(tmp_path: Path) -> None:
     graph = nodes(tmp_path, "rounds=2", RANDOM)
     assert graph["control_pairs"].inputs["policy"] is graph["control_pairs_1"]
     assert graph["pairs_control_1"].inputs["judged"] is graph["label_1"]
     assert graph["reference_control"].inputs["reference"] is graph["control_pairs_1"]
+
+
+def test_cut_off_candidates_are_rejected_as_in_the_runs_pairs(tmp_path: Path) -> None:
+    """Answers of SFT end, and those of the base do not."""
+    chain, pool = Chain(tmp_path), ("label=source_order", "sample.pool=[{model:sft,n:2},{model:base,n:1}]", RANDOM)
+    build(chain.root, "stage=eval", *pool)
+    run_pairs, control = (pairs_of(chain, name, *pool) for name in ("pairs", "pairs_control"))
+    assert sum(p.rejected_finish_reason == "length" for p in run_pairs) > 0
+    assert Counter(p.prompt_id for p in control) == Counter(p.prompt_id for p in run_pairs)
+
+
+def test_pairs_that_are_the_runs_own_give_a_warning(tmp_path: Path) -> None:
+    chain, typed = Chain(tmp_path), ("label=dataset", "label.path=docs/examples/preferences.jsonl", RANDOM)
+    build(chain.root, "stage=eval", *typed)
+    [warning] = chain.manifest("pairs_control", *typed)["warnings"]
+    assert warning.startswith("control_pairs=random: ") and "coin" in warning
+
+
+def test_a_turned_pair_of_several_turns_has_an_id_of_its_own() -> None:
+    """The two pairs share their first answer."""
+    turns = [{"role": "assistant", "content": "A"}, {"role": "user", "content": "?"}]
+    sides = [[*turns, {"role": "assistant", "content": answer}] for answer in "BCD"]
+    turned = [turn_around(pair(sides[0], rejected)) for rejected in sides[1:]]
+    assert len({p.id for p in turned}) == 2 and all(p.rejected == sides[0] for p in turned)
+
+
+def pair(chosen: list[Message], rejected: list[Message]) -> Pair:
+    prompt = [{"role": "user", "content": "Q"}]
+    rest = {"labeler": "dataset", "strategy": "all", "chosen_id": "a", "rejected_id": "b", "split": "preference"}
+    return Pair("x", "p", prompt, chosen, rejected, margin=None, **rest, rejected_finish_reason="stop")
 
 
 @pytest.mark.parametrize(
