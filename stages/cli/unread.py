@@ -167,8 +167,8 @@ def training_keys(cfg: Config) -> Iterator[Unread]:
         deciding = ("pairs", "pairs.strategy")
         yield Unread(("pairs.max_per_prompt",), deciding, "pairs=best_worst makes one pair per prompt", "pairs=all")
     if cfg.by_pairs and cfg.dpo.reference_free:
-        reason = "dpo.loss_type=[simpo] needs no reference"
-        yield Unread(("reference", "dpo.reference"), ("dpo.loss_type",), reason, "dpo.loss_type=[sigmoid]")
+        reason, keys = "dpo.loss_type=[simpo] needs no reference", ["reference"] * (Align.kto not in cfg.objectives)
+        yield Unread((*keys, "dpo.reference"), ("dpo.loss_type",), reason, "dpo.loss_type=[sigmoid]")
     else:
         reason = "no loss is simpo"
         yield Unread(("dpo.simpo_gamma",), ("dpo.loss_type",), reason, "dpo.loss_type=[simpo]")

@@ -97,6 +97,12 @@ def test_it_is_refused_with_its_key_and_read_beside_what_reads_it(typed: str, ad
     reads(*others_typed, *added.split())
 
 
+def test_kto_reads_the_reference_that_simpo_beside_it_does_not() -> None:
+    reads("dpo.loss_type=[simpo]", "arms=[kto]", "reference.precision=bf16")
+    with pytest.raises(UserError, match=r"needs no reference"):
+        reads("dpo.loss_type=[simpo]", "reference.precision=bf16")
+
+
 def test_what_a_group_or_a_recipe_says_may_wait_unread() -> None:
     """`scale=toy` sets preferences for any recipe that reads some, and null sets nothing."""
     reads("scale=toy")
