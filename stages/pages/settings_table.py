@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 
+from stages.config.choices import SIMPO
 from stages.config.schema import POLICY_STAGES
 from stages.store.manifest import Manifest
 
@@ -42,7 +43,7 @@ def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
         return f"{title}, Kahneman-Tversky optimisation, trains {before} further on {labelled}. {before} is {start}."
     if "pairs" not in policy["inputs"]:
         return f"{title} is {start}."
-    full = ", direct preference optimisation," * (title == "DPO")
+    full = {"DPO": ", direct preference optimisation,", "SimPO": ", simple preference optimisation,"}.get(title, "")
     learnt = pairs(nodes["pairs"], nodes["label"])
     return (
         f"{title}{full} trains {before} further to prefer chosen to rejected answers ({learnt}). {before} is {start}."
@@ -161,6 +162,8 @@ def objective(manifest: Manifest) -> str:
         clauses.append(f"loss {' + '.join(parts)}")
     if (beta := s.get("beta")) is not None:
         clauses.append(f"beta {short(beta)}")
+    if losses == [SIMPO]:
+        clauses.append(f"margin {short(s.get('simpo_gamma', beta / 2))}")
     return ", ".join([*clauses, training(manifest)])
 
 

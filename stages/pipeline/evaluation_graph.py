@@ -139,7 +139,9 @@ def name_models(cfg: Config, models: Mapping[str, Node]) -> dict[str, str]:
     """Return the models' titles for the report by role: the role or the objective that trained the model. If the run
     trains nothing, the two compared models are named by their folders."""
     if Role.other not in models:
-        return {role: TITLES.get(role) or OBJECTIVES[model.stage].title for role, model in models.items()}
+        by_stage = {name: objective.title for name, objective in OBJECTIVES.items()}
+        by_stage |= {"dpo": "SimPO"} if cfg.dpo.reference_free else {}
+        return {role: TITLES.get(role) or by_stage[model.stage] for role, model in models.items()}
     paths = [Path(path) for path in (cfg.eval.judged.folders[0], cfg.model.path or "random weights")]
     names = [path.parent.name if path.name == "model" else path.name for path in paths]  # as in NODE/model
     return dict(zip((Role.other, Role.policy), names if len({*names}) > 1 else map(str, paths), strict=True))

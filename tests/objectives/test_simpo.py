@@ -111,7 +111,9 @@ def test_a_chain_without_a_reference(chain: Chain) -> None:
     assert sum(margins) / len(margins) == pytest.approx(last, abs=1e-5)
     assert manifest["metrics"]["held_out"] == len(margins) > 0
     build(chain.root, "stage=report", *TYPED)
-    assert "simpo" in (chain.root / "report.html").read_text()
+    page = (chain.root / "report.html").read_text()
+    assert "SimPO, simple preference optimisation, trains" in page
+    assert "simpo, beta 2, margin 1, " in page
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Why did it not help? Runs that are wrong on purpose, and what the report's block says of them."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -97,6 +98,17 @@ def test_a_key_that_is_told_to_be_tried_can_be_typed(mixture: tuple[str, ...], c
         constraints.validate_config(settings(*TINY, *mixture, *(name + value for name, value in typed if value)))
         for name in (name for name, value in typed if not value):
             assert OmegaConf.select(composed(*TINY), name, default=...) is not ..., name
+
+
+def test_of_simpo_nothing_is_said_of_a_reference_or_of_lengths_that_nobody_knows(chain: Chain) -> None:
+    run = evidence(chain)
+    losses = {"loss_type": ["simpo"], "beta": 50.0}
+    run = replace(run, settings=run.settings | losses, lengths=[(9, 1)] * causes.ENOUGH, held_out_tokens=math.nan)
+    measured = [f for measure in (*causes.CAUSES, *effects.EFFECTS) if (f := measure(run))]
+    assert {"beta", "chosen longer than rejected"} <= {f.quantity for f in measured if f.severity == FAR}
+    assert not [f for f in measured if math.isnan(f.value)]
+    texts = [text for f in measured for cause in (f.below, f.above) if cause for text in (cause.clause, cause.advice)]
+    assert not re.search(r"\breference|ld_alpha|sigmoid_norm", " ".join(texts))
 
 
 def test_pairs_that_contradict_or_repeat_one_another_are_counted(chain: Chain) -> None:

@@ -55,7 +55,8 @@ def longer(run: Evidence) -> Finding | None:
     if correlation is not None:
         detail += f"; score and length of candidates correlate by {signed(correlation, '{:+z.2f}')}"
     labels = "a labeler" if run.drawn else "preferences"
-    loss = replace_main_loss(run.settings["loss_type"], "sigmoid_norm")
+    losses = run.settings["loss_type"]  # SimPO takes a mean over tokens already
+    loss = "" if SIMPO in losses else f"; {replace_main_loss(losses, 'sigmoid_norm')} or dpo.trainer.ld_alpha=0.5"
     return Finding.of("longer", sum(unequal) / len(unequal), detail, labels=labels, loss=loss)
 
 
@@ -100,14 +101,11 @@ def learning_rate(run: Evidence) -> Finding:
 
 
 def beta(run: Evidence) -> Finding:
-    # These losses take a mean over tokens, not a sum.
-    per_token = not {"sigmoid_norm", SIMPO}.isdisjoint(run.settings["loss_type"])
+    if SIMPO in run.settings["loss_type"]:
+        return Finding.of("simpo_beta", run.settings["beta"])
+    per_token = "sigmoid_norm" in run.settings["loss_type"]  # the loss takes a mean over tokens, not a sum
     normal, typical = (Normal.times(1.0, 10.0), 5) if per_token else (Normal.times(0.01, 0.5), 0.1)
-    source = (
-        "arXiv:2411.15124: 5; arXiv:2405.14734: 2 to 10"
-        if per_token
-        else "arXiv:2305.18290: 0.1 and 0.5; arXiv:2310.16944: 0.01 to 0.1"
-    )
+    source = "arXiv:2411.15124: 5" if per_token else "arXiv:2305.18290: 0.1 and 0.5; arXiv:2310.16944: 0.01 to 0.1"
     return Finding.of("beta", run.settings["beta"], normal=normal, source=source, typical=typical)
 
 

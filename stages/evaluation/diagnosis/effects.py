@@ -3,6 +3,7 @@
 No setting fixes an effect directly: effects show in which direction a run went wrong. Held-out pairs are the pairs
 that `pairs.validation_fraction` keeps out of training."""
 
+from math import isnan
 from typing import Any
 
 from stages.config.unread_arguments import replace_main_loss
@@ -56,7 +57,7 @@ def margin(run: Evidence) -> Finding | None:
 
 def displaced(run: Evidence) -> Finding | None:
     chosen, rejected = run.held_out("logps/chosen"), run.held_out("logps/rejected")
-    if chosen is None or rejected is None:
+    if chosen is None or rejected is None or isnan(run.held_out_tokens):
         return None
     changes = [signed(after - before, NATS) for before, after in (chosen, rejected)]
     detail = f"nats; per completion {changes[0]}, of rejected {changes[1]}"

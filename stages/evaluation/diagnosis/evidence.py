@@ -21,8 +21,8 @@ from stages.store.workspace import read_curves
 class Evidence:
     """Metrics, settings, pairs, curves and results of one run. `drawn`: candidates were sampled here, not read from a
     file. `settings`: those of DPO. `curve`: the points of DPO's training. `lengths`: tokens of chosen and rejected, by
-    pair. `held_out_tokens`: the mean length of held-out chosen completions. `prompts`: the judged pool's prompts, by
-    id."""
+    pair. `held_out_tokens`: the mean length of held-out chosen completions, or NaN. `prompts`: the judged pool's
+    prompts, by id."""
 
     label_metrics: dict[str, Any]
     drawn: bool
