@@ -223,10 +223,10 @@ def publish_control(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[
         cfg = replace(cfg, unfinished=resolve_unfinished(cfg.unfinished, ended))
         rules, pairs, how = make_admissions(cfg, pool, ended)[0], [], "valid contrasts at random"
         for prompt, _, contrasts, unsound in judged_prompts(cfg, pool):
-            block = replace(cfg, strategy=Strategy.random, max_per_prompt=max(1, pair_counts[prompt.id]))
-            usable = rules.admit(contrasts, unsound)[0] if pair_counts[prompt.id] else []
-            chosen = select_contrasts(usable, Strategy.random, block, prompt.id)
-            pairs += [make_pair(prompt, contrast, run_pairs[0].labeler, block) for contrast in chosen]
+            if count := pair_counts[prompt.id]:
+                block = replace(cfg, strategy=Strategy.random, max_per_prompt=count)
+                chosen = select_contrasts(rules.admit(contrasts, unsound)[0], Strategy.random, block, prompt.id)
+                pairs += [make_pair(prompt, contrast, run_pairs[0].labeler, block) for contrast in chosen]
         if {p.id for p in pairs} == {p.id for p in run_pairs}:
             out.warn("control_pairs=random: no prompt has another valid pair, so these are the run's. Set it to coin.")
     save(out / "pairs.parquet", pairs, Pair)

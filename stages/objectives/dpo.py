@@ -157,6 +157,8 @@ def read_rows(inputs: dict[str, Path], contract: Contract, cfg: DPO, out: StageD
         if tokens > cfg.max_length:
             rows.left_out.add(pair.id, f"longer than dpo.max_length={cfg.max_length} tokens", tokens)
             continue
+        if not cfg.reference_free:
+            require_same_tokens(pair, reference, contract)
         rows.add(pair.split, pair.id, trl_row(reference, cfg.trainer.get("ld_alpha")), pair.prompt)
     rows.settle()
     return rows
@@ -175,7 +177,6 @@ def scored_pairs(
         return
     for pair, scored in join_reference(pairs, stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)):
         if scored:
-            require_same_tokens(pair, scored, contract)
             yield pair, scored
         else:
             left_out.add(pair.id, "not scored by the reference")
