@@ -14,12 +14,13 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
-from stages.evaluation import judged, learnt, likelihood, outcomes, retention, rounds
+from stages.evaluation import judged, learnt, likelihood, measures, outcomes, retention, rounds
 from stages.evaluation.asked import PROMPT_SOURCES, prompts_of_set
 from stages.evaluation.checked import Checked
 from stages.evaluation.outcomes import Answers, Table, tabulate
 from stages.models.loading import resolve_device
 from stages.store import safe_files
+from stages.store.manifest import manifest_of
 from stages.store.records import Candidate, Example, Outcome, Pair, Records, save
 from stages.store.single_completions import UnpairedPreference
 from stages.store.workspace import StageDir
@@ -34,7 +35,7 @@ SETS_WITHOUT_CHECKS = {
 
 def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `results.json` (models, rates, differences, held-out pairs, judged comparisons, verdict) and
-    `outcomes.parquet` (pass or fail for every answer to a prompt with checks).
+    `outcomes.parquet` (pass or fail for every answer to a prompt with checks) and `measures.parquet` (for the gate).
     Raise UserError if no prompt and no held-out pair is left to evaluate."""
     titles = cfg.models
     by_set, left_out = read_shared_answers(cfg, inputs, out)
@@ -58,8 +59,10 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     table = by_checks or next(iter(unchecked.values()), checked.primary)  # the answers that the verdict is about
     scored = (checked.verdict_table if by_checks else table or checked.verdict_table).prompts
     scored = sorted(scored, key=lambda e: e.id)[: cfg.likelihood_prompts]
+    retained, measured = retention.claims(cfg, inputs, checked.everything, answers, out)
     results: dict[str, Any] = {
         "models": titles,
+        "decoding": decoding(inputs),
         "before": outcomes.before(titles),
         "main_difference": outcomes.main_difference(titles),
         "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in outcomes.differences(titles).items()},
@@ -73,13 +76,16 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "judged": comparisons,
         "gives_verdict": parts,
         **likelihood.score(cfg, inputs, scored, answers, out),
-        "retention": retention.claims(cfg, inputs, checked.everything, answers, out),
+        "retention": retained,
     }
     if by_round := rounds.compare_rounds(inputs, cfg.confidence):
         results["rounds"] = by_round
     results["cautions"] = learnt.cautions(results)
     results["verdict"] = verdict_of(results)
     save(out / "outcomes.parquet", checked.verdict_table.outcomes(), Outcome)
+    tables = [checked.everything, *checked.outside.values(), *unchecked.values()]
+    measured += measures.measure_answers(tables, checked.primary, answers["policy"])
+    save(out / measures.FILE, [*measured, *judged.measure_wins(cfg, inputs)], measures.Measure)
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
     main, groups = results["primary"], results["groups"]
     rates = [f"{title} {main[role]['mean']:.1%}" for role, title in titles.items() if main and "checks" in parts]
@@ -93,6 +99,12 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "verdict": results["verdict"],
         "summary": f"{', '.join(rates)}. " * bool(rates) + results["verdict"],
     }
+
+
+def decoding(inputs: dict[str, Path]) -> dict[str, int]:
+    """Return the settings of the greedy answers by set: the most tokens of one."""
+    answered = [name for name in PROMPT_SOURCES if f"{name}_policy" in inputs]
+    return {name: manifest_of(inputs[f"{name}_policy"])["settings"]["max_new_tokens"] for name in answered}
 
 
 def parts_of_verdict(checked: Checked, pairs: dict[str, Any], comparisons: dict[str, Any], own: bool) -> list[str]:

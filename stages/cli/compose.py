@@ -126,11 +126,11 @@ def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:
 
 
 def needs_graph(stage: str, typed: list[str]) -> bool:
-    """Return whether a command needs the nodes of its configuration. Commands that read the whole store do not; chat
-    and export only do if typed settings select a run."""
-    if stage in (Command.chat, Command.export):
+    """Return whether a command needs the nodes of its configuration. Commands that read the whole store do not; chat,
+    export and gate only do if typed settings select a run."""
+    if stage in (Command.chat, Command.export, Command.gate):
         keys = {key.partition(".")[0] for key in recipes.typed_values(typed)}
-        return bool(keys - {"stage", "outputs", "chat", "export", "tracker", "upstream", "hydra"})
+        return bool(keys - {"stage", "outputs", "chat", "export", "gate", "tracker", "upstream", "hydra"})
     return stage not in (Command.compare, Command.sync, Command.doctor, Command.gc, Command.convert)
 
 

@@ -45,7 +45,10 @@ def explained() -> Iterator[None]:
     except Exception as error:
         if (line := explain(error)) is None:
             raise
-        sys.exit(f"error: {line}")
+        if "stage=gate" not in process.read_typed_arguments():
+            sys.exit(f"error: {line}")
+        sys.stderr.write(f"error: {line}\n")
+        sys.exit(2)  # 1 is for a worse policy
 
 
 def error_message(error: BaseException) -> str | None:

@@ -95,6 +95,10 @@ def run(composed: DictConfig) -> float | None:
                 from stages.commands import compare
 
                 compare.show(store, cfg.compare)
+            case Command.gate:
+                from stages.commands import gate
+
+                sys.exit(gate.judge(store, cfg.gate, nodes, typed_overrides()))
             case Command.sync:
                 from stages.commands import sync
 

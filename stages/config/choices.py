@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 # The values of `stage` that build no node: these commands inspect the store or use its nodes.
-Command = StrEnum("Command", "plan compare gc doctor audit chat export sync parity convert")
+Command = StrEnum("Command", "plan compare gate gc doctor audit chat export sync parity convert")
 
 
 class Role(StrEnum):

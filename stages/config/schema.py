@@ -21,7 +21,7 @@ from stages.config.blocks.runtimes import DeviceRuntime
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import DPO, GRPO, KTO, OBJECTIVES, SFT, WITH_TRL, Reference, Reward, Training
 from stages.config.installation import PACKAGE, ROOT
-from stages.config.limits import between, positive, random_seed, words
+from stages.config.limits import Limit, between, limited, positive, random_seed, share, words
 
 # A wheel holds these folders inside the package, a checkout next to it.
 CONF, RECIPES, DOCS = ((PACKAGE if (PACKAGE / name).is_dir() else ROOT) / name for name in ("conf", "recipes", "docs"))
@@ -72,6 +72,15 @@ class Plan:
 @dataclass
 class Compare:
     sweep: str | None = MISSING
+
+
+@dataclass
+class Gate:
+    """The earlier evaluation, and the most that a measure may lose against it."""
+
+    against: str | None = MISSING
+    margin: float = share()
+    confidence: float = limited(Limit(0.5, "must be from 0.5 to below 1, as 0.95", high=1, below=True))
 
 
 @dataclass
@@ -156,6 +165,7 @@ class Config:
     launch: Launch = field(default_factory=Launch)
     plan: Plan = field(default_factory=Plan)
     compare: Compare = field(default_factory=Compare)
+    gate: Gate = field(default_factory=Gate)
     gc: GC = field(default_factory=GC)
     chat: Chat = field(default_factory=Chat)
     export: Export = field(default_factory=Export)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from stages.config.blocks.evaluation import CONSTANT, REFERENCES, Eval
 from stages.config.installation import read_beside
 from stages.evaluation.intervals import Interval
+from stages.evaluation.measures import Measure
 from stages.evaluation.reliability import KNOWN_WORDS, Key, read_known_words
 from stages.evaluation.win_rates import Comparisons, comparison_results, detectable, win_rate
-from stages.store.records import Candidate, Judgement, load
+from stages.store.records import Candidate, Judgement, content_id, load
 
 POINTS = {"a": 1.0, "tie": 0.5, "b": 0.0}  # what candidate `a` scores for each preference
 SENTENCES: dict[str, str] = read_beside(__file__)
@@ -116,6 +117,16 @@ def judged_results(cfg: Eval, inputs: Mapping[str, Path]) -> dict[str, dict[str,
         rates["nulls"] |= constant
         results[key] = row | comparison.figures | rates
     return results
+
+
+def measure_wins(cfg: Eval, inputs: Mapping[str, Path]) -> Iterator[Measure]:
+    """Yield the outcome of every judged comparison: 1 if the policy's answer won, 0.5 for a tie, 0 if it lost."""
+    for key in (key for key in cfg.compared if f"judged_{key}" in inputs):
+        comparison = Comparison.read(inputs[f"versus_{key}"], inputs[f"judged_{key}"])
+        name = f"wins against {cfg.compared[key]} by {cfg.judged.labeler or 'own'}"
+        for (_, other), won in zip(comparison.sides, comparison.outcomes.won.tolist(), strict=True):
+            if not math.isnan(won):
+                yield Measure(name, content_id(other.prompt_id, other.text), key, won)
 
 
 def read_sides(versus: Path) -> list[tuple[Candidate, Candidate]]:

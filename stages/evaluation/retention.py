@@ -21,16 +21,18 @@ from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
 from stages.evaluation.intervals import student_exceeding
-from stages.evaluation.outcomes import Answers, Table
+from stages.evaluation.measures import LOOPLESS, Measure, rows_of
+from stages.evaluation.outcomes import Answers, Table, before
 from stages.models.loading import context_length, load_model, load_tokenizer, resolve_device
 from stages.models.run_attention import send_tensor
 from stages.models.scoring import autocast
-from stages.store.records import Candidate, Example, stream
+from stages.store.records import Candidate, Example, content_id, stream
 from stages.store.text_units import lower_words, words
 from stages.store.workspace import Progress, StageDir
 
 FIRST = 64  # words at the beginning of an answer whose variety is measured
 LONGEST = 512  # most tokens read of a text; a model with a shorter context reads fewer
+TEXT_MEASURE = "log-prob of running text, nats per token"
 TEXT = {"sft": 0.05, "base": 0.10}  # margins in nats per token of running text, against SFT and against the base
 VARIETY = 0.9  # share of the base's variety of word pairs that must remain
 LOOPS = 0.02  # margin in the share of answers without a loop
@@ -58,10 +60,13 @@ class Claim:
     holds: bool = False
 
 
-def claims(cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answers, out: StageDir) -> dict[str, Any]:
+def claims(
+    cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answers, out: StageDir
+) -> tuple[dict[str, Any], list[Measure]]:
     """Test the claims on running text (`eval.retention`), open requests without constraints, and requested lengths.
-    Returns the claims that have data and a sentence about them; an empty dictionary if none has."""
-    tested, alpha = list[Claim](), 1 - cfg.confidence
+    Returns the claims that have data and a sentence about them (an empty dictionary if none has), and what they
+    measured of the policy."""
+    tested, measured, alpha = list[Claim](), list[Measure](), 1 - cfg.confidence
     if "retained" in inputs:
         texts = [e.reference for e in stream(inputs["retained"] / "examples.parquet", Example) if e.reference]
         roles = [role for role in ("base", "sft", "policy") if role in cfg.models]
@@ -71,25 +76,29 @@ def claims(cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answe
             out.warn(f"eval.retention: left out {(~readable).sum()} of {len(texts)} texts, shorter than two tokens.")
         if not readable.any():
             raise UserError("eval.retention: no text has two tokens or more. Name a file with longer texts.")
+        values = zip(texts, scored["policy"].tolist(), strict=True)
+        measured += [Measure(TEXT_MEASURE, content_id(text), "texts", v) for text, v in values if math.isfinite(v)]
         scored = {role: log_p[readable] for role, log_p in scored.items()}
-        text = "log-prob of running text, nats per token"
         for against, margin in TEXT.items():
             if against not in scored:
                 continue
-            tested.append(mean_claim(text, against, (scored["policy"], scored[against]), alpha, margin))
+            tested.append(mean_claim(TEXT_MEASURE, against, (scored["policy"], scored[against]), alpha, margin))
     if (open_prompts := everything.group("open_plain").prompts) and "base" in cfg.models:
         varied = measure_answers(open_prompts, answers, "base", variety)
+        measured += rows_of("different pairs of words", open_prompts, varied[0])
         tested.append(mean_claim("different pairs of words", "base", varied, alpha, share=VARIETY, bounded=True))
         loopfree = measure_answers(open_prompts, answers, "base", loopless)
-        tested.append(share_claim("answers without a loop", "base", loopfree, alpha, LOOPS))
+        tested.append(share_claim(LOOPLESS, "base", loopfree, alpha, LOOPS))
     sized = [e for e in everything.prompts if asked_length(e)]
     for against in (role for role in TEXT if sized and role in cfg.models):
         lengths = measure_answers(sized, answers, against, within_length)
+        if against == before(cfg.models):
+            measured += rows_of("share of the requested length", sized, lengths[0])
         tested.append(mean_claim("share of the requested length", against, lengths, alpha, LENGTH_ERROR, bounded=True))
     if not tested:
-        return {}
+        return {}, []
     mark_holding(tested, alpha)
-    return {"claims": [asdict(c) for c in tested], "sentence": sentence(tested, cfg.models)}
+    return {"claims": [asdict(c) for c in tested], "sentence": sentence(tested, cfg.models)}, measured
 
 
 def share_claim(what: str, against: str, pair: Pair, alpha: float, margin: float) -> Claim:

@@ -1,0 +1,157 @@
+"""`stage=gate`: end with an exit code that says whether a policy is worse than an earlier one. Nothing is built.
+
+The codes are 0: not worse by `gate.margin`, 1: worse, 3: too few prompts to tell, 2: other prompts or settings of the
+answers, so that nothing can be compared, or an error. `gate.json` and `gate.md` in the store give the reasons."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from stages.config.errors import UserError, visible
+from stages.config.schema import Gate, Target
+from stages.evaluation import measures
+from stages.evaluation.measures import LENGTH, Measure
+from stages.evaluation.noninferiority import Code, Line, by_measure, compare, outcome
+from stages.pipeline import provenance
+from stages.store import safe_files
+from stages.store.manifest import manifest_of
+from stages.store.node import Node
+from stages.store.numbers import points, signed
+from stages.store.records import load
+from stages.store.sealed_json import load_json, rebuild_command, require_keys
+from stages.store.store import Store
+
+log = logging.getLogger(__name__)
+
+WORDS = {
+    Code.passes: "not worse",
+    Code.worse: "worse",
+    Code.cannot_tell: "cannot tell",
+    Code.other_prompts: "not comparable",
+}
+COLUMNS = ("measure", "prompts", "before", "after", "difference", "± noise", "outcome")
+
+
+@dataclass(frozen=True)
+class Side:
+    """The evaluations of one policy, one per seed: their folders, measures and results."""
+
+    folders: list[Path]
+    runs: list[dict[str, dict[str, Measure]]]
+    results: dict[str, Any]
+
+    @classmethod
+    def read(cls, folders: list[Path], store: Store) -> "Side":
+        store.verify(*folders)
+        for folder in folders:
+            if not (folder / measures.FILE).exists():
+                raise UserError(f"{folder} is of an earlier version. To make it again: {rebuild_command(folder)}")
+        rows = [load(folder / measures.FILE, Measure) for folder in folders]
+        results = load_json(folders[0] / "results.json", require_keys("models", "decoding", "endpoint"))
+        return cls(folders, [by_measure(each) for each in rows], results)
+
+
+def judge(store: Store, cfg: Gate, nodes: dict[str, Node], overrides: list[str]) -> int:
+    """Print and write the comparison of the run's policy with that of `gate.against`, and return the exit code.
+    `nodes`: the graph of the typed settings, empty without any.
+    Raise UserError if an evaluation is missing."""
+    if not cfg.against:
+        raise UserError("gate.against=null: name an evaluation or report by its fingerprint, or a folder with one.")
+    old = Side.read(earlier_evaluations(store, cfg.against), store)
+    new = Side.read(typed_evaluations(store, nodes, overrides) if nodes else latest_evaluations(store.root), store)
+    differing = [key for key in ("decoding", "endpoint") if old.results[key] != new.results[key]]
+    reasons = [f"{key}: {old.results[key]} before, {new.results[key]} now" for key in differing]
+    lines = compare(old.runs, new.runs, cfg.margin, cfg.confidence)
+    code = Code.other_prompts if reasons else outcome(lines)
+    reasons += [f"{line.measure}: {outcome_text(line)}" for line in lines if line.code is code and code]
+    title = f"{new.results['models']['policy']} {new.folders[-1].name} against {old.folders[-1].name}: {WORDS[code]}"
+    table = Table(*COLUMNS, title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for line in lines:
+        table.add_row(*map(visible, cells(line)))
+    Console(width=None if os.isatty(1) else 160, markup=False).print(table, *map(visible, reasons), sep="\n")
+    content = {"code": code, "outcome": WORDS[code], "reasons": reasons, "lines": [asdict(line) for line in lines]}
+    content |= {side: [*map(str, each.folders)] for side, each in (("before", old), ("after", new))}
+    written = safe_files.write_if_allowed(store.root / "gate.json", json.dumps(content, indent=1).encode())
+    if written and safe_files.write_if_allowed(store.root / "gate.md", markdown(title, reasons, lines)):
+        log.info("Written: %s and gate.md", store.root / "gate.json")
+    return int(code)
+
+
+def typed_evaluations(store: Store, nodes: dict[str, Node], overrides: list[str]) -> list[Path]:
+    """Return the evaluations of the typed settings, one per seed. Raise UserError for the first that is missing."""
+    evaluations = [node for node in nodes.values() if node.stage == Target.eval]
+    for node in evaluations:
+        if not store.find(node):
+            raise UserError(
+                f"{node} is not in {store.root}. Build it first: {provenance.command('report', overrides)}"
+            )
+    return [store.folder(node) for node in evaluations]
+
+
+def latest_evaluations(root: Path) -> list[Path]:
+    """Return the evaluations of a store's newest report or evaluation, one per seed."""
+    links = [link for stage in (Target.report, Target.eval) if (link := root / "latest" / stage).exists()]
+    if not links:
+        raise UserError(f"{root} has no evaluation. Make one: {provenance.command('report', [])}")
+    return evaluations_of(max(links, key=lambda link: link.lstat().st_mtime).resolve())
+
+
+def earlier_evaluations(store: Store, against: str) -> list[Path]:
+    """Return the evaluations that `gate.against` names: the folder of an evaluation, of a report or of a store, or the
+    fingerprint of an evaluation, a report or a policy in this store."""
+    folder = Path(against)
+    if (folder / "latest").is_dir():
+        return latest_evaluations(folder)
+    if (folder / "manifest.json").exists():
+        return evaluations_of(folder)
+    named = [path for path, m in store.manifests() if m["fingerprint"] == against and m["stage"] in ("eval", "report")]
+    policies = {path: m["inputs"].get("policy", {}) for path, m in store.manifests() if m["stage"] == Target.eval}
+    named += [path for path, policy in policies.items() if policy.get("fingerprint") == against]
+    if not named:
+        raise UserError(f"gate.against={against}: {store.root} has no such evaluation, report or policy.")
+    return evaluations_of(named[-1])
+
+
+def evaluations_of(folder: Path) -> list[Path]:
+    """Return a node of an evaluation itself, and the evaluations that a report shows, the first seed last."""
+    manifest = manifest_of(folder)
+    if manifest["stage"] == Target.eval:
+        return [folder]
+    shown = [entry for entry in manifest["inputs"].values() if entry["stage"] == Target.eval]
+    return [folder.parent.parent / Target.eval / entry["fingerprint"] for entry in shown]
+
+
+def cells(line: Line) -> Iterator[str]:
+    """Yield the cells of a line: shares in percent and points, lengths in tokens and percent, others as they are."""
+    in_points = line.measure != LENGTH and 0 <= min(line.before, line.after) <= max(line.before, line.after) <= 1
+    show = points if in_points else (lambda n: signed(n, "{:+.1%}" if line.measure == LENGTH else "{:+.3f}"))
+    yield line.measure
+    if line.code is Code.other_prompts:
+        yield from ("", "", "", "", "", line.note)
+        return
+    yield f"{line.prompts:,}"
+    yield from (f"{100 * n:.1f}%" if in_points else f"{n:.2f}" for n in (line.before, line.after))
+    seeds = f"; seeds {show(line.seeds[0])} to {show(line.seeds[1])}" if line.seeds else ""
+    yield f"{show(line.difference.mean)} ({show(line.difference.low)} to {show(line.difference.high)}{seeds})"
+    yield show((line.difference.high - line.difference.low) / 2).lstrip("+")
+    yield outcome_text(line)
+
+
+def outcome_text(line: Line) -> str:
+    if line.code is Code.cannot_tell:
+        return f"cannot tell; about {line.needed:,} prompts would" if line.needed else "cannot tell, it rather fell"
+    return line.note or WORDS[line.code]
+
+
+def markdown(title: str, reasons: list[str], lines: list[Line]) -> bytes:
+    """Return the comparison for the summary of a CI job."""
+    rows = [COLUMNS, ["---"] * len(COLUMNS), *map(cells, lines)]
+    table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)
+    return "\n\n".join([f"### {title}", *(f"- {reason}" for reason in reasons), table, ""]).encode()

@@ -1,0 +1,141 @@
+"""Is a new policy worse than an earlier one? Each measure is a test of non-inferiority by a paired interval.
+
+A measure passes if its interval excludes a loss of `margin` or more. It is worse if it does not pass and its interval
+is below zero. Otherwise the prompts are too few to tell. The mean answer's length may change by LENGTH_DRIFT either
+way. A task counts as broken if it loses more than the margin by a one-sided sign test (McNemar's exact test), which
+Holm's method corrects for the number of tasks: few prompts of one task move the mean of all tasks too little."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.evaluation.intervals import Interval, Means
+from stages.evaluation.measures import LENGTH, PASSES, Measure
+from stages.evaluation.outcomes import LENGTH_DRIFT
+from stages.evaluation.retention import binomial, prompts_needed
+
+Rows = Mapping[str, Measure]  # the rows of one measure, by unit
+BROKEN = 0.001  # probability that noise alone fails a gate by one of its tasks
+Code = IntEnum("Code", [("passes", 0), ("worse", 1), ("other_prompts", 2), ("cannot_tell", 3)])  # the exit codes
+
+
+@dataclass(frozen=True)
+class Line:
+    """The comparison of one measure. `before`, `after`: the means of both policies; `difference`: after − before, of
+    LENGTH as a share of `before`; `needed`: the prompts at which it passes in 9 of 10 runs that lost nothing more;
+    `seeds`: the range of the difference over the new policy's seeds, if there are several."""
+
+    measure: str
+    prompts: int
+    before: float
+    after: float
+    difference: Interval
+    margin: float
+    code: Code
+    needed: int | None = None
+    seeds: tuple[float, float] | None = None
+    note: str = ""
+
+
+def by_measure(rows: Sequence[Measure]) -> dict[str, dict[str, Measure]]:
+    """Return the rows of an evaluation by measure and unit."""
+    table = dict[str, dict[str, Measure]]()
+    for row in rows:
+        table.setdefault(row.measure, {})[row.unit] = row
+    return table
+
+
+def mean_of_seeds(runs: Sequence[Mapping[str, Rows]]) -> dict[str, dict[str, Measure]]:
+    """Return the mean value of each unit over several runs, for the measures and units that all of them have."""
+    first, *others = runs
+    return {
+        name: {
+            unit: replace(row, value=float(np.mean([row.value, *(run[name][unit].value for run in others)])))
+            for unit, row in rows.items()
+            if all(unit in run[name] for run in others)
+        }
+        for name, rows in first.items()
+        if all(name in run for run in others)
+    }
+
+
+def compare(
+    old: Sequence[Mapping[str, Rows]], new: Sequence[Mapping[str, Rows]], margin: float, confidence: float
+) -> list[Line]:
+    """Compare the measures of two policies, each a run or several seeds, and test the tasks of PASSES one by one."""
+    before, after, lines = mean_of_seeds(old), mean_of_seeds(new), list[Line]()
+    for name in before:
+        if before[name].keys() != after.get(name, {}).keys():
+            note = "the new run asks other prompts, or checks them otherwise"
+            note = note if name in after else "the new run does not measure this"
+            lines.append(Line(name, 0, 0, 0, Interval(0, 0, 0), margin, Code.other_prompts, note=note))
+            continue
+        line = compare_measure(name, before[name], after[name], margin, confidence)
+        if len(new) > 1:
+            each = [compare_measure(name, before[name], run[name], margin, confidence).difference.mean for run in new]
+            line = replace(line, seeds=(min(each), max(each)))
+        lines.append(line)
+        if name == PASSES:
+            lines += broken_tasks(before[name], after[name], margin, confidence)
+    return lines
+
+
+def compare_measure(name: str, old: Rows, new: Rows, margin: float, confidence: float) -> Line:
+    """Compare the values of the same units before and after."""
+    values = pairs_of(old, new, [*old])
+    before, after = map(float, values.mean(0))
+    either_way = name == LENGTH
+    if either_way:
+        margin, values = LENGTH_DRIFT, values / max(before, 1.0)
+    shares = bool(values.min() >= 0 and values.max() <= 1)
+    change = Means(values, [row.group for row in old.values()], shares=shares).difference(1, 0, confidence)
+    code = code_of(change, margin, either_way)
+    spread, room = (
+        float((values[:, 1] - values[:, 0]).var()),
+        margin + (-abs(change.mean) if either_way else change.mean),
+    )
+    needed = (
+        prompts_needed(spread, room, (1 - confidence) / 2, fall=float(shares)) if code is Code.cannot_tell else None
+    )
+    return Line(name, len(values), before, after, change, margin, code, needed)
+
+
+def code_of(change: Interval, margin: float, either_way: bool) -> Code:
+    """Return the outcome of one measure. `either_way`: a rise by the margin is as bad as a fall."""
+    if change.low > -margin and (not either_way or change.high < margin):
+        return Code.passes
+    is_worse = max(change.low, -change.high) > margin if either_way else change.high < 0
+    return Code.worse if is_worse else Code.cannot_tell
+
+
+def broken_tasks(old: Rows, new: Rows, margin: float, confidence: float) -> list[Line]:
+    """Return a line for each task that got worse by more than the margin, beyond chance."""
+    tasks = dict[str, list[str]]()
+    for unit, row in old.items():
+        tasks.setdefault(row.group, []).append(unit)
+    tests = []
+    for task, units in tasks.items():
+        change = np.diff(pairs_of(old, new, units))
+        gained, lost = int((change > 0).sum()), int((change < 0).sum())
+        tests.append((binomial(gained, gained + lost, 0.5) if lost > gained else 1.0, task))
+    lines = []
+    for place, (p, task) in enumerate(sorted(tests)):
+        if p > BROKEN / (len(tests) - place):
+            break
+        rows = {unit: old[unit] for unit in tasks[task]}
+        line = compare_measure(f"task {task}", rows, new, margin, confidence)
+        lines += [replace(line, code=Code.worse, needed=None)] if line.difference.mean < -margin else []
+    return lines
+
+
+def pairs_of(old: Rows, new: Rows, units: Sequence[str]) -> NDArray[np.float64]:
+    return np.array([[old[unit].value, new[unit].value] for unit in units])
+
+
+def outcome(lines: Sequence[Line]) -> Code:
+    """Return the exit code: 2 if any measure cannot be compared, else 1 if any is worse, else 3 if any is unclear."""
+    codes = {line.code for line in lines}
+    return next((code for code in (Code.other_prompts, Code.worse, Code.cannot_tell) if code in codes), Code.passes)

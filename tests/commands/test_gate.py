@@ -1,0 +1,170 @@
+"""`stage=gate`: policies whose answers are the reference answers of generated prompts, with known faults."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from stages.commands import gate
+from stages.config.errors import UserError
+from stages.config.schema import Gate
+from stages.evaluation.measures import ENDINGS, FILE, LENGTH, LOOPLESS, PASSES, Measure, measure_answers
+from stages.evaluation.noninferiority import Code, by_measure, compare, outcome
+from stages.evaluation.outcomes import tabulate
+from stages.store.records import Candidate, Example, save
+from stages.store.store import Store
+from stages.tasks.generator import generate
+from tests.helpers import Chain, as_published, command, inside
+
+SEEDS = range(10)
+RIGHT, NOISE = 0.6, 0.05  # the share of prompts that a policy passes, and of those that a seed answers otherwise
+WRONG = "I think that this is a good question."
+MARGIN, CONFIDENCE = 0.05, 0.95
+Fault = Callable[[Example, str], str]
+
+
+@cache
+def prompts() -> tuple[Example, ...]:
+    return tuple(generate(7, {"test": 1120}, []))
+
+
+def right_or_wrong(e: Example, text: str) -> str:
+    return text
+
+
+def broken(e: Example, text: str) -> str:
+    """The answers of a policy that has unlearnt one task."""
+    return WRONG if e.task == prompts()[0].task else text
+
+
+def refuses(e: Example, text: str) -> str:
+    return "I'm sorry, but I can't help with that."
+
+
+def measured(seed: int, fault: Fault = right_or_wrong, ends: bool = True) -> list[Measure]:
+    """Return the measures of a policy that answers a fixed part of the prompts rightly, but for the seed's noise."""
+    answers = {}
+    for e in prompts():
+        knows, differs = random.Random(e.id).random() < RIGHT, random.Random(f"{e.id}/{seed}").random() < NOISE
+        answer = Candidate.from_text(e.id, fault(e, e.reference or "" if knows != differs else WRONG), "p", "hf", 12)
+        answer.finish_reason = "stop" if ends else "length"
+        answers[e.id] = answer
+    table = tabulate([*prompts()], {"policy": answers})
+    return measure_answers([table], table, answers)
+
+
+def code(new: list[Measure], *seeds: list[Measure], old: Sequence[list[Measure]] = ()) -> Code:
+    before = [by_measure(rows) for rows in old or [measured(100)]]
+    return outcome(compare(before, [by_measure(rows) for rows in (new, *seeds)], MARGIN, CONFIDENCE))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_another_seed_of_the_same_passes_and_a_fault_does_not(seed: int) -> None:
+    assert code(measured(seed)) is Code.passes
+    assert code(measured(seed, broken)) is Code.worse
+    assert code(measured(seed, ends=False)) is Code.worse
+    assert code(measured(seed, refuses)) is Code.worse
+
+
+def test_a_broken_task_is_named_although_the_mean_of_all_tasks_hardly_moves() -> None:
+    old, new = by_measure(measured(100)), by_measure(measured(100, broken))
+    lines = {line.measure: line for line in compare([old], [new], MARGIN, CONFIDENCE)}
+    assert lines[PASSES].code is Code.passes
+    [task] = [name for name, line in lines.items() if line.code is Code.worse]
+    assert task == f"task {prompts()[0].task}"
+    assert lines[task].after < lines[task].before - 0.3
+
+
+def test_few_prompts_cannot_tell_and_enough_of_them_would() -> None:
+    old, new = by_measure(measured(100)), by_measure(measured(1))
+    few = [*old[PASSES]][:60]
+    parts = [{PASSES: {unit: side[PASSES][unit] for unit in few}} for side in (old, new)]
+    [line] = compare(parts[:1], parts[1:], MARGIN, CONFIDENCE)
+    assert line.code is Code.cannot_tell
+    assert line.needed is not None and len(few) < line.needed < len(prompts()), "1,120 of them did tell"
+
+
+def test_a_length_may_drift_neither_up_nor_down() -> None:
+    old = by_measure(measured(100))
+    for factor, expected in ((1.0, Code.passes), (1.2, Code.passes), (1.5, Code.worse), (0.5, Code.worse)):
+        rows = [Measure(LENGTH, m.unit, m.group, m.value * factor) for m in old[LENGTH].values()]
+        assert outcome(compare([{LENGTH: old[LENGTH]}], [by_measure(rows)], MARGIN, CONFIDENCE)) is expected
+
+
+def test_seeds_are_averaged_and_their_range_is_told() -> None:
+    seeds = [by_measure(measured(seed)) for seed in range(3)]
+    lines = compare([by_measure(measured(100))], seeds, MARGIN, CONFIDENCE)
+    line = next(line for line in lines if line.measure == PASSES)
+    assert line.seeds is not None
+    assert line.seeds[0] < line.difference.mean < line.seeds[1]
+    assert line.difference.mean == pytest.approx(line.after - line.before)
+
+
+def test_other_prompts_or_a_measure_less_cannot_be_compared() -> None:
+    rows = measured(0)
+    assert code([*filter(lambda m: m.unit != rows[0].unit, rows)]) is Code.other_prompts
+    assert code([m for m in rows if m.measure != LOOPLESS]) is Code.other_prompts
+    assert code(rows, old=[[m for m in measured(100) if m.measure != ENDINGS]]) is Code.passes, "a new one is welcome"
+
+
+def published(built: Path, root: Path, rows: list[Measure], **results: object) -> Path:
+    """Publish these measures as the latest evaluation of a store."""
+    original = Chain(built).folder("eval")
+    folder = root / "eval" / original.name
+    shutil.copytree(original, folder)
+    save(folder / FILE, rows, Measure)
+    content = json.loads((folder / "results.json").read_text()) | results
+    (folder / "results.json").write_text(json.dumps(content))
+    as_published(folder, FILE)
+    as_published(folder, "results.json")
+    (root / "latest").mkdir()
+    (root / "latest" / "eval").symlink_to(Path("..") / "eval" / folder.name)
+    return folder
+
+
+def test_the_command_ends_with_the_code_and_writes_the_reasons(built: Path, tmp_path: Path) -> None:
+    old = published(built, tmp_path / "old", measured(100))
+    published(built, tmp_path / "same", measured(1))
+    published(built, tmp_path / "worse", measured(1, broken))
+    published(built, tmp_path / "other", measured(1), decoding={"answer": 64})
+    for name, expected in (("same", 0), ("worse", 1), ("other", 2)):
+        ran = inside("stage=gate", f"outputs={tmp_path / name}", f"gate.against={old}")
+        assert ran.returncode == expected, ran.stdout + ran.stderr
+        content = json.loads((tmp_path / name / "gate.json").read_text())
+        assert content["code"] == expected
+        assert bool(content["reasons"]) == bool(expected)
+        summary = (tmp_path / name / "gate.md").read_text()
+        assert all(f"- {reason}" in summary for reason in content["reasons"])
+        assert len([line for line in summary.splitlines() if line.startswith("|")]) == 2 + len(content["lines"])
+    assert f"task {prompts()[0].task}" in (tmp_path / "worse" / "gate.md").read_text()
+    (old / FILE).write_bytes(b"another content")
+    damaged = inside("stage=gate", f"outputs={tmp_path / 'same'}", f"gate.against={old}")
+    assert (damaged.returncode, FILE in damaged.stderr) == (2, True)
+
+
+def test_a_run_is_compared_with_itself_and_an_error_has_the_code_of_no_comparison(
+    chain: Chain, tmp_path: Path
+) -> None:
+    fingerprint = chain.manifest("eval")["fingerprint"]
+    policy = chain.manifest("dpo")["fingerprint"]
+    report = chain.manifest("report")["fingerprint"]
+    found = [gate.earlier_evaluations(Store(chain.root), each) for each in (fingerprint, policy, report)]
+    assert found == [[chain.folder("eval")]] * 3
+    ran = command("stage=gate", "recipe=tiny", f"outputs={chain.root}", f"gate.against={fingerprint}")
+    assert ran.returncode == Code.cannot_tell, ran.stderr
+    lines = json.loads((chain.root / "gate.json").read_text())["lines"]
+    assert {line["difference"]["mean"] for line in lines} == {0.0}
+    missing = command("stage=gate", f"outputs={chain.root}", "gate.against=ffffffffffff")
+    assert (missing.returncode, "gate.against=ffffffffffff" in missing.stderr) == (2, True)
+    with pytest.raises(UserError, match=r"gate\.against"):
+        gate.judge(Store(tmp_path), Gate(None, MARGIN, CONFIDENCE), {}, [])
+
+
+def test_an_unbuilt_run_names_the_command_that_builds_it(chain: Chain) -> None:
+    against = f"gate.against={chain.root}"
+    ran = inside("stage=gate", "recipe=tiny", f"outputs={chain.root}", "dpo.beta=0.9", against)
+    assert (ran.returncode, "dpo.beta=0.9" in ran.stderr) == (2, True)
