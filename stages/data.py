@@ -14,7 +14,7 @@ import pyarrow as pa
 from stages.config.blocks.data import Data, Form
 from stages.config.choices import Split
 from stages.config.errors import UserError, suggest
-from stages.curation.audit.gate import RowFilter
+from stages.curation.audit.auditor import RowFilter
 from stages.curation.joining import SourceRows, SplitLedger, gather_rows
 from stages.curation.mixing import plan_amounts
 from stages.curation.user_code import KEY, load_user_code

@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.config.blocks.data import OneSource
 from stages.config.errors import UserError
-from stages.curation.audit.gate import RowFilter
+from stages.curation.audit.auditor import RowFilter
 from stages.curation.user_code import load_user_code
 from stages.formats.column_mapping import source_purpose
 from stages.formats.format import ParsedRow

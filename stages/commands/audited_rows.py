@@ -17,7 +17,7 @@ from stages.config.blocks.data import Data, Form, Source
 from stages.config.blocks.training import SFT
 from stages.config.choices import Split
 from stages.curation.answer_rules import FUNCTION_WORDS
-from stages.curation.audit.gate import Auditor, best_and_worst, mended_codes, request_of
+from stages.curation.audit.auditor import Auditor, best_and_worst, mended_codes, request_of
 from stages.curation.harmonize import Harmonizer
 from stages.formats.column_mapping import Purpose, source_purpose
 from stages.formats.format import ParsedRow

@@ -124,8 +124,8 @@ def evaluations_of(folder: Path) -> list[Path]:
     manifest = manifest_of(folder)
     if manifest["stage"] == Target.eval:
         return [folder]
-    shown = [entry for entry in manifest["inputs"].values() if entry["stage"] == Target.eval]
-    return [folder.parent.parent / Target.eval / entry["fingerprint"] for entry in shown]
+    evaluations = [entry["fingerprint"] for entry in manifest["inputs"].values() if entry["stage"] == Target.eval]
+    return [folder.parent.parent / Target.eval / fingerprint for fingerprint in evaluations]
 
 
 def cells(line: Line) -> Iterator[str]:

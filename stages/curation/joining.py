@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stages.config.blocks.data import Source
 from stages.config.choices import Split
-from stages.curation.audit.gate import RowFilter
+from stages.curation.audit.auditor import RowFilter
 from stages.curation.mixing import Amount
 from stages.formats.format import ParsedRow
 from stages.formats.readers.row import Row, Unwanted

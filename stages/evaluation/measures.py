@@ -40,10 +40,10 @@ def rows_of(measure: str, prompts: Sequence[Example], values: Iterable[float]) -
 def measure_answers(tables: Sequence[Table], primary: Table | None, answers: Mapping[str, Candidate]) -> list[Measure]:
     """Return endings, loops and lengths of the policy's answers in all tables, and its passes in the primary one."""
     prompts = [*{e.id: e for table in tables for e in table.prompts}.values()]
-    given = [answers[e.id] for e in prompts]
-    rows = rows_of(ENDINGS, prompts, (a.finish_reason == "stop" for a in given))
-    rows += rows_of(LOOPLESS, prompts, (not is_repetitive(a.text) for a in given))
-    rows += rows_of(LENGTH, prompts, (a.n_tokens for a in given))
+    candidates = [answers[e.id] for e in prompts]
+    rows = rows_of(ENDINGS, prompts, (a.finish_reason == "stop" for a in candidates))
+    rows += rows_of(LOOPLESS, prompts, (not is_repetitive(a.text) for a in candidates))
+    rows += rows_of(LENGTH, prompts, (a.n_tokens for a in candidates))
     return rows + (
         rows_of(PASSES, primary.prompts, primary.passed[:, primary.roles.index("policy")]) if primary else []
     )

@@ -50,15 +50,15 @@ def by_measure(rows: Sequence[Measure]) -> dict[str, dict[str, Measure]]:
 
 def mean_of_seeds(runs: Sequence[Mapping[str, Rows]]) -> dict[str, dict[str, Measure]]:
     """Return the mean value of each unit over several runs, for the measures and units that all of them have."""
-    first, *others = runs
+    first, *further = runs
     return {
         name: {
-            unit: replace(row, value=float(np.mean([row.value, *(run[name][unit].value for run in others)])))
+            unit: replace(row, value=float(np.mean([row.value, *(run[name][unit].value for run in further)])))
             for unit, row in rows.items()
-            if all(unit in run[name] for run in others)
+            if all(unit in run[name] for run in further)
         }
         for name, rows in first.items()
-        if all(name in run for run in others)
+        if all(name in run for run in further)
     }
 
 

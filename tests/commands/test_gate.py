@@ -152,8 +152,8 @@ def test_a_run_is_compared_with_itself_and_an_error_has_the_code_of_no_compariso
     fingerprint = chain.manifest("eval")["fingerprint"]
     policy = chain.manifest("dpo")["fingerprint"]
     report = chain.manifest("report")["fingerprint"]
-    found = [gate.earlier_evaluations(Store(chain.root), each) for each in (fingerprint, policy, report)]
-    assert found == [[chain.folder("eval")]] * 3
+    named = [gate.earlier_evaluations(Store(chain.root), each) for each in (fingerprint, policy, report)]
+    assert named == [[chain.folder("eval")]] * 3
     ran = command("stage=gate", "recipe=tiny", f"outputs={chain.root}", f"gate.against={fingerprint}")
     assert ran.returncode == Code.cannot_tell, ran.stderr
     lines = json.loads((chain.root / "gate.json").read_text())["lines"]

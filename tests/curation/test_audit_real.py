@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.config.blocks.data import Audit, Source
-from stages.curation.audit.gate import Auditor, held_out
+from stages.curation.audit.auditor import Auditor, held_out
 from stages.curation.audit.overlap import HeldOut
 from stages.formats.column_mapping import Purpose
 from stages.formats.format import ParsedRow
