@@ -18,8 +18,8 @@ from stages.commands.audited_rows import AuditedSource, Diversity, LengthCheck, 
 from stages.config.blocks.data import Data
 from stages.config.choices import AUDIT_CODES
 from stages.config.errors import UserError, visible
-from stages.curation.audit.codes import DESCRIPTIONS
 from stages.curation.audit.auditor import Auditor, held_out
+from stages.curation.audit.codes import DESCRIPTIONS
 from stages.curation.user_code import KEY, load_user_code
 from stages.pipeline import provenance
 from stages.store import plugins, safe_files

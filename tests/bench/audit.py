@@ -27,8 +27,8 @@ from typing import Any
 from stages.commands.audited_rows import AuditedSource, Diversity, audit_source
 from stages.config.blocks.data import Source
 from stages.config.choices import AUDIT_CODES
-from stages.curation.audit.codes import ALONE
 from stages.curation.audit.auditor import Auditor
+from stages.curation.audit.codes import ALONE
 from stages.curation.audit.overlap import HeldOut, SeenTexts, sketch
 from stages.formats.column_mapping import Purpose
 from tests.helpers import DATA

@@ -11,8 +11,8 @@ import pytest
 from stages.config.blocks.data import Audit, Source
 from stages.config.choices import AUDIT_CODES
 from stages.curation.audit import faults, mistakes
-from stages.curation.audit.codes import ALONE, DESCRIPTIONS
 from stages.curation.audit.auditor import Auditor, held_out
+from stages.curation.audit.codes import ALONE, DESCRIPTIONS
 from stages.curation.audit.overlap import FEWEST, HeldOut, SeenTexts, sketch
 from stages.formats.format import ParsedRow
 from stages.tasks.words import NOUNS, VERBS

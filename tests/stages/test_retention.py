@@ -91,6 +91,7 @@ def test_a_text_of_one_token_does_not_make_every_claim_hold(built: Path, tmp_pat
     nothing, out = tabulate([], none), StageDir(tmp_path, lambda metrics, step: None)
     retention_claims, measured = claims(cfg, inputs, nothing, none, out)
     assert all(np.isfinite([c["policy"], c["other"]]).all() for c in retention_claims["claims"])
+    assert [np.isfinite(m.value) for m in measured] == [True, True]
     assert "1 of 3 texts" in out.warnings[0]
     save(file, [Example("0", [], "a", "t", "t", "sft")], Example)
     with pytest.raises(UserError, match="two tokens"):
