@@ -74,6 +74,11 @@ def exactly(right: str, kind: str, **params: Any) -> list[Check]:
     return [Check(kind, params), Check("equals", {"text": right})]
 
 
+def exact_task(text: str, right: str, kind: str, /, **params: Any) -> Instance:
+    """Return the instance of a task on a text with one exact answer, which has a property."""
+    return Instance({"text": text}, right, exactly(right, kind, **params))
+
+
 def as_json(right: Any) -> list[Check]:
     """Return the checks of an answer in JSON: that it is JSON, and its value."""
     return [Check("is_json"), Check("json", {"value": right})]
