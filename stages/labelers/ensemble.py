@@ -124,10 +124,6 @@ class Ensemble(Labeler):
         self.cfg, self.out, self.tallies = cfg, out, dict[str, Any]()
         self.by_labeler = dict[str, list[Judgement]]()
 
-    @classmethod
-    def of(cls, cfg: Label, out: StageDir) -> "Ensemble":
-        return cls(cfg, out)
-
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """Return the pool that all members judged, and load their judgements.
         Raise UserError if a member with a veto gives preferences instead of scores."""

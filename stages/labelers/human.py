@@ -30,10 +30,6 @@ class People(Labeler):
     def __init__(self, cfg: Label, out: StageDir):
         self.cfg, self.out = cfg.human, out
 
-    @classmethod
-    def of(cls, cfg: Label, out: StageDir) -> "People":
-        return cls(cfg, out)
-
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """Return the part of the pool that people are asked about, with a note on the size of that part.
         Raise UserError if no prompt has two different answers."""

@@ -52,10 +52,6 @@ class Jury(Labeler):
         self.judges = [Client(e, f"label.judge.endpoints[{i}]", out) for i, e in enumerate(self.cfg.endpoints or ())]
         self.names = numbered([str(judge.endpoint.model) for judge in self.judges])
 
-    @classmethod
-    def of(cls, cfg: Label, out: StageDir) -> "Jury":
-        return cls(cfg, out)
-
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
         return self.judge_all(Pool([prompt], candidates))
 
@@ -75,11 +71,12 @@ class Jury(Labeler):
                 failed.update([judgement.error] if judgement.error else [])
                 if failed.total() > self.max_failed * len(questions):
                     error, count = failed.most_common(1)[0]
-                    raise UserError(
-                        f"label.max_failed={self.max_failed:g}: {failed.total()} of {len(questions)} judgements are "
-                        f"already missing, most often ({count} times) because: {error}. Remove the cause, or raise "
-                        "the limit; the same command then resumes with the cached replies."
+                    missing = f"{failed.total()} of {len(questions)} judgements are already missing"
+                    way_out = (
+                        "Remove the cause, or raise the limit; the same command then resumes with the cached replies."
                     )
+                    cause = f"most often ({count} times) because: {error}"
+                    raise UserError(f"label.max_failed={self.max_failed:g}: {missing}, {cause}. {way_out}")
                 yield judgement
                 progress.update()
         if len(self.judges) == 2 and self.rubric.kind is Rubrics.pairwise:
@@ -176,7 +173,7 @@ class Jury(Labeler):
             except NoReply as error:
                 reason = error.reason
             except NoVerdict as error:
-                reason, seed = error.reason, seed + 1
+                reason, seed = str(error), seed + 1
         return None, stored_reply, reason
 
     def raw_replies(self, votes: Sequence[Vote]) -> str:

@@ -42,10 +42,6 @@ class RewardModel(Labeler):
             local = locate(path, "label.reward_model.path")
             self.folder = hub.download_model(path, self.cfg.revision) if local is None else local
 
-    @classmethod
-    def of(cls, cfg: Label, out: StageDir) -> "RewardModel":
-        return cls(cfg, out)
-
     def pool(self, inputs: dict[str, Path]) -> Pool:
         if self.cfg.path is None:
             self.folder = inputs["reward"] / "model"

@@ -23,25 +23,24 @@ LINE = {
 ENDS = ("stop", "length", "refusal", "content_filter")
 
 
+# The forms of a reply
+FORMS = {
+    (Rubrics.pairwise, Reading.json): '{"verdict": "A"} or {"verdict": "B"}; {"verdict": "tie"}',
+    (Rubrics.pairwise, Reading.text): "Verdict: A or Verdict: B, or Verdict: tie",
+    (Rubrics.pointwise, Reading.json): '{"score": N}',
+    (Rubrics.pointwise, Reading.text): "Score: N",
+}
+
+
 class NoVerdict(Exception):
     """Raised for a reply that is not a verdict, with the reason."""
-
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
 
 
 def reply_instruction(kind: Rubrics, reading: Reading) -> str:
     """Return the sentence that tells a judge in which form to reply."""
-    if reading is Reading.json:
-        score, choice = '{"score": N}', '{"verdict": "A"} or {"verdict": "B"}; {"verdict": "tie"}'
-        opening = "Reply with JSON alone"
-    else:
-        score, choice = "Score: N", "Verdict: A or Verdict: B, or Verdict: tie"
-        opening = "End with a line of its own"
-    if kind is Rubrics.pairwise:
-        return f"{opening}: {choice} if neither is better."
-    return f"{opening}: {score}, N a whole number from 1 to 10."
+    opening = "Reply with JSON alone" if reading is Reading.json else "End with a line of its own"
+    ending = " if neither is better." if kind is Rubrics.pairwise else ", N a whole number from 1 to 10."
+    return f"{opening}: {FORMS[kind, reading]}{ending}"
 
 
 def schema_of(kind: Rubrics) -> dict[str, Any]:

@@ -59,7 +59,10 @@ def read(file: Path, session: Session) -> str:
             else:
                 foreign += 1
     if foreign and not placed:
-        raise other_runs_error(file, foreign)
+        way_out = "Name a file with answers to this run's questions."
+        raise UserError(
+            f"label.human.answered={file}: all {foreign} answers are to questions of other runs. {way_out}"
+        )
     first_answers = dict[tuple[str, str], Answer]()
     for place, answer in placed:
         earlier = session.answers.get(answer.annotator, {}).get(answer.question)
@@ -89,11 +92,6 @@ def parse_answers(file: Path) -> Iterator[tuple[str, list[Answer]]]:
             raise row_error(file, place, f"not a row of {PLAIN} or {ARGILLA}: {message}") from error
 
 
-def other_runs_error(file: Path, count: int) -> UserError:
-    message = f"all {count} answers are to questions of other runs. Name a file with answers to this run's questions."
-    return UserError(f"label.human.answered={file}: {message}")
-
-
 def raw_rows(file: Path) -> Iterator[tuple[str, Any]]:
     """Return the rows of a file with their places: lines as bytes, or the parsed records of a JSON list."""
     content = file.read_bytes()
@@ -102,14 +100,13 @@ def raw_rows(file: Path) -> Iterator[tuple[str, Any]]:
     try:
         return ((f"record {number}", row) for number, row in enumerate(json.loads(content), 1))
     except WRONG_SHAPE as error:
-        raise UserError(
-            f"label.human.answered={file}: the file begins with [ but is not a JSON list: {error}. Export it again."
-        ) from error
+        problem = f"the file begins with [ but is not a JSON list: {error}"
+        raise UserError(f"label.human.answered={file}: {problem}. Export it again.") from error
 
 
 def row_answers(row: Row) -> Iterator[Answer]:
     """Yield the answers in a row of either format; a blank row has none."""
-    if is_argilla(row):
+    if not row.keys().isdisjoint(("responses", "_server_id", "verdict.responses")):  # a row of Argilla's formats
         yield from argilla_answers(row)
     elif row["verdict"] is not None:
         question, annotator, verdict = (str(row[name]) for name in ("question", "annotator", "verdict"))
@@ -154,11 +151,6 @@ def is_user(name: str) -> bool:
         return str(UUID(name)) == name
     except ValueError:
         return False
-
-
-def is_argilla(row: Mapping[str, Any]) -> bool:
-    """Return True for a row of Argilla's formats, False for a row of `answers.jsonl`."""
-    return "responses" in row or "_server_id" in row or "verdict.responses" in row
 
 
 def argilla_answers(row: Mapping[str, Any]) -> Iterator[Answer]:
