@@ -126,19 +126,9 @@ class Candidate:
     @classmethod
     def from_text(cls, prompt: str, text: str, policy: str, sampler: str, n_tokens: int) -> "Candidate":
         """Return a candidate for text that was not sampled here: temperature, seed and token ids are unknown."""
-        return cls(
-            prompt_id=prompt,
-            candidate_id=content_id(prompt, text),
-            policy=policy,
-            sampler=sampler,
-            temperature=0.0,
-            seed=0,
-            text=text,
-            token_ids=None,
-            finish_reason="stop",
-            logprob=None,
-            n_tokens=n_tokens,
-        )
+        unknown: dict[str, Any] = {"temperature": 0.0, "seed": 0, "token_ids": None, "logprob": None}
+        name, finish_reason = content_id(prompt, text), "stop"
+        return cls(prompt, name, policy, sampler, text=text, finish_reason=finish_reason, n_tokens=n_tokens, **unknown)
 
 
 @dataclass

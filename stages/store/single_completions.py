@@ -60,10 +60,8 @@ def mismatched_pairs(rows: Iterable[UnpairedPreference]) -> Iterator[MismatchedP
         by_split[row.split].append(row)
     for split, members in by_split.items():
         if len({row.prompt_id for row in members}) == 1:
-            raise UserError(
-                f"KTO needs completions of two prompts, but those of the {split} split all answer one. Add prompts, "
-                "or change unpaired.validation_fraction."
-            )
+            problem = f"KTO needs completions of two prompts, but those of the {split} split all answer one"
+            raise UserError(f"{problem}. Add prompts, or change unpaired.validation_fraction.")
         circle = sorted(members, key=lambda row: content_id("mismatched", row.id, row.candidate_id))
         for i, row in enumerate(circle):
             following = (circle[(i + step) % len(circle)] for step in range(1, len(circle)))
