@@ -31,12 +31,9 @@ KEPT_AROUND = 12  # bytes per token and hidden feature stored outside the layers
 RECOMPUTED_FACTOR = 1.3  # bytes of a recomputed layer, gradients included, per byte stored without checkpointing
 
 CACHE_SHARE = 0.5  # of the free memory, for keys and values
+# The shares of the free memory that a token budget may use. The rest is for errors and other programs.
+CPU_BUDGET_SHARE, GPU_BUDGET_SHARE = 0.7, 0.85
 BUDGET_STEP = 256  # a token budget is a multiple of it
-
-
-def budget_share(device: str) -> float:
-    """Return the share of the free memory that a token budget may use. The rest is for errors and other programs."""
-    return 0.7 if device == "cpu" else 0.85
 
 
 def most_tokens(device: str) -> int:
@@ -134,11 +131,6 @@ def freed_bytes(shape: ModelShape, block: Training) -> float:
     return float(hidden * shape.hidden + wide + query * shape.query + key * shape.key)
 
 
-def costly_output_bytes(shape: ModelShape, precision: Precision) -> int:
-    """Return the bytes per token of the outputs of a layer's matrix products and attention."""
-    return element_bytes(precision) * 2 * (shape.hidden + shape.active * shape.intermediate + shape.query + shape.key)
-
-
 def activation_bytes(shape: ModelShape, block: Training, checkpointing: Checkpointing) -> float:
     """Return the bytes of activations per token stored for the backward. With checkpointing these are the layers'
     inputs; if it is selective, also the outputs of matrix products and attention."""
@@ -146,7 +138,8 @@ def activation_bytes(shape: ModelShape, block: Training, checkpointing: Checkpoi
     if checkpointing is Checkpointing.none:
         return shape.layers * layer_bytes(shape, block) + around
     stream = BYTES[Weights.bf16 if block.start_weights is Weights.bf16 else Weights.fp32]
-    outputs = costly_output_bytes(shape, block.precision) if checkpointing is Checkpointing.selective else 0
+    features = 2 * (shape.hidden + shape.active * shape.intermediate + shape.query + shape.key)  # of these outputs
+    outputs = element_bytes(block.precision) * features if checkpointing is Checkpointing.selective else 0
     return shape.layers * (stream * shape.hidden + outputs) + around
 
 
@@ -251,7 +244,7 @@ def token_budget(shape: ModelShape, block: Training, device: str) -> tuple[int, 
     includes."""
     shape = trained_shape(shape, block)
     longest = block.max_length * block.objective.sequences
-    share = budget_share(device) / (block.runtime.processes if device == "cpu" else 1)
+    share = CPU_BUDGET_SHARE / block.runtime.processes if device == "cpu" else GPU_BUDGET_SHARE
     room = share * available_bytes(device)
     choices = range(BUDGET_STEP, most_tokens(device) + 1, BUDGET_STEP)
     setting = block.runtime.gradient_checkpointing

@@ -192,13 +192,9 @@ def listen_at(rendezvous: str) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
         if ipaddress.ip_address(address[0]).is_loopback and not host.startswith(("127.", "localhost", "::1")):
-            raise UserError(
-                f"launch.rendezvous={rendezvous}: on this machine {host} is {address[0]}, which other machines cannot "
-                "reach. Type the address by which they reach node 0."
-            )
+            problem = f"on this machine {host} is {address[0]}, which other machines cannot reach"
+            raise UserError(f"launch.rendezvous={rendezvous}: {problem}. Type the address by which they reach node 0.")
         return socket.create_server(address[:2], family=family)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"launch.rendezvous={rendezvous}: node 0 cannot listen there ({error}). Type an address of this machine "
-            "and a free port."
-        ) from error
+        problem = f"launch.rendezvous={rendezvous}: node 0 cannot listen there ({error})"
+        raise UserError(f"{problem}. Type an address of this machine and a free port.") from error

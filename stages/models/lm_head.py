@@ -116,9 +116,8 @@ class FusedHead:
 
     @staticmethod
     def apply(hidden: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor | None, ...]:
-        return (CPULogProbFunction if hidden.device.type == "cpu" else ChunkedLogProbFunction).apply(
-            hidden, *arguments
-        )  # type: ignore[no-any-return]
+        function = CPULogProbFunction if hidden.device.type == "cpu" else ChunkedLogProbFunction
+        return function.apply(hidden, *arguments)  # type: ignore[no-any-return]
 
 
 TRL_HEAD = trl_utils._ChunkedLogProbFunction, trl_utils._use_triton

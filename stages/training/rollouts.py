@@ -94,10 +94,9 @@ class Rollouts:
         machine.give_back_gpu_memory()
         model = inference_copy(self.trainer.model, self.cfg.precision)
         if not policy.endswith(digest := weights_digest(model, self.dtype)):
-            raise UserError(
-                f"align=grpo: the sampler has the weights {digest}, but the trainer is at {policy}. Its completions "
-                "would teach older weights, so nothing is published. Type the same command again."
-            )
+            problem = f"the sampler has the weights {digest}, but the trainer is at {policy}"
+            result = "Its completions would teach older weights, so nothing is published"
+            raise UserError(f"align=grpo: {problem}. {result}. Type the same command again.")
         sampler = HFSampler.of(model, self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, ROWS)
         requests = [Request(i, self.prompts[i].messages, self.token_ids[i], temperatures, seed) for i in ids]
         drawn = {request.id: (request, completions) for request, completions in sampler.complete(requests)}
@@ -120,10 +119,11 @@ class Rollouts:
                 rollout.error = (judgement and judgement.error) or "the labeler gave no score"
         unscored, limit = [r.error for r in rollouts if r.reward is None], self.cfg.label.max_failed
         if len(unscored) > limit * len(rollouts):
-            raise UserError(
-                f"label.max_failed={limit:g}: {len(unscored)} of {len(rollouts)} completions of a step have no "
-                f"reward, because: {unscored[0]}. Remove the cause, or raise the limit; the same command then resumes."
+            problem = (
+                f"{len(unscored)} of {len(rollouts)} completions of a step have no reward, because: {unscored[0]}"
             )
+            way_out = "Remove the cause, or raise the limit; the same command then resumes."
+            raise UserError(f"label.max_failed={limit:g}: {problem}. {way_out}")
         return rollouts
 
 
@@ -178,11 +178,9 @@ def curve_warnings(steps: Sequence[dict[str, Any]], held_out: Sequence[list[floa
         yield "no prompt is held out, so it is unknown if a higher reward is a gain. Add validation prompts."
     elif paired(*ends("reward")).low > 0 and not has_gain(held_out[0], held_out[-1]):
         first, last = map(fmean, ends("reward"))
-        yield (
-            f"the reward rose from {first:.3f} to {last:.3f}, but on {len(held_out[0])} held-out prompts no gain is "
-            "shown. The model may know its prompts by heart, or what the labeler overrates: add prompts, or "
-            f"{STAY_NEAR}."
-        )
+        gain = f"the reward rose from {first:.3f} to {last:.3f}, but on {len(held_out[0])} held-out prompts no gain is"
+        cause = "The model may know its prompts by heart, or what the labeler overrates"
+        yield f"{gain} shown. {cause}: add prompts, or {STAY_NEAR}."
     first, last = map(fmean, ends("completion_tokens"))
     if last > LENGTHENED * first:
         yield f"completions grew from {first:.0f} to {last:.0f} tokens. The labeler may reward length."
@@ -191,10 +189,8 @@ def curve_warnings(steps: Sequence[dict[str, Any]], held_out: Sequence[list[floa
         yield f"the share of completions that end fell from {first:.1%} to {last:.1%}. To stay near SFT, {STAY_NEAR}."
     first, last = map(fmean, ends("entropy"))
     if last < COLLAPSED * first:
-        yield (
-            f"the entropy fell from {first:.2g} to {last:.2g} nats per token, so the completions of a prompt are "
-            f"nearly alike. Lower grpo.learning_rate, or {STAY_NEAR}."
-        )
+        fall = f"the entropy fell from {first:.2g} to {last:.2g} nats per token"
+        yield f"{fall}, so the completions of a prompt are nearly alike. Lower grpo.learning_rate, or {STAY_NEAR}."
 
 
 def has_gain(before: Sequence[float | None], after: Sequence[float | None]) -> bool:

@@ -125,10 +125,8 @@ def risen_loss_message(history: EvalHistory, cfg: Training) -> str:
     change = paired(history.row_losses(0), history.row_losses(max(history.by_step)))
     if not change.low > 0:
         return ""
-    return (
-        f"held-out loss {format_losses(history.losses)}: it rose during training by {change.per('pair')}. "
-        f"{lower_rate_advice(cfg)}, or lower {cfg.block}.epochs."
-    )
+    rise = f"held-out loss {format_losses(history.losses)}: it rose during training by {change.per('pair')}"
+    return f"{rise}. {lower_rate_advice(cfg)}, or lower {cfg.block}.epochs."
 
 
 def read_best_losses(history: EvalHistory, step: int, cfg: Training, out: StageDir) -> list[float]:
@@ -139,10 +137,8 @@ def read_best_losses(history: EvalHistory, step: int, cfg: Training, out: StageD
     change, start_loss = paired(before, after), fmean(before)
     if change.mean <= 0:
         return after
-    message = (
-        f"validation loss {format_losses(history.losses)}: its lowest value, after step {step}, is higher than before "
-        f"the first step, by {change.per('row')}"
-    )
+    message = f"validation loss {format_losses(history.losses)}: its lowest value, after step {step}, "
+    message += f"is higher than before the first step, by {change.per('row')}"
     if change.mean > MOST_RISE * start_loss and change.low > 0:
         raise UserError(f"{message}. Training made it worse, and nothing is published. {lower_rate_advice(cfg)}.")
     out.warn(f"{message}. {lower_rate_advice(cfg)}, unless the model itself wrote these rows.")
