@@ -93,9 +93,8 @@ def load_start(fit: Fit[Any, Any], inputs: Inputs, **forward: Forward) -> AnyMod
     if isinstance(block, SFT):
         return sft.trainable_model(fit.start, fit.contract, block, device)
     if isinstance(block, DPO):
-        return dpo.trainable_model(
-            load_model(fit.start, block.start_weights, device), inputs["policy"] / "adapter", block, fit.out
-        )
+        frozen = load_model(fit.start, block.start_weights, device)
+        return dpo.trainable_model(frozen, inputs["policy"] / "adapter", block, fit.out)
     return reward.trainable_model(fit.start, fit.contract, block, device, fit.out)
 
 
@@ -154,12 +153,9 @@ def build_trl_trainer(
 def trl_arguments(block: Training, total: int) -> dict[str, Any]:
     """Return the arguments of TRL that the block passes through, and those that give it our batches and schedule."""
     rows = math.gcd(block.batch_size, TRL_ROWS)
-    arguments: dict[str, Any] = {
-        "per_device_train_batch_size": rows,
-        "gradient_accumulation_steps": block.batch_size // rows,
-    }
-    arguments |= {"max_steps": total, "train_sampling_strategy": "sequential", "save_strategy": "no"}
-    return block.trainer | arguments | ({"assistant_only_loss": True} if isinstance(block, SFT) else {})
+    batch = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": block.batch_size // rows}
+    order = {"max_steps": total, "train_sampling_strategy": "sequential", "save_strategy": "no"}
+    return block.trainer | batch | order | ({"assistant_only_loss": True} if isinstance(block, SFT) else {})
 
 
 def read_texts(cfg: Any, inputs: Inputs, ids: set[str]) -> dict[str, Row]:

@@ -151,8 +151,7 @@ class Client:
             await asyncio.sleep(backoff(runtime.backoff, attempt))
 
     async def _attempt(self, key: str, call: dict[str, Any], bounds: tuple[int, int]) -> Reply:
-        """Return the reply of one call. If a failed call may have reached the model, its upper bound of tokens counts
-        as spent."""
+        """Return the reply of one call. For a failed call that may have reached the model, `bounds` count as spent."""
         if self.ended:
             raise NoReply("the stage ends", retryable=False)
         send, request = self.api.chat.completions.with_raw_response.create, dict(call["request"])

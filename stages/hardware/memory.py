@@ -47,8 +47,7 @@ def most_tokens(device: str) -> int:
 def scored_tokens(device: str) -> int:
     """Return the number of tokens in a batch that is scored without gradients: more are not faster.
 
-    64 pairs of 129 tokens, SmolLM2-135M, fp32, one core of an AMD EPYC: 30 to 34 CPU-seconds with 512, 1,024 and
-    2,048 tokens at once."""
+    64 pairs of 129 tokens, SmolLM2-135M, fp32, one core of an AMD EPYC: 30 to 34 CPU-seconds with 512 to 2,048."""
     return min(most_tokens(device), 16384)
 
 
@@ -240,8 +239,7 @@ def available_bytes(device: str) -> int:
 
 def token_budget(shape: ModelShape, block: Training, device: str) -> tuple[int, Checkpointing]:
     """Return the most tokens of a micro-batch of several rows, and gradient checkpointing: the kind that recomputes
-    least, among those with which the longest row fits. Call this before loading the model, which the estimate
-    includes."""
+    least, among those with which the longest row fits. The estimate includes the model: load that afterwards."""
     shape = trained_shape(shape, block)
     longest = block.max_length * block.objective.sequences
     share = CPU_BUDGET_SHARE / block.runtime.processes if device == "cpu" else GPU_BUDGET_SHARE

@@ -160,9 +160,8 @@ class Jury(Labeler):
         return Vote(first.lower() if agrees else "tie", None, agrees, raw)
 
     async def ask_verdict(self, judge: Client, prompt: Example, texts: Sequence[str]) -> VerdictReply:
-        """Return a judge's verdict, its reply, and the error if there is no verdict. If a reply is not a verdict, the
-        next attempt has another seed. If no reply arrives, the seed stays, so that network faults do not decide which
-        reply counts."""
+        """Return a judge's verdict, its reply, and the error if there is no verdict. After a reply that is not a
+        verdict, the next attempt has another seed. Without a reply the seed stays: network faults decide nothing."""
         stored_reply = reason = None
         seed = 0
         for _ in range(self.cfg.attempts or 1):

@@ -87,9 +87,8 @@ def json_value(text: str, key: str, allowed: tuple[Any, ...]) -> Any:
 
 @dataclass(frozen=True)
 class JudgeVote:
-    """One judge's replies and verdicts on one candidate or two. Both dicts have the order of presentation as key: `ab`
-    and `ba`, or '' for a single candidate. A verdict is A (the answer shown first), B, tie, or a score; None if the
-    reply is not a verdict."""
+    """One judge's replies and verdicts on one candidate or two, by the order of presentation: `ab` and `ba`, or '' for
+    a single candidate. A verdict is A (the answer shown first), B, tie, or a score; None if the reply is not one."""
 
     replies: Mapping[str, Reply | None]
     verdicts: Mapping[str, Any]

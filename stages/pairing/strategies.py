@@ -1,7 +1,6 @@
 """Strategies that choose which contrasts of a prompt become pairs, and a table that compares the strategies.
 
-Each strategy sorts contrasts, the ones it prefers first. The setting `pairs.max_per_prompt` limits how many of them
-become pairs."""
+Each strategy sorts contrasts, the ones it prefers first. `pairs.max_per_prompt` limits how many become pairs."""
 
 import random
 from array import array
@@ -64,8 +63,7 @@ def pairs_per_prompt(strategy: Strategy, cfg: Pairs) -> int:
 
 class StrategyResult:
     """Statistics of the pairs that a strategy chooses, collected prompt by prompt. `longer_by` has the chosen answers'
-    surplus tokens. `prompts_without_pair` counts prompts by reason, and `left_out` counts usable contrasts that did
-    not become pairs."""
+    surplus tokens. `prompts_without_pair` counts prompts, and `left_out` usable contrasts that made none, by reason."""
 
     def __init__(self, strategy: Strategy, cfg: Pairs):
         self.strategy, self.cfg = strategy, cfg

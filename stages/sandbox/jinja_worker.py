@@ -1,8 +1,7 @@
 """The process that compiles and renders untrusted Jinja templates and parses YAML. `jinja_process.py` starts it.
 
 A request is a line of JSON on standard input, and its reply a line on standard output. The system limits the memory. A
-first timer interrupts Python and so finds the template's line. If one operation never returns to Python, a second
-timer ends the process."""
+first timer interrupts Python and so finds the template's line. A second one ends an operation that never returns."""
 
 import json
 import resource

@@ -97,8 +97,7 @@ class Candidate:
     """One completion of a prompt. `logprob` is the sum over all `n_tokens` tokens, with the end of turn, at
     temperature 1. `finish_reason` is stop (the completion ended its turn) or length (it was truncated). `token_ids`
     and `logprob` are None for text from a file or from an endpoint that does not return them. `tokenizer` is the
-    digest of the tokenizer contract of `token_ids`. `continuation` has the messages of which `text` is the transcript,
-    if they are several."""
+    digest of the contract of `token_ids`. `continuation` has several messages, whose transcript is `text`."""
 
     prompt_id: str
     candidate_id: str

@@ -17,8 +17,7 @@ from stages.store.table_schema import Int32
 @dataclass
 class UnpairedPreference:
     """A row in TRL's conversational columns for KTO, with its origin and, if sampled, the completion's token ids. A
-    truncated completion (`finish_reason` length) is undesirable. `score` is None if the label comes from preferences.
-    """
+    truncated completion (`finish_reason` length) is undesirable. `score` is None if preferences give the label."""
 
     id: str
     prompt_id: str

@@ -111,8 +111,7 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
 
 def locate(path: str, key: str) -> Path | None:
     """Return the place of `path` on this machine, or None if it can only be a hub id. `key` is the setting.
-    `package:NAME/FILE` is a file inside an installed Python package. Raise UserError if neither exists, or it is a
-    device."""
+    `package:NAME/FILE` is a file in an installed package. Raise UserError if neither exists, or it is a device."""
     if path.startswith(PACKAGE):
         return in_package(path, key)
     local = plugins.user_path(path)

@@ -53,8 +53,7 @@ def family(
         phrasings: one per line, " | " for a blank line; the last is kept out of training. By default, those under the
             function's name in the YAML file beside its module.
         unseen: keeps the family out of training altogether.
-        trains: the kinds of constraint on open answers that it asks for as well.
-    """
+        trains: the kinds of constraint on open answers that it asks for as well."""
 
     def register(make: Callable[[random.Random], Instance]) -> Callable[[random.Random], Instance]:
         forms = wordings_of(make, "\n\n") if phrasings is None else split_wordings(phrasings, "\n\n")

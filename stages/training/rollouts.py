@@ -37,8 +37,7 @@ STAY_NEAR = "set grpo.beta=0.04"
 
 @dataclass
 class Rollout(Candidate):
-    """A completion with its reward, or with the reason why it has none. `policy` names the step whose weights wrote
-    it, and their digest."""
+    """A completion with its reward, or why it has none. `policy`: the step that wrote it, and its weights' digest."""
 
     reward: float | None = None
     error: str | None = None

@@ -92,8 +92,7 @@ def skip_first_step(longer_schedule: Any, warmup_steps: int) -> Any:
     """Return a schedule from its second step on, with a quadratic warm-up. transformers' schedules begin with learning
     rate 0, and a short training cannot waste a step. Adam's first step divides each gradient by its size, rounding
     errors included. At a quarter of the learning rate these made weights differ by 1.4e-5 between micro-batches, at a
-    sixteenth by 4.6e-6. A schedule that is not a function of the step (`reduce_lr_on_plateau`) is returned
-    unchanged."""
+    sixteenth by 4.6e-6. A schedule that is not a function of the step (`reduce_lr_on_plateau`) stays as it is."""
     if not isinstance(longer_schedule, torch.optim.lr_scheduler.LambdaLR):
         return longer_schedule
     factors: list[Any] = [

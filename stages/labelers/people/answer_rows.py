@@ -1,8 +1,7 @@
 """Questions and answers in files, for people who judge outside the page. `label.human.answered` reads both formats.
 
 `answers.jsonl` has one JSON object per line. `argilla.json` is a list of records as Argilla 2 writes with
-`records.to_json` and reads with `from_json`. Flat rows (`records.to_datasets`, `to_list(flatten=True)`) are read too.
-"""
+`records.to_json` and reads with `from_json`. Flat rows (`records.to_datasets`, `to_list(flatten=True)`) also work."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
