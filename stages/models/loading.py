@@ -97,7 +97,7 @@ def read_context_length(folder: Path) -> int | None:
 def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.device | None = None) -> PreTrainedModel:
     """Load a causal language model from a folder of safetensors, in eval mode, by default on the CPU.
 
-    nf4 stores linear layers except the head in 4 bits with double quantisation (arXiv:2305.14314), the rest in fp32."""
+    nf4 stores linear layers except the head in 4 bits with double quantisation (arXiv:2305.14314), others in fp32."""
     device = device or torch.device("cpu")
     options: dict[str, Any] = {"dtype": torch_dtype(weights)}
     if weights is Weights.nf4:

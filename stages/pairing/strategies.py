@@ -63,7 +63,7 @@ def pairs_per_prompt(strategy: Strategy, cfg: Pairs) -> int:
 
 class StrategyResult:
     """Statistics of the pairs that a strategy chooses, collected prompt by prompt. `longer_by` has the chosen answers'
-    surplus tokens. `prompts_without_pair` counts prompts, and `left_out` usable contrasts that made none, by reason."""
+    surplus tokens. `prompts_without_pair` counts prompts by reason, and `left_out` usable contrasts that gave none."""
 
     def __init__(self, strategy: Strategy, cfg: Pairs):
         self.strategy, self.cfg = strategy, cfg
