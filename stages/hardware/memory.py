@@ -169,26 +169,21 @@ def head_bytes(shape: ModelShape, labelled: float, precision: Precision, device:
 
 
 def training_bytes(
-    shape: ModelShape,
-    block: Training,
-    device: str,
-    tokens: float,
-    checkpointing: Checkpointing,
-    accumulated: bool = True,
+    shape: ModelShape, block: Training, device: str, tokens: float, kind: Checkpointing, accumulated: bool = True
 ) -> float:
     """Return the peak bytes of training with `tokens` in each micro-batch. The peak is at the start of the backward,
     when all activations are stored. If gradients are `accumulated`, those of an earlier micro-batch exist then."""
     state, sharding = sum(held_parts(shape, block)) + gathered_bytes(shape, block), block.runtime.sharding
-    at_backward = state + tokens * activation_bytes(shape, block, checkpointing)
+    at_backward = state + tokens * activation_bytes(shape, block, kind)
     if device == "cpu":  # a recomputed layer takes the place of the one before it
-        layers = 1 if checkpointing is Checkpointing.full else shape.layers
+        layers = 1 if kind is Checkpointing.full else shape.layers
         at_backward += tokens * layers * freed_bytes(shape, block)
     if not accumulated:
         at_backward -= 4 * count_trained(shape, block) / (1 if sharding is Sharding.none else block.runtime.world_size)
     first_work = head_bytes(shape, block.objective.labelled * tokens, block.precision, device, backward=True)
-    if checkpointing is not Checkpointing.none:
+    if kind is not Checkpointing.none:
         first_work = max(first_work, RECOMPUTED_FACTOR * tokens * layer_bytes(shape, block))
-    if checkpointing is not Checkpointing.full and sharding is not Sharding.fsdp:  # FSDP2 gathers in bf16
+    if kind is not Checkpointing.full and sharding is not Sharding.fsdp:  # FSDP2 gathers in bf16
         first_work += cast_copy_bytes(shape, block.start_weights, block.precision)
     embedding = 4 * shape.embedding if block.adapter is Adapter.none else 0  # its gradient, before it is added
     return max(at_backward + first_work, state) + embedding

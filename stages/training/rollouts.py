@@ -43,21 +43,16 @@ class Rollout(Candidate):
     error: str | None = None
 
 
+Prompts = Mapping[str, Example]  # by id
 Judge = Callable[[list[Example], list[Rollout]], Iterable[Judgement]]
 
 
 class Rollouts:
     """Draws the rollouts of a trainer's steps, or reads them from the shards of an earlier attempt. With several
-    processes, each completes its own prompts, and all of them get all rollouts. `prompts`: by id."""
+    processes, each completes its own prompts, and all of them get all rollouts."""
 
     def __init__(
-        self,
-        trainer: Trainer,
-        cfg: ScoredGRPO,
-        contract: Contract,
-        prompts: Mapping[str, Example],
-        judge: Judge,
-        out: StageDir,
+        self, trainer: Trainer, cfg: ScoredGRPO, contract: Contract, prompts: Prompts, judge: Judge, out: StageDir
     ):
         self.trainer, self.cfg, self.contract, self.prompts, self.judge = trainer, cfg, contract, prompts, judge
         self.token_ids = {name: contract.prompt(example.messages) for name, example in prompts.items()}
