@@ -84,16 +84,16 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
             console.print(comparison_sentence(name, node, store, history))
     console.print("\n".join([time_summary(seconds, unmeasured), *calculated.waiting_times(nodes)]))
     if gpus := machine.visible_gpus():
-        shown = (f"{gpu.name} ({gpu.free_memory / 2**30:.1f} GiB free)" for gpu in gpus)
-        console.print(f"CUDA shows {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}: {', '.join(shown)}.")
+        names = (f"{gpu.name} ({gpu.free_memory / 2**30:.1f} GiB free)" for gpu in gpus)
+        console.print(f"CUDA shows {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}: {', '.join(names)}.")
     if (hash_seconds := hashing_seconds(inputs, store)) >= SHOWN_SECONDS:
         console.print(f"Before that, finished inputs are hashed: {hash_seconds:.0f} s on a fast disk.")
     if untested:
         console.print(f"Not planned: {', '.join(EVALUATING)}. {untested}")
     if renewed:
         cause = "have unchanged settings, and are rebuilt because Plumbline's version of the stage changed"
-        names = f"{', '.join(renewed)}, {sum(renewed.values()):.0f} s"
-        console.print(f"{len(renewed)} of these nodes {cause}: {names}. CHANGELOG.md lists the changes.")
+        rebuilt = f"{', '.join(renewed)}, {sum(renewed.values()):.0f} s"
+        console.print(f"{len(renewed)} of these nodes {cause}: {rebuilt}. CHANGELOG.md lists the changes.")
 
 
 def time_summary(seconds: dict[str, float], unmeasured: list[str]) -> str:

@@ -81,8 +81,8 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     if isinstance(block, Model) and block.path:
         block = pin_source(block, "model", block.key)
     elif isinstance(block, Data | OneSource):
-        others = enumerate(block.audit.against or [])
-        against = [pin_source(other, "dataset", f"data.audit.against[{i}].path") for i, other in others]
+        sources = enumerate(block.audit.against or [])
+        against = [pin_source(each, "dataset", f"data.audit.against[{i}].path") for i, each in sources]
         block = replace(block, audit=replace(block.audit, against=against or None))
         if isinstance(block, OneSource):
             block = replace(block, source=keep_task(pin_source(block.source, "dataset", block.key)))
