@@ -72,11 +72,10 @@ class Jury(Labeler):
                 if failed.total() > self.max_failed * len(questions):
                     error, count = failed.most_common(1)[0]
                     missing = f"{failed.total()} of {len(questions)} judgements are already missing"
-                    way_out = (
-                        "Remove the cause, or raise the limit; the same command then resumes with the cached replies."
-                    )
+                    way_out = "Remove the cause, or raise the limit"
+                    resumes = "the same command then resumes with the cached replies."
                     cause = f"most often ({count} times) because: {error}"
-                    raise UserError(f"label.max_failed={self.max_failed:g}: {missing}, {cause}. {way_out}")
+                    raise UserError(f"label.max_failed={self.max_failed:g}: {missing}, {cause}. {way_out}; {resumes}")
                 yield judgement
                 progress.update()
         if len(self.judges) == 2 and self.rubric.kind is Rubrics.pairwise:

@@ -49,8 +49,7 @@ class Dropped:
             raise UserError(f"{message}. No {self.rows_noun} remain. {self.out / FILE} lists the dropped ones.")
         if count > self.limit * total:
             way_out = f"Raise {self.key}, or correct the {self.rows_noun} that {self.out / FILE} lists."
-            raise UserError(
-                f"{message}. {self.key}={self.limit:g} is the largest share that may be dropped. {way_out}"
-            )
+            limit = f"{self.key}={self.limit:g} is the largest share that may be dropped"
+            raise UserError(f"{message}. {limit}. {way_out}")
         self.out.warn(f"{message}. {FILE} lists them.")
         return dict(self.reasons)

@@ -113,11 +113,9 @@ class Rollouts:
                 rollout.error = (judgement and judgement.error) or "the labeler gave no score"
         unscored, limit = [r.error for r in rollouts if r.reward is None], self.cfg.label.max_failed
         if len(unscored) > limit * len(rollouts):
-            problem = (
-                f"{len(unscored)} of {len(rollouts)} completions of a step have no reward, because: {unscored[0]}"
-            )
+            problem = f"{len(unscored)} of {len(rollouts)} completions of a step have no reward"
             way_out = "Remove the cause, or raise the limit; the same command then resumes."
-            raise UserError(f"label.max_failed={limit:g}: {problem}. {way_out}")
+            raise UserError(f"label.max_failed={limit:g}: {problem}, because: {unscored[0]}. {way_out}")
         return rollouts
 
 
