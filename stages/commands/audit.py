@@ -54,7 +54,8 @@ def audit(data: Data, sources: list[AuditedSource], lengths: LengthCheck | None,
     auditor = Auditor(AUDIT_CODES, held_out(data.audit), data.audit.thresholds)
     diversity = Diversity()
     file, counts = store.root / ROWS, store.root / "cache" / COUNTS
-    previous = previous_counts(counts, sources)
+    last = read_note(counts, require_keys("sources", "codes"))
+    previous = Counter[str](last["codes"]) if last and last["sources"] == source_paths(sources) else None
     counts.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{ROWS}-{uuid.uuid4().hex}.draft")
     try:
@@ -77,12 +78,6 @@ def audit(data: Data, sources: list[AuditedSource], lengths: LengthCheck | None,
         way = provenance.command("base", [])
         log.info("To also find rows that are too long, build the tokenizer first: %s", way)
     log.info("Rows with codes: %s. Page: %s", file, store.root / PAGE)
-
-
-def previous_counts(file: Path, sources: list[AuditedSource]) -> Counter[str] | None:
-    """Return the count of each code in this store's last audit, or None if that had other sources."""
-    last = read_note(file, require_keys("sources", "codes"))
-    return Counter(last["codes"]) if last and last["sources"] == source_paths(sources) else None
 
 
 def source_paths(sources: list[AuditedSource]) -> list[str]:

@@ -1,7 +1,6 @@
 """Audit the rows of a source as stage=data reads them, and measure how long and how diverse their texts are.
 
-If the store has the base model, its tokenizer also finds rows that are too long for training, which stage=data cannot.
-"""
+If the store has the base model, its tokenizer also finds rows too long for training, which stage=data cannot."""
 
 import json
 import re
@@ -95,7 +94,8 @@ class Diversity:
             self.requests += 1
             request_words = lower_words(POLITE.sub("", request))
             self.verbs.update(request_words[:1])
-            self.topics.update(dict.fromkeys((w for w in request_words[1:] if is_topic(w)), 1))
+            topics = [w for w in request_words[1:] if len(w) >= FEWEST and w.isalpha() and w not in FUNCTION_WORDS]
+            self.topics.update(dict.fromkeys(topics, 1))
         if answer:
             self.answers += 1
             answer_words = lower_words(answer)
@@ -109,11 +109,8 @@ class Diversity:
 
     def most_frequent(self) -> dict[str, tuple[list[tuple[str, int]], int]]:
         """Return the most frequent words and runs with their counts, and the number of rows, by heading."""
-        counters = {
-            "First word of requests": (self.verbs, self.requests),
-            "Words of requests": (self.topics, self.requests),
-        }
-        frequent = {name: (words.most_common(MOST_SHOWN), rows) for name, (words, rows) in counters.items() if words}
+        counters = {"First word of requests": self.verbs, "Words of requests": self.topics}
+        frequent = {name: (words.most_common(MOST_SHOWN), self.requests) for name, words in counters.items() if words}
         if self.runs:
             runs = [(" ".join(run), count) for run, count in self.runs.most_common(MOST_SHOWN)]
             frequent["Runs of four words in answers"] = runs, self.answers
@@ -125,10 +122,6 @@ class Diversity:
             return ""
         seen, share = self.seen, len(self.distinct) / self.seen
         return f"{share:.0%} of the first {seen:,} three-word runs in answers are distinct (distinct-3)."
-
-
-def is_topic(word: str) -> bool:
-    return len(word) >= FEWEST and word.isalpha() and word not in FUNCTION_WORDS
 
 
 def word_runs(words: list[str], length: int) -> Iterator[tuple[str, ...]]:

@@ -73,10 +73,9 @@ class Speaker:
         longest = context_length(self.model.config)
         if longest and len(prompt) + self.cfg.max_new_tokens > longest:
             way_out = f"Type {NEW} to start again, or lower" if len(messages) > 1 else "Lower"
-            raise UserError(
-                f"{len(prompt)} tokens and an answer of {self.cfg.max_new_tokens} do not fit in the model's context "
-                f"of {longest}. {way_out} chat.max_new_tokens."
-            )
+            needed = f"{len(prompt)} tokens and an answer of {self.cfg.max_new_tokens}"
+            problem = f"{needed} do not fit in the model's context of {longest}"
+            raise UserError(f"{problem}. {way_out} chat.max_new_tokens.")
         request = Request(content_id(messages), messages, prompt, [self.cfg.temperature], self.cfg.seed)
         sampler = GenerateSampler(self.model, self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, 1, streamer)
         [(_, [completion])] = sampler.complete([request])

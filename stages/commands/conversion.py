@@ -1,7 +1,6 @@
 """Translate another framework's training settings into overrides.
 
-The tables in `frameworks/` name each framework's keys by TRL's, with its defaults; `common.yaml` continues from TRL's.
-"""
+The tables in `frameworks/` name a framework's keys by TRL's, with its defaults; `common.yaml` continues from TRL's."""
 
 import json
 import re

@@ -42,7 +42,9 @@ def dataset_card(title: str, tables: Tables, plain: int, manifests: list[Manifes
         "tags": ["plumbline", "trl", *tables],
     }
     if licences:
-        header["license"] = sorted({licence_tag(name) for name in licences})
+        names = (licence.strip().lower().replace(" ", "-") for licence in licences)
+        header["license"] = sorted({name if LICENCE.fullmatch(name) else "other" for name in names})
+    labels = {m["fingerprint"]: m for m in manifests if m["stage"] == "label"}
     text = TEXT.format(
         title=title,
         what=f"Made by Plumbline: {', '.join(tables)}, in TRL's conversational columns.",
@@ -56,7 +58,7 @@ def dataset_card(title: str, tables: Tables, plain: int, manifests: list[Manifes
         sources=sources_section(tables),
         policies=policies_clause(tables, {m["fingerprint"]: f"{m['stage']} {m['fingerprint']}" for m in manifests}),
         base=" ".join(f"Model: {source_name(m['config'])}." for m in manifests if m["stage"] == "base"),
-        labels="\n\n".join(map(labels_section, label_manifests(manifests, label_folders), label_folders)),
+        labels="\n\n".join(labels_section(labels[folder.name], folder) for folder in label_folders),
         steps="\n".join(f"1. `{m['stage']} {m['fingerprint']}`: {m['metrics']['summary']}" for m in manifests),
         use="\n".join(f'{name} = load_dataset("FOLDER", "{name}")  # or where it was pushed to' for name in tables),
     )
@@ -70,12 +72,6 @@ def all_tables(tables: Tables) -> list[Any]:
 def column(rows: Any, name: str) -> list[Any]:
     """Return the values of a column, or None for each row if there is no such column."""
     return list(rows[name].to_pylist()) if name in rows.column_names else [None] * len(rows)
-
-
-def licence_tag(licence: str) -> str:
-    """Return a licence as the hub's cards spell it, or `other`."""
-    name = licence.strip().lower().replace(" ", "-")
-    return name if LICENCE.fullmatch(name) else "other"
 
 
 def sources_section(tables: Tables) -> str:
@@ -112,11 +108,6 @@ def left_out_lines(manifests: Sequence[Manifest], plain: int) -> list[str]:
             subject = "Prompts without a pair" if m["stage"] == "pairs" else "Completions without a label"
             lines.append(f"{subject}: {counts}.")
     return lines or ["Nothing was left out."]
-
-
-def label_manifests(manifests: Sequence[Manifest], label_folders: Sequence[Path]) -> list[Manifest]:
-    by_fingerprint = {m["fingerprint"]: m for m in manifests if m["stage"] == "label"}
-    return [by_fingerprint[folder.name] for folder in label_folders]
 
 
 def labels_section(m: Manifest, folder: Path) -> str:

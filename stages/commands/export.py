@@ -4,7 +4,7 @@
 Every row names its source. Token ids are left out, as they only fit one tokenizer."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,11 @@ def evaluation_section(results: dict[str, Any]) -> str:
     columns = ["", "prompts", *models.values(), *differences.values()]
     rows = [columns, ["---"] * len(columns)]
     for group, row in results["groups"].items():
-        rates = [format_rate(Interval(**row[role])) for role in models]
+        shares = [Interval(**row[role]) for role in models]
+        rates = [f"{share.mean:.1%} ({share.low:.1%} to {share.high:.1%})" for share in shares]
         rows.append([group, str(row["prompts"]), *rates, *(Interval(**row[name]).points() for name in differences)])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return EVALUATION.format(verdict=results["verdict"], table=table)
-
-
-def format_rate(share: Interval) -> str:
-    return f"{share.mean:.1%} ({share.low:.1%} to {share.high:.1%})"
 
 
 def publish_dataset(cfg: Export, nodes: Sequence[Node], store: Store) -> None:
@@ -112,8 +109,8 @@ def collect_tables(nodes: Sequence[Node], folder: Callable[[Node], Path]) -> tup
         if node.stage in ("pairs", "unpaired"):
             prompts = pq.read_table(folder(node.inputs["judged"]) / "prompts.parquet")
             name, columns = ("preferences", PREFERENCES) if node.stage == "pairs" else ("unpaired", UNPAIRED)
-            table = pq.read_table(folder(node) / f"{node.stage}.parquet")
-            parts[name].append(add_origin(rename_columns(table, columns | {"split": "split"}), prompts))
+            table = pq.read_table(folder(node) / f"{node.stage}.parquet").select([*columns, "split"])
+            parts[name].append(add_origin(table.rename_columns([*columns.values(), "split"]), prompts))
         else:
             examples = pq.read_table(folder(node) / "examples.parquet")
             is_sft_split = pc.is_in(examples["split"], value_set=pa.array([*SFT_SPLITS]))
@@ -123,10 +120,6 @@ def collect_tables(nodes: Sequence[Node], folder: Callable[[Node], Path]) -> tup
             parts["demonstrations"].append(demonstrations(conversations))
     whole = {name: pa.concat_tables(tables) for name, tables in parts.items() if tables}
     return {name: by_split(table) for name, table in whole.items() if len(table)}, plain_texts
-
-
-def rename_columns(table: pa.Table, columns: Mapping[str, str]) -> pa.Table:
-    return table.select([*columns]).rename_columns([*columns.values()])
 
 
 def add_origin(table: pa.Table, prompts: pa.Table) -> pa.Table:

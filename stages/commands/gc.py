@@ -42,7 +42,9 @@ def list_unreached(store: Store, remove: bool) -> None:
     roots += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
     files = store.root.glob(f"multirun/**/{JOB_NODES}")
     jobs = [sealed_json.read_note(file, sealed_json.require_keys()) or {} for file in files]
-    named = {fingerprint for job in jobs for fingerprint in job.values()} | compared_fingerprints(store.root / PAGE)
+    compared = (store.root / PAGE).read_text(encoding="utf-8") if (store.root / PAGE).exists() else ""
+    named = {fingerprint for job in jobs for fingerprint in job.values()}
+    named |= {*re.findall(rf"\b{sealed_json.NODE.pattern}\b", compared)}
     roots += [key for key in nodes if key[1] in named]
     reached = {(m["stage"], m["fingerprint"]) for m in lineage(nodes, *roots)}
     unreached = sorted(folder for key, (folder, _) in nodes.items() if key not in reached)
@@ -58,12 +60,6 @@ def list_unreached(store: Store, remove: bool) -> None:
             sealed_json.remove(folder)
     left = "are not needed by a report, a sweep, a comparison or a latest link. gc.remove=true removes them"
     log.info("%d nodes kept; %d folders %s.", len(reached), len(unreached), "are removed" if remove else left)
-
-
-def compared_fingerprints(page: Path) -> set[str]:
-    """Return the fingerprints on the page of `stage=compare`, if it exists."""
-    text = page.read_text(encoding="utf-8") if page.exists() else ""
-    return set(re.findall(rf"\b{sealed_json.NODE.pattern}\b", text))
 
 
 def require_store(store: Store) -> None:

@@ -94,10 +94,8 @@ def source_blocks(manifests: list[Manifest]) -> dict[str, str]:
 
 
 def without_seeds(settings: dict[str, str]) -> dict[str, str]:
-    def is_seed(key: str) -> bool:
-        return key.endswith(".seed") and key.partition(".")[0] in (*SEEDED_BLOCKS, "control")
-
-    return {key: value for key, value in settings.items() if not is_seed(key)}
+    blocks = (*SEEDED_BLOCKS, "control")
+    return {k: v for k, v in settings.items() if not (k.endswith(".seed") and k.partition(".")[0] in blocks)}
 
 
 @dataclass

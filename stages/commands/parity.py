@@ -164,9 +164,8 @@ def design_notes(fit: Fit[Any, Any], differences: Counter[str], warmup: int) -> 
     notes = [f"{n} {unit}: {reason}." for reason, n in differences.items() if reason in BY_DESIGN]
     notes += [f"{n} {unit} are dropped, {reason}. TRL cuts or drops them." for reason, n in fit.rows.dropped.items()]
     if left_out:
-        notes.append(
-            f"{left_out} {unit} that fill no batch wait for the next epoch. TRL makes a smaller batch of them."
-        )
+        waiting = f"{left_out} {unit} that fill no batch wait for the next epoch"
+        notes.append(f"{waiting}. TRL makes a smaller batch of them.")
     if warmup:
         notes.append(f"the warm-up takes {warmup} steps and starts above 0. TRL's starts at 0, and used our rates.")
     return notes

@@ -35,6 +35,8 @@ from stages.training.token_rows import Row
 
 POSITION = "position"  # a column next to TRL's: the row's place among the first steps' rows
 TRL_ROWS = 8  # TRL's default of rows in a micro-batch
+AnyFit = Fit[Any, Any]
+Arguments = dict[str, Any]  # of TRL
 Inputs = dict[str, Path]
 Tokens = tuple[list[int], list[bool]]  # a sequence's token ids, and True for each token with a loss
 TokenRows = dict[int, list[Tokens]]  # the sequences of each row, by its position
@@ -71,7 +73,7 @@ class FirstSteps(TrainerCallback):
         release_memory()
 
 
-def prepare_fit(cfg: Any, inputs: Inputs, out: StageDir) -> Fit[Any, Any]:
+def prepare_fit(cfg: Any, inputs: Inputs, out: StageDir) -> AnyFit:
     """Return the training of a block, with the rows of its stage."""
     if isinstance(cfg, SFT):
         base, examples = inputs["base"] / "model", stream(inputs["data"] / "examples.parquet", Example)
@@ -87,19 +89,18 @@ def prepare_fit(cfg: Any, inputs: Inputs, out: StageDir) -> Fit[Any, Any]:
     return Fit(reward.PairwiseRewardTrainer, cfg, rows, contract, policy, out)
 
 
-def load_start(fit: Fit[Any, Any], inputs: Inputs, **forward: Forward) -> AnyModel:
+def load_start(fit: AnyFit, inputs: Inputs, **forward: Forward) -> AnyModel:
     """Return the model before the first step."""
     block, device = replace(fit.cfg, **forward), fit.args.device
     if isinstance(block, SFT):
         return sft.trainable_model(fit.start, fit.contract, block, device)
     if isinstance(block, DPO):
-        return dpo.trainable_model(
-            load_model(fit.start, block.start_weights, device), inputs["policy"] / "adapter", block, fit.out
-        )
+        frozen = load_model(fit.start, block.start_weights, device)
+        return dpo.trainable_model(frozen, inputs["policy"] / "adapter", block, fit.out)
     return reward.trainable_model(fit.start, fit.contract, block, device, fit.out)
 
 
-def train_ours(fit: Fit[Any, Any], inputs: Inputs, limit: int) -> tuple[FirstSteps, list[str], Dataset, TokenRows]:
+def train_ours(fit: AnyFit, inputs: Inputs, limit: int) -> tuple[FirstSteps, list[str], Dataset, TokenRows]:
     """Train the first steps by our trainer. Return them, and their rows' ids, TRL's columns and tokens in order."""
     trainer = fit.build_trainer(load_start(fit, inputs))
     steps = FirstSteps(trainer, limit)
@@ -113,7 +114,7 @@ def train_ours(fit: Fit[Any, Any], inputs: Inputs, limit: int) -> tuple[FirstSte
     return steps, [fit.rows.train.ids[i] for i in order], rows.select_columns(columns), tokens
 
 
-def prepare_tokenizer(fit: Fit[Any, Any], cfg: Parity) -> PreTrainedTokenizerBase:
+def prepare_tokenizer(fit: AnyFit, cfg: Parity) -> PreTrainedTokenizerBase:
     """Return a tokenizer with the template and EOS of TRL's side. Raise UserError if it cannot have them."""
     tokenizer = copy.deepcopy(fit.contract.tokenizer)
     if cfg.template:
@@ -126,12 +127,7 @@ def prepare_tokenizer(fit: Fit[Any, Any], cfg: Parity) -> PreTrainedTokenizerBas
 
 
 def build_trl_trainer(
-    fit: Fit[Any, Any],
-    inputs: Inputs,
-    arguments: dict[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
-    ids: list[str],
-    total: int,
+    fit: AnyFit, inputs: Inputs, arguments: Arguments, tokenizer: PreTrainedTokenizerBase, ids: list[str], total: int
 ) -> Trainer:
     """Return TRL's trainer of the text of these rows in order, with these arguments over those of the run. `total` is
     the number of steps of the whole training, on which learning rates depend.
@@ -151,15 +147,12 @@ def build_trl_trainer(
         raise UserError(f"stage=parity: TRL refuses this. {' '.join(str(error).split())[:300]}") from error
 
 
-def trl_arguments(block: Training, total: int) -> dict[str, Any]:
+def trl_arguments(block: Training, total: int) -> Arguments:
     """Return the arguments of TRL that the block passes through, and those that give it our batches and schedule."""
     rows = math.gcd(block.batch_size, TRL_ROWS)
-    arguments: dict[str, Any] = {
-        "per_device_train_batch_size": rows,
-        "gradient_accumulation_steps": block.batch_size // rows,
-    }
-    arguments |= {"max_steps": total, "train_sampling_strategy": "sequential", "save_strategy": "no"}
-    return block.trainer | arguments | ({"assistant_only_loss": True} if isinstance(block, SFT) else {})
+    batch = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": block.batch_size // rows}
+    order = {"max_steps": total, "train_sampling_strategy": "sequential", "save_strategy": "no"}
+    return block.trainer | batch | order | ({"assistant_only_loss": True} if isinstance(block, SFT) else {})
 
 
 def read_texts(cfg: Any, inputs: Inputs, ids: set[str]) -> dict[str, Row]:

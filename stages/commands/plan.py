@@ -91,10 +91,9 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
     if untested:
         console.print(f"Not planned: {', '.join(EVALUATING)}. {untested}")
     if renewed:
-        console.print(
-            f"{len(renewed)} of these nodes have unchanged settings, and are rebuilt because Plumbline's version of "
-            f"the stage changed: {', '.join(renewed)}, {sum(renewed.values()):.0f} s. CHANGELOG.md lists the changes."
-        )
+        cause = "have unchanged settings, and are rebuilt because Plumbline's version of the stage changed"
+        rebuilt = f"{', '.join(renewed)}, {sum(renewed.values()):.0f} s"
+        console.print(f"{len(renewed)} of these nodes {cause}: {rebuilt}. CHANGELOG.md lists the changes.")
 
 
 def time_summary(seconds: dict[str, float], unmeasured: list[str]) -> str:

@@ -44,16 +44,8 @@ class Question:
 
     def request(self, endpoint: Endpoint) -> dict[str, Any]:
         """Return the JSON body of the request."""
-        body = {
-            "model": endpoint.model,
-            "messages": self.messages,
-            "max_tokens": self.max_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "seed": self.seed,
-            "response_format": self.response_format,
-        }
-        return {name: value for name, value in (body | endpoint.extra).items() if value is not None}
+        body = {"model": endpoint.model, **vars(self), **endpoint.extra}
+        return {name: value for name, value in body.items() if value is not None}
 
     def token_bounds(self, extra: Mapping[str, Any]) -> tuple[int, int]:
         """Return upper bounds on the tokens of the request and of the answer. A token has at least one byte. `extra`
@@ -96,25 +88,16 @@ class Client:
             from stages.endpoints.bounded_http import http_client
         except ImportError as error:
             raise UserError(f"{self.name} needs the package openai. Type: {install_command('endpoints')}") from error
-        if self.endpoint.api_key_env and not self.secret:
-            raise UserError(
-                f"{self.name}.api_key_env={self.endpoint.api_key_env}: the environment has no such variable. Set it "
-                "to the API key, and type the same command again."
-            )
+        endpoint, variable = self.endpoint, f"{self.name}.api_key_env={self.endpoint.api_key_env}"
+        if endpoint.api_key_env and not self.secret:
+            way_out = "Set it to the API key, and type the same command again."
+            raise UserError(f"{variable}: the environment has no such variable. {way_out}")
         if not (self.secret.isascii() and self.secret.isprintable()):
-            raise UserError(
-                f"{self.name}.api_key_env={self.endpoint.api_key_env}: the variable has characters that an HTTP "
-                "header cannot have. Set it to the API key alone."
-            )
-        key = self.secret or "none"
+            problem = "the variable has characters that an HTTP header cannot have"
+            raise UserError(f"{variable}: {problem}. Set it to the API key alone.")
+        options = {"api_key": self.secret or "none", "timeout": endpoint.runtime.timeout, "http_client": http_client()}
         with without_openai_variables():
-            return openai.AsyncOpenAI(
-                api_key=key,
-                base_url=self.endpoint.base_url,
-                max_retries=0,
-                timeout=self.endpoint.runtime.timeout,
-                http_client=http_client(),
-            )
+            return openai.AsyncOpenAI(base_url=endpoint.base_url, max_retries=0, **options)
 
     @property
     def secret(self) -> str:
@@ -168,8 +151,7 @@ class Client:
             await asyncio.sleep(backoff(runtime.backoff, attempt))
 
     async def _attempt(self, key: str, call: dict[str, Any], bounds: tuple[int, int]) -> Reply:
-        """Return the reply of one call. If a failed call may have reached the model, its upper bound of tokens counts
-        as spent."""
+        """Return the reply of one call. For a failed call that may have reached the model, `bounds` count as spent."""
         if self.ended:
             raise NoReply("the stage ends", retryable=False)
         send, request = self.api.chat.completions.with_raw_response.create, dict(call["request"])
@@ -197,10 +179,9 @@ class Client:
             raise NoReply("the connection broke", retryable=True) from error
         except Redirected as error:
             used = (0, 0)
-            raise UserError(
-                f"{self.name}.base_url={self.endpoint.base_url}: the server redirects to {self.mask(error.host)!r} "
-                f"(HTTP {error.status}). Prompts are sent only to base_url: set it to the address that you trust."
-            ) from error
+            problem = f"the server redirects to {self.mask(error.host)!r} (HTTP {error.status})"
+            way_out = "Prompts are sent only to base_url: set it to the address that you trust."
+            raise UserError(f"{self.name}.base_url={self.endpoint.base_url}: {problem}. {way_out}") from error
         finally:
             self.spending.settle(bounds, used)
             self.tokens.give_back(sum(bounds) - sum(used))
@@ -213,24 +194,19 @@ class Client:
 
     def _error_for(self, error: Any) -> Exception:
         """Return the exception for an HTTP error."""
-        status, server_text = error.status_code, self._server_text(error)
+        status = error.status_code
+        server_text = " ".join(self.mask(error.response.text).split())[:200]  # some servers repeat the API key
         if status in REFUSALS or (status == 429 and "insufficient_quota" in server_text):
             reason = REFUSALS.get(status, "reports that the quota is spent")
             return UserError(f"{self.name}: {self.endpoint.base_url} {reason} (HTTP {status}: {server_text}).")
         if (wait := retry_after(error.response.headers)) is not None and (status == 429 or status >= 500):
             if wait > PATIENCE:
-                return UserError(
-                    f"{self.name}: {self.endpoint.base_url} asks for a pause of {wait:.0f} s. All replies are "
-                    "stored: type the same command again after that time."
-                )
+                pause = f"{self.endpoint.base_url} asks for a pause of {wait:.0f} s. All replies are stored"
+                return UserError(f"{self.name}: {pause}: type the same command again after that time.")
             self.requests.rest(wait)
         if 400 <= status < 500 and TOO_LONG.search(server_text):
             return NoReply(f"the prompt is too long for the model (HTTP {status})", retryable=False)
         return NoReply(f"HTTP {status}", retryable=status in RETRYABLE or status >= 500)
-
-    def _server_text(self, error: Any) -> str:
-        """Return the beginning of the error's text, without the API key, which some servers repeat."""
-        return " ".join(self.mask(error.response.text).split())[:200]
 
     def figures(self) -> dict[str, Any]:
         """Return the calls and tokens of all attempts at this node, and the number of used cached replies."""

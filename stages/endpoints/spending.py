@@ -50,10 +50,6 @@ class Spending(json_log.Appender):
         self.append(json.dumps(amounts).encode() + b"\n")
 
     @property
-    def tokens(self) -> int:
-        return self.input + self.output
-
-    @property
     def money(self) -> float:
         return self.cost(self.input, self.output)
 
@@ -64,7 +60,7 @@ class Spending(json_log.Appender):
         """Return the budget limit that one more call with these tokens could exceed, as KEY=VALUE, or ''."""
         after = {
             "calls": self.calls + 1,
-            "tokens": self.tokens + input_tokens + output_tokens,
+            "tokens": self.input + self.output + input_tokens + output_tokens,
             "money": self.money + self.cost(input_tokens, output_tokens),
         }
         for name, amount in after.items():
@@ -78,11 +74,10 @@ class Spending(json_log.Appender):
         Raise UserError if the budget does not allow the call."""
         while limit := self.exceeded_limit(input_tokens, output_tokens):
             if not self.open or limit.rpartition(".")[2].startswith("calls"):
-                raise UserError(
-                    f"{limit} allows no further call: {self.calls} calls, {self.tokens} tokens"
-                    + (f" and {self.money:.2f} of money" if self.money else "")
-                    + " are spent. All replies are stored: raise this limit in the same command to continue."
-                )
+                spent = f"{self.calls} calls, {self.input + self.output} tokens"
+                spent += f" and {self.money:.2f} of money" if self.money else ""
+                way_out = "All replies are stored: raise this limit in the same command to continue."
+                raise UserError(f"{limit} allows no further call: {spent} are spent. {way_out}")
             self.settled.clear()
             await self.settled.wait()
         self.open += 1
@@ -129,14 +124,13 @@ def backoff(first: float, attempt: int) -> float:
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that a Retry-After header asks for, from a number or a date, or None."""
-    value = headers.get("retry-after")
-    if value is None:
+    if (value := headers.get("retry-after")) is None:
         return None
     try:
-        return max(0.0, min(float(value), 86_400.0))
+        seconds = float(value)
     except ValueError:
-        pass
-    try:
-        return max(0.0, min(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 86_400.0))
-    except (ValueError, OverflowError):
-        return None
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return max(0.0, min(seconds, 86_400.0))

@@ -30,7 +30,7 @@ def run_jobs(clients: Sequence[Client], jobs: Iterable[Job[T]], out: StageDir) -
                     running.add(runner.get_loop().create_task(job()))
                 if not running:
                     break
-                done, running = runner.run(wait_for_first(running))
+                done, running = runner.run(asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))
                 for task in done:
                     if isinstance(error := task.exception(), UserError):
                         errors.append(error)
@@ -42,7 +42,3 @@ def run_jobs(clients: Sequence[Client], jobs: Iterable[Job[T]], out: StageDir) -
             for client in clients:
                 runner.run(client.close())
                 out.endpoint_calls[client.name] = client.figures()
-
-
-async def wait_for_first(tasks: set[asyncio.Task[T]]) -> tuple[set[asyncio.Task[T]], set[asyncio.Task[T]]]:
-    return await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

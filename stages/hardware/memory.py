@@ -31,12 +31,9 @@ KEPT_AROUND = 12  # bytes per token and hidden feature stored outside the layers
 RECOMPUTED_FACTOR = 1.3  # bytes of a recomputed layer, gradients included, per byte stored without checkpointing
 
 CACHE_SHARE = 0.5  # of the free memory, for keys and values
+# The shares of the free memory that a token budget may use. The rest is for errors and other programs.
+CPU_BUDGET_SHARE, GPU_BUDGET_SHARE = 0.7, 0.85
 BUDGET_STEP = 256  # a token budget is a multiple of it
-
-
-def budget_share(device: str) -> float:
-    """Return the share of the free memory that a token budget may use. The rest is for errors and other programs."""
-    return 0.7 if device == "cpu" else 0.85
 
 
 def most_tokens(device: str) -> int:
@@ -50,8 +47,7 @@ def most_tokens(device: str) -> int:
 def scored_tokens(device: str) -> int:
     """Return the number of tokens in a batch that is scored without gradients: more are not faster.
 
-    64 pairs of 129 tokens, SmolLM2-135M, fp32, one core of an AMD EPYC: 30 to 34 CPU-seconds with 512, 1,024 and
-    2,048 tokens at once."""
+    64 pairs of 129 tokens, SmolLM2-135M, fp32, one core of an AMD EPYC: 30 to 34 CPU-seconds with 512 to 2,048."""
     return min(most_tokens(device), 16384)
 
 
@@ -134,11 +130,6 @@ def freed_bytes(shape: ModelShape, block: Training) -> float:
     return float(hidden * shape.hidden + wide + query * shape.query + key * shape.key)
 
 
-def costly_output_bytes(shape: ModelShape, precision: Precision) -> int:
-    """Return the bytes per token of the outputs of a layer's matrix products and attention."""
-    return element_bytes(precision) * 2 * (shape.hidden + shape.active * shape.intermediate + shape.query + shape.key)
-
-
 def activation_bytes(shape: ModelShape, block: Training, checkpointing: Checkpointing) -> float:
     """Return the bytes of activations per token stored for the backward. With checkpointing these are the layers'
     inputs; if it is selective, also the outputs of matrix products and attention."""
@@ -146,7 +137,8 @@ def activation_bytes(shape: ModelShape, block: Training, checkpointing: Checkpoi
     if checkpointing is Checkpointing.none:
         return shape.layers * layer_bytes(shape, block) + around
     stream = BYTES[Weights.bf16 if block.start_weights is Weights.bf16 else Weights.fp32]
-    outputs = costly_output_bytes(shape, block.precision) if checkpointing is Checkpointing.selective else 0
+    features = 2 * (shape.hidden + shape.active * shape.intermediate + shape.query + shape.key)  # of these outputs
+    outputs = element_bytes(block.precision) * features if checkpointing is Checkpointing.selective else 0
     return shape.layers * (stream * shape.hidden + outputs) + around
 
 
@@ -177,26 +169,21 @@ def head_bytes(shape: ModelShape, labelled: float, precision: Precision, device:
 
 
 def training_bytes(
-    shape: ModelShape,
-    block: Training,
-    device: str,
-    tokens: float,
-    checkpointing: Checkpointing,
-    accumulated: bool = True,
+    shape: ModelShape, block: Training, device: str, tokens: float, kind: Checkpointing, accumulated: bool = True
 ) -> float:
     """Return the peak bytes of training with `tokens` in each micro-batch. The peak is at the start of the backward,
     when all activations are stored. If gradients are `accumulated`, those of an earlier micro-batch exist then."""
     state, sharding = sum(held_parts(shape, block)) + gathered_bytes(shape, block), block.runtime.sharding
-    at_backward = state + tokens * activation_bytes(shape, block, checkpointing)
+    at_backward = state + tokens * activation_bytes(shape, block, kind)
     if device == "cpu":  # a recomputed layer takes the place of the one before it
-        layers = 1 if checkpointing is Checkpointing.full else shape.layers
+        layers = 1 if kind is Checkpointing.full else shape.layers
         at_backward += tokens * layers * freed_bytes(shape, block)
     if not accumulated:
         at_backward -= 4 * count_trained(shape, block) / (1 if sharding is Sharding.none else block.runtime.world_size)
     first_work = head_bytes(shape, block.objective.labelled * tokens, block.precision, device, backward=True)
-    if checkpointing is not Checkpointing.none:
+    if kind is not Checkpointing.none:
         first_work = max(first_work, RECOMPUTED_FACTOR * tokens * layer_bytes(shape, block))
-    if checkpointing is not Checkpointing.full and sharding is not Sharding.fsdp:  # FSDP2 gathers in bf16
+    if kind is not Checkpointing.full and sharding is not Sharding.fsdp:  # FSDP2 gathers in bf16
         first_work += cast_copy_bytes(shape, block.start_weights, block.precision)
     embedding = 4 * shape.embedding if block.adapter is Adapter.none else 0  # its gradient, before it is added
     return max(at_backward + first_work, state) + embedding
@@ -247,11 +234,10 @@ def available_bytes(device: str) -> int:
 
 def token_budget(shape: ModelShape, block: Training, device: str) -> tuple[int, Checkpointing]:
     """Return the most tokens of a micro-batch of several rows, and gradient checkpointing: the kind that recomputes
-    least, among those with which the longest row fits. Call this before loading the model, which the estimate
-    includes."""
+    least, among those with which the longest row fits. The estimate includes the model: load that afterwards."""
     shape = trained_shape(shape, block)
     longest = block.max_length * block.objective.sequences
-    share = budget_share(device) / (block.runtime.processes if device == "cpu" else 1)
+    share = CPU_BUDGET_SHARE / block.runtime.processes if device == "cpu" else GPU_BUDGET_SHARE
     room = share * available_bytes(device)
     choices = range(BUDGET_STEP, most_tokens(device) + 1, BUDGET_STEP)
     setting = block.runtime.gradient_checkpointing

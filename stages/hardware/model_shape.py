@@ -12,24 +12,19 @@ from stages.config.blocks.training import LoRA
 from stages.config.installation import read_beside
 from stages.store.sealed_json import Damaged, load_json
 
+KEYS: dict[str, Any] = read_beside(__file__)  # of a config.json, by what they must be
 # The least and the largest value of each integer.
-INTEGER_RANGES = {name: bounds for names, bounds in read_beside(__file__).items() for name in names.split()}
+INTEGER_RANGES = {name: bounds for names, bounds in KEYS["integers"].items() for name in names.split()}
 REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 BY_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads")  # some models list one per layer
-FRACTIONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "attention_dropout", "initializer_range")
 POSITIVE = ("rope_theta", "factor")  # at any depth
-OBJECTS = ("text_config", "rope_parameters", "rope_scaling", "quantization_config")
-WORDS = ("model_type", "hidden_act", "hidden_activation")
-TYPES = ("dtype", "torch_dtype")  # a word, or a word per part of the model
-LISTS = ("architectures", "layer_types")  # lists of words
-OTHER_VALUES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (FRACTIONS, lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1"),
-    (OBJECTS, lambda value: isinstance(value, dict), "an object"),
-    (WORDS, lambda value: isinstance(value, str) and bool(value), "a word"),
-    (TYPES, lambda value: isinstance(value, str | dict), "a word"),
-    (LISTS, lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value), "a list of words"),
-)
-
+FITS: dict[str, Callable[[Any], bool]] = {
+    "fractions": lambda value: type(value) in (int, float) and 0 <= value <= 1,
+    "objects": lambda value: isinstance(value, dict),
+    "words": lambda value: isinstance(value, str) and bool(value),
+    "types": lambda value: isinstance(value, str | dict),
+    "lists": lambda value: isinstance(value, list) and all(isinstance(word, str) for word in value),
+}
 QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")  # model types with these prefixes normalise query and key
 POST_NORMS = ("gemma2", "gemma3")
 LINEAR = ("q_proj", "o_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
@@ -149,8 +144,8 @@ def broken_requirement(key: str, value: Any) -> str:
         integers = value if isinstance(value, list) and value and key in BY_LAYER else [value]
         fits = all(type(n) is int and least <= n <= most for n in integers)
         return "" if fits else f"an integer from {least:,} to {most:,}"
-    kinds = ((fits(value), requirement) for keys, fits, requirement in OTHER_VALUES if key in keys)
-    return next((requirement for fits, requirement in kinds if not fits), "")
+    kinds = [kind for kind, fits in FITS.items() if key in KEYS[kind]["keys"].split() and not fits(value)]
+    return str(KEYS[kinds[0]]["requirement"]) if kinds else ""
 
 
 def numbers_at_any_depth(config: Any) -> Iterator[tuple[str, int | float]]:

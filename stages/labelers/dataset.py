@@ -6,7 +6,6 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from stages.config.blocks.data import Source
 from stages.config.blocks.labels import Label
 from stages.formats.column_mapping import Purpose
 from stages.formats.format import ParsedRow
@@ -22,13 +21,9 @@ class Dataset(Labeler):
 
     name = "dataset"
 
-    def __init__(self, source: Source, key: str, out: StageDir):
-        self.source, self.key, self.out, self.judgements_by_prompt = source, key, out, dict[str, list[Judgement]]()
-        self.repeated = 0
-
-    @classmethod
-    def of(cls, cfg: Label, out: StageDir) -> "Dataset":
-        return cls(cfg.source, cfg.key, out)
+    def __init__(self, cfg: Label, out: StageDir):
+        self.source, self.key, self.out = cfg.source, cfg.key, out
+        self.judgements_by_prompt, self.repeated = dict[str, list[Judgement]](), 0
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """Return the file's prompts, candidates and unusable rows. The candidates are kept in a table on disk."""

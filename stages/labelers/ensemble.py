@@ -124,20 +124,15 @@ class Ensemble(Labeler):
         self.cfg, self.out, self.tallies = cfg, out, dict[str, Any]()
         self.by_labeler = dict[str, list[Judgement]]()
 
-    @classmethod
-    def of(cls, cfg: Label, out: StageDir) -> "Ensemble":
-        return cls(cfg, out)
-
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """Return the pool that all members judged, and load their judgements.
         Raise UserError if a member with a veto gives preferences instead of scores."""
         for i, voter in enumerate(self.cfg.voters):
             self.by_labeler[voter.labeler] = judgements = load(inputs[voter.labeler] / "judgements.parquet", Judgement)
             if voter.veto is not None and any(j.preference for j in judgements):
-                raise UserError(
-                    f"label.ensemble.members[{i}].veto={voter.veto:g}: a veto needs scores, and {voter.labeler} gives "
-                    "preferences. Remove the veto, or use a labeler that gives scores."
-                )
+                problem = f"a veto needs scores, and {voter.labeler} gives preferences"
+                way_out = "Remove the veto, or use a labeler that gives scores."
+                raise UserError(f"label.ensemble.members[{i}].veto={voter.veto:g}: {problem}. {way_out}")
         return super().pool(inputs)
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
@@ -178,9 +173,8 @@ class Ensemble(Labeler):
         yield from judged.values()
 
     def ask_people(self, pool: Pool, votes: Sequence[JointVote], judged: dict[Key, Judgement]) -> None:
-        """Ask people about the audit sample first, then about the comparisons with the most disagreement. People's
-        verdicts on the latter replace the judgements in `judged`, copies included. The same two texts are asked about
-        only once."""
+        """Ask people about the audit sample, then about the comparisons with the most disagreement. Verdicts on the
+        latter replace the judgements in `judged`, copies included. The same two texts are asked about only once."""
         prompts, candidates = {p.id: p for p in pool.prompts}, {c.candidate_id: c for c in pool.candidates}
 
         def question_of(key: Key) -> Question:

@@ -30,10 +30,6 @@ class People(Labeler):
     def __init__(self, cfg: Label, out: StageDir):
         self.cfg, self.out = cfg.human, out
 
-    @classmethod
-    def of(cls, cfg: Label, out: StageDir) -> "People":
-        return cls(cfg, out)
-
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """Return the part of the pool that people are asked about, with a note on the size of that part.
         Raise UserError if no prompt has two different answers."""
@@ -41,16 +37,13 @@ class People(Labeler):
         questions = draw_questions(pool, self.cfg)
         alike = sum(len(distinct(candidates)) < 2 for _, candidates in pool.by_prompt())
         if not questions:
-            raise UserError(
-                f"label=human: none of the {len(pool.prompts)} prompts has two different answers. Raise "
-                "sample.temperatures or sample.candidates_per_prompt."
-            )
+            problem = f"label=human: none of the {len(pool.prompts)} prompts has two different answers"
+            raise UserError(f"{problem}. Raise sample.temperatures or sample.candidates_per_prompt.")
         prompt_ids = {q.prompt.id for q in questions}
         shown_ids = {c.candidate_id for q in questions for c in q.candidates}
-        note = (
-            f"People get {len(questions)} questions about {len(prompt_ids)} of {len(pool.prompts)} prompts and "
-            f"{len(shown_ids)} of {len(pool.candidates)} candidates; {alike} prompts do not have two different answers"
-        )
+        note = f"People get {len(questions)} questions about {len(prompt_ids)} of {len(pool.prompts)} prompts and "
+        note += f"{len(shown_ids)} of {len(pool.candidates)} candidates; "
+        note += f"{alike} prompts do not have two different answers"
         prompts = [prompt for prompt in pool.prompts if prompt.id in prompt_ids]
         return Pool(prompts, [c for c in pool.candidates if c.candidate_id in shown_ids], notes=[note])
 

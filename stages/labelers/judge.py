@@ -52,10 +52,6 @@ class Jury(Labeler):
         self.judges = [Client(e, f"label.judge.endpoints[{i}]", out) for i, e in enumerate(self.cfg.endpoints or ())]
         self.names = numbered([str(judge.endpoint.model) for judge in self.judges])
 
-    @classmethod
-    def of(cls, cfg: Label, out: StageDir) -> "Jury":
-        return cls(cfg, out)
-
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
         return self.judge_all(Pool([prompt], candidates))
 
@@ -75,11 +71,11 @@ class Jury(Labeler):
                 failed.update([judgement.error] if judgement.error else [])
                 if failed.total() > self.max_failed * len(questions):
                     error, count = failed.most_common(1)[0]
-                    raise UserError(
-                        f"label.max_failed={self.max_failed:g}: {failed.total()} of {len(questions)} judgements are "
-                        f"already missing, most often ({count} times) because: {error}. Remove the cause, or raise "
-                        "the limit; the same command then resumes with the cached replies."
-                    )
+                    missing = f"{failed.total()} of {len(questions)} judgements are already missing"
+                    way_out = "Remove the cause, or raise the limit"
+                    resumes = "the same command then resumes with the cached replies."
+                    cause = f"most often ({count} times) because: {error}"
+                    raise UserError(f"label.max_failed={self.max_failed:g}: {missing}, {cause}. {way_out}; {resumes}")
                 yield judgement
                 progress.update()
         if len(self.judges) == 2 and self.rubric.kind is Rubrics.pairwise:
@@ -163,9 +159,8 @@ class Jury(Labeler):
         return Vote(first.lower() if agrees else "tie", None, agrees, raw)
 
     async def ask_verdict(self, judge: Client, prompt: Example, texts: Sequence[str]) -> VerdictReply:
-        """Return a judge's verdict, its reply, and the error if there is no verdict. If a reply is not a verdict, the
-        next attempt has another seed. If no reply arrives, the seed stays, so that network faults do not decide which
-        reply counts."""
+        """Return a judge's verdict, its reply, and the error if there is no verdict. After a reply that is not a
+        verdict, the next attempt has another seed. Without a reply the seed stays: network faults decide nothing."""
         stored_reply = reason = None
         seed = 0
         for _ in range(self.cfg.attempts or 1):
@@ -176,7 +171,7 @@ class Jury(Labeler):
             except NoReply as error:
                 reason = error.reason
             except NoVerdict as error:
-                reason, seed = error.reason, seed + 1
+                reason, seed = str(error), seed + 1
         return None, stored_reply, reason
 
     def raw_replies(self, votes: Sequence[Vote]) -> str:

@@ -40,10 +40,9 @@ class Labeler(ABC):
     people_verdicts: Mapping[Key, str] = {}  # people's verdicts on the judgements that `label.audit` samples
     own = False  # True: user-defined, so an exception skips one prompt; in a built-in labeler it stops the stage
 
-    @classmethod
-    def of(cls, cfg: Label, out: StageDir) -> "Labeler":
-        """Return the labeler for a block; labelers that query people or endpoints cache the replies through `out`."""
-        return cls()
+    def __init__(self, *_: object):
+        """Ignore the block and the stage's folder, which labelers with settings keep."""
+        super().__init__()
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """Return the pool to judge: the sampled one, unless the labeler provides the candidates too."""
@@ -85,7 +84,7 @@ def make_labeler(cfg: Label, out: StageDir) -> Labeler:
     """Return the labeler that `label` names: one of this folder, or a user-defined one.
     Raise UserError if the user-defined one cannot be loaded or is not a Labeler."""
     if not cfg.own:
-        return plugins.load_class("labelers", cfg.labeler, Labeler).of(cfg, out)  # type: ignore[type-abstract]
+        return plugins.load_class("labelers", cfg.labeler, Labeler)(cfg, out)  # type: ignore[type-abstract]
     labeler = plugins.create_instance(cfg.own, "label.own", out.path, Labeler)  # type: ignore[type-abstract]
     labeler.own = True
     return labeler

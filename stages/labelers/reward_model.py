@@ -42,10 +42,6 @@ class RewardModel(Labeler):
             local = locate(path, "label.reward_model.path")
             self.folder = hub.download_model(path, self.cfg.revision) if local is None else local
 
-    @classmethod
-    def of(cls, cfg: Label, out: StageDir) -> "RewardModel":
-        return cls(cfg, out)
-
     def pool(self, inputs: dict[str, Path]) -> Pool:
         if self.cfg.path is None:
             self.folder = inputs["reward"] / "model"
@@ -118,11 +114,10 @@ class Reading:
         self.contract: Contract | None = load_contract(folder) if (folder / "contract.json").exists() else None
         self.tokenizer = self.contract.tokenizer if self.contract else loading.load_tokenizer(folder)
         if not self.tokenizer.chat_template:
-            raise UserError(
-                f"label.reward_model.path={folder}: the tokenizer of this model does not have a chat template, so it "
-                "is unknown how to render a prompt with an answer. Save the chat template that the model was trained "
-                "with in its tokenizer_config.json."
-            )
+            problem = "the tokenizer of this model does not have a chat template"
+            effect = "so it is unknown how to render a prompt with an answer"
+            way_out = "Save the chat template that the model was trained with in its tokenizer_config.json."
+            raise UserError(f"label.reward_model.path={folder}: {problem}, {effect}. {way_out}")
         validate_chat_template(self.tokenizer, str(folder))
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         self.pad_id = int(end if pad is None else pad)

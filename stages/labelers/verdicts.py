@@ -23,25 +23,24 @@ LINE = {
 ENDS = ("stop", "length", "refusal", "content_filter")
 
 
+# The forms of a reply
+FORMS = {
+    (Rubrics.pairwise, Reading.json): '{"verdict": "A"} or {"verdict": "B"}; {"verdict": "tie"}',
+    (Rubrics.pairwise, Reading.text): "Verdict: A or Verdict: B, or Verdict: tie",
+    (Rubrics.pointwise, Reading.json): '{"score": N}',
+    (Rubrics.pointwise, Reading.text): "Score: N",
+}
+
+
 class NoVerdict(Exception):
     """Raised for a reply that is not a verdict, with the reason."""
-
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
 
 
 def reply_instruction(kind: Rubrics, reading: Reading) -> str:
     """Return the sentence that tells a judge in which form to reply."""
-    if reading is Reading.json:
-        score, choice = '{"score": N}', '{"verdict": "A"} or {"verdict": "B"}; {"verdict": "tie"}'
-        opening = "Reply with JSON alone"
-    else:
-        score, choice = "Score: N", "Verdict: A or Verdict: B, or Verdict: tie"
-        opening = "End with a line of its own"
-    if kind is Rubrics.pairwise:
-        return f"{opening}: {choice} if neither is better."
-    return f"{opening}: {score}, N a whole number from 1 to 10."
+    opening = "Reply with JSON alone" if reading is Reading.json else "End with a line of its own"
+    ending = " if neither is better." if kind is Rubrics.pairwise else ", N a whole number from 1 to 10."
+    return f"{opening}: {FORMS[kind, reading]}{ending}"
 
 
 def schema_of(kind: Rubrics) -> dict[str, Any]:
@@ -88,9 +87,8 @@ def json_value(text: str, key: str, allowed: tuple[Any, ...]) -> Any:
 
 @dataclass(frozen=True)
 class JudgeVote:
-    """One judge's replies and verdicts on one candidate or two. Both dicts have the order of presentation as key: `ab`
-    and `ba`, or '' for a single candidate. A verdict is A (the answer shown first), B, tie, or a score; None if the
-    reply is not a verdict."""
+    """One judge's replies and verdicts on one candidate or two, by the order of presentation: `ab` and `ba`, or '' for
+    a single candidate. A verdict is A (the answer shown first), B, tie, or a score; None if the reply is not one."""
 
     replies: Mapping[str, Reply | None]
     verdicts: Mapping[str, Any]

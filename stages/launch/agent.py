@@ -52,8 +52,9 @@ def main(job_file: Path, node_rank: int) -> int:
     common = common_environment(host, port, nodes * processes, processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     if nodes == 1:  # workers also open sockets between each other
+        loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
-            os.environ.setdefault(variable, loopback_interface())
+            os.environ.setdefault(variable, loopback)
     command = [sys.executable, "-m", "stages.launch.worker", str(job_file)]
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # workers inherit this, until they can answer it
     workers: dict[int, subprocess.Popen[bytes]] = {}
@@ -63,8 +64,7 @@ def main(job_file: Path, node_rank: int) -> int:
                 rank = node_rank * processes + i
                 place = {"RANK": str(rank), "LOCAL_RANK": str(i), "PLUMBLINE_STACKS": stacks}
                 workers[rank] = subprocess.Popen(command, env={**os.environ, **common, **place})
-            limit = float(job["config"]["trainer"].get("ddp_timeout", WAIT_SECONDS))
-            watch = Watch(Path(stacks), workers, out, limit)
+            watch = Watch(Path(stacks), workers, out, job["config"]["trainer"].get("ddp_timeout", WAIT_SECONDS))
             code = wait_for_workers(workers, watch)
             if code and watch.stall:
                 write_failure(out / SCRATCH, f"of node {node_rank}", UserError(watch.stall))
@@ -96,11 +96,6 @@ def common_environment(host: str, port: int, world: int, processes: int) -> dict
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # so no worker opens a second store on every interface
         "PLUMBLINE_AGENT": str(os.getpid()),
     }
-
-
-def loopback_interface() -> str:
-    """Return the name of this machine's loopback interface, as `lo`."""
-    return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
 
 
 class Watch:

@@ -36,6 +36,7 @@ FINISHED = require_keys("metrics", "warnings")  # the check of a result file
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 300  # that other machines wait for node 0 to start a node
 WAIT_SECONDS = 1800  # transformers' default of ddp_timeout, after which PyTorch ends a wait for other processes
+Listener = Callable[[dict[str, Any], int], None]  # of the metrics of a step
 KILLED = 137  # an agent's exit code after SIGKILL, as in a shell
 
 
@@ -45,12 +46,7 @@ def world_size(node: Node) -> int:
 
 
 def execute(
-    launch: Launch,
-    node: Node,
-    stage: ModuleType | None,
-    inputs: dict[str, Path],
-    out: StageDir,
-    listen: Callable[..., None],
+    launch: Launch, node: Node, stage: ModuleType | None, inputs: dict[str, Path], out: StageDir, listen: Listener
 ) -> dict[str, Any]:
     """Run the module `stage` in this process, or in workers if it is None, and return the stage's metrics. `listen` is
     called with the metrics of each step.
@@ -91,9 +87,7 @@ def write_job(scratch: Path, job: dict[str, Any]) -> None:
     write_note(scratch / JOB, job)
 
 
-def run_agent(
-    job: Path, node_rank: int, out: StageDir | None = None, listen: Callable[..., None] | None = None
-) -> int:
+def run_agent(job: Path, node_rank: int, out: StageDir | None = None, listen: Listener | None = None) -> int:
     """Start this machine's agent, pass new points of the curves to `listen`, and return its exit code."""
     command = [sys.executable, "-m", "stages.launch.agent", str(job), str(node_rank)]
     # close_fds=False: the agent inherits the descriptor of the node's lock, so the node stays locked while it lives.
@@ -113,7 +107,7 @@ def run_agent(
         raise
 
 
-def pass_on(curves: Path, sent_bytes: int, listen: Callable[..., None]) -> int:
+def pass_on(curves: Path, sent_bytes: int, listen: Listener) -> int:
     """Pass new points of the curves to the tracker. Return the number of bytes of the file that it has got so far."""
     if not curves.exists():
         return sent_bytes
@@ -192,13 +186,9 @@ def listen_at(rendezvous: str) -> socket.socket:
     try:
         family, *_, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
         if ipaddress.ip_address(address[0]).is_loopback and not host.startswith(("127.", "localhost", "::1")):
-            raise UserError(
-                f"launch.rendezvous={rendezvous}: on this machine {host} is {address[0]}, which other machines cannot "
-                "reach. Type the address by which they reach node 0."
-            )
+            problem = f"on this machine {host} is {address[0]}, which other machines cannot reach"
+            raise UserError(f"launch.rendezvous={rendezvous}: {problem}. Type the address by which they reach node 0.")
         return socket.create_server(address[:2], family=family)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"launch.rendezvous={rendezvous}: node 0 cannot listen there ({error}). Type an address of this machine "
-            "and a free port."
-        ) from error
+        problem = f"launch.rendezvous={rendezvous}: node 0 cannot listen there ({error})"
+        raise UserError(f"{problem}. Type an address of this machine and a free port.") from error

@@ -47,18 +47,15 @@ def establish_contract(tokenizer: PreTrainedTokenizerBase, cfg: Template, train:
         raise ContractError(f"template={cfg.kind}: no special token ends the assistant's turn.")
     end_of_turn = answers[-1]
     if end_of_turn not in (*tokenizer.added_tokens_decoder, tokenizer.eos_token_id):
-        raise ContractError(
-            f"template={cfg.kind}: the last trained token is {tokenizer.convert_ids_to_tokens(end_of_turn)!r}, not an "
-            "end of turn, so the model would never learn to stop. Move the end of turn inside {% generation %}."
-        )
+        problem = f"the last trained token is {tokenizer.convert_ids_to_tokens(end_of_turn)!r}, not an end of turn"
+        way_out = "so the model would never learn to stop. Move the end of turn inside {% generation %}."
+        raise ContractError(f"template={cfg.kind}: {problem}, {way_out}")
     bos = tokenizer.bos_token_id
     if bos is not None and ids[:2] == [bos, bos]:
         raise ContractError(f"template={cfg.kind}: BOS ({tokenizer.bos_token}) is rendered twice.")
     if cfg.kind == "file" and adds_bos(tokenizer) and ids[:1] != [bos]:
-        raise ContractError(
-            f"template=file: this tokenizer puts BOS ({tokenizer.bos_token}) before every text, and the template does "
-            "not. Begin it with {{ bos_token }}."
-        )
+        problem = f"this tokenizer puts BOS ({tokenizer.bos_token}) before every text, and the template does not"
+        raise ContractError(f"template=file: {problem}. Begin it with {{{{ bos_token }}}}.")
     stops = [end_of_turn] + ([tokenizer.eos_token_id] if tokenizer.eos_token_id not in (None, end_of_turn) else [])
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn)
     choose_padding(tokenizer, stops, rows, cfg.resize)
@@ -82,10 +79,9 @@ def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: i
     elif resize or len(tokenizer) < rows:
         tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     else:
-        raise ContractError(
-            f"no token is free for padding: all {rows} rows of the embedding are in use, and {tokenizer.eos_token} "
-            "ends a turn. Set sft.template.resize=true, which adds a row for <|pad|>."
-        )
+        used_up = f"all {rows} rows of the embedding are in use, and {tokenizer.eos_token} ends a turn"
+        way_out = "Set sft.template.resize=true, which adds a row for <|pad|>."
+        raise ContractError(f"no token is free for padding: {used_up}. {way_out}")
 
 
 def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool) -> str:
@@ -95,16 +91,14 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bo
         if own := own_template(tokenizer, markers=train):
             return own
         if not train:
-            raise ContractError(
-                "the tokenizer has no chat template, so the prompt format of the model's training is not known. Name "
-                "the template: template=chatml, template=plain, or template=file sft.template.path=…."
-            )
+            problem = "the tokenizer has no chat template, so the prompt format of the model's training is not known"
+            way_out = "Name the template: template=chatml, template=plain, or template=file sft.template.path=…."
+            raise ContractError(f"{problem}. {way_out}")
         if kind == "own":
-            raise ContractError(
-                "template=own: the tokenizer's chat template "
-                + ("marks no assistant tokens, nor does TRL's." if tokenizer.chat_template else "does not exist.")
-                + " Use template=auto, or a file with {% generation %} markers (template=file sft.template.path=…)."
-            )
+            problem = "marks no assistant tokens, nor does TRL's" if tokenizer.chat_template else "does not exist"
+            file = "a file with {% generation %} markers (template=file sft.template.path=…)"
+            way_out = f"Use template=auto, or {file}."
+            raise ContractError(f"template=own: the tokenizer's chat template {problem}. {way_out}")
         kind = next((name for name, tokens in TURN_TOKENS.items() if tokens <= vocabulary), "plain")
     if kind == "file":
         assert cfg.path is not None

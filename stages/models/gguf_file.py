@@ -38,10 +38,9 @@ def write_gguf(model: Path, file: Path, dtype: GGUFType, name: str) -> None:
     Raise UserError if the architecture or the tokenizer is not supported, or reading back gives another model."""
     config = load_config(model)
     if config.model_type not in ARCHITECTURES:
-        raise UserError(
-            f"GGUF files are not written for {config.model_type} models, only for {', '.join(ARCHITECTURES)}. "
-            "llama.cpp's convert_hf_to_gguf.py supports more: run it on the model's folder."
-        )
+        problem = f"GGUF files are not written for {config.model_type} models, only for {', '.join(ARCHITECTURES)}"
+        way_out = "llama.cpp's convert_hf_to_gguf.py supports more: run it on the model's folder."
+        raise UserError(f"{problem}. {way_out}")
     tokenizer = load_tokenizer(model)
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".draft.gguf")
@@ -135,14 +134,9 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, r
     writer.add_token_merges(merges)
     writer.add_add_space_prefix(False)
     writer.add_add_bos_token(tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id])
-    for add_token_id, token in (
-        (writer.add_bos_token_id, tokenizer.bos_token_id),
-        (writer.add_eos_token_id, tokenizer.eos_token_id),
-        (writer.add_unk_token_id, tokenizer.unk_token_id),
-        (writer.add_pad_token_id, tokenizer.pad_token_id),
-    ):
-        if token is not None:
-            add_token_id(token)
+    for name in ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id"):
+        if (token := getattr(tokenizer, name)) is not None:
+            getattr(writer, f"add_{name}")(token)
     if tokenizer.chat_template:
         writer.add_chat_template(without_markers(tokenizer.chat_template))
 

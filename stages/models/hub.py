@@ -9,6 +9,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from stages.config.errors import UserError
 from stages.store.digests import files_of
 
+Kind = Literal["model", "dataset"]  # of a repository
 DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
 NOT_DOWNLOADED = ["consolidated*"]  # some repositories have a second copy of the weights, in another layout
 
@@ -19,12 +20,7 @@ def download_model(repo: str, revision: str | None) -> Path:
 
 
 def push_folder(
-    folder: Path,
-    repo: str,
-    private: bool,
-    message: str,
-    card: str | None = None,
-    kind: Literal["model", "dataset"] = "model",
+    folder: Path, repo: str, private: bool, message: str, card: str | None = None, kind: Kind = "model"
 ) -> str:
     """Push every file of the folder in one commit, with `card` as README, and return the address. The environment's
     HF_TOKEN authorises it. Raise UserError if the hub refuses, or cannot be reached."""

@@ -8,6 +8,7 @@ time, so that they stay in the cores' caches."""
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import linear
 from trl.kernels import ChunkedLogProbFunction
 from trl.trainer import utils as trl_utils
@@ -16,7 +17,7 @@ from trl.trainer import utils as trl_utils
 # 1,024 tokens take 100 MB in bf16.
 PRODUCT_TOKENS, READ_TOKENS = 1024, 32
 MOST_KEPT_TOKENS = 2048  # for more tokens, the forward stores no probabilities and the backward recomputes logits
-Slope = torch.Tensor | float | None  # the derivative of the logits by the head's output; None stands for 1
+Slope = Tensor | float | None  # the derivative of the logits by the head's output; None stands for 1
 STATISTICS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
 
@@ -26,16 +27,16 @@ class CPULogProbFunction(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        hidden: torch.Tensor,  # (tokens, hidden)
-        weight: torch.Tensor,  # (vocabulary, hidden)
-        bias: torch.Tensor | None,
-        targets: torch.Tensor,  # (tokens,)
+        hidden: Tensor,  # (tokens, hidden)
+        weight: Tensor,  # (vocabulary, hidden)
+        bias: Tensor | None,
+        targets: Tensor,  # (tokens,)
         temperature: float,
         chunk_size: int,
         softcap: float | None = None,
         scale: float = 1.0,
         outputs: tuple[str, ...] = STATISTICS,
-    ) -> tuple[torch.Tensor | None, ...]:
+    ) -> tuple[Tensor | None, ...]:
         """Return each (tokens,): the target's log-prob, then every one of `STATISTICS`, None if not in `outputs`."""
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
         exact = torch.promote_types(dtype, torch.float32)
@@ -65,7 +66,7 @@ class CPULogProbFunction(torch.autograd.Function):
         return tuple(results)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         """Return the gradients of hidden states and head, from stored probabilities or from recomputed logits."""
         dtype, *settings = ctx.settings
         hidden, weight, bias, targets, log_probs, *probabilities = ctx.saved_tensors
@@ -88,7 +89,7 @@ class CPULogProbFunction(torch.autograd.Function):
         return grad_hidden, grad_weight, grad_bias, *[None] * 6
 
 
-def gradient_by_logits(p: torch.Tensor, target: torch.Tensor, log_p: torch.Tensor, slope: Slope) -> torch.Tensor:
+def gradient_by_logits(p: Tensor, target: Tensor, log_p: Tensor, slope: Slope) -> Tensor:
     """Write the gradient of -log p(target) by the logits, (tokens, vocabulary), into `p`, and return it: p, minus 1 at
     the target, computed as expm1(log p), because rounding would lose the digits of p close to 1."""
     p.scatter_(-1, target[:, None], log_p.expm1()[:, None].to(p.dtype))
@@ -96,13 +97,8 @@ def gradient_by_logits(p: torch.Tensor, target: torch.Tensor, log_p: torch.Tenso
 
 
 def compute_logits(
-    rows: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    scale: float,
-    softcap: float | None,
-    temperature: float,
-) -> tuple[torch.Tensor, Slope]:
+    rows: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None, temperature: float
+) -> tuple[Tensor, Slope]:
     """Return the logits, (tokens, vocabulary), scaled, soft-capped and over the temperature, and their derivative."""
     logits = linear(rows, weight, None if bias is None else bias.to(rows.dtype))
     if softcap is not None:
@@ -115,10 +111,9 @@ class FusedHead:
     """The function that TRL's fused LM head calls: ours on a CPU, TRL's on other devices."""
 
     @staticmethod
-    def apply(hidden: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor | None, ...]:
-        return (CPULogProbFunction if hidden.device.type == "cpu" else ChunkedLogProbFunction).apply(
-            hidden, *arguments
-        )  # type: ignore[no-any-return]
+    def apply(hidden: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
+        function = CPULogProbFunction if hidden.device.type == "cpu" else ChunkedLogProbFunction
+        return function.apply(hidden, *arguments)  # type: ignore[no-any-return]
 
 
 TRL_HEAD = trl_utils._ChunkedLogProbFunction, trl_utils._use_triton

@@ -9,18 +9,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from accelerate import PartialState
 from safetensors import safe_open
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_fsdp_enabled
 
 from stages.config.choices import Precision, Weights
@@ -30,6 +22,7 @@ from stages.models import safe_folder
 if TYPE_CHECKING:
     from peft import PeftModel
 
+AutoRewardModel = transformers.AutoModelForSequenceClassification  # with one output
 LAYER = re.compile(r"(.*?)\.\d+\.")  # the start of the name of a layer's weight
 # Without trust_remote_code=False, transformers asks on the terminal whether to run a folder's code.
 LOCAL_WITHOUT_CODE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -60,7 +53,7 @@ def name_folder_in_errors(folder: Path, part: str) -> Iterator[None]:
         raise UserError(f"{folder}: {part} cannot be loaded. {reason[:400]}") from error
 
 
-def load_config(folder: Path) -> PretrainedConfig:
+def load_config(folder: Path) -> transformers.PretrainedConfig:
     with name_folder_in_errors(folder, "config.json"):
         return AutoConfig.from_pretrained(folder, **LOCAL_WITHOUT_CODE)  # type: ignore[no-any-return]
 
@@ -90,7 +83,7 @@ def locate_output_embedding(folder: Path) -> tuple[Path, str] | None:
     return None
 
 
-def context_length(config: PretrainedConfig) -> int | None:
+def context_length(config: transformers.PretrainedConfig) -> int | None:
     """Return the most tokens that a model reads, prompt and answer together; None if its config sets no limit."""
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(limit) if limit and limit > 0 else None
@@ -104,12 +97,16 @@ def read_context_length(folder: Path) -> int | None:
 def load_model(folder: Path, weights: Weights = Weights.fp32, device: torch.device | None = None) -> PreTrainedModel:
     """Load a causal language model from a folder of safetensors, in eval mode, by default on the CPU.
 
-    nf4 stores the linear layers, except the head, in 4 bits with double quantisation (arXiv:2305.14314), the rest in
-    fp32."""
+    nf4 stores linear layers except the head in 4 bits with double quantisation (arXiv:2305.14314), others in fp32."""
     device = device or torch.device("cpu")
     options: dict[str, Any] = {"dtype": torch_dtype(weights)}
     if weights is Weights.nf4:
-        options["quantization_config"] = nf4_config()
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.float32,  # autocast lowers it if precision=bf16
+        )
         options["device_map"] = {"": device}
     model, missing = load_weights(AutoModelForCausalLM, folder, **options)
     if missing:
@@ -161,7 +158,7 @@ def create_reward_model(folder: Path, weights: Weights, device: torch.device, pa
     """Load a language model from a folder of safetensors, with a reward head in place of the LM head. The head is
     drawn from the seed, and reads the last token that is not padding."""
     torch.manual_seed(seed)
-    model, _ = load_weights(AutoModelForSequenceClassification, folder, dtype=torch_dtype(weights), num_labels=1)
+    model, _ = load_weights(AutoRewardModel, folder, dtype=torch_dtype(weights), num_labels=1)
     model.config.get_text_config().pad_token_id = pad
     return place_model(model, device).eval()
 
@@ -169,7 +166,7 @@ def create_reward_model(folder: Path, weights: Weights, device: torch.device, pa
 def load_reward_model(folder: Path, weights: Weights, device: torch.device) -> PreTrainedModel:
     """Load a sequence-classification model with one output from a folder of safetensors, in eval mode.
     Raise UserError if the model has several outputs, or weights are missing: a head would be drawn at random."""
-    model, missing = load_weights(AutoModelForSequenceClassification, folder, dtype=torch_dtype(weights))
+    model, missing = load_weights(AutoRewardModel, folder, dtype=torch_dtype(weights))
     if missing:
         raise UserError(f"{folder} is not a reward model: it has no weights for {', '.join(missing)}.")
     if model.config.num_labels != 1:
@@ -205,7 +202,7 @@ def load_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return model, tokenizer
 
 
-def describe_gguf(file: Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+def describe_gguf(file: Path) -> tuple[transformers.PretrainedConfig, PreTrainedTokenizerBase]:
     with isolated_gguf(file) as options:
         return AutoConfig.from_pretrained(**options), AutoTokenizer.from_pretrained(**options)
 
@@ -213,15 +210,6 @@ def describe_gguf(file: Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase
 def sampling_weights(precision: Precision) -> Weights:
     """Return the dtype of a model's weights during sampling: the precision itself, without autocast."""
     return Weights.bf16 if precision is Precision.bf16 else Weights.fp32
-
-
-def nf4_config() -> BitsAndBytesConfig:
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32,  # autocast lowers it if precision=bf16
-    )
 
 
 def save_model(model: PreTrainedModel, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:

@@ -1,8 +1,7 @@
 """Refuse model folders that contain code, or pickled weights, which run code when they are read.
 
-transformers asks on the terminal whether to run such code, and a "y" on standard input may be meant for another
-question. So the files are checked before anything is loaded from the folder; `loading.py` also forbids code by an
-argument."""
+transformers asks on the terminal whether to run such code, and a "y" on standard input may be for another question.
+So the files are checked before anything is loaded from the folder; `loading.py` also forbids code by an argument."""
 
 import json
 from collections.abc import Iterator

@@ -145,8 +145,7 @@ def pair_log_probs(
     """Return log π(token | preceding tokens) in nats for every scored completion token, a list for chosen and one for
     rejected per pair.
 
-    This is one forward of a model with a fused LM head. In fp32, the other pairs of a batch change it by less than
-    1e-5 per token."""
+    This is one forward of a model with a fused LM head. In fp32, other pairs change it by less than 1e-5 per token."""
     sequences = [(p.prompt_ids, p.chosen_ids, p.chosen_mask) for p in pairs]
     sequences += [(p.prompt_ids, p.rejected_ids, p.rejected_mask) for p in pairs]
     length = max(len(prompt) + len(completion) for prompt, completion, _ in sequences)

@@ -2,23 +2,25 @@
 
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
 
 from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Unfinished
+from stages.config.installation import read_beside
 from stages.pairing.contrasts import Contrast
-from stages.store.records import Candidate, Judgement
+from stages.store.records import Judgement
 
 FEWER = "fewer than two judged candidates"
-TIES = "no candidate is preferred to another"
 COPIES = "that repeat another one"
 AGAINST_RANKING = "no comparison that the ranking agrees with"
 TASK_FULL = "its task has pairs.max_per_task pairs"
 OUTSIDE_QUANTILES = "no margin within pairs.margin_quantiles"
-BETTER_UNFINISHED = "only an unfinished candidate was better"
-WORSE_UNFINISHED = "only an unfinished candidate was worse"
+RULES: dict[str, dict[str, str]] = read_beside(__file__)
+TIES, BETTER_UNFINISHED = RULES["ties"]["reason"], RULES["better_unfinished"]["reason"]
+WORSE_UNFINISHED = RULES["worse_unfinished"]["reason"]
 # Advice to get candidates of different quality: for sampled ones DRAW, and for those of a file GIVE.
 DRAW = "Raise sample.temperatures or sample.candidates_per_prompt"
 GIVE = {
@@ -26,6 +28,7 @@ GIVE = {
     "file": "sample.file must have two different candidates of a prompt, one of them better",
 }
 LONGER = "Raise sample.max_new_tokens"
+Accepts = Callable[[Contrast, Pairs, Container[str]], bool]
 
 
 class WaysOut(NamedTuple):
@@ -38,13 +41,29 @@ class WaysOut(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A condition on contrasts: the reason for a prompt without a pair, a name for the refused contrasts, the test
-    that a contrast must pass, and advice to admit more contrasts."""
+    """A condition on contrasts: its texts in the YAML file beside this one, and the test that a contrast must pass."""
 
     reason: str
-    refused_name: str
-    accepts: Callable[[Contrast], bool]
+    refused: str
     way_out: str
+    accepts: Accepts
+
+
+# The tests of the rules. The last argument has the ids of candidates that must not be chosen.
+ACCEPTS: dict[str, Accepts] = {
+    "equal_scores": lambda c, cfg, unsound: c.score is None or c.distance > 0,
+    "ties": lambda c, cfg, unsound: c.margin is None or c.margin > 0,
+    "equal_texts": lambda c, cfg, unsound: c.better.stripped_text != c.worse.stripped_text,
+    "better_unfinished": lambda c, cfg, unsound: c.better.finish_reason == "stop",
+    "worse_unfinished": lambda c, cfg, unsound: c.worse.finish_reason == "stop" or cfg.unfinished is Unfinished.keep,
+    "quality": lambda c, cfg, unsound: c.better.candidate_id not in unsound,
+    "min_score": lambda c, cfg, unsound: c.score is None or c.score >= cfg.min_score,
+    "min_margin": lambda c, cfg, unsound: c.margin is None or c.margin > cfg.min_margin,
+    "max_length_ratio": lambda c, cfg, unsound: c.length_ratio <= (cfg.max_length_ratio or inf),
+    "max_length_difference": lambda c, cfg, unsound: (
+        cfg.max_length_difference is None or abs(c.longer_by) <= cfg.max_length_difference
+    ),
+}
 
 
 class Admission:
@@ -52,14 +71,13 @@ class Admission:
 
     def __init__(self, cfg: Pairs, ways_out: WaysOut, margins: tuple[float, float] | None = None):
         self.cfg, self.ways_out, self.margins = cfg, ways_out, margins
-        self.unsound_ids: Container[str] = ()
-        self.rules = build_rules(cfg, lambda candidate: candidate.candidate_id not in self.unsound_ids, ways_out)
+        self.rules = build_rules(cfg, ways_out)
         self.advice = {rule.reason: rule.way_out for rule in self.rules}
         self.advice |= {FEWER: ways_out.texts, COPIES: ways_out.texts}
         self.advice |= {OUTSIDE_QUANTILES: f"Widen {cfg.key}.margin_quantiles (null: all)"}
         self.advice[AGAINST_RANKING] = "Use pairs=ranked, which makes pairs from the ranking alone"
         self.advice[TASK_FULL] = f"Raise {cfg.key}.max_per_task"
-        self.refused_names = {rule.reason: rule.refused_name for rule in self.rules}
+        self.refused_names = {rule.reason: rule.refused for rule in self.rules}
         self.refused_names[OUTSIDE_QUANTILES] = f"outside {cfg.key}.margin_quantiles={cfg.margin_quantiles}"
         self.refused_names[COPIES] = COPIES
         self.refused = Counter[str]()
@@ -67,15 +85,17 @@ class Admission:
     def admit(self, contrasts: list[Contrast], unsound: Container[str]) -> tuple[list[Contrast], str]:
         """Return the admitted contrasts of a prompt and, if there are none, the reason of the rule that refused the
         last one. `unsound`: ids of candidates that must not be chosen, whatever their score."""
-        reason, self.unsound_ids = "" if contrasts else FEWER, unsound
+        reason = "" if contrasts else FEWER
         for rule in self.rules:
-            contrasts, reason = self.apply_rule(contrasts, rule.accepts, rule.reason, reason)
+            accepted = [c for c in contrasts if rule.accepts(c, self.cfg, unsound)]
+            contrasts, reason = self.count_refused(contrasts, accepted, rule.reason, reason)
         different = [*{(c.better.stripped_text, c.worse.stripped_text): c for c in contrasts}.values()]
         self.refused[COPIES] += len(contrasts) - len(different)
         if not self.margins:
             return different, reason
         low, high = self.margins
-        return self.apply_rule(different, lambda c: low <= c.distance <= high, OUTSIDE_QUANTILES, reason)
+        within = [c for c in different if low <= c.distance <= high]
+        return self.count_refused(different, within, OUTSIDE_QUANTILES, reason)
 
     def refused_by_name(self) -> Counter[str]:
         """Return the numbers of refused contrasts by their names."""
@@ -90,13 +110,12 @@ class Admission:
             if self.refused[reason]
         ]
 
-    def apply_rule(
-        self, contrasts: list[Contrast], keeps: Callable[[Contrast], bool], name: str, reason: str
+    def count_refused(
+        self, contrasts: list[Contrast], accepted: list[Contrast], name: str, reason: str
     ) -> tuple[list[Contrast], str]:
-        """Return the contrasts that pass, and the reason if there are none: `name`, or the earlier `reason`."""
-        remaining = [contrast for contrast in contrasts if keeps(contrast)]
-        self.refused[name] += len(contrasts) - len(remaining)
-        return remaining, name if contrasts and not remaining else reason
+        """Return the accepted contrasts, and the reason if there are none: `name`, or the earlier `reason`."""
+        self.refused[name] += len(contrasts) - len(accepted)
+        return accepted, name if contrasts and not accepted else reason
 
 
 def order_message(judgements: Iterable[Judgement]) -> str:
@@ -118,64 +137,9 @@ def quantile_margins(distances: Sequence[float], quantiles: Sequence[float]) -> 
     return float(np.quantile(distances, low, method="higher")), float(np.quantile(distances, high, method="lower"))
 
 
-def build_rules(cfg: Pairs, is_sound: Callable[[Candidate], bool], ways_out: WaysOut) -> list[Rule]:
-    """Return the rules in the order of their use. `is_sound`: False for candidates that must not be chosen."""
-    key = cfg.key
-    return [
-        Rule(
-            "every candidate got the same score",
-            "of equal scores",
-            lambda c: c.score is None or c.distance > 0,
-            ways_out.scores,
-        ),
-        Rule(TIES, "without a better answer", lambda c: c.margin is None or c.margin > 0, ways_out.scores),
-        Rule(
-            "no two candidates differ in text",
-            "of the same text twice",
-            lambda c: c.better.stripped_text != c.worse.stripped_text,
-            ways_out.texts,
-        ),
-        # A truncated chosen completion teaches endless answers; with an added end of turn it teaches to stop early.
-        Rule(
-            BETTER_UNFINISHED,
-            "with an unfinished better answer",
-            lambda c: c.better.finish_reason == "stop",
-            ways_out.ended,
-        ),
-        Rule(
-            WORSE_UNFINISHED,
-            f"with an unfinished worse answer ({key}.unfinished=drop)",
-            lambda c: c.worse.finish_reason == "stop" or cfg.unfinished is Unfinished.keep,
-            ways_out.worse_ended or f"{LONGER}, or set {key}.unfinished=keep",
-        ),
-        Rule(
-            f"no better candidate keeps the rules of {key}.quality",
-            f"with a better answer against the rules of {key}.quality",
-            lambda c: is_sound(c.better),
-            f"Set {key}.quality=false",
-        ),
-        Rule(
-            f"no score of {key}.min_score or more",
-            f"with a better answer that scores less than {key}.min_score={cfg.min_score:g}",
-            lambda c: c.score is None or c.score >= cfg.min_score,
-            f"Lower {key}.min_score={cfg.min_score:g} (0: any score)",
-        ),
-        Rule(
-            f"no margin above {key}.min_margin",
-            f"with a margin of no more than {key}.min_margin={cfg.min_margin:g}",
-            lambda c: c.margin is None or c.margin > cfg.min_margin,
-            f"Lower {key}.min_margin={cfg.min_margin:g} (0: any margin)",
-        ),
-        Rule(
-            f"every length ratio above {key}.max_length_ratio",
-            f"with lengths further apart than {key}.max_length_ratio={cfg.max_length_ratio or 0:g}",
-            lambda c: cfg.max_length_ratio is None or c.length_ratio <= cfg.max_length_ratio,
-            f"Raise {key}.max_length_ratio={cfg.max_length_ratio or 0:g} (null: any lengths)",
-        ),
-        Rule(
-            f"every length difference above {key}.max_length_difference",
-            f"with lengths further apart than {key}.max_length_difference={cfg.max_length_difference} tokens",
-            lambda c: cfg.max_length_difference is None or abs(c.longer_by) <= cfg.max_length_difference,
-            f"Raise {key}.max_length_difference={cfg.max_length_difference} (null: any lengths)",
-        ),
-    ]
+def build_rules(cfg: Pairs, ways_out: WaysOut) -> list[Rule]:
+    """Return the rules in the order of their use."""
+    worse_ended = ways_out.worse_ended or f"{LONGER}, or set {cfg.key}.unfinished=keep"
+    values = {"cfg": cfg, "ways": ways_out, "worse_ended": worse_ended, "ratio": cfg.max_length_ratio or 0}
+    texts = {rule: {key: text.format(**values) for key, text in RULES[rule].items()} for rule in RULES}
+    return [Rule(**texts[rule], accepts=ACCEPTS[rule]) for rule in RULES]

@@ -1,7 +1,6 @@
 """Strategies that choose which contrasts of a prompt become pairs, and a table that compares the strategies.
 
-Each strategy is a function from contrasts in random order to the ones it prefers, best first. The setting
-`pairs.max_per_prompt` limits how many of them become pairs."""
+Each strategy sorts contrasts, the ones it prefers first. `pairs.max_per_prompt` limits how many become pairs."""
 
 import random
 from array import array
@@ -18,68 +17,43 @@ from stages.pairing.contrasts import Contrast
 from stages.store.numbers import signed
 from stages.store.records import Example
 
-
-def widest_first(contrasts: list[Contrast]) -> list[Contrast]:
-    """Return the widest margins first: the best candidate against the worst (West-of-N: arXiv:2401.12086)."""
-    return sorted(contrasts, key=lambda c: -c.distance)
-
-
-def narrowest_first(contrasts: list[Contrast]) -> list[Contrast]:
-    """Return the narrowest margins first, down to `pairs.min_margin`. Margins of preferences come from strengths
-    (`plackett_luce.py`); preferences against the strengths are left out. This rule is our own. It follows the finding
-    that the worst of many candidates is not the best rejected one; the paper takes a candidate two standard deviations
-    below the mean reward (arXiv:2502.16825)."""
-    return sorted((c for c in contrasts if c.compared), key=lambda c: c.distance)
-
-
-def best_against_worse(contrasts: list[Contrast]) -> list[Contrast]:
-    """Return the contrasts of the best candidate with any worse one, in random order (Zephyr: arXiv:2310.16944)."""
-    highest = max((c.standing for c in contrasts), default=0.0)
-    return [c for c in contrasts if c.standing == highest]
-
-
-def hard_negatives(contrasts: list[Contrast]) -> list[Contrast]:
-    """Return the best candidate against the best worse ones first: hard negatives (arXiv:2502.14400)."""
-    return narrowest_first(best_against_worse(contrasts))
-
-
-def likeliest_mistakes(contrasts: list[Contrast]) -> list[Contrast]:
-    """Return the likeliest worse candidates first, by the log-prob of the model that drew them: mistakes that it makes
-    without luck, as greedy answers would. Each is set against a better one at random. This rule is our own."""
-    return sorted(contrasts, key=lambda c: -inf if c.worse.logprob is None else c.worse.logprob, reverse=True)
-
-
-def equal_lengths_first(contrasts: list[Contrast]) -> list[Contrast]:
-    """Return the most equal lengths first, against length bias (arXiv:2310.03716); for equal ratios the widest."""
-    return sorted(contrasts, key=lambda c: (c.length_ratio, -c.distance))
-
-
-def top_down(contrasts: list[Contrast]) -> list[Contrast]:
-    """Return the first of a ranking against all below it, then the second, and so on, as Plackett–Luce chooses."""
-    return sorted(contrasts, key=lambda c: (-c.standing, -c.distance))
-
-
-ORDERS: dict[Strategy, Callable[[list[Contrast]], list[Contrast]]] = {
-    Strategy.best_worst: widest_first,
-    Strategy.all: widest_first,
-    Strategy.random: list,
-    Strategy.margin: narrowest_first,
-    Strategy.best_random: best_against_worse,
-    Strategy.hard: hard_negatives,
-    Strategy.likely: likeliest_mistakes,
-    Strategy.length_matched: equal_lengths_first,
-    Strategy.ranked: top_down,
+# The order in which a strategy prefers contrasts, lowest first.
+ORDERS: dict[Strategy, Callable[[Contrast], Any]] = {
+    # The widest margins: the best candidate against the worst (West-of-N: arXiv:2401.12086)
+    Strategy.best_worst: lambda c: -c.distance,
+    Strategy.all: lambda c: -c.distance,
+    Strategy.random: lambda c: 0,
+    # The narrowest margins, down to `pairs.min_margin`. Margins of preferences come from strengths
+    # (`plackett_luce.py`). This rule is our own. It follows the finding that the worst of many candidates is not the
+    # best rejected one; the paper takes a candidate two standard deviations below the mean reward (arXiv:2502.16825).
+    Strategy.margin: lambda c: c.distance,
+    # The best candidate against any worse one (Zephyr: arXiv:2310.16944)
+    Strategy.best_random: lambda c: 0,
+    # The best candidate against the best worse ones: hard negatives (arXiv:2502.14400)
+    Strategy.hard: lambda c: c.distance,
+    # The likeliest worse candidates, by the log-prob of the model that drew them: mistakes that it makes without luck,
+    # as greedy answers would. Each is set against a better one at random. This rule is our own.
+    Strategy.likely: lambda c: inf if c.worse.logprob is None else -c.worse.logprob,
+    # The most equal lengths, against length bias (arXiv:2310.03716); for equal ratios the widest margins
+    Strategy.length_matched: lambda c: (c.length_ratio, -c.distance),
+    # The first of a ranking against all below it, then the second, and so on, as Plackett–Luce chooses
+    Strategy.ranked: lambda c: (-c.standing, -c.distance),
 }
+OF_BEST = (Strategy.best_random, Strategy.hard)  # strategies that use only contrasts of the best candidate
+OF_COMPARED = (Strategy.margin, Strategy.hard)  # strategies without preferences against the strengths
+BY_STRENGTH = (Strategy.margin, Strategy.ranked)  # strategies that use the ranking instead of single preferences
 
 
 def select_contrasts(contrasts: list[Contrast], strategy: Strategy, cfg: Pairs, prompt: str) -> list[Contrast]:
     """Return a prompt's contrasts that a strategy chooses. A random order seeded by the prompt breaks ties."""
     shuffled = contrasts.copy()
     random.Random(f"{cfg.seed}/{prompt}").shuffle(shuffled)
-    return ORDERS[strategy](shuffled)[: pairs_per_prompt(strategy, cfg)]
-
-
-BY_STRENGTH = (Strategy.margin, Strategy.ranked)  # strategies that use the ranking instead of single preferences
+    if strategy in OF_BEST:
+        highest = max((c.standing for c in shuffled), default=0.0)
+        shuffled = [c for c in shuffled if c.standing == highest]
+    if strategy in OF_COMPARED:
+        shuffled = [c for c in shuffled if c.compared]
+    return sorted(shuffled, key=ORDERS[strategy])[: pairs_per_prompt(strategy, cfg)]
 
 
 def pairs_per_prompt(strategy: Strategy, cfg: Pairs) -> int:
@@ -89,8 +63,7 @@ def pairs_per_prompt(strategy: Strategy, cfg: Pairs) -> int:
 
 class StrategyResult:
     """Statistics of the pairs that a strategy chooses, collected prompt by prompt. `longer_by` has the chosen answers'
-    surplus tokens. `prompts_without_pair` counts prompts by reason, and `left_out` counts usable contrasts that did
-    not become pairs."""
+    surplus tokens. `prompts_without_pair` counts prompts by reason, and `left_out` usable contrasts that gave none."""
 
     def __init__(self, strategy: Strategy, cfg: Pairs):
         self.strategy, self.cfg = strategy, cfg

@@ -146,8 +146,7 @@ def read_facts(source: str, chat: bool = False) -> Facts:
 
 def render(source: str, values: Sequence[Mapping[str, Any]], chat: bool = False) -> list[Rendered]:
     """Return the template rendered with each of these mappings of variables.
-    Raise TemplateFault if it cannot be rendered with one of them. Unbounded: if it takes too much time or memory, or
-    renders too much text."""
+    Raise TemplateFault if one of them cannot be rendered. Unbounded: if it takes too much time, memory or text."""
     process = running_process()
     number, facts = process.compiled(source, chat)
     if facts.plain:

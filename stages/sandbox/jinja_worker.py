@@ -1,8 +1,7 @@
 """The process that compiles and renders untrusted Jinja templates and parses YAML. `jinja_process.py` starts it.
 
 A request is a line of JSON on standard input, and its reply a line on standard output. The system limits the memory. A
-first timer interrupts Python and so finds the template's line. If one operation never returns to Python, a second
-timer ends the process."""
+first timer interrupts Python and so finds the template's line. A second one ends an operation that never returns."""
 
 import json
 import resource
@@ -18,20 +17,8 @@ from jinja2.nodes import EvalContext, Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from stages.sandbox.jinja_process import (
-    HALF,
-    LENGTH,
-    MEMORY,
-    PER_BYTE,
-    SECONDS,
-    SPEED,
-    TOO_LARGE,
-    TOO_LONG,
-    Refusal,
-    TemplateFault,
-    Unbounded,
-    text_environment,
-)
+from stages.sandbox import jinja_process as caller
+from stages.sandbox.jinja_process import LENGTH, PER_BYTE, Refusal, TemplateFault, Unbounded
 
 GRACE = 0.25  # seconds from the first timer to the second
 AGAIN = 0.1  # seconds until the first timer interrupts again, if Jinja caught the exception
@@ -124,7 +111,7 @@ def chat_environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-TEXT, CHAT = text_environment(), chat_environment()
+TEXT, CHAT = caller.text_environment(), chat_environment()
 MARKED: Any = CHAT.extensions[Generation.identifier]
 COMPILED: dict[int, Template] = {}
 
@@ -182,14 +169,14 @@ def line_of(error: BaseException) -> int | None:
 
 
 def interrupt(*_: object) -> None:
-    raise Overrun(TOO_LONG)
+    raise Overrun(caller.TOO_LONG)
 
 
 def reply(request: bytes) -> bytes:
     """Return the reply to a request, as a line of JSON."""
-    seconds, longest = SECONDS + len(request) / SPEED, LENGTH + PER_BYTE * len(request)
+    seconds, longest = caller.SECONDS + len(request) / caller.SPEED, LENGTH + PER_BYTE * len(request)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = MEMORY + PER_BYTE * len(request)
+    most = caller.MEMORY + PER_BYTE * len(request)
     resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
     try:
         signal.setitimer(signal.ITIMER_VIRTUAL, seconds + GRACE)
@@ -213,11 +200,11 @@ def fault_of(error: Exception) -> tuple[type[Exception], str]:
         case Overrun():
             return Unbounded, str(error)
         case MemoryError():
-            return Unbounded, TOO_LARGE
+            return Unbounded, caller.TOO_LARGE
         case RecursionError():
             return TemplateFault, "it is nested too deeply, or a macro calls itself"
         case UnicodeEncodeError():
-            return TemplateFault, HALF
+            return TemplateFault, caller.HALF
         case UndefinedError() | Refused():
             return Refusal, in_one_line(error)
         case _:

@@ -48,9 +48,8 @@ class Dropped:
         if not remaining:
             raise UserError(f"{message}. No {self.rows_noun} remain. {self.out / FILE} lists the dropped ones.")
         if count > self.limit * total:
-            raise UserError(
-                f"{message}. {self.key}={self.limit:g} is the largest share that may be dropped. Raise {self.key}, or "
-                f"correct the {self.rows_noun} that {self.out / FILE} lists."
-            )
+            way_out = f"Raise {self.key}, or correct the {self.rows_noun} that {self.out / FILE} lists."
+            limit = f"{self.key}={self.limit:g} is the largest share that may be dropped"
+            raise UserError(f"{message}. {limit}. {way_out}")
         self.out.warn(f"{message}. {FILE} lists them.")
         return dict(self.reasons)

@@ -1,8 +1,7 @@
 """Append-only files of JSON lines, for answers that cost money and for judgements of people.
 
 Each line ends with a digest of itself, and lines of earlier versions without a digest are accepted. Unreadable lines
-are moved to a second file, FILE.unreadable. The digest detects damage, but not forgery, since anybody can compute it.
-"""
+are moved to a second file, FILE.unreadable. The digest detects damage, but not forgery: anybody can compute it."""
 
 import asyncio
 import hashlib

@@ -54,12 +54,9 @@ def label_task_names() -> list[str]:
 def load_class(package: str, word: str, kind: type[Kind]) -> type[Kind]:
     """Return the class of this kind in a file of a package."""
     module = importlib.import_module(f"stages.{package}.{word}")
-    [plugin_class] = [c for c in vars(module).values() if is_defined_in(c, module.__name__) and issubclass(c, kind)]
-    return plugin_class  # type: ignore[no-any-return]
-
-
-def is_defined_in(value: Any, module: str) -> bool:
-    return isinstance(value, type) and value.__module__ == module
+    classes = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, kind)]
+    [plugin_class] = [each for each in classes if each.__module__ == module.__name__]
+    return plugin_class
 
 
 def user_path(typed: str) -> Path:

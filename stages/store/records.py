@@ -97,8 +97,7 @@ class Candidate:
     """One completion of a prompt. `logprob` is the sum over all `n_tokens` tokens, with the end of turn, at
     temperature 1. `finish_reason` is stop (the completion ended its turn) or length (it was truncated). `token_ids`
     and `logprob` are None for text from a file or from an endpoint that does not return them. `tokenizer` is the
-    digest of the tokenizer contract of `token_ids`. `continuation` has the messages of which `text` is the transcript,
-    if they are several."""
+    digest of the contract of `token_ids`. `continuation` has several messages, whose transcript is `text`."""
 
     prompt_id: str
     candidate_id: str
@@ -126,19 +125,9 @@ class Candidate:
     @classmethod
     def from_text(cls, prompt: str, text: str, policy: str, sampler: str, n_tokens: int) -> "Candidate":
         """Return a candidate for text that was not sampled here: temperature, seed and token ids are unknown."""
-        return cls(
-            prompt_id=prompt,
-            candidate_id=content_id(prompt, text),
-            policy=policy,
-            sampler=sampler,
-            temperature=0.0,
-            seed=0,
-            text=text,
-            token_ids=None,
-            finish_reason="stop",
-            logprob=None,
-            n_tokens=n_tokens,
-        )
+        unknown: dict[str, Any] = {"temperature": 0.0, "seed": 0, "token_ids": None, "logprob": None}
+        name, finish_reason = content_id(prompt, text), "stop"
+        return cls(prompt, name, policy, sampler, text=text, finish_reason=finish_reason, n_tokens=n_tokens, **unknown)
 
 
 @dataclass

@@ -17,8 +17,7 @@ from stages.store.table_schema import Int32
 @dataclass
 class UnpairedPreference:
     """A row in TRL's conversational columns for KTO, with its origin and, if sampled, the completion's token ids. A
-    truncated completion (`finish_reason` length) is undesirable. `score` is None if the label comes from preferences.
-    """
+    truncated completion (`finish_reason` length) is undesirable. `score` is None if preferences give the label."""
 
     id: str
     prompt_id: str
@@ -60,10 +59,8 @@ def mismatched_pairs(rows: Iterable[UnpairedPreference]) -> Iterator[MismatchedP
         by_split[row.split].append(row)
     for split, members in by_split.items():
         if len({row.prompt_id for row in members}) == 1:
-            raise UserError(
-                f"KTO needs completions of two prompts, but those of the {split} split all answer one. Add prompts, "
-                "or change unpaired.validation_fraction."
-            )
+            problem = f"KTO needs completions of two prompts, but those of the {split} split all answer one"
+            raise UserError(f"{problem}. Add prompts, or change unpaired.validation_fraction.")
         circle = sorted(members, key=lambda row: content_id("mismatched", row.id, row.candidate_id))
         for i, row in enumerate(circle):
             following = (circle[(i + step) % len(circle)] for step in range(1, len(circle)))

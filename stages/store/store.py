@@ -222,12 +222,9 @@ class Store:
             return
         for node in (node for target in targets for node in target.lineage):
             if self.folder(node).exists():
-                self._link(node)
-
-    def _link(self, node: Node) -> None:
-        latest = self.root / "latest" / node.stage
-        latest.parent.mkdir(parents=True, exist_ok=True)
-        safe_files.link(latest, Path("..") / node.stage / node.fingerprint)
+                latest = self.root / "latest" / node.stage
+                latest.parent.mkdir(parents=True, exist_ok=True)
+                safe_files.link(latest, Path("..") / node.stage / node.fingerprint)
 
     def manifests(self, stage: str = "*") -> list[tuple[Path, Manifest]]:
         """Return folder and manifest of every readable published node of a stage, oldest first."""

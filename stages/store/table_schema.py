@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -46,7 +46,8 @@ def table_of(records: Sequence[Any], kind: Any) -> pa.Table:
     for get, shape, part in columns_of(kind):
         values = [*map(get, records)]
         if part:
-            values = [[encode_nested(each, part) for each in value] for value in values]
+            encode = partial(json.dumps, sort_keys=True)
+            values = [[convert_dicts(vars(each), part, encode) for each in value] for value in values]
         columns.append(pa.array(values, shape))
     return pa.Table.from_arrays(columns, names=[*field_types(kind)])
 
@@ -63,7 +64,7 @@ def records_of(table: pa.Table | pa.RecordBatch, kind: Any) -> list[Any]:
     for name in names:
         values = table[name].to_pylist()
         if part := nested_class(field_types(kind)[name]):
-            values = [[decode_nested(each, part) for each in value] for value in values]
+            values = [[part(**convert_dicts(each, part, json.loads)) for each in value] for value in values]
         columns.append(values)
     return [kind(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
 
@@ -73,11 +74,6 @@ def nested_class(hint: Any) -> Any:
     return get_args(hint)[0] if get_origin(hint) is list and is_dataclass(get_args(hint)[0]) else None
 
 
-def encode_nested(part: Any, kind: Any) -> dict[str, Any]:
-    shapes = field_types(kind)
-    return {k: json.dumps(v, sort_keys=True) if get_origin(shapes[k]) is dict else v for k, v in vars(part).items()}
-
-
-def decode_nested(part: dict[str, Any], kind: Any) -> Any:
-    shapes = field_types(kind)
-    return kind(**{k: json.loads(v) if get_origin(shapes[k]) is dict else v for k, v in part.items()})
+def convert_dicts(values: dict[str, Any], kind: Any, convert: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return the values of a dataclass by field, with those of fields for mappings converted."""
+    return {k: convert(v) if get_origin(field_types(kind)[k]) is dict else v for k, v in values.items()}

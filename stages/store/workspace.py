@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -149,20 +150,13 @@ def read_samples(node: Path) -> list[Sample]:
     """Return the answers sorted by step, then by prompt. If a resume repeated a step, the later answers count."""
     path, samples = node / SAMPLES, dict[tuple[int, str], Sample]()
     for line in path.read_bytes().splitlines() if path.exists() else []:
-        if sample := read_sample(line):
+        with suppress(*WRONG_SHAPE):  # a kill truncated the line, or it is not a sample
+            sample = Sample(**json.loads(line))
             samples[sample.step, sample.id] = sample
     return [samples[key] for key in sorted(samples)]
 
 
-def read_sample(line: bytes) -> Sample | None:
-    """Return the sample in a line of `samples.jsonl`, or None if a kill truncated the line or it is not a sample."""
-    try:
-        return Sample(**json.loads(line))
-    except WRONG_SHAPE:
-        return None
-
-
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """The progress of a stage: a line of at most 80 columns on a terminal; in a log file, a line every half minute.
     The time left is computed from the mean rate, after a twentieth of the rows and ten seconds. Earlier it would be
     wrong, since the first rows wait for a whole batch."""
@@ -182,9 +176,6 @@ class Progress:
         bar = tqdm(total=self.total, initial=self.done, ncols=columns, bar_format="{desc} |{bar}|", delay=0.01)
         bar.set_description_str(self.line(), refresh=True)
         return bar
-
-    def __enter__(self) -> "Progress":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

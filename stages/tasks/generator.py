@@ -53,8 +53,7 @@ def family(
         phrasings: one per line, " | " for a blank line; the last is kept out of training. By default, those under the
             function's name in the YAML file beside its module.
         unseen: keeps the family out of training altogether.
-        trains: the kinds of constraint on open answers that it asks for as well.
-    """
+        trains: the kinds of constraint on open answers that it asks for as well."""
 
     def register(make: Callable[[random.Random], Instance]) -> Callable[[random.Random], Instance]:
         forms = wordings_of(make, "\n\n") if phrasings is None else split_wordings(phrasings, "\n\n")
@@ -72,6 +71,11 @@ def one_of(options: list[str], right: str) -> list[Check]:
 def exactly(right: str, kind: str, **params: Any) -> list[Check]:
     """Return the checks of an exact answer: a property of the right answer, and equality with it."""
     return [Check(kind, params), Check("equals", {"text": right})]
+
+
+def exact_task(text: str, right: str, kind: str, /, **params: Any) -> Instance:
+    """Return the instance of a task on a text with one exact answer, which has a property."""
+    return Instance({"text": text}, right, exactly(right, kind, **params))
 
 
 def as_json(right: Any) -> list[Check]:

@@ -1,6 +1,5 @@
 """Open requests with constraints: the model chooses the content, and checks test the form. A request is drawn first,
-then none to three constraints that do not clash. A kind of constraint is used for training, validation or testing,
-never for two of them."""
+then none to three constraints that do not clash. A kind of constraint has one use: training, validation or testing."""
 
 import random
 import re

@@ -17,14 +17,9 @@ Table = tuple[list[str], list[list[Any]]]  # columns, rows
 def read_tables(stage: str, folder: Path) -> dict[str, Table]:
     """Return the tables of a node by name: scored candidates of `label`, pairs of `pairs` (`ROWS` rows at most), or
     the sample answers of a training stage."""
-    tables: dict[str, Table] = {}
-    if stage == "label":
-        tables["candidates"] = candidates(folder)
-    elif stage == "pairs":
-        tables["pairs"] = pairs(folder)
-    else:
-        tables["samples"] = samples(folder)
-    return {name: table for name, table in tables.items() if table[1]}
+    read = {"label": candidates, "pairs": pairs}.get(stage, samples)
+    table = read(folder)
+    return {read.__name__: table} if table[1] else {}
 
 
 def candidates(folder: Path) -> Table:

@@ -44,10 +44,9 @@ class EpochSchedule:
         """Return a warning if the first `steps` steps do not contain every row, else ''."""
         if not (unseen := self.row_count - len(self.times_seen(steps))):
             return ""
-        return (
-            f"{self.key}.batch_size={self.batch_size}: training for {steps} steps did not reach {unseen} of "
-            f"{self.row_count} {noun}. Set {self.key}.epochs=2, or a batch_size that divides {self.row_count}."
-        )
+        problem = f"training for {steps} steps did not reach {unseen} of {self.row_count} {noun}"
+        way_out = f"Set {self.key}.epochs=2, or a batch_size that divides {self.row_count}."
+        return f"{self.key}.batch_size={self.batch_size}: {problem}. {way_out}"
 
 
 class EpochSampler(Sampler[int]):

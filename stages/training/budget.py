@@ -49,8 +49,7 @@ def decide_open_settings(cfg: Block, args: TrainingArguments, model: Path, out: 
     else:
         tokens, checkpointing = decide_from_memory(cfg, args.device.type, model)
         write_decision(out, tokens, checkpointing)
-    if runtime.token_budget is not None:
-        tokens = runtime.token_budget
+    tokens = tokens if runtime.token_budget is None else runtime.token_budget
     if runtime.gradient_checkpointing is not Checkpointing.auto:
         checkpointing = runtime.gradient_checkpointing
     # Recomputing a layer gathers its sharded weights again, which needs every process. So all processes use the
@@ -92,10 +91,9 @@ def out_of_memory_error(cfg: Training, step: int, rows: int, tokens: int, checkp
     else:
         way_out = f"lower {name}.max_length (now {cfg.max_length}), or train fewer weights with {name}.adapter=lora"
     recomputation = "" if checkpointing is Checkpointing.none else f", {checkpointing} gradient checkpointing"
-    return UserError(
-        f"out of memory at step {step}: a micro-batch has {rows} rows with {tokens} tokens{recomputation}: {way_out}. "
-        "The same command then resumes from the last checkpoint."
-    )
+    size = f"a micro-batch has {rows} rows with {tokens} tokens{recomputation}"
+    resumes = "The same command then resumes from the last checkpoint."
+    return UserError(f"out of memory at step {step}: {size}: {way_out}. {resumes}")
 
 
 def enable_checkpointing(model: PreTrainedModel, checkpointing: Checkpointing) -> None:

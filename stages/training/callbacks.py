@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -49,25 +49,20 @@ class DivergenceCheck(TrainerCallback):
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, *, logs: Any, **_: Any) -> None:
         if not math.isfinite(logs.get("eval_loss", 0.0)):
-            raise UserError(
-                f"training diverged by step {state.global_step}: the validation loss is {logs['eval_loss']}. "
-                f"{lower_rate_advice(self.cfg)}."
-            )
+            self.stop(f"by step {state.global_step}: the validation loss is {logs['eval_loss']}")
         self.record(logs)
         if "grad_norm" not in logs:
             return
         loss, norm = logs["loss"], logs["grad_norm"]
         exploded = len(self.norms) > 8 and norm > EXPLOSION * statistics.median(self.norms[:-1])
         if not math.isfinite(loss) or not math.isfinite(norm) or exploded:
-            raise UserError(
-                f"training diverged at step {state.global_step}: loss {loss:.3g}, gradient norm {norm:.3g}. "
-                f"{lower_rate_advice(self.cfg)}, or lengthen the warm-up."
-            )
+            figures = f"loss {loss:.3g}, gradient norm {norm:.3g}"
+            self.stop(f"at step {state.global_step}: {figures}", ", or lengthen the warm-up")
         if self.has_climbed(state.max_steps):
-            raise UserError(
-                f"training diverged by step {state.global_step}: the loss rose, {format_losses(self.losses)}. "
-                f"{lower_rate_advice(self.cfg)}."
-            )
+            self.stop(f"by step {state.global_step}: the loss rose, {format_losses(self.losses)}")
+
+    def stop(self, fault: str, more_advice: str = "") -> NoReturn:
+        raise UserError(f"training diverged {fault}. {lower_rate_advice(self.cfg)}{more_advice}.")
 
     def record(self, logs: dict[str, Any]) -> None:
         if "grad_norm" in logs:

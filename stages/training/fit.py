@@ -153,13 +153,10 @@ def train_with_callbacks(trainer: Trainer, cfg: Training, out: StageDir, *callba
         adapters.cast_trained_to_fp32(trainer.model)
     for default in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(default)
-    shared_callbacks: list[TrainerCallback] = [
-        DivergenceCheck(cfg),
-        CurveLog(out),
-        Checkpoints(60 * cfg.runtime.save_minutes),
-    ] + ([TrainingProgress()] if out.is_main else [])
-    shared_callbacks.append(EvaluationTimes(trainer, cfg.evaluations))  # the last, because it evaluates at once
-    for callback in (*callbacks, *shared_callbacks):
+    shared_callbacks = [DivergenceCheck(cfg), CurveLog(out), Checkpoints(60 * cfg.runtime.save_minutes)]
+    progress = [TrainingProgress()] if out.is_main else []
+    evaluations = EvaluationTimes(trainer, cfg.evaluations)  # the last, because it evaluates at once
+    for callback in (*callbacks, *shared_callbacks, *progress, evaluations):
         trainer.add_callback(callback)
     with trainer.accelerator.main_process_first():  # the main process removes incomplete checkpoints
         resumed = newest_complete(checkpoint_folder(out))

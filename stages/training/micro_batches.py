@@ -236,10 +236,9 @@ class MicroBatches(PlumblineTrainer, ABC):
             self.make_room(model, too_large)  # inside `except`, the error would still hold the micro-batch's tensors
         settings = self.token_budget, self.checkpointing
         if settings != before:
-            self.out.warn(
-                f"out of memory at step {self.state.global_step + 1}, which was repeated. From this step on, a "
-                f"micro-batch has at most {settings[0]} tokens, with gradient checkpointing {settings[1]}."
-            )
+            repeated = f"out of memory at step {self.state.global_step + 1}, which was repeated"
+            limit = f"at most {settings[0]} tokens, with gradient checkpointing {settings[1]}"
+            self.out.warn(f"{repeated}. From this step on, a micro-batch has {limit}.")
             write_decision(self.out, *settings)
         return loss
 

@@ -37,28 +37,22 @@ STAY_NEAR = "set grpo.beta=0.04"
 
 @dataclass
 class Rollout(Candidate):
-    """A completion with its reward, or with the reason why it has none. `policy` names the step whose weights wrote
-    it, and their digest."""
+    """A completion with its reward, or why it has none. `policy`: the step that wrote it, and its weights' digest."""
 
     reward: float | None = None
     error: str | None = None
 
 
+Prompts = Mapping[str, Example]  # by id
 Judge = Callable[[list[Example], list[Rollout]], Iterable[Judgement]]
 
 
 class Rollouts:
     """Draws the rollouts of a trainer's steps, or reads them from the shards of an earlier attempt. With several
-    processes, each completes its own prompts, and all of them get all rollouts. `prompts`: by id."""
+    processes, each completes its own prompts, and all of them get all rollouts."""
 
     def __init__(
-        self,
-        trainer: Trainer,
-        cfg: ScoredGRPO,
-        contract: Contract,
-        prompts: Mapping[str, Example],
-        judge: Judge,
-        out: StageDir,
+        self, trainer: Trainer, cfg: ScoredGRPO, contract: Contract, prompts: Prompts, judge: Judge, out: StageDir
     ):
         self.trainer, self.cfg, self.contract, self.prompts, self.judge = trainer, cfg, contract, prompts, judge
         self.token_ids = {name: contract.prompt(example.messages) for name, example in prompts.items()}
@@ -94,10 +88,9 @@ class Rollouts:
         machine.give_back_gpu_memory()
         model = inference_copy(self.trainer.model, self.cfg.precision)
         if not policy.endswith(digest := weights_digest(model, self.dtype)):
-            raise UserError(
-                f"align=grpo: the sampler has the weights {digest}, but the trainer is at {policy}. Its completions "
-                "would teach older weights, so nothing is published. Type the same command again."
-            )
+            problem = f"the sampler has the weights {digest}, but the trainer is at {policy}"
+            result = "Its completions would teach older weights, so nothing is published"
+            raise UserError(f"align=grpo: {problem}. {result}. Type the same command again.")
         sampler = HFSampler.of(model, self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, ROWS)
         requests = [Request(i, self.prompts[i].messages, self.token_ids[i], temperatures, seed) for i in ids]
         drawn = {request.id: (request, completions) for request, completions in sampler.complete(requests)}
@@ -120,10 +113,9 @@ class Rollouts:
                 rollout.error = (judgement and judgement.error) or "the labeler gave no score"
         unscored, limit = [r.error for r in rollouts if r.reward is None], self.cfg.label.max_failed
         if len(unscored) > limit * len(rollouts):
-            raise UserError(
-                f"label.max_failed={limit:g}: {len(unscored)} of {len(rollouts)} completions of a step have no "
-                f"reward, because: {unscored[0]}. Remove the cause, or raise the limit; the same command then resumes."
-            )
+            problem = f"{len(unscored)} of {len(rollouts)} completions of a step have no reward"
+            way_out = "Remove the cause, or raise the limit; the same command then resumes."
+            raise UserError(f"label.max_failed={limit:g}: {problem}, because: {unscored[0]}. {way_out}")
         return rollouts
 
 
@@ -178,11 +170,9 @@ def curve_warnings(steps: Sequence[dict[str, Any]], held_out: Sequence[list[floa
         yield "no prompt is held out, so it is unknown if a higher reward is a gain. Add validation prompts."
     elif paired(*ends("reward")).low > 0 and not has_gain(held_out[0], held_out[-1]):
         first, last = map(fmean, ends("reward"))
-        yield (
-            f"the reward rose from {first:.3f} to {last:.3f}, but on {len(held_out[0])} held-out prompts no gain is "
-            "shown. The model may know its prompts by heart, or what the labeler overrates: add prompts, or "
-            f"{STAY_NEAR}."
-        )
+        gain = f"the reward rose from {first:.3f} to {last:.3f}, but on {len(held_out[0])} held-out prompts no gain is"
+        cause = "The model may know its prompts by heart, or what the labeler overrates"
+        yield f"{gain} shown. {cause}: add prompts, or {STAY_NEAR}."
     first, last = map(fmean, ends("completion_tokens"))
     if last > LENGTHENED * first:
         yield f"completions grew from {first:.0f} to {last:.0f} tokens. The labeler may reward length."
@@ -191,10 +181,8 @@ def curve_warnings(steps: Sequence[dict[str, Any]], held_out: Sequence[list[floa
         yield f"the share of completions that end fell from {first:.1%} to {last:.1%}. To stay near SFT, {STAY_NEAR}."
     first, last = map(fmean, ends("entropy"))
     if last < COLLAPSED * first:
-        yield (
-            f"the entropy fell from {first:.2g} to {last:.2g} nats per token, so the completions of a prompt are "
-            f"nearly alike. Lower grpo.learning_rate, or {STAY_NEAR}."
-        )
+        fall = f"the entropy fell from {first:.2g} to {last:.2g} nats per token"
+        yield f"{fall}, so the completions of a prompt are nearly alike. Lower grpo.learning_rate, or {STAY_NEAR}."
 
 
 def has_gain(before: Sequence[float | None], after: Sequence[float | None]) -> bool:

@@ -43,11 +43,9 @@ class SampleWriter(TrainerCallback):
         context = context_length(trainer.model.config) or math.inf
         self.requests = [r for r in requests if len(r.token_ids) + cfg.runtime.sample_tokens <= context]
         if long := len(requests) - len(self.requests):
-            out.warn(
-                f"{cfg.block}.runtime.sample_tokens={cfg.runtime.sample_tokens}: {long} of {len(requests)} held-out "
-                f"prompts get no samples during training: with an answer they exceed the {context:,} tokens that the "
-                "model reads."
-            )
+            key = f"{cfg.block}.runtime.sample_tokens={cfg.runtime.sample_tokens}"
+            unsampled = f"{long} of {len(requests)} held-out prompts get no samples during training"
+            out.warn(f"{key}: {unsampled}: with an answer they exceed the {context:,} tokens that the model reads.")
         if not is_unsharded and out.is_main and cfg.runtime.samples:
             log.info("no samples during training, because the weights are sharded.")
 

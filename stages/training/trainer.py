@@ -92,8 +92,7 @@ def skip_first_step(longer_schedule: Any, warmup_steps: int) -> Any:
     """Return a schedule from its second step on, with a quadratic warm-up. transformers' schedules begin with learning
     rate 0, and a short training cannot waste a step. Adam's first step divides each gradient by its size, rounding
     errors included. At a quarter of the learning rate these made weights differ by 1.4e-5 between micro-batches, at a
-    sixteenth by 4.6e-6. A schedule that is not a function of the step (`reduce_lr_on_plateau`) is returned
-    unchanged."""
+    sixteenth by 4.6e-6. A schedule that is not a function of the step (`reduce_lr_on_plateau`) stays as it is."""
     if not isinstance(longer_schedule, torch.optim.lr_scheduler.LambdaLR):
         return longer_schedule
     factors: list[Any] = [
@@ -125,10 +124,8 @@ def risen_loss_message(history: EvalHistory, cfg: Training) -> str:
     change = paired(history.row_losses(0), history.row_losses(max(history.by_step)))
     if not change.low > 0:
         return ""
-    return (
-        f"held-out loss {format_losses(history.losses)}: it rose during training by {change.per('pair')}. "
-        f"{lower_rate_advice(cfg)}, or lower {cfg.block}.epochs."
-    )
+    rise = f"held-out loss {format_losses(history.losses)}: it rose during training by {change.per('pair')}"
+    return f"{rise}. {lower_rate_advice(cfg)}, or lower {cfg.block}.epochs."
 
 
 def read_best_losses(history: EvalHistory, step: int, cfg: Training, out: StageDir) -> list[float]:
@@ -139,10 +136,8 @@ def read_best_losses(history: EvalHistory, step: int, cfg: Training, out: StageD
     change, start_loss = paired(before, after), fmean(before)
     if change.mean <= 0:
         return after
-    message = (
-        f"validation loss {format_losses(history.losses)}: its lowest value, after step {step}, is higher than before "
-        f"the first step, by {change.per('row')}"
-    )
+    message = f"validation loss {format_losses(history.losses)}: its lowest value, after step {step}, "
+    message += f"is higher than before the first step, by {change.per('row')}"
     if change.mean > MOST_RISE * start_loss and change.low > 0:
         raise UserError(f"{message}. Training made it worse, and nothing is published. {lower_rate_advice(cfg)}.")
     out.warn(f"{message}. {lower_rate_advice(cfg)}, unless the model itself wrote these rows.")

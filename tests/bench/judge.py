@@ -67,7 +67,7 @@ def judge_pool(candidate_pool: Pool, judge: Named, kind: Rubrics = Rubrics.pairw
     FOLDER.mkdir(parents=True, exist_ok=True)
     work = StageDir(FOLDER, lambda metrics, step: None, call_folder=FOLDER / "calls")
     judgements = {
-        j.prompt_id: j for j in Jury.of(pin(label_cfg, FOLDER / "digests.json")[0], work).judge_all(candidate_pool)
+        j.prompt_id: j for j in Jury(pin(label_cfg, FOLDER / "digests.json")[0], work).judge_all(candidate_pool)
     }
     return [judgements[prompt.id] for prompt in candidate_pool.prompts]
 

@@ -22,7 +22,7 @@ from tests.endpoints.servers import Model, running
 from tests.helpers import TINY, Chain, build, inside, nodes, refused
 from tests.labelers.judging import judging
 
-KIND = Kind("sft", "bf16", "none", 1e8, False, True, "2 x this", 1)
+KIND = Kind("sft", "bf16", "none", 1, 1e8, False, True, "2 x this")
 
 
 def cost_of(root: Path, name: str, *overrides: str, more_stores: tuple[Path, ...] = ()) -> cost.Cost:

@@ -39,7 +39,7 @@ def judged(url: str, folder: Path) -> tuple[list[Judgement] | UserError, Jury]:
     label = copy.deepcopy(LABEL())
     runtime = EndpointRuntime(timeout=TIMEOUT, retries=0)
     label.judge.endpoints = [Endpoint(url, "judge", "JUDGE_KEY", runtime=runtime)]
-    jury = Jury.of(label, work(folder))
+    jury = Jury(label, work(folder))
     try:
         return sorted(jury.judge_all(pool(["one", "two"], ["three", "four"])), key=str), jury
     except UserError as error:

@@ -67,16 +67,17 @@ def test_a_store_from_before_can_be_read(tmp_path: Path) -> None:
 
 def test_preferences_carry_theirs_into_pairs(tmp_path: Path) -> None:
     rows = [{"prompt": f"ask {i}", "chosen": "b", "rejected": "c", **({"by": "mit"} if i else {})} for i in range(3)]
-    source = Source(str(lines(tmp_path, rows)), columns={"licence": "by"})
-    dataset = Dataset(source, "label.path", StageDir(tmp_path, lambda metrics, step: None))
+    cfg = settings(
+        "recipe=tiny", "label=dataset", f"label.path={lines(tmp_path, rows)}", "label.columns={licence: by}"
+    )
+    dataset = Dataset(cfg.label, StageDir(tmp_path, lambda metrics, step: None))
     pool = dataset.pool({})
     save(tmp_path / "prompts.parquet", pool.prompts, Example)
     save(tmp_path / "candidates.parquet", pool.candidates, Candidate)
     judgements = [each for prompt in pool.prompts for each in dataset.judge(prompt, [])]
     save(tmp_path / "judgements.parquet", judgements, type(judgements[0]))
-    cfg = settings("recipe=tiny", "label=dataset", f"label.path={source.path}").pairs
     (tmp_path / "pairs").mkdir()
-    metrics = run_pairs(cfg, {"judged": tmp_path}, StageDir(tmp_path / "pairs", lambda metrics, step: None))
+    metrics = run_pairs(cfg.pairs, {"judged": tmp_path}, StageDir(tmp_path / "pairs", lambda metrics, step: None))
     assert metrics["licences"] == {"mit": 2, UNKNOWN: 1}
 
 

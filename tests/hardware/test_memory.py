@@ -322,8 +322,7 @@ def test_a_token_budget_checkpoints_only_where_the_longest_row_would_not_fit(mon
     block = block_of("dpo", "max_length=1024", "precision=bf16")
     shape = ModelShape(576, 1536, 30, 49152, 576, 192, tied=True)  # SmolLM2-135M
     needs = {
-        c: memory.training_bytes(shape, block, "cpu", 2048, c) / memory.budget_share("cpu")
-        for c in block.checkpointings
+        c: memory.training_bytes(shape, block, "cpu", 2048, c) / memory.CPU_BUDGET_SHARE for c in block.checkpointings
     }
 
     def budget(free: float) -> tuple[int, Checkpointing]:

@@ -135,7 +135,7 @@ def main(folder: Path, keys: dict[str, Any]) -> None:
     human = Human(**keys, runtime=runtime)
     out = work(folder)
     people_pool = pool(*json.loads((folder / "texts.json").read_text()))
-    judgements = [vars(j) for j in People.of(Label(labeler="human", human=human), out).judge_all(people_pool)]
+    judgements = [vars(j) for j in People(Label(labeler="human", human=human), out).judge_all(people_pool)]
     (folder / "judgements.json").write_text(
         json.dumps({"judgements": judgements, "figures": out.endpoint_calls["label.human"]})
     )

@@ -61,4 +61,4 @@ def block(folder: Path, *urls: str, **judge: Any) -> Label:
 
 
 def judged(folder: Path, candidates: Pool, *urls: str, **judge: Any) -> list[Judgement]:
-    return list(Jury.of(block(folder, *urls, **judge), work(folder)).judge_all(candidates))
+    return list(Jury(block(folder, *urls, **judge), work(folder)).judge_all(candidates))

@@ -235,7 +235,7 @@ def test_equal_requests_are_one_call_in_whatever_order_their_candidates_stand(tm
 @pytest.mark.parametrize("kind", ["pairwise", "pointwise"])
 def test_what_was_paid_for_twice_before_is_taken_and_nothing_is_asked(kind: str, tmp_path: Path) -> None:
     out = work(tmp_path)
-    labeler = Jury.of(block(tmp_path, PAID_AT, kind=kind), out)
+    labeler = Jury(block(tmp_path, PAID_AT, kind=kind), out)
     labeler.judges[0].calls.path.parent.mkdir(parents=True)
     shutil.copy(PAID, labeler.judges[0].calls.path)
     judgements = [*labeler.judge_all(pool(*COPIES))]
@@ -255,5 +255,5 @@ def test_a_fault_on_the_way_does_not_decide_which_reply_counts(tmp_path: Path) -
     with running(Model(says)) as model, running(Proxy(model, 0.5, 0.0, ("500",))) as proxy:
         cfg = block(tmp_path, proxy.url, kind="pairwise", attempts=9)
         cfg.judge.endpoints[0].runtime.retries = 0  # type: ignore[index]
-        judgements = [*Jury.of(cfg, work(tmp_path)).judge_all(several)]
+        judgements = [*Jury(cfg, work(tmp_path)).judge_all(several)]
     assert proxy.failed["500"] > 9 and {j.raw for j in judgements} == {judgements[0].raw}

@@ -279,11 +279,11 @@ def test_a_reward_is_the_members_mean_score(tmp_path: Path) -> None:
     completions = pool(["YES", "YES INDEED", "no", "lost"])
     checks = [Check("upper"), Check("word_count", {"count": 1})]
     prompts = [replace(prompt, checks=checks) for prompt in completions.prompts]
-    ensemble = Ensemble.of(label, StageDir(tmp_path, lambda metrics, step: None))
+    ensemble = Ensemble(label, StageDir(tmp_path, lambda metrics, step: None))
     judgements = [*ensemble.judge_rollouts(completions._replace(prompts=prompts))]
     assert [j.candidate_id for j in judgements] == [c.candidate_id for c in completions.candidates]
     assert [j.score for j in judgements[:3]] == pytest.approx([1.0, (0.5 + 3 * 0.5) / 4, (0.5 + 3 * 1.0) / 4])
     assert judgements[3].score is None and "own" in str(judgements[3].error)
     strict = replace(label, ensemble=replace(label.ensemble, members=[Voter("verifier", 1.0, 0.6), Voter("own", 3.0)]))
-    vetoed = [*Ensemble.of(strict, ensemble.out).judge_rollouts(completions._replace(prompts=prompts))]
+    vetoed = [*Ensemble(strict, ensemble.out).judge_rollouts(completions._replace(prompts=prompts))]
     assert [j.score for j in vetoed[:3]] == pytest.approx([1.0, 0.0, 0.0])

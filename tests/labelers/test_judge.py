@@ -95,13 +95,13 @@ def test_comparisons_on_which_two_judges_differ_are_ties(tmp_path: Path, caplog:
     worse = lambda texts: "A" if "best" in texts["A"] else "B" if "best" in texts["B"] else flipped[better(texts)]
     flipped, three = {"A": "B", "B": "A"}, pool(["poor 1", "best 9"], ["poor 1", "good 2"], ["poor 1", "good 3"])
     with running(Model(judging(better))) as good, running(Model(judging(worse))) as bad:
-        two = Jury.of(block(tmp_path, good.url, bad.url), work(tmp_path))
+        two = Jury(block(tmp_path, good.url, bad.url), work(tmp_path))
         words = [j.preference for j in two.judge_all(three)]
         assert Counter(word == "tie" for word in words) == {True: 2, False: 1}
         assert two.figures() == {"judges_differ": 2}
         assert "two judges must agree." in caplog.text
         caplog.clear()
-        alone = Jury.of(block(tmp_path, good.url), work(tmp_path))
+        alone = Jury(block(tmp_path, good.url), work(tmp_path))
         assert len([*alone.judge_all(three)]) == 3 and not alone.figures() and "must agree" not in caplog.text
 
 
@@ -194,7 +194,7 @@ def test_no_reply_is_a_traceback_and_no_verdict_is_invented(
     try:
         judgements = verdict(Reply(text, finish), kind, reading)
     except NoVerdict as error:
-        assert error.reason
+        assert str(error)
         return
     assert finish == "stop"
     assert judgements in ALLOWED[kind] and type(judgements) is type(ALLOWED[kind][0])
@@ -257,7 +257,7 @@ def test_an_unusable_rubric_is_refused_before_the_run(rubric: str, message: str,
 def test_a_rubric_that_fails_on_an_answer_is_reported_with_its_key(tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text("{{ request }} {{ a }}{{ b }}{% if 'poor' in a %}\n{{ a * 10 ** 9 }}{% endif %}")
-    jury = Jury.of(block(tmp_path, "http://127.0.0.1:1/v1", rubric=file), work(tmp_path))
+    jury = Jury(block(tmp_path, "http://127.0.0.1:1/v1", rubric=file), work(tmp_path))
     request = [{"role": "user", "content": "Which?"}]
     assert jury.rubric.messages(request, ["fair 1", "good 2"])[1]["content"].startswith("<<REQUEST")
     with pytest.raises(UserError, match=r"^label.judge.rubric: line 2: .* 256 MiB "):

@@ -42,7 +42,7 @@ def judged(model: Path, pool: Pool, folder: Path, **runtime: int) -> list[Judgem
     folder.mkdir(exist_ok=True)
     cfg: Label = settings("recipe=tiny", "label=reward_model", f"label.reward_model.path={model}").label
     of = replace(cfg.reward_model, precision=Precision.fp32, runtime=replace(cfg.reward_model.runtime, **runtime))
-    labeler = RewardModel.of(replace(cfg, reward_model=of), StageDir(folder, lambda m, s: None))
+    labeler = RewardModel(replace(cfg, reward_model=of), StageDir(folder, lambda m, s: None))
     return [*labeler.judge_all(pool)]
 
 

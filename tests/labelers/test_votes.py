@@ -52,7 +52,7 @@ def test_two_endpoints_of_one_model_are_two_judges(tmp_path: Path) -> None:
         for endpoint in cfg.judge.endpoints:
             endpoint.model = "judge"
         one_prompt = pool(["poor 1", "good 2"])
-        [judgements] = Jury.of(cfg, work(tmp_path)).judge_all(one_prompt)
+        [judgements] = Jury(cfg, work(tmp_path)).judge_all(one_prompt)
     verdicts = {name: voice.word for name, voice in judge_votes(judgements, Rubrics.pairwise, Reading.json).items()}
     good = next(c.candidate_id for c in one_prompt.candidates if c.text == "good 2")
     assert verdicts == {"judge 1": "tie", "judge 2": "a" if judgements.a == good else "b"}

@@ -107,7 +107,7 @@ def test_it_runs_to_its_report_at_toy_scale(
 
 def test_the_toy_preferences_can_all_be_used(tmp_path: Path) -> None:
     cfg: Label = settings("recipe=zephyr_7b", "scale=toy").label
-    labeler = Dataset.of(cfg, StageDir(tmp_path, lambda metrics, step: None))
+    labeler = Dataset(cfg, StageDir(tmp_path, lambda metrics, step: None))
     pool = labeler.pool({})
     judgements = list(labeler.judge_all(pool))
     assert (len(pool.prompts), len(judgements), pool.bad) == (64, 64, [])

@@ -59,11 +59,11 @@ class Kind(NamedTuple):
     stage: str
     precision: str
     way: str  # the values of labeler, sampler, adapter and forward
+    processes: int
     model: str | float | None  # number of parameters, or the path of a reward model
     from_base: bool  # the base model answers, which rarely ends an answer
     reads_tokens: bool  # False if no tokens go through a model, so time does not scale
     processor: str | None
-    processes: int
 
 
 class FinishedNode(NamedTuple):

@@ -82,7 +82,7 @@ class RunHistory:
             tokens = counts.stage_tokens(stage, settings, sizes, from_base)
         counted = (tokens and m["metrics"].get("tokens")) or tokens
         model = reward_model_of(m["config"]) or self.parameters.get(m["roots"].get("base", ""))
-        kind = kind_of(stage, settings, m["config"], model, from_base, tokens > 0, m.get("processor"))
+        kind = Kind(stage, *way_of(settings, m["config"]), model, from_base, tokens > 0, m.get("processor"))
         return FinishedNode(kind, tokens, counted, m["wall_seconds"])
 
     def scaled_time(self, kind: Kind, tokens: float) -> tuple[int | None, float]:
@@ -123,7 +123,8 @@ def expected_time(node: Node, size: float, store: Store, history: RunHistory) ->
             return None, math.nan
         tokens = counts.stage_tokens(stage, settings, sizes, from_base)
     model = reward_model_of(config) or (size if "base" in node.roots else None)
-    kind = kind_of(stage, settings, config, model, from_base, tokens > 0, machine.processor_name(uses_gpu(node)))
+    processor = machine.processor_name(uses_gpu(node))
+    kind = Kind(stage, *way_of(settings, config), model, from_base, tokens > 0, processor)
     return history.scaled_time(kind, tokens)
 
 
@@ -140,11 +141,10 @@ def expected_sizes(node: Node, store: Store, history: RunHistory) -> Sizes:
         text_lengths = history.length(published, "pairs") if published else to_tokens(*counts.TEXT)
         return Sizes(min(published["metrics"]["held_out"], node.config.open) if published else 0, *text_lengths)
     rows_node, data = node.inputs.get("data"), next(n for n in node.lineage if n.stage == "data")
-    is_selected = rows_node and rows_node.stage == "select"
-    selected = (store.find(rows_node) or history.earlier.last_match(rows_node)) if rows_node and is_selected else None
+    from_base = rows_node is not None and rows_node.stage == "select"  # it reads selected answers of the base model
+    selected = (store.find(rows_node) or history.earlier.last_match(rows_node)) if rows_node and from_base else None
     counted = selected or store.find(data) or history.earlier.last_match(data)
     split = counts.split_read(node.stage, node.settings)
-    from_base = counts.reads_selected(node)
     examples: dict[str, float] = counted["metrics"]["examples"] if counted else counts.generated_rows(data, from_base)
     if node.stage == "sample" and split == Split.sft and (tasks := data.config.tasks) and tasks.open_sft:
         return Sizes(tasks.open_sft, *to_tokens(*counts.OPEN))
@@ -200,18 +200,9 @@ def is_answered_by_base(settings: dict[str, Any], stages: dict[str, str]) -> boo
     return "max_new_tokens" in settings and "base" in (stages.get("model"), stages.get("policy"))
 
 
-def kind_of(
-    stage: str,
-    settings: dict[str, Any],
-    config: dict[str, Any],
-    model: str | float | None,
-    from_base: bool,
-    scales: bool,
-    processor: str | None,
-) -> Kind:
-    """Return the kind of a node, from its settings, config and model."""
+def way_of(settings: dict[str, Any], config: dict[str, Any]) -> tuple[str, str, int]:
+    """Return a node's precision, the values of labeler, sampler, adapter and forward, and its processes."""
     precision = str(settings.get("reward_model", settings).get("precision", "fp32"))
     way = " ".join(str(settings[key]) for key in ("labeler", "sampler", "adapter", "forward") if key in settings)
     runtime = config.get("runtime") or {}
-    processes = int(runtime.get("processes", 1) * runtime.get("nodes", 1))
-    return Kind(stage, precision, way, model, from_base, scales, processor, processes)
+    return precision, way, int(runtime.get("processes", 1) * runtime.get("nodes", 1))

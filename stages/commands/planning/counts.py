@@ -26,8 +26,7 @@ READS_TOKENS = ("sample", "answer", "eval", "reference", *OBJECTIVES)  # and `la
 
 
 class Sizes(NamedTuple):
-    """The rows of a stage in an epoch (prompts, pairs or candidates; 0 if unknown), and the mean tokens of a prompt
-    and of an answer."""
+    """The rows of a stage (prompts, pairs or candidates; 0 if unknown), and the mean tokens of prompt and answer."""
 
     rows: float
     prompt: float
@@ -47,11 +46,6 @@ def generated_rows(data: Node, selected: bool = False) -> dict[str, float]:
     for group, rows in group_rows(data, selected).items():
         rows_by_split[SPLIT_OF_GROUP[group]] = rows_by_split.get(SPLIT_OF_GROUP[group], 0) + rows
     return rows_by_split
-
-
-def reads_selected(node: Node) -> bool:
-    """Return whether a node reads selected answers of the base model."""
-    return "data" in node.inputs and node.inputs["data"].stage == "select"
 
 
 def asked_prompts(node: Node, prompts: float) -> float:

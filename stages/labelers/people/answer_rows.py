@@ -1,8 +1,7 @@
 """Questions and answers in files, for people who judge outside the page. `label.human.answered` reads both formats.
 
 `answers.jsonl` has one JSON object per line. `argilla.json` is a list of records as Argilla 2 writes with
-`records.to_json` and reads with `from_json`. Flat rows (`records.to_datasets`, `to_list(flatten=True)`) are read too.
-"""
+`records.to_json` and reads with `from_json`. Flat rows (`records.to_datasets`, `to_list(flatten=True)`) also work."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,14 +101,13 @@ def raw_rows(file: Path) -> Iterator[tuple[str, Any]]:
     try:
         return ((f"record {number}", row) for number, row in enumerate(json.loads(content), 1))
     except WRONG_SHAPE as error:
-        raise UserError(
-            f"label.human.answered={file}: the file begins with [ but is not a JSON list: {error}. Export it again."
-        ) from error
+        problem = f"the file begins with [ but is not a JSON list: {error}"
+        raise UserError(f"label.human.answered={file}: {problem}. Export it again.") from error
 
 
 def row_answers(row: Row) -> Iterator[Answer]:
     """Yield the answers in a row of either format; a blank row has none."""
-    if is_argilla(row):
+    if not row.keys().isdisjoint(("responses", "_server_id", "verdict.responses")):  # a row of Argilla's formats
         yield from argilla_answers(row)
     elif row["verdict"] is not None:
         question, annotator, verdict = (str(row[name]) for name in ("question", "annotator", "verdict"))
@@ -154,11 +152,6 @@ def is_user(name: str) -> bool:
         return str(UUID(name)) == name
     except ValueError:
         return False
-
-
-def is_argilla(row: Mapping[str, Any]) -> bool:
-    """Return True for a row of Argilla's formats, False for a row of `answers.jsonl`."""
-    return "responses" in row or "_server_id" in row or "verdict.responses" in row
 
 
 def argilla_answers(row: Mapping[str, Any]) -> Iterator[Answer]:

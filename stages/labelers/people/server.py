@@ -56,9 +56,8 @@ def collect_answers(questions: Sequence[Question], cfg: Human, out: StageDir) ->
                 out.inform(answer_rows.read(plugins.user_path(cfg.answered), session))
             answer_rows.write(session, out)
             if not session.complete:
-                out.inform(
-                    f"Files for those who judge elsewhere: {out / answer_rows.PLAIN}, {out / answer_rows.ARGILLA}"
-                )
+                files = f"{out / answer_rows.PLAIN}, {out / answer_rows.ARGILLA}"
+                out.inform(f"Files for those who judge elsewhere: {files}")
                 serve(session, cfg, out)
         finally:
             answer_rows.write(session, out)
@@ -77,10 +76,9 @@ def serve(session: Session, cfg: Human, out: StageDir) -> None:
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise UserError(
-            f"label.human.runtime: cannot listen at {host}, port {port}: {error.strerror}. Set "
-            "label.human.runtime.port=0 to get a free port."
-        ) from error
+        reason = f"cannot listen at {host}, port {port}: {error.strerror}"
+        way_out = "Set label.human.runtime.port=0 to get a free port."
+        raise UserError(f"label.human.runtime: {reason}. {way_out}") from error
     # Without this option each reply waits 40 ms for an acknowledgement; asyncio sets it only for other sockets.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # The address decides on the token and not the host name, because a name can resolve to any address.
@@ -119,7 +117,8 @@ class Page:
         self.failure: OSError | UserError | None = None  # the reason why an answer could not be saved
         self.page_texts = {"instructions": cfg.instructions, "reasons": session.reasons}
         self.headers = HEADERS | {"Content-Security-Policy": policy_of(HTML)}
-        acts = {"/next": lambda body: None, "/answer": self.answer, "/undo": self.undo}
+        undo = lambda body: session.undo(body["annotator"], get_field(body, "question", str))
+        acts = {"/next": lambda body: None, "/answer": self.answer, "/undo": undo}
         routes = [Route(path, self.handler(act), methods=["POST"]) for path, act in acts.items()]
         self.app = Starlette(routes=[Route("/", self.html), *routes])
         quiet: dict[str, Any] = {"log_config": None, "log_level": "error", "access_log": False}
@@ -145,7 +144,9 @@ class Page:
 
         async def respond(request: Request) -> Response:
             try:
-                require_json(request)
+                # Forms of other sites can only send other content types.
+                if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+                    raise Refused(415, "the content type must be application/json")
                 body = parse_body(await read_body(request))
                 act(body)
                 self.progress.update(self.session.judged - self.progress.done)
@@ -180,8 +181,8 @@ class Page:
         """Save a verdict. Letters of the page, which follow this person's order, become the question's letters."""
         annotator, verdict = body["annotator"], get_field(body, "verdict", str)
         seconds = get_field(body, "seconds", int, float)
-        question = self.session.questions.get(get_field(body, "question", str))
-        reasons = get_field(body, "reasons", list)
+        name, reasons = get_field(body, "question", str), get_field(body, "reasons", list)
+        question = self.session.questions.get(name)
         if not all(isinstance(reason, str) for reason in reasons) or not (isfinite(seconds) and 0 <= seconds < 1e7):
             raise Refused(400, "each reason must be a text, and seconds a number from 0 to 10,000,000")
         order = question.order(annotator) if question else ""
@@ -189,11 +190,7 @@ class Page:
             verdict = order[question.letters.index(verdict)]
         at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         comment = shown_text(get_field(body, "comment", str).strip())
-        name = get_field(body, "question", str)
         self.session.save(Answer(name, annotator, verdict, tuple(reasons), comment, order, round(seconds, 2), at))
-
-    def undo(self, body: Body) -> None:
-        self.session.undo(body["annotator"], get_field(body, "question", str))
 
     def state(self, annotator: str) -> dict[str, Any]:
         """Return the data that the page shows: the next question, and the progress of this person and of all."""
@@ -224,12 +221,6 @@ def question_as_shown(question: Question, annotator: str) -> dict[str, Any]:
 def token_of(request: Request) -> str:
     """Return the token in a request's Authorization header, else in its address; '' if there is none."""
     return request.headers.get("authorization", "").removeprefix("Bearer ") or request.query_params.get("token", "")
-
-
-def require_json(request: Request) -> None:
-    """Raise Refused if the content type is not JSON: forms of other sites can only send other types."""
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise Refused(415, "the content type must be application/json")
 
 
 async def read_body(request: Request) -> bytes:

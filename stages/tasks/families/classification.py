@@ -3,29 +3,27 @@
 import random
 
 from stages.tasks.generator import Instance, family, one_of
-from stages.tasks.words import CITIES, COLOURS, NAMES, NOUNS, OBJECTS, fill, texts_of, told_apart
+from stages.tasks.words import CITIES, COLOURS, NAMES, OBJECTS, fill, texts_of, told_apart
 
 TEXTS = texts_of(__file__)
 
 
-@family("classify")
-def classify_noun(rng: random.Random) -> Instance:
-    kinds = ["fruit", "animal", "tool"]
+def kind_of_noun(rng: random.Random, kinds: list[str], *contexts: str) -> Instance:
+    """Return the task to name the kind of a noun, which is alone or in one of the contexts."""
     kind = rng.choice(kinds)
     word = rng.choice(told_apart(*kinds)[kind])
-    text = rng.choice(
-        [word, word.capitalize(), f"the {word}", f"the old {word}", f"my {word}", f"a box with the {word}"]
-    )
-    return Instance({"text": text}, kind, one_of(kinds, kind))
+    text = rng.choice([word, word.capitalize(), f"the {word}", f"the old {word}", f"my {word}", *contexts])
+    return Instance({"text": text.format(word)}, kind, one_of(kinds, kind))
+
+
+@family("classify")
+def classify_noun(rng: random.Random) -> Instance:
+    return kind_of_noun(rng, ["fruit", "animal", "tool"], "a box with the {}")
 
 
 @family("classify", unseen=True)
 def classify_other(rng: random.Random) -> Instance:
-    kinds = ["plant", "furniture", "job"]
-    kind = rng.choice(kinds)
-    word = rng.choice(NOUNS[kind])
-    text = rng.choice([word, word.capitalize(), f"the {word}", f"the old {word}", f"my {word}"])
-    return Instance({"text": text}, kind, one_of(kinds, kind))
+    return kind_of_noun(rng, ["plant", "furniture", "job"])
 
 
 @family("classify", unseen=True)

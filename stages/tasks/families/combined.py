@@ -4,7 +4,7 @@ import json
 import random
 
 from stages.store.records import Check, Message
-from stages.tasks.generator import Instance, as_json, exactly, family, one_of
+from stages.tasks.generator import Instance, as_json, exact_task, exactly, family, one_of
 from stages.tasks.words import fill, items, listed, phrase, texts_of
 
 TEXTS = texts_of(__file__)
@@ -24,16 +24,15 @@ def system(rule: str) -> list[Message]:
 def loud_bullets(rng: random.Random) -> Instance:
     words = items(rng, 2, 3)
     reference = "\n".join(f"- {word.upper()}" for word in words)
-    return Instance(
-        {"text": ", ".join(words)}, reference, [Check("upper"), *exactly(reference, "bullet_count", count=len(words))]
-    )
+    checks = [Check("upper"), *exactly(reference, "bullet_count", count=len(words))]
+    return Instance({"text": ", ".join(words)}, reference, checks)
 
 
 @family("combined", unseen=True)
 def sorted_bullets(rng: random.Random) -> Instance:
     words = items(rng, 2, 3)
     reference = "\n".join(f"- {word}" for word in sorted(words))
-    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "bullet_count", count=len(words)))
+    return exact_task(", ".join(words), reference, "bullet_count", count=len(words))
 
 
 @family("combined", unseen=True)

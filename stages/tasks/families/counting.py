@@ -2,17 +2,22 @@
 
 import random
 
-from stages.tasks.generator import Instance, exactly, family, one_of
+from stages.tasks.generator import Instance, exact_task, exactly, family, one_of
 from stages.tasks.words import NUMBERS, items
 
 PLACES = ["first", "second", "third"]
+FORMS = [NUMBERS, [str(n) for n in range(21)]]  # small numbers in words, and in digits
+
+
+def in_words(slots: dict[str, str], number: int) -> Instance:
+    """Return a task with a small number in words as its answer."""
+    return Instance(slots, NUMBERS[number], one_of(NUMBERS, NUMBERS[number]))
 
 
 @family("count")
 def count_items(rng: random.Random) -> Instance:
     words = items(rng, 1, 6)
-    reference = NUMBERS[len(words)]
-    return Instance({"text": ", ".join(words)}, reference, one_of(NUMBERS, reference))
+    return in_words({"text": ", ".join(words)}, len(words))
 
 
 @family("count", unseen=True)
@@ -21,34 +26,29 @@ def count_word(rng: random.Random) -> Instance:
     times = rng.randint(1, 4)
     text = [words[0]] * times + words[1:]
     rng.shuffle(text)
-    reference = NUMBERS[times]
-    return Instance({"word": words[0], "text": ", ".join(text)}, reference, one_of(NUMBERS, reference))
+    return in_words({"word": words[0], "text": ", ".join(text)}, times)
 
 
 @family("arithmetic", unseen=True)
 def add_words(rng: random.Random) -> Instance:
     a, b = rng.randint(1, 9), rng.randint(1, 6)
-    forms = rng.choice([NUMBERS, [str(n) for n in range(21)]])
-    reference = NUMBERS[a + b]
-    return Instance({"a": forms[a], "b": forms[b]}, reference, one_of(NUMBERS, reference))
+    forms = rng.choice(FORMS)
+    return in_words({"a": forms[a], "b": forms[b]}, a + b)
 
 
 @family("arithmetic", unseen=True)
 def subtract_words(rng: random.Random) -> Instance:
     a = rng.randint(2, 12)
     b = rng.randint(1, a - 1)
-    forms = rng.choice([NUMBERS, [str(n) for n in range(21)]])
-    reference = NUMBERS[a - b]
-    return Instance({"a": forms[a], "b": forms[b]}, reference, one_of(NUMBERS, reference))
+    forms = rng.choice(FORMS)
+    return in_words({"a": forms[a], "b": forms[b]}, a - b)
 
 
 @family("arithmetic", unseen=True)
 def neighbour(rng: random.Random) -> Instance:
     number = rng.randint(1, 19)
     side, step = rng.choice([("after", 1), ("before", -1)])
-    forms = rng.choice([NUMBERS, [str(n) for n in range(21)]])
-    reference = NUMBERS[number + step]
-    return Instance({"number": forms[number], "side": side}, reference, one_of(NUMBERS, reference))
+    return in_words({"number": rng.choice(FORMS)[number], "side": side}, number + step)
 
 
 @family("arithmetic")
@@ -64,22 +64,19 @@ def spell_number(rng: random.Random) -> Instance:
 @family("order")
 def sort_words(rng: random.Random) -> Instance:
     words = items(rng, 2, 4)
-    reference = ", ".join(sorted(words))
-    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "same_words", words=words))
+    return exact_task(", ".join(words), ", ".join(sorted(words)), "same_words", words=words)
 
 
 @family("order", unseen=True)
 def sort_numbers(rng: random.Random) -> Instance:
     numbers = [str(n) for n in rng.sample(range(1, 100), rng.randint(2, 4))]
-    reference = ", ".join(sorted(numbers, key=int))
-    return Instance({"text": ", ".join(numbers)}, reference, exactly(reference, "same_words", words=numbers))
+    return exact_task(", ".join(numbers), ", ".join(sorted(numbers, key=int)), "same_words", words=numbers)
 
 
 @family("order", unseen=True)
 def reverse_list(rng: random.Random) -> Instance:
     words = items(rng, 2, 4)
-    reference = ", ".join(reversed(words))
-    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "same_words", words=words))
+    return exact_task(", ".join(words), ", ".join(reversed(words)), "same_words", words=words)
 
 
 @family("pick")

@@ -2,20 +2,8 @@
 
 import random
 
-from stages.tasks.generator import Instance, exactly, family
-from stages.tasks.words import (
-    ADJECTIVES,
-    NAMES,
-    OBJECTS,
-    PLACES,
-    THINGS,
-    VERBS,
-    fill,
-    items,
-    phrase,
-    sentence,
-    texts_of,
-)
+from stages.tasks.generator import Instance, exact_task, exactly, family
+from stages.tasks.words import ADJECTIVES, NAMES, OBJECTS, PLACES, THINGS, VERBS, items, phrase, sentence, texts_of
 
 TEXTS = texts_of(__file__)
 
@@ -25,7 +13,7 @@ def replace_word(rng: random.Random) -> Instance:
     old, new = rng.sample(OBJECTS, 2)
     name, verb, place = rng.choice(NAMES), rng.choice([*VERBS.values()]), rng.choice(PLACES)
     slots = {"name": name, "verb": verb, "place": place, "elsewhere": rng.choice(PLACES), "other": rng.choice(NAMES)}
-    text = fill(rng, TEXTS["replace_word"], old=old, **slots)
+    text = rng.choice(TEXTS["replace_word"]).format(old=old, **slots)
     reference = text.replace(f" {old}", f" {new}", 1)
     return Instance({"old": old, "new": new, "text": text}, reference, exactly(reference, "contains", text=new))
 
@@ -34,11 +22,9 @@ def replace_word(rng: random.Random) -> Instance:
 def past_tense(rng: random.Random) -> Instance:
     verb, past = rng.choice(sorted(VERBS.items()))
     subject = rng.choice([f"{rng.choice(NAMES)} and {rng.choice(NAMES)}", "They", "We", "I", "The children"])
-    rest = rng.choice(
-        [f"the {rng.choice(ADJECTIVES)} {rng.choice(OBJECTS)}.", f"the {rng.choice(OBJECTS)} {rng.choice(PLACES)}."]
-    )
-    reference = f"{subject} {past} {rest}"
-    return Instance({"text": f"{subject} {verb} {rest}"}, reference, exactly(reference, "contains", text=past))
+    described = f"the {rng.choice(ADJECTIVES)} {rng.choice(OBJECTS)}."
+    rest = rng.choice([described, f"the {rng.choice(OBJECTS)} {rng.choice(PLACES)}."])
+    return exact_task(f"{subject} {verb} {rest}", f"{subject} {past} {rest}", "contains", text=past)
 
 
 @family("edit")
@@ -49,7 +35,7 @@ def plural(rng: random.Random) -> Instance:
     word = rng.choice([rng.choice(regular), rng.choice(regular), rng.choice(sorted(odd))])
     reference = odd.get(word, f"{word}s")
     reference = {"deer": "deer", "knife": "knives", "watch": "watches"}.get(word, reference)
-    return Instance({"text": word}, reference, exactly(reference, "word_count", count=1))
+    return exact_task(word, reference, "word_count", count=1)
 
 
 @family("edit")
@@ -65,7 +51,7 @@ def spelling(rng: random.Random) -> Instance:
     word = rng.choice([w for w in THINGS if len(w) >= 5])
     place = rng.choice([i for i in range(1, len(word) - 2) if word[i] != word[i + 1]])
     wrong = word[:place] + word[place + 1] + word[place] + word[place + 2 :]
-    return Instance({"text": wrong}, word, exactly(word, "word_count", count=1))
+    return exact_task(wrong, word, "word_count", count=1)
 
 
 @family("ending", unseen=True)
@@ -85,27 +71,25 @@ def start_with(rng: random.Random) -> Instance:
 @family("ending")
 def twice(rng: random.Random) -> Instance:
     text = phrase(rng)
-    reference = f"{text}\n{text}"
-    return Instance({"text": text}, reference, exactly(reference, "line_count", count=2))
+    return exact_task(text, f"{text}\n{text}", "line_count", count=2)
 
 
 @family("case", trains="all_capitals")
 def uppercase(rng: random.Random) -> Instance:
     text = phrase(rng)
-    return Instance({"text": text}, text.upper(), exactly(text.upper(), "upper"))
+    return exact_task(text, text.upper(), "upper")
 
 
 @family("case", trains="all_lowercase")
 def lowercase(rng: random.Random) -> Instance:
     text = phrase(rng).upper()
-    return Instance({"text": text}, text.lower(), exactly(text.lower(), "lower"))
+    return exact_task(text, text.lower(), "lower")
 
 
 @family("case", unseen=True)
 def title_case(rng: random.Random) -> Instance:
     text = phrase(rng)
-    title = " ".join(word.capitalize() for word in text.split())
-    return Instance({"text": text}, title, exactly(title, "capitalised"))
+    return exact_task(text, " ".join(word.capitalize() for word in text.split()), "capitalised")
 
 
 @family("punctuation", unseen=True)
@@ -118,17 +102,16 @@ def end_mark(rng: random.Random) -> Instance:
 @family("punctuation", unseen=True)
 def quoted(rng: random.Random) -> Instance:
     text = rng.choice([phrase(rng), sentence(rng) + "."])
-    return Instance({"text": text}, f'"{text}"', exactly(f'"{text}"', "starts_with", text='"'))
+    return exact_task(text, f'"{text}"', "starts_with", text='"')
 
 
 @family("punctuation", unseen=True)
 def bracketed(rng: random.Random) -> Instance:
     text = phrase(rng)
-    return Instance({"text": text}, f"[{text}]", exactly(f"[{text}]", "starts_with", text="["))
+    return exact_task(text, f"[{text}]", "starts_with", text="[")
 
 
 @family("punctuation", unseen=True)
 def semicolons(rng: random.Random) -> Instance:
     words = items(rng, 3, 5)
-    reference = "; ".join(words)
-    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "contains", text=";"))
+    return exact_task(", ".join(words), "; ".join(words), "contains", text=";")

@@ -2,7 +2,7 @@
 
 import random
 
-from stages.tasks.generator import Instance, exactly, family, one_of
+from stages.tasks.generator import Instance, exact_task, family, one_of
 from stages.tasks.words import ANIMALS, CITIES, COLOURS, NAMES, OBJECTS, TOOLS, fill, sentence, texts_of, told_apart
 
 NOT_STATED = "not stated"
@@ -13,21 +13,21 @@ TEXTS = texts_of(__file__)
 def extract_city(rng: random.Random) -> Instance:
     name, city, other, item = rng.choice(NAMES), rng.choice(CITIES), rng.choice(NAMES), rng.choice(OBJECTS)
     text = fill(rng, TEXTS["extract_city"], name=name, other=other, city=city, item=item)
-    return Instance({"text": text}, city, exactly(city, "word_count", count=1))
+    return exact_task(text, city, "word_count", count=1)
 
 
 @family("extract", unseen=True)
 def extract_name(rng: random.Random) -> Instance:
     name, city, item, colour = rng.choice(NAMES), rng.choice(CITIES), rng.choice(OBJECTS), rng.choice(COLOURS)
     text = fill(rng, TEXTS["extract_name"], name=name, city=city, item=item, colour=colour)
-    return Instance({"text": text}, name, exactly(name, "word_count", count=1))
+    return exact_task(text, name, "word_count", count=1)
 
 
 @family("extract", unseen=True)
 def extract_number(rng: random.Random) -> Instance:
     name, item, number = rng.choice(NAMES), rng.choice(OBJECTS), str(rng.randint(2, 99))
     text = fill(rng, TEXTS["extract_number"], name=name, item=item, number=number)
-    return Instance({"text": text}, number, exactly(number, "word_count", count=1))
+    return exact_task(text, number, "word_count", count=1)
 
 
 @family("extract", unseen=True)
@@ -35,7 +35,7 @@ def extract_email(rng: random.Random) -> Instance:
     name, item = rng.choice(NAMES), rng.choice(OBJECTS)
     address = f"{name.lower()}@{rng.choice(['mail', 'post', 'work', 'home'])}.{rng.choice(['com', 'org', 'net'])}"
     text = fill(rng, TEXTS["extract_email"], name=name, item=item, address=address)
-    return Instance({"text": text}, address, exactly(address, "word_count", count=1))
+    return exact_task(text, address, "word_count", count=1)
 
 
 @family("extract")
@@ -44,21 +44,25 @@ def extract_animals(rng: random.Random) -> Instance:
     words = animals + rng.sample(told_apart("fruit", "animal")["fruit"], 1) + rng.sample(TOOLS, 1)
     rng.shuffle(words)
     reference = ", ".join(word for word in words if word in animals)
-    return Instance({"text": ", ".join(words)}, reference, exactly(reference, "same_words", words=animals))
+    return exact_task(", ".join(words), reference, "same_words", words=animals)
 
 
 @family("extract", unseen=True)
 def last_word(rng: random.Random) -> Instance:
     text = sentence(rng)
-    word = text.split()[-1]
-    return Instance({"text": text + "."}, word, exactly(word, "word_count", count=1))
+    return exact_task(f"{text}.", text.split()[-1], "word_count", count=1)
 
 
 @family("extract", unseen=True)
 def first_word(rng: random.Random) -> Instance:
     text = sentence(rng)
-    word = text.split()[0]
-    return Instance({"text": text + "."}, word, exactly(word, "word_count", count=1))
+    return exact_task(f"{text}.", text.split()[0], "word_count", count=1)
+
+
+def answer_or_none(text: str, question: str, answers: list[str], index: int) -> Instance:
+    """Return a question whose answer is the one at `index`, or is not stated if there is none."""
+    options = [*answers, NOT_STATED]
+    return Instance({"text": text, "question": question}, options[index], one_of(options, options[index]))
 
 
 @family("context")
@@ -67,27 +71,20 @@ def who_did_it(rng: random.Random) -> Instance:
     verbs = rng.sample(["bought", "found", "sold", "lost", "painted", "hid"], 2)
     text = f"{people[0]} {verbs[0]} the {things[0]}. {people[1]} {verbs[1]} the {things[1]}."
     index = rng.choice([0, 1, 2])
-    if index == 2:
-        question, reference = f"Who {rng.choice(verbs)} the {things[2]}?", NOT_STATED
-    else:
-        question, reference = f"Who {verbs[index]} the {things[index]}?", people[index]
-    return Instance({"text": text, "question": question}, reference, one_of([*people, NOT_STATED], reference))
+    question = f"Who {rng.choice(verbs) if index == 2 else verbs[index]} the {things[index]}?"
+    return answer_or_none(text, question, people, index)
 
 
 @family("context")
 def where_from(rng: random.Random) -> Instance:
     people, cities = rng.sample(NAMES, 3), rng.sample(CITIES, 2)
-    text, asks = rng.choice(
-        [
-            (f"{people[0]} lives in {cities[0]}. {people[1]} lives in {cities[1]}.", "live"),
-            (f"{people[0]} comes from {cities[0]}, but {people[1]} comes from {cities[1]}.", "come from"),
-            (f"{cities[0]} is the home of {people[0]}, and {cities[1]} that of {people[1]}.", "live"),
-        ]
-    )
-    index = rng.choice([0, 1, 2])
-    reference = NOT_STATED if index == 2 else cities[index]
-    question = f"Where does {people[index]} {asks}?"
-    return Instance({"text": text, "question": question}, reference, one_of([*cities, NOT_STATED], reference))
+    texts = [
+        (f"{people[0]} lives in {cities[0]}. {people[1]} lives in {cities[1]}.", "live"),
+        (f"{people[0]} comes from {cities[0]}, but {people[1]} comes from {cities[1]}.", "come from"),
+        (f"{cities[0]} is the home of {people[0]}, and {cities[1]} that of {people[1]}.", "live"),
+    ]
+    (text, asks), index = rng.choice(texts), rng.choice([0, 1, 2])
+    return answer_or_none(text, f"Where does {people[index]} {asks}?", cities, index)
 
 
 @family("context", unseen=True)
@@ -95,9 +92,7 @@ def which_colour(rng: random.Random) -> Instance:
     things, colours = rng.sample(OBJECTS, 3), rng.sample(COLOURS, 2)
     text = f"The {things[0]} is {colours[0]}. The {things[1]} is {colours[1]}."
     index = rng.choice([0, 1, 2])
-    reference = NOT_STATED if index == 2 else colours[index]
-    question = f"What colour is the {things[index]}?"
-    return Instance({"text": text, "question": question}, reference, one_of([*colours, NOT_STATED], reference))
+    return answer_or_none(text, f"What colour is the {things[index]}?", colours, index)
 
 
 @family("context", unseen=True)
