@@ -24,7 +24,8 @@ LONGEST_HEAD = 1 << 27  # bytes of a safetensors header
 # GGUF's metadata types as struct formats; 8 is a string, 9 an array (ggml's docs/gguf.md).
 GGUF_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 GGUF_STRING, GGUF_ARRAY = 8, 9
-GGUF_KEYS: dict[str, str] = read_beside(__file__)["gguf_keys"]
+TEXTS = read_beside(__file__)
+GGUF_KEYS: dict[str, str] = TEXTS["gguf_keys"]
 
 
 def require_model(node: Node, store: Store) -> None:
@@ -66,10 +67,7 @@ def require_reward_model(node: Node, store: Store) -> None:
     if (outputs := output_count(config)) != 1:
         raise UserError(f"{key}: its config.json has {outputs} outputs. Name a model with one output.")
     if not (folder / "contract.json").exists() and not has_chat_template(folder):
-        raise UserError(
-            f"{key}: its tokenizer has no chat template, so prompts and answers cannot be formatted for it. Save "
-            "the template of its training in tokenizer_config.json."
-        )
+        raise UserError(TEXTS["no_template"].format(key=key))
 
 
 def require_folder(folder: Path, key: str) -> dict[str, Any]:
