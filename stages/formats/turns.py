@@ -76,6 +76,11 @@ def first_value(turn: dict[str, Any], keys: tuple[str, ...]) -> Any:
     return next((turn[name] for name in keys if not is_empty(turn.get(name))), None)
 
 
+def role_of(turn: Any) -> str | None:
+    """Return the role of a turn: system, user, assistant or tool; None if it is not one of these."""
+    return ROLES.get(str(first_value(turn, ROLE_KEYS)).lower()) if isinstance(turn, dict) else None
+
+
 def bare_content(turn: dict[str, Any]) -> str | None:
     """Return the content of a turn that is the string `{}` or `[]`: a tool's result or an answer may be empty JSON."""
     return next((value for key in CONTENT_KEYS if isinstance(value := turn.get(key), str) and value.strip()), None)
@@ -133,7 +138,7 @@ def split_tool_results(turn: Any) -> list[Any]:
     """Return a turn as a list. Tool results inside a user's turn (Anthropic, Gemini) become turns of the tool."""
     content = first_value(turn, CONTENT_KEYS) if isinstance(turn, dict) else None
     results = [part for part in content or () if kind_of(part) == "result"] if is_parts(content) else []
-    if not results or ROLES.get(str(first_value(turn, ROLE_KEYS)).lower()) != "user":
+    if not results or role_of(turn) != "user":
         return [turn]
     other_parts = [part for part in content or () if part not in results]
     tool_turns = [{"role": "tool", "content": result} for result in split_parts(results, "content")["result"]]

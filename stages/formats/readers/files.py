@@ -56,12 +56,7 @@ UNSUPPORTED_TEXT: dict[str, str] = read_beside(__file__)["suffixes"]
 BYTE_ORDER_MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}
 BYTE_ORDER_MARKS |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 # Without a mark, the zero bytes of the first ASCII characters reveal the encoding (RFC 4627, section 3).
-ZERO_PATTERNS: dict[tuple[int, ...], str] = {
-    (0, 1, 1, 1): "UTF-32LE",
-    (1, 1, 1, 0): "UTF-32BE",
-    (0, 1, 0, 1): "UTF-16LE",
-    (1, 0, 1, 0): "UTF-16BE",
-}
+ZERO_PATTERNS = {"a000": "UTF-32LE", "000a": "UTF-32BE", "a0a0": "UTF-16LE", "0a0a": "UTF-16BE"}
 TAR_MAGIC = slice(257, 262)  # the place of `ustar` in a tar archive
 
 
@@ -106,9 +101,8 @@ def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
                 break
     if len(path_by_split) > 1:
         splits = sorted(path_by_split)
-        ways = " or ".join(
-            f"{key}='{path_by_split[name]}'" for name in sorted(splits, key=lambda name: name != "train")
-        )
+        train_first = sorted(splits, key=lambda name: name != "train")
+        ways = " or ".join(f"{key}='{path_by_split[name]}'" for name in train_first)
         raise UserError(f"{key}={folder}: holds the splits {', '.join(splits)}. Type {ways} to read one of them.")
 
 
@@ -190,7 +184,7 @@ def refuse_unsupported(file: Path, start: bytes) -> None:
 def refuse_encoding(file: Path, start: bytes) -> None:
     """Raise UserError for a text in UTF-16 or UTF-32, with the command that converts it."""
     marked = next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
-    if name := marked or ZERO_PATTERNS.get(tuple(int(byte == 0) for byte in start[:4])):
+    if name := marked or ZERO_PATTERNS.get("".join("a" if byte else "0" for byte in start[:4])):
         converted = f"{file.stem}.utf8{file.suffix}"
         command = f"iconv -f {name} -t UTF-8 {file.name} > {converted}"
         raise UserError(f"{file}: is {name.rstrip('LBE')}. Save it as UTF-8: {command}")
