@@ -29,6 +29,8 @@ from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
 FREE = re.compile(rf"({spelling.FREE})=")
+CACHES = {"HF_DATASETS_CACHE": "datasets", "HF_MODULES_CACHE": "modules"}  # a folder for each variable
+CACHES |= {"MPLCONFIGDIR": "matplotlib", "TRACKIO_DIR": "trackio"}
 
 
 def normalise(argv: list[str]) -> list[str]:
@@ -67,12 +69,7 @@ def unlogged_overrides(argv: list[str]) -> list[str]:
 def set_cache_folders(root: Path) -> None:
     """Put the caches of libraries under the store. Downloaded models stay in the hub's shared cache."""
     cache = (root / "cache").resolve()
-    for variable, name in {
-        "HF_DATASETS_CACHE": "datasets",
-        "HF_MODULES_CACHE": "modules",
-        "MPLCONFIGDIR": "matplotlib",
-        "TRACKIO_DIR": "trackio",
-    }.items():
+    for variable, name in CACHES.items():
         os.environ.setdefault(variable, str(cache / name))
 
 

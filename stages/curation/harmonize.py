@@ -1,6 +1,5 @@
 """Normalization of rows from all sources: Unicode, white space, and the policy for system messages. Before that, audit
-findings with only one possible repair are mended: wrongly decoded letters, invisible characters, and a marker instead
-of an input."""
+findings with one possible repair are mended: wrongly decoded letters, invisible characters, markers of no input."""
 
 import re
 import unicodedata

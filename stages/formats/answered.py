@@ -1,6 +1,5 @@
-"""Rows with a request and its answer: Alpaca, Dolly, TRL's prompt and completion, question and answer. The answer may
-be calls of the row's tools. Also messages that end with a request, with its answer, and maybe its reasoning, in other
-columns (Dolphin-R1)."""
+"""Rows with a request and its answer: Alpaca, Dolly, TRL's prompt and completion. The answer may be calls of the row's
+tools. Also messages that end with a request, with its answer and its reasoning in other columns (Dolphin-R1)."""
 
 from collections.abc import Mapping
 from typing import Any

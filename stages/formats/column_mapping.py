@@ -132,8 +132,7 @@ class ColumnMapping:
 
     def read(self, row: Any) -> tuple[ParsedRow, list[str]]:
         """Return the parsed row, and its columns that are not read.
-        Raise BadRow if the row cannot be used. ChangesMeaning: for a column that is not read but changes what the row
-        means."""
+        Raise BadRow if the row cannot be used. ChangesMeaning: for an unread column that changes its meaning."""
         if not isinstance(row, dict):
             raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
         if self.missing_paths:

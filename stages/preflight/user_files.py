@@ -159,10 +159,9 @@ class PythonFile:
     def defined(self) -> ast.ClassDef | Function | None:
         """Return the class or function of this name; None if the text does not show its definition.
         Raise UserError if the file does not mention the name at all."""
-        name, definition = self.own.name, None
-        for statement in self.tree.body:
-            if isinstance(statement, ast.ClassDef | Function) and statement.name == name:
-                definition = statement
+        name = self.own.name
+        definitions = [each for each in self.tree.body if isinstance(each, ast.ClassDef | Function)]
+        definition = next((each for each in reversed(definitions) if each.name == name), None)
         if not definition and not {name, "*"} & {*self.origins} and not self.mentions(str(name)):
             raise plugins.undefined_error(self.own, self.key)
         return definition

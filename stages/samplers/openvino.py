@@ -1,7 +1,6 @@
 """Sampling by OpenVINO's engine, the fastest sampler in fp32 on a CPU (`pip install -e '.[openvino]'`). It reads the
 GGUF file of `stage=export` with 16-bit weights, and each prompt once for all candidates. Its random numbers differ
-from those of `hf`, but also depend on prompt and seed alone. Greedy tokens equal those of `hf`, except for near
-ties."""
+from those of `hf`, but also depend on prompt and seed alone. Greedy tokens are the same, except for near ties."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

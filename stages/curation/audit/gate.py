@@ -37,12 +37,8 @@ class Auditor:
     def findings(self, row: ParsedRow, split: str) -> dict[str, str]:
         """Return the evidence of every fault of a row, by code."""
         request, best, worst = request_of(row), *best_and_worst(row)
-        evidence_by_code = {}
-        for name, find in self.finders.items():
-            if best is None and name in ANSWER:
-                continue
-            if evidence := find(request, best or ""):
-                evidence_by_code[name] = evidence
+        finders = [item for item in self.finders.items() if best is not None or item[0] not in ANSWER]
+        evidence_by_code = {name: evidence for name, find in finders if (evidence := find(request, best or ""))}
         return evidence_by_code | self.compare_with_earlier(row, split, best) | self.compare_answers(row, best, worst)
 
     def compare_with_earlier(self, row: ParsedRow, split: str, best: str | None) -> dict[str, str]:

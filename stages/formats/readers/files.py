@@ -63,12 +63,12 @@ TAR_MAGIC = slice(257, 262)  # the place of `ustar` in a tar archive
 class Table:
     """A file of rows that can be read again. `size`, and what `read()` has read of it, are bytes (hub: rows)."""
 
-    def __init__(self, name: str, size: int, reading: Callable[[Watch], Iterator[Row]]):
-        self.name, self.size, self.reading = name, size, reading
+    def __init__(self, name: str, size: int, compared: bool, reading: Callable[[Watch], Iterator[Row]]):
+        self.name, self.size, self.compared, self.reading = name, size, compared, reading
         self.read: Callable[[], float] = lambda: 0.0
 
     def rows(self) -> Iterator[Row]:
-        return self.reading(self.watch)
+        return thread_rows(self.reading(self.watch), self.compared)
 
     def watch(self, read: Callable[[], float]) -> None:
         self.read = read
@@ -79,14 +79,14 @@ def source_tables(source: Source, key: str, compared: bool = False) -> Iterator[
     local = locate(source.path, key)
     if local is None:
         dataset = load_hub_dataset(source, key)
-        name, size = source.path, len(dataset)
-        yield Table(name, size, lambda watch: thread_rows(hub_rows(name, dataset, watch), compared))
+        yield Table(source.path, len(dataset), compared, partial(hub_rows, source.path, dataset))
         return
     files = data_files(local, key)
     if local.is_dir():
         refuse_splits(local, files, key)
     for file in files:
-        yield Table(str(file), file.stat().st_size, partial(threaded_rows, file, source, compared))
+        reading = partial(rows_of, file, source.documents, limits=source.limits or DEFAULT_LIMITS)
+        yield Table(str(file), file.stat().st_size, compared, reading)
 
 
 def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
@@ -124,10 +124,6 @@ def hub_rows(name: str, dataset: Any, watch: Watch) -> Iterator[Row]:
     for value in dataset:
         number += 1
         yield Row(name, number, with_class_names(value, classes))
-
-
-def threaded_rows(file: Path, source: Source, compared: bool, watch: Watch) -> Iterator[Row]:
-    return thread_rows(rows_of(file, source.documents, watch, source.limits or DEFAULT_LIMITS), compared)
 
 
 def rows_of(
@@ -227,9 +223,7 @@ def text_rows(file: Path, content: bytes, documents: str | None) -> Iterator[Row
     divided = {name: [part for part in re.split(end, text) if part.strip()] for name, end in ENDS.items()}
     if documents is None:
         counts = ", ".join(f"{name} ({len(parts):,})" for name, parts in divided.items())
-        raise UserError(
-            f"{file}: plain text does not say where a document ends. Type `documents: WORD` in the source; "
-            f"the words, with the number of documents by each, are {counts}."
-        )
+        way_out = "Type `documents: WORD` in the source; the words, with the number of documents by each, are"
+        raise UserError(f"{file}: plain text does not say where a document ends. {way_out} {counts}.")
     for i, part in enumerate(divided[documents], 1):
         yield Row(str(file), i, {"text": part.strip()})

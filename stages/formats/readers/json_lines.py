@@ -118,8 +118,7 @@ def decode_whole(text: str) -> Any:
 
 def parse_value(text: str, decode: Callable[[str], Any] = decode_whole) -> Any:
     """Return the value of a JSON text, read by `decode`.
-    Raise JSONDecodeError if the text is not JSON. BadRow: if it is nested too deeply, or has a number with too many
-    digits, NaN, or a key twice."""
+    Raise JSONDecodeError if the text is not JSON. BadRow: for deep nesting, NaN, a key twice or too many digits."""
     try:
         return decode(text)
     except RecursionError:
