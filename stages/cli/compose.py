@@ -74,10 +74,8 @@ def set_cache_folders(root: Path) -> None:
 
 
 def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tuple[Config, Store, dict[str, Node]]:
-    """Return a composed configuration as a checked Config, its artifact store, and its nodes by name.
-
-    Args:
-        overrides: the overrides of this job, if Hydra does not run it yet.
+    """Return a composed configuration as a checked Config, its artifact store, and its nodes by name. `overrides`: the
+    overrides of this job, if Hydra does not run it yet.
     Raise UserError for settings that are missing or unknown, or cannot work."""
     process.prepare()  # a sweep may run each job in a separate process
     if missing := sorted(OmegaConf.missing_keys(composed)):

@@ -107,8 +107,7 @@ def correct_form(key: str, value: str) -> str:
     key = re.sub(r"\[\d+\]$", "", key)
     hint = type_of(key)
     if is_dataclass(hint):
-        names = [f"{key}.{field.name}" for field in fields(hint)]
-        return f" Set {', '.join(names)}."
+        return f" Set {', '.join(f'{key}.{field.name}' for field in fields(hint))}."
     if typing.get_origin(hint) is not list:
         return ""
     (inner,) = typing.get_args(hint)

@@ -144,8 +144,7 @@ def nodes_to_build(composed: DictConfig) -> dict[str, Node]:
 
 
 def plan_waves(jobs: Jobs) -> list[Wave]:
-    """Return the waves of builds for nodes that two or more jobs need, those for most jobs first. One build makes all
-    nodes that exactly the same jobs need."""
+    """Return the waves of builds for nodes that two or more jobs need, those for most jobs first."""
     users: dict[str, list[int]] = {}
     for job, nodes in enumerate(jobs):
         for fingerprint in {node.fingerprint for node in nodes.values()}:

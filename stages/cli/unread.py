@@ -84,7 +84,8 @@ def of_sample(cfg: Config) -> Conditions:
     label, sample = cfg.label, cfg.sample
     from_file = label.brings_pool or all(block.file for block in sample.members)
     sampler = "" if sample.brings_prompts and not label.brings_pool else "sampler"
-    drawn = [member for member in sample.pool or () if not member.file]
+    drawn = [vars(member) for member in sample.pool or () if not member.file]
+    drawn_values = {name: [member[name] for member in drawn] for name in ("n", "temperature", "top_p")}
     may_fail = any(block.sampler == "openai" or block.own or block.file for block in sample.members)
     return {
         "draws": from_file,
@@ -93,10 +94,7 @@ def of_sample(cfg: Config) -> Conditions:
         "endpoint": sample.sampler != "openai" or sample.pool,
         "file's columns": not sample.file,
         "failures": not may_fail,
-        **{
-            f"pool's {name}": drawn and all(getattr(member, name) is not None for member in drawn)
-            for name in ("n", "temperature", "top_p")
-        },
+        **{f"pool's {name}": drawn and None not in values for name, values in drawn_values.items()},
     }
 
 

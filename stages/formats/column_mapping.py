@@ -105,13 +105,10 @@ class ColumnMapping:
     format: Format
     first_paths: dict[str, Path]  # the paths of the roles in the first rows
     user_columns: Mapping[str, Path | None]  # the setting `columns` of the source
+    placeholders: Placeholders
     prompts_only: bool = False  # the answers are not parsed
     columns_by_keys: dict[tuple[str, ...], RowColumns] = field(default_factory=dict)
     missing_paths: set[tuple[str, str]] = field(default_factory=set)  # (role, path) of the user's, in no row so far
-    placeholders: Placeholders = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.placeholders = Placeholders(self.format.dropped)
 
     def find_columns(self, row: dict[str, Any]) -> RowColumns:
         """Return the columns of a row: those of the first rows, and roles in columns that only some rows have."""
@@ -188,7 +185,8 @@ def format_name(kind: type[Format]) -> str:
 
 def build_mapping(format: Format, columns: list[str], user_columns: Mapping[str, Path | None]) -> ColumnMapping:
     names = {**format.role_names(columns), **PROVENANCE}
-    return ColumnMapping(format, column_paths.resolve_columns(columns, names, user_columns), user_columns)
+    paths = column_paths.resolve_columns(columns, names, user_columns)
+    return ColumnMapping(format, paths, user_columns, Placeholders(format.dropped))
 
 
 def role_getters(paths: Mapping[str, Path], columns: Iterable[str]) -> Getters:

@@ -238,15 +238,10 @@ def trained_turns(messages: Any, column: str, dropped: Collection[str] = ()) -> 
     """Return a flag for each assistant turn of a list: False if one of its weights is 0. A transcript has no flags."""
     is_list = isinstance(messages, list) or str(messages).lstrip()[:1] == "["
     turns = parsing.turn_objects(parsing.require_list(messages, column)) if is_list else []
-    return [
-        all(
-            is_trained(value, f"{column}.{key}")
-            for key, value in turn.items()
-            if key in WEIGHTS and key not in dropped and not parsing.is_empty(value)
-        )
-        for turn in turns
-        if parsing.role_of(turn) == "assistant"
-    ]
+    answers = [turn for turn in turns if parsing.role_of(turn) == "assistant"]
+    keys = WEIGHTS - {*dropped}
+    weights = [{k: v for k, v in turn.items() if k in keys and not parsing.is_empty(v)} for turn in answers]
+    return [all(is_trained(value, f"{column}.{key}") for key, value in each.items()) for each in weights]
 
 
 def trained_by_weights(

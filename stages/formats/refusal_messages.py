@@ -222,10 +222,9 @@ def refuse_options(head: FileHead) -> None:
         letters = LETTERS[: len(choices)]
         if not answers <= {*letters, *letters.lower(), *map(str, range(len(choices) + 1)), *texts}:
             choices = [*choices, label]  # the right option has a column of its own
-        question = f"question: {roles.get('question', 'COLUMN')}"
-        setting = f"{block}.columns={{{question}, options: [{', '.join(choices)}], label: {label}}}"
-        ways = f"{block}.task={OPTIONS_TASK} {setting}"
-        raise UserError(f"{problem} {shortlist(choices)}. Type {ways} to write them into the request.")
+        roles_text = f"question: {roles.get('question', 'COLUMN')}, options: [{', '.join(choices)}], label: {label}"
+        way = f"{block}.task={OPTIONS_TASK} {block}.columns={{{roles_text}}}"
+        raise UserError(f"{problem} {shortlist(choices)}. Type {way} to write them into the request.")
 
 
 def refuse_rivals(head: FileHead, mapping: ColumnMapping) -> None:

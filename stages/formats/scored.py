@@ -25,7 +25,7 @@ class Scored(Format):
             return isinstance(row.get("scores"), int | float)
         if not isinstance(answers, list) or len(answers) < 2:
             return False
-        return all(isinstance(item, str) for item in answers) or "completions" in self.split_objects(answers)
+        return "completions" in self.split_objects(answers)
 
     def split_objects(self, objects: list[Any]) -> dict[str, list[Any]]:
         """Return the lists of texts, scores and ranks in a list of objects."""
@@ -96,8 +96,7 @@ class Several(Scored):
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         answers = row["completions"]
-        texts = isinstance(answers, list) and all(isinstance(item, str) for item in answers)
-        return texts or (isinstance(answers, list) and "completions" in self.split_objects(answers))
+        return isinstance(answers, list) and "completions" in self.split_objects(answers)
 
     def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
         """Do nothing, since there are no scores to learn."""

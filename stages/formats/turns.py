@@ -24,10 +24,7 @@ CALL_KEYS = ("tool_calls", "function_call")
 # The roles that may follow each role; None is the beginning, after a system message if there is one.
 NEXT_ROLES = {None: {"user"}, "user": {"assistant"}, "assistant": {"user", "tool"}, "tool": {"tool", "assistant"}}
 EMPTY_JSON = ("", "[]", "{}")  # a tuple, since a set would hash the whole text
-THOUGHT = re.compile(
-    r"\s*(<(think|thinking|thought|reasoning)>.*?</\2>|<\|begin_of_thought\|>.*?<\|end_of_thought\|>)\s*", re.DOTALL
-)
-SOLUTION = re.compile(r"<\|begin_of_solution\|>(.*)<\|end_of_solution\|>\s*", re.DOTALL)  # follows <|end_of_thought|>
+THOUGHT, SOLUTION = (re.compile(TEXTS[name], re.DOTALL) for name in ("thought", "solution"))
 TOOLS: str = TEXTS["tools"]
 
 

@@ -52,16 +52,16 @@ def validate_config(cfg: Config) -> None:
 def validate_words(cfg: Config) -> None:
     """Raise UserError for unknown words that name files: labelers, trackers, templates and task families."""
     errors = Errors()
-    for key, word, words in (
-        ("label.labeler", cfg.label.labeler, plugins.plugin_words("labelers", "Labeler")),
-        ("tracker.name", cfg.tracker.name, [*plugins.plugin_words("tracking", "Run"), "none"]),
-        ("sft.template.kind", cfg.sft.template.kind, [*plugins.template_names(), "auto", "own", "file"]),
+    # With data.own the names of user-defined families are not read yet.
+    families = cfg.data.tasks.families if cfg.data.tasks and not cfg.data.own else []
+    for key, chosen, words in (
+        ("label.labeler", [cfg.label.labeler], plugins.plugin_words("labelers", "Labeler")),
+        ("tracker.name", [cfg.tracker.name], [*plugins.plugin_words("tracking", "Run"), "none"]),
+        ("sft.template.kind", [cfg.sft.template.kind], [*plugins.template_names(), "auto", "own", "file"]),
+        ("data.tasks.families", families, plugins.family_names()),
     ):
         with errors:
-            require_known(key, [word], words)
-    if not cfg.data.own and cfg.data.tasks:  # with data.own the names of user-defined families are not read yet
-        with errors:
-            require_known("data.tasks.families", cfg.data.tasks.families, plugins.family_names())
+            require_known(key, chosen, words)
     errors.raise_all()
 
 

@@ -1,5 +1,4 @@
-"""Checks of `data` and `sample`: how rows are formed and audited, how files are read, how sources are mixed, and
-sources of candidates that cannot work."""
+"""Checks of `data` and `sample`: how rows are formed, audited, read and mixed, and sources of candidates."""
 
 import math
 from importlib.util import find_spec

@@ -115,7 +115,7 @@ class RowFilter:
     def __init__(self, audit: Audit, form: Form):
         self.actions = {code: action for code, action in audit.actions.items() if action != "keep"}
         self.auditor = Auditor(self.actions, held_out(audit), audit.thresholds)
-        self.harmonizer = Harmonizer(form, mended_codes(audit))
+        self.harmonizer = Harmonizer(form, audit)
 
     def __call__(self, row: ParsedRow, split: str, file: str, line: int) -> None:
         """Accept a row of a split, and remember it with its file and line.
@@ -125,11 +125,6 @@ class RowFilter:
         for code, evidence in self.auditor.findings(row, split).items():
             raise Unwanted(code, evidence, quarantined=self.actions[code] != "drop")
         self.auditor.remember(row, split, f"{file}:{line}")
-
-
-def mended_codes(audit: Audit) -> list[str]:
-    """Return the codes whose findings are mended (action `fix`)."""
-    return [code for code, action in audit.actions.items() if action == "fix"]
 
 
 def request_of(row: ParsedRow) -> str:

@@ -25,12 +25,10 @@ from stages.config.installation import read_beside
 from stages.formats.readers.json_array import array_rows
 from stages.formats.readers.json_lines import BLANK, MEGABYTE, BoundedLines, decode_text, line_rows
 from stages.formats.readers.json_object import object_rows
-from stages.formats.readers.row import BadRow, Row
+from stages.formats.readers.row import Row
 from stages.formats.readers.tabular import arrow_rows, csv_rows, parquet_rows, with_class_names
 from stages.formats.threads import thread_rows
 from stages.store.source_files import data_files, locate
-
-__all__ = ["BadRow", "Row", "Table", "rows_of", "source_tables"]
 
 PACKED: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": gzip.open,

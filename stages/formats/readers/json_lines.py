@@ -51,11 +51,9 @@ def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
             continue
         try:
             text = line.decode("utf-8-sig" if i == 1 else "utf-8").rstrip("\n")
+            yield Row(name, i, parse_value(text))
         except UnicodeDecodeError:
             yield Row(name, i, line.decode(errors="replace").rstrip("\n"), not_utf8_error(file, line))
-            continue
-        try:
-            yield Row(name, i, parse_value(text))
         except json.JSONDecodeError as error:
             yield broken_row(file, i, text, error)
         except BadRow as reason:
