@@ -64,7 +64,9 @@ def require_reward_model(node: Node, store: Store) -> None:
     tensors = {name for file in folder.glob("*.safetensors") for name in tensor_names(file, key)}
     if classes and not any(SCORES in name for name in classes) and not any(name.startswith(HEADS) for name in tensors):
         raise UserError(f"{key}: {classes[0]} gives no scores. Name a …{SCORES} model with one output.")
-    if (outputs := output_count(config)) != 1:
+    labels = config.get("id2label")
+    outputs = len(labels) if isinstance(labels, dict) and labels else config.get("num_labels", 2)  # 2 in transformers
+    if outputs != 1:
         raise UserError(f"{key}: its config.json has {outputs} outputs. Name a model with one output.")
     if not (folder / "contract.json").exists() and not has_chat_template(folder):
         raise UserError(TEXTS["no_template"].format(key=key))
@@ -96,12 +98,6 @@ def tensor_names(file: Path, key: str) -> list[str]:
             return [*json.loads(content.read(length))]
     except (OSError, ValueError, TypeError, struct.error) as error:
         raise UserError(f"{key}: {file.name} cannot be read as safetensors: {error}. Copy it again.") from error
-
-
-def output_count(config: dict[str, Any]) -> Any:
-    """Return the number of outputs in a classification model's config.json; without one, transformers assumes two."""
-    labels = config.get("id2label")
-    return len(labels) if isinstance(labels, dict) and labels else config.get("num_labels", 2)
 
 
 def has_chat_template(folder: Path) -> bool:

@@ -140,8 +140,10 @@ def validate_sample(cfg: Config) -> None:
     """Raise UserError for the first setting of `sample` that cannot work."""
     sample, samplers = cfg.sample, plugins.plugin_words("samplers", "Sampler")
     require_known("sample.sampler", [sample.sampler], [*samplers, OWN_PROMPTS])
-    if sample.brings_prompts:
-        require_own_prompts(cfg)
+    if sample.brings_prompts and not sample.file:
+        raise UserError("sample=file needs a file of prompts and completions. Add sample.file=FILE.")
+    if sample.brings_prompts and "verifier" in cfg.label.labelers:
+        raise UserError(TEXTS["no checks"])
     if sample.file and (sample.pool or sample.own):
         other = "sample.pool" if sample.pool else "sample.own"
         raise UserError(f"sample.file and {other} exclude each other. Use sample.pool for several sources.")
@@ -175,14 +177,6 @@ def validate_draws(cfg: Config) -> None:
         raise UserError(f"{key}: pairs.min_score=0 accepts every candidate. Set pairs.min_score=1 or another score.")
     if sample.draw == MIXED and not sample.prompts_per_round:
         raise UserError("sample.draw=mixed: rounds divide all prompts. Set sample.prompts_per_round=N to choose some.")
-
-
-def require_own_prompts(cfg: Config) -> None:
-    """Raise UserError if `sample=file` has no file, or a labeler that needs prompts with checks."""
-    if not cfg.sample.file:
-        raise UserError("sample=file needs a file of prompts and completions. Add sample.file=FILE.")
-    if "verifier" in cfg.label.labelers:
-        raise UserError(TEXTS["no checks"])
 
 
 def require_openvino(block: Sample) -> None:
