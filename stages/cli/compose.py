@@ -29,6 +29,8 @@ from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
 FREE = re.compile(rf"({spelling.FREE})=")
+CACHES = {"HF_DATASETS_CACHE": "datasets", "HF_MODULES_CACHE": "modules"}  # a folder for each variable
+CACHES |= {"MPLCONFIGDIR": "matplotlib", "TRACKIO_DIR": "trackio"}
 
 
 def normalise(argv: list[str]) -> list[str]:
@@ -67,20 +69,13 @@ def unlogged_overrides(argv: list[str]) -> list[str]:
 def set_cache_folders(root: Path) -> None:
     """Put the caches of libraries under the store. Downloaded models stay in the hub's shared cache."""
     cache = (root / "cache").resolve()
-    for variable, name in {
-        "HF_DATASETS_CACHE": "datasets",
-        "HF_MODULES_CACHE": "modules",
-        "MPLCONFIGDIR": "matplotlib",
-        "TRACKIO_DIR": "trackio",
-    }.items():
+    for variable, name in CACHES.items():
         os.environ.setdefault(variable, str(cache / name))
 
 
 def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tuple[Config, Store, dict[str, Node]]:
-    """Return a composed configuration as a checked Config, its artifact store, and its nodes by name.
-
-    Args:
-        overrides: the overrides of this job, if Hydra does not run it yet.
+    """Return a composed configuration as a checked Config, its artifact store, and its nodes by name. `overrides`: the
+    overrides of this job, if Hydra does not run it yet.
     Raise UserError for settings that are missing or unknown, or cannot work."""
     process.prepare()  # a sweep may run each job in a separate process
     if missing := sorted(OmegaConf.missing_keys(composed)):

@@ -55,9 +55,8 @@ def option_text(line: list[str]) -> str | None:
     """Return the text for `--version` or `--help=BLOCK`, or None without these options."""
     if "--version" in line:
         return provenance.describe_installation()
-    for block in (word.removeprefix("--help=") for word in line if word.startswith("--help=")):
-        return block_help(block)
-    return None
+    block = next((word.removeprefix("--help=") for word in line if word.startswith("--help=")), None)
+    return None if block is None else block_help(block)
 
 
 def block_help(name: str) -> str:

@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from importlib.util import find_spec
 from typing import Any
@@ -35,11 +35,8 @@ from stages.store.sealed_json import Damaged
 log = logging.getLogger(__name__)
 
 DEFAULT, TOY = "demo", "tiny"  # the recipes of conf/config.yaml and of conf/scale/toy.yaml
-BLOCKS = {
-    "template": ["sft.template"],
-    "eval": ["answer", "eval"],
-    "eval/judged": ["eval.judged"],
-}  # blocks of groups that do not have the group's name
+# Blocks of groups that do not have the group's name
+BLOCKS = {"template": ["sft.template"], "eval": ["answer", "eval"], "eval/judged": ["eval.judged"]}
 STARTED = ("sft", "dpo", "grpo")  # blocks with starting values for another model than the recipe's
 # Learning rates and beta of published runs, by objective, adapter and number of parameters
 ROWS: dict[str, dict[str, list[dict[str, Any]]]] = read_beside(__file__)
@@ -69,23 +66,16 @@ def recipes_under(line: list[str]) -> Recipes:
     recipes = load_recipes(chosen)
     own_labeler = any(key.startswith("label.own") for key in typed)
     unchecked = own_labeler or CHECKS not in typed.get("label", CHECKS).split(",")
-    if unchecked:
-        for recipe in recipes.values():
-            take_out(recipe, "pairs.min_score")
     other_prompts = not typed.keys().isdisjoint({"data", "data.sources", "sample", "sample.file"})
     one_round = typed.get("align", "dpo") != "dpo" or typed.get("dpo.adapter") == "continued"
-    if toy or unchecked or other_prompts or one_round:
-        for recipe in recipes.values():
-            for key in ROUNDS if "rounds" in recipe else ():
-                take_out(recipe, key)
-    if "data.sources" in typed:
-        for recipe in recipes.values():
-            if OmegaConf.select(recipe, LENGTH, default=math.inf) < default_value(LENGTH):
-                take_out(recipe, LENGTH)
-    for group in typed.keys() & {folder.name for folder in CONF.iterdir()}:
-        for block in BLOCKS.get(group, [group]):
-            for recipe in recipes.values():
-                take_out(recipe, block)
+    groups = typed.keys() & {folder.name for folder in CONF.iterdir()}
+    for recipe in recipes.values():
+        unsuited = ["pairs.min_score"] if unchecked else []
+        unsuited += ROUNDS if "rounds" in recipe and (toy or unchecked or other_prompts or one_round) else ()
+        if "data.sources" in typed and OmegaConf.select(recipe, LENGTH, default=math.inf) < default_value(LENGTH):
+            unsuited.append(LENGTH)
+        for key in (*unsuited, *blocks_of(groups)):
+            take_out(recipe, key)
     if toy and find_spec("bitsandbytes") is None:
         use_plain_lora([recipes[name] for name in chosen if name in recipes])
     owners = [TOY] if toy else chosen  # recipes whose model would be trained
@@ -93,12 +83,8 @@ def recipes_under(line: list[str]) -> Recipes:
         used = [recipes[name] for name in ([TOY, *chosen] if toy else chosen) if name in recipes]
         parameters = count_parameters(typed.get("model", ""), typed.get("model.path", ""))
         if changes := [each for block in STARTED if (each := start_block(block, typed, used, parameters))]:
-            log.warning(
-                "warning: recipe=%s's learning rates suit its own model; with %s: %s. Type others to choose.",
-                ",".join(owners),
-                model,
-                ", ".join(changes),
-            )
+            text = "warning: recipe=%s's learning rates suit its own model; with %s: %s. Type others to choose."
+            log.warning(text, ",".join(owners), model, ", ".join(changes))
         return recipes
     for name in owners:
         if text := start_unstated(recipes.get(name, DictConfig({})), typed):
@@ -107,8 +93,7 @@ def recipes_under(line: list[str]) -> Recipes:
 
 
 def start_unstated(recipe: DictConfig, typed: dict[str, str]) -> str:
-    """Set the starting values of the blocks to which a recipe for a model of its own gives no learning rate. Return
-    the changes as text."""
+    """Set starting values where a recipe for a model of its own gives no learning rate. Return the changes as text."""
     groups, path = group_options(recipe), OmegaConf.select(recipe, "model.path")
     blocks = [each for each in STARTED if OmegaConf.select(recipe, f"{each}.learning_rate") is None]
     if not blocks or not (path or "model" in groups):
@@ -172,12 +157,10 @@ def flatten_recipe(name: str, recipes: Recipes, below: tuple[str, ...] = ()) -> 
 def lay_over(below: DictConfig, above: DictConfig) -> DictConfig:
     """Return two recipes merged. A group that the upper one names replaces the lower one's blocks of that group."""
     below, named = below.copy(), group_options(above)
-    for group in named:
-        for block in BLOCKS.get(group, [group]):
-            take_out(below, block)
-    entries = [
-        entry for entry in below.get("defaults") or [] if named.keys().isdisjoint(group_options({"defaults": [entry]}))
-    ]
+    for block in blocks_of(named):
+        take_out(below, block)
+    lower = below.get("defaults") or []
+    entries = [entry for entry in lower if named.keys().isdisjoint(group_options({"defaults": [entry]}))]
     merged = OmegaConf.merge(below, above)
     assert isinstance(merged, DictConfig)
     merged["defaults"] = [*entries, *(above.get("defaults") or [])]
@@ -188,6 +171,11 @@ def group_options(recipe: Mapping[Any, Any]) -> dict[str, str]:
     """Return the option of each group in a recipe's defaults list."""
     choices = [entry for entry in recipe.get("defaults") or [] if not isinstance(entry, str)]
     return {str(key).removeprefix("override ").lstrip("/"): option for each in choices for key, option in each.items()}
+
+
+def blocks_of(groups: Iterable[str]) -> list[str]:
+    """Return the blocks of groups, most of which have the group's name."""
+    return [block for group in groups for block in BLOCKS.get(group, [group])]
 
 
 def typed_values(line: list[str]) -> dict[str, str]:

@@ -33,15 +33,11 @@ CARET = len("LexerNoViableAltException: ")  # Hydra prints this before the overr
 def validate_argument(argument: str) -> None:
     """Raise UserError for an argument that deletes a block, or fails in Hydra or OmegaConf with a traceback."""
     if DELETED.match(argument):
-        raise UserError(
-            f"{argument}: this block or key cannot be deleted. Give it another value, or null if it may have none. "
-            "To leave out later stages, use stage=NAME."
-        )
+        way_out = "Give it another value, or null if it may have none. To leave out later stages, use stage=NAME"
+        raise UserError(f"{argument}: this block or key cannot be deleted. {way_out}.")
     if re.match(r"\+*hydra\.sweeper\.params\b", argument):
-        raise UserError(
-            f"{argument}: only recipes may set hydra.sweeper.params. On the command line, type the values and "
-            "-m: dpo.beta=0.05,0.1 -m"
-        )
+        problem = f"{argument}: only recipes may set hydra.sweeper.params"
+        raise UserError(f"{problem}. On the command line, type the values and -m: dpo.beta=0.05,0.1 -m")
     if NOWHERE.fullmatch(argument):  # otherwise Hydra writes to the root of the file system
         raise UserError("outputs= is empty. Name a folder for the store: outputs=FOLDER.")
     if chosen := NO_WORD.fullmatch(argument):
@@ -58,10 +54,8 @@ def recipe_files(*chosen: str) -> dict[str, Path]:
     own, built_in = ({path.stem: path for path in folder.glob("*.yaml")} for folder in (Path("recipes"), RECIPES))
     for name in {*chosen} & {*own} & {*built_in}:
         if own[name].read_bytes() != built_in[name].read_bytes():
-            raise UserError(
-                f"recipe={name}: a built-in recipe has the name of {own[name]}. Rename the file, or type its path: "
-                f"recipe=./{own[name]}"
-            )
+            problem = f"recipe={name}: a built-in recipe has the name of {own[name]}"
+            raise UserError(f"{problem}. Rename the file, or type its path: recipe=./{own[name]}")
     return own | built_in | {name: user_path(name) for name in chosen if name.endswith(".yaml")}
 
 
@@ -104,10 +98,8 @@ def several_values_message(argument: str) -> str:
     key, _, value = argument.partition("=")
     a_list = typing.get_origin(type_of(key)) is list
     form = f"{key}=[{value}]" if a_list else f'{key}="{value}"'
-    return (
-        f"{argument}: several values. To try one after the other, add -m; "
-        f"for {'a list' if a_list else 'one text'}, write {shlex.quote(form)}"
-    )
+    way_out = f"for {'a list' if a_list else 'one text'}, write {shlex.quote(form)}"
+    return f"{argument}: several values. To try one after the other, add -m; {way_out}"
 
 
 def correct_form(key: str, value: str) -> str:
@@ -115,8 +107,7 @@ def correct_form(key: str, value: str) -> str:
     key = re.sub(r"\[\d+\]$", "", key)
     hint = type_of(key)
     if is_dataclass(hint):
-        names = [f"{key}.{field.name}" for field in fields(hint)]
-        return f" Set {', '.join(names)}."
+        return f" Set {', '.join(f'{key}.{field.name}' for field in fields(hint))}."
     if typing.get_origin(hint) is not list:
         return ""
     (inner,) = typing.get_args(hint)
@@ -125,7 +116,7 @@ def correct_form(key: str, value: str) -> str:
         first = fields(inner)[0].name
         items = [item if item.startswith("{") else f"{{{first}: {quote_word(item)}}}" for item in items]
     unknown = ""
-    if allowed := allowed_words(key):
+    if allowed := setting_types()[key][1].get(ONE_OF):
         unknown = "".join(f" {item} is unknown.{suggest(item, allowed)}" for item in items if item not in allowed)
         items = [item for item in items if item in allowed] or [allowed[0]]
     form = f"{key}=[{', '.join(items)}]"
@@ -151,8 +142,3 @@ def settings_below(kind: type, prefix: str) -> Iterator[tuple[str, tuple[Any, An
 
 def type_of(key: str) -> Any:
     return setting_types().get(key, (None, {}))[0]
-
-
-def allowed_words(key: str) -> tuple[str, ...]:
-    words: tuple[str, ...] = setting_types().get(key, (None, {}))[1].get(ONE_OF, ())
-    return words

@@ -127,11 +127,8 @@ def build_shared(config: DictConfig) -> None:
     for number, wave in enumerate(plan_waves(needed)):
         builds = [[*jobs[job], f"hydra.sweep.subdir=shared/{number}-{job}"] for job, _ in wave]
         log.info("Building the nodes that several jobs need: %s", "; ".join(", ".join(names) for _, names in wave))
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=HydraContext(loader, Callbacks(config)),
-            task_function=partial(build_nodes, [names for _, names in wave]),
-            config=config,
-        )
+        context, task = HydraContext(loader, Callbacks(config)), partial(build_nodes, [names for _, names in wave])
+        launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
         launcher.launch(builds, initial_job_idx=0)
 
 
@@ -147,8 +144,7 @@ def nodes_to_build(composed: DictConfig) -> dict[str, Node]:
 
 
 def plan_waves(jobs: Jobs) -> list[Wave]:
-    """Return the waves of builds for nodes that two or more jobs need, those for most jobs first. One build makes all
-    nodes that exactly the same jobs need."""
+    """Return the waves of builds for nodes that two or more jobs need, those for most jobs first."""
     users: dict[str, list[int]] = {}
     for job, nodes in enumerate(jobs):
         for fingerprint in {node.fingerprint for node in nodes.values()}:
@@ -182,22 +178,17 @@ def validate_sweep(config: DictConfig) -> None:
     require_known("stage", [config.stage], [*Target, *Command])
     stages, direction = MEASURED_BY[config.sweep_metric], DIRECTIONS[config.sweep_metric]
     if config.stage not in stages:
-        raise UserError(
-            f"sweep_metric={config.sweep_metric} is measured by stage={' or '.join(stages)}, "
-            f"not by stage={config.stage}."
-        )
+        measured = f"sweep_metric={config.sweep_metric} is measured by stage={' or '.join(stages)}"
+        raise UserError(f"{measured}, not by stage={config.stage}.")
     if config.sweep_metric is SweepMetric.pass_rate and config.answer.split is Split.test:
-        raise UserError(
-            "answer.split=test must not be optimised. Add answer.split=validation, and evaluate the best settings on "
-            "test once."
-        )
+        way_out = "Add answer.split=validation, and evaluate the best settings on test once"
+        raise UserError(f"answer.split=test must not be optimised. {way_out}.")
     if config.sweep_metric is SweepMetric.validation_loss:
         loss_keys = {f"{config.stage}.{key}" for key in OBJECTIVES[config.stage].of_loss}
         if changed_loss := [key for key in swept_keys(config) if key in loss_keys]:
-            raise UserError(
-                f"{changed_loss[0]} changes the definition of the {config.stage} loss, so losses cannot choose it. "
-                "Use stage=eval answer.split=validation sweep_metric=pass_rate."
-            )
+            problem = f"{changed_loss[0]} changes the definition of the {config.stage} loss"
+            way_out = "Use stage=eval answer.split=validation sweep_metric=pass_rate"
+            raise UserError(f"{problem}, so losses cannot choose it. {way_out}.")
     if str(config.hydra.sweeper.direction).rpartition(".")[2] != direction:
         raise UserError(f"sweep_metric={config.sweep_metric} needs hydra.sweeper.direction={direction}.")
 

@@ -16,7 +16,7 @@ from stages.config.blocks.data import Data, Form, Source
 from stages.config.blocks.training import SFT
 from stages.config.choices import Split
 from stages.curation.answer_rules import FUNCTION_WORDS
-from stages.curation.audit.auditor import Auditor, best_and_worst, mended_codes, request_of
+from stages.curation.audit.auditor import Auditor, best_and_worst, request_of
 from stages.curation.harmonize import Harmonizer
 from stages.formats.column_mapping import Purpose, source_purpose
 from stages.formats.format import ParsedRow
@@ -131,7 +131,7 @@ def word_runs(words: list[str], length: int) -> Iterator[tuple[str, ...]]:
 def audited_sources(nodes: dict[str, Node], read_row: Callable[[Any], ParsedRow] | None) -> list[AuditedSource]:
     """Return the sources of stage=data, and the preference set of `label=dataset`."""
     data: Data = nodes["data"].config
-    harmonizer, sources = Harmonizer(data.form, mended_codes(data.audit)), list[AuditedSource]()
+    harmonizer, sources = Harmonizer(data.form, data.audit), list[AuditedSource]()
     for block in (node.config for node in nodes["data"].inputs.values()):
         purpose = source_purpose(block.source)
         sources.append(AuditedSource(block.key, block.source, purpose, harmonizer, read_row))

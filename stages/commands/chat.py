@@ -77,7 +77,8 @@ class Speaker:
             problem = f"{needed} do not fit in the model's context of {longest}"
             raise UserError(f"{problem}. {way_out} chat.max_new_tokens.")
         request = Request(content_id(messages), messages, prompt, [self.cfg.temperature], self.cfg.seed)
-        sampler = GenerateSampler(self.model, self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, 1, streamer)
+        sampler = GenerateSampler(self.model, self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, 1)
+        sampler.streamer = streamer
         [(_, [completion])] = sampler.complete([request])
         assert completion.token_ids is not None
         return self.contract.text(completion.token_ids).strip()

@@ -1,14 +1,13 @@
 """Normalization of rows from all sources: Unicode, white space, and the policy for system messages. Before that, audit
-findings with only one possible repair are mended: wrongly decoded letters, invisible characters, and a marker instead
-of an input."""
+findings with one possible repair are mended: wrongly decoded letters, invisible characters, markers of no input."""
 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
-from stages.config.blocks.data import Form
+from stages.config.blocks.data import Audit, Form
 from stages.curation.audit import faults
 from stages.formats.format import ParsedRow
 from stages.formats.turns import require_text
@@ -63,12 +62,9 @@ def mend_damage(row: ParsedRow) -> ParsedRow:
 def remove_marker(row: ParsedRow) -> ParsedRow:
     """Remove the marker for a missing input from the last request."""
     messages = list(row.messages)
-    for i in reversed(range(len(messages))):
-        if messages[i]["role"] == "user":
-            request = messages[i]["content"]
-            if marker := faults.says_no_input(request):
-                messages[i] = {**messages[i], "content": request[: request.rindex(marker)].rstrip()}
-            break
+    requests = [i for i, turn in enumerate(messages) if turn["role"] == "user"]
+    if requests and (marker := faults.says_no_input(request := messages[requests[-1]]["content"])):
+        messages[requests[-1]] = {"role": "user", "content": request[: request.rindex(marker)].rstrip()}
     return row._replace(messages=messages)
 
 
@@ -82,10 +78,10 @@ def normalise_whitespace(text: str) -> str:
 
 
 class Harmonizer:
-    """A normalizer of rows that counts its changes. `fixed` lists the audit codes whose findings are mended."""
+    """A normalizer of rows that counts its changes, and mends the findings of audit codes with the action `fix`."""
 
-    def __init__(self, form: Form, fixed: Collection[str] = ()):
-        self.form, self.fixed = form, [code for code in FIXES if code in fixed]
+    def __init__(self, form: Form, audit: Audit | None = None):
+        self.form, self.fixed = form, [code for code in FIXES if audit and audit.actions.get(code) == "fix"]
         self.rows = self.system_before = self.system_after = 0  # rows, and rows with a system message before and after
         self.changed = Counter[str]()  # changed rows, by audit code or key of `data.form`
 
@@ -114,9 +110,7 @@ class Harmonizer:
     def apply_system_policy(self, messages: list[Message]) -> list[Message]:
         """Return a conversation with the system message of the policy. A system message that describes tools stays."""
         policy, has_one = self.form.system, has_system(messages)
-        if not messages or (has_one and "<tools>" in messages[0]["content"]):
-            return messages
-        if policy == "insert" and has_one:
+        if not messages or (has_one and (policy == "insert" or "<tools>" in messages[0]["content"])):
             return messages
         turns = messages[has_one:]
         if policy == "drop":
@@ -130,8 +124,7 @@ class Harmonizer:
         metrics: dict[str, Any] = {}
         if self.form.system not in (None, "keep"):
             metrics["system"] = {"before": self.system_before, "after": self.system_after}
-        named = [name for name in NORMALISED if vars(self.form)[name]]
-        if named:
+        if named := [name for name in NORMALISED if vars(self.form)[name]]:
             metrics["normalised"] = {name: self.changed[name] for name in named}
         if self.fixed:
             metrics["fixed"] = {code: self.changed[code] for code in self.fixed}
@@ -139,8 +132,7 @@ class Harmonizer:
 
     def describe(self) -> str:
         """Return the counts of changes as a phrase for the summary."""
-        metrics = self.metrics()
-        parts = []
+        metrics, parts = self.metrics(), list[str]()
         if counts := metrics.get("system"):
             parts.append(f"{counts['after']} of {self.rows} rows with a system message, {counts['before']} before")
         parts += [f"{NORMALISED[name]} of {count} normalised" for name, count in metrics.get("normalised", {}).items()]

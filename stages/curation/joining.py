@@ -85,8 +85,7 @@ def split_indexes(splits: list[str]) -> NDArray[np.int8]:
 
 class SplitLedger:
     """A record of the split that owns each prompt, and of the answers that `sft` has to the prompt. names: the
-    published ids of rows. The first row of a prompt has the prompt's id; a row with another answer has the id of
-    prompt and answer."""
+    published ids of rows. A prompt's first row has the prompt's id; a row with another answer has the pair's."""
 
     def __init__(self, rows: Rows):
         self.rows, self.names = rows, rows.ids.copy()

@@ -4,7 +4,8 @@ answer's own sentences, and only for trained kinds of constraints."""
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 from stages.store.records import Example
@@ -26,13 +27,10 @@ def split_evenly(text: str, count: int) -> list[str]:
     return [" ".join(all_sentences[a:b]) for a, b in pairwise(cuts) if a < b]
 
 
-def mark_sentences(text: str, count: int, marks: Iterator[str], between: str = "\n") -> str:
-    """Return the first sentences, each behind a mark such as "- "."""
-    return between.join(f"{next(marks)}{sentence}" for sentence in complete_sentences(text)[:count])
-
-
-def numbered_marks(form: str) -> Iterator[str]:
-    return (form.format(i, chr(ord("a") + i - 1)) for i in range(1, 100))
+def mark_sentences(text: str, count: int, mark: str) -> str:
+    """Return the first sentences in lines, each behind a mark such as "- ", which may have its number or letter."""
+    numbered = enumerate(complete_sentences(text)[:count], 1)
+    return "\n".join(f"{mark.format(i, chr(ord('a') + i - 1))}{sentence}" for i, sentence in numbered)
 
 
 def sentences_within(text: str, count: int) -> str:
@@ -53,11 +51,11 @@ MENDS: dict[str, Callable[..., str]] = {
     ),
     "words_at_most": sentences_within,
     "sentences_exactly": lambda text, count: " ".join(complete_sentences(text)[:count]),
-    "bullets_exactly": lambda text, count: mark_sentences(text, count, numbered_marks("- ")),
-    "numbered_exactly": lambda text, count: mark_sentences(text, count, numbered_marks("{}. ")),
-    "lettered_items": lambda text, count: mark_sentences(text, count, numbered_marks("{1}) ")),
-    "checklist": lambda text, count: mark_sentences(text, count, numbered_marks("- [ ] ")),
-    "steps_labelled": lambda text, count: mark_sentences(text, count, numbered_marks("Step {}: ")),
+    "bullets_exactly": partial(mark_sentences, mark="- "),
+    "numbered_exactly": partial(mark_sentences, mark="{}. "),
+    "lettered_items": partial(mark_sentences, mark="{1}) "),
+    "checklist": partial(mark_sentences, mark="- [ ] "),
+    "steps_labelled": partial(mark_sentences, mark="Step {}: "),
     "paragraphs_exactly": lambda text, count: "\n\n".join(split_evenly(text, count)),
     "separated_by_rule": lambda text, count, mark: f"\n{mark}\n".join(split_evenly(text, count)),
     "titled_sections": lambda text, count: "\n\n".join(

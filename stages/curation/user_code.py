@@ -24,9 +24,8 @@ def load_user_code(own: Own, out: StageDir) -> tuple[dict[str, Family], Callable
         loaded = plugins.run_file(own, KEY, out.path)
     if own.name in families or not callable(loaded):
         if own.options or own.name not in families:
-            raise UserError(
-                f"data.own.name={own.name} must be a task family without data.own.options, or a function of a row."
-            )
+            kinds = "a task family without data.own.options, or a function of a row"
+            raise UserError(f"data.own.name={own.name} must be {kinds}.")
         return families, None
     plugins.require_options(own, KEY, inspect.signature(loaded), {})
     return {}, row_reader(loaded, own.options, str(own.name))

@@ -6,13 +6,12 @@ from typing import Any
 
 from stages.formats.format import CONTEXT, TURNS, WEIGHT, Format, ParsedRow, is_turns, roles_of
 from stages.formats.transcripts import parse_transcript
-from stages.formats.turns import ROLE_KEYS, ROLES, first_value, split_off_answer
+from stages.formats.turns import role_of, split_off_answer
 
 
-def ends_with_answer(value: Any) -> bool:
-    """Return True if the last turn is not the user's. Conversations that end with a request are for `prompts`."""
-    last = value[-1] if isinstance(value, list) else {}
-    return ROLES.get(str(first_value(last, ROLE_KEYS)).lower()) != "user"
+def ends_with_request(value: Any) -> bool:
+    """Return True for a conversation whose last turn is the user's."""
+    return is_turns(value) and isinstance(value, list) and role_of(value[-1]) == "user"
 
 
 class Chat(Format):
@@ -24,7 +23,7 @@ class Chat(Format):
         value = row["messages"]
         if isinstance(value, list) and all(isinstance(turn, str) for turn in value):
             return len(value) % 2 == 0  # LIMA's texts alternate between user and assistant
-        return is_turns(value) and ends_with_answer(value)
+        return is_turns(value) and not ends_with_request(value)  # conversations that end so are for `prompts`
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         return self.weighted_row(row, *split_off_answer(self.read_conversation(row)))

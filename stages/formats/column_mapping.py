@@ -44,12 +44,7 @@ class Purpose(StrEnum):
     candidates = "messages or a prompt, with one or several completions"
 
 
-FORMATS = {
-    Purpose.answers: EXAMPLES,
-    Purpose.prompts: EXAMPLES,
-    Purpose.preferences: PREFERENCES,
-    Purpose.candidates: CANDIDATES,
-}
+FORMATS = dict(zip(Purpose, (EXAMPLES, EXAMPLES, PREFERENCES, CANDIDATES), strict=True))
 Getters = list[tuple[str, Callable[[dict[str, Any]], Any]]]  # (role, function that takes its value out of a row)
 MAX_SHOWN = 9  # names in an error
 MEDIA = ("image", "video", "audio")  # a placeholder such as <image> means nothing without the column of this name
@@ -67,7 +62,7 @@ class RowColumns:
 
     def values(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the values of a row by role, without empty values."""
-        return {role: value for role, get in self.getters if not is_empty(value := get(row))}
+        return read_values(self.getters, row)
 
 
 class Placeholders:
@@ -110,13 +105,10 @@ class ColumnMapping:
     format: Format
     first_paths: dict[str, Path]  # the paths of the roles in the first rows
     user_columns: Mapping[str, Path | None]  # the setting `columns` of the source
+    placeholders: Placeholders
     prompts_only: bool = False  # the answers are not parsed
     columns_by_keys: dict[tuple[str, ...], RowColumns] = field(default_factory=dict)
     missing_paths: set[tuple[str, str]] = field(default_factory=set)  # (role, path) of the user's, in no row so far
-    placeholders: Placeholders = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.placeholders = Placeholders(self.format.dropped)
 
     def find_columns(self, row: dict[str, Any]) -> RowColumns:
         """Return the columns of a row: those of the first rows, and roles in columns that only some rows have."""
@@ -126,23 +118,18 @@ class ColumnMapping:
             names_by_role = {**form.role_names(row), **PROVENANCE}
             other_roles = {role: names for role, names in names_by_role.items() if role not in first}
             paths = first | column_paths.resolve_columns(row, other_roles, {**users, **used})
-            decided_names = {name for role in users for name in form.roles.get(role, "").split()}
-            texts = isinstance(form, Texts) and "text" not in users  # the user may name any column as running text
-            judged = form.compares or isinstance(form, KTO)
-            unread = UnreadColumns.build(row, paths, form.dropped, decided_names, texts, form.weighted_roles, judged)
+            unread = unread_columns(row, paths, form, users)
             columns = RowColumns(paths, role_getters(paths, row), [*PROVENANCE.keys() & paths], unread)
             self.columns_by_keys[tuple(row)] = columns
         return columns
 
     def first_values(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return the values of a row by role, for the roles of the first rows only."""
-        getters = role_getters(self.first_paths, row)
-        return {role: value for role, get in getters if not is_empty(value := get(row))}
+        return read_values(role_getters(self.first_paths, row), row)
 
     def read(self, row: Any) -> tuple[ParsedRow, list[str]]:
         """Return the parsed row, and its columns that are not read.
-        Raise BadRow if the row cannot be used. ChangesMeaning: for a column that is not read but changes what the row
-        means."""
+        Raise BadRow if the row cannot be used. ChangesMeaning: for an unread column that changes its meaning."""
         if not isinstance(row, dict):
             raise BadRow("", f"a row must be an object, this is a {type(row).__name__}")
         if self.missing_paths:
@@ -198,13 +185,40 @@ def format_name(kind: type[Format]) -> str:
 
 def build_mapping(format: Format, columns: list[str], user_columns: Mapping[str, Path | None]) -> ColumnMapping:
     names = {**format.role_names(columns), **PROVENANCE}
-    return ColumnMapping(format, column_paths.resolve_columns(columns, names, user_columns), user_columns)
+    paths = column_paths.resolve_columns(columns, names, user_columns)
+    return ColumnMapping(format, paths, user_columns, Placeholders(format.dropped))
 
 
 def role_getters(paths: Mapping[str, Path], columns: Iterable[str]) -> Getters:
     """Return, for each role, the function that takes its value out of a row with these columns."""
     keys = [*columns]
     return [(role, itemgetter(path) if path in keys else partial(value_at, path=path)) for role, path in paths.items()]
+
+
+def read_values(getters: Getters, row: dict[str, Any]) -> dict[str, Any]:
+    return {role: value for role, get in getters if not is_empty(value := get(row))}
+
+
+def unread_columns(
+    columns: Collection[str], paths: Mapping[str, Path], form: Format, user_columns: Mapping[str, Path | None]
+) -> UnreadColumns:
+    """Sort out the columns that `paths` do not read; columns that the user leaves out count as read."""
+    read = {column for path in paths.values() for column in column_paths.top_columns(path)} | form.dropped
+    # Names of roles that the user maps: a column of such a name changes nothing.
+    decided_names = {name for role in user_columns for name in form.roles.get(role, "").split()}
+    texts = isinstance(form, Texts) and "text" not in user_columns  # the user may name any column as running text
+    changing_by_column = {}
+    for column, name in ((column, column_paths.normal_name(column)) for column in columns if column not in read):
+        changes = name in column_paths.CHANGING | column_paths.WEIGHTS or bool(column_paths.CHOICE.fullmatch(name))
+        changes |= "reasoning" not in paths and bool(column_paths.THOUGHTS.fullmatch(name))
+        changes |= texts and not column_paths.TEXT_METADATA & set(name.split("_"))
+        changing_by_column[column] = name not in decided_names and changes
+    turn_paths = {role: path for role in column_paths.TURN_ROLES if isinstance(path := paths.get(role), str)}
+    weights = {role: column_paths.WEIGHTS if role in form.weighted_roles else set[str]() for role in turn_paths}
+    turns = {path: (role, {*form.dropped, *weights[role]}) for role, path in turn_paths.items()}
+    names = {} if form.compares or isinstance(form, KTO) else changing_by_column  # others read no bad answers
+    bad = {name: values for name in names if (values := column_paths.BAD.get(column_paths.normal_name(name)))}
+    return UnreadColumns(changing_by_column, bad, turns, form.dropped)
 
 
 def join_values(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
-from stages.formats.turns import CALL_KEYS, CONTENT_KEYS, REASONING_KEYS, ROLE_KEYS, ROLES, first_value, is_empty
+from stages.formats.turns import CALL_KEYS, CONTENT_KEYS, REASONING_KEYS, ROLE_KEYS, is_empty, role_of
 
 NAMES = read_beside(__file__)  # of columns that decide how a row is read
 TURN_KEYS = {*CALL_KEYS, *REASONING_KEYS, "tool_call_id"}
@@ -146,36 +146,6 @@ class UnreadColumns:
     turns: Mapping[str, tuple[str, Collection[str]]]
     dropped: Collection[str]
 
-    @classmethod
-    def build(
-        cls,
-        columns: Collection[str],
-        paths: Mapping[str, Path],
-        dropped: Collection[str],
-        decided_names: Collection[str],
-        texts: bool,
-        weighted_roles: Collection[str],
-        judged: bool,
-    ) -> "UnreadColumns":
-        """Sort out the columns that `paths` do not read; columns that the user `dropped` count as read.
-        `decided_names`: names of roles that the user maps, so that a column of such a name changes nothing. `texts`:
-        rows are running text. `weighted_roles`: roles whose turns may have weights. `judged`: the format reads which
-        answers are good."""
-        read_columns = {column for path in paths.values() for column in top_columns(path)} | {*dropped}
-        changing_by_column = {}
-        for column in columns:
-            if column not in read_columns:
-                name = normal_name(column)
-                changes = name in CHANGING | WEIGHTS or bool(CHOICE.fullmatch(name))
-                changes |= "reasoning" not in paths and bool(THOUGHTS.fullmatch(name))
-                changes |= texts and not TEXT_METADATA & set(name.split("_"))
-                changing_by_column[column] = name not in decided_names and changes
-        turn_paths = {role: path for role in TURN_ROLES if isinstance(path := paths.get(role), str)}
-        weights = {role: WEIGHTS if role in weighted_roles else set[str]() for role in turn_paths}
-        turns = {path: (role, {*dropped, *weights[role]}) for role, path in turn_paths.items()}
-        bad = {column: BAD[name] for column in changing_by_column if (name := normal_name(column)) in BAD}
-        return cls(changing_by_column, {} if judged else bad, turns, dropped)
-
 
 def list_unread(row: Mapping[str, Any], values: Mapping[str, Any], unread: UnreadColumns) -> list[str]:
     """Return the columns of a row that hold a value but are not read, and such keys of turns as `messages.key`.
@@ -203,7 +173,7 @@ def unread_turn_keys(turns: Any, column: str, dropped: Collection[str], answer_k
     unread_keys = dict[str, None]()
     for turn in turns if isinstance(turns, list) else [turns]:
         if isinstance(turn, dict) and any(key in turn for key in ROLE_KEYS):
-            role = ROLES.get(str(first_value(turn, ROLE_KEYS)).lower())
+            role = role_of(turn)
             read_keys = {*TURN_KEYS, *dropped, *{"tool": SPEAKER_KEYS, "assistant": answer_keys}.get(str(role), ())}
             for keys in (ROLE_KEYS, CONTENT_KEYS):
                 read_keys.add(next((key for key in keys if not is_empty(turn.get(key))), ""))

@@ -69,10 +69,9 @@ class Compared(Format):
         column, a, b = (str(self.names[role]) for role in ("preference", "a", "b"))
         ordered = sorted(values)[:MAX_SHOWN]
         words = ", ".join(f"{value}: WORD" for value in ordered) + ", …" * (len({*values}) > MAX_SHOWN)
-        return UserError(
-            f"{column} holds {', '.join(ordered)}, and some of these values name neither {a}, {b} nor a tie. Type "
-            f"{self.setting}={{{words}}}, with left ({a} is better), right ({b} is better) or tie for each WORD."
-        )
+        problem = f"{column} holds {', '.join(ordered)}, and some of these values name neither {a}, {b} nor a tie"
+        meaning = f"left ({a} is better), right ({b} is better) or tie for each WORD"
+        return UserError(f"{problem}. Type {self.setting}={{{words}}}, with {meaning}.")
 
     def read_preference(self, value: Any) -> float:
         if isinstance(value, list):

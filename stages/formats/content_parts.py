@@ -4,15 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from stages.config.installation import read_beside
 from stages.formats.readers.row import BadRow
 
 # The kind of a part, by its `type`, or by its key if it has no type.
-KINDS = {
-    "text": "text", "input_text": "text", "output_text": "text",
-    "reasoning": "thought", "thinking": "thought",
-    "tool_call": "call", "tool_use": "call", "toolUse": "call", "functionCall": "call",
-    "tool_result": "result", "toolResult": "result", "functionResponse": "result",
-}  # fmt: skip
+KINDS = {name: kind for kind, names in read_beside(__file__).items() for name in names.split()}
 VALUE_KEYS = ("text", "value", "thinking", "reasoning")
 ARGUMENT_KEYS = ("arguments", "input", "args")
 

@@ -9,26 +9,11 @@ from typing import Any, NamedTuple
 
 from stages.config.blocks.data import Source
 from stages.config.installation import read_beside
-from stages.formats.columns import WEIGHTS, ChangesMeaning, Path, parse_cell
+from stages.formats import turns as parsing
+from stages.formats.columns import WEIGHTS, ChangesMeaning, Path
 from stages.formats.content_parts import is_parts
 from stages.formats.readers.row import BadRow
 from stages.formats.transcripts import parse_open_transcript, parse_transcript
-from stages.formats.turns import (
-    REASONING_KEYS,
-    ROLE_KEYS,
-    ROLES,
-    call_text,
-    context_turns,
-    first_value,
-    is_empty,
-    parse_turn,
-    require_list,
-    require_text,
-    split_off_answer,
-    turn_objects,
-    with_reasoning,
-    with_tools,
-)
 from stages.store.records import Message
 from stages.store.text_units import count_shared_prefix, transcript
 
@@ -36,7 +21,7 @@ NAMES = read_beside(__file__)
 # Roles that several formats have, each with the column names that are tried for it, in this order.
 CONTEXT, TURNS, PROMPT, WEIGHT = (NAMES[part] for part in ("context", "turns", "prompt", "weight"))
 COMPLETION: str = NAMES["completion"]
-THOUGHT = {"reasoning": f"{' '.join(REASONING_KEYS)} {NAMES['thought']}"}
+THOUGHT = {"reasoning": f"{' '.join(parsing.REASONING_KEYS)} {NAMES['thought']}"}
 SWITCHES = {"on", "off", "true", "false", "yes", "no"}  # values that turn reasoning on or off, and are not its text
 PROVENANCE = {"licence": "", "origin": ""}  # roles of every format; only `columns` gives them a column
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
@@ -110,8 +95,9 @@ class Format(ABC):
     def parse_turns(self, value: Any, field: str) -> list[Message]:
         """Parse turns from a list of objects, a list of alternating texts, or a transcript in one string."""
         if (messages := parse_transcript(value, plain=True)) is not None:
-            return [{**turn, "content": require_text(turn["content"], field)} for turn in messages]
-        return [parse_turn(turn, field, self.strip) for turn in turn_objects(require_list(value, field))]
+            return [{**turn, "content": parsing.require_text(turn["content"], field)} for turn in messages]
+        turns = parsing.turn_objects(parsing.require_list(value, field))
+        return [parsing.parse_turn(turn, field, self.strip) for turn in turns]
 
     def read_conversation(self, row: Mapping[str, Any]) -> list[Message]:
         """Return the conversation in `messages`, or else the one that ends with the request in `prompt`."""
@@ -124,23 +110,22 @@ class Format(ABC):
         elif dialogue := parse_open_transcript(prompt):
             turns = with_context(row, dialogue)
         else:
-            request = require_text(prompt, "prompt")
+            request = parsing.require_text(prompt, "prompt")
             if "input" in row:
-                request = f"{request}\n\n{require_text(only_text(row['input'], 'input'), 'input')}"
-            return self.add_tools([*context_turns(row), {"role": "user", "content": request}], row)
+                request = f"{request}\n\n{parsing.require_text(only_text(row['input'], 'input'), 'input')}"
+            return self.add_tools([*parsing.context_turns(row), {"role": "user", "content": request}], row)
         if "input" in row:
-            raise BadRow(
-                "input", "the prompt has several turns: type `columns: {COLUMN: null}` to leave the input out"
-            )
+            way = "type `columns: {COLUMN: null}` to leave the input out"
+            raise BadRow("input", f"the prompt has several turns: {way}")
         return self.add_tools(turns, row)
 
     def add_tools(self, turns: list[Message], row: Mapping[str, Any]) -> list[Message]:
         """Return the turns, with the row's tools in the system message."""
-        return with_tools(turns, row["tools"]) if "tools" in row else turns
+        return parsing.with_tools(turns, row["tools"]) if "tools" in row else turns
 
     def read_prompt(self, row: Mapping[str, Any]) -> list[Message]:
         """Return the row's conversation, which must end with a request."""
-        messages, answer = split_off_answer(self.read_conversation(row))
+        messages, answer = parsing.split_off_answer(self.read_conversation(row))
         if answer is not None:
             raise BadRow("", "the prompt ends with an assistant turn")
         return messages
@@ -172,7 +157,7 @@ class Format(ABC):
         prompt, up to the last place where an assistant turn follows in both.
         Raise BadRow if they are equal or share no request, or if one is the beginning of the other."""
         for side, turns in conversations.items():
-            if split_off_answer(turns)[1] is None:
+            if parsing.split_off_answer(turns)[1] is None:
                 raise BadRow(side, "does not end with an assistant turn")
         (other, first), (side, second) = conversations.items()
         place = count_shared_prefix(first, second)
@@ -193,13 +178,14 @@ class Format(ABC):
         if isinstance(value, (bool, int, float)):
             value = self.answer_word(value, field)
         if isinstance(value, (list, dict)) and not is_parts(value):
-            turns = [parse_turn(turn, field, self.strip) for turn in (value if isinstance(value, list) else [value])]
+            objects = value if isinstance(value, list) else [value]
+            turns = [parsing.parse_turn(turn, field, self.strip) for turn in objects]
             if turns[:-1] not in ([], prompt) or turns[-1]["role"] != "assistant":
                 raise BadRow(field, "must be one assistant turn, alone or after the prompt")
             return turns[-1]["content"]
         if reasoning is not None and str(reasoning := only_text(reasoning, "reasoning")).lower() in SWITCHES:
             raise ChangesMeaning("reasoning", f"is {reasoning!r}, which is a switch and not a reasoning text")
-        return with_reasoning(require_text(value, field), reasoning, field, self.strip)
+        return parsing.with_reasoning(parsing.require_text(value, field), reasoning, field, self.strip)
 
     def answer_word(self, value: Any, field: str) -> str:
         """Return the word from `labels` for an answer that is true, false or a number."""
@@ -211,7 +197,7 @@ class Format(ABC):
 
 def with_context(row: Mapping[str, Any], turns: list[Message]) -> list[Message]:
     """Return the turns after the row's system message and history."""
-    before = context_turns(row)
+    before = parsing.context_turns(row)
     if [turn["role"] for turn in (*before[:1], *turns[:1])] != ["system", "system"]:
         return before + turns
     if before[0] != turns[0]:
@@ -227,14 +213,6 @@ def only_text(value: Any, field: str) -> Any:
         noun = "requests" if field == "prompt" else "texts" if field == "input" else "answers"
         raise BadRow(field, f"holds {len(value)} {noun}: type `columns: {{{field}: COLUMN.0}}` to read the first")
     return value[0]
-
-
-def calls_text(value: Any) -> str | None:
-    """Return a list of tool calls as text; None if the value is not such a list."""
-    parsed = parse_cell(value)
-    if not isinstance(parsed, list) or not parsed or not all(isinstance(c, dict) and "arguments" in c for c in parsed):
-        return None
-    return "\n".join(call_text(call, "completion") for call in parsed)
 
 
 def is_whole(value: Any) -> bool:
@@ -259,16 +237,11 @@ def is_trained(value: Any, column: str) -> bool:
 def trained_turns(messages: Any, column: str, dropped: Collection[str] = ()) -> list[bool]:
     """Return a flag for each assistant turn of a list: False if one of its weights is 0. A transcript has no flags."""
     is_list = isinstance(messages, list) or str(messages).lstrip()[:1] == "["
-    turns = turn_objects(require_list(messages, column)) if is_list else []
-    return [
-        all(
-            is_trained(value, f"{column}.{key}")
-            for key, value in turn.items()
-            if key in WEIGHTS and key not in dropped and not is_empty(value)
-        )
-        for turn in turns
-        if isinstance(turn, dict) and ROLES.get(str(first_value(turn, ROLE_KEYS)).lower()) == "assistant"
-    ]
+    turns = parsing.turn_objects(parsing.require_list(messages, column)) if is_list else []
+    answers = [turn for turn in turns if parsing.role_of(turn) == "assistant"]
+    keys = WEIGHTS - {*dropped}
+    weights = [{k: v for k, v in turn.items() if k in keys and not parsing.is_empty(v)} for turn in answers]
+    return [all(is_trained(value, f"{column}.{key}") for key, value in each.items()) for each in weights]
 
 
 def trained_by_weights(

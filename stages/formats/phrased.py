@@ -148,9 +148,8 @@ def read_task(name: str) -> dict[str, Any]:
     Raise UserError if there is no such task, or its file has an error."""
     path = FOLDER / f"{name}.yaml" if name in plugins.label_task_names() else plugins.user_path(name)
     if not path.is_file():
-        raise UserError(
-            f"task={name}: neither a ready-made task nor a YAML file.{suggest(name, plugins.label_task_names())}"
-        )
+        hint = suggest(name, plugins.label_task_names())
+        raise UserError(f"task={name}: neither a ready-made task nor a YAML file.{hint}")
     return parse_task(read_template(path, "task"), str(path))
 
 

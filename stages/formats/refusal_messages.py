@@ -26,7 +26,6 @@ OPTIONS_TASK = "multiple_choice"
 JUDGING = set(TEXTS["judging"].split())
 # Columns that may all be the role, if their texts differ. A `prompt` beside them is the rendered request.
 RIVALS = {role: names.split() for role, names in TEXTS["rivals"].items()}
-TRUE_OR_FALSE = "with true for each WORD that marks a good answer, and false for the others"
 
 
 @dataclass(frozen=True)
@@ -53,34 +52,24 @@ def unknown_format_error(head: FileHead) -> UserError:
             return UserError(f"{block}.columns: {role!r} is not a role.{suggest(role, roles)}")
     if error := missing_column_error(source, block, head.name, columns):
         return error
-    if missing := {
-        (role, path) for role, path in nested_user_paths(source) if not any(has_path(row, path) for row in head.rows)
-    }:
+    nested = nested_user_paths(source)
+    if missing := {(role, path) for role, path in nested if not any(has_path(row, path) for row in head.rows)}:
         return missing_key_error(missing, block, head.name, head.rows)
     if source.task:
         needed = "; ".join(f"{role} ({names})" for role, names in Phrased(source).roles.items())
-        return UserError(
-            f"{problem}. task={source.task} needs these roles, each from a column with one of the names in brackets: "
-            f"{needed}. Type {block}.columns={{ROLE: COLUMN}} to name other columns."
-        )
+        return UserError(TEXTS["no_task_roles"].format(problem=problem, task=source.task, needed=needed, block=block))
     if error := unclear_labels_error(head):
         return error
     is_labelled = head.purpose not in (Purpose.preferences, Purpose.candidates)
     if tasks := [task for task in plugins.label_task_names() if is_labelled and fits_task(task, source, columns)]:
-        return UserError(
-            f"{problem}, and this looks like a labelled set. {block}.task=TASK writes its rows as instructions; "
-            f"TASK is one of {', '.join(tasks)}. {block}.columns={{prompt: COLUMN, completion: COLUMN}} reads two "
-            "columns as they are."
-        )
+        return UserError(TEXTS["labelled_set"].format(problem=problem, block=block, tasks=", ".join(tasks)))
     names = {name for kind in kinds for names in kind(source).roles.values() for name in names.split()}
     ways = {Purpose.preferences: PREFERRED, Purpose.answers: ANSWERED}.get(head.purpose, ANSWERED[:1])
     settings = f"{block}.columns={ways[0]}" + "".join(f" or {way}" for way in ways[1:])
     text = f" {block}.columns={{OTHER: null}} leaves a column out, so that `text` can be read alone."
     header = "" if names & {*map(normal_name, columns)} else missing_header_hint(head.name)
-    return UserError(
-        f"{problem}. The file needs {head.purpose}. Type {settings}, with your columns' names for COLUMN."
-        f"{nested_paths_hint(head.rows)}{text * ('text' in columns)}{header}"
-    )
+    message = f"{problem}. The file needs {head.purpose}. Type {settings}, with your columns' names for COLUMN."
+    return UserError(f"{message}{nested_paths_hint(head.rows)}{text * ('text' in columns)}{header}")
 
 
 def unclear_labels_error(head: FileHead) -> UserError | None:
@@ -91,11 +80,8 @@ def unclear_labels_error(head: FileHead) -> UserError | None:
     values = sorted({label_word(value_at(row, roles["label"])) for row in head.rows} - {""})
     if not values or len(values) > MAX_SHOWN:
         return None
-    return UserError(
-        f"{head.name}: {roles['label']} holds {', '.join(values)}, and some of these values do not say whether an "
-        f"answer is good. Type {head.block}.labels={{{', '.join(f'{value}: WORD' for value in values)}}}, "
-        f"{TRUE_OR_FALSE}."
-    )
+    words = {"column": roles["label"], "values": ", ".join(values), "words": label_setting(values)}
+    return UserError(TEXTS["unclear_labels"].format(name=head.name, block=head.block, **words))
 
 
 def refuse_judged(head: FileHead, mapping: ColumnMapping) -> None:
@@ -110,13 +96,14 @@ def refuse_judged(head: FileHead, mapping: ColumnMapping) -> None:
         for path in [] if column in read else score_paths(column, head.rows):
             values = sorted({label_word(value_at(row, path)) for row in head.rows} - {"", "nan"})
             if len(values) > 1:
-                words = ", ".join(f"{value}: WORD" for value in values)
-                words = words if len(values) <= MAX_SHOWN else "VALUE: WORD, …"
-                raise UserError(
-                    f"{head.name}: {path} scores the answers ({shortlist(values)}), and nothing reads it. "
-                    f"Type {block}.columns={{{column}: null}} to train on all answers. Or type "
-                    f"{block}.columns={{label: {path}}} {block}.labels={{{words}}}, {TRUE_OR_FALSE}."
-                )
+                words = {"column": column, "path": path, "values": shortlist(values), "words": label_setting(values)}
+                raise UserError(TEXTS["judged"].format(name=head.name, block=block, **words))
+
+
+def label_setting(values: list[str]) -> str:
+    """Return the value of the setting `labels` that gives each value of a column a word."""
+    words = "VALUE: WORD, …" if len(values) > MAX_SHOWN else ", ".join(f"{value}: WORD" for value in values)
+    return f"{{{words}}}"
 
 
 def score_paths(column: str, rows: list[dict[str, Any]]) -> list[str]:
@@ -152,12 +139,8 @@ def missing_column_error(source: Source, block: str, where: str, columns: list[s
 
 def nested_user_paths(source: Source) -> set[tuple[str, str]]:
     """Return (role, path) of every role that the setting `columns` reads from a key inside a column."""
-    return {
-        (role, path)
-        for role, value in source.columns.items()
-        for path in column_paths.path_parts(value)
-        if "." in path
-    }
+    paths = ((role, path) for role, value in source.columns.items() for path in column_paths.path_parts(value))
+    return {(role, path) for role, path in paths if "." in path}
 
 
 def missing_key_error(
@@ -173,10 +156,9 @@ def missing_key_error(
     return UserError(f"{block}.columns={{{role}: {path}}}: {where} has no {step!r} in {parent}.{hint}")
 
 
-def shortlist(names: list[str]) -> str:
+def shortlist(names: list[str], most: int = MAX_SHOWN) -> str:
     """Return the first names in a line, and how many more there are."""
-    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    return f"{', '.join(names[:MAX_SHOWN])}{more}"
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
@@ -189,18 +171,14 @@ def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
         tasks = [t for t in plugins.label_task_names() if t != OPTIONS_TASK and fits_task(t, Source(), head.columns)]
         ways = [f"{block}.columns={{completion: COLUMN}} to name the answers"]
         ways += [f"{block}.task={task} to write the rows as instructions" for task in tasks[:1]] + prompts_alone
-        raise UserError(
-            f"{head.name}: {mapping.describe()} are requests without answers. The columns are "
-            f"{', '.join(head.columns)}. Type {', or '.join(ways)}."
-        )
+        words = {"columns": ", ".join(head.columns), "ways": ", or ".join(ways)}
+        raise UserError(TEXTS["unanswered"].format(name=head.name, mapping=mapping.describe(), **words))
     if mapping.format.compares:
         subset = f" label.subset={source.subset}" if source.subset else ""
         ways = [f"label=dataset label.path={source.path}{subset} to train on the preferences"] * trained
         ways += chosen_only_settings(mapping, block, head.rows[0]) + prompts_alone
-        raise UserError(
-            f"{head.name}: {mapping.describe()} are preferences, and one answer to each request is needed."
-            + (f" Type {', or '.join(ways)}." if ways else "")
-        )
+        problem = f"{head.name}: {mapping.describe()} are preferences, and one answer to each request is needed."
+        raise UserError(problem + (f" Type {', or '.join(ways)}." if ways else ""))
 
 
 def chosen_only_settings(mapping: ColumnMapping, block: str, row: dict[str, Any]) -> list[str]:
@@ -244,10 +222,9 @@ def refuse_options(head: FileHead) -> None:
         letters = LETTERS[: len(choices)]
         if not answers <= {*letters, *letters.lower(), *map(str, range(len(choices) + 1)), *texts}:
             choices = [*choices, label]  # the right option has a column of its own
-        question = f"question: {roles.get('question', 'COLUMN')}"
-        setting = f"{block}.columns={{{question}, options: [{', '.join(choices)}], label: {label}}}"
-        ways = f"{block}.task={OPTIONS_TASK} {setting}"
-        raise UserError(f"{problem} {shortlist(choices)}. Type {ways} to write them into the request.")
+        roles_text = f"question: {roles.get('question', 'COLUMN')}, options: [{', '.join(choices)}], label: {label}"
+        way = f"{block}.task={OPTIONS_TASK} {block}.columns={{{roles_text}}}"
+        raise UserError(f"{problem} {shortlist(choices)}. Type {way} to write them into the request.")
 
 
 def refuse_rivals(head: FileHead, mapping: ColumnMapping) -> None:

@@ -5,27 +5,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stages.config.errors import UserError
+from stages.config.installation import read_beside
 from stages.formats.columns import Path
 from stages.formats.format import CONTEXT, PROMPT, TURNS, Format, ParsedRow, roles_of
 from stages.formats.readers.row import BadRow
 from stages.formats.turns import require_list
 
-# For a list of objects: the keys of an object that are tried for each role.
-OBJECT_KEYS = {
-    "completions": "response output text answer completion content generation solution",
-    "scores": "overall_score score pm_score rating reward is_correct",
-    "ranks": "rank",
-}
+NAMES = read_beside(__file__)
 
 
 class Scored(Format):
-    roles = roles_of(
-        PROMPT,
-        CONTEXT,
-        completions="completions candidates responses answers outputs generations samples responses_and_scores",
-        scores="scores ratings rewards",
-        ranks="ranks rank ranking",
-    )
+    roles = roles_of(PROMPT, CONTEXT, **NAMES["columns"])
     needs: tuple[str, ...] = ("prompt", "completions")
     compares = True
 
@@ -35,16 +25,23 @@ class Scored(Format):
             return isinstance(row.get("scores"), int | float)
         if not isinstance(answers, list) or len(answers) < 2:
             return False
-        return all(isinstance(item, str) for item in answers) or "completions" in self.split_objects(answers)
+        return "completions" in self.split_objects(answers)
 
     def split_objects(self, objects: list[Any]) -> dict[str, list[Any]]:
         """Return the lists of texts, scores and ranks in a list of objects."""
         if not all(isinstance(item, dict) for item in objects):
             return {"completions": objects}
         lists: dict[str, list[Any]] = {}
-        for role, keys in OBJECT_KEYS.items():
+        for role, keys in NAMES["keys"].items():
             if key := next((key for key in keys.split() if all(key in each for each in objects)), None):
                 lists[role] = [each[key] for each in objects]
+        return lists
+
+    def split_completions(self, completions: Any) -> dict[str, list[Any]]:
+        """Return the lists in a row's completions; raise BadRow if there are no texts."""
+        lists = self.split_objects(require_list(completions, "completions"))
+        if "completions" not in lists:
+            raise BadRow("completions", "holds objects without a text: type `columns: {completions: COLUMN.KEY}`")
         return lists
 
     def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
@@ -59,9 +56,7 @@ class Scored(Format):
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         completions = [row["completions"]] if isinstance(row["completions"], str) else row["completions"]
-        lists = {**self.split_objects(require_list(completions, "completions")), **row_lists(row)}
-        if "completions" not in lists:
-            raise BadRow("completions", "holds objects without a text: type `columns: {completions: COLUMN.KEY}`")
+        lists = self.split_completions(completions) | row_lists(row)
         if "scores" not in lists and "ranks" not in lists:
             raise BadRow("scores", "the answers have no scores: type `columns: {scores: COLUMN.KEY}`")
         by_rank = "scores" not in lists
@@ -101,15 +96,12 @@ class Several(Scored):
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         answers = row["completions"]
-        texts = isinstance(answers, list) and all(isinstance(item, str) for item in answers)
-        return texts or (isinstance(answers, list) and "completions" in self.split_objects(answers))
+        return isinstance(answers, list) and "completions" in self.split_objects(answers)
 
     def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
         """Do nothing, since there are no scores to learn."""
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
-        lists = self.split_objects(require_list(row["completions"], "completions"))
-        if "completions" not in lists:
-            raise BadRow("completions", "holds objects without a text: type `columns: {completions: COLUMN.KEY}`")
+        lists = self.split_completions(row["completions"])
         messages = self.read_prompt(row)
         return ParsedRow(messages, [self.read_answer(text, "completions", messages) for text in lists["completions"]])

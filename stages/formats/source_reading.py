@@ -17,7 +17,7 @@ from stages.formats.format import ParsedRow
 from stages.formats.kto import KTO
 from stages.formats.readers.files import Table, source_tables
 from stages.formats.readers.row import BadRow, Row, Unwanted
-from stages.formats.refusal_messages import missing_column_error, missing_key_error, nested_user_paths
+from stages.formats.refusal_messages import missing_column_error, missing_key_error, nested_user_paths, shortlist
 from stages.store.workspace import Progress, StageDir
 
 Record = TypeVar("Record")
@@ -173,8 +173,7 @@ def example_line(row: ParsedRow) -> str:
 def warn_unused_columns(path: str, columns: list[str], out: StageDir) -> None:
     """Warn about the columns of a source that nothing reads."""
     if columns:
-        more = f" and {len(columns) - MAX_NAMED} more" if len(columns) > MAX_NAMED else ""
-        out.warn(f"{path}: columns {', '.join(columns[:MAX_NAMED])}{more} are not used")
+        out.warn(f"{path}: columns {shortlist(columns, MAX_NAMED)} are not used")
 
 
 def quarantine(bad: list[Row], total: int, limit: float, out: StageDir, key: str = "data.max_bad") -> None:
@@ -185,10 +184,9 @@ def quarantine(bad: list[Row], total: int, limit: float, out: StageDir, key: str
     first = bad[0]
     first_error = f"{first.file}: line {first.line}: {first.error}"
     if len(bad) > limit * total:
-        raise UserError(
-            f"{first_error}. {len(bad)} of {total} rows are unusable, more than {key}={limit:g} allows. "
-            f"Mend the rows listed in {out / 'quarantine.jsonl'}, or type {key}=SHARE to allow more."
-        )
+        problem = f"{first_error}. {len(bad)} of {total} rows are unusable, more than {key}={limit:g} allows"
+        way_out = f"Mend the rows listed in {out / 'quarantine.jsonl'}, or type {key}=SHARE to allow more"
+        raise UserError(f"{problem}. {way_out}.")
     reasons = ", ".join(f"{rows} ({reason})" for reason, rows in count_reasons(bad).most_common())
     out.warn(f"{len(bad)} of {total} rows are unusable, see quarantine.jsonl: {reasons}. The first: {first_error}")
 

@@ -1,7 +1,6 @@
 """Turn trees of messages (OpenAssistant), with a message or a tree in each row, into conversations or preferences.
 
-A tree gives one conversation, with the best reply at each turn. Read as preferences, it gives each request that has
-several ranked replies."""
+A tree gives one conversation, with the best reply at each turn; as preferences, each request with ranked replies."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain

@@ -21,16 +21,8 @@ PREAMBLE = re.compile(r"\s*((?:Below is an instruction|A chat between|You are )[
 SYSTEM = re.compile(r"\A<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)  # in Llama 2's first request
 CALL = re.compile(r"<functioncall>\s*(\{.*\})", re.DOTALL)  # Glaive's calls, with arguments in single quotes
 QUOTED = re.compile(r"(\"arguments\":\s*)'(.*)'(\s*\}\s*)\Z", re.DOTALL)
-OPEN = re.compile(
-    r"(###\s*(Response|Assistant|Answer|Output)|^(Assistant|ASSISTANT|AI|Bot|<bot>)|\sASSISTANT):\s*\Z", re.M
-)
 SPOKEN = re.compile("|".join(mark.pattern for mark in MARKS))
-# Marks of chat templates. Read as running text, a rendered conversation would train these marks as words.
-RENDERED = re.compile(
-    r"<\|im_(start|end)\|>|\[/?INST\]|<\|(user|assistant|system|start_header_id)\|>|<start_of_turn>|"
-    r"^### (Instruction|Response|Human|Assistant):|\A\s*Human: .*\n\nAssistant:",
-    re.MULTILINE,
-)
+OPEN, RENDERED = (re.compile("|".join(MARKED[name]), re.MULTILINE) for name in ("open", "rendered"))
 
 
 def parse_transcript(value: object, plain: bool = False) -> list[Message] | None:

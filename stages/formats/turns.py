@@ -24,10 +24,7 @@ CALL_KEYS = ("tool_calls", "function_call")
 # The roles that may follow each role; None is the beginning, after a system message if there is one.
 NEXT_ROLES = {None: {"user"}, "user": {"assistant"}, "assistant": {"user", "tool"}, "tool": {"tool", "assistant"}}
 EMPTY_JSON = ("", "[]", "{}")  # a tuple, since a set would hash the whole text
-THOUGHT = re.compile(
-    r"\s*(<(think|thinking|thought|reasoning)>.*?</\2>|<\|begin_of_thought\|>.*?<\|end_of_thought\|>)\s*", re.DOTALL
-)
-SOLUTION = re.compile(r"<\|begin_of_solution\|>(.*)<\|end_of_solution\|>\s*", re.DOTALL)  # follows <|end_of_thought|>
+THOUGHT, SOLUTION = (re.compile(TEXTS[name], re.DOTALL) for name in ("thought", "solution"))
 TOOLS: str = TEXTS["tools"]
 
 
@@ -74,6 +71,11 @@ def parse_list(value: str, field: str) -> Any:
 def first_value(turn: dict[str, Any], keys: tuple[str, ...]) -> Any:
     """Return the first value of a turn under these keys that is not empty; None if all are."""
     return next((turn[name] for name in keys if not is_empty(turn.get(name))), None)
+
+
+def role_of(turn: Any) -> str | None:
+    """Return the role of a turn: system, user, assistant or tool; None if it is not one of these."""
+    return ROLES.get(str(first_value(turn, ROLE_KEYS)).lower()) if isinstance(turn, dict) else None
 
 
 def bare_content(turn: dict[str, Any]) -> str | None:
@@ -133,7 +135,7 @@ def split_tool_results(turn: Any) -> list[Any]:
     """Return a turn as a list. Tool results inside a user's turn (Anthropic, Gemini) become turns of the tool."""
     content = first_value(turn, CONTENT_KEYS) if isinstance(turn, dict) else None
     results = [part for part in content or () if kind_of(part) == "result"] if is_parts(content) else []
-    if not results or ROLES.get(str(first_value(turn, ROLE_KEYS)).lower()) != "user":
+    if not results or role_of(turn) != "user":
         return [turn]
     other_parts = [part for part in content or () if part not in results]
     tool_turns = [{"role": "tool", "content": result} for result in split_parts(results, "content")["result"]]

@@ -27,13 +27,8 @@ CHECKS: dict[type, tuple[Check, ...]] = {
     Sample: (user_files.require_sampler, servers.require_sampled),
     CandidateFile: (row_files.require_candidates,),
     Label: (
-        user_files.require_labeler,
-        row_files.require_preferences,
-        model_files.require_reward_model,
-        row_files.require_known,
-        row_files.require_answered,
-        servers.require_judges,
-        servers.require_page,
+        *(user_files.require_labeler, row_files.require_preferences, model_files.require_reward_model),
+        *(row_files.require_known, row_files.require_answered, servers.require_judges, servers.require_page),
     ),
 }
 
@@ -48,7 +43,9 @@ def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None
                 check(node, store)
     if missing and cfg.tracker.name == "trackio" and find_spec("trackio") is None:
         errors.add(f"tracker=trackio needs its package: {install_command('trackio')}, or set tracker=none.")
-    if cfg.launch.nodes > 1 and any(is_training_target(node, store) for node in missing):
+    trainings = [node for node in missing if isinstance(node.config, Training)]
+    # The rendezvous must be free, except if other commands train already.
+    if cfg.launch.nodes > 1 and not all(store.is_locked(node.stage, node.fingerprint) for node in trainings):
         with errors:
             listen_at(str(cfg.launch.rendezvous)).close()
     errors.raise_all()
@@ -75,8 +72,3 @@ def require_device(node: Node, store: Store) -> None:
         gpu_count = len(machine.visible_gpus())
         if 0 < gpu_count < block.runtime.processes:
             raise UserError(f"launch.processes={block.runtime.processes} needs as many GPUs; CUDA shows {gpu_count}.")
-
-
-def is_training_target(node: Node, store: Store) -> bool:
-    """Return whether this command would train the node, and no other command is already training it."""
-    return isinstance(node.config, Training) and not store.is_locked(node.stage, node.fingerprint)

@@ -9,12 +9,14 @@ from stages.config.blocks.labels import SOURCE_ORDER
 from stages.config.blocks.training import OBJECTIVES, LoRA
 from stages.config.choices import Adapter, Align, Command, ControlPairs, Reads, Sharding, Strategy
 from stages.config.errors import UserError, suggest
+from stages.config.installation import read_beside
 from stages.config.schema import Config, Target
 from stages.hardware.model_shape import LINEAR
 from stages.preflight.model_files import model_config
 from stages.store.sealed_json import Damaged
 from stages.store.source_files import locate
 
+TEXTS = read_beside(__file__)
 # Models whose linear layers have the names of Llama's. For other models only peft knows the names.
 AS_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma3_text", "olmo", "olmo2", "olmo3")
 ALL_LINEAR = "all-linear"
@@ -27,9 +29,7 @@ def validate_capacity(cfg: Config) -> None:
     """Raise UserError for the first amount that the data or the model cannot provide."""
     validate_rows(cfg)
     if cfg.objectives and not cfg.by_pairs and (cfg.rounds > 1 or cfg.control or cfg.control_pairs):
-        raise UserError(
-            f"align={cfg.align}: rounds and controls are DPO's. Set rounds=1 control=false control_pairs=null."
-        )
+        raise UserError(TEXTS["controls"].format(cfg=cfg))
     if cfg.control_pairs is ControlPairs.random and cfg.pairs.strategy is Strategy.random:
         raise UserError("control_pairs=random: pairs=random are such pairs already. Set control_pairs=coin.")
     if Align.grpo in cfg.objectives:
@@ -40,10 +40,7 @@ def validate_capacity(cfg: Config) -> None:
     if context := next((config[name] for name in CONTEXT if config.get(name)), None):
         for name in ("sample", "answer", *(["select"] if cfg.selects else []), *({"grpo"} & {*cfg.trained})):
             if (max_new_tokens := vars(cfg)[name].max_new_tokens) >= context:
-                raise UserError(
-                    f"{name}.max_new_tokens={max_new_tokens} leaves no room for a prompt: the context has "
-                    f"{context} tokens. Lower it."
-                )
+                raise UserError(TEXTS["context"].format(name=name, max_new_tokens=max_new_tokens, context=context))
     for name, block in cfg.trained.items():
         if config and block.trainer.get("router_aux_loss_coef") and not any("expert" in key for key in config):
             raise UserError(f"{name}.trainer.router_aux_loss_coef: the model has no experts. Leave it out.")
@@ -73,20 +70,14 @@ def validate_pairs(cfg: Config) -> None:
         raise UserError("sample has no prompts. Raise data.tasks.preference, or splits.preference of a source.")
     own = cfg.sample.prompts_per_round
     if own and prompts is not None and prompts < cfg.rounds * own:
-        raise UserError(
-            f"sample.prompts_per_round={own}: rounds={cfg.rounds} needs {cfg.rounds * own} prompts, and there are at "
-            f"most {prompts}. Lower one of the two, or raise data.tasks.preference."
-        )
+        raise UserError(TEXTS["rounds"].format(cfg=cfg, needed=cfg.rounds * own, prompts=prompts))
     if cfg.stage in (Target.sample, Target.pool, Target.label) or candidates is None:
         return
     if candidates < 2:
         setting = "sample.pool draws " if cfg.sample.pool else "sample.candidates_per_prompt="
         raise UserError(f"{setting}{candidates}: a pair needs two candidates. Use 2 or more, or stop at stage=label.")
     if not cfg.sample.pool and not any(cfg.sample.temperatures[:candidates]):
-        raise UserError(
-            f"sample.temperatures={cfg.sample.temperatures} is greedy, so all candidates of a prompt would be equal. "
-            "Use a temperature above 0, such as [0.9]."
-        )
+        raise UserError(TEXTS["greedy"].format(cfg=cfg))
     if prompts is None:
         return
     prompts = min(prompts, cfg.sample.prompts or prompts, own or prompts)
@@ -95,10 +86,8 @@ def validate_pairs(cfg: Config) -> None:
     target = OBJECTIVES.get(cfg.stage)
     name = target.name if target and target.reads is Reads.pairs else "dpo"
     if (size := vars(cfg)[name].batch_size) > pair_limit:
-        raise UserError(
-            f"{name}.batch_size={size}: there are at most {pair_limit} pairs, from {prompts} prompts with "
-            f"{candidates} candidates and {pairs_per_prompt} pairs each. Lower it, or add prompts."
-        )
+        numbers = {"pairs": pair_limit, "prompts": prompts, "candidates": candidates, "per_prompt": pairs_per_prompt}
+        raise UserError(TEXTS["pairs"].format(name=name, size=size, **numbers))
 
 
 def validate_rollouts(cfg: Config) -> None:
@@ -106,18 +95,12 @@ def validate_rollouts(cfg: Config) -> None:
     scorers = [cfg.label.member(voter.labeler) for voter in cfg.label.voters] or [cfg.label]
     prefers = any(label.prefers for label in scorers)
     if prefers or {"dataset", "human", SOURCE_ORDER}.intersection(cfg.label.labelers):
-        raise UserError(
-            f"GRPO needs a score of every completion, which label={cfg.label.labeler} does not give. Use "
-            "label=verifier, label=reward_model, label=judge with label.judge.kind=pointwise, or an ensemble of these."
-        )
+        raise UserError(TEXTS["no score"].format(cfg=cfg))
     if cfg.grpo.runtime.sharding is not Sharding.none:
         raise UserError("GRPO samples from whole weights, which no process has. Use launch=ddp or launch=local.")
     prompts, size = split_rows(cfg, "preference"), cfg.grpo.batch_size
     if prompts is not None and prompts < size:
-        raise UserError(
-            f"grpo.batch_size={size}: there are at most {prompts} prompts, and a step uses none twice. Lower it, or "
-            "raise data.tasks.preference."
-        )
+        raise UserError(TEXTS["prompts"].format(size=size, prompts=prompts))
 
 
 def split_rows(cfg: Config, split: str) -> int | None:
@@ -161,7 +144,5 @@ def validate_adapter(key: str, lora: LoRA, config: dict[str, Any]) -> None:
             parent = "self_attn" if name in ATTENTION else "mlp"
             is_misplaced = name in LINEAR and parents and parents[-1] != parent
             if is_misplaced or name not in (*LINEAR, *ENDS, ALL_LINEAR):
-                raise UserError(
-                    f"{key}.target_modules={target} is not a linear layer of the model."
-                    f"{suggest(target, [*LINEAR, ALL_LINEAR])}"
-                )
+                problem = f"{key}.target_modules={target} is not a linear layer of the model."
+                raise UserError(f"{problem}{suggest(target, [*LINEAR, ALL_LINEAR])}")

@@ -12,14 +12,16 @@ from stages.config.blocks.labels import Human
 from stages.config.blocks.training import Training
 from stages.config.choices import Adapter, Align, Command, Sharding, Strategy
 from stages.config.errors import Errors, UserError, name_block, require_known
-from stages.config.installation import install_command
+from stages.config.installation import install_command, read_beside
 from stages.config.schema import Config, Target, group_defaults
 from stages.preflight import capacity, servers, sources, user_files, who_judges
+from stages.preflight.conditions import refuse
 from stages.store import plugins
 
 # Keys of a source of prompts, which a source of preferences does not have.
 OF_PROMPTS = ("task", "documents", "rows", "check", "splits", "weight", "epochs")
 
+TEXTS = read_beside(__file__)
 EVALUATING = (Target.answer, Target.versus, Target.eval, Target.report)
 
 
@@ -50,16 +52,16 @@ def validate_config(cfg: Config) -> None:
 def validate_words(cfg: Config) -> None:
     """Raise UserError for unknown words that name files: labelers, trackers, templates and task families."""
     errors = Errors()
-    for key, word, words in (
-        ("label.labeler", cfg.label.labeler, plugins.plugin_words("labelers", "Labeler")),
-        ("tracker.name", cfg.tracker.name, [*plugins.plugin_words("tracking", "Run"), "none"]),
-        ("sft.template.kind", cfg.sft.template.kind, [*plugins.template_names(), "auto", "own", "file"]),
+    # With data.own the names of user-defined families are not read yet.
+    families = cfg.data.tasks.families if cfg.data.tasks and not cfg.data.own else []
+    for key, chosen, words in (
+        ("label.labeler", [cfg.label.labeler], plugins.plugin_words("labelers", "Labeler")),
+        ("tracker.name", [cfg.tracker.name], [*plugins.plugin_words("tracking", "Run"), "none"]),
+        ("sft.template.kind", [cfg.sft.template.kind], [*plugins.template_names(), "auto", "own", "file"]),
+        ("data.tasks.families", families, plugins.family_names()),
     ):
         with errors:
-            require_known(key, [word], words)
-    if not cfg.data.own and cfg.data.tasks:  # with data.own the names of user-defined families are not read yet
-        with errors:
-            require_known("data.tasks.families", cfg.data.tasks.families, plugins.family_names())
+            require_known(key, chosen, words)
     errors.raise_all()
 
 
@@ -100,41 +102,34 @@ def validate_combinations(cfg: Config) -> None:
         # Rotary embeddings need an even width of heads. Half as many key-value heads must divide them.
         head_counts = [h for h in range(1, 1025) if init.hidden_size % (2 * h) == 0 and h % max(h // 2, 1) == 0]
         if init.heads not in head_counts:
-            raise UserError(
-                f"model.random_init.heads={init.heads} does not divide model.random_init.hidden_size="
-                f"{init.hidden_size} into heads of an even width. "
-                + (f"Use {', '.join(map(str, head_counts))}." if head_counts else "Make hidden_size even.")
-            )
+            way_out = f"Use {', '.join(map(str, head_counts))}." if head_counts else "Make hidden_size even."
+            raise UserError(TEXTS["heads"].format(init=init, way_out=way_out))
 
 
 def validate_inputs(cfg: Config) -> None:
     """Raise UserError for a model, data or labels that a run cannot start from."""
     assert cfg.data.tasks is not None  # `validate_config` refuses None first
     reads_data = cfg.sft.train or not cfg.own_prompts  # otherwise no stage reads data
-    if reads_data and not cfg.data.sources and not any(vars(cfg.data.tasks)[group] for group in SPLIT_OF_GROUP):
-        raise UserError("data.sources is empty, so there are no rows. Name a file: 'data.sources=[{path: FILE}]'.")
-    if cfg.data.tasks.open_sft and cfg.sft.demonstrations is choices.Demonstrations.given:
-        raise UserError(
-            f"data.tasks.open_sft={cfg.data.tasks.open_sft}: open requests have no reference answers to learn from. "
-            "Set sft.demonstrations=null: the base model answers them, and the best answers are kept."
-        )
-    if cfg.sft.demonstrations is choices.Demonstrations.selected and (cfg.label.brings_pool or not cfg.sft.train):
-        reason = "label=dataset does not judge new answers" if cfg.label.brings_pool else "sft=none trains nothing"
-        raise UserError(f"sft.demonstrations=selected: {reason}. Use sft.demonstrations=given.")
+    has_data = cfg.data.sources or any(vars(cfg.data.tasks)[group] for group in SPLIT_OF_GROUP)
+    demonstrations, from_file = cfg.sft.demonstrations, cfg.label.brings_pool
+    selected = demonstrations is choices.Demonstrations.selected
+    conditions: dict[str, object] = {
+        "no rows": reads_data and not has_data,
+        "open requests": cfg.data.tasks.open_sft and demonstrations is choices.Demonstrations.given,
+        "nothing judged": selected and from_file,
+        "nothing trained": selected and not cfg.sft.train,
+    }
+    refuse(__file__, conditions, cfg=cfg)
     for i, arm in enumerate(cfg.arms):
         if cfg.align is Align.none or arm in (Align.none, cfg.align, *cfg.arms[:i]):
-            raise UserError(
-                f"arms[{i}]={arm}: an arm is another objective than align={cfg.align}, beside it, and named once. "
-                "Leave it out, or set align to an objective."
-            )
-    if cfg.control and cfg.dpo.adapter is Adapter.continued:
-        raise UserError("control=true needs a dpo.adapter other than continued. Or set control=false.")
-    if cfg.label.brings_pool and not cfg.label.path:
-        raise UserError("label=dataset needs preferences. Set label.path to a file, a folder or a hub dataset.")
-    if cfg.label.brings_pool and cfg.rounds > 1:
-        raise UserError(f"rounds={cfg.rounds}: label=dataset has the same pairs in every round. Use rounds=1.")
-    if cfg.model.path and cfg.model.random_init:
-        raise UserError(f"model.path={cfg.model.path} and model.random_init exclude each other. Set one to null.")
+            raise UserError(TEXTS["arm"].format(cfg=cfg, i=i, arm=arm))
+    conditions = {
+        "continued control": cfg.control and cfg.dpo.adapter is Adapter.continued,
+        "no preferences": from_file and not cfg.label.path,
+        "same pairs": from_file and cfg.rounds > 1,
+        "two models": cfg.model.path and cfg.model.random_init,
+    }
+    refuse(__file__, conditions, cfg=cfg)
     if cfg.stage in EVALUATING and (message := untested_message(cfg)):
         raise UserError(message)
 
@@ -145,21 +140,12 @@ def validate_reward(cfg: Config) -> None:
     for label in cfg.labels:
         with name_block(label.name):
             if label.by_reward and not source.path:
-                raise UserError(
-                    "label=reward_model needs a reward model. Set label.reward_model.path=FOLDER, or train one on "
-                    "preferences with reward.source.path=FILE."
-                )
+                raise UserError(TEXTS["no reward model"])
     if cfg.label.by_reward and cfg.sft.demonstrations is choices.Demonstrations.selected:
-        raise UserError(
-            "sft.demonstrations=selected needs a labeler before SFT, but this run trains its reward model after SFT. "
-            "Name a trained reward model: label.reward_model.path=FOLDER."
-        )
+        raise UserError(TEXTS["late reward model"])
     ranked = cfg.pairs.strategy in (Strategy.ranked, Strategy.margin)  # strategies that estimate score differences
     if cfg.stage == Target.reward and cfg.reward.margin and not source.path and cfg.label.prefers and not ranked:
-        raise UserError(
-            f"reward.margin=true: label={cfg.label.labeler} gives no score differences. Set reward.margin=false, "
-            "or use pairs=ranked."
-        )
+        raise UserError(TEXTS["no margin"].format(cfg=cfg))
     for name in OF_PROMPTS:
         if vars(source)[name]:
             raise UserError(f"reward.source.{name} is only for sources of prompts, not of preferences. Leave it out.")
@@ -177,10 +163,7 @@ def untested_message(cfg: Config) -> str:
     if checked or any(vars(cfg.data.tasks)[group] for group in groups) or paired or cfg.eval.judged.is_requested:
         return ""
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report
-    return (
-        f"stage={stage}: nothing measures whether training helped. Add {split} prompts with checks "
-        f"(data.tasks.{split}), held-out pairs (pairs.validation_fraction) or a judge (eval/judged=judge)."
-    )
+    return str(TEXTS["untested"].format(stage=stage, split=split))
 
 
 def validate_outside(cfg: Config) -> None:
@@ -208,31 +191,28 @@ def validate_people(cfg: Config) -> None:
 
 def validate_human(human: Human) -> None:
     """Raise UserError if `label=human` lacks a package or its file of answers, or has too many reasons."""
-    if any(find_spec(package) is None for package in ("starlette", "uvicorn")):
-        raise UserError(f"label.human needs starlette and uvicorn for its page: {install_command('people')}.")
-    if len({*(human.reasons or [])}) < len(human.reasons or []) or len(human.reasons or []) > 9:
-        raise UserError("label.human.reasons: people press 1 to 9 for a reason. Name at most nine, each once.")
-    if human.answered and not plugins.user_path(human.answered).is_file():
-        raise UserError(f"label.human.answered={human.answered}: the file does not exist. Correct the path.")
+    reasons = human.reasons or []
+    conditions = {
+        "no page": any(find_spec(package) is None for package in ("starlette", "uvicorn")),
+        "reasons": len({*reasons}) < len(reasons) or len(reasons) > 9,
+        "no answers": human.answered and not plugins.user_path(human.answered).is_file(),
+    }
+    refuse(__file__, conditions, human=human, command=install_command("people"))
 
 
-def validate_launch(config: Config) -> None:
+def validate_launch(cfg: Config) -> None:
     """Raise UserError for a launch whose processes cannot find each other or cannot shard the model."""
-    cfg = config.launch
-    if cfg.nodes > 1 and not cfg.rendezvous:
-        raise UserError(f"launch.nodes={cfg.nodes} needs launch.rendezvous=HOST:PORT, with a free port of node 0.")
-    named = re.fullmatch(r"\S+:(\d{1,5})", cfg.rendezvous or "")
-    if cfg.rendezvous and not (named and 0 < int(named[1]) < 1 << 16):
-        raise UserError(f"launch.rendezvous={cfg.rendezvous} is not HOST:PORT, the address and a free port of node 0.")
-    if not 0 <= cfg.node_rank < cfg.nodes:
-        raise UserError(f"launch.node_rank={cfg.node_rank} must be below launch.nodes={cfg.nodes}, and at least 0.")
-    if cfg.sharding is not Sharding.none and cfg.processes * cfg.nodes == 1:
-        raise UserError(
-            f"launch.sharding={cfg.sharding} divides a model among processes, and launch.processes=1 starts one. "
-            "Use launch.processes=2 or more, or launch=local."
-        )
-    if cfg.sharding is Sharding.zero3 and find_spec("deepspeed") is None:
-        raise UserError("launch=zero3 needs DeepSpeed: pip install deepspeed. launch=fsdp needs nothing.")
+    launch = cfg.launch
+    named = re.fullmatch(r"\S+:(\d{1,5})", launch.rendezvous or "")
+    sharded = launch.sharding is not Sharding.none
+    conditions = {
+        "no rendezvous": launch.nodes > 1 and not launch.rendezvous,
+        "rendezvous": launch.rendezvous and not (named and 0 < int(named[1]) < 1 << 16),
+        "node rank": not 0 <= launch.node_rank < launch.nodes,
+        "one process": sharded and launch.processes * launch.nodes == 1,
+        "no DeepSpeed": launch.sharding is Sharding.zero3 and find_spec("deepspeed") is None,
+    }
+    refuse(__file__, conditions, launch=launch)
 
 
 def validate_adapters(cfg: Config) -> None:
@@ -248,28 +228,24 @@ def validate_adapters(cfg: Config) -> None:
 def validate_adapter(name: str, block: Training, elsewhere: bool) -> None:
     """Raise UserError for an adapter that the objective, this machine or the launch does not support. `elsewhere`:
     another machine is planned for, whose libraries are not known here."""
-    if block.adapter not in block.objective.adapters:
-        raise UserError(
-            f"{name}.adapter={block.adapter}: {block.objective.title} can only use "
-            f"{', '.join(block.objective.adapters)}."
-        )
-    if block.adapter is not Adapter.qlora:
-        return
-    if not elsewhere and find_spec("bitsandbytes") is None:
-        raise UserError(f"{name}.adapter=qlora needs bitsandbytes for 4-bit weights: {install_command('qlora')}.")
-    if block.runtime.sharding is not Sharding.none:
-        raise UserError(f"{name}.adapter=qlora cannot be sharded. Use launch=ddp, or {name}.adapter=lora.")
+    quantized = block.adapter is Adapter.qlora
+    conditions = {
+        "adapter": block.adapter not in block.objective.adapters,
+        "no bitsandbytes": quantized and not elsewhere and find_spec("bitsandbytes") is None,
+        "sharded qlora": quantized and block.runtime.sharding is not Sharding.none,
+    }
+    words = {"name": name, "block": block, "adapters": ", ".join(block.objective.adapters)}
+    refuse(__file__, conditions, **words, command=install_command("qlora"))
 
 
-def validate_push(config: Config) -> None:
+def validate_push(cfg: Config) -> None:
     """Raise UserError for an export to the hub without a repository, a token, or a model trained here."""
-    cfg = config.export
-    pushes = cfg.format is choices.ExportFormat.hub or (cfg.format is choices.ExportFormat.dataset and cfg.repo)
-    if config.stage != Command.export or not pushes:
-        return
-    if not cfg.repo:
-        raise UserError("export.format=hub needs export.repo=user/name.")
-    if cfg.format is choices.ExportFormat.hub and cfg.model is choices.Role.base:
-        raise UserError("export.model=base was not trained here, so it is not pushed. Use another model.")
-    if not os.environ.get("HF_TOKEN"):
-        raise UserError(f"export.format={cfg.format} needs a token that can write. Set HF_TOKEN in the environment.")
+    export, to_hub = cfg.export, cfg.export.format is choices.ExportFormat.hub
+    pushes = to_hub or (export.format is choices.ExportFormat.dataset and export.repo)
+    if cfg.stage == Command.export and pushes:
+        conditions = {
+            "no repository": not export.repo,
+            "base pushed": to_hub and export.model is choices.Role.base,
+            "no token": not os.environ.get("HF_TOKEN"),
+        }
+        refuse(__file__, conditions, export=export)

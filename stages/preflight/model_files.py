@@ -24,7 +24,8 @@ LONGEST_HEAD = 1 << 27  # bytes of a safetensors header
 # GGUF's metadata types as struct formats; 8 is a string, 9 an array (ggml's docs/gguf.md).
 GGUF_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 GGUF_STRING, GGUF_ARRAY = 8, 9
-GGUF_KEYS: dict[str, str] = read_beside(__file__)["gguf_keys"]
+TEXTS = read_beside(__file__)
+GGUF_KEYS: dict[str, str] = TEXTS["gguf_keys"]
 
 
 def require_model(node: Node, store: Store) -> None:
@@ -63,13 +64,12 @@ def require_reward_model(node: Node, store: Store) -> None:
     tensors = {name for file in folder.glob("*.safetensors") for name in tensor_names(file, key)}
     if classes and not any(SCORES in name for name in classes) and not any(name.startswith(HEADS) for name in tensors):
         raise UserError(f"{key}: {classes[0]} gives no scores. Name a …{SCORES} model with one output.")
-    if (outputs := output_count(config)) != 1:
+    labels = config.get("id2label")
+    outputs = len(labels) if isinstance(labels, dict) and labels else config.get("num_labels", 2)  # 2 in transformers
+    if outputs != 1:
         raise UserError(f"{key}: its config.json has {outputs} outputs. Name a model with one output.")
     if not (folder / "contract.json").exists() and not has_chat_template(folder):
-        raise UserError(
-            f"{key}: its tokenizer has no chat template, so prompts and answers cannot be formatted for it. Save "
-            "the template of its training in tokenizer_config.json."
-        )
+        raise UserError(TEXTS["no_template"].format(key=key))
 
 
 def require_folder(folder: Path, key: str) -> dict[str, Any]:
@@ -98,12 +98,6 @@ def tensor_names(file: Path, key: str) -> list[str]:
             return [*json.loads(content.read(length))]
     except (OSError, ValueError, TypeError, struct.error) as error:
         raise UserError(f"{key}: {file.name} cannot be read as safetensors: {error}. Copy it again.") from error
-
-
-def output_count(config: dict[str, Any]) -> Any:
-    """Return the number of outputs in a classification model's config.json; without one, transformers assumes two."""
-    labels = config.get("id2label")
-    return len(labels) if isinstance(labels, dict) and labels else config.get("num_labels", 2)
 
 
 def has_chat_template(folder: Path) -> bool:

@@ -1,7 +1,6 @@
 """Checks of row files that read only the first rows, and of files with people's answers or known labels."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
@@ -10,38 +9,30 @@ from stages.store.node import Node
 from stages.store.source_files import locate, resolve_commit
 from stages.store.store import Store
 
-if TYPE_CHECKING:
-    from stages.formats.column_mapping import Purpose
-
 
 def require_source(node: Node, store: Store) -> None:
     """Raise UserError if a data source lacks rows for its splits, or an audit's test set has no prompts."""
-    from stages.formats.column_mapping import Purpose, source_purpose
+    from stages.formats.column_mapping import source_purpose
 
     block = node.config
-    require_rows(block.source, block.key, source_purpose(block.source), own_reader=bool(block.own))
+    require_rows(block.source, block.key, source_purpose(block.source).name, own_reader=bool(block.own))
     for i, source in enumerate(block.audit.against or ()):
-        require_rows(source, f"data.audit.against[{i}].path", Purpose.prompts)
+        require_rows(source, f"data.audit.against[{i}].path", "prompts")
 
 
 def require_preferences(node: Node, store: Store) -> None:
     """Raise UserError if the preference file of `label=dataset` has no preferences."""
-    from stages.formats.column_mapping import Purpose
-
     if node.config.brings_pool:
-        require_rows(node.config.source, node.config.key, Purpose.preferences)
+        require_rows(node.config.source, node.config.key, "preferences")
 
 
 def require_candidates(node: Node, store: Store) -> None:
     """Raise UserError if the file of candidates has no candidates."""
-    from stages.formats.column_mapping import Purpose
-
-    if not plugins.user_path(node.config.file).is_file():
-        return  # `source_files.pin` reports the missing file
-    require_rows(node.config.source, f"{node.config.key}.file", Purpose.candidates)
+    if plugins.user_path(node.config.file).is_file():  # otherwise `source_files.pin` reports the missing file
+        require_rows(node.config.source, f"{node.config.key}.file", "candidates")
 
 
-def require_rows(source: Source, key: str, purpose: "Purpose", own_reader: bool = False) -> None:
+def require_rows(source: Source, key: str, purpose_name: str, own_reader: bool = False) -> None:
     """Raise UserError if a source has no rows, or the first ones do not fit their purpose. A user-defined reader
     (`own_reader`) may take any row. Hub datasets are checked after their download."""
     from stages.formats import detection
@@ -51,6 +42,7 @@ def require_rows(source: Source, key: str, purpose: "Purpose", own_reader: bool 
     if locate(source.path, key) is None:
         resolve_commit(source.path, source.revision, "dataset", key)
         return
+    purpose = Purpose[purpose_name]
     try:
         for table in files.source_tables(source, key, purpose is Purpose.preferences):
             if next(table.rows(), None):

@@ -22,7 +22,8 @@ from stages.store.store import Store
 NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # the name of an environment variable
 PORTS = {"http": 80, "https": 443}
 LONGEST = 2000  # characters in an address
-KEY_NAME, KEY = (re.compile(read_beside(__file__)[name].replace("\n", "")) for name in ("key_name", "key"))
+TEXTS = read_beside(__file__)
+KEY_NAME, KEY = (re.compile(TEXTS[name].replace("\n", "")) for name in ("key_name", "key"))
 REQUEST_FIELDS = {"messages", "model", "stream", "n"}  # fields that every request sets itself
 
 
@@ -39,10 +40,7 @@ def validate_endpoints(cfg: Config) -> None:
         with errors:
             validate_extra(key, endpoint)
         if endpoint.budget.money and not endpoint.price.is_complete:
-            errors.add(
-                f"{key}.budget.money={endpoint.budget.money:g}: the price of {endpoint.model} is unknown. Set it: "
-                f"{key}.price='{{input: 0.4, output: 1.6}}' per million tokens, or in prices."
-            )
+            errors.add(TEXTS["no_price"].format(key=key, endpoint=endpoint))
     errors.raise_all()
 
 
@@ -57,10 +55,7 @@ def validate_judge(cfg: Config, label: Label) -> None:
     if judge.kind is Rubrics.pairwise and selecting:
         raise UserError("sft.demonstrations=selected needs scores. Set label.judge.kind=pointwise.")
     if judge.kind is Rubrics.pairwise and judge.comparisons and drawn and 2 * judge.comparisons < drawn:
-        raise UserError(
-            f"label.judge.comparisons={judge.comparisons} leaves out some of the {drawn} candidates of a prompt. "
-            f"Use {(drawn + 1) // 2} or more."
-        )
+        raise UserError(TEXTS["few_comparisons"].format(judge=judge, drawn=drawn, least=(drawn + 1) // 2))
 
 
 def validate_address(key: str, endpoint: Endpoint) -> None:
@@ -130,9 +125,8 @@ def validate_extra(key: str, endpoint: Endpoint) -> None:
     try:
         json.dumps(endpoint.extra, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{key}.extra={endpoint.extra}: cannot be sent as JSON ({error}). Use numbers or text."
-        ) from error
+        problem = f"{key}.extra={endpoint.extra}: cannot be sent as JSON ({error})"
+        raise UserError(f"{problem}. Use numbers or text.") from error
 
 
 def require_sampled(node: Node, store: Store) -> None:
@@ -158,10 +152,7 @@ def require_askable(key: str, endpoint: Endpoint, store: Store) -> None:
     if find_spec("openai") is None:
         raise UserError(f"{key} needs the package openai. Install it: {install_command('endpoints')}.")
     if endpoint.api_key_env and not os.environ.get(endpoint.api_key_env, "").strip():
-        raise UserError(
-            f"{key}.api_key_env={endpoint.api_key_env}: this environment variable is missing or empty. "
-            f"Set it: export {endpoint.api_key_env}=KEY"
-        )
+        raise UserError(TEXTS["no_key"].format(key=key, name=endpoint.api_key_env))
 
 
 def require_page(node: Node, store: Store) -> None:
@@ -176,7 +167,4 @@ def require_page(node: Node, store: Store) -> None:
             probe.bind((host, port))
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", error)
-        raise UserError(
-            f"label.human.runtime: cannot listen at {host}, port {port}: {reason}. Use port=0 for a free "
-            "port, and host=127.0.0.1 for this machine."
-        ) from error
+        raise UserError(TEXTS["no_port"].format(host=host, port=port, reason=reason)) from error

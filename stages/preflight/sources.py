@@ -1,5 +1,4 @@
-"""Checks of `data` and `sample`: how rows are formed and audited, how files are read, how sources are mixed, and
-sources of candidates that cannot work."""
+"""Checks of `data` and `sample`: how rows are formed, audited, read and mixed, and sources of candidates."""
 
 import math
 from importlib.util import find_spec
@@ -11,11 +10,12 @@ from stages.config.blocks.labels import SOURCE_ORDER, Label
 from stages.config.blocks.sampling import MIXED, OWN_PROMPTS, Member, Sample
 from stages.config.choices import AUDIT_ACTIONS, AUDIT_CODES, AUDIT_FIXES, AUDIT_THRESHOLDS, Command, Split
 from stages.config.errors import Errors, UserError, require_known
-from stages.config.installation import install_command
+from stages.config.installation import install_command, read_beside
 from stages.config.schema import Config
 from stages.store import plugins
 from stages.store.source_files import locate
 
+TEXTS = read_beside(__file__)
 DRAWN = ("sampler", "temperature", "top_p", "n")  # keys of a source whose candidates a model samples
 
 
@@ -86,18 +86,12 @@ def validate_reading(key: str, block: Source | Label) -> None:
     if not isinstance(block, Source):
         return
     if block.format == "phrased" and not block.task:
-        raise UserError(
-            f"{key}.format=phrased needs a task. Set {key}.task to a YAML file or one of "
-            f"{', '.join(plugins.label_task_names())}. Then format can be left out."
-        )
+        raise UserError(TEXTS["no task"].format(key=key, tasks=", ".join(plugins.label_task_names())))
     if block.task and not plugins.user_path(block.task).is_file():
         require_known(f"{key}.task", [block.task], plugins.label_task_names())
     of_hub = block.revision or block.subset or block.hub_split != Source.hub_split
     if of_hub and is_local(block.path, f"{key}.path"):
-        raise UserError(
-            f"{key}.path={block.path} is a local path. Only hub datasets have revision, subset and hub_split. Leave "
-            "them out."
-        )
+        raise UserError(TEXTS["local path"].format(key=key, path=block.path))
 
 
 def is_local(path: str | None, key: str) -> bool:
@@ -146,8 +140,10 @@ def validate_sample(cfg: Config) -> None:
     """Raise UserError for the first setting of `sample` that cannot work."""
     sample, samplers = cfg.sample, plugins.plugin_words("samplers", "Sampler")
     require_known("sample.sampler", [sample.sampler], [*samplers, OWN_PROMPTS])
-    if sample.brings_prompts:
-        require_own_prompts(cfg)
+    if sample.brings_prompts and not sample.file:
+        raise UserError("sample=file needs a file of prompts and completions. Add sample.file=FILE.")
+    if sample.brings_prompts and "verifier" in cfg.label.labelers:
+        raise UserError(TEXTS["no checks"])
     if sample.file and (sample.pool or sample.own):
         other = "sample.pool" if sample.pool else "sample.own"
         raise UserError(f"sample.file and {other} exclude each other. Use sample.pool for several sources.")
@@ -156,9 +152,7 @@ def validate_sample(cfg: Config) -> None:
     if (sample.until_pair or sample.draw == MIXED) and cfg.by_labels and not cfg.label.brings_pool:
         validate_draws(cfg)
     if cfg.label.labelers == [SOURCE_ORDER] and len(sample.pool or ()) < 2:
-        raise UserError(
-            "label=source_order needs two sources, the better one first: 'sample.pool=[{model: sft}, {model: base}]'."
-        )
+        raise UserError(TEXTS["one source"])
     for block in sample.members:
         require_openvino(block)
     for i, member in enumerate(sample.pool or ()):
@@ -178,25 +172,11 @@ def validate_draws(cfg: Config) -> None:
         raise UserError(f"{key}: only the policy draws so. Leave out sample.file and sample.pool.")
     # A reward model's quantiles of one draw cannot be compared with another's.
     if label.prefers or not {"reward_model", SOURCE_ORDER}.isdisjoint(label.labelers):
-        raise UserError(
-            f"{key} needs a score that says if a candidate is right, which label={label.labeler} does not give. Use "
-            "label=verifier, or label=judge with label.judge.kind=pointwise."
-        )
+        raise UserError(TEXTS["no score"].format(key=key, labeler=label.labeler))
     if not cfg.pairs.min_score:
         raise UserError(f"{key}: pairs.min_score=0 accepts every candidate. Set pairs.min_score=1 or another score.")
     if sample.draw == MIXED and not sample.prompts_per_round:
         raise UserError("sample.draw=mixed: rounds divide all prompts. Set sample.prompts_per_round=N to choose some.")
-
-
-def require_own_prompts(cfg: Config) -> None:
-    """Raise UserError if `sample=file` has no file, or a labeler that needs prompts with checks."""
-    if not cfg.sample.file:
-        raise UserError("sample=file needs a file of prompts and completions. Add sample.file=FILE.")
-    if "verifier" in cfg.label.labelers:
-        raise UserError(
-            "label=verifier needs prompts with checks, and the prompts of sample=file have none. Use label=judge, "
-            "label=human or label=reward_model. Or leave sample=file out, if sample.file answers prompts of data."
-        )
 
 
 def require_openvino(block: Sample) -> None:

@@ -15,7 +15,7 @@ from stages.config.blocks.labels import Judge
 from stages.config.blocks.models import Own
 from stages.config.choices import RUBRIC_TEXTS, Rubrics
 from stages.config.errors import Errors, UserError, name_block
-from stages.config.installation import ROOT
+from stages.config.installation import ROOT, read_beside
 from stages.config.schema import Config
 from stages.preflight import sources
 from stages.sandbox.jinja_process import Refusal, name_setting, read_facts, render
@@ -26,12 +26,7 @@ from stages.store.store import Store
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 NEUTRAL = {"object", "abc.ABC", "typing.Generic", "typing.Protocol"}  # bases without methods
-CONVERSATION = [
-    {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": "Name a colour."},
-    {"role": "assistant", "content": "Blue."},
-]
-TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+VARIABLES = read_beside(__file__)  # of a chat template
 
 
 def validate_user_files(cfg: Config) -> None:
@@ -67,7 +62,7 @@ def validate_chat_template(file: Path) -> None:
     with name_setting(f"sft.template.path={file}", "Correct the file, or leave it out: template=auto"):
         read_facts(source, chat=True)
         with suppress(Refusal):  # SFT tries the template again with the model's tokens
-            render(source, [{**TOKENS, "messages": CONVERSATION, "add_generation_prompt": False}], chat=True)
+            render(source, [VARIABLES], chat=True)
 
 
 def validate_task(key: str, path: str) -> None:
@@ -159,10 +154,9 @@ class PythonFile:
     def defined(self) -> ast.ClassDef | Function | None:
         """Return the class or function of this name; None if the text does not show its definition.
         Raise UserError if the file does not mention the name at all."""
-        name, definition = self.own.name, None
-        for statement in self.tree.body:
-            if isinstance(statement, ast.ClassDef | Function) and statement.name == name:
-                definition = statement
+        name = self.own.name
+        definitions = [each for each in self.tree.body if isinstance(each, ast.ClassDef | Function)]
+        definition = next((each for each in reversed(definitions) if each.name == name), None)
         if not definition and not {name, "*"} & {*self.origins} and not self.mentions(str(name)):
             raise plugins.undefined_error(self.own, self.key)
         return definition

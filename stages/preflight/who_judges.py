@@ -4,16 +4,13 @@ from stages.config.blocks.evaluation import NOBODY, REFERENCE
 from stages.config.blocks.labels import OWN, SOURCE_ORDER, Label
 from stages.config.choices import Align, Demonstrations, Role, Rubrics
 from stages.config.errors import UserError, name_block, require_known
+from stages.config.installation import read_beside
 from stages.config.schema import Config
 from stages.store import plugins
 
 LABELED = ("dataset", "verifier", SOURCE_ORDER)  # labelers that cannot compare two new answers without checks
-ALONE = {  # labelers that cannot be members, and why or what to do instead
-    "human": "set label.ensemble.people=200 to ask people where the members disagree",
-    "dataset": "the file has its own candidates, which no other member has seen",
-    "ensemble": "name its members themselves",
-    SOURCE_ORDER: "it does not read the answers",
-}
+TEXTS = read_beside(__file__)
+ALONE: dict[str, str] = TEXTS["alone"]  # labelers that cannot be members, and why or what to do instead
 
 
 def validate_ensembles(cfg: Config) -> None:
@@ -23,10 +20,7 @@ def validate_ensembles(cfg: Config) -> None:
             with name_block(label.name):
                 validate_members(label)
     if cfg.label.labeler in ("ensemble", SOURCE_ORDER) and cfg.sft.demonstrations is Demonstrations.selected:
-        raise UserError(
-            f"sft.demonstrations=selected needs scores of single answers, which label={cfg.label.labeler} does not "
-            "give. Use label=verifier, or label=judge label.judge.kind=pointwise."
-        )
+        raise UserError(TEXTS["no score"].format(cfg=cfg))
 
 
 def validate_members(label: Label) -> None:
@@ -44,10 +38,7 @@ def validate_members(label: Label) -> None:
         if voter.veto is not None and voter.labeler == "judge" and label.judge.kind is Rubrics.pairwise:
             raise UserError(f"{key}[{i}].veto needs scores, and this judge compares. Set label.judge.kind=pointwise.")
     if bool(label.own) is not (OWN in label.labelers):
-        raise UserError(
-            f"{key} and label.own need each other: add the member {{labeler: {OWN}}}, and name its class with "
-            "label.own={file: FILE, name: NAME}."
-        )
+        raise UserError(TEXTS["own"].format(key=key, own=OWN))
     if not any(voter.weight for voter in label.voters):
         raise UserError(f"{key}: every weight is 0, so no vote counts. Raise one.")
     validate_people(label)
@@ -60,10 +51,7 @@ def validate_people(label: Label) -> None:
         raise UserError("label.human.answered: this ensemble asks no people. Add label.ensemble.people=200.")
     for name, default in (("prompts", None), ("answers", 2), ("comparisons", 1)):
         if vars(human)[name] != default:
-            raise UserError(
-                f"label.human.{name}={vars(human)[name]}: label=ensemble asks people about the two answers that "
-                "its members disagree on. Leave this out; label.ensemble.people sets how many questions."
-            )
+            raise UserError(TEXTS["people"].format(name=name, value=vars(human)[name]))
 
 
 def validate_judged(cfg: Config) -> None:
@@ -73,10 +61,7 @@ def validate_judged(cfg: Config) -> None:
     require_known("eval.judged.labeler", [str(judged.labeler)], labelers)
     untrained = cfg.align is Align.none and not cfg.sft.train  # the policy is the base model itself
     if untrained and not judged.folders:
-        raise UserError(
-            "align=none sft=none trains nothing, so there is nothing to compare. Name another model: "
-            "eval.judged.against=[FOLDER]."
-        )
+        raise UserError(TEXTS["untrained"])
     if not judged.is_requested:
         return
     controls = [name for name in (Role.control, Role.control_pairs) if vars(cfg)[name]]

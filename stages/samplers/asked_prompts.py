@@ -25,10 +25,8 @@ def select_round(
     if isinstance(cfg, Sample) and cfg.right_from is not None:
         own = order_by_outcomes(prompts, earlier, cfg.right_from)[:size]
     if len(own) < size:
-        raise UserError(
-            f"sample.prompts_per_round={size}: round {cfg.round + 1} has {len(own)} of {len(prompts)} prompts left. "
-            "Lower it or rounds, or add prompts."
-        )
+        left = f"round {cfg.round + 1} has {len(own)} of {len(prompts)} prompts left"
+        raise UserError(f"sample.prompts_per_round={size}: {left}. Lower it or rounds, or add prompts.")
     return own[: cfg.prompts]
 
 

@@ -13,12 +13,11 @@ from stages.formats.source_reading import ReadReport, convert, quarantine, warn_
 from stages.store.records import Candidate, Example, prompt_id
 from stages.store.workspace import StageDir
 
+Select = Callable[[Iterable[Example]], list[Example]]
+
 
 def read_candidates(
-    cfg: CandidateFile,
-    data_prompts: list[Example] | None,
-    select_round: Callable[[Iterable[Example]], list[Example]],
-    out: StageDir,
+    cfg: CandidateFile, data_prompts: list[Example] | None, select_round: Select, out: StageDir
 ) -> tuple[list[Example], list[Candidate]]:
     """Return the prompts of this round, and their candidates in the file. `data_prompts` are the prompts that the file
     may answer; None means the file's own prompts. Rows for prompts of other rounds are skipped with a warning.
@@ -35,9 +34,8 @@ def read_candidates(
         if row.trained:
             raise BadRow("", "has a weight, which candidates cannot have")
         if data_prompts is not None and prompt_id(row.messages) not in prompts:
-            raise BadRow(
-                "prompt", "is not a sampled prompt of the data. Type sample=file to use the file's own prompts"
-            )
+            way_out = "Type sample=file to use the file's own prompts"
+            raise BadRow("prompt", f"is not a sampled prompt of the data. {way_out}")
         return row
 
     for row in convert(cfg.source, key, validate_row, Purpose.candidates, report):

@@ -145,13 +145,10 @@ def validate_completion(
     if logprob is not None and not math.isfinite(logprob):
         raise UserError(f"{sampler} returned a log-prob of {logprob}. Return None if it is unknown.")
     if (ids is None and completion.text is None) or completion.finish_reason not in REASONS:
-        raise UserError(
-            f"{sampler} returned a completion of prompt {prompt_id} without tokens and text, or with another "
-            f"finish_reason than {' and '.join(REASONS)}."
-        )
+        problem = f"{sampler} returned a completion of prompt {prompt_id} without tokens and text"
+        raise UserError(f"{problem}, or with another finish_reason than {' and '.join(REASONS)}.")
     ends = [i for i, token in enumerate(ids or (), 1) if token in stop_ids]
     if ids is not None and ends != ([len(ids)] if completion.finish_reason == "stop" else []):
-        raise UserError(
-            f"{sampler} returned for prompt {prompt_id} finish_reason={completion.finish_reason}, and "
-            f"{len(ends)} of its {len(ids)} tokens end a turn. With `stop`, only the last token may end the turn."
-        )
+        problem = f"{sampler} returned for prompt {prompt_id} finish_reason={completion.finish_reason}"
+        counts = f"{len(ends)} of its {len(ids)} tokens end a turn"
+        raise UserError(f"{problem}, and {counts}. With `stop`, only the last token may end the turn.")

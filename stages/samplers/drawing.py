@@ -1,6 +1,5 @@
 """Drawing of tokens by the Gumbel-max trick, with noise that depends on the request alone. A hash of the row's seed,
-the step and the place makes the noise, so every device and every batch has the same noise, and no generator has a
-state."""
+the step and the place makes the noise, so it is the same on every device and in every batch, without any state."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,8 +87,7 @@ def gumbel_max(
     else:
         greedy = heat == 0
         below /= torch.where(greedy, 1.0, heat)[:, None, None]
-        if top_p < 1:
-            below = nucleus(below.flatten(1), top_p).view_as(below)
+        below = nucleus(below.flatten(1), top_p).view_as(below)
         drawn = (below.exp().sum(-1).log() + noise[:, BLOCK:]).argmax(-1)
         block = torch.where(greedy, block, drawn)
         inside = (below[rows, block] + noise[:, :BLOCK].masked_fill(greedy[:, None], 0.0)).argmax(-1)

@@ -1,6 +1,5 @@
 """Sampling by transformers' `generate`, for models whose state is more than keys and values, such as recurrent models.
-It is slower than `hf`, because it pads batches, and every batch waits for its longest completion. Its noise is the
-same."""
+It is slower than `hf`, as it pads batches, and each waits for its longest completion. Its noise is the same."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,10 +27,10 @@ class ForceDrawn(LogitsProcessor):
 
 
 class GenerateSampler(Sampler):
-    """A sampler with left-padded batches of at most `rows` candidates, or of one prompt with more candidates. A
-    `streamer` receives every token as it is drawn; transformers allows a streamer only with `rows` 1."""
+    """A sampler with left-padded batches of at most `rows` candidates, or of one prompt with more candidates."""
 
     name = "generate"
+    streamer: BaseStreamer | None = None  # receives every token as it is drawn; transformers allows it with `rows` 1
 
     @classmethod
     def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> "GenerateSampler":
@@ -39,20 +38,11 @@ class GenerateSampler(Sampler):
         model = load_model(source, sampling_weights(decoding.precision), resolve_device(decoding.runtime.device))
         return cls(model, stop_ids, decoding.max_new_tokens, decoding.top_p, decoding.runtime.batch_size)
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        stop_ids: list[int],
-        max_new_tokens: int,
-        top_p: float,
-        rows: int,
-        streamer: BaseStreamer | None = None,
-    ):
+    def __init__(self, model: PreTrainedModel, stop_ids: list[int], max_new_tokens: int, top_p: float, rows: int):
         require_unpacked(model)
         # The model's own settings (repetition penalty, beams) are ignored, as in `hf`.
         model.generation_config = GenerationConfig()
         self.model, self.stops, self.limit, self.top_p, self.rows = model, stop_ids, max_new_tokens, top_p, rows
-        self.streamer = streamer
 
     @torch.inference_mode()
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, list[Completion]]]:

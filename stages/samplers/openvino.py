@@ -1,11 +1,10 @@
 """Sampling by OpenVINO's engine, the fastest sampler in fp32 on a CPU (`pip install -e '.[openvino]'`). It reads the
 GGUF file of `stage=export` with 16-bit weights, and each prompt once for all candidates. Its random numbers differ
-from those of `hf`, but also depend on prompt and seed alone. Greedy tokens equal those of `hf`, except for near
-ties."""
+from those of `hf`, but also depend on prompt and seed alone. Greedy tokens are the same, except for near ties."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -64,9 +63,8 @@ class OpenVINOSampler(Sampler):
                 if any(handle.get_status() != GenerationStatus.FINISHED for _, handle in handles):
                     unfinished.append((request, handles))
                     continue
-                completions = {
-                    i: c for indices, handle in handles for i, c in zip(indices, read_completions(handle), strict=True)
-                }
+                pairs = (zip(indices, read_completions(handle), strict=True) for indices, handle in handles)
+                completions = dict(chain.from_iterable(pairs))
                 yield request, [completions[i] for i in range(len(completions))]
             waiting = unfinished
 

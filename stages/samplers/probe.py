@@ -110,13 +110,10 @@ def watch_endings(
         out.inform(f"A probe of {PROMPTS} prompts, with {EACH} candidates each per temperature:\n{table(probed)}")
         advice = f"A probe found no temperature at which most of them end and differ: {longer}, or train SFT longer."
         if (suggested := best_temperature(probed)) is not None:
-            advice = (
-                f"Type {key}={form.format(f'{suggested:g}')}: in a probe, {probed[suggested].ended:.0%} of candidates "
-                f"ended, and {probed[suggested].differ:.0%} of prompts had two different ended candidates."
-            )
+            ended, differ = probed[suggested].ended, probed[suggested].differ
+            shares = f"{ended:.0%} of candidates ended, and {differ:.0%} of prompts had two different ended candidates"
+            advice = f"Type {key}={form.format(f'{suggested:g}')}: in a probe, {shares}."
     temperatures = form.format(",".join(f"{t:g}" for t in by_temperature))
-    out.warn(
-        f"{key}={temperatures}: only {share:.1%} of {count:,} candidates end by themselves. Truncated candidates are "
-        f"never chosen. {advice}"
-    )
+    problem = f"only {share:.1%} of {count:,} candidates end by themselves. Truncated candidates are never chosen"
+    out.warn(f"{key}={temperatures}: {problem}. {advice}")
     return figures

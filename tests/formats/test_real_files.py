@@ -149,7 +149,7 @@ BAD_LINES = {
 def first_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read only the first rows of each file."""
     whole = files.rows_of
-    monkeypatch.setattr(files, "rows_of", lambda *args: islice(whole(*args), FIRST))
+    monkeypatch.setattr(files, "rows_of", lambda *args, **limits: islice(whole(*args, **limits), FIRST))
 
 
 def first(path: Path) -> dict[str, Any]:

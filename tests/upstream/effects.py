@@ -578,7 +578,8 @@ class Listener(BaseStreamer):
 )
 def a_streamer_hears_prompt_and_tokens(parts: Parts) -> None:
     prompt, heard = parts.scored[0].prompt_ids, Listener()
-    sampler = GenerateSampler(parts.model(), [2], 4, 1.0, 1, heard)
+    sampler = GenerateSampler(parts.model(), [2], 4, 1.0, 1)
+    sampler.streamer = heard
     [(_, [drawn])] = sampler.complete([Request("0a", [], prompt, [0.0], 0)])
     assert heard.token_batches == [prompt, *([token] for token in drawn.token_ids)]
     assert heard.ended

@@ -37,12 +37,8 @@ class Auditor:
     def findings(self, row: ParsedRow, split: str) -> dict[str, str]:
         """Return the evidence of every fault of a row, by code."""
         request, best, worst = request_of(row), *best_and_worst(row)
-        evidence_by_code = {}
-        for name, find in self.finders.items():
-            if best is None and name in ANSWER:
-                continue
-            if evidence := find(request, best or ""):
-                evidence_by_code[name] = evidence
+        finders = [item for item in self.finders.items() if best is not None or item[0] not in ANSWER]
+        evidence_by_code = {name: evidence for name, find in finders if (evidence := find(request, best or ""))}
         return evidence_by_code | self.compare_with_earlier(row, split, best) | self.compare_answers(row, best, worst)
 
     def compare_with_earlier(self, row: ParsedRow, split: str, best: str | None) -> dict[str, str]:
@@ -119,7 +115,7 @@ class RowFilter:
     def __init__(self, audit: Audit, form: Form):
         self.actions = {code: action for code, action in audit.actions.items() if action != "keep"}
         self.auditor = Auditor(self.actions, held_out(audit), audit.thresholds)
-        self.harmonizer = Harmonizer(form, mended_codes(audit))
+        self.harmonizer = Harmonizer(form, audit)
 
     def __call__(self, row: ParsedRow, split: str, file: str, line: int) -> None:
         """Accept a row of a split, and remember it with its file and line.
@@ -129,11 +125,6 @@ class RowFilter:
         for code, evidence in self.auditor.findings(row, split).items():
             raise Unwanted(code, evidence, quarantined=self.actions[code] != "drop")
         self.auditor.remember(row, split, f"{file}:{line}")
-
-
-def mended_codes(audit: Audit) -> list[str]:
-    """Return the codes whose findings are mended (action `fix`)."""
-    return [code for code, action in audit.actions.items() if action == "fix"]
 
 
 def request_of(row: ParsedRow) -> str:

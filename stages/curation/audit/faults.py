@@ -2,6 +2,7 @@
 which a model should not memorize, with their check digits. A function returns the evidence, or None."""
 
 import re
+from collections.abc import Callable
 
 from stages.config.installation import read_beside
 from stages.curation import answer_rules
@@ -15,7 +16,7 @@ PROSE = 25  # words of a last line without closing mark that is truncated, not a
 
 
 def first_match(name: str, text: str) -> str | None:
-    """Return the first words that match a pattern: `boilerplate`, `stale` or `placeholder`."""
+    """Return the first words that match a pattern."""
     match = PATTERNS[name].search(text)
     return match[0] if match else None
 
@@ -44,14 +45,12 @@ def needs_attachment(request: str) -> str | None:
     """Return the words that refer to a missing picture, recording or file."""
     if PATTERNS["stands_for"].fullmatch(last_paragraph(request)):
         return last_paragraph(request)
-    match = PATTERNS["points"].search(request)
-    return match[0] if match and len(paragraphs(request)) == 1 else None
+    return first_match("points", request) if len(paragraphs(request)) == 1 else None
 
 
 def asks_for_picture(request: str) -> str | None:
     """Return the words that ask for a picture, unless the request wants text or code about a picture."""
-    match = PATTERNS["picture"].search(request)
-    return match[0] if match and not PATTERNS["words_about"].search(request) else None
+    return None if PATTERNS["words_about"].search(request) else first_match("picture", request)
 
 
 def one_character(answer: str) -> str | None:
@@ -114,24 +113,20 @@ def other_language(request: str, answer: str) -> str | None:
 
 def secret(text: str) -> str | None:
     """Return the first 12 characters of a key or token, or None."""
-    match = PATTERNS["secret"].search(text)
-    return f"{match[0][:12]}…" if match else None
+    return f"{match[:12]}…" if (match := first_match("secret", text)) else None
 
 
 def personal(text: str) -> str | None:
     """Return an email address, IBAN, or telephone, social security or card number that is not plainly invented."""
-    for match in PATTERNS["email"].finditer(text):
-        if not PATTERNS["invented"].search(match[1].lower()):
-            return match[0]
-    for match in PATTERNS["phone"].finditer(text):
-        if not PATTERNS["fictional"].search(match[0]):
-            return match[0].strip()
-    checks = ("social", lambda number: number != "123-45-6789"), ("card", passes_luhn), ("iban", passes_mod_97)
-    for name, is_valid in checks:
-        for match in PATTERNS[name].finditer(text):
-            if is_valid(match[0]):
-                return match[0]
-    return None
+    checks: dict[str, Callable[[re.Match[str]], bool]] = {
+        "email": lambda match: not PATTERNS["invented"].search(match[1].lower()),
+        "phone": lambda match: not PATTERNS["fictional"].search(match[0]),
+        "social": lambda match: match[0] != "123-45-6789",
+        "card": lambda match: passes_luhn(match[0]),
+        "iban": lambda match: passes_mod_97(match[0]),
+    }
+    matches = ((match, is_valid) for name, is_valid in checks.items() for match in PATTERNS[name].finditer(text))
+    return next((match[0].strip() for match, is_valid in matches if is_valid(match)), None)
 
 
 def passes_luhn(number: str) -> bool:

@@ -5,6 +5,7 @@ import json
 import re
 from fractions import Fraction
 
+from stages.config.installation import read_beside
 from stages.store.text_units import bullet_items, numbered_items, sentences, words
 
 NUMBER = r"\$?\s?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?%?"
@@ -16,19 +17,8 @@ AFTER = re.compile(r"\w|\s*[-+*/×÷−^:=_(\[&|]|[.,]\d|\s?[a-z]\b| \d{3}\b|\s*
 FRACTION = re.compile(r"/\s*\d+\s*/")  # "25 / 1/3" means 75, so a division by a fraction is ambiguous
 SMALL = "one two three four five six seven eight nine ten eleven twelve".split()
 COUNT = rf"(\d{{1,3}}|{'|'.join(SMALL)})"
-ITEMS = re.compile(
-    r"\b(?:list|name|give|provide|suggest|generate|identify|recommend|propose|outline|think of|come up with|"
-    rf"brainstorm|write(?: down)?|create|find|tell) (?:me |us )?(?:a list of |the (?:top )?|top )?{COUNT}"
-    r"(?! ?(?:-|–|to|or)\b) (?:[\w'-]+ )*?[\w-]+s\b",
-    re.IGNORECASE,
-)
-UNSURE = re.compile(r"\b(at least|or more|minimum|each|every|per|pros and|cons|\w+s and \w+s)\b", re.IGNORECASE)
-ANY_COUNT = re.compile(rf"\b{COUNT}\b", re.IGNORECASE)
-MOST = re.compile(
-    rf"\b(?:(?:no more|fewer|less|not more) than|at most|under|within|up to|maximum of|in) {COUNT} "
-    rf"(words?|sentences?)\b|{COUNT} (words?|sentences?) or (?:less|fewer)",
-    re.IGNORECASE,
-)
+PATTERNS = {name: text.replace("\n", "").replace("COUNT", COUNT) for name, text in read_beside(__file__).items()}
+ITEMS, UNSURE, MOST, ANY_COUNT = (re.compile(text, re.IGNORECASE) for text in PATTERNS.values())
 SLACK = 1.2  # tolerated ratio to the limit of words, because tools count words differently
 COUNTED = {"word": words, "sentence": sentences}
 

@@ -103,9 +103,8 @@ class HeldOut:
         self.prompts.append((name, prompt, len(runs), self.min_share if len(words) >= FEWEST else 1.0))
 
     def find_in(self, text: str, is_whole_request: bool = True) -> Match | None:
-        """Return the prompt of which a text has the largest share, or None. `is_whole_request`: the text is the only
-        request of its conversation. Only then a prompt of RUN words or fewer is found, because "Why?" occurs in many
-        conversations."""
+        """Return the prompt of which a text has the largest share, or None. Prompts of RUN words or fewer, such as
+        "Why?", occur in many conversations, so the text must be the only request of its own: `is_whole_request`."""
         words = plain_words(text)
         exact = self.prompt_by_words.get(tuple(words)) if is_whole_request or len(words) > RUN else None
         if words and exact is not None:

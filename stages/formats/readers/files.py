@@ -25,12 +25,10 @@ from stages.config.installation import read_beside
 from stages.formats.readers.json_array import array_rows
 from stages.formats.readers.json_lines import BLANK, MEGABYTE, BoundedLines, decode_text, line_rows
 from stages.formats.readers.json_object import object_rows
-from stages.formats.readers.row import BadRow, Row
+from stages.formats.readers.row import Row
 from stages.formats.readers.tabular import arrow_rows, csv_rows, parquet_rows, with_class_names
 from stages.formats.threads import thread_rows
 from stages.store.source_files import data_files, locate
-
-__all__ = ["BadRow", "Row", "Table", "rows_of", "source_tables"]
 
 PACKED: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": gzip.open,
@@ -56,24 +54,19 @@ UNSUPPORTED_TEXT: dict[str, str] = read_beside(__file__)["suffixes"]
 BYTE_ORDER_MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}
 BYTE_ORDER_MARKS |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 # Without a mark, the zero bytes of the first ASCII characters reveal the encoding (RFC 4627, section 3).
-ZERO_PATTERNS: dict[tuple[int, ...], str] = {
-    (0, 1, 1, 1): "UTF-32LE",
-    (1, 1, 1, 0): "UTF-32BE",
-    (0, 1, 0, 1): "UTF-16LE",
-    (1, 0, 1, 0): "UTF-16BE",
-}
+ZERO_PATTERNS = {"a000": "UTF-32LE", "000a": "UTF-32BE", "a0a0": "UTF-16LE", "0a0a": "UTF-16BE"}
 TAR_MAGIC = slice(257, 262)  # the place of `ustar` in a tar archive
 
 
 class Table:
     """A file of rows that can be read again. `size`, and what `read()` has read of it, are bytes (hub: rows)."""
 
-    def __init__(self, name: str, size: int, reading: Callable[[Watch], Iterator[Row]]):
-        self.name, self.size, self.reading = name, size, reading
+    def __init__(self, name: str, size: int, compared: bool, reading: Callable[[Watch], Iterator[Row]]):
+        self.name, self.size, self.compared, self.reading = name, size, compared, reading
         self.read: Callable[[], float] = lambda: 0.0
 
     def rows(self) -> Iterator[Row]:
-        return self.reading(self.watch)
+        return thread_rows(self.reading(self.watch), self.compared)
 
     def watch(self, read: Callable[[], float]) -> None:
         self.read = read
@@ -84,14 +77,14 @@ def source_tables(source: Source, key: str, compared: bool = False) -> Iterator[
     local = locate(source.path, key)
     if local is None:
         dataset = load_hub_dataset(source, key)
-        name, size = source.path, len(dataset)
-        yield Table(name, size, lambda watch: thread_rows(hub_rows(name, dataset, watch), compared))
+        yield Table(source.path, len(dataset), compared, partial(hub_rows, source.path, dataset))
         return
     files = data_files(local, key)
     if local.is_dir():
         refuse_splits(local, files, key)
     for file in files:
-        yield Table(str(file), file.stat().st_size, partial(threaded_rows, file, source, compared))
+        reading = partial(rows_of, file, source.documents, limits=source.limits or DEFAULT_LIMITS)
+        yield Table(str(file), file.stat().st_size, compared, reading)
 
 
 def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
@@ -106,9 +99,8 @@ def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
                 break
     if len(path_by_split) > 1:
         splits = sorted(path_by_split)
-        ways = " or ".join(
-            f"{key}='{path_by_split[name]}'" for name in sorted(splits, key=lambda name: name != "train")
-        )
+        train_first = sorted(splits, key=lambda name: name != "train")
+        ways = " or ".join(f"{key}='{path_by_split[name]}'" for name in train_first)
         raise UserError(f"{key}={folder}: holds the splits {', '.join(splits)}. Type {ways} to read one of them.")
 
 
@@ -130,10 +122,6 @@ def hub_rows(name: str, dataset: Any, watch: Watch) -> Iterator[Row]:
     for value in dataset:
         number += 1
         yield Row(name, number, with_class_names(value, classes))
-
-
-def threaded_rows(file: Path, source: Source, compared: bool, watch: Watch) -> Iterator[Row]:
-    return thread_rows(rows_of(file, source.documents, watch, source.limits or DEFAULT_LIMITS), compared)
 
 
 def rows_of(
@@ -190,7 +178,7 @@ def refuse_unsupported(file: Path, start: bytes) -> None:
 def refuse_encoding(file: Path, start: bytes) -> None:
     """Raise UserError for a text in UTF-16 or UTF-32, with the command that converts it."""
     marked = next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
-    if name := marked or ZERO_PATTERNS.get(tuple(int(byte == 0) for byte in start[:4])):
+    if name := marked or ZERO_PATTERNS.get("".join("a" if byte else "0" for byte in start[:4])):
         converted = f"{file.stem}.utf8{file.suffix}"
         command = f"iconv -f {name} -t UTF-8 {file.name} > {converted}"
         raise UserError(f"{file}: is {name.rstrip('LBE')}. Save it as UTF-8: {command}")
@@ -233,9 +221,7 @@ def text_rows(file: Path, content: bytes, documents: str | None) -> Iterator[Row
     divided = {name: [part for part in re.split(end, text) if part.strip()] for name, end in ENDS.items()}
     if documents is None:
         counts = ", ".join(f"{name} ({len(parts):,})" for name, parts in divided.items())
-        raise UserError(
-            f"{file}: plain text does not say where a document ends. Type `documents: WORD` in the source; "
-            f"the words, with the number of documents by each, are {counts}."
-        )
+        way_out = "Type `documents: WORD` in the source; the words, with the number of documents by each, are"
+        raise UserError(f"{file}: plain text does not say where a document ends. {way_out} {counts}.")
     for i, part in enumerate(divided[documents], 1):
         yield Row(str(file), i, {"text": part.strip()})

@@ -51,11 +51,9 @@ def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
             continue
         try:
             text = line.decode("utf-8-sig" if i == 1 else "utf-8").rstrip("\n")
+            yield Row(name, i, parse_value(text))
         except UnicodeDecodeError:
             yield Row(name, i, line.decode(errors="replace").rstrip("\n"), not_utf8_error(file, line))
-            continue
-        try:
-            yield Row(name, i, parse_value(text))
         except json.JSONDecodeError as error:
             yield broken_row(file, i, text, error)
         except BadRow as reason:
@@ -118,8 +116,7 @@ def decode_whole(text: str) -> Any:
 
 def parse_value(text: str, decode: Callable[[str], Any] = decode_whole) -> Any:
     """Return the value of a JSON text, read by `decode`.
-    Raise JSONDecodeError if the text is not JSON. BadRow: if it is nested too deeply, or has a number with too many
-    digits, NaN, or a key twice."""
+    Raise JSONDecodeError if the text is not JSON. BadRow: for deep nesting, NaN, a key twice or too many digits."""
     try:
         return decode(text)
     except RecursionError:

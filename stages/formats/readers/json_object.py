@@ -1,5 +1,4 @@
-"""Read files that begin with a JSON object: one object a line, objects over several lines, or a single object that
-holds a table as pandas and other programs write it."""
+"""Read files that begin with a JSON object: one object a line, objects over several lines, or one with a table."""
 
 import io
 import json
@@ -9,16 +8,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stages.config.errors import UserError
+from stages.config.installation import read_beside
 from stages.formats.readers.json_lines import BLANK, COMMENT, DECODER, json_message, line_rows, parse_value
 from stages.formats.readers.row import BadRow, Row
 from stages.formats.turns import ROLE_KEYS
 
 # Keys under which a single object has its rows, and keys that describe the file as a whole.
-ROW_KEYS = ("data", "rows", "instances", "examples", "records", "samples", "items", "train", "results", "entries")
-METADATA_KEYS = set(
-    "version schema license licence info meta metadata name url source date created count total num_rows size split "
-    "language index format author homepage".split()
-)
+ROW_KEYS, METADATA_KEYS = (set(read_beside(__file__)[name].split()) for name in ("rows", "metadata"))
 MAX_SHOWN = 9  # keys in an error
 
 
@@ -75,7 +71,7 @@ def single_object_rows(file: Path, value: dict[str, Any], pretty: bool) -> Itera
         rows = None  # the name promises one row a line, so the object is a row
     if rows is None:
         several = any(is_objects(item) for item in value.values())
-        if several if pretty else several and {*map(str.lower, value)} & {*ROW_KEYS}:
+        if several if pretty else several and {*map(str.lower, value)} & ROW_KEYS:
             raise no_rows_error(file, value)
         if pretty and not any(isinstance(item, str) for item in value.values()):
             raise no_rows_error(file, value)

@@ -45,9 +45,7 @@ def first_repeated(names: Collection[str]) -> str | None:
 def validate_columns(file: str, names: Collection[str]) -> None:
     """Raise UserError for more than `MOST_COLUMNS` columns, or for two columns with the same name."""
     if len(names) > MOST_COLUMNS:
-        raise UserError(
-            f"{file}: {len(names):,} columns, but at most {MOST_COLUMNS:,} are allowed. Write one row for each text; "
-            "rows and columns may be swapped here."
-        )
+        problem = f"{file}: {len(names):,} columns, but at most {MOST_COLUMNS:,} are allowed"
+        raise UserError(f"{problem}. Write one row for each text; rows and columns may be swapped here.")
     if twice := first_repeated(names):
         raise UserError(f"{file}: the column name {twice!r} occurs twice. Rename one of the columns.")

@@ -71,12 +71,11 @@ def arrow_rows(file: Path) -> Iterator[Row]:
     with pa.memory_map(str(file)) as source:
         try:
             table = pa.ipc.open_file(source)
+            batches = (table.get_batch(i) for i in range(table.num_record_batches))
         except pa.ArrowInvalid:
             source.seek(0)
-            stream = pa.ipc.open_stream(source)
-            yield from batch_rows(file, stream.schema, iter(stream))
-            return
-        yield from batch_rows(file, table.schema, (table.get_batch(i) for i in range(table.num_record_batches)))
+            batches = table = pa.ipc.open_stream(source)
+        yield from batch_rows(file, table.schema, batches)
 
 
 def batch_rows(file: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[Row]:
