@@ -1,5 +1,5 @@
-"""Checks of the stance of an answer: does it refuse, admit that it does not know, or state what was asked for? They read
-answers of people and of models by the patterns in `stances.yaml`, and need no judge."""
+"""Checks of the stance of an answer: it refuses, admits that it does not know, or states what was asked for. They read
+answers of people and of models by the patterns in `stances.yaml`."""
 
 import re
 from collections.abc import Callable

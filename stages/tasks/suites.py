@@ -28,7 +28,9 @@ def generate(cfg: Suites) -> list[Example]:
             if pairs < (cfg.pairs or 0) and examples.keys().isdisjoint(twins):
                 examples, pairs = examples | twins, pairs + 1
         if pairs < (cfg.pairs or 0):
-            raise UserError(f"eval.suites.pairs={cfg.pairs}: the suite {name} has {pairs} pairs. Set {pairs} or fewer.")
+            raise UserError(
+                f"eval.suites.pairs={cfg.pairs}: the suite {name} has {pairs} pairs. Set {pairs} or fewer."
+            )
     return [*examples.values()]
 
 
@@ -36,7 +38,10 @@ def draw_rows(forms: list[dict[str, Any]], seed: int) -> list[tuple[dict[str, An
     """Return forms and slots, with forms in turn. Forms with the same tables use a row as far apart as possible."""
     tables, drawn = read_tables(), list[list[tuple[dict[str, Any], Slots]]]()
     for i, form in enumerate(forms):
-        rows = [(form, {k: v for row in rows for k, v in row.items()}) for rows in product(*map(tables.get, form["tables"]))]
+        rows = [
+            (form, {k: v for row in rows for k, v in row.items()})
+            for rows in product(*map(tables.get, form["tables"]))
+        ]
         random.Random(seed).shuffle(rows)
         start = len(rows) * i // len(forms)
         drawn.append(rows[start:] + rows[:start])
@@ -45,7 +50,9 @@ def draw_rows(forms: list[dict[str, Any]], seed: int) -> list[tuple[dict[str, An
 
 def read_tables() -> dict[str, list[Slots]]:
     """Return the rows of every table, by the names in its first line."""
-    split = {name: [line.split("|") for line in text.splitlines()] for name, text in read_beside(__file__)["tables"].items()}
+    split = {
+        name: [line.split("|") for line in text.splitlines()] for name, text in read_beside(__file__)["tables"].items()
+    }
     return {
         name: [{key.strip(): cell.strip() for key, cell in zip(head, row, strict=True)} for row in rows]
         for name, (head, *rows) in split.items()

@@ -37,7 +37,7 @@ class Tasks:
 
 @dataclass
 class Suites:
-    """Suites of twins of prompts that only the evaluation reads: refusals, unknown facts, system prompts and others."""
+    """Suites of twins of prompts for the evaluation: refusals, unknown facts, system prompts and others."""
 
     names: list[str] | None = words(*SUITES, default=None)
     pairs: int | None = between(10, 10_000, None)

@@ -1,0 +1,94 @@
+"""Results of `eval.suites`: by model the shares of passed prompts and of pairs with the suite's fault, with intervals.
+
+A pair counts for a fault if one twin shows that the model can, and the other that it does not. A model that passes
+neither twin has another weakness, which another suite names."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.config.blocks.evaluation import FORMS, Eval
+from stages.evaluation.asked import read_prompts
+from stages.evaluation.intervals import Interval, Means
+from stages.evaluation.outcomes import Answers, before, differences, main_difference, read_answers
+from stages.store.records import Example, Records
+from stages.tasks.checks import share_passed
+from stages.tasks.suites import SUITES
+
+OWN = "suites"  # the answers in each model's own form
+
+
+def read_suites(cfg: Eval, inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the results of each suite by name, on pairs that every model answered and the data does not contain."""
+    if OWN not in inputs:
+        return {}
+    seen = {*Records(inputs["data"] / "examples.parquet", Example).column("id")}
+    folders = {form: {role: inputs.get(f"answer_{form}_{role}") for role in cfg.models} for form in (OWN, *FORMS)}
+    present = {form: {role: folder for role, folder in each.items() if folder} for form, each in folders.items()}
+    answers = {form: read_answers(each)[0] for form, each in present.items() if each}
+    ids = {form: {*each["policy"]} for form, each in answers.items()}
+    prompts = [*read_prompts({"data": inputs[OWN]})]
+    unusable = {e.request for e in prompts if e.id in seen or any(e.id not in ids[form] for form in forms_of(e, ids))}
+    return suite_results([e for e in prompts if e.request not in unusable], answers, cfg)
+
+
+def suite_results(prompts: Sequence[Example], answers: Mapping[str, Answers], cfg: Eval) -> dict[str, Any]:
+    """Return the results of each suite by name. `answers` are those in each model's own form, and in every other."""
+    by_suite = dict[str, list[Example]]()
+    for example in prompts:
+        by_suite.setdefault(example.task, []).append(example)
+    return {name: rates(name, examples, answers, cfg.confidence) for name, examples in by_suite.items()}
+
+
+def rates(name: str, prompts: list[Example], answers: Mapping[str, Answers], confidence: float) -> dict[str, Any]:
+    """Return the results of one suite: the score, and the share of pairs with its fault."""
+    suite, forms = SUITES[name], FORMS if name == "templates" else ()
+    asked = [answers[form] for form in (OWN, *forms)]
+    roles = [role for role in answers[OWN] if all(role in each for each in asked)]
+    sides = {side: [e for e in prompts if e.kind == side] for side in suite["checks"]}
+    passed = {side: table(examples, answers[OWN], roles) for side, examples in sides.items()}
+    by_form = {form: table(sides["own"], answers[form], roles) for form in forms}
+    if by_form:
+        passed = {"other": np.mean([*by_form.values()], axis=0), **passed}
+    hard, plain = passed.values()
+    if suite["fault"] == "stance":
+        fault = 1 - np.mean([table(each, answers[OWN], roles, stance=True) for each in sides.values()], axis=0)
+    else:
+        fault = plain * (1 - hard) + (hard * (1 - plain) if suite["fault"] == "either" else 0)
+    parts = {suite["sides"][side]: of_side for side, of_side in passed.items()}
+    parts |= {f"right in {form}": of_form for form, of_form in by_form.items()}
+    return {
+        "title": suite["title"],
+        "wrong": suite["wrong"],
+        "score": with_intervals((hard + plain) / 2, roles, confidence),
+        "fault": with_intervals(fault, roles, confidence),
+        "parts": {title: with_intervals(values, roles, confidence) for title, values in parts.items()},
+    }
+
+
+def table(prompts: list[Example], answers: Answers, roles: list[str], stance: bool = False) -> NDArray[Any]:
+    """Return 1 for every answer that passes all checks of its prompt, or the first one, which is about its stance."""
+    texts = [(e.checks[:1] if stance else e.checks, [answers[role][e.id].text for role in roles]) for e in prompts]
+    return np.array([[share_passed(checks, text) == 1 for text in row] for checks, row in texts], float)
+
+
+def with_intervals(values: NDArray[Any], roles: list[str], confidence: float) -> dict[str, Any]:
+    """Return the mean by role, and the paired differences, with intervals over pairs of twins."""
+    means = Means(values, [""] * len(values))
+    row = {role: asdict(means.share(i, confidence)) for i, role in enumerate(roles)}
+    deltas = {d: (roles.index(a), roles.index(b)) for d, (a, b) in differences(roles).items()}
+    return {"prompts": len(values)} | row | {d: asdict(means.difference(*ab, confidence)) for d, ab in deltas.items()}
+
+
+def sentence(suites: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """Say in which suites the policy shows the fault measurably more or less often than the model before it."""
+    deltas = {each["title"]: Interval(**each["fault"][main_difference(titles)]) for each in suites.values()}
+    more = [f"{title}, {delta.points()}" for title, delta in deltas.items() if delta.low > 0]
+    fewer = [f"{title}, {delta.points()}" for title, delta in deltas.items() if delta.high < 0]
+    lists = [f"{word} faults in {'; '.join(each)}" for word, each in (("more", more), ("fewer", fewer)) if each]
+    found = " and ".join(lists) or "neither more nor fewer faults, measurably, in any suite"
+    return f"Against {titles[before(titles)]}, {titles['policy']} shows {found}."
