@@ -30,9 +30,13 @@ def read_suites(cfg: Eval, inputs: Mapping[str, Path]) -> dict[str, Any]:
     folders = {form: {role: inputs.get(f"answer_{form}_{role}") for role in cfg.models} for form in (OWN, *FORMS)}
     present = {form: {role: folder for role, folder in each.items() if folder} for form, each in folders.items()}
     answers = {form: read_answers(each)[0] for form, each in present.items() if each}
-    ids = {form: {*each["policy"]} for form, each in answers.items()}
     prompts = [*read_prompts({"data": inputs[OWN]})]
-    unusable = {e.request for e in prompts if e.id in seen or any(e.id not in ids[form] for form in forms_of(e, ids))}
+    unusable = {
+        e.request
+        for e in prompts
+        for form, of_form in answers.items()
+        if e.id in seen or (e.id not in of_form["policy"] and (form == OWN or e.task == "templates"))
+    }
     return suite_results([e for e in prompts if e.request not in unusable], answers, cfg)
 
 
@@ -47,8 +51,7 @@ def suite_results(prompts: Sequence[Example], answers: Mapping[str, Answers], cf
 def rates(name: str, prompts: list[Example], answers: Mapping[str, Answers], confidence: float) -> dict[str, Any]:
     """Return the results of one suite: the score, and the share of pairs with its fault."""
     suite, forms = SUITES[name], FORMS if name == "templates" else ()
-    asked = [answers[form] for form in (OWN, *forms)]
-    roles = [role for role in answers[OWN] if all(role in each for each in asked)]
+    roles = [role for role in answers[OWN] if all(role in answers[form] for form in forms)]
     sides = {side: [e for e in prompts if e.kind == side] for side in suite["checks"]}
     passed = {side: table(examples, answers[OWN], roles) for side, examples in sides.items()}
     by_form = {form: table(sides["own"], answers[form], roles) for form in forms}
@@ -86,9 +89,10 @@ def with_intervals(values: NDArray[Any], roles: list[str], confidence: float) ->
 
 def sentence(suites: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """Say in which suites the policy shows the fault measurably more or less often than the model before it."""
-    deltas = {each["title"]: Interval(**each["fault"][main_difference(titles)]) for each in suites.values()}
+    rows = {each["title"]: each["fault"].get(main_difference(titles)) for each in suites.values()}
+    deltas = {title: Interval(**row) for title, row in rows.items() if row}
     more = [f"{title}, {delta.points()}" for title, delta in deltas.items() if delta.low > 0]
     fewer = [f"{title}, {delta.points()}" for title, delta in deltas.items() if delta.high < 0]
     lists = [f"{word} faults in {'; '.join(each)}" for word, each in (("more", more), ("fewer", fewer)) if each]
-    found = " and ".join(lists) or "neither more nor fewer faults, measurably, in any suite"
-    return f"Against {titles[before(titles)]}, {titles['policy']} shows {found}."
+    clause = " and ".join(lists) or "neither more nor fewer faults, measurably, in any suite"
+    return f"Against {titles[before(titles)]}, {titles['policy']} shows {clause}."

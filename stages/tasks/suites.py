@@ -3,6 +3,7 @@ aligned model. A model without the habit fails one twin of each pair, so a model
 """
 
 import random
+from collections import ChainMap
 from collections.abc import Mapping
 from itertools import product, zip_longest
 from typing import Any
@@ -38,10 +39,7 @@ def draw_rows(forms: list[dict[str, Any]], seed: int) -> list[tuple[dict[str, An
     """Return forms and slots, with forms in turn. Forms with the same tables use a row as far apart as possible."""
     tables, drawn = read_tables(), list[list[tuple[dict[str, Any], Slots]]]()
     for i, form in enumerate(forms):
-        rows = [
-            (form, {k: v for row in rows for k, v in row.items()})
-            for rows in product(*map(tables.get, form["tables"]))
-        ]
+        rows = [(form, dict(ChainMap(*each))) for each in product(*(tables[name] for name in form["tables"]))]
         random.Random(seed).shuffle(rows)
         start = len(rows) * i // len(forms)
         drawn.append(rows[start:] + rows[:start])
@@ -49,14 +47,12 @@ def draw_rows(forms: list[dict[str, Any]], seed: int) -> list[tuple[dict[str, An
 
 
 def read_tables() -> dict[str, list[Slots]]:
-    """Return the rows of every table, by the names in its first line."""
-    split = {
-        name: [line.split("|") for line in text.splitlines()] for name, text in read_beside(__file__)["tables"].items()
-    }
-    return {
-        name: [{key.strip(): cell.strip() for key, cell in zip(head, row, strict=True)} for row in rows]
-        for name, (head, *rows) in split.items()
-    }
+    """Return the rows of every table by its name. The first line of a table names the slots."""
+    tables = dict[str, list[Slots]]()
+    for name, text in read_beside(__file__)["tables"].items():
+        head, *rows = ([cell.strip() for cell in line.split("|")] for line in text.splitlines())
+        tables[name] = [dict(zip(head, row, strict=True)) for row in rows]
+    return tables
 
 
 def write_twins(name: str, form: Mapping[str, Any], slots: Slots) -> list[Example]:

@@ -39,9 +39,9 @@ class Tasks:
 class Suites:
     """Suites of twins of prompts for the evaluation: refusals, unknown facts, system prompts and others."""
 
-    names: list[str] | None = words(*SUITES, default=None)
-    pairs: int | None = between(10, 10_000, None)
-    seed: int | None = random_seed(None)
+    names: list[str] | None = words(*SUITES, default=None)  # refusal, unknown, system, templates, rephrased, turns
+    pairs: int | None = between(10, 10_000, None)  # of twins in each suite
+    seed: int | None = random_seed(None)  # draws the twins
 
 
 # Test groups come first, so that a prompt drawn for two splits goes to the test split.
@@ -167,7 +167,7 @@ class Data:
     max_line: int | None = reading_bound(1, 100_000)  # megabytes of a line in any data file; null: 64
     max_file: int | None = reading_bound(1, 100_000_000)  # megabytes of a compressed file, unpacked; null: 16,000
     of: str | None = computed(None)  # set by the pipeline
-    suites: Suites | None = computed(None)  # set by the pipeline, for prompts of the evaluation
+    suites: Any = computed(None)  # Suites, set by the pipeline from eval.suites
 
     @property
     def limits(self) -> ReadLimits:
