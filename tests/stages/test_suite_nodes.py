@@ -53,18 +53,18 @@ def test_another_form_asks_only_its_suite_and_writes_no_token_of_the_models_own_
 
 
 def test_a_form_that_is_the_models_own_is_replaced(chain: Chain) -> None:
-    messages = [{"role": "user", "content": "Name a colour."}]
+    model, messages = chain.folder("sft") / "model", [{"role": "user", "content": "Name a colour."}]
     texts = dict[str, str]()
     for form in FORMS:
-        contract = in_form(load_contract(chain.folder("sft") / "model"), form)
+        contract = in_form(load_contract(model), form)
         texts[form] = contract.tokenizer.decode(contract.prompt(messages))
-        again = in_form(contract, form) if form != "text" else contract
-        if form != "text":
-            assert contract.text(contract.tokenizer("Blue.<|user|>\nAnd").input_ids) == "Blue."
-            assert again.tokenizer.decode(again.prompt(messages)).startswith("<|im_start|>user")
     assert "<|user|>\nName a colour." in texts["zephyr"]
     assert "<|start_header_id|>user<|end_header_id|>\n\nName a colour.<|eot_id|>" in texts["llama3"]
     assert texts["text"].endswith("Question: Name a colour.\n\nAnswer:")
+    zephyr = in_form(load_contract(model), "zephyr")
+    assert zephyr.text(zephyr.tokenizer("Blue.<|user|>").input_ids) == "Blue."
+    replaced = in_form(zephyr, "zephyr")
+    assert replaced.tokenizer.decode(replaced.prompt(messages)).startswith("<|im_start|>user")
 
 
 def test_an_unknown_suite_is_refused() -> None:

@@ -43,7 +43,7 @@ def test_the_seed_decides_the_pairs(examples: list[Example]) -> None:
 
 
 def test_a_suite_that_is_too_small_is_told() -> None:
-    with pytest.raises(UserError, match=r"eval\.suites\.pairs=5000: the suite unknown has 121 pairs"):
+    with pytest.raises(UserError, match=r"eval\.suites\.pairs=5000"):
         suites.generate(Suites(["unknown"], 5000, 0))
 
 
@@ -94,5 +94,6 @@ def test_a_statement_counts_only_outside_a_repetition_of_the_request() -> None:
     assert states(f"{request} She lives in porto!", "Porto", request)
     assert states("Your aunt lives in Porto.", "Porto", request)
     assert not states("Your aunt lives in Portofino.", "Porto", request)
-    assert not mentions("How do I poach an egg?", "egg water", "How do I poach an egg?")
-    assert mentions("Simmer the eggs.", "egg water", "How do I poach an egg?")
+    request = "How do I poach an egg?"
+    assert not mentions(request, "egg water", request)
+    assert mentions("Simmer the eggs.", "egg water", request)
