@@ -39,7 +39,7 @@ def wire_evaluation(
         f"{name}_{role}": make_node("answer", block, model=model, **source)
         for role, model in models.items()  # the models are the outer loop, so that each is loaded once
         for name, (block, source) in prompts.items()
-        if role != Role.base or not block.form  # a base may have no chat template that it could be tied to
+        if role != Role.base or not block.form  # a base is tied to no chat template
     }
     on_validation = replace(cfg.answer, split=Split.validation, open=0)
     by_round = {
@@ -70,14 +70,9 @@ def prompt_sets(cfg: Config, sets: Mapping[str, Node]) -> dict[str, tuple[Answer
     pairs are a set if the user's file brought them, or if there are no other prompts."""
     by_name = dict[str, tuple[Answer, dict[str, Node]]]()
     if "suites" in sets:
-        block, forms = (
-            replace(cfg.answer, split=Split.test),
-            FORMS if "templates" in (cfg.eval.suites.names or ()) else (),
-        )
-        by_name |= {
-            f"answer_{form or 'suites'}": (replace(block, form=form), {"data": sets["suites"]})
-            for form in (None, *forms)
-        }
+        forms = FORMS if "templates" in (cfg.eval.suites.names or ()) else ()
+        block, source = replace(cfg.answer, split=Split.test), {"data": sets["suites"]}
+        by_name |= {f"answer_{form or 'suites'}": (replace(block, form=form), source) for form in (None, *forms)}
     if "outside" in sets:
         by_name["answer_outside"] = replace(cfg.answer, split=Split.test), {"data": sets["outside"]}
     if cfg.tested:

@@ -86,10 +86,8 @@ def wire_graph(
         block = Data(None, texts, max_bad=cfg.data.max_bad, of="eval.retention")
         roots = {**wire_sources("retained", block, make_node), **roots}
     if cfg.eval.suites.names:
-        roots = {
-            "suites": make_node("data", Data(None, max_bad=cfg.data.max_bad, of="eval", suites=cfg.eval.suites)),
-            **roots,
-        }
+        block = Data(None, max_bad=cfg.data.max_bad, of="eval", suites=cfg.eval.suites)
+        roots = {"suites": make_node("data", block), **roots}
     if cfg.selects:  # all seeds share these demonstrations, as they share the base model
         roots |= wire_demonstrations(cfg, make_node, roots["base"], roots["data"])
     seed_nodes = dict[str, Node]()
