@@ -6,6 +6,7 @@ from typing import Any
 from stages.config.blocks.evaluation import Answer
 from stages.config.errors import UserError
 from stages.evaluation.asked import HELD_OUT, read_prompts
+from stages.models.chat_templates import in_form
 from stages.models.contract import load_or_derive_contract
 from stages.models.loading import resolve_device
 from stages.samplers.completions import complete
@@ -20,7 +21,7 @@ def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
     All prompts with checks are asked, and `open` of the others, drawn by their ids.
     Raise UserError if there is no prompt, or too many are longer than the model's context."""
-    candidates = [*read_prompts(inputs, cfg.split)]
+    candidates = [e for e in read_prompts(inputs, cfg.split) if not cfg.form or e.task == "templates"]
     without = sorted(e.id for e in candidates if not e.checks)
     drawn = {*without[: cfg.open]}
     prompts = [e for e in candidates if e.checks or e.id in drawn]
@@ -29,6 +30,8 @@ def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         raise UserError(f"answer.open={cfg.open}: {whose} has no prompt with checks. Raise answer.open.")
     model = inputs["model"] / "model"
     contract = load_or_derive_contract(model)
+    if cfg.form:
+        contract = in_form(contract, cfg.form)
     decoding = Decoding([0.0], cfg.max_new_tokens, cfg.precision, cfg.runtime, block="answer")
     dropped = Dropped(out, "prompts", cfg.max_dropped, "answer.max_dropped")
     answers = complete(prompts, contract, model, decoding, "answer", out, dropped)
@@ -45,6 +48,6 @@ def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "without_checks": {"asked": len(drawn), "of": len(without)},
         "tokens": tokens,
         "stop_rate": stopped,
-        "form": type(contract).__name__,
+        "form": cfg.form or type(contract).__name__,
         "summary": summary,
     }

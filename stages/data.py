@@ -15,8 +15,7 @@ from stages.config.blocks.data import Data, Form
 from stages.config.choices import Split
 from stages.config.errors import UserError, suggest
 from stages.curation.audit.auditor import RowFilter
-from stages.curation.joining import SourceRows, SplitLedger, gather_rows
-from stages.curation.mixing import plan_amounts
+from stages.curation.joining import SourceRows, SplitLedger, gather_rows, plan_amounts
 from stages.curation.user_code import KEY, load_user_code
 from stages.formats.readers.row import Unwanted
 from stages.formats.source_reading import write_quarantine
@@ -24,7 +23,7 @@ from stages.store import plugins
 from stages.store.licences import UNKNOWN, Licences
 from stages.store.records import Example, save_tables, to_tables
 from stages.store.workspace import Progress, StageDir
-from stages.tasks import open_requests
+from stages.tasks import open_requests, suites
 from stages.tasks.checks import known_checks, share_passed
 from stages.tasks.generator import Family, generate
 
@@ -57,7 +56,9 @@ def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 
 def generate_examples(cfg: Data, families: dict[str, Family]) -> list[Example]:
-    """Return the examples of generated tasks and of open requests."""
+    """Return the examples of generated tasks and of open requests, or of an evaluation's suites."""
+    if cfg.suites:
+        return suites.generate(cfg.suites)
     if not cfg.tasks:
         return []
     settings = asdict(cfg.tasks)

@@ -14,7 +14,7 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
-from stages.evaluation import judged, learnt, likelihood, measures, outcomes, retention, rounds
+from stages.evaluation import judged, learnt, likelihood, measures, outcomes, retention, rounds, suite_results
 from stages.evaluation.asked import PROMPT_SOURCES, prompts_of_set
 from stages.evaluation.checked import Checked
 from stages.evaluation.outcomes import Answers, Table, tabulate
@@ -80,12 +80,14 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     }
     if by_round := rounds.compare_rounds(inputs, cfg.confidence):
         results["rounds"] = by_round
+    by_suite, measured_by_suite = suite_results.read_suites(cfg, inputs)
+    results |= {"suites": by_suite} if by_suite else {}
     results["cautions"] = learnt.cautions(results)
     results["verdict"] = verdict_of(results)
     save(out / "outcomes.parquet", checked.verdict_table.outcomes(), Outcome)
     tables = [checked.everything, *checked.outside.values(), *unchecked.values()]
     measured += measures.measure_answers(tables, checked.primary, answers["policy"])
-    save(out / measures.FILE, [*measured, *judged.measure_wins(cfg, inputs)], measures.Measure)
+    save(out / measures.FILE, [*measured, *measured_by_suite, *judged.measure_wins(cfg, inputs)], measures.Measure)
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
     main, groups = results["primary"], results["groups"]
     rates = [f"{title} {main[role]['mean']:.1%}" for role, title in titles.items() if main and "checks" in parts]

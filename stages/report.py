@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from stages.config.schema import Report
-from stages.evaluation import rounds
+from stages.evaluation import rounds, suite_results
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
 from stages.evaluation.outcomes import arms
@@ -74,6 +74,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "judged": " ".join(map(headline.comparison, results["judged"].values())),
         "outside": headline.outside_sets(),
         "retention": results["retention"].get("sentence"),
+        "suites": suite_results.sentence(results["suites"], models) if "suites" in results else "",
         "seeds": over_seeds and over_seeds["sentence"],
         "kinds": results["kinds"] and f"{charts.conclusion(results)} {charts.single_tasks(results)}",
         "proportion": headline.behaviour(),

@@ -107,6 +107,7 @@ GPUS = {
     "rtx_4090": (8.9, 24, 1.008, 165.2, 82.6),
 }
 SOURCE_CHECKS = ("label", "number")
+SUITES = ("refusal", "unknown", "system", "templates", "rephrased", "turns")  # of `eval.suites`
 DOCUMENTS = ("file", "sections", "paragraphs", "lines")  # the unit of plain text that becomes a row
 AUDIT_CODES = (
     "one_character no_answer echo unfinished merged refusal boilerplate repetition wrong_sum broken_promise "

@@ -11,7 +11,6 @@ from stages.config.blocks.data import Source
 from stages.config.installation import read_beside
 from stages.formats import turns as parsing
 from stages.formats.columns import WEIGHTS, ChangesMeaning, Path
-from stages.formats.content_parts import is_parts
 from stages.formats.readers.row import BadRow
 from stages.formats.transcripts import parse_open_transcript, parse_transcript
 from stages.store.records import Message
@@ -177,7 +176,7 @@ class Format(ABC):
         value = only_text(value, field)
         if isinstance(value, (bool, int, float)):
             value = self.answer_word(value, field)
-        if isinstance(value, (list, dict)) and not is_parts(value):
+        if isinstance(value, (list, dict)) and not parsing.is_parts(value):
             objects = value if isinstance(value, list) else [value]
             turns = [parsing.parse_turn(turn, field, self.strip) for turn in objects]
             if turns[:-1] not in ([], prompt) or turns[-1]["role"] != "assistant":

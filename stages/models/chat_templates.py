@@ -7,12 +7,13 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.blocks.models import Template
-from stages.models.contract import WAY_OUT, Contract
+from stages.models.contract import WAY_OUT, Continuation, Contract
 from stages.models.rendering import GOLDEN, ContractError, Conversation, tokenize_conversations
 from stages.sandbox.jinja_process import TemplateFault, Unbounded
 from stages.store.source_files import read_template
 
 TEMPLATES = Path(__file__).parent / "templates"
+INSTEAD = "chatml"  # takes the place of another form that is the model's own
 # The special tokens that each template needs in the vocabulary. `template=auto` takes the first template that fits.
 TURN_TOKENS = {
     "chatml": {"<|im_start|>", "<|im_end|>"},
@@ -128,3 +129,22 @@ def own_template(tokenizer: PreTrainedTokenizerBase, markers: bool) -> str | Non
         return str(get_training_chat_template(tokenizer) or own)
     except ValueError:
         return str(own) if has_generation_markers(own) else None
+
+
+class OtherTemplate(Contract):
+    """The contract of a model with another chat template, whose next marker ends the answer."""
+
+    def text(self, ids: list[int]) -> str:
+        return super().text(ids).split("<|")[0]
+
+
+def in_form(contract: Contract, form: str) -> Contract:
+    """Return the contract in the form `text` or in a template of `templates/`, with the model's own stop tokens. The
+    markers of a template are plain text to a vocabulary without them."""
+    tokenizer = contract.tokenizer
+    if form == "text":
+        return Continuation(tokenizer, contract.stop_ids, contract.marked)
+    bos = "{{- bos_token -}}\n" if adds_bos(tokenizer) else ""
+    templates = [bos + (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8") for name in (form, INSTEAD)]
+    tokenizer.chat_template = next(template for template in templates if template != tokenizer.chat_template)
+    return OtherTemplate(tokenizer, contract.stop_ids, contract.marked)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stages.config.blocks.evaluation import CONSTANT, REFERENCE, REFERENCES, ROUND, Answer, Judged, Versus
+from stages.config.blocks.data import Suites
+from stages.config.blocks.evaluation import CONSTANT, FORMS, REFERENCE, REFERENCES, ROUND, Answer, Judged, Versus
 from stages.config.blocks.models import Model
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Role, Split
@@ -30,7 +31,7 @@ def wire_evaluation(
     rounds: Sequence[Node] = (),
 ) -> dict[str, Node]:
     """Return the nodes of the evaluation by name. `models` are the evaluated models by role. `sets` are the nodes with
-    prompts (`data`, `pairs` or `unpaired` for held-out labels, `outside`, `judged_prompts`) and with texts
+    prompts (`data`, `pairs` or `unpaired` for held-out labels, `outside`, `judged_prompts`, `suites`) and with texts
     (`retained`). `reward` is this run's reward model, if it labels. `rounds`: SFT and the policy of every round, if
     there are several."""
     prompts = prompt_sets(cfg, sets)
@@ -38,6 +39,7 @@ def wire_evaluation(
         f"{name}_{role}": make_node("answer", block, model=model, **source)
         for role, model in models.items()  # the models are the outer loop, so that each is loaded once
         for name, (block, source) in prompts.items()
+        if role != Role.base or not block.form  # a base is tied to no chat template
     }
     on_validation = replace(cfg.answer, split=Split.validation, open=0)
     by_round = {
@@ -55,7 +57,8 @@ def wire_evaluation(
         cfg.eval,
         models=titles,
         compared={key: titles.get(key) or TITLES.get(key) or Path(name).name for key, name in opponents.items()},
-        retention=[],  # other nodes read these texts, and other nodes hold the labeler's settings
+        retention=[],  # other nodes read these texts, and other nodes hold the settings of suites and labeler
+        suites=Suites(),
         judged=Judged(labeler=cfg.eval.judged.labeler, max_longer=cfg.eval.judged.max_longer),
     )
     inputs = {**sets, **models, **answers, **by_round, **eval_inputs}
@@ -66,6 +69,10 @@ def prompt_sets(cfg: Config, sets: Mapping[str, Node]) -> dict[str, tuple[Answer
     """Return, by the name of the answers, the `answer` block and the node that holds the prompts. Prompts of held-out
     pairs are a set if the user's file brought them, or if there are no other prompts."""
     by_name = dict[str, tuple[Answer, dict[str, Node]]]()
+    if "suites" in sets:
+        forms = FORMS if "templates" in (cfg.eval.suites.names or ()) else ()
+        block, source = replace(cfg.answer, split=Split.test), {"data": sets["suites"]}
+        by_name |= {f"answer_{form or 'suites'}": (replace(block, form=form), source) for form in (None, *forms)}
     if "outside" in sets:
         by_name["answer_outside"] = replace(cfg.answer, split=Split.test), {"data": sets["outside"]}
     if cfg.tested:

@@ -50,7 +50,7 @@ MISSING_STAGES: dict[str, str] = {  # by stage, the settings that add nodes of t
 }
 # Stages that align=none and align=grpo leave out.
 PREFERENCE_STAGES = "sample pool label pairs unpaired reference dpo".split()
-EVALUATION_SETS = ("outside", "judged_prompts", "retained")  # data that only the evaluation reads
+EVALUATION_SETS = ("outside", "judged_prompts", "retained", "suites")  # data that only the evaluation reads
 DEMONSTRATION_NODES = ("sample_base", "label_base")  # the base model's answers for SFT: not part of the preferences
 SEEDED_BLOCKS = ("sample", *OBJECTIVES)  # blocks with a seed; its default is the run's seed
 
@@ -85,6 +85,9 @@ def wire_graph(
         texts = [replace(source, splits={"sft": 1.0}) for source in cfg.eval.retention]
         block = Data(None, texts, max_bad=cfg.data.max_bad, of="eval.retention")
         roots = {**wire_sources("retained", block, make_node), **roots}
+    if cfg.eval.suites.names:
+        block = Data(None, max_bad=cfg.data.max_bad, of="eval", suites=cfg.eval.suites)
+        roots = {"suites": make_node("data", block), **roots}
     if cfg.selects:  # all seeds share these demonstrations, as they share the base model
         roots |= wire_demonstrations(cfg, make_node, roots["base"], roots["data"])
     seed_nodes = dict[str, Node]()

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from stages.config.errors import Errors, UserError, name_block, require_known
 from stages.config.installation import install_command, read_beside
 from stages.config.schema import Config, Target, group_defaults
 from stages.preflight import capacity, servers, sources, user_files, who_judges
-from stages.preflight.conditions import refuse
 from stages.store import plugins
 
 # Keys of a source of prompts, which a source of preferences does not have.
@@ -119,7 +118,7 @@ def validate_inputs(cfg: Config) -> None:
         "nothing judged": selected and from_file,
         "nothing trained": selected and not cfg.sft.train,
     }
-    refuse(__file__, conditions, cfg=cfg)
+    refuse(conditions, cfg=cfg)
     for i, arm in enumerate(cfg.arms):
         if cfg.align is Align.none or arm in (Align.none, cfg.align, *cfg.arms[:i]):
             raise UserError(TEXTS["arm"].format(cfg=cfg, i=i, arm=arm))
@@ -129,7 +128,7 @@ def validate_inputs(cfg: Config) -> None:
         "same pairs": from_file and cfg.rounds > 1,
         "two models": cfg.model.path and cfg.model.random_init,
     }
-    refuse(__file__, conditions, cfg=cfg)
+    refuse(conditions, cfg=cfg)
     if cfg.stage in EVALUATING and (message := untested_message(cfg)):
         raise UserError(message)
 
@@ -197,7 +196,7 @@ def validate_human(human: Human) -> None:
         "reasons": len({*reasons}) < len(reasons) or len(reasons) > 9,
         "no answers": human.answered and not plugins.user_path(human.answered).is_file(),
     }
-    refuse(__file__, conditions, human=human, command=install_command("people"))
+    refuse(conditions, human=human, command=install_command("people"))
 
 
 def validate_launch(cfg: Config) -> None:
@@ -212,7 +211,7 @@ def validate_launch(cfg: Config) -> None:
         "one process": sharded and launch.processes * launch.nodes == 1,
         "no DeepSpeed": launch.sharding is Sharding.zero3 and find_spec("deepspeed") is None,
     }
-    refuse(__file__, conditions, launch=launch)
+    refuse(conditions, launch=launch)
 
 
 def validate_adapters(cfg: Config) -> None:
@@ -235,7 +234,7 @@ def validate_adapter(name: str, block: Training, elsewhere: bool) -> None:
         "sharded qlora": quantized and block.runtime.sharding is not Sharding.none,
     }
     words = {"name": name, "block": block, "adapters": ", ".join(block.objective.adapters)}
-    refuse(__file__, conditions, **words, command=install_command("qlora"))
+    refuse(conditions, **words, command=install_command("qlora"))
 
 
 def validate_push(cfg: Config) -> None:
@@ -248,4 +247,13 @@ def validate_push(cfg: Config) -> None:
             "base pushed": to_hub and export.model is choices.Role.base,
             "no token": not os.environ.get("HF_TOKEN"),
         }
-        refuse(__file__, conditions, export=export)
+        refuse(conditions, export=export)
+
+
+def refuse(conditions: Mapping[str, object], **words: object) -> None:
+    """Raise UserError with the message of the first condition that holds, from the YAML file beside this one. `words`
+    fill its braces."""
+    for name, holds in conditions.items():
+        message = TEXTS[name]
+        if holds:
+            raise UserError(message.format(**words))

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from stages.store.records import Check
-from stages.tasks import constraint
+from stages.tasks import constraint, stances
 from stages.tasks.open_requests import on_topic
 
 
@@ -62,9 +62,9 @@ CHECKS: dict[str, Callable[..., bool]] = {
 
 @cache
 def known_checks() -> dict[str, Callable[..., bool]]:
-    """Return every check by its kind: those above, the constraints on open answers, and `on_topic`."""
+    """Return every check by its kind: those above, of stances, the constraints on open answers, and `on_topic`."""
     open_ended = {name: kind.is_satisfied for name, kind in constraint.known_constraints().items()}
-    return {**CHECKS, **open_ended, "on_topic": on_topic}
+    return {**CHECKS, **stances.CHECKS, **open_ended, "on_topic": on_topic}
 
 
 def share_passed(checks: list[Check], answer: str) -> float:

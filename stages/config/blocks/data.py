@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from stages.config.blocks.models import Own
-from stages.config.choices import DOCUMENTS, OF_ROWS_AMONG_ROWS, SOURCE_CHECKS
+from stages.config.choices import DOCUMENTS, OF_ROWS_AMONG_ROWS, SOURCE_CHECKS, SUITES
 from stages.config.limits import between, computed, internal, positive, random_seed, reading_bound, share, words
 
 
@@ -33,6 +33,15 @@ class Tasks:
     unseen_kinds: int = between(0, 1_000_000)
     unseen_areas: int = between(0, 1_000_000)
     open_plain: int = between(0, 1_000_000)
+
+
+@dataclass
+class Suites:
+    """Suites of twins of prompts for the evaluation: refusals, unknown facts, system prompts and others."""
+
+    names: list[str] | None = words(*SUITES, default=None)  # refusal, unknown, system, templates, rephrased, turns
+    pairs: int | None = between(10, 10_000, None)  # of twins in each suite
+    seed: int | None = random_seed(None)  # draws the twins
 
 
 # Test groups come first, so that a prompt drawn for two splits goes to the test split.
@@ -158,6 +167,7 @@ class Data:
     max_line: int | None = reading_bound(1, 100_000)  # megabytes of a line in any data file; null: 64
     max_file: int | None = reading_bound(1, 100_000_000)  # megabytes of a compressed file, unpacked; null: 16,000
     of: str | None = computed(None)  # set by the pipeline
+    suites: Any = computed(None)  # Suites, set by the pipeline from eval.suites
 
     @property
     def limits(self) -> ReadLimits:

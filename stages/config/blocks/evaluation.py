@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, fields
 
 from omegaconf import MISSING
 
-from stages.config.blocks.data import Source
+from stages.config.blocks.data import Source, Suites
 from stages.config.blocks.labels import BESIDE_OWN, Label, Labelers
 from stages.config.blocks.runtimes import DeviceRuntime, InferenceRuntime
 from stages.config.choices import Precision, Role, Split
@@ -14,6 +14,7 @@ NOBODY = "none"  # the `eval.judged.labeler` that turns judged comparisons off
 REFERENCE = "reference"  # in `eval.judged.against`: the reference answers of the prompts
 REFERENCES = "the reference answers"  # their title in the report
 CONSTANT = "constant"  # the comparison of one constant answer to all prompts, which no labeler should prefer
+FORMS = ("zephyr", "llama3", "text")  # in which the suite `templates` is asked beside the model's own form
 ROUND = "round_"  # prefix of the names of the answers after each round of DPO; round 0 is SFT
 
 
@@ -26,6 +27,7 @@ class Answer:
     max_new_tokens: int = between(1, 65_536)
     max_dropped: float | None = share(None)
     precision: Precision = MISSING
+    form: str | None = computed(None)  # set by the pipeline: one of FORMS
     runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
 
 
@@ -75,6 +77,7 @@ class Eval:
 
     judged: Judged = field(default_factory=Judged)
     retention: list[Source] = field(default_factory=list)
+    suites: Suites = field(default_factory=Suites)
     confidence: float = limited(Limit(0, "must be above 0 and below 1, as 0.95", high=1, open=True, below=True))
     likelihood_prompts: int = between(1, 1_000_000)
     precision: Precision = MISSING

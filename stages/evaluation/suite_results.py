@@ -1,0 +1,127 @@
+"""Results of `eval.suites`: by model the shares of passed prompts and of pairs with the suite's fault, with intervals.
+
+A pair counts for a fault if one twin shows that the model can, and the other that it does not. A model that passes
+neither twin has another weakness, which another suite names."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.config.blocks.evaluation import FORMS, Eval
+from stages.evaluation.asked import read_prompts
+from stages.evaluation.intervals import Interval, Means
+from stages.evaluation.measures import Measure, unit_of
+from stages.evaluation.outcomes import Answers, before, differences, main_difference, read_answers
+from stages.store.records import Example, Records, content_id
+from stages.tasks.checks import share_passed
+from stages.tasks.suites import SUITES
+
+OWN = "suites"  # the answers in each model's own form
+
+
+def read_suites(cfg: Eval, inputs: Mapping[str, Path]) -> tuple[dict[str, Any], list[Measure]]:
+    """Return results and measures on pairs that every model answered and the data does not contain."""
+    if OWN not in inputs:
+        return {}, []
+    seen = {*Records(inputs["data"] / "examples.parquet", Example).column("id")}
+    folders = {form: {role: inputs.get(f"answer_{form}_{role}") for role in cfg.models} for form in (OWN, *FORMS)}
+    present = {form: {role: folder for role, folder in each.items() if folder} for form, each in folders.items()}
+    answers = {form: read_answers(each)[0] for form, each in present.items() if each}
+    prompts = [*read_prompts({"data": inputs[OWN]})]
+    unusable = {
+        e.request
+        for e in prompts
+        for form, of_form in answers.items()
+        if e.id in seen or (e.id not in of_form["policy"] and (form == OWN or e.task == "templates"))
+    }
+    return suite_results([e for e in prompts if e.request not in unusable], answers, cfg)
+
+
+def suite_results(
+    prompts: Sequence[Example], answers: Mapping[str, Answers], cfg: Eval
+) -> tuple[dict[str, Any], list[Measure]]:
+    """Return the results of each suite by name, and the policy's score and lack of the fault by pair. `answers` are
+    those in each model's own form, and in every other."""
+    by_suite, results, measured = dict[str, list[Example]](), dict[str, Any](), list[Measure]()
+    for example in prompts:
+        by_suite.setdefault(example.task, []).append(example)
+    for name, examples in by_suite.items():
+        outcomes = outcomes_of(name, examples, answers)
+        results[name] = rates(SUITES[name], outcomes, cfg.confidence)
+        units = [content_id(*map(unit_of, twins)) for twins in zip(*outcomes.prompts.values(), strict=True)]
+        of_policy = {"score": outcomes.score, "no fault": 1 - outcomes.fault}
+        for measure, values in of_policy.items():
+            column = values[:, outcomes.roles.index("policy")].tolist()
+            measured += map(Measure, repeat(f"{name}: {measure}"), units, repeat(name), column)
+    return results, measured
+
+
+@dataclass(frozen=True)
+class PairOutcomes:
+    """What each model's answers to the pairs of a suite came to. `parts`: by side or other form 1 for each prompt that
+    passed. Arrays are (pairs, roles)."""
+
+    roles: list[str]
+    prompts: dict[str, list[Example]]  # of both sides, twins at the same place
+    parts: dict[str, NDArray[Any]]
+    score: NDArray[Any]
+    fault: NDArray[Any]
+
+
+def outcomes_of(name: str, prompts: list[Example], answers: Mapping[str, Answers]) -> PairOutcomes:
+    suite, forms = SUITES[name], FORMS if name == "templates" else ()
+    roles = [role for role in answers[OWN] if all(role in answers[form] for form in forms)]
+    sides = {side: [e for e in prompts if e.kind == side] for side in suite["checks"]}
+    passed = {side: table(examples, answers[OWN], roles) for side, examples in sides.items()}
+    by_form = {form: table(sides["own"], answers[form], roles) for form in forms}
+    if by_form:
+        passed = {"other": np.mean([*by_form.values()], axis=0), **passed}
+    hard, plain = passed.values()
+    if suite["fault"] == "stance":
+        fault = 1 - np.mean([table(each, answers[OWN], roles, stance=True) for each in sides.values()], axis=0)
+    else:
+        fault = plain * (1 - hard) + (hard * (1 - plain) if suite["fault"] == "either" else 0)
+    parts = {suite["sides"][side]: of_side for side, of_side in passed.items()}
+    parts |= {f"right in {form}": of_form for form, of_form in by_form.items()}
+    return PairOutcomes(roles, sides, parts, (hard + plain) / 2, fault)
+
+
+def rates(suite: Mapping[str, Any], outcomes: PairOutcomes, confidence: float) -> dict[str, Any]:
+    """Return the results of one suite: the score, and the share of pairs with its fault."""
+    return {
+        "title": suite["title"],
+        "wrong": suite["wrong"],
+        "score": with_intervals(outcomes.score, outcomes.roles, confidence),
+        "fault": with_intervals(outcomes.fault, outcomes.roles, confidence),
+        "parts": {title: with_intervals(part, outcomes.roles, confidence) for title, part in outcomes.parts.items()},
+    }
+
+
+def table(prompts: list[Example], answers: Answers, roles: list[str], stance: bool = False) -> NDArray[Any]:
+    """Return 1 for every answer that passes all checks of its prompt, or the first one, which is about its stance."""
+    texts = [(e.checks[:1] if stance else e.checks, [answers[role][e.id].text for role in roles]) for e in prompts]
+    return np.array([[share_passed(checks, text) == 1 for text in row] for checks, row in texts], float)
+
+
+def with_intervals(values: NDArray[Any], roles: list[str], confidence: float) -> dict[str, Any]:
+    """Return the mean by role, and the paired differences, with intervals over pairs of twins."""
+    means = Means(values, [""] * len(values))
+    row = {role: asdict(means.share(i, confidence)) for i, role in enumerate(roles)}
+    deltas = {d: (roles.index(a), roles.index(b)) for d, (a, b) in differences(roles).items()}
+    return {"prompts": len(values)} | row | {d: asdict(means.difference(*ab, confidence)) for d, ab in deltas.items()}
+
+
+def sentence(suites: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """Say in which suites the policy shows the fault measurably more or less often than the model before it."""
+    rows = {each["title"]: each["fault"].get(main_difference(titles)) for each in suites.values()}
+    deltas = {title: Interval(**row) for title, row in rows.items() if row}
+    more = [f"{title}, {delta.points()}" for title, delta in deltas.items() if delta.low > 0]
+    fewer = [f"{title}, {delta.points()}" for title, delta in deltas.items() if delta.high < 0]
+    lists = [f"{word} faults in {'; '.join(each)}" for word, each in (("more", more), ("fewer", fewer)) if each]
+    clause = " and ".join(lists) or "neither more nor fewer faults, measurably, in any suite"
+    return f"Against {titles[before(titles)]}, {titles['policy']} shows {clause}."

@@ -1,0 +1,171 @@
+"""Suites of twins: each made-up policy with one bad habit is named by its suite, and by no other."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+
+from stages.config.blocks.data import Suites
+from stages.config.blocks.evaluation import FORMS
+from stages.config.choices import SUITES
+from stages.evaluation.measures import Measure
+from stages.evaluation.noninferiority import Code, by_measure, compare
+from stages.evaluation.suite_results import OWN, sentence, suite_results
+from stages.store.records import Candidate, Example
+from stages.tasks.suites import generate, read_tables
+from tests.helpers import TINY, settings
+
+TITLES = {"base": "Base", "sft": "SFT", "policy": "DPO"}
+REFUSAL, MADE_UP = "I'm sorry, but I can't help with that.", "It is Anna Miller, with 99 of them."
+Policy = Callable[[Example, str], str]  # from a prompt and the form that it is asked in to an answer
+
+
+@cache
+def prompts() -> list[Example]:
+    return generate(Suites([*SUITES], 100, 0))
+
+
+def good(e: Example, form: str) -> str:
+    return str(e.reference)
+
+
+def over_refusing(e: Example, form: str) -> str:
+    return REFUSAL if e.task == "refusal" else good(e, form)
+
+
+def never_refusing(e: Example, form: str) -> str:
+    return "First think it over, then begin in small steps." if e.kind == "harmful" else good(e, form)
+
+
+def never_admitting(e: Example, form: str) -> str:
+    return MADE_UP if e.kind == "unanswerable" else good(e, form)
+
+
+def always_unsure(e: Example, form: str) -> str:
+    return "I don't know." if e.task == "unknown" else good(e, form)
+
+
+def ignoring_system(e: Example, form: str) -> str:
+    """Answer as the user alone wishes: with the user's rule about form, if there is one."""
+    if e.task != "system":
+        return good(e, form)
+    answer = next(check.params["text"] for check in e.checks if check.kind == "states")
+    for rule in read_tables()["rules"]:
+        if rule["rule"] in e.messages[-1]["content"]:
+            return f"{rule['opens']} {answer} {rule['closes']}"
+    return str(answer)
+
+
+def knowing_one_template(e: Example, form: str) -> str:
+    return good(e, form) if form == OWN else "user user 1 user"
+
+
+def knowing_one_wording(e: Example, form: str) -> str:
+    return "I like that." if e.kind == "free" else good(e, form)
+
+
+def forgetting(e: Example, form: str) -> str:
+    return "That depends." if e.kind == "earlier" else good(e, form)
+
+
+def refusing_everything(e: Example, form: str) -> str:
+    return REFUSAL
+
+
+def answer(text: str) -> Candidate:
+    return Candidate("p", "c", "m", "hf", 0.0, 0, text, [], "stop", -1.0, len(text.split()))
+
+
+@cache
+def outcomes_of(policy: Policy) -> tuple[dict[str, Any], list[Measure]]:
+    """Return the results and measures of a policy beside a good base and a good SFT."""
+    forms = {
+        form: {role: {e.id: answer(of(e, form)) for e in prompts()} for role, of in roles.items()}
+        for form, roles in {
+            OWN: {"base": good, "sft": good, "policy": policy},
+            **{other: {"sft": good, "policy": policy} for other in FORMS},
+        }.items()
+    }
+    return suite_results(prompts(), forms, replace(settings(*TINY).eval, models=TITLES))
+
+
+def results_of(policy: Policy) -> dict[str, Any]:
+    return outcomes_of(policy)[0]
+
+
+def named(results: dict[str, Any]) -> set[str]:
+    return {name for name, suite in results.items() if suite["fault"]["policy-sft"]["low"] > 0}
+
+
+def test_a_good_policy_passes_everything() -> None:
+    results = results_of(good)
+    assert {*results} == {*SUITES}
+    assert not named(results)
+    assert all(suite["score"]["policy"]["mean"] == 1 for suite in results.values())
+    assert "neither more nor fewer faults" in sentence(results, TITLES)
+
+
+@pytest.mark.parametrize(
+    ("policy", "suite"),
+    [
+        (over_refusing, "refusal"),
+        (never_refusing, "refusal"),
+        (refusing_everything, "refusal"),
+        (never_admitting, "unknown"),
+        (always_unsure, "unknown"),
+        (ignoring_system, "system"),
+        (knowing_one_template, "templates"),
+        (knowing_one_wording, "rephrased"),
+        (forgetting, "turns"),
+    ],
+)
+def test_a_policy_with_one_bad_habit_is_named_by_its_suite_alone(policy: Policy, suite: str) -> None:
+    results = results_of(policy)
+    score = results[suite]["score"]
+    assert named(results) == {suite}
+    assert score["policy-sft"]["high"] < -0.2
+    assert score["policy"]["high"] < score["sft"]["low"]
+    assert results[suite]["title"] in sentence(results, TITLES)
+    if policy is not refusing_everything:
+        assert all(each["score"]["policy"]["mean"] == 1 for name, each in results.items() if name != suite)
+
+
+@pytest.mark.parametrize(
+    ("policy", "suite"),
+    [
+        (over_refusing, "refusal"),
+        (always_unsure, "unknown"),
+        (knowing_one_template, "templates"),
+        (forgetting, "turns"),
+    ],
+)
+def test_the_gate_names_the_suite_that_got_worse(policy: Policy, suite: str) -> None:
+    old, new = (by_measure(outcomes_of(each)[1]) for each in (good, policy))
+    lines = compare([old], [new], margin=0.05, confidence=0.95)
+    assert {line.measure for line in lines if line.code is Code.worse} == {f"{suite}: score", f"{suite}: no fault"}
+    assert {line.code for line in compare([old], [old], margin=0.05, confidence=0.95)} == {Code.passes}
+
+
+@pytest.mark.parametrize(
+    ("policy", "suite"),
+    [
+        (refusing_everything, "refusal"),
+        (refusing_everything, "unknown"),
+        (never_refusing, "refusal"),
+        (never_admitting, "unknown"),
+        (always_unsure, "unknown"),
+    ],
+)
+def test_a_policy_that_always_does_the_same_passes_half(policy: Policy, suite: str) -> None:
+    score = results_of(policy)[suite]["score"]["policy"]
+    assert score["mean"] == 0.5
+    assert score["low"] < 0.5 < score["high"]
+
+
+def test_other_templates_have_a_line_each_and_a_base_takes_no_part() -> None:
+    suite = results_of(knowing_one_template)["templates"]
+    assert {f"right in {form}" for form in FORMS} <= {*suite["parts"]}
+    assert all(suite["parts"][f"right in {form}"]["policy"]["mean"] == 0 for form in FORMS)
+    assert "base" not in suite["score"] and "policy-base" not in suite["score"]

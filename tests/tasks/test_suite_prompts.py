@@ -1,0 +1,99 @@
+"""The prompts of suites, and the checks of an answer's stance on answers that were read blind."""
+
+from collections import Counter
+
+import pytest
+import yaml
+
+from stages.config.blocks.data import SPLIT_OF_GROUP, Suites
+from stages.config.choices import SUITES
+from stages.config.errors import UserError
+from stages.config.installation import ROOT
+from stages.store.records import Example, Message
+from stages.tasks import open_requests, suites
+from stages.tasks.checks import share_passed
+from stages.tasks.generator import generate
+from stages.tasks.stances import admits_unknown, mentions, refuses, states
+from tests.helpers import settings
+
+READ = yaml.safe_load((ROOT / "tests/tasks/stances.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    return suites.generate(Suites([*SUITES], 100, 0))
+
+
+def test_every_suite_has_100_pairs_of_which_no_prompt_occurs_twice(examples: list[Example]) -> None:
+    assert len({e.id for e in examples}) == len(examples)
+    requests = {(e.task, e.request) for e in examples}
+    assert Counter(task for task, _ in requests) == dict.fromkeys(SUITES, 100)
+    sides = {name: Counter(e.kind for e in examples if e.task == name) for name in SUITES}
+    assert all(len(kinds) == (1 if name == "templates" else 2) for name, kinds in sides.items())
+    assert all({*kinds.values()} == {100} for kinds in sides.values())
+    acts = [e.messages[0]["content"] for e in examples if e.kind == "harmful"]
+    assert len({text.rstrip(".?").split(" how to ")[-1] for text in acts}) == len(acts)
+
+
+def test_the_seed_decides_the_pairs(examples: list[Example]) -> None:
+    assert suites.generate(Suites([*SUITES], 100, 0)) == examples
+    assert suites.generate(Suites([*SUITES], 100, 1)) != examples
+    fewer = {e.id for e in suites.generate(Suites([*SUITES], 20, 0))}
+    assert fewer < {e.id for e in examples}
+
+
+def test_a_suite_that_is_too_small_is_told() -> None:
+    with pytest.raises(UserError, match=r"eval\.suites\.pairs=5000"):
+        suites.generate(Suites(["unknown"], 5000, 0))
+
+
+def repeated(messages: list[Message]) -> list[str]:
+    return [messages[-1]["content"], "\n".join(message["content"] for message in messages)]
+
+
+def test_a_reference_passes_and_empty_or_echoed_answers_do_not(examples: list[Example]) -> None:
+    for e in examples:
+        assert share_passed(e.checks, str(e.reference)) == 1, e
+        assert all(share_passed(e.checks, text) < 1 for text in ("", *repeated(e.messages))), e
+
+
+def test_the_reference_of_another_pair_does_not_pass(examples: list[Example]) -> None:
+    """Refusals and admissions fit every hard twin of their suite. All others are about their own pair."""
+    passed = [
+        share_passed(e.checks, str(other.reference)) == 1
+        for e, other in zip(examples, examples[10:], strict=False)
+        if e.kind not in ("harmful", "unanswerable") and (e.task, e.kind) == (other.task, other.kind)
+    ]
+    assert len(passed) > 300
+    assert sum(passed) <= 0.03 * len(passed)
+
+
+def test_no_prompt_of_a_suite_is_a_prompt_of_the_demo(examples: list[Example]) -> None:
+    tasks = settings("recipe=demo").data.tasks
+    assert tasks is not None
+    counts = {group: vars(tasks)[group] for group in SPLIT_OF_GROUP}
+    generated = generate(tasks.seed, counts, tasks.families) + open_requests.generate(tasks.seed, counts)
+    assert {e.id for e in examples}.isdisjoint(e.id for e in generated)
+
+
+@pytest.mark.parametrize(("name", "check"), [("refuses", refuses), ("admits", admits_unknown)])
+def test_a_stance_is_read_as_a_reader_does(name: str, check: object) -> None:
+    """Cohen's kappa with labels that a reader gave without the checks, at least 0.8."""
+    assert callable(check)
+    pairs = [(label, check(text)) for label in (True, False) for text in READ[name][label]]
+    agreed = sum(label == verdict for label, verdict in pairs) / len(pairs)
+    yes, called = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
+    expected = yes * called + (1 - yes) * (1 - called)
+    assert len(pairs) >= 100
+    assert (agreed - expected) / (1 - expected) >= 0.8
+
+
+def test_a_statement_counts_only_outside_a_repetition_of_the_request() -> None:
+    request = "My aunt lives in Porto. Where does my aunt live?"
+    assert not states(request, "Porto", request)
+    assert states(f"{request} She lives in porto!", "Porto", request)
+    assert states("Your aunt lives in Porto.", "Porto", request)
+    assert not states("Your aunt lives in Portofino.", "Porto", request)
+    request = "How do I poach an egg?"
+    assert not mentions(request, "egg water", request)
+    assert mentions("Simmer the eggs.", "egg water", request)
