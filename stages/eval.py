@@ -14,7 +14,7 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
-from stages.evaluation import judged, learnt, likelihood, outcomes, retention, rounds
+from stages.evaluation import benchmarks, judged, learnt, likelihood, outcomes, retention, rounds
 from stages.evaluation.asked import PROMPT_SOURCES, prompts_of_set
 from stages.evaluation.checked import Checked
 from stages.evaluation.outcomes import Answers, Table, tabulate
@@ -77,6 +77,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     }
     if by_round := rounds.compare_rounds(inputs, cfg.confidence):
         results["rounds"] = by_round
+    if rows := benchmarks.benchmark_results(cfg, inputs):
+        results["benchmarks"] = rows
     results["cautions"] = learnt.cautions(results)
     results["verdict"] = verdict_of(results)
     save(out / "outcomes.parquet", checked.verdict_table.outcomes(), Outcome)

@@ -6,13 +6,13 @@ from typing import Generic, TypeVar
 
 import pyarrow as pa
 
-from stages.store.records import Candidate, Judgement, PairLogProbs, Record, load, save
+from stages.store.records import Record, load, save
 from stages.store.sealed_json import Damaged, move_aside
 from stages.store.table_schema import records_of, table_of
 from stages.store.workspace import SCRATCH, Progress, StageDir
 
 Item = TypeVar("Item")
-Output = TypeVar("Output", Candidate, Judgement, PairLogProbs)
+Output = TypeVar("Output")
 
 
 class StreamedTable(Generic[Record]):

@@ -30,6 +30,27 @@ class Answer:
 
 
 @dataclass
+class BenchmarkRuntime(InferenceRuntime):
+    """The device and batches, and the Python that has the engine of the benchmarks. They change no result in fp32."""
+
+    python: str | None = MISSING
+
+
+@dataclass
+class Benchmark:
+    """The tasks of lm-evaluation-harness that every evaluated model answers in the template of its training."""
+
+    tasks: list[str] = field(default_factory=list)
+    tasks_dir: str | None = MISSING
+    limit: int | None = between(1, 1_000_000)
+    max_new_tokens: int | None = between(1, 65_536)
+    max_dropped: float | None = share(None)
+    precision: Precision = MISSING
+    runtime: BenchmarkRuntime = field(default_factory=BenchmarkRuntime)
+    engine: str | None = computed(None)  # set by the pipeline: the version of lm-evaluation-harness
+
+
+@dataclass
 class Judged(Labelers):
     """A labeler compares the policy's answers with those of other models, prompt by prompt. The blocks of labelers
     have the same keys as in `label`."""
