@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -21,16 +21,26 @@ PREFIX = "benchmark_"  # of the names of inputs, before the model's role
 
 @dataclass
 class Response:
-    """A model's answer to a question of a benchmark: `text` is its greedy answer, or a choice with the log-prob in
-    nats of its tokens, of which `is_greedy` says whether each is the likeliest one."""
+    """A question of a benchmark with the model's response: the greedy `text` of at most `max_new_tokens` tokens, or
+    of a choice (0) the log-prob in nats, and whether each of its tokens is the likeliest one."""
 
     id: str
     messages: list[Message]
     prompt_ids: list[Int32]
     completion_ids: list[Int32]
     text: str
-    logprob: float
-    is_greedy: bool
+    max_new_tokens: Int32
+    logprob: float = 0.0
+    is_greedy: bool = True
+
+    @property
+    def is_choice(self) -> bool:
+        return not self.max_new_tokens
+
+    @property
+    def answer(self) -> str | tuple[float, bool]:
+        """The response in the form that the engine reads."""
+        return (self.logprob, self.is_greedy) if self.is_choice else self.text
 
 
 @dataclass
@@ -59,13 +69,13 @@ def mean_metrics(task: Mapping[str, Any]) -> dict[str, bool]:
     }
 
 
-def score_samples(task: Mapping[str, Any], left_out: Iterable[str]) -> list[SampleScore]:
-    """Return the scores of a task by metrics that are means, without prompts that have a question in `left_out`."""
-    unanswered, is_mean = {*left_out}, mean_metrics(task)
+def score_samples(task: Mapping[str, Any], responses: Mapping[str, Response]) -> list[SampleScore]:
+    """Return the scores of a task by metrics that are means, for prompts whose questions all have responses."""
+    is_mean = mean_metrics(task)
     return [
         SampleScore(task["task"], metric, sample["doc_hash"], sample["doc_id"], sample["questions"], score)
         for sample in task["samples"]
-        if unanswered.isdisjoint(sample["questions"])
+        if responses.keys() >= {*sample["questions"]}
         for metric, score in sample["scores"].items()
         if is_mean[metric]
     ]

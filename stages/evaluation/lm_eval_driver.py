@@ -21,13 +21,13 @@ DEFAULT_LENGTH = 256  # tokens, as the harness generates without such a setting
 
 
 class Asked(LM):  # type: ignore[misc]
-    """A model that another program tokenises for and runs. `chat`: it is asked in its chat template."""
+    """A model that another program tokenises for and runs. Questions that it cannot read get an empty answer."""
 
     tokenizer_name = ""
 
-    def __init__(self, channel: TextIO, chat: bool):
+    def __init__(self, channel: TextIO):
         super().__init__()
-        self.channel, self.chat = channel, chat
+        self.channel = channel
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Return the messages as JSON: the other program renders them."""
@@ -38,11 +38,11 @@ class Asked(LM):  # type: ignore[misc]
     def generate_until(self, requests: list[Any]) -> list[str]:
         """Return greedy answers, cut at the first of the strings that end an answer of the task."""
         answers = zip(self.ask(requests), requests, strict=True)
-        return [cut(text, request.args[1].get("until") or []) for text, request in answers]
+        return [cut(text or "", request.args[1].get("until") or []) for text, request in answers]
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """Return the log-prob of each continuation, and whether each of its tokens is the likeliest one."""
-        return [(logprob, is_greedy) for logprob, is_greedy in self.ask(requests)]
+        return [tuple(scores or (0.0, False)) for scores in self.ask(requests)]
 
     def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
         raise ValueError("a task scores running text without a prompt; eval.retention=[{path: FILE}] does this")
@@ -52,7 +52,7 @@ class Asked(LM):  # type: ignore[misc]
         keyed = [(key_of(request.args), request.args) for request in requests]
         send(self.channel, {"questions": {key: question_of(arguments) for key, arguments in keyed}})
         answers = json.loads(sys.stdin.readline())
-        return [answers[key] for key, _ in keyed]
+        return [answers.get(key) for key, _ in keyed]
 
 
 def question_of(arguments: tuple[Any, ...]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def main() -> None:
     try:
         chat = {"apply_chat_template": job["chat"], "fewshot_as_multiturn": job["chat"]}
         options = {"limit": job["limit"], "bootstrap_iters": 0, "task_manager": load_tasks(job), **chat}
-        results = lm_eval.simple_evaluate(Asked(channel, job["chat"]), tasks=job["tasks"], **options)
+        results = lm_eval.simple_evaluate(Asked(channel), tasks=job["tasks"], **options)
     except Exception as error:
         traceback.print_exc()
         send(channel, {"error": f"{type(error).__name__}: {error}"})

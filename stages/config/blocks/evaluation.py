@@ -31,7 +31,8 @@ class Answer:
 
 @dataclass
 class BenchmarkRuntime(InferenceRuntime):
-    """The device and batches, and the Python that has the engine of the benchmarks. They change no result in fp32."""
+    """The device and batches, and the Python of an environment with lm-evaluation-harness. The version of the harness
+    is part of the fingerprint. In fp32, the others change no result."""
 
     python: str | None = MISSING
 
