@@ -41,8 +41,10 @@ def run(cfg: Benchmark, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     for sample in samples:
         scores[f"{sample.task} {sample.metric}"].append(sample.score)
     rates = {row: fmean(of_row) for row, of_row in scores.items()}
-    if others := [f"{task['task']} {name}" for task in tasks for name, mean in mean_metrics(task).items() if not mean]:
-        out.warn(f"{', '.join(others)}: not a mean of one score from 0 to 1 per prompt, so without an interval.")
+    if not_means := [
+        f"{task['task']} {name}" for task in tasks for name, mean in mean_metrics(task).items() if not mean
+    ]:
+        out.warn(f"{', '.join(not_means)}: not a mean of one score from 0 to 1 per prompt, so without an interval.")
     return {
         "device": str(resolve_device(cfg.runtime.device)),
         "form": type(respondent.contract).__name__,
@@ -68,14 +70,12 @@ class Respondent:
     def answer(self, contents: dict[str, Any]) -> dict[str, Any]:
         """Return the answers to the engine's questions by key, without those that are dropped."""
         questions = [question for key, content in contents.items() if (question := self.read(key, content))]
-        total, id_of = len(self.responses) + len(questions), lambda response: response.id
-        self.dropped.settle(total, total)
-        size = self.cfg.runtime.shard_size
-        for response in produce_in_shards(
-            questions, id_of, self.respond, Response, id_of, size, "benchmark", self.out
-        ):
-            self.responses[response.id] = response
-        return {question.id: self.responses[question.id].answer for question in questions}
+        id_of, size = lambda response: response.id, self.cfg.runtime.shard_size
+        self.dropped.settle(total := len(self.responses) + len(questions), total)
+        table = produce_in_shards(questions, id_of, self.respond, Response, id_of, size, "benchmark", self.out)
+        responses = {response.id: response for response in table}
+        self.responses |= responses
+        return {key: response.answer for key, response in responses.items()}
 
     def read(self, key: str, content: dict[str, Any]) -> Response | None:
         """Return a question of the engine with its token ids, or None if it is dropped. In a chat template, a choice
@@ -107,9 +107,8 @@ class Respondent:
             self.out.open_resource.clear()  # one model in memory at a time
             device = resolve_device(self.cfg.runtime.device)
             scorer = install_completion_scoring(load_model(self.model, sampling_weights(self.cfg.precision), device))
-            for batch in batches_by_length(
-                [len(prompt) + len(completion) for prompt, completion in rows], None, device
-            ):
+            tokens = [len(prompt) + len(completion) for prompt, completion in rows]
+            for batch in batches_by_length(tokens, None, device):
                 for i, scores in zip(batch, completion_scores(scorer, [rows[i] for i in batch]), strict=True):
                     yield choices[i], [replace(choices[i], logprob=scores[0], is_greedy=scores[1])]
         for limit in sorted({question.max_new_tokens for question in waiting if not question.is_choice}):
@@ -118,8 +117,6 @@ class Respondent:
             by_id = {question.id: question for question in waiting if question.max_new_tokens == limit}
             requests = [Request(q.id, q.messages, q.prompt_ids, [0.0], 0) for q in by_id.values()]
             for request, [completion] in sampler.complete(requests):
-                ids, logprob = completion.token_ids, completion.logprob
-                response = replace(
-                    by_id[request.id], completion_ids=ids, text=self.contract.text(ids), logprob=logprob
-                )
-                yield by_id[request.id], [response]
+                ids, question = completion.token_ids, by_id[request.id]
+                text, logprob = self.contract.text(ids), completion.logprob
+                yield question, [replace(question, completion_ids=ids, text=text, logprob=logprob)]

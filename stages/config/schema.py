@@ -29,8 +29,8 @@ CONF, RECIPES, DOCS = ((PACKAGE if (PACKAGE / name).is_dir() else ROOT) / name f
 # The stages that `stage` can build, each together with its inputs.
 Target = StrEnum(
     "Target",
-    "base source data select sft sample pool label pairs unpaired reference dpo kto grpo reward answer versus "
-    "benchmark eval report",
+    "base source data select sft sample pool label pairs unpaired reference dpo kto grpo reward answer versus eval "
+    "benchmark report",
 )
 
 POLICY_STAGES = (Target.dpo, Target.kto, Target.grpo)  # stages that train the policy

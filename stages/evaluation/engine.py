@@ -1,4 +1,4 @@
-"""The engine of benchmarks as a child process. It asks its questions over a pipe, and this process answers them."""
+"""The engine of benchmarks as a child process: it asks its questions over a pipe, and this process answers them."""
 
 import json
 import shutil
@@ -15,58 +15,49 @@ from stages.store import plugins
 from stages.store.workspace import SCRATCH, StageDir
 
 DRIVER = Path(__file__).with_name("lm_eval_driver.py")
-Answer = Callable[[dict[str, Any]], dict[str, Any]]  # from the questions of a kind to their answers, by key
+Answer = Callable[[dict[str, Any]], dict[str, Any]]  # from questions to their answers, by key
 
 
 def run_engine(cfg: Benchmark, chat: bool, answer: Answer, out: StageDir) -> list[dict[str, Any]]:
-    """Return the samples of each task, and the engine's own figures. The engine's log is scratch/engine.log. `chat`:
-    questions are lists of messages as JSON, else texts.
-    Raise UserError if the engine stops."""
-    tasks_dir = str(plugins.user_path(cfg.tasks_dir).resolve()) if cfg.tasks_dir else None
-    job = {"tasks": cfg.tasks, "tasks_dir": tasks_dir, "limit": cfg.limit, "chat": chat}
+    """Return for each task its samples with their scores, and the engine's own figures. The prompt of a question is a
+    list of messages as JSON if `chat`, else a text.
+    Raise UserError if the engine fails. Its log is scratch/engine.log."""
+    tasks_dir = plugins.user_path(cfg.tasks_dir).resolve() if cfg.tasks_dir else None
+    job = {"tasks": cfg.tasks, "tasks_dir": tasks_dir and str(tasks_dir), "limit": cfg.limit, "chat": chat}
     python = shutil.which(cfg.runtime.python) if cfg.runtime.python else sys.executable
-    log = (out / SCRATCH).resolve() / "engine.log"
+    log, messages = (out / SCRATCH).resolve() / "engine.log", list[dict[str, Any]]()
     log.parent.mkdir(parents=True, exist_ok=True)
-    tasks = list[dict[str, Any]]()
-    with (
-        open(log, "wb") as stderr,
-        subprocess.Popen(
-            [str(python), "-IB", str(DRIVER)],  # -B: no __pycache__ in `tasks_dir`, whose files have digests
+    with log.open("wb") as stderr:
+        # -B: no __pycache__ among the task files, which have a digest. They name their data relative to themselves.
+        process = subprocess.Popen(
+            [str(python), "-IB", str(DRIVER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            cwd=tasks_dir or log.parent,  # data files are named relative to the task files
-            text=True,
-            encoding="utf-8",
-        ) as process,
-    ):
-        assert process.stdin and process.stdout
+            cwd=tasks_dir or log.parent,
+        )
+    with process:
         try:
             send(process, job)
-            for line in process.stdout:
+            for line in process.stdout or ():
                 message = json.loads(line)
                 if "questions" in message:
                     send(process, answer(message["questions"]))
-                elif "error" in message:
-                    raise stopped(cfg, message["error"], log)
                 else:
-                    tasks.append(message)
+                    messages.append(message)
         except BaseException:
             process.kill()
             raise
-    if process.returncode or not tasks:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise stopped(cfg, lines[-1] if lines else f"it ended with status {process.returncode}", log)
-    return tasks
+    if process.returncode:
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        reason = next((each["error"] for each in messages if "error" in each), lines[-2:][0])
+        tasks = f"benchmark.tasks=[{','.join(cfg.tasks)}]"
+        raise UserError(f"{tasks}: lm-eval {cfg.engine} failed: {reason[:600]}. Correct the tasks. Its log: {log}.")
+    return messages
 
 
-def send(process: subprocess.Popen[str], message: dict[str, Any]) -> None:
+def send(process: subprocess.Popen[bytes], message: dict[str, Any]) -> None:
     assert process.stdin
-    with suppress(BrokenPipeError):  # the engine has stopped, and its output says why
-        process.stdin.write(json.dumps(message) + "\n")
+    with suppress(BrokenPipeError):  # the engine has failed, and its output or its log says why
+        process.stdin.write(json.dumps(message).encode() + b"\n")
         process.stdin.flush()
-
-
-def stopped(cfg: Benchmark, reason: str, log: Path) -> UserError:
-    tasks = f"benchmark.tasks=[{','.join(cfg.tasks)}]"
-    return UserError(f"{tasks}: lm-eval {cfg.engine} stopped: {reason[:600]}. {log} has its log. Correct the tasks.")

@@ -12,15 +12,11 @@ import sys
 import traceback
 from typing import Any, TextIO
 
-import lm_eval
-from lm_eval.api.model import LM
-from lm_eval.tasks import TaskManager
-
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that a task sets
 DEFAULT_LENGTH = 256  # tokens, as the harness generates without such a setting
 
 
-class Asked(LM):  # type: ignore[misc]
+class OtherProgram:
     """A model that another program tokenises for and runs. Questions that it cannot read get an empty answer."""
 
     tokenizer_name = ""
@@ -88,13 +84,18 @@ def replace_downloads() -> None:
         nltk.word_tokenize = NLTKWordTokenizer().tokenize
 
 
-def load_tasks(job: dict[str, Any]) -> TaskManager:
-    """Return the manager of the user's tasks alone if these are all, since the harness's own take seconds to list."""
-    if job["tasks_dir"]:
-        own = TaskManager(include_path=job["tasks_dir"], include_defaults=False)
-        if {*job["tasks"]} <= {*own.task_index}:
-            return own
-    return TaskManager(include_path=job["tasks_dir"])
+def evaluate(job: dict[str, Any], channel: TextIO) -> dict[str, Any]:
+    """Return the harness's results. Its own task files, which take seconds, are read only if a task needs them."""
+    import lm_eval
+    from lm_eval.api.model import LM
+    from lm_eval.tasks import TaskManager
+
+    folder, chat = job["tasks_dir"], job["chat"]
+    own = {*TaskManager(include_path=folder, include_defaults=False).task_index} if folder else set[str]()
+    options = {"limit": job["limit"], "bootstrap_iters": 0, "apply_chat_template": chat, "fewshot_as_multiturn": chat}
+    options["task_manager"] = TaskManager(include_path=folder, include_defaults=not own >= {*job["tasks"]})
+    model = type("Model", (OtherProgram, LM), {})(channel)
+    return lm_eval.simple_evaluate(model, tasks=job["tasks"], **options)  # type: ignore[no-any-return]
 
 
 def sample_of(sample: dict[str, Any]) -> dict[str, Any]:
@@ -120,9 +121,7 @@ def main() -> None:
     job = json.loads(sys.stdin.readline())
     replace_downloads()
     try:
-        chat = {"apply_chat_template": job["chat"], "fewshot_as_multiturn": job["chat"]}
-        options = {"limit": job["limit"], "bootstrap_iters": 0, "task_manager": load_tasks(job), **chat}
-        results = lm_eval.simple_evaluate(Asked(channel), tasks=job["tasks"], **options)
+        results = evaluate(job, channel)
     except Exception as error:
         traceback.print_exc()
         send(channel, {"error": f"{type(error).__name__}: {error}"})

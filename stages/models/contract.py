@@ -237,7 +237,7 @@ class Continuation(Contract):
         return super().text(ids).split("\n\n")[0]
 
 
-class PlainText(Continuation):
+class PlainText(Contract):
     """The prompt format of benchmarks for such a base model: the text of the first message, to continue."""
 
     def prompt(self, messages: list[Message]) -> list[int]:
@@ -251,9 +251,6 @@ class PlainText(Continuation):
         ids = self.tokenizer(text + completion[0]["content"]).input_ids
         start = len(self.tokenizer(text.rstrip()).input_ids)
         return ids[:start], ids[start:]
-
-    def text(self, ids: list[int]) -> str:
-        return Contract.text(self, ids)
 
 
 def load_or_derive_contract(model: Path) -> Contract:

@@ -85,5 +85,7 @@ def produce_in_shards(
                 save(folder / f"{shard_number:06d}.parquet", buffer, kind)
                 results.add(buffer)
                 shard_number, buffer, finished = shard_number + 1, [], 0
+    if buffer:  # a stage may be killed afterwards
+        save(folder / f"{shard_number:06d}.parquet", buffer, kind)
     results.add(buffer)
     return results

@@ -118,11 +118,13 @@ def test_scores_are_those_of_our_own_scoring(typed: list[str], chain: Chain) -> 
     tasks_dir = Path(typed[1].partition("=")[2])
     for task in ("told", "claims"):
         rows[task] = [json.loads(line) for line in (tasks_dir / f"{task}.jsonl").open()]
-    told, claims = samples(folder, "told"), samples(folder, "claims")
-    assert len(told) == len(claims) == ROWS
-    ours = {s.doc_id: float(answers[s.questions[0]].text.strip() == rows["told"][s.doc_id]["answer"]) for s in told}
-    assert {s.doc_id: s.score for s in told} == ours
-    assert 0 < sum(ours.values()) < ROWS
+    generated, claims = samples(folder, "told"), samples(folder, "claims")
+    assert len(generated) == len(claims) == ROWS
+    scores = {
+        s.doc_id: float(answers[s.questions[0]].text.strip() == rows["told"][s.doc_id]["answer"]) for s in generated
+    }
+    assert {s.doc_id: s.score for s in generated} == scores
+    assert 0 < sum(scores.values()) < ROWS
     network, right = load_model(model), 0.0
     for sample in claims:
         log_probs = [log_prob(network, answers[key]) for key in sample.questions]
@@ -156,19 +158,19 @@ def test_a_killed_run_goes_on_and_a_second_one_asks_nothing(
     process.wait()
     [first] = shards.glob("*.partial")
     done = len([*first.glob("scratch/shards/*.parquet")])
-    asked: list[str] = []
+    question_ids: list[str] = []
     respond = benchmark.Respondent.respond
 
     def counted(self: benchmark.Respondent, waiting: list[Response]) -> object:
-        asked.extend(question.id for question in waiting)
+        question_ids.extend(question.id for question in waiting)
         return respond(self, waiting)
 
     monkeypatch.setattr(benchmark.Respondent, "respond", counted)
     build(chain.root, "stage=benchmark", *arguments)
     total = sum(len(responses(chain.folder(f"benchmark_{role}", *arguments))) for role in ("base", "sft", "policy"))
-    assert 0 < done == total - len(asked)
+    assert 0 < done == total - len(question_ids)
     build(chain.root, "stage=benchmark", *arguments)
-    assert done == total - len(asked)
+    assert done == total - len(question_ids)
 
 
 @pytest.mark.parametrize("typed", ["small"], indirect=True)

@@ -31,15 +31,14 @@ class Answer:
 
 @dataclass
 class BenchmarkRuntime(InferenceRuntime):
-    """The device and batches, and the Python of an environment with lm-evaluation-harness. The version of the harness
-    is part of the fingerprint. In fp32, the others change no result."""
+    """The device, the batches, and the Python that runs the harness. In fp32, they change no result."""
 
     python: str | None = MISSING
 
 
 @dataclass
 class Benchmark:
-    """The tasks of lm-evaluation-harness that every evaluated model answers in the template of its training."""
+    """Tasks of lm-evaluation-harness, which every evaluated model answers in its training's template."""
 
     tasks: list[str] = field(default_factory=list)
     tasks_dir: str | None = MISSING
@@ -48,7 +47,7 @@ class Benchmark:
     max_dropped: float | None = share(None)
     precision: Precision = MISSING
     runtime: BenchmarkRuntime = field(default_factory=BenchmarkRuntime)
-    engine: str | None = computed(None)  # set by the pipeline: the version of lm-evaluation-harness
+    engine: str | None = computed(None)  # set by the pipeline: the harness's version
 
 
 @dataclass
