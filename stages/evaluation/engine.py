@@ -1,6 +1,7 @@
 """The engine of benchmarks as a child process: it asks its questions over a pipe, and this process answers them."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -24,13 +25,13 @@ def run_engine(cfg: Benchmark, chat: bool, answer: Answer, out: StageDir) -> lis
     Raise UserError if the engine fails. Its log is scratch/engine.log."""
     tasks_dir = plugins.user_path(cfg.tasks_dir).resolve() if cfg.tasks_dir else None
     job = {"tasks": cfg.tasks, "tasks_dir": tasks_dir and str(tasks_dir), "limit": cfg.limit, "chat": chat}
-    python = shutil.which(cfg.runtime.python) if cfg.runtime.python else sys.executable
+    python = os.path.abspath(shutil.which(cfg.runtime.python or sys.executable) or sys.executable)
     log, messages = (out / SCRATCH).resolve() / "engine.log", list[dict[str, Any]]()
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as stderr:
         # -B: no __pycache__ among the task files, which have a digest. They name their data relative to themselves.
         process = subprocess.Popen(
-            [str(python), "-IB", str(DRIVER)],
+            [python, "-IB", str(DRIVER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
