@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 DEFAULT, TOY = "demo", "tiny"  # the recipes of conf/config.yaml and of conf/scale/toy.yaml
 BLOCKS = {
     "template": ["sft.template"],
-    "eval": ["answer", "eval"],
+    "eval": ["answer", "benchmark", "eval"],
     "eval/judged": ["eval.judged"],
 }  # blocks of groups that do not have the group's name
 STARTED = ("sft", "dpo", "grpo")  # blocks with starting values for another model than the recipe's

@@ -16,6 +16,9 @@ from stages.store import plugins
 from stages.store.workspace import SCRATCH, StageDir
 
 DRIVER = Path(__file__).with_name("lm_eval_driver.py")
+# Files of nltk's sentence splitter. Empty ones are an untrained splitter, so that IFEval downloads no trained one.
+SPLITTER = [f"tokenizers/punkt_tab/english/{name}" for name in ("abbrev_types.txt", "sent_starters.txt")]
+SPLITTER += [f"tokenizers/punkt_tab/english/{name}" for name in ("collocations.tab", "ortho_context.tab")]
 Answer = Callable[[dict[str, Any]], dict[str, Any]]  # from questions to their answers, by key
 
 
@@ -27,7 +30,7 @@ def run_engine(cfg: Benchmark, chat: bool, answer: Answer, out: StageDir) -> lis
     job = {"tasks": cfg.tasks, "tasks_dir": tasks_dir and str(tasks_dir), "limit": cfg.limit, "chat": chat}
     python = os.path.abspath(shutil.which(cfg.runtime.python or sys.executable) or sys.executable)
     log, messages = (out / SCRATCH).resolve() / "engine.log", list[dict[str, Any]]()
-    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"NLTK_DATA": str(write_splitter(log.parent / "nltk_data"))}
     with log.open("wb") as stderr:
         # -B: no __pycache__ among the task files, which have a digest. They name their data relative to themselves.
         process = subprocess.Popen(
@@ -36,6 +39,7 @@ def run_engine(cfg: Benchmark, chat: bool, answer: Answer, out: StageDir) -> lis
             stdout=subprocess.PIPE,
             stderr=stderr,
             cwd=tasks_dir or log.parent,
+            env=environment,
         )
     with process:
         try:
@@ -55,6 +59,14 @@ def run_engine(cfg: Benchmark, chat: bool, answer: Answer, out: StageDir) -> lis
         tasks = f"benchmark.tasks=[{','.join(cfg.tasks)}]"
         raise UserError(f"{tasks}: lm-eval {cfg.engine} failed: {reason[:600]}. Correct the tasks. Its log: {log}.")
     return messages
+
+
+def write_splitter(folder: Path) -> Path:
+    """Write the empty files of SPLITTER, and return the folder: nltk looks first in the one that NLTK_DATA names."""
+    for name in SPLITTER:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
 
 
 def send(process: subprocess.Popen[bytes], message: dict[str, Any]) -> None:

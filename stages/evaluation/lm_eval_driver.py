@@ -4,7 +4,6 @@ It runs under `benchmark.runtime.python`, so it imports nothing of this project,
 from its input. To its output it writes the questions of the tasks, all of a kind in one line, and for each such line
 it reads a line with the answers. The last lines are the samples with their scores, a line per task."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -72,18 +71,6 @@ def cut(text: str, stops: str | list[str]) -> str:
     return text
 
 
-def replace_downloads() -> None:
-    """Let IFEval split sentences and words by rules of nltk that need no download."""
-    with contextlib.suppress(ImportError):
-        import nltk
-        from nltk.tokenize import NLTKWordTokenizer
-        from nltk.tokenize.punkt import PunktSentenceTokenizer
-
-        nltk.download = nltk.data.find = lambda *_, **__: True
-        nltk.data.load = lambda *_, **__: PunktSentenceTokenizer()
-        nltk.word_tokenize = NLTKWordTokenizer().tokenize
-
-
 def evaluate(job: dict[str, Any], channel: TextIO) -> dict[str, Any]:
     """Return the harness's results. Its own task files, which take seconds, are read only if a task needs them."""
     import lm_eval
@@ -119,7 +106,6 @@ def main() -> None:
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # the harness prints: only messages may reach the output
     job = json.loads(sys.stdin.readline())
-    replace_downloads()
     try:
         results = evaluate(job, channel)
     except Exception as error:

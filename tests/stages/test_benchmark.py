@@ -19,7 +19,7 @@ from stages import benchmark
 from stages.config.blocks.evaluation import Eval
 from stages.config.installation import ENGINE, engine_version, install_command
 from stages.evaluation.benchmarks import Response, SampleScore, benchmark_results, mean_metrics, sentence
-from stages.evaluation.engine import DRIVER
+from stages.evaluation.engine import write_splitter
 from stages.models.contract import PlainText, load_contract, load_or_derive_contract
 from stages.models.loading import load_model
 from stages.store.records import Example, load, save
@@ -275,20 +275,20 @@ def test_a_metric_is_a_mean_only_if_the_figure_is_that_of_its_scores() -> None:
 
 
 @NEEDS_HARNESS
-def test_instructions_are_scored_without_a_download() -> None:
-    script = f"""
-import json, runpy, socket
+def test_instructions_are_scored_without_a_download(tmp_path: Path) -> None:
+    script = """
+import json, socket
 def refuse(*_): raise AssertionError("a connection was tried")
 socket.socket.connect = socket.getaddrinfo = refuse
-runpy.run_path({str(DRIVER)!r})["replace_downloads"]()
 from lm_eval.tasks.ifeval.utils import process_results
-doc = {{"key": 1, "prompt": "Write two lines about rain, and shout twice.",
+doc = {"key": 1, "prompt": "Write two lines about rain, and shout twice.",
   "instruction_id_list": ["length_constraints:number_sentences", "change_case:capital_word_frequency"],
-  "kwargs": [{{"relation": "at least", "num_sentences": 2}},
-    {{"capital_frequency": 2, "capital_relation": "at least"}}]}}
+  "kwargs": [{"relation": "at least", "num_sentences": 2},
+    {"capital_frequency": 2, "capital_relation": "at least"}]}
 for answer in ("It will RAIN all day. Stay DRY.", "It will rain all day. Stay dry.", "RAIN is DRY"):
     print(json.dumps(process_results(doc, [answer])["inst_level_strict_acc"]))
 """
-    ran = subprocess.run([HARNESS, "-IB", "-c", script], capture_output=True, text=True, check=True)
+    environment = os.environ | {"NLTK_DATA": str(write_splitter(tmp_path))}
+    ran = subprocess.run([HARNESS, "-IB", "-c", script], capture_output=True, text=True, check=True, env=environment)
     verdicts = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith("[")]
     assert verdicts == [[True, True], [True, False], [False, True]]
