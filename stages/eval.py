@@ -14,7 +14,17 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
-from stages.evaluation import judged, learnt, likelihood, measures, outcomes, retention, rounds, suite_results
+from stages.evaluation import (
+    benchmarks,
+    judged,
+    learnt,
+    likelihood,
+    measures,
+    outcomes,
+    retention,
+    rounds,
+    suite_results,
+)
 from stages.evaluation.asked import PROMPT_SOURCES, prompts_of_set
 from stages.evaluation.checked import Checked
 from stages.evaluation.outcomes import Answers, Table, tabulate
@@ -82,6 +92,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         results["rounds"] = by_round
     by_suite, measured_by_suite = suite_results.read_suites(cfg, inputs)
     results |= {"suites": by_suite} if by_suite else {}
+    if rows := benchmarks.benchmark_results(cfg, inputs):
+        results["benchmarks"] = rows
     results["cautions"] = learnt.cautions(results)
     results["verdict"] = verdict_of(results)
     save(out / "outcomes.parquet", checked.verdict_table.outcomes(), Outcome)

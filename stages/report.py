@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from stages.config.schema import Report
-from stages.evaluation import rounds, suite_results
+from stages.evaluation import benchmarks, rounds, suite_results
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
 from stages.evaluation.outcomes import arms
@@ -33,7 +33,7 @@ SCORED_BY = ("label_reward_model", "label")  # nodes with a reward model as labe
 WARNED_IN = {"base": "settings", "source": "settings", "data": "settings", "sft": "curves", "dpo": "curves"}
 WARNED_IN |= {"kto": "curves", "grpo": "curves"}
 WARNED_IN |= dict.fromkeys(("select", "sample", "pool", "label", "pairs", "unpaired", "reference"), "labels")
-WARNED_IN |= {"reward": "reward", "answer": "answers", "versus": "judged", "eval": "seeds"}
+WARNED_IN |= {"reward": "reward", "answer": "answers", "versus": "judged", "benchmark": "benchmarks", "eval": "seeds"}
 
 
 def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -73,6 +73,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "learnt": headline.learnt(),
         "judged": " ".join(map(headline.comparison, results["judged"].values())),
         "outside": headline.outside_sets(),
+        "benchmarks": benchmarks.sentence(results.get("benchmarks", []), results["main_difference"], titles),
         "retention": results["retention"].get("sentence"),
         "suites": suite_results.sentence(results["suites"], models) if "suites" in results else "",
         "seeds": over_seeds and over_seeds["sentence"],

@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT, TOY = "demo", "tiny"  # the recipes of conf/config.yaml and of conf/scale/toy.yaml
 # Blocks of groups that do not have the group's name
-BLOCKS = {"template": ["sft.template"], "eval": ["answer", "eval"], "eval/judged": ["eval.judged"]}
+BLOCKS = {"template": ["sft.template"], "eval": ["answer", "benchmark", "eval"]}
+BLOCKS |= {f"eval/{name}": [f"eval.{name}"] for name in ("judged", "suites")}
 STARTED = ("sft", "dpo", "grpo")  # blocks with starting values for another model than the recipe's
 # Learning rates and beta of published runs, by objective, adapter and number of parameters
 ROWS: dict[str, dict[str, list[dict[str, Any]]]] = read_beside(__file__)

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import subprocess
 import tomllib
 from functools import cache
 from importlib import metadata
@@ -13,6 +14,7 @@ import yaml
 PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent
 DISTRIBUTION = "plumbline-alignment"
+ENGINE = "lm-eval"  # the distribution of lm-evaluation-harness
 PROGRAM = "PLUMBLINE_PROGRAM"  # the environment variable with the command's first words, for child processes
 
 
@@ -45,6 +47,19 @@ def version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+@cache
+def engine_version(python: str | None) -> str | None:
+    """Return the version of lm-evaluation-harness that a Python has (None: this Python), or None without it."""
+    if python is None:
+        return version(ENGINE)
+    script = f"from importlib.metadata import version; print(version('{ENGINE}'))"
+    try:
+        ran = subprocess.run([python, "-I", "-c", script], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return ran.stdout.strip()
 
 
 def program() -> list[str]:

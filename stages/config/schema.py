@@ -13,7 +13,7 @@ from omegaconf import MISSING, OmegaConf
 from stages.config import choices
 from stages.config.blocks.data import SPLIT_OF_GROUP, Data, Source
 from stages.config.blocks.endpoints import Endpoint, Price
-from stages.config.blocks.evaluation import Answer, Eval
+from stages.config.blocks.evaluation import Answer, Benchmark, Eval
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
@@ -30,7 +30,7 @@ CONF, RECIPES, DOCS = ((PACKAGE if (PACKAGE / name).is_dir() else ROOT) / name f
 Target = StrEnum(
     "Target",
     "base source data select sft sample pool label pairs unpaired reference dpo kto grpo reward answer versus eval "
-    "report",
+    "benchmark report",
 )
 
 POLICY_STAGES = (Target.dpo, Target.kto, Target.grpo)  # stages that train the policy
@@ -159,6 +159,7 @@ class Config:
     grpo: GRPO = field(default_factory=GRPO)
     reward: Reward = field(default_factory=Reward)
     answer: Answer = field(default_factory=Answer)
+    benchmark: Benchmark = field(default_factory=Benchmark)
     eval: Eval = field(default_factory=Eval)
     report: Report = field(default_factory=Report)
     tracker: Tracker = field(default_factory=Tracker)

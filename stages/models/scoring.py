@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 from trl.trainer import add_fused_lm_head
 
@@ -18,6 +19,7 @@ from stages.models import lm_head
 from stages.models.contract import Contract
 from stages.models.packing import add_layout, pack_pairs, send_batch
 from stages.models.rendering import ContractError
+from stages.models.run_attention import send_tensor
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs
 from stages.store.text_units import count_shared_prefix
@@ -163,6 +165,28 @@ def pair_log_probs(
     scored = output.log_probs.float().cpu()  # (rows, length - 1): position t scores token t + 1
     log_probs = [row[marks].tolist() for row, marks in zip(scored, marked[:, 1:], strict=True)]
     return list(zip(log_probs[: len(pairs)], log_probs[len(pairs) :], strict=True))
+
+
+def install_completion_scoring(model: PreTrainedModel) -> PreTrainedModel:
+    """Give the model TRL's fused LM head, which computes log-probs without the logits of all positions in memory."""
+    lm_head.install_cpu_head()
+    add_fused_lm_head(model, outputs=("log_probs", "is_top1"))
+    return model
+
+
+@torch.no_grad()
+def completion_scores(model: PreTrainedModel, rows: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+    """Return each completion's log-prob in nats, and whether the model finds each of its tokens the likeliest. `rows`:
+    the token ids of a prompt and of its completion."""
+    ids = pad_sequence([torch.tensor(prompt + completion) for prompt, completion in rows], batch_first=True)
+    labels = torch.full_like(ids, -100)
+    for i, (prompt, completion) in enumerate(rows):
+        labels[i, len(prompt) : len(prompt) + len(completion)] = torch.tensor(completion)
+    # Causal attention ignores the padding on the right.
+    batch = {"input_ids": send_tensor(ids, model.device), "labels": send_tensor(labels, model.device)}
+    output = model(**batch, use_cache=False, fused_lm_head=True)
+    sums, hits = output.log_probs.float().sum(-1).tolist(), output.is_top1.sum(-1).tolist()
+    return [(total, hit == len(row[1])) for total, hit, row in zip(sums, hits, rows, strict=True)]
 
 
 def join_reference(pairs: Iterable[Pair], logps: Iterable[PairLogProbs]) -> Iterator[tuple[Pair, PairLogProbs | None]]:

@@ -1,7 +1,8 @@
 """The nodes that evaluate the models of a run.
 
 Every model answers every set of prompts (`answer`). With `eval.judged`, each opponent's answers are put beside the
-policy's (`versus`), and a labeler judges these pairs of answers (`label`). The node `eval` reads all of them."""
+policy's (`versus`), and a labeler judges these pairs of answers (`label`). With `benchmark.tasks`, every model answers
+these (`benchmark`). The node `eval` reads all of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from stages.config.blocks.evaluation import CONSTANT, FORMS, REFERENCE, REFERENC
 from stages.config.blocks.models import Model
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Role, Split
+from stages.config.installation import engine_version
 from stages.config.schema import Config
 from stages.pipeline.subgraphs import MakeNode, wire_labels
 from stages.store.node import Node
@@ -51,6 +53,9 @@ def wire_evaluation(
         name = [*prompts][-1]  # the prompts of `eval.judged.source`, else of held-out pairs, else of the data
         compared = (name, *prompts[name])
         judged = wire_comparisons(cfg, make_node, models, opponents, answers, compared, reward, is_built)
+    if cfg.benchmark.tasks:
+        tasks = replace(cfg.benchmark, engine=engine_version(cfg.benchmark.runtime.python))
+        answers |= {f"benchmark_{role}": make_node("benchmark", tasks, model=model) for role, model in models.items()}
     eval_inputs = {name: node for name, node in judged.items() if name.startswith(("versus_", "judged_"))}
     titles = name_models(cfg, models)
     block = replace(

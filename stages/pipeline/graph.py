@@ -33,12 +33,14 @@ from stages.store.node import Node
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
 VERSIONS = {"base": 5, "source": 3, "data": 10, "select": 4, "sft": 11, "sample": 9, "pool": 1, "label": 7}
 VERSIONS |= {"pairs": 8, "unpaired": 2, "reference": 10, "dpo": 10, "kto": 1, "grpo": 1, "reward": 1}
-VERSIONS |= {"answer": 11, "versus": 1, "eval": 16, "report": 17}
+VERSIONS |= {"answer": 11, "versus": 1, "benchmark": 1, "eval": 16, "report": 17}
 
 # The stage to suggest after each stage, on the command line.
 NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sample": "label", "pool": "label"}
 NEXT |= {"label": "pairs", "pairs": "reference", "reference": "dpo", "unpaired": "pairs", "answer": "eval"}
-NEXT |= {"versus": "eval", "eval": "report"} | {objective.name: objective.next for objective in OBJECTIVES.values()}
+NEXT |= {"versus": "eval", "benchmark": "eval", "eval": "report"} | {
+    objective.name: objective.next for objective in OBJECTIVES.values()
+}
 
 MISSING_STAGES: dict[str, str] = {  # by stage, the settings that add nodes of this stage to the graph
     Target.reference: "dpo.loss_type=[simpo] needs no reference.",
@@ -46,6 +48,7 @@ MISSING_STAGES: dict[str, str] = {  # by stage, the settings that add nodes of t
     Target.kto: "Set align=kto or arms=[kto].",
     Target.grpo: "Set align=grpo or arms=[grpo].",
     Target.source: "List files or hub datasets in data.sources.",
+    Target.benchmark: "Name tasks: benchmark.tasks=[NAME].",
     Target.versus: "Set eval/judged=judge, reward_model, human or ensemble.",
 }
 # Stages that align=none and align=grpo leave out.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 from stages.config.blocks.data import Data, OneSource
+from stages.config.blocks.evaluation import Benchmark
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Sample
@@ -25,6 +26,7 @@ CHECKS: dict[type, tuple[Check, ...]] = {
     Model: (model_files.require_model,),
     OneSource: (user_files.require_data_part, row_files.require_source),
     Sample: (user_files.require_sampler, servers.require_sampled),
+    Benchmark: (user_files.require_engine,),
     CandidateFile: (row_files.require_candidates,),
     Label: (
         *(user_files.require_labeler, row_files.require_preferences, model_files.require_reward_model),

@@ -15,7 +15,7 @@ from stages.config.blocks.labels import Judge
 from stages.config.blocks.models import Own
 from stages.config.choices import RUBRIC_TEXTS, Rubrics
 from stages.config.errors import Errors, UserError, name_block
-from stages.config.installation import ROOT, read_beside
+from stages.config.installation import ENGINE, ROOT, install_command, read_beside
 from stages.config.schema import Config
 from stages.preflight import sources
 from stages.sandbox.jinja_process import Refusal, name_setting, read_facts, render
@@ -44,6 +44,15 @@ def validate_user_files(cfg: Config) -> None:
             with errors:
                 validate_task(f"{key}.task", source.task)
     errors.raise_all()
+
+
+def require_engine(node: Node, store: Store) -> None:
+    """Raise UserError if the Python of `benchmark.runtime.python` does not have the engine of benchmarks."""
+    python, tasks = node.config.runtime.python, f"benchmark.tasks=[{','.join(node.config.tasks)}]"
+    if not node.config.engine:
+        way = f"{python} -m pip install '{ENGINE}[ifeval]'" if python else install_command("benchmark")
+        place = f"benchmark.runtime.python={python}" if python else "this Python"
+        raise UserError(f"{tasks} needs {ENGINE} in {place}. Type: {way}.")
 
 
 def validate_rubric(judge: Judge, file: Path) -> None:

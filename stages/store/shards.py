@@ -6,13 +6,13 @@ from typing import Generic, TypeVar
 
 import pyarrow as pa
 
-from stages.store.records import Candidate, Judgement, PairLogProbs, Record, load, save
+from stages.store.records import Record, load, save
 from stages.store.sealed_json import Damaged, move_aside
 from stages.store.table_schema import records_of, table_of
 from stages.store.workspace import SCRATCH, Progress, StageDir
 
 Item = TypeVar("Item")
-Output = TypeVar("Output", Candidate, Judgement, PairLogProbs)
+Output = TypeVar("Output")
 
 
 class StreamedTable(Generic[Record]):
@@ -85,5 +85,7 @@ def produce_in_shards(
                 save(folder / f"{shard_number:06d}.parquet", buffer, kind)
                 results.add(buffer)
                 shard_number, buffer, finished = shard_number + 1, [], 0
+    if buffer:  # a stage may be killed afterwards
+        save(folder / f"{shard_number:06d}.parquet", buffer, kind)
     results.add(buffer)
     return results

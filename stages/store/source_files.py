@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.config.blocks.data import Data, OneSource, Source
+from stages.config.blocks.evaluation import Benchmark
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Sample
@@ -93,6 +94,11 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         with errors:
             path = keep_copy(read_template(template).encode(), template)
             block = replace(block, template=replace(block.template, path=path))
+    elif isinstance(block, Benchmark) and block.tasks_dir:
+        if (folder := plugins.user_path(block.tasks_dir)).is_dir():
+            digest_by_path[block.tasks_dir] = digest_path(folder, cache)
+        else:
+            errors.add(f"benchmark.tasks_dir={block.tasks_dir}: there is no such folder. Type the path of a folder.")
     elif isinstance(block, CandidateFile):
         pin_file(block.file, f"{block.key}.file")
     if isinstance(block, Label) and block.known:

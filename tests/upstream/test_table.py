@@ -24,6 +24,7 @@ SOURCES = [ROOT / "run.py", *sorted(HOUSE.rglob("*.py"))]
 # Modules that their libraries' documentation names. What comes from any other is in the table.
 DOCUMENTED = set(
     "accelerate accelerate.utils bitsandbytes.nn datasets filelock gguf gguf.quants huggingface_hub "
+    "lm_eval lm_eval.api.model lm_eval.tasks "
     "huggingface_hub.errors hydra hydra.core.config_store hydra.core.hydra_config "
     "hydra.core.override_parser.overrides_parser hydra.core.plugins hydra.errors hydra.experimental.callback "
     "hydra.types hydra.utils jinja2 jinja2.ext jinja2.meta jinja2.nodes jinja2.parser jinja2.sandbox markupsafe "

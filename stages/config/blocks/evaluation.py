@@ -32,6 +32,27 @@ class Answer:
 
 
 @dataclass
+class BenchmarkRuntime(InferenceRuntime):
+    """The device, the batches, and the Python that runs the harness. In fp32, they change no result."""
+
+    python: str | None = MISSING
+
+
+@dataclass
+class Benchmark:
+    """Tasks of lm-evaluation-harness, which every evaluated model answers in its training's template."""
+
+    tasks: list[str] = field(default_factory=list)
+    tasks_dir: str | None = MISSING
+    limit: int | None = between(1, 1_000_000)
+    max_new_tokens: int | None = between(1, 65_536)
+    max_dropped: float | None = share(None)
+    precision: Precision = MISSING
+    runtime: BenchmarkRuntime = field(default_factory=BenchmarkRuntime)
+    engine: str | None = computed(None)  # set by the pipeline: the harness's version
+
+
+@dataclass
 class Judged(Labelers):
     """A labeler compares the policy's answers with those of other models, prompt by prompt. The blocks of labelers
     have the same keys as in `label`."""

@@ -1,0 +1,121 @@
+"""Stage `benchmark`: one model answers tasks of lm-evaluation-harness in the template of its training.
+
+The harness makes the prompts and scores the answers. In between, the model's contract tokenises each prompt and the
+sampler of `stage=answer` answers it, so a prompt has the token ids that training gave it. A base without a chat
+template is asked with the harness's plain text."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from stages.config.blocks.evaluation import Benchmark
+from stages.evaluation.benchmarks import Response, SampleScore, mean_metrics, score_samples
+from stages.evaluation.engine import run_engine
+from stages.models.contract import Continuation, PlainText, load_or_derive_contract
+from stages.models.loading import load_model, read_context_length, resolve_device, sampling_weights
+from stages.models.rendering import ContractError
+from stages.models.scoring import batches_by_length, completion_scores, install_completion_scoring
+from stages.samplers.completions import get_sampler
+from stages.samplers.hf import HFSampler
+from stages.samplers.sampler import Decoding, Request
+from stages.store.dropped import Dropped
+from stages.store.records import save
+from stages.store.shards import produce_in_shards
+from stages.store.workspace import StageDir
+
+
+def run(cfg: Benchmark, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
+    """Publish `responses.parquet`, a response to each question, and `samples.parquet`, a score per prompt and metric.
+    Raise UserError if the engine stops, or the model cannot read too many questions."""
+    respondent = Respondent(cfg, inputs["model"] / "model", out)
+    tasks = run_engine(cfg, respondent.chat, respondent.answer, out)
+    samples = [sample for task in tasks for sample in score_samples(task, respondent.responses)]
+    save(out / "responses.parquet", respondent.responses.values(), Response)
+    save(out / "samples.parquet", samples, SampleScore)
+    scores = defaultdict[str, list[float]](list)
+    for sample in samples:
+        scores[f"{sample.task} {sample.metric}"].append(sample.score)
+    rates = {row: fmean(of_row) for row, of_row in scores.items()}
+    if not_means := [
+        f"{task['task']} {name}" for task in tasks for name, mean in mean_metrics(task).items() if not mean
+    ]:
+        out.warn(f"{', '.join(not_means)}: not a mean of one score from 0 to 1 per prompt, so without an interval.")
+    return {
+        "device": str(resolve_device(cfg.runtime.device)),
+        "form": type(respondent.contract).__name__,
+        "questions": len(respondent.responses),
+        "questions_dropped": dict(respondent.dropped.reasons),
+        "rates": rates,
+        "figures": {task["task"]: task["figures"] for task in tasks},
+        "summary": f"{len(respondent.responses)} questions; {', '.join(f'{row} {rates[row]:.1%}' for row in rates)}",
+    }
+
+
+class Respondent:
+    """A model that answers the engine's questions. Those that it cannot read completely are dropped."""
+
+    def __init__(self, cfg: Benchmark, model: Path, out: StageDir):
+        self.cfg, self.model, self.out, self.contract = cfg, model, out, load_or_derive_contract(model)
+        self.chat = not isinstance(self.contract, Continuation)
+        if not self.chat:
+            self.contract = PlainText(self.contract.tokenizer, self.contract.stop_ids)
+        self.context_length, self.responses = read_context_length(model), dict[str, Response]()
+        self.dropped = Dropped(out, "questions", cfg.max_dropped, "benchmark.max_dropped")
+
+    def answer(self, contents: dict[str, Any]) -> dict[str, Any]:
+        """Return the answers to the engine's questions by key, without those that are dropped."""
+        questions = [question for key, content in contents.items() if (question := self.read(key, content))]
+        id_of, size = lambda response: response.id, self.cfg.runtime.shard_size
+        self.dropped.settle(total := len(self.responses) + len(questions), total)
+        table = produce_in_shards(questions, id_of, self.respond, Response, id_of, size, "benchmark", self.out)
+        responses = {response.id: response for response in table}
+        self.responses |= responses
+        return {key: response.answer for key, response in responses.items()}
+
+    def read(self, key: str, content: dict[str, Any]) -> Response | None:
+        """Return a question of the engine with its token ids, or None if it is dropped. In a chat template, a choice
+        is the assistant's turn, without white space around it."""
+        prompt, continuation, limit = content["prompt"], content.get("continuation"), 0
+        messages = json.loads(prompt) if self.chat else [{"role": "user", "content": prompt}]
+        try:
+            if continuation is None:
+                limit = min(content["max_new_tokens"], self.cfg.max_new_tokens or content["max_new_tokens"])
+                question = Response(key, messages, self.contract.prompt(messages), [], "", limit)
+            else:
+                choice = continuation.strip() if self.chat else continuation
+                ids = self.contract.completion(messages, [{"role": "assistant", "content": choice}])
+                question = Response(key, messages, *ids, choice, limit)
+        except ContractError as error:
+            self.dropped.add(key, error)
+            return None
+        tokens = len(question.prompt_ids) + len(question.completion_ids) + limit
+        if self.context_length and tokens > self.context_length:
+            self.dropped.add(key, f"longer than the {self.context_length:,} tokens that the model reads", tokens)
+            return None
+        return question
+
+    def respond(self, waiting: Sequence[Response]) -> Iterator[tuple[Response, list[Response]]]:
+        """Yield each question with its response."""
+        choices = [question for question in waiting if question.is_choice]
+        rows = [(question.prompt_ids, question.completion_ids) for question in choices]
+        if rows:
+            self.out.open_resource.clear()  # one model in memory at a time
+            device = resolve_device(self.cfg.runtime.device)
+            scorer = install_completion_scoring(load_model(self.model, sampling_weights(self.cfg.precision), device))
+            tokens = [len(prompt) + len(completion) for prompt, completion in rows]
+            for batch in batches_by_length(tokens, None, device):
+                for i, scores in zip(batch, completion_scores(scorer, [rows[i] for i in batch]), strict=True):
+                    yield choices[i], [replace(choices[i], logprob=scores[0], is_greedy=scores[1])]
+        for limit in sorted({question.max_new_tokens for question in waiting if not question.is_choice}):
+            decoding = Decoding([0.0], limit, self.cfg.precision, self.cfg.runtime, block="benchmark")
+            sampler: Any = get_sampler(self.model, self.contract, decoding, HFSampler.open, self.out)
+            by_id = {question.id: question for question in waiting if question.max_new_tokens == limit}
+            requests = [Request(q.id, q.messages, q.prompt_ids, [0.0], 0) for q in by_id.values()]
+            for request, [completion] in sampler.complete(requests):
+                ids, question = completion.token_ids, by_id[request.id]
+                text, logprob = self.contract.text(ids), completion.logprob
+                yield question, [replace(question, completion_ids=ids, text=text, logprob=logprob)]

@@ -1,0 +1,114 @@
+"""Benchmarks: the scores of every model on the same prompts, their rates, and paired differences with intervals."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from stages.config.blocks.evaluation import Eval
+from stages.evaluation.intervals import Means
+from stages.evaluation.outcomes import differences
+from stages.store.records import Message, load
+from stages.store.table_schema import Int32
+
+PREFIX = "benchmark_"  # of the names of inputs, before the model's role
+
+
+@dataclass
+class Response:
+    """A question of a benchmark with the model's response: the greedy `text` of at most `max_new_tokens` tokens, or
+    of a choice (0) the log-prob in nats, and whether each of its tokens is the likeliest one."""
+
+    id: str
+    messages: list[Message]
+    prompt_ids: list[Int32]
+    completion_ids: list[Int32]
+    text: str
+    max_new_tokens: Int32
+    logprob: float = 0.0
+    is_greedy: bool = True
+
+    @property
+    def is_choice(self) -> bool:
+        return not self.max_new_tokens
+
+    @property
+    def answer(self) -> str | tuple[float, bool]:
+        """The response in the form that the engine reads."""
+        return (self.logprob, self.is_greedy) if self.is_choice else self.text
+
+
+@dataclass
+class SampleScore:
+    """A model's score in [0, 1] for a prompt (`doc_hash`) of a task. `questions`: the ids of its responses."""
+
+    task: str
+    metric: str
+    doc_hash: str
+    doc_id: int
+    questions: list[str]
+    score: float
+
+
+def mean_metrics(task: Mapping[str, Any]) -> dict[str, bool]:
+    """Return by metric of a task whether it is the mean of a score in [0, 1] per prompt, as the engine's own figure
+    confirms. Others, such as a corpus's BLEU, have no interval and no paired difference."""
+    scores = defaultdict[str, list[Any]](list)
+    for sample in task["samples"]:
+        for metric, score in sample["scores"].items():
+            scores[metric].append(math.nan if score is None else score)
+    return {
+        metric: all(0 <= score <= 1 for score in of_metric)
+        and math.isclose(fmean(of_metric), task["figures"].get(metric, math.nan), abs_tol=1e-9)
+        for metric, of_metric in scores.items()
+    }
+
+
+def score_samples(task: Mapping[str, Any], responses: Mapping[str, Response]) -> list[SampleScore]:
+    """Return the scores of a task by metrics that are means, for prompts whose questions all have responses."""
+    is_mean = mean_metrics(task)
+    return [
+        SampleScore(task["task"], metric, sample["doc_hash"], sample["doc_id"], sample["questions"], score)
+        for sample in task["samples"]
+        if responses.keys() >= {*sample["questions"]}
+        for metric, score in sample["scores"].items()
+        if is_mean[metric]
+    ]
+
+
+def benchmark_results(cfg: Eval, inputs: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Return a row for each task and metric: every model's rate, and the paired differences, with intervals, on the
+    prompts that all models were asked. Return [] if the evaluation has no benchmarks."""
+    roles = [role for role in cfg.models if f"{PREFIX}{role}" in inputs]
+    scores = defaultdict[tuple[str, str], dict[int, dict[str, float]]](lambda: defaultdict(dict))
+    for role in roles:
+        for sample in load(inputs[f"{PREFIX}{role}"] / "samples.parquet", SampleScore):
+            scores[sample.task, sample.metric][sample.doc_id][role] = sample.score
+    rows = list[dict[str, Any]]()
+    for (task, metric), by_prompt in scores.items():
+        if table := [
+            [of_prompt[role] for role in roles] for of_prompt in by_prompt.values() if len(of_prompt) == len(roles)
+        ]:
+            means = Means(np.array(table), [task] * len(table))
+            row: dict[str, Any] = {"task": task, "metric": metric, "prompts": len(table)}
+            row |= {role: asdict(means.share(i, cfg.confidence)) for i, role in enumerate(roles)}
+            for name, (a, b) in differences(roles).items():
+                row[name] = asdict(means.difference(roles.index(a), roles.index(b), cfg.confidence))
+            rows.append(row)
+    return rows
+
+
+def sentence(rows: Sequence[Mapping[str, Any]], difference: str, titles: Mapping[str, str]) -> str:
+    """Return in how many rows a difference is above or below 0; "" without rows. `titles`: of the differences."""
+    higher, lower = (
+        sum(sign * row[difference][side] > 0 for row in rows) for sign, side in ((1, "low"), (-1, "high"))
+    )
+    counts = (
+        f"{titles[difference]} is above 0 in {higher} and below 0 in {lower} of {len(rows)} rates, by their intervals."
+    )
+    return counts if rows else ""
