@@ -6,6 +6,7 @@ than SFT does. *Judged*: the policy's win rate by a labeler. With the user's own
 first. All other figures have an interval and no verdict."""
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     save(out / "outcomes.parquet", checked.verdict_table.outcomes(), Outcome)
     tables = [checked.everything, *checked.outside.values(), *unchecked.values()]
     measured += measures.measure_answers(tables, checked.primary, answers["policy"])
-    save(out / measures.FILE, [*measured, *measured_by_suite, *judged.measure_wins(cfg, inputs)], measures.Measure)
+    further = chain(judged.measure_wins(cfg, inputs), benchmarks.measure_samples(inputs))
+    save(out / measures.FILE, [*measured, *measured_by_suite, *further], measures.Measure)
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
     main, groups = results["primary"], results["groups"]
     rates = [f"{title} {main[role]['mean']:.1%}" for role, title in titles.items() if main and "checks" in parts]

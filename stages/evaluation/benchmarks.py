@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -12,8 +12,9 @@ import numpy as np
 
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation.intervals import Means
+from stages.evaluation.measures import Measure
 from stages.evaluation.outcomes import differences
-from stages.store.records import Message, load
+from stages.store.records import Message, content_id, load
 from stages.store.table_schema import Int32
 
 PREFIX = "benchmark_"  # of the names of inputs, before the model's role
@@ -101,6 +102,13 @@ def benchmark_results(cfg: Eval, inputs: Mapping[str, Path]) -> list[dict[str, A
                 row[name] = asdict(means.difference(roles.index(a), roles.index(b), cfg.confidence))
             rows.append(row)
     return rows
+
+
+def measure_samples(inputs: Mapping[str, Path]) -> Iterator[Measure]:
+    """Yield the policy's scores, for `stage=gate`."""
+    if folder := inputs.get(f"{PREFIX}policy"):
+        for s in load(folder / "samples.parquet", SampleScore):
+            yield Measure(f"{s.task} {s.metric}", content_id(s.task, s.doc_id, s.doc_hash), s.task, s.score)
 
 
 def sentence(rows: Sequence[Mapping[str, Any]], difference: str, titles: Mapping[str, str]) -> str:
