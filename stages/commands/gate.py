@@ -75,7 +75,9 @@ def judge(store: Store, cfg: Gate, nodes: dict[str, Node], overrides: list[str])
     table = Table(*COLUMNS, title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for line in lines:
         table.add_row(*map(visible, cells(line)))
-    Console(width=None if os.isatty(1) else 160, markup=False).print(table, *map(visible, reasons), sep="\n")
+    Console(width=None if os.isatty(1) else 160, markup=False).print(
+        table, *map(visible, [] if code is Code.cannot_tell else reasons), sep="\n"
+    )
     content = {"code": code, "outcome": WORDS[code], "reasons": reasons, "lines": [asdict(line) for line in lines]}
     content |= {side: [*map(str, each.folders)] for side, each in (("before", old), ("after", new))}
     written = safe_files.write_if_allowed(store.root / "gate.json", json.dumps(content, indent=1).encode())

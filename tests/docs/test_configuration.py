@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from stages.config.choices import Command
 from stages.config.installation import ROOT
-from stages.config.limits import limits_of
+from stages.config.limits import COMPUTED, limits_of
 from stages.config.schema import RECIPES, Config, Target
 from stages.store import plugins
 from tests.helpers import composed
@@ -57,6 +57,8 @@ TYPES: dict[Any, str] = {
     bool: "true or false",
     type(None): "null",
 }
+
+AS_LABEL = tuple(f"eval.judged.{name}." for name in ("own", "judge", "human", "reward_model", "ensemble"))
 
 Row = tuple[str, str, str, str]  # key, type, default, meaning
 
@@ -238,6 +240,8 @@ def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -
     hints, comments_in_schema = typing.get_type_hints(kind), said_in_schema(kind)
     for field in fields(kind):
         key, hint = f"{prefix}{field.name}", hints[field.name]
+        if COMPUTED in field.metadata:  # nobody can type it
+            continue
         limit = limits_of(field)
         meanings = [
             said_in_yaml().get(key, ""),
@@ -266,15 +270,17 @@ def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -
 
 
 def say_once(elements: list[Row], rows: list[Row]) -> list[Row]:
-    """The rows; where the meaning was said of an element's or an earlier key of the same name, they name that key."""
+    """The rows; where the meaning was said of an element's or an earlier key of the same name, they name that key. The
+    labelers of `eval.judged` have the keys of `label`, so those are left out."""
     first = {
         (key.rsplit(".", 1)[-1], meaning): key for key, *_, meaning in reversed(elements) if "must" not in meaning[:4]
     }
     first_keys = [first.setdefault((key.rsplit(".", 1)[-1], meaning), key) for key, *_, meaning in rows]
-    return [
+    shortened = [
         (key, *values, f"as `{earlier}`" if earlier != key and len(meaning.split()) > 2 else meaning)
         for (key, *values, meaning), earlier in zip(rows, first_keys, strict=True)
     ]
+    return [row for row in shortened if not row[0].startswith(AS_LABEL)]
 
 
 @cache
@@ -327,6 +333,18 @@ def render() -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
+def is_computed(key: str) -> bool:
+    kind: Any = Config
+    for name in key.split("."):
+        field = next((field for field in fields(kind) if field.name == name), None)
+        if field is None or COMPUTED in field.metadata:
+            return field is not None
+        kind = nested(typing.get_type_hints(kind)[name])
+        if kind is None:
+            return False
+    return False
+
+
 def line_of(key: str) -> str:
     (line,) = [line for line in render().splitlines() if line.startswith(f"| `{key}` |")]
     return line
@@ -341,7 +359,8 @@ def test_the_page_is_true() -> None:
 
 def test_it_names_every_key_option_and_recipe() -> None:
     page = render()
-    named = {f"| `{key}` |" for key, value in values("~recipe").items() if not isinstance(value, dict)}
+    typed = {key for key, value in values("~recipe").items() if not (isinstance(value, dict) or is_computed(key))}
+    named = {f"| `{key}` |" for key in typed if not key.startswith(AS_LABEL)}
     named -= {name for name in named if re.match(r"\| `((sft|dpo|kto|grpo|reward)\.trainer|prices)\.", name)}
     named |= {f"| `{group}={path.stem}`" for group, options in groups().items() for path in options}
     named |= {f"`recipe={path.stem}`" for path in RECIPES.glob("*.yaml")}
@@ -353,7 +372,7 @@ def test_a_key_has_its_words_its_defaults_and_its_comments_beside_it() -> None:
     assert "`1e-05`; demo: `3e-05`" in line_of("dpo.learning_rate")
     assert "longer pairs are dropped" in line_of("dpo.max_length"), "behind a key in conf/"
     assert "the commit it stands for" in line_of("model.revision"), "in another option than the default one"
-    assert "its share of the prompts" in line_of("sample.round"), "behind a field of the schema"
+    assert "of twins in each suite" in line_of("eval.suites.pairs").lower(), "behind a field of the schema"
     assert "Must be positive" in line_of("dpo.beta"), "a limit of the schema"
     assert ", ".join(f"`{word}`" for word in WORDS["label.labeler"]) in line_of("label.labeler"), "a room's files"
 
