@@ -85,11 +85,10 @@ def conclusion(models: list[Contender], predicate: str, comparison: Comparison |
     parts = [lead_clause(models, len(settings), best, start, predicate)]
     if comparison is None:
         parts.append("whether that is chance is not known")
-    else:
-        if start is not None:
-            parts.append(gain_clause(comparison, best, start, len(settings)))
-        if len(settings) > 1 and (start is None or models[best].rate > models[start].rate):
-            parts.append(rivals_clause(comparison, best, settings))
+    if comparison and start is not None:
+        parts.append(gain_clause(comparison, best, start, len(settings)))
+    if comparison and len(settings) > 1 and (start is None or models[best].rate > models[start].rate):
+        parts.append(rivals_clause(comparison, best, settings))
     return f"{'; '.join(parts)}."
 
 
@@ -109,10 +108,8 @@ def lead_clause(models: list[Contender], settings: int, best: int, start: int | 
 def gain_clause(comparison: Comparison, best: int, start: int, settings: int) -> str:
     gain, corrected = comparison.uncorrected(start, best), comparison.corrected(start, best)
     comparative = "more" if corrected.low > 0 or corrected.high < 0 else "no more"
-    if settings == 1:
-        return f"the difference, {gain.points()}, is {comparative} than chance"
-    corrected_bounds = f"{corrected.bounds()} when corrected for {settings} settings"
-    return f"the difference, {gain.points()}, {corrected_bounds}, is {comparative} than chance"
+    bounds = f" {corrected.bounds()} when corrected for {settings} settings," if settings > 1 else ""
+    return f"the difference, {gain.points()},{bounds} is {comparative} than chance"
 
 
 def rivals_clause(comparison: Comparison, best: int, settings: list[int]) -> str:

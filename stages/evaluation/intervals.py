@@ -48,6 +48,10 @@ class Interval:
         """The bounds in percentage points: `−7.1 to +3.4`."""
         return f"{bound(self.low)} to {bound(self.high)}"
 
+    def word(self, above: str, below: str, neither: str) -> str:
+        """Return the word for an interval above 0, for one below 0, or for one that contains 0."""
+        return above if self.low > 0 else below if self.high < 0 else neither
+
 
 class Means:
     """The mean outcome of every model on the same prompts, and the error of each mean and difference.
@@ -142,9 +146,7 @@ def paired(before: Sequence[float], after: Sequence[float], confidence: float = 
     """The mean difference of two measurements of the same rows, with a t interval; infinite bounds for one row."""
     differences = [b - a for a, b in zip(before, after, strict=True)]
     mean, n = fmean(differences), len(differences)
-    margin = math.inf
-    if n > 1:
-        margin = student_quantile((1 + confidence) / 2, n - 1) * stdev(differences) / n**0.5
+    margin = student_quantile((1 + confidence) / 2, n - 1) * stdev(differences) / n**0.5 if n > 1 else math.inf
     return Interval(mean, mean - margin, mean + margin)
 
 

@@ -139,13 +139,9 @@ class Headline:
     def change_clause(self, group: dict[str, Any], name: str) -> str:
         """Return a difference as text: `no measurable change (−1.7 points, −7.1 to +3.4; 240 prompts)`."""
         delta = Interval(**group[name])
-        word = "better" if delta.low > 0 else "worse" if delta.high < 0 else "no measurable change"
-        if name != self.main and word == "no measurable change":
-            word = "no measurable difference"
-        if group["note"]:
-            word = group["note"]
-        prompts = f"{group['prompts']:,} prompts"
-        return f"{word} ({points(delta.mean)} points, {delta.bounds()}; {prompts})"
+        none = f"no measurable {'change' if name == self.main else 'difference'}"
+        word = group["note"] or delta.word("better", "worse", none)
+        return f"{word} ({points(delta.mean)} points, {delta.bounds()}; {group['prompts']:,} prompts)"
 
 
 def within(share: dict[str, float]) -> str:

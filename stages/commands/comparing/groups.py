@@ -143,7 +143,7 @@ class Group:
         if self.comparison is None:
             return [""] * len(self.settings)
         gains = [self.comparison.corrected(self.sft_index, i) for i in range(len(self.settings))]
-        return ["better" if gain.low > 0 else "worse" if gain.high < 0 else "" for gain in gains]
+        return [gain.word("better", "worse", "") for gain in gains]
 
     @property
     def rivals(self) -> list[int]:
