@@ -111,8 +111,5 @@ def full_disk_message(error: BaseException) -> str | None:
         reason = os.strerror(number) if number else in_words
         if reason:
             place = f"{e.filename}: " if isinstance(e, OSError) and e.filename else ""
-            return (
-                f"{place}{reason}: the disk is full, or a quota is used up. No finished work is lost. Free some "
-                "space, and type the same command again: it resumes. For another disk, set outputs=FOLDER."
-            )
+            return f"{place}{reason}: {TEXTS['full disk']}"
     return None

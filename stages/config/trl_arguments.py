@@ -23,10 +23,8 @@ MISTAKES: dict[str, str] = TABLES["mistakes_of_losses"]
 
 
 def validate_trainer(name: str, block: Training, group: Mapping[str, Any]) -> None:
-    """Raise UserError for the first setting of an objective that its trainer cannot use.
-
-    Args:
-        group: the defaults of `NAME.trainer` in `conf/`, which the user did not type."""
+    """Raise UserError for the first setting of an objective that its trainer cannot use. `group`: the defaults of
+    `NAME.trainer` in `conf/`, which the user did not type."""
     validate_micro_batch(name, block)
     validate_checkpointing(name, block)
     validate_trainer_keys(name, block)
@@ -39,10 +37,8 @@ def validate_trainer(name: str, block: Training, group: Mapping[str, Any]) -> No
 
 def validate_checkpointing(name: str, block: Training) -> None:
     if block.runtime.gradient_checkpointing not in [Checkpointing.auto, *block.checkpointings]:
-        raise UserError(
-            f"{name}.runtime.gradient_checkpointing=selective: this does not work with adapters or under ZeRO-3. Set "
-            "none or full."
-        )
+        problem = "this does not work with adapters or under ZeRO-3"
+        raise UserError(f"{name}.runtime.gradient_checkpointing=selective: {problem}. Set none or full.")
 
 
 def validate_kernels(name: str, block: Training) -> None:
@@ -87,11 +83,9 @@ def validate_micro_batch(name: str, block: Training) -> None:
         budget = f"{name}.runtime.token_budget={runtime.token_budget}"
         raise UserError(f"{budget}: a token budget needs {key}=auto, but it is {runtime.rows}. Change one of the two.")
     if block.batch_size % ((runtime.rows or 1) * runtime.world_size):
-        rows = f"{key}={runtime.rows} × " if runtime.rows else ""
-        raise UserError(
-            f"{name}.batch_size={block.batch_size}: this is not a multiple of {rows}{runtime.world_size} processes, "
-            f"so they cannot share its rows evenly. Set {name}.batch_size to a multiple."
-        )
+        divisor = (f"{key}={runtime.rows} × " if runtime.rows else "") + f"{runtime.world_size} processes"
+        problem = f"this is not a multiple of {divisor}, so they cannot share its rows evenly"
+        raise UserError(f"{name}.batch_size={block.batch_size}: {problem}. Set {name}.batch_size to a multiple.")
 
 
 def validate_trainer_keys(name: str, block: Training) -> None:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.evaluation.intervals import Interval, Means
 
+Array = NDArray[np.float64]
 DRAWS = 20_000  # of the errors of all models together
 CONFIDENCE = 0.95
 
@@ -20,7 +20,7 @@ class Comparison:
     at that level all intervals against model i hold together with probability CONFIDENCE."""
 
     means: Means
-    level: NDArray[np.float64]
+    level: Array
 
     def uncorrected(self, i: int, j: int) -> Interval:
         """The difference j − i with the uncorrected interval that an evaluation of the two models prints."""
@@ -39,9 +39,7 @@ class Comparison:
         return [i for i in among if i != best and not any(self.is_better(j, i) for j in among)]
 
 
-def compare_models(
-    outcomes: NDArray[Any], families: Sequence[str], drawn: bool = False, shares: bool = True
-) -> Comparison:
+def compare_models(outcomes: Array, families: Sequence[str], drawn: bool = False, shares: bool = True) -> Comparison:
     """Compare every model with every other on the same prompts; the arguments are those of `Means`. The highest of
     many rates is partly luck, so every interval is corrected. For each model i, the errors of all differences from i
     are drawn jointly, in units of their standard errors. The 95% quantile of the largest one sets the level (Hothorn,

@@ -60,8 +60,7 @@ class Means:
         outcomes: (prompts, models): shares in [0, 1], or with `shares=False` any measure. A prompt's outcomes stay
             together, so differences are paired.
         families: the task family of each prompt.
-        drawn: True for intervals about tasks like these, of which the families are a sample; else about these tasks.
-    """
+        drawn: True for intervals about tasks like these, of which families are a sample; else about these tasks."""
 
     def __init__(self, outcomes: NDArray[Any], families: Sequence[str], drawn: bool = False, shares: bool = True):
         self.prompts, self.shares = len(outcomes), shares

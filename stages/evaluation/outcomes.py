@@ -76,8 +76,7 @@ class Table:
         return {str(label): self.where(labels == label) for label in sorted(set(labels))}
 
     def views(self) -> dict[str, "Table"]:
-        """Return the sub-tables of VIEWS that have prompts; a view with the same prompts as an earlier one is left
-        out."""
+        """Return the sub-tables of VIEWS that have prompts, without views with the same prompts as an earlier one."""
         tables = dict[str, Table]()
         for name, groups in VIEWS.items():
             table = self.group(*groups)

@@ -217,11 +217,9 @@ def reward_margins(trainer: StoredReferenceTrainer, pairs: list[PairLogProbs]) -
     trainer.model.eval()
     with round_weights_once(trainer.args.device):
         scores = trainer.log_probs(pairs)
-    rewards = [
-        (trainer.reward(chosen, p.chosen_logps), trainer.reward(rejected, p.rejected_logps))
-        for p, (chosen, rejected) in zip(pairs, scores, strict=True)
-    ]
-    return [{"id": p.id, "margin": a - b} for p, (a, b) in zip(pairs, rewards, strict=True)]
+    chosen = [trainer.reward(scored, p.chosen_logps) for p, (scored, _) in zip(pairs, scores, strict=True)]
+    rejected = [trainer.reward(scored, p.rejected_logps) for p, (_, scored) in zip(pairs, scores, strict=True)]
+    return [{"id": p.id, "margin": a - b} for p, a, b in zip(pairs, chosen, rejected, strict=True)]
 
 
 def read_last_figures(node: Path) -> dict[str, float]:

@@ -93,8 +93,7 @@ def load_start(policy: Path, cfg: ScoredGRPO, device: torch.device) -> PreTraine
 
 
 def compute_advantages(rewards: Sequence[float], cfg: ScoredGRPO) -> list[float]:
-    """Return each reward minus its baseline. The losses grpo and dapo divide differences from a group's mean by the
-    group's standard deviation."""
+    """Return each reward minus its baseline. grpo and dapo divide differences from a group's mean by its deviation."""
     mean, count = fmean(rewards), len(rewards)
     if cfg.baseline == "leave_one_out":
         return [(reward - mean) * count / (count - 1) for reward in rewards]
@@ -226,8 +225,7 @@ class GroupTrainer(MicroBatches):
 
     @torch.no_grad()
     def reference_log_probs(self, options: dict[str, Any]) -> torch.Tensor:
-        """Return the log-probs under the SFT model: the frozen copy or, if there is none, the policy without its
-        adapter."""
+        """Return the log-probs under the SFT model: the frozen copy or, without one, the policy without adapter."""
         without_adapter = nullcontext() if self.reference else self.model.disable_adapter()
         with without_adapter, autocast(self.cfg.precision, self.args.device):
             output = (self.reference or self.model)(**options)

@@ -42,10 +42,8 @@ def written_out(value: Any) -> str:
 
 def environment() -> Environment:
     """Return a Jinja environment that escapes every expression and writes out its invisible characters."""
-    loader = PackageLoader("stages", "pages")
-    env = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=written_out
-    )
+    pages = PackageLoader("stages", "pages")
+    env = Environment(loader=pages, autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=written_out)
     env.filters |= {"points": points, "bound": bound, "signed": signed, "in_words": in_words}
     env.filters["percent"] = lambda share: f"{100 * share:.1f}%"
     env.filters["duration"] = lambda seconds: f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
