@@ -138,12 +138,7 @@ def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
     tokens beyond the shorter completion's length by `ld_alpha`."""
     shorter = min(len(scored.chosen_logps), len(scored.rejected_logps))
     alpha = 1.0 if ld_alpha is None else ld_alpha
-    return {
-        "prompt_ids": scored.prompt_ids,
-        "chosen_ids": scored.chosen_ids,
-        "rejected_ids": scored.rejected_ids,
-        "chosen_mask": scored.chosen_mask,
-        "rejected_mask": scored.rejected_mask,
+    return {name: vars(scored)[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids", *MASKS)} | {
         "ref_chosen_logps": sum(scored.chosen_logps[:shorter]) + alpha * sum(scored.chosen_logps[shorter:]),
         "ref_rejected_logps": sum(scored.rejected_logps[:shorter]) + alpha * sum(scored.rejected_logps[shorter:]),
     }

@@ -61,8 +61,7 @@ def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: li
         values["completions"] = rollouts(policy)
     if policy["stage"] in POLICY_STAGES:
         values[title] = objective(policy)
-    earlier = [role for role in nodes if re.fullmatch(r"pairs_\d+", role)]
-    if earlier:
+    if earlier := [role for role in nodes if re.fullmatch(r"pairs_\d+", role)]:
         values["rounds"] = f"{len(earlier) + 1}; candidates, labels, pairs and {title} are those of the last round"
     if "control" in nodes:
         values["control"] = training(nodes["control"])
