@@ -72,11 +72,9 @@ class Contender:
 
 
 def conclusion(models: list[Contender], predicate: str, comparison: Comparison | None) -> str:
-    """Say in one sentence which setting is best, and whether the difference is more than chance.
-
-    Args:
-        predicate: the clause that a rate is filled into, as in `passes {} of 320 validation prompts`.
-        comparison: covers `models` in their order; None if outcomes are not known prompt by prompt."""
+    """Say in one sentence which setting is best, and whether the difference is more than chance. `predicate`: the
+    clause that a rate is filled into, as in `passes {} of 320 validation prompts`. `comparison`: of `models` in their
+    order; None if outcomes are not known prompt by prompt."""
     settings = [i for i, model in enumerate(models) if not model.is_sft]
     best = max(settings, key=lambda i: models[i].rate)
     start = max((i for i in range(len(models)) if models[i].is_sft), key=lambda i: models[i].rate, default=None)

@@ -69,11 +69,8 @@ class Checked:
 
 def rates_by(sides: dict[str, Table], field: str, cfg: Eval) -> dict[str, dict[str, Any]]:
     """Return rates and differences by side (seen, unseen, tuning), and in each by `field` (kind or task)."""
-    return {
-        side: {name: rate_row(part, cfg) for name, part in table.by(field).items()}
-        for side, table in sides.items()
-        if table.prompts
-    }
+    parts_by_side = {side: table.by(field) for side, table in sides.items() if table.prompts}
+    return {side: {name: rate_row(part, cfg) for name, part in parts.items()} for side, parts in parts_by_side.items()}
 
 
 def containing(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:
