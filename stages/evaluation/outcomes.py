@@ -90,9 +90,11 @@ class Table:
 
     def outcomes(self) -> list[Outcome]:
         """Return one row for each prompt and model."""
-        places = [(i, j) for i in range(len(self.prompts)) for j in range(len(self.roles))]
-        values = [(bool(self.passed[at]), int(self.tokens[at]), bool(self.stopped[at])) for at in places]
-        return [Outcome(self.prompts[i].id, self.roles[j], *of) for (i, j), of in zip(places, values, strict=True)]
+        return [
+            Outcome(e.id, role, bool(self.passed[i, j]), int(self.tokens[i, j]), bool(self.stopped[i, j]))
+            for i, e in enumerate(self.prompts)
+            for j, role in enumerate(self.roles)
+        ]
 
 
 def read_answers(folders: dict[str, Path]) -> tuple[Answers, int]:

@@ -186,11 +186,10 @@ class GroupTrainer(MicroBatches):
         self._metrics["train"] |= {name: [value] for name, value in describe_step(groups).items()}
         counts = [entry["live_groups"] for entry in self.state.log_history if "live_groups" in entry][1 - MOST_DEAD :]
         if not live and len(counts) == MOST_DEAD - 1 and not any(counts):
-            raise UserError(
-                f"align=grpo: in {MOST_DEAD} steps in a row, all completions of each prompt had equal rewards, so "
-                f"nothing is learnt. Raise grpo.completions (now {self.cfg.completions}) or grpo.temperature (now "
-                f"{self.cfg.temperature:g}), or use prompts that the model answers rightly now and then."
-            )
+            problem = f"in {MOST_DEAD} steps in a row, all completions of each prompt had equal rewards"
+            keys = f"grpo.completions (now {self.cfg.completions}) or grpo.temperature (now {self.cfg.temperature:g})"
+            ways = f"Raise {keys}, or use prompts that the model answers rightly now and then."
+            raise UserError(f"align=grpo: {problem}, so nothing is learnt. {ways}")
         return loss
 
     def rows_here(self, live: list[Row]) -> list[Row]:

@@ -124,8 +124,7 @@ class Trainings:
         if not row_outcomes[0] or any(rows.keys() != row_outcomes[0].keys() for rows in row_outcomes):
             return None
         outcomes = np.array([[rows[row] for rows in row_outcomes] for row in row_outcomes[0]])
-        tasks = [""] * len(outcomes)
-        return compare_models(outcomes, tasks) if self.by_pairs else compare_models(-outcomes, tasks, shares=False)
+        return compare_models(outcomes if self.by_pairs else -outcomes, [""] * len(outcomes), shares=self.by_pairs)
 
     @property
     def gaps(self) -> list[Interval | None]:
