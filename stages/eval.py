@@ -31,7 +31,6 @@ from stages.evaluation.checked import Checked
 from stages.evaluation.outcomes import Answers, Table, tabulate
 from stages.models.loading import resolve_device
 from stages.store import safe_files
-from stages.store.manifest import manifest_of
 from stages.store.records import Candidate, Example, Outcome, Pair, Records, save
 from stages.store.single_completions import UnpairedPreference
 from stages.store.workspace import StageDir
@@ -73,7 +72,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     retained, measured = retention.claims(cfg, inputs, checked.everything, answers, out)
     results: dict[str, Any] = {
         "models": titles,
-        "decoding": decoding(inputs),
+        "decoding": {"max_new_tokens": cfg.max_new_tokens},
         "before": outcomes.before(titles),
         "main_difference": outcomes.main_difference(titles),
         "differences": {name: f"{titles[a]} − {titles[b]}" for name, (a, b) in outcomes.differences(titles).items()},
@@ -115,12 +114,6 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "verdict": results["verdict"],
         "summary": f"{', '.join(rates)}. " * bool(rates) + results["verdict"],
     }
-
-
-def decoding(inputs: dict[str, Path]) -> dict[str, int]:
-    """Return the settings of the greedy answers by set: the most tokens of one."""
-    answered = [name for name in PROMPT_SOURCES if f"{name}_policy" in inputs]
-    return {name: manifest_of(inputs[f"{name}_policy"])["settings"]["max_new_tokens"] for name in answered}
 
 
 def parts_of_verdict(checked: Checked, pairs: dict[str, Any], comparisons: dict[str, Any], own: bool) -> list[str]:

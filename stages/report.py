@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from stages.config.schema import Report
+from stages.config.schema import POLICY_STAGES, Report
 from stages.evaluation import benchmarks, rounds, suite_results
 from stages.evaluation.diagnosis.diagnose import diagnose
 from stages.evaluation.diagnosis.evidence import gather_evidence
@@ -30,10 +30,7 @@ MOST_SHOWN = 4  # differences: more make a table that is wider than a page
 SCORED_BY = ("label_reward_model", "label")  # nodes with a reward model as labeler: in an ensemble, or alone
 # The section that shows a stage's warnings, folded. Warnings of the evaluation stand at the top of the page, because
 # they change how the verdict is read.
-WARNED_IN = {"base": "settings", "source": "settings", "data": "settings", "sft": "curves", "dpo": "curves"}
-WARNED_IN |= {"kto": "curves", "grpo": "curves"}
-WARNED_IN |= dict.fromkeys(("select", "sample", "pool", "label", "pairs", "unpaired", "reference"), "labels")
-WARNED_IN |= {"reward": "reward", "answer": "answers", "versus": "judged", "benchmark": "benchmarks", "eval": "seeds"}
+WARNED_IN = {stage: section for section, stages in glossary.TEXTS["warned_in"].items() for stage in stages.split()}
 
 
 def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -140,23 +137,21 @@ def warnings(nodes: Mapping[str, Manifest], sections: list[str]) -> dict[str, li
 
 def model_kind(role: str, model: Manifest) -> str:
     """Return the role that describes a model: a policy may be SFT itself, and an SFT an untrained model."""
-    if model["stage"] in ("kto", "grpo", "dpo"):
+    if model["stage"] in POLICY_STAGES:
         return str(model["stage"])
     return role if role == "control" or model["stage"] != "sft" else "sft" if learns(model) else "other"
 
 
 def curves(inputs: Mapping[str, Path], nodes: Mapping[str, Manifest], models: Mapping[str, str]) -> list[Markup]:
     """Draw the training of SFT, the policy and arms; for DPO also held-out margins. `models`: nodes by title."""
-    drawn = figures.sft(read_curves(inputs["sft"]))
+    of_sft = read_curves(inputs["sft"])
+    drawn = figures.training("sft", "SFT", of_sft) if of_sft else []
     for title, name in models.items():
-        folder = inputs[name]
-        if nodes[name]["stage"] == "grpo":
-            drawn += figures.rollouts(title, read_curves(folder))
-        if nodes[name]["stage"] == "kto":
-            drawn += figures.preference(title, read_curves(folder))
-        if nodes[name]["stage"] == "dpo":
+        folder, stage = inputs[name], nodes[name]["stage"]
+        drawn += figures.training(stage, title, read_curves(folder)) if stage in POLICY_STAGES else []
+        if stage == "dpo":
             margins = load_json(folder / "held_out.json", lambda pairs: [pair["margin"] for pair in pairs])
-            drawn += [*figures.preference(title, read_curves(folder)), *figures.calibration(title, margins)]
+            drawn += figures.calibration(title, margins)
     return [Markup(figure) for figure in drawn]
 
 

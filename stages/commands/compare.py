@@ -44,8 +44,7 @@ def show(store: Store, cfg: Compare) -> None:
             log.info("%s", group.note)
     for compared in trained:
         console.print(visible(compared.sentence), trainings_table(compared))
-    page = store.root / PAGE
-    if safe_files.write_if_allowed(page, render_page(groups, trained)):
+    if safe_files.write_if_allowed(page := store.root / PAGE, render_page(groups, trained)):
         log.info("Page: %s", page)
     else:
         log.info("The page is not written, as %s is read-only.", store.root)

@@ -1,7 +1,6 @@
 """Find the run that `stage=chat` and `stage=export` use: the run of the typed settings, or else the last run.
 
-Neither command trains anything. Without typed settings, models and roles come from the manifests of the last run, not
-from the configuration."""
+Neither command trains anything. Without typed settings, models and roles come from the last run's manifests alone."""
 
 import errno
 import logging
@@ -91,16 +90,13 @@ def last_run(cfg: Config, store: Store) -> FinishedRun:
     """Return the run of the newest link in `outputs/latest`."""
     end_times = linked_nodes(store, *ENDS) or linked_nodes(store, Target.sft)
     if not end_times:
-        raise UserError(
-            f"stage={cfg.stage}: there is no finished run in {store.root}. {provenance.command('report', [])} makes "
-            f"the demo run. For another run, type its settings: {provenance.command(cfg.stage, ['recipe=NAME'])}."
-        )
+        demo, other = provenance.command("report", []), provenance.command(cfg.stage, ["recipe=NAME"])
+        ways = f"{demo} makes the demo run. For another run, type its settings: {other}."
+        raise UserError(f"stage={cfg.stage}: there is no finished run in {store.root}. {ways}")
     newest = max(end_times, key=end_times.__getitem__)
     # A report that descends from the newest node belongs to the same run, and names more roles.
     end = next(node for node in end_times if newest.fingerprint in {n.fingerprint for n in node.lineage})
-    run = run_of(end, cfg.unpaired)
-    manifest = manifest_of(store.folder(end))
-    command = manifest.get("command", "")
+    run, command = run_of(end, cfg.unpaired), manifest_of(store.folder(end)).get("command", "")
     log.info("No settings are typed, so stage=%s uses the last run: %s, %s", cfg.stage, run.name, command)
     return run
 

@@ -2,6 +2,9 @@
 
 from enum import StrEnum
 
+from stages.config.installation import read_beside
+
+TABLES = read_beside(__file__)
 # The values of `stage` that build no node: these commands inspect the store or use its nodes.
 Command = StrEnum("Command", "plan compare gate gc doctor audit chat export sync parity convert")
 
@@ -84,45 +87,21 @@ Checkpointing = StrEnum("Checkpointing", "auto none selective full")
 
 Sharding = StrEnum("Sharding", "none fsdp zero3")
 
-# The losses of TRL's DPOTrainer.
-LOSS_TYPES = (
-    "sigmoid hinge ipo exo_pair nca_pair robust bco_pair sppo_hard aot aot_unpaired apo_zero apo_down discopop sft "
-    "sigmoid_norm"
-).split()
+LOSS_TYPES: list[str] = TABLES["loss_types"].split()  # the losses of TRL's DPOTrainer
 SIMPO = "simpo"  # the loss without a reference (arXiv:2405.14734), which TRL's DPOTrainer does not have
 # GRPO's weights of tokens: every completion of a step counts alike (arXiv:2402.03300), every token by a constant and
 # advantages are not divided (arXiv:2503.20783), or every token counts alike (arXiv:2503.14476).
 GROUP_LOSSES = ("grpo", "dr_grpo", "dapo")
 BASELINES = ("group_mean", "leave_one_out")  # of an advantage; the latter is RLOO's (arXiv:2402.14740)
 DEVICES = ("auto", "cpu", "cuda")
-# GPUs to plan for, by NVIDIA's data sheets: compute capability, GB of memory, TB/s to it, TFLOP/s in bf16 without
-# sparsity, and in fp32.
-GPUS = {
-    "a100_40gb": (8.0, 40, 1.555, 312, 19.5),
-    "a100_80gb": (8.0, 80, 2.039, 312, 19.5),
-    "a6000": (8.6, 48, 0.768, 154.8, 38.7),
-    "h100_80gb": (9.0, 80, 3.35, 989.4, 66.9),
-    "h200": (9.0, 141, 4.8, 989.4, 66.9),
-    "l40s": (8.9, 48, 0.864, 362, 91.6),
-    "rtx_4090": (8.9, 24, 1.008, 165.2, 82.6),
-}
+# GPUs to plan for: compute capability, GB of memory, TB/s to it, TFLOP/s in bf16 without sparsity, and in fp32.
+GPUS: dict[str, tuple[float, ...]] = {name: (*figures,) for name, figures in TABLES["gpus"].items()}
 SOURCE_CHECKS = ("label", "number")
 SUITES = ("refusal", "unknown", "system", "templates", "rephrased", "turns")  # of `eval.suites`
 DOCUMENTS = ("file", "sections", "paragraphs", "lines")  # the unit of plain text that becomes a row
-AUDIT_CODES = (
-    "one_character no_answer echo unfinished merged refusal boilerplate repetition wrong_sum broken_promise "
-    "other_language stale placeholder input_marker needs_link needs_attachment asks_for_picture damaged secret "
-    "personal duplicate near_duplicate other_answer crosses_splits contaminated alike lopsided contradicted"
-).split()
+AUDIT_CODES: list[str] = TABLES["audit_codes"].split()
 OF_ROWS_AMONG_ROWS = ("duplicate", "near_duplicate", "other_answer", "crosses_splits")  # found by comparing rows
 AUDIT_ACTIONS = ("keep", "fix", "drop", "quarantine")
 AUDIT_FIXES = ("damaged", "input_marker")  # codes with only one possible fix
-# Codes with a threshold, and its range. The search for near copies finds none below 0.6.
-AUDIT_THRESHOLDS = {
-    "repetition": (0.0, 1.0),
-    "near_duplicate": (0.6, 1.0),
-    "crosses_splits": (0.6, 1.0),
-    "contaminated": (0.1, 1.0),
-    "alike": (0.1, 1.0),
-    "lopsided": (1.0, 1000.0),
-}
+# Codes with a threshold, and its range.
+AUDIT_THRESHOLDS: dict[str, tuple[float, float]] = {code: (a, b) for code, (a, b) in TABLES["thresholds"].items()}

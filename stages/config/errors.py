@@ -16,21 +16,9 @@ IN_WORDS = {words: words for words in map(os.strerror, FULL)}
 TORCH = ("basic_ios::clear: iostream error", "PytorchStreamWriter failed writing", "inline_container.cc")
 IN_WORDS |= dict.fromkeys(TORCH, "torch could not write a file")
 
-# Invisible characters, which can hide a text or change how another one reads: controls, which also move a terminal's
-# cursor; marks that turn the direction of text; characters without width; blanks other than spaces; fillers, tags and
-# private code points; and half a surrogate pair, which cannot be printed at all.
-_ALWAYS = (
-    "\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    "\u2800\u3164\ud800-\uf8ff\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\U00013430-\U00013455"
-    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff\U000f0000-\U0010ffff"
-)
-# A joiner between two of these characters is visible by its effect: it is part of an emoji, or of a word in an Arabic
-# or Indic script. So is one U+FE0F behind a picture or in a keycap.
-_PICTURE = "\u00a9\u00ae\u203c\u2049\u2122-\u27ff\u2801-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff"
-_JOINED = f"\u0620-\u0dff\ufe0f{_PICTURE}"
-UNSEEN = re.compile(
-    f"[{_ALWAYS}]|(?<![{_PICTURE}])\ufe0f(?!\u20e3)|(?<![{_JOINED}])[\u200c\u200d]|[\u200c\u200d](?![{_JOINED}])"
-)
+TEXTS = read_beside(__file__)
+PARTS = {name: "".join(parts) for name, parts in TEXTS["unseen"].items()}
+UNSEEN = re.compile(PARTS["pattern"].format(**PARTS))  # invisible characters
 
 
 def visible(text: str, keep: str = "") -> str:
@@ -86,7 +74,7 @@ class Errors:
 
 
 # Names that other tools give to settings, and the names here.
-SYNONYMS = {alias: name for name, aliases in read_beside(__file__)["synonyms"].items() for alias in aliases.split()}
+SYNONYMS = {alias: name for name, aliases in TEXTS["synonyms"].items() for alias in aliases.split()}
 
 
 def suggest(name: str, names: Iterable[str]) -> str:
@@ -123,8 +111,5 @@ def full_disk_message(error: BaseException) -> str | None:
         reason = os.strerror(number) if number else in_words
         if reason:
             place = f"{e.filename}: " if isinstance(e, OSError) and e.filename else ""
-            return (
-                f"{place}{reason}: the disk is full, or a quota is used up. No finished work is lost. Free some "
-                "space, and type the same command again: it resumes. For another disk, set outputs=FOLDER."
-            )
+            return f"{place}{reason}: {TEXTS['full disk']}"
     return None

@@ -12,51 +12,19 @@ from stages.config import trl_values, unread_arguments
 from stages.config.blocks.training import DPO, OBJECTIVES, Training
 from stages.config.choices import SIMPO, Checkpointing
 from stages.config.errors import UserError, suggest
-from stages.config.installation import install_command
+from stages.config.installation import install_command, read_beside
 
 OF_ANY_DIVERGENCE = (*unread_arguments.DIVERGING, "sft")
-# TRL's arguments that another key of the block sets, with that key.
-SET_ELSEWHERE = {
-    "learning_rate": "learning_rate",
-    "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "runtime.micro_batch",
-    "gradient_accumulation_steps": "batch_size",
-    "max_length": "max_length",
-    "seed": "seed",
-    "data_seed": "seed",
-    "bf16": "precision",
-    "fp16": "precision",
-    "tf32": "precision",
-    "use_cpu": "runtime.device",
-    "gradient_checkpointing": "runtime.gradient_checkpointing",
-    "activation_checkpointing": "runtime.gradient_checkpointing",
-    "dataloader_num_workers": "runtime.loader_workers",
-    "save_steps": "runtime.save_steps",
-    "eval_steps": "evaluations",
-}
-# Arguments that the stage sets, or that would break the tokenizer contract, the batch, the resume or the reference.
-SET_BY_STAGE = set(
-    "output_dir report_to logging_steps logging_strategy logging_nan_inf_filter save_strategy save_total_limit "
-    "save_only_model eval_strategy eval_on_start per_device_eval_batch_size prediction_loss_only max_steps "
-    "load_best_model_at_end resume_from_checkpoint ignore_data_skip auto_find_batch_size push_to_hub disable_tqdm "
-    "chat_template_path eos_token pad_token assistant_only_loss completion_only_loss dataset_kwargs dataset_num_proc "
-    "padding_free packing_strategy eval_packing truncation_mode shuffle_dataset train_sampling_strategy "
-    "remove_unused_columns dataloader_drop_last model_init_kwargs trust_remote_code precompute_ref_log_probs "
-    "precompute_ref_batch_size sync_ref_model activation_offloading liger_kernel_config average_tokens_across_devices "
-    "enable_jit_checkpoint include_num_input_tokens_seen label_names save_on_each_node".split()
-)
-# Arguments by which several processes find each other and divide a model.
-SET_BY_LAUNCH = ("fsdp fsdp_config deepspeed ddp_backend local_rank accelerator_config parallelism_config").split()
-# torch.compile is refused: batches differ in length, so it compiles again and again. On two busy cores, that takes
-# minutes for a model of two layers. Under fp32, transformers would also turn TF32 on.
-COMPILED = ("torch_compile", "torch_compile_backend", "torch_compile_mode")
+TABLES = read_beside(__file__)
+SET_ELSEWHERE: dict[str, str] = {name: key for key, names in TABLES["set_elsewhere"].items() for name in names.split()}
+SET_BY_STAGE = {*TABLES["set_by_stage"].split()}
+SET_BY_LAUNCH, COMPILED = TABLES["set_by_launch"].split(), TABLES["compiled"].split()
+MISTAKES: dict[str, str] = TABLES["mistakes_of_losses"]
 
 
 def validate_trainer(name: str, block: Training, group: Mapping[str, Any]) -> None:
-    """Raise UserError for the first setting of an objective that its trainer cannot use.
-
-    Args:
-        group: the defaults of `NAME.trainer` in `conf/`, which the user did not type."""
+    """Raise UserError for the first setting of an objective that its trainer cannot use. `group`: the defaults of
+    `NAME.trainer` in `conf/`, which the user did not type."""
     validate_micro_batch(name, block)
     validate_checkpointing(name, block)
     validate_trainer_keys(name, block)
@@ -69,10 +37,8 @@ def validate_trainer(name: str, block: Training, group: Mapping[str, Any]) -> No
 
 def validate_checkpointing(name: str, block: Training) -> None:
     if block.runtime.gradient_checkpointing not in [Checkpointing.auto, *block.checkpointings]:
-        raise UserError(
-            f"{name}.runtime.gradient_checkpointing=selective: this does not work with adapters or under ZeRO-3. Set "
-            "none or full."
-        )
+        problem = "this does not work with adapters or under ZeRO-3"
+        raise UserError(f"{name}.runtime.gradient_checkpointing=selective: {problem}. Set none or full.")
 
 
 def validate_kernels(name: str, block: Training) -> None:
@@ -86,38 +52,24 @@ def validate_kernels(name: str, block: Training) -> None:
 
 def validate_losses(cfg: DPO) -> None:
     """Refuse combinations of DPO's losses, weights and divergences that TRL does not support."""
-    if not cfg.loss_type:
-        raise UserError("dpo.loss_type=[]: the list is empty. Type dpo.loss_type=[sigmoid] for the standard loss.")
-    if cfg.loss_weights is not None and len(cfg.loss_weights) != len(cfg.loss_type):
-        raise UserError(
-            f"dpo.loss_weights has {len(cfg.loss_weights)} numbers, but dpo.loss_type has {len(cfg.loss_type)} losses."
-            " Type dpo.loss_weights=null for equal weights."
-        )
-    if cfg.loss_weights is not None and not any(cfg.loss_weights):
-        raise UserError(
-            f"dpo.loss_weights={cfg.loss_weights}: all weights are 0, so nothing is learnt. Type "
-            "dpo.loss_weights=null for equal weights."
-        )
-    if SIMPO in cfg.loss_type and len(cfg.loss_type) > 1:
-        raise UserError(
-            f"dpo.loss_type={cfg.loss_type}: simpo needs no reference, and the other losses do. Type dpo.loss_type="
-            "[simpo] dpo.loss_weights=null, or leave simpo out."
-        )
-    if cfg.reference_free and (unread := {"use_weighting", "router_aux_loss_coef"}.intersection(cfg.trainer)):
-        raise UserError(f"dpo.trainer.{min(unread)}: the loss simpo does not read this. Leave it out.")
-    divergence = cfg.trainer.get("f_divergence_type", "reverse_kl")
-    if divergence != "reverse_kl" and (without := [loss for loss in cfg.loss_type if loss not in OF_ANY_DIVERGENCE]):
-        raise UserError(
-            f"dpo.trainer.f_divergence_type={divergence}: the loss {without[0]} does not support it. "
-            f"Set dpo.loss_type to {', '.join(OF_ANY_DIVERGENCE)}."
-        )
-    if "exo_pair" in cfg.loss_type and not cfg.trainer.get("label_smoothing"):
-        raise UserError("dpo.loss_type=[exo_pair]: add dpo.trainer.label_smoothing=0.001 (arXiv:2402.00856).")
-    if cfg.trainer.get("use_weighting") and {"aot", "aot_unpaired", "sft"} & set(cfg.loss_type):
-        raise UserError(
-            "dpo.trainer.use_weighting: the losses aot, aot_unpaired and sft cannot weight single pairs. Leave one of "
-            "the two out."
-        )
+    losses, weights, options = cfg.loss_type, cfg.loss_weights, cfg.trainer
+    unread = {"use_weighting", "router_aux_loss_coef"} & options.keys() if cfg.reference_free else set()
+    divergence = options.get("f_divergence_type", "reverse_kl")
+    undiverging = [loss for loss in losses if loss not in OF_ANY_DIVERGENCE] if divergence != "reverse_kl" else []
+    mistakes = {
+        "no loss": not losses,
+        "number of weights": weights is not None and len(weights) != len(losses),
+        "no weight": weights is not None and not any(weights),
+        "simpo and others": SIMPO in losses and len(losses) > 1,
+        "unread by simpo": unread,
+        "divergence": undiverging,
+        "exo_pair": "exo_pair" in losses and not options.get("label_smoothing"),
+        "weighting": options.get("use_weighting") and {"aot", "aot_unpaired", "sft"} & {*losses},
+    }
+    if mistake := next((name for name, is_made in mistakes.items() if is_made), None):
+        numbers = {"losses": losses, "weights": weights, "of_weights": len(weights or ()), "of_losses": len(losses)}
+        words = {"unread": min(unread, default=""), "divergence": divergence, "loss": "".join(undiverging[:1])}
+        raise UserError(MISTAKES[mistake].format(**numbers, **words, diverging=", ".join(OF_ANY_DIVERGENCE)))
 
 
 def validate_micro_batch(name: str, block: Training) -> None:
@@ -131,11 +83,9 @@ def validate_micro_batch(name: str, block: Training) -> None:
         budget = f"{name}.runtime.token_budget={runtime.token_budget}"
         raise UserError(f"{budget}: a token budget needs {key}=auto, but it is {runtime.rows}. Change one of the two.")
     if block.batch_size % ((runtime.rows or 1) * runtime.world_size):
-        rows = f"{key}={runtime.rows} × " if runtime.rows else ""
-        raise UserError(
-            f"{name}.batch_size={block.batch_size}: this is not a multiple of {rows}{runtime.world_size} processes, "
-            f"so they cannot share its rows evenly. Set {name}.batch_size to a multiple."
-        )
+        divisor = (f"{key}={runtime.rows} × " if runtime.rows else "") + f"{runtime.world_size} processes"
+        problem = f"this is not a multiple of {divisor}, so they cannot share its rows evenly"
+        raise UserError(f"{name}.batch_size={block.batch_size}: {problem}. Set {name}.batch_size to a multiple.")
 
 
 def validate_trainer_keys(name: str, block: Training) -> None:

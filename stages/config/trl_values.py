@@ -31,11 +31,8 @@ METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 def validate_values(
     name: str, arguments: Mapping[str, Any], annotations: Mapping[str, str], words: Mapping[str, list[str]]
 ) -> None:
-    """Raise UserError for the first argument in `name` (`dpo.trainer`) whose value cannot work.
-
-    Args:
-        annotations: the type of each argument as TRL's source writes it (`float | None`).
-        words: the words of each enumeration in these types."""
+    """Raise UserError for the first argument in `name` (`dpo.trainer`) whose value cannot work. `annotations`: the
+    type of each argument as TRL's source writes it (`float | None`). `words`: of each enumeration in these types."""
     for key, value in arguments.items():
         kinds = annotations[key].replace(" ", "").split("|")
         accepted = WORDS.get(key) or next((words[kind] for kind in kinds if kind in words), ())
@@ -68,17 +65,13 @@ def validate_schedule(name: str, chosen: str, options: Any) -> None:
     if not isinstance(options, Mapping):
         raise UserError(f"{name}.lr_scheduler_kwargs={options}: the value must be a mapping, as {{power: 2}}.")
     if chosen in METRIC_SCHEDULES:
-        raise UserError(
-            f"{name}.lr_scheduler_type={chosen}: this schedule needs TRL's evaluations, which the stage replaces "
-            "by its own. Set cosine, linear or constant_with_warmup."
-        )
+        problem = "this schedule needs TRL's evaluations, which the stage replaces by its own"
+        raise UserError(f"{name}.lr_scheduler_type={chosen}: {problem}. Set cosine, linear or constant_with_warmup.")
     for option, value in options.items():
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if option not in TEXTS and not number:
             raise UserError(f"{name}.lr_scheduler_kwargs.{option}={value}: the value must be a finite number.")
-    needed = SCHEDULES.get(chosen, ())
-    if needed and not set(needed) & set(options):
-        raise UserError(
-            f"{name}.lr_scheduler_type={chosen}: this schedule needs {' or '.join(needed)}. For example, type "
-            f"{name}.lr_scheduler_kwargs={{{needed[-1]}: {'0.1' if 'rate' in needed[-1] else '10'}}}."
-        )
+    if (needed := SCHEDULES.get(chosen, ())) and not {*needed} & {*options}:
+        problem = f"{name}.lr_scheduler_type={chosen}: this schedule needs {' or '.join(needed)}"
+        example = f"{name}.lr_scheduler_kwargs={{{needed[-1]}: {'0.1' if 'rate' in needed[-1] else '10'}}}"
+        raise UserError(f"{problem}. For example, type {example}.")

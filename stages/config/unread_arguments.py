@@ -20,6 +20,7 @@ LION = r"(paged_)?lion_.*"
 PROJECTED = r"(galore|apollo)_.*"  # optimizers with low-rank projections
 UNDECAYED = rf"{PROJECTED}|(ada)?lomo"  # transformers does not pass weight decay to them
 WARMED_UP = r"schedule_free_(adamw|sgd)"  # optimizers that warm up under any schedule
+RECOMPUTING = (Checkpointing.auto, Checkpointing.full)  # whole layers
 TEXTS = read_beside(__file__)
 OPTIMIZER_OPTIONS: dict[str, str] = TEXTS["optimizer_options"]
 SCHEDULE_OPTIONS: dict[str, str] = TEXTS["schedule_options"]
@@ -59,9 +60,7 @@ IS_READ: dict[str, Callable[[Training], bool]] = {
     "decayed weights": by_optimizer(f"(?!({UNDECAYED})$).*"),
     "projected gradients": by_optimizer(PROJECTED),
     "warm-up": lambda block: schedule(block) != "constant" or by_optimizer(WARMED_UP)(block),
-    "recomputed layers": lambda block: (
-        block.runtime.gradient_checkpointing in (Checkpointing.auto, Checkpointing.full)
-    ),
+    "recomputed layers": lambda block: block.runtime.gradient_checkpointing in RECOMPUTING,
     "loader workers": lambda block: block.runtime.loader_workers > 0,
     "GPU": lambda block: block.runtime.device != "cpu",
     "whole weights": lambda block: block.runtime.sharding is Sharding.none,
@@ -76,10 +75,7 @@ RULES = (
 
 def validate_readers(name: str, block: Training, unchanging: Mapping[str, Sequence[Any]]) -> None:
     """Raise UserError for the first argument of `NAME.trainer`, or option inside one, that nothing reads.
-
-    Args:
-        unchanging: the values of each argument that are allowed without a reader: TRL's default, then that of `conf/`.
-    """
+    `unchanging`: the values of an argument that are allowed without a reader: TRL's default, then that of `conf/`."""
     words = {"name": name, "block": block, "optimizer": optimizer(block), "schedule": schedule(block)}
     words |= {"losses": ",".join(losses(block)), "divergence": block.trainer.get("f_divergence_type", "reverse_kl")}
     for key, value in block.trainer.items():
@@ -89,10 +85,9 @@ def validate_readers(name: str, block: Training, unchanging: Mapping[str, Sequen
             instead = replace_main_loss(losses(block), rule.instead) if rule.setting == LOSSES else rule.instead
             ways = [instead.format(**words)] if instead else []
             ways += [f"{argument}={'null' if default is None else default}" for default in unchanging[key][:1]]
-            raise UserError(
-                f"{argument}={value}: nothing reads this argument under {rule.setting.format(**words)}. "
-                + (f"Type {', or '.join(ways)}." if ways else "Leave the argument out.")
-            )
+            way_out = f"Type {', or '.join(ways)}" if ways else "Leave the argument out"
+            problem = f"nothing reads this argument under {rule.setting.format(**words)}"
+            raise UserError(f"{argument}={value}: {problem}. {way_out}.")
     validate_options(f"{name}.trainer.optim_args", optimizer_options(block), OPTIMIZER_OPTIONS, optimizer(block))
     schedule_options = block.trainer.get("lr_scheduler_kwargs")
     if isinstance(schedule_options, Mapping):

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.evaluation.intervals import Interval, Means
 
+Array = NDArray[np.float64]
 DRAWS = 20_000  # of the errors of all models together
 CONFIDENCE = 0.95
 
@@ -20,7 +20,7 @@ class Comparison:
     at that level all intervals against model i hold together with probability CONFIDENCE."""
 
     means: Means
-    level: NDArray[np.float64]
+    level: Array
 
     def uncorrected(self, i: int, j: int) -> Interval:
         """The difference j − i with the uncorrected interval that an evaluation of the two models prints."""
@@ -39,9 +39,7 @@ class Comparison:
         return [i for i in among if i != best and not any(self.is_better(j, i) for j in among)]
 
 
-def compare_models(
-    outcomes: NDArray[Any], families: Sequence[str], drawn: bool = False, shares: bool = True
-) -> Comparison:
+def compare_models(outcomes: Array, families: Sequence[str], drawn: bool = False, shares: bool = True) -> Comparison:
     """Compare every model with every other on the same prompts; the arguments are those of `Means`. The highest of
     many rates is partly luck, so every interval is corrected. For each model i, the errors of all differences from i
     are drawn jointly, in units of their standard errors. The 95% quantile of the largest one sets the level (Hothorn,
@@ -74,22 +72,19 @@ class Contender:
 
 
 def conclusion(models: list[Contender], predicate: str, comparison: Comparison | None) -> str:
-    """Say in one sentence which setting is best, and whether the difference is more than chance.
-
-    Args:
-        predicate: the clause that a rate is filled into, as in `passes {} of 320 validation prompts`.
-        comparison: covers `models` in their order; None if outcomes are not known prompt by prompt."""
+    """Say in one sentence which setting is best, and whether the difference is more than chance. `predicate`: the
+    clause that a rate is filled into, as in `passes {} of 320 validation prompts`. `comparison`: of `models` in their
+    order; None if outcomes are not known prompt by prompt."""
     settings = [i for i, model in enumerate(models) if not model.is_sft]
     best = max(settings, key=lambda i: models[i].rate)
     start = max((i for i in range(len(models)) if models[i].is_sft), key=lambda i: models[i].rate, default=None)
     parts = [lead_clause(models, len(settings), best, start, predicate)]
     if comparison is None:
         parts.append("whether that is chance is not known")
-    else:
-        if start is not None:
-            parts.append(gain_clause(comparison, best, start, len(settings)))
-        if len(settings) > 1 and (start is None or models[best].rate > models[start].rate):
-            parts.append(rivals_clause(comparison, best, settings))
+    if comparison and start is not None:
+        parts.append(gain_clause(comparison, best, start, len(settings)))
+    if comparison and len(settings) > 1 and (start is None or models[best].rate > models[start].rate):
+        parts.append(rivals_clause(comparison, best, settings))
     return f"{'; '.join(parts)}."
 
 
@@ -109,10 +104,8 @@ def lead_clause(models: list[Contender], settings: int, best: int, start: int | 
 def gain_clause(comparison: Comparison, best: int, start: int, settings: int) -> str:
     gain, corrected = comparison.uncorrected(start, best), comparison.corrected(start, best)
     comparative = "more" if corrected.low > 0 or corrected.high < 0 else "no more"
-    if settings == 1:
-        return f"the difference, {gain.points()}, is {comparative} than chance"
-    corrected_bounds = f"{corrected.bounds()} when corrected for {settings} settings"
-    return f"the difference, {gain.points()}, {corrected_bounds}, is {comparative} than chance"
+    bounds = f" {corrected.bounds()} when corrected for {settings} settings," if settings > 1 else ""
+    return f"the difference, {gain.points()},{bounds} is {comparative} than chance"
 
 
 def rivals_clause(comparison: Comparison, best: int, settings: list[int]) -> str:

@@ -16,7 +16,6 @@ from stages.tasks.checks import share_passed
 # The primary endpoint is the first of these groups that has prompts.
 ENDPOINTS = ("seen tasks", "untrained kinds", "unseen tasks", "trained kinds", "validation kinds")
 OUTSIDE = "outside: "
-UNKNOWN_CONTEXT: dict[str, Any] = {"containing": {}, "constant": None}  # for sets that give no reference answers
 GENERATED = ("tasks", "open")  # sources of prompts that this project generates
 
 
@@ -51,10 +50,11 @@ class Checked:
 
     def results(self, answers: Answers, cfg: Eval) -> dict[str, Any]:
         """Return rates and differences by group, kind and task, and the rates that put them in proportion."""
-        groups = self.groups
-        by_group = {name: rate_row(table, cfg) for name, table in groups.items()}
+        by_group = {name: rate_row(table, cfg) for name, table in self.groups.items()}
         for name, row in by_group.items():
-            row |= UNKNOWN_CONTEXT if name.startswith(OUTSIDE) else context_rates(groups[name], answers, cfg)
+            table = None if name.startswith(OUTSIDE) else self.groups[name]  # those sets give no reference answers
+            row["containing"] = containing(table, answers, cfg) if table else {}
+            row["constant"] = constant(table.prompts) if table else None
         sides = {side: self.verdict_table.group(*names) for side, names in SIDES.items()}
         return {
             "endpoint": self.endpoint,
@@ -69,16 +69,8 @@ class Checked:
 
 def rates_by(sides: dict[str, Table], field: str, cfg: Eval) -> dict[str, dict[str, Any]]:
     """Return rates and differences by side (seen, unseen, tuning), and in each by `field` (kind or task)."""
-    return {
-        side: {name: rate_row(part, cfg) for name, part in table.by(field).items()}
-        for side, table in sides.items()
-        if table.prompts
-    }
-
-
-def context_rates(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:
-    """Return the share of answers that contain the reference in any form, and a constant answer's pass rate."""
-    return {"containing": containing(table, answers, cfg), "constant": constant(table.prompts)}
+    parts_by_side = {side: table.by(field) for side, table in sides.items() if table.prompts}
+    return {side: {name: rate_row(part, cfg) for name, part in parts.items()} for side, parts in parts_by_side.items()}
 
 
 def containing(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:

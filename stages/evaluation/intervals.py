@@ -48,6 +48,10 @@ class Interval:
         """The bounds in percentage points: `−7.1 to +3.4`."""
         return f"{bound(self.low)} to {bound(self.high)}"
 
+    def word(self, above: str, below: str, neither: str) -> str:
+        """Return the word for an interval above 0, for one below 0, or for one that contains 0."""
+        return above if self.low > 0 else below if self.high < 0 else neither
+
 
 class Means:
     """The mean outcome of every model on the same prompts, and the error of each mean and difference.
@@ -56,8 +60,7 @@ class Means:
         outcomes: (prompts, models): shares in [0, 1], or with `shares=False` any measure. A prompt's outcomes stay
             together, so differences are paired.
         families: the task family of each prompt.
-        drawn: True for intervals about tasks like these, of which the families are a sample; else about these tasks.
-    """
+        drawn: True for intervals about tasks like these, of which families are a sample; else about these tasks."""
 
     def __init__(self, outcomes: NDArray[Any], families: Sequence[str], drawn: bool = False, shares: bool = True):
         self.prompts, self.shares = len(outcomes), shares
@@ -142,9 +145,7 @@ def paired(before: Sequence[float], after: Sequence[float], confidence: float = 
     """The mean difference of two measurements of the same rows, with a t interval; infinite bounds for one row."""
     differences = [b - a for a, b in zip(before, after, strict=True)]
     mean, n = fmean(differences), len(differences)
-    margin = math.inf
-    if n > 1:
-        margin = student_quantile((1 + confidence) / 2, n - 1) * stdev(differences) / n**0.5
+    margin = student_quantile((1 + confidence) / 2, n - 1) * stdev(differences) / n**0.5 if n > 1 else math.inf
     return Interval(mean, mean - margin, mean + margin)
 
 

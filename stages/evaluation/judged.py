@@ -38,10 +38,11 @@ class Comparison:
     @classmethod
     def read(cls, versus: Path, label: Path | None) -> "Comparison":
         """Read a `versus` node and its `label` node, which is None if all answers are alike and nobody was asked."""
+        candidates = iter(load(versus / "candidates.parquet", Candidate))
         judgements = load(label / "judgements.parquet", Judgement) if label else []
         words = (label or versus) / KNOWN_WORDS
         return cls(
-            read_sides(versus),
+            [*zip(candidates, candidates, strict=True)],
             {j.prompt_id: j for j in judgements if j.preference},
             {j.candidate_id: j.score for j in judgements if j.score is not None},
             Counter(j.error for j in judgements if j.error),
@@ -127,12 +128,6 @@ def measure_wins(cfg: Eval, inputs: Mapping[str, Path]) -> Iterator[Measure]:
         for (_, other), won in zip(comparison.sides, comparison.outcomes.won.tolist(), strict=True):
             if not math.isnan(won):
                 yield Measure(name, content_id(other.prompt_id, other.text), key, won)
-
-
-def read_sides(versus: Path) -> list[tuple[Candidate, Candidate]]:
-    """Read the two candidates of every prompt from a `versus` node, the policy's first."""
-    candidates = iter(load(versus / "candidates.parquet", Candidate))
-    return list(zip(candidates, candidates, strict=True))
 
 
 def sentence(row: Mapping[str, Any], policy: str) -> str:

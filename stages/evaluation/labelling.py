@@ -78,12 +78,10 @@ class Labelling:
 
     @cached_property
     def contests(self) -> list[Contest]:
-        contests = [
-            contest(j.prompt_id, self.candidates[str(j.a)].n_tokens, self.candidates[str(j.b)].n_tokens, sign)
-            for j in self.preferences
-            if (sign := {"a": 1, "b": -1}.get(str(j.preference), 0))
-            and self.candidates[str(j.a)].n_tokens != self.candidates[str(j.b)].n_tokens
-        ]
+        decided = [j for j in self.preferences if j.preference != "tie"]
+        tokens = [[self.candidates[str(name)].n_tokens for name in (j.a, j.b)] for j in decided]
+        unequal = ((j, a, b) for j, (a, b) in zip(decided, tokens, strict=True) if a != b)
+        contests = [contest(j.prompt_id, a, b, 1 if j.preference == "a" else -1) for j, a, b in unequal]
         for prompt_id, candidates in self.scored.items():
             score = np.array([score for _, score in candidates])
             length = np.array([candidate.n_tokens for candidate, _ in candidates])

@@ -163,7 +163,5 @@ def length_warning(correlation: float | None) -> str:
     if correlation is None or abs(correlation) < BY_LENGTH:
         return ""
     preferred = "longer" if correlation > 0 else "shorter"
-    return (
-        f"scores correlate with length ({signed(correlation, '{:+z.2f}')}): {preferred} answers are preferred. "
-        "pairs.max_length_ratio=1.2 pairs candidates of about equal length."
-    )
+    bias = f"scores correlate with length ({signed(correlation, '{:+z.2f}')}): {preferred} answers are preferred"
+    return f"{bias}. pairs.max_length_ratio=1.2 pairs candidates of about equal length."

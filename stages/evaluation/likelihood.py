@@ -56,11 +56,8 @@ def score(
         model = Distributions(cfg, role, inputs[role] / "model", rows[role])
         references[role] = model.mean_log_probs(REFERENCES)
         divergence, tokens = model.divergence(sft, role), sum(len(completion) for _, completion in own)
-        kl[role] = {
-            "per_token": divergence / max(1, tokens),
-            "per_answer": divergence / len(prompts),
-            "answers": len(prompts),
-        }
+        means = {"per_token": divergence / max(1, tokens), "per_answer": divergence / len(prompts)}
+        kl[role] = means | {"answers": len(prompts)}
     tasks = [e.task for e in referenced]
     return {"kl": kl, "references": compare_references(cfg, references, tasks) if referenced else {}}
 
@@ -71,20 +68,16 @@ def readable(prompts: list[Example], sft: Path, out: StageDir) -> list[Example]:
     referenced = [e for e in prompts if e.reference]
     fit = [e for e in referenced if longest is None or len(sft_contract.example(e.conversation)[0]) <= longest]
     if too_long := len(referenced) - len(fit):
-        out.warn(
-            f"{too_long} of {len(referenced)} reference answers are not scored: with their prompts they exceed the "
-            f"models' context of {longest:,} tokens."
-        )
+        unscored = f"{too_long} of {len(referenced)} reference answers are not scored"
+        out.warn(f"{unscored}: with their prompts they exceed the models' context of {longest:,} tokens.")
     return fit
 
 
 def compare_references(cfg: Eval, references: dict[str, list[float]], tasks: list[str]) -> dict[str, Any]:
     """Return mean log-probs of the reference answers by role, and their differences with intervals."""
-    roles = list(references)
-    scored = np.array([references[role] for role in roles]).T
-    means = Means(scored, tasks, shares=False)
+    roles, means = [*references], Means(np.array([*references.values()]).T, tasks, shares=False)
     results: dict[str, Any] = {"prompts": len(tasks)}
-    results |= {role: float(means.means[i]) for i, role in enumerate(roles)}
+    results |= dict(zip(roles, map(float, means.means), strict=True))
     for name, (a, b) in differences(roles).items():
         results[name] = asdict(means.difference(roles.index(a), roles.index(b), cfg.confidence))
     return results

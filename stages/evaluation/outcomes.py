@@ -76,8 +76,7 @@ class Table:
         return {str(label): self.where(labels == label) for label in sorted(set(labels))}
 
     def views(self) -> dict[str, "Table"]:
-        """Return the sub-tables of VIEWS that have prompts; a view with the same prompts as an earlier one is left
-        out."""
+        """Return the sub-tables of VIEWS that have prompts, without views with the same prompts as an earlier one."""
         tables = dict[str, Table]()
         for name, groups in VIEWS.items():
             table = self.group(*groups)
@@ -110,10 +109,8 @@ def read_answers(folders: dict[str, Path]) -> tuple[Answers, int]:
 def tabulate(prompts: list[Example], answers: Answers) -> Table:
     """Check every answer; NaN if the prompt has no checks."""
     rows = [[of_model[e.id] for of_model in answers.values()] for e in prompts]
-    passed = [
-        [share_passed(e.checks, a.text) == 1 if e.checks else np.nan for a in row]
-        for e, row in zip(prompts, rows, strict=True)
-    ]
+    checked = zip([e.checks for e in prompts], rows, strict=True)
+    passed = [[share_passed(checks, a.text) == 1 if checks else np.nan for a in row] for checks, row in checked]
     tokens = [[a.n_tokens for a in row] for row in rows]
     stopped = [[a.finish_reason == "stop" for a in row] for row in rows]
     arrays = (np.array(values, float).reshape(-1, len(answers)) for values in (passed, tokens, stopped))
@@ -170,19 +167,13 @@ def endings_warning(groups: dict[str, Table], titles: dict[str, str], cfg: Eval)
         if (delta := Interval(**row[main_difference(titles)])).high < 0:
             rates = f"{row[first]['mean']:.1%} to {row['policy']['mean']:.1%}"
             fallen.append(f"on {name} from {rates}, {delta.points()}")
-    if not fallen:
-        return ""
-    return (
-        f"{titles['policy']} ends fewer of its answers by itself than {titles[first]}: {'; '.join(fallen)}. "
-        "Try pairs.unfinished=drop, lower sample.temperatures, a higher sample.max_new_tokens or a lower "
-        "dpo.learning_rate."
-    )
+    warning = f"{titles['policy']} ends fewer of its answers by itself than {titles[first]}: {'; '.join(fallen)}"
+    return f"{warning}. {COMPARED['way_out_of_endings']}" if fallen else ""
 
 
 def endings_clause(table: Table, titles: dict[str, str], cfg: Eval) -> str:
     """Return the verdict's clause if the policy ends significantly fewer answers than SFT, or only few, else ''."""
-    row = with_intervals(table, np.asarray(table.stopped), cfg)
-    first = before(titles)
+    row, first = with_intervals(table, table.stopped, cfg), before(titles)
     before_rate, policy_rate = row[first]["mean"], row["policy"]["mean"]
     if Interval(**row[main_difference(titles)]).high < 0:
         return f", and ends fewer of its answers by itself: {before_rate:.1%} → {policy_rate:.1%}"
@@ -217,14 +208,11 @@ def consistency(table: Table) -> dict[str, Any]:
     right = np.array([passed.mean(0) for passed in requests])
     spread = np.array([passed.std(0) for passed in requests]).mean(0)
     shares = {"always": right == 1, "sometimes": (right > 0) & (right < 1), "never": right == 0}
-    return {
-        "requests": len(requests),
-        "phrasings": max(len(passed) for passed in requests),
-        **{
-            role: {"spread": float(spread[i])} | {name: float(share[:, i].mean()) for name, share in shares.items()}
-            for i, role in enumerate(table.roles)
-        },
-    }
+    results: dict[str, Any] = {"requests": len(requests), "phrasings": max(map(len, requests))}
+    for i, role in enumerate(table.roles):
+        results[role] = {"spread": float(spread[i])}
+        results[role] |= {name: float(share[:, i].mean()) for name, share in shares.items()}
+    return results
 
 
 def of_pairs(learnt: dict[str, Any]) -> str:
@@ -234,23 +222,16 @@ def of_pairs(learnt: dict[str, Any]) -> str:
 
 def effect_word(delta: Interval) -> str:
     """Return the verdict's words for a difference between the policy and the model that it was trained from."""
-    return "helped" if delta.low > 0 else "hurt" if delta.high < 0 else "made no measurable change"
-
-
-def comparison_word(delta: Interval) -> str:
-    """Return the verdict's words for a difference between two unrelated models."""
-    return "passes more" if delta.low > 0 else "passes less" if delta.high < 0 else "does not measurably differ"
+    return delta.word("helped", "hurt", "made no measurable change")
 
 
 def verdict(primary: dict[str, Any], titles: dict[str, str], endings: str = "") -> str:
     """Return the verdict by checks: the main difference on the primary endpoint, and the `endings` clause."""
-    delta = Interval(**primary[main_difference(titles)])
-    first = before(titles)
-    word = effect_word(delta) if first != "other" else comparison_word(delta)
-    sentence = (
-        f"{titles['policy']} {word}: {delta.points()} over {titles[first]}, on {primary['prompts']} held-out prompts "
-        f"of {primary['tasks']} tasks{endings}."
-    )
+    delta, first = Interval(**primary[main_difference(titles)]), before(titles)
+    of_others = delta.word("passes more", "passes less", "does not measurably differ")
+    word = of_others if first == "other" else effect_word(delta)
+    prompts = f"{primary['prompts']} held-out prompts of {primary['tasks']} tasks"
+    sentence = f"{titles['policy']} {word}: {delta.points()} over {titles[first]}, on {prompts}{endings}."
     if primary["prompts"] < ENOUGH_PROMPTS:
         sentence += f" Fewer than {ENOUGH_PROMPTS} prompts: a small effect would stay undetected."
     return sentence

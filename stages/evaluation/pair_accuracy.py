@@ -13,6 +13,7 @@ from stages.tasks.checks import share_passed
 
 # By sign: the chosen answer is truly better than the rejected one, worse, or as good.
 VERDICTS = {1: "right", -1: "wrong", 0: "neither"}
+PairsByStrategy = Mapping[Strategy, Iterable[tuple[Candidate, Candidate]]]
 SIGNS = {"a": 1, "b": -1, "tie": 0}
 
 
@@ -28,12 +29,7 @@ class PairAudit:
             self.keys[key[0]].append(key)
         self.signs = defaultdict[Strategy, list[tuple[str, int]]](list)  # (prompt id, sign) of each pair
 
-    def look_up(
-        self,
-        prompt: Example,
-        candidates: Iterable[Candidate],
-        pairs: Mapping[Strategy, Iterable[tuple[Candidate, Candidate]]],
-    ) -> None:
+    def look_up(self, prompt: Example, candidates: Iterable[Candidate], pairs: PairsByStrategy) -> None:
         """Record the verdicts on a prompt's pairs, each with the chosen candidate first. Copies are equally good."""
         texts = {c.candidate_id: c.stripped_text for c in candidates}
         keys = (key for name in texts for key in self.keys[name] if {*key} <= texts.keys())

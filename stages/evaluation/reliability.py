@@ -24,6 +24,9 @@ GOOD = 0.5  # the lowest score of a good answer
 SAMPLES = 2000  # bootstrap samples of prompts for the intervals of κ and α
 WORDS = {False: ("a", "b", "tie"), True: ("good", "bad")}  # labels of two candidates (False) or of a single one (True)
 Key = tuple[str, ...]
+Prompts = Mapping[str, Example]  # by id
+Candidates = Mapping[str, Candidate]  # by id
+Audited = Sequence[tuple[Judgement, str, str]]  # judgements with the judge's label and the known one
 
 
 def key_of(j: Judgement) -> Key:
@@ -35,7 +38,7 @@ def word_of(j: Judgement) -> str | None:
     return j.preference if j.score is None else "good" if j.score >= GOOD else "bad"
 
 
-def countable(judgements: Iterable[Judgement], candidates: Mapping[str, Candidate]) -> list[Judgement]:
+def countable(judgements: Iterable[Judgement], candidates: Candidates) -> list[Judgement]:
     """List the judgements that are present and needed a judge: two copies are a tie without one. If several judgements
     are about the same texts, only the one that `draw_audit` draws first counts."""
     of_texts = dict[Key, Judgement]()
@@ -48,7 +51,7 @@ def countable(judgements: Iterable[Judgement], candidates: Mapping[str, Candidat
     return [*of_texts.values()]
 
 
-def is_copy(j: Judgement, candidates: Mapping[str, Candidate]) -> bool:
+def is_copy(j: Judgement, candidates: Candidates) -> bool:
     return candidates[str(j.a)].stripped_text == candidates[str(j.b)].stripped_text
 
 
@@ -62,9 +65,7 @@ def draw_key(j: Judgement) -> str:
     return content_id("audit", *key_of(j))
 
 
-def audit_rows(
-    audit: Sequence[Judgement], prompts: Mapping[str, Example], candidates: Mapping[str, Candidate]
-) -> list[Any]:
+def audit_rows(audit: Sequence[Judgement], prompts: Prompts, candidates: Candidates) -> list[Any]:
     """Return the rows of `audit.jsonl`: the judged texts without the judge's label, and a blank for the known one."""
     rows = []
     for j in audit:
@@ -93,9 +94,7 @@ def read_known_words(path: Path) -> dict[Key, str]:
     return words
 
 
-def known_by_checks(
-    audit: Iterable[Judgement], prompts: Mapping[str, Example], candidates: Mapping[str, Candidate]
-) -> dict[Key, str]:
+def known_by_checks(audit: Iterable[Judgement], prompts: Prompts, candidates: Candidates) -> dict[Key, str]:
     """Return known labels from checks: a good answer passes all checks, and a better one passes more."""
     words = dict[Key, str]()
     for j in audit:
@@ -112,15 +111,14 @@ def reliability(
     judgements: Sequence[Judgement],
     audit: Sequence[Judgement],
     known_words: Mapping[Key, str],
-    prompts: Mapping[str, Example],
-    candidates: Mapping[str, Candidate],
+    prompts: Prompts,
+    candidates: Candidates,
 ) -> dict[str, Any]:
     """Return the content of `reliability.json`. A positive is a good answer or, of two candidates, a better `a`."""
     swapped = [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]
-    missing = Counter(j.error for j in judgements if j.error)
     figures: dict[str, Any] = {
         "judgements": len(judgements),
-        "missing": dict(missing),
+        "missing": dict(Counter(j.error for j in judgements if j.error)),
         "order_flips": agreement.share(swapped.count(False), len(swapped)).as_dict() if swapped else None,
         "audited": len(audit),
         "known": sum(key_of(j) in known_words for j in audit),
@@ -128,8 +126,7 @@ def reliability(
     audited = [(j, str(word_of(j)), known_words[key_of(j)]) for j in audit if key_of(j) in known_words]
     if not audited:
         return figures
-    single = bool(audited[0][0].candidate_id)
-    words = WORDS[single]
+    words = WORDS[single := bool(audited[0][0].candidate_id)]
     right = [judge == truth for _, judge, truth in audited]
     (right1, known1), (right0, known0) = (error_counts(audited, words[0], positive) for positive in (True, False))
     figures |= {
@@ -156,13 +153,13 @@ def reliability(
     return figures
 
 
-def error_counts(audited: Sequence[tuple[Judgement, str, str]], word: str, positive: bool) -> tuple[int, int]:
+def error_counts(audited: Audited, word: str, positive: bool) -> tuple[int, int]:
     """Return the number of known positives (or negatives) that the judge got right, and their total."""
     hits = [(judge == word) == positive for _, judge, truth in audited if (truth == word) == positive]
     return sum(hits), len(hits)
 
 
-def agreements(audited: Sequence[tuple[Judgement, str, str]], words: Sequence[str]) -> dict[str, Any]:
+def agreements(audited: Audited, words: Sequence[str]) -> dict[str, Any]:
     """Return κ and α with bootstrap intervals over prompts."""
     counts = defaultdict[str, Any](lambda: np.zeros((len(words), len(words))))
     for j, judge, truth in audited:
@@ -178,25 +175,19 @@ def agreements(audited: Sequence[tuple[Judgement, str, str]], words: Sequence[st
     return figures
 
 
-def lengths(audited: Sequence[tuple[Any, ...]], place: int, candidates: Mapping[str, Candidate]) -> float | None:
+def lengths(audited: Sequence[tuple[Any, ...]], place: int, candidates: Candidates) -> float | None:
     """The length bias of labels: the share of pairs with the longer answer preferred or, for single answers, by how
     many tokens good ones are longer on average."""
     if audited[0][0].candidate_id:
-        tokens = {
-            word: [candidates[row[0].candidate_id].n_tokens for row in audited if row[place] == word]
-            for word in WORDS[True]
-        }
-        return float(np.mean(tokens["good"]) - np.mean(tokens["bad"])) if all(tokens.values()) else None
-    gaps = [candidates[row[0].a].n_tokens - candidates[row[0].b].n_tokens for row in audited]
-    longer = [
-        (gap > 0) == (row[place] == "a") for gap, row in zip(gaps, audited, strict=True) if gap and row[place] != "tie"
-    ]
+        tokens = [(row[place], candidates[row[0].candidate_id].n_tokens) for row in audited]
+        good, bad = ([count for word, count in tokens if word == which] for which in WORDS[True])
+        return float(np.mean(good) - np.mean(bad)) if good and bad else None
+    gaps = [(candidates[row[0].a].n_tokens - candidates[row[0].b].n_tokens, row[place]) for row in audited]
+    longer = [(gap > 0) == (word == "a") for gap, word in gaps if gap and word != "tie"]
     return float(np.mean(longer)) if longer else None
 
 
-def topics(
-    audited: Sequence[tuple[Judgement, str, str]], right: Sequence[bool], prompts: Mapping[str, Example]
-) -> dict[str, Any]:
+def topics(audited: Audited, right: Sequence[bool], prompts: Prompts) -> dict[str, Any]:
     """Return the accuracy on each task."""
     by_task = defaultdict[str, list[bool]](list)
     for (j, _, _), hit in zip(audited, right, strict=True):

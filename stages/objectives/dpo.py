@@ -138,12 +138,7 @@ def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
     tokens beyond the shorter completion's length by `ld_alpha`."""
     shorter = min(len(scored.chosen_logps), len(scored.rejected_logps))
     alpha = 1.0 if ld_alpha is None else ld_alpha
-    return {
-        "prompt_ids": scored.prompt_ids,
-        "chosen_ids": scored.chosen_ids,
-        "rejected_ids": scored.rejected_ids,
-        "chosen_mask": scored.chosen_mask,
-        "rejected_mask": scored.rejected_mask,
+    return {name: vars(scored)[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids", *MASKS)} | {
         "ref_chosen_logps": sum(scored.chosen_logps[:shorter]) + alpha * sum(scored.chosen_logps[shorter:]),
         "ref_rejected_logps": sum(scored.rejected_logps[:shorter]) + alpha * sum(scored.rejected_logps[shorter:]),
     }
@@ -217,11 +212,9 @@ def reward_margins(trainer: StoredReferenceTrainer, pairs: list[PairLogProbs]) -
     trainer.model.eval()
     with round_weights_once(trainer.args.device):
         scores = trainer.log_probs(pairs)
-    rewards = [
-        (trainer.reward(chosen, p.chosen_logps), trainer.reward(rejected, p.rejected_logps))
-        for p, (chosen, rejected) in zip(pairs, scores, strict=True)
-    ]
-    return [{"id": p.id, "margin": a - b} for p, (a, b) in zip(pairs, rewards, strict=True)]
+    chosen = [trainer.reward(scored, p.chosen_logps) for p, (scored, _) in zip(pairs, scores, strict=True)]
+    rejected = [trainer.reward(scored, p.rejected_logps) for p, (_, scored) in zip(pairs, scores, strict=True)]
+    return [{"id": p.id, "margin": a - b} for p, a, b in zip(pairs, chosen, rejected, strict=True)]
 
 
 def read_last_figures(node: Path) -> dict[str, float]:

@@ -20,6 +20,7 @@ from stages.training.saving import checkpoint_folder, list_checkpoints
 from stages.training.token_rows import Row
 
 CHECKED = 64  # rows
+Scores = tuple[list[float], list[float]]  # the log-probs of each token of a chosen and of a rejected completion
 # The relative distance of the first loss from its value at log-ratio 0 that rounding explains.
 LOSS_TOLERANCE = {Precision.fp32: 1e-3, Precision.bf16: 0.02}
 
@@ -112,12 +113,10 @@ def mean_loss(trainer: MicroBatches, pairs: int) -> float:
     return total / pairs
 
 
-def score_in_batches(
-    trainer: MicroBatches, pairs: Sequence[PairLogProbs], rows: list[Row]
-) -> list[tuple[list[float], list[float]]]:
+def score_in_batches(trainer: MicroBatches, pairs: Sequence[PairLogProbs], rows: list[Row]) -> list[Scores]:
     """Return `pair_log_probs` of every pair under the policy, in the trainer's batches of `rows`, which have the ids
     and lengths of the pairs."""
-    by_id, scores_by_id = {p.id: p for p in pairs}, dict[str, tuple[list[float], list[float]]]()
+    by_id, scores_by_id = {p.id: p for p in pairs}, dict[str, Scores]()
     for part in trainer.evaluation_batches(rows):
         batch = [by_id[row["id"]] for row in part]
         scores = pair_log_probs(trainer.model, batch, trainer.processing_class.pad_token_id, trainer.cfg.precision)

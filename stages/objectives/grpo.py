@@ -93,8 +93,7 @@ def load_start(policy: Path, cfg: ScoredGRPO, device: torch.device) -> PreTraine
 
 
 def compute_advantages(rewards: Sequence[float], cfg: ScoredGRPO) -> list[float]:
-    """Return each reward minus its baseline. The losses grpo and dapo divide differences from a group's mean by the
-    group's standard deviation."""
+    """Return each reward minus its baseline. grpo and dapo divide differences from a group's mean by its deviation."""
     mean, count = fmean(rewards), len(rewards)
     if cfg.baseline == "leave_one_out":
         return [(reward - mean) * count / (count - 1) for reward in rewards]
@@ -187,11 +186,10 @@ class GroupTrainer(MicroBatches):
         self._metrics["train"] |= {name: [value] for name, value in describe_step(groups).items()}
         counts = [entry["live_groups"] for entry in self.state.log_history if "live_groups" in entry][1 - MOST_DEAD :]
         if not live and len(counts) == MOST_DEAD - 1 and not any(counts):
-            raise UserError(
-                f"align=grpo: in {MOST_DEAD} steps in a row, all completions of each prompt had equal rewards, so "
-                f"nothing is learnt. Raise grpo.completions (now {self.cfg.completions}) or grpo.temperature (now "
-                f"{self.cfg.temperature:g}), or use prompts that the model answers rightly now and then."
-            )
+            problem = f"in {MOST_DEAD} steps in a row, all completions of each prompt had equal rewards"
+            keys = f"grpo.completions (now {self.cfg.completions}) or grpo.temperature (now {self.cfg.temperature:g})"
+            ways = f"Raise {keys}, or use prompts that the model answers rightly now and then."
+            raise UserError(f"align=grpo: {problem}, so nothing is learnt. {ways}")
         return loss
 
     def rows_here(self, live: list[Row]) -> list[Row]:
@@ -226,8 +224,7 @@ class GroupTrainer(MicroBatches):
 
     @torch.no_grad()
     def reference_log_probs(self, options: dict[str, Any]) -> torch.Tensor:
-        """Return the log-probs under the SFT model: the frozen copy or, if there is none, the policy without its
-        adapter."""
+        """Return the log-probs under the SFT model: the frozen copy or, without one, the policy without adapter."""
         without_adapter = nullcontext() if self.reference else self.model.disable_adapter()
         with without_adapter, autocast(self.cfg.precision, self.args.device):
             output = (self.reference or self.model)(**options)

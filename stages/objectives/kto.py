@@ -187,10 +187,8 @@ class CompletionTrainer(MicroBatches):
 
 def pad_rows(rows: Sequence[Row], pad_id: int) -> Batch:
     """Return rows as a batch on the CPU, padded on the right; `labels`, (rows, tokens), are those of completions."""
-    ids, labels = list[torch.Tensor](), list[torch.Tensor]()
-    for row in rows:
-        ids.append(torch.tensor(row["prompt_ids"] + row["completion_ids"]))
-        labels.append(torch.tensor([IGNORED] * len(row["prompt_ids"]) + row["completion_ids"]))
+    ids = [torch.tensor(row["prompt_ids"] + row["completion_ids"]) for row in rows]
+    labels = [torch.tensor([IGNORED] * len(row["prompt_ids"]) + row["completion_ids"]) for row in rows]
     batch = {"input_ids": pad_sequence(ids, True, pad_id), "labels": pad_sequence(labels, True, IGNORED)}
     batch["attention_mask"] = pad_sequence([torch.ones_like(t) for t in ids], True, 0)
     return batch | {name: torch.tensor([row[name] for row in rows]) for name in ("label", "ref_logps")}

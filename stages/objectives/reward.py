@@ -94,10 +94,8 @@ def read_rows(
     rows = SplitRows(PreferenceRows, cfg, out)
     for pair in pairs:
         if cfg.margin and pair.margin is None:
-            raise UserError(
-                f"reward.margin=true: pair {pair.id} has no margin, because {pair.labeler} gives no strength of its "
-                "preferences. Set reward.margin=false."
-            )
+            problem = f"pair {pair.id} has no margin, because {pair.labeler} gives no strength of its preferences"
+            raise UserError(f"reward.margin=true: {problem}. Set reward.margin=false.")
         try:
             row = trl_row(tokenize_pair(pair, contract), pair.margin if cfg.margin else None)
         except ContractError as reason:
@@ -134,10 +132,9 @@ def held_out_warnings(figures: dict[str, Any], pairs: int, key: str = "pairs") -
         return [f"no pair is held out, so the reward model's accuracy is unknown. Raise {key}.validation_fraction."]
     warnings, (mean, low, high) = [], figures["accuracy"].values()
     if low <= 0.5:
-        warnings.append(
-            f"the reward model is right in {mean:.1%} ({low:.1%} to {high:.1%}) of {pairs} held-out pairs, which is "
-            "not significantly better than random. Add pairs, or raise reward.learning_rate."
-        )
+        accuracy = f"the reward model is right in {mean:.1%} ({low:.1%} to {high:.1%}) of {pairs} held-out pairs"
+        problem = f"{accuracy}, which is not significantly better than random"
+        warnings.append(f"{problem}. Add pairs, or raise reward.learning_rate.")
     if abs(figures["length_correlation"] or 0.0) >= LENGTH_CORRELATION:
         matched = figures.get("length_matched")
         accuracy = f"is {matched['mean']:.1%}" if matched else "cannot be measured here"

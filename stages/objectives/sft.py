@@ -136,10 +136,9 @@ class IsolationCheck(TrainerCallback):
         # rise by nats. `allowed_gap` is 1e-5 in fp32 and 0.03 in bf16.
         if not gap <= allowed_gap(self.cfg.precision, nats):
             attention = attention_name(self.trainer.model)
-            raise UserError(
-                f"sft.packing=true: this model ({attention} attention) does not separate packed examples: after a "
-                f"copy of itself, an example's log-probs move by {gap:.2g} nats per token. Set sft.packing=false."
-            )
+            problem = f"this model ({attention} attention) does not separate packed examples"
+            evidence = f"after a copy of itself, an example's log-probs move by {gap:.2g} nats per token"
+            raise UserError(f"sft.packing=true: {problem}: {evidence}. Set sft.packing=false.")
 
     @torch.no_grad()
     def measure(self) -> tuple[float, float]:

@@ -37,9 +37,10 @@ class Case(NamedTuple):
     notes: list[str]
 
 
-def cases(
-    folder: Path, labelling: Labelling, votes: Votes, words: VotesByMember, audits: bool
-) -> Iterator[tuple[str, list[Case]]]:
+Section = tuple[str, list[Case]]  # a heading with its examples
+
+
+def cases(folder: Path, labelling: Labelling, votes: Votes, words: VotesByMember, audits: bool) -> Iterator[Section]:
     """Yield each heading with its examples. `votes`: the replies of judges. `words`: the labels of judges or ensemble
     members. `audits`: False if the checks themselves made the labels."""
 

@@ -34,15 +34,12 @@ def chart(results: dict[str, Any], by: str, trained: str = "it") -> dict[str, An
         places = {f"at_{which}": place(delta[which]) for which in ("low", "mean", "high")}
         return {**row, "name": in_words(name), "delta": delta, **places}
 
-    return {
-        "end": round(100 * end),
-        "sides": {
-            TITLES["untaught" if trained == "nothing here" and side == "seen" else side]: sorted(
-                (drawn(*item) for item in kinds.items()), key=lambda row: (-row["delta"]["mean"], row["name"])
-            )
-            for side, kinds in sides.items()
-        },
-    }
+    rows_by_side = dict[str, list[dict[str, Any]]]()
+    for side, kinds in sides.items():
+        title = TITLES["untaught" if trained == "nothing here" and side == "seen" else side]
+        marks = [drawn(name, row) for name, row in kinds.items()]
+        rows_by_side[title] = sorted(marks, key=lambda row: (-row["delta"]["mean"], row["name"]))
+    return {"end": round(100 * end), "sides": rows_by_side}
 
 
 def conclusion(results: dict[str, Any]) -> str:
@@ -63,16 +60,15 @@ def single_tasks(results: dict[str, Any]) -> str:
     for word, clear in (("better", [r for r in rows if r[2].low > 0]), ("worse", [r for r in rows if r[2].high < 0])):
         if clear:
             most = sorted(clear, key=lambda r: -abs(r[2].mean))[:NAMED]
-            listed = ", ".join(
-                f"“{in_words(name)}” ({row[before]['mean']:.0%} → {row['policy']['mean']:.0%} of {row['prompts']})"
-                for name, row, _ in most
-            )
+            rates = [
+                (in_words(name), row[before]["mean"], row["policy"]["mean"], row["prompts"]) for name, row, _ in most
+            ]
+            listed = ", ".join(f"“{name}” ({old:.0%} → {new:.0%} of {count})" for name, old, new, count in rates)
             more = f" and {len(clear) - NAMED} more" if len(clear) > NAMED else ""
             clauses.append(f"{word} on {listed}{more}")
     sentences = [f"Single tasks, of {len(rows)}: {'; '.join(clauses)}."] if clauses else []
     unseen = list(sides.get("unseen", {}).values())
-    never = sum(row[before]["mean"] == row["policy"]["mean"] == 0 for row in unseen)
-    if never:
+    if never := sum(row[before]["mean"] == row["policy"]["mean"] == 0 for row in unseen):
         sentences.append(f"On {never} of {counted(len(unseen), 'unseen task')} neither model passes any prompt.")
     return " ".join(sentences)
 

@@ -14,6 +14,8 @@ from stages.config.errors import visible
 from stages.pages.glossary import in_words
 from stages.store.numbers import bound, points, signed
 
+BREAKS = re.compile(r"(_|=|/|\.(?=\D))")  # the places in keys and paths after which a line may break
+
 
 @dataclass(frozen=True)
 class Look:
@@ -34,30 +36,19 @@ LOOKS = {
 
 def written_out(value: Any) -> str:
     """Return a value, HTML or text, with invisible characters written out as escapes."""
-    if isinstance(value, Markup):
-        return Markup(visible(value, "\n\t"))
-    return visible(str(value), "\n\t")
+    kind = Markup if isinstance(value, Markup) else str
+    return kind(visible(str(value), "\n\t"))
 
 
 def environment() -> Environment:
     """Return a Jinja environment that escapes every expression and writes out its invisible characters."""
-    env = Environment(
-        loader=PackageLoader("stages", "pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        finalize=written_out,
-    )
+    pages = PackageLoader("stages", "pages")
+    env = Environment(loader=pages, autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=written_out)
+    env.filters |= {"points": points, "bound": bound, "signed": signed, "in_words": in_words}
     env.filters["percent"] = lambda share: f"{100 * share:.1f}%"
-    env.filters["points"] = points
-    env.filters["bound"] = bound
     env.filters["duration"] = lambda seconds: f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
-    env.filters["signed"] = signed
-    env.filters["in_words"] = in_words
     env.filters["size"] = lambda n: f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / 2**20:.0f} MiB"
     env.filters["line_ends"] = lambda text: text.replace("\n", "⏎\n") if text.strip("\n") == "" else text
-    env.filters["breakable"] = lambda text: Markup(
-        re.sub(r"(_|=|/|\.(?=\D))", r"\1<wbr>", str(escape(text)))
-    )  # keys and paths
+    env.filters["breakable"] = lambda text: Markup(BREAKS.sub(r"\1<wbr>", str(escape(text))))
     env.globals["looks"] = LOOKS
     return env

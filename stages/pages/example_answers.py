@@ -15,11 +15,8 @@ from stages.store.workspace import Sample, read_samples
 from stages.tasks.checks import share_passed
 
 WON = {1.0: "better than", 0.5: "a tie with", 0.0: "worse than"}
-SETS = {  # the words for prompts without checks, by set of answers
-    "answer_held_out": "of held-out pairs",
-    "answer_judged": "without checks",
-    "answer": "without checks",
-}
+# The words for prompts without checks, by set of answers
+SETS = {"answer_held_out": "of held-out pairs", "answer_judged": "without checks", "answer": "without checks"}
 
 
 class ShownAnswer(NamedTuple):
@@ -43,10 +40,8 @@ def side_by_side(inputs: Mapping[str, Path], results: Mapping[str, Any], count: 
             continue
         answers, _ = read_answers({role: inputs[f"{name}_{role}"] for role in models})
         examples = {e.id: e for e in prompts_of_set(name, inputs)}
-        prompts = [
-            side(examples[i], {role: answers[role][i].text for role in models}, models)
-            for i in sorted(answers["policy"], key=content_id)
-        ]
+        ids = sorted(answers["policy"], key=content_id)
+        prompts = [side(examples[i], {role: answers[role][i].text for role in models}, models) for i in ids]
         if not headings and (plain := [s for s in prompts if not s.shares]):
             headings[f"{len(plain)} prompts {what}"] = plain
         headings |= by_checks([s for s in prompts if s.shares], results)

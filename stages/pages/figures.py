@@ -18,8 +18,10 @@ from stages.store.numbers import signed
 
 COLOURS = {role: look.light for role, look in LOOKS.items()}  # placeholders that `svg` replaces by CSS variables
 REFERENCE = re.compile(r'(url\(#|href="#)([\w.-]+)')  # a reference to an element of the same SVG
+Curve = list[dict[str, Any]]
 PANEL = (3.6, 2.4)  # inches: as wide as a phone, so that text keeps its size
-STYLE: dict[str, Any] = read_beside(__file__)
+STYLE: dict[str, Any] = read_beside(__file__)["style"]
+PANELS: dict[str, dict[str, dict[str, str]]] = read_beside(__file__)["panels"]
 INK: str = STYLE["text.color"]  # placeholder that `svg` replaces by the page's text colour
 
 
@@ -69,9 +71,7 @@ def calibration(title: str, margins: list[float]) -> list[str]:
         ]
 
 
-def panel(
-    title: str, curve: list[dict[str, Any]], series: dict[str, str], xlabel: str = "step", role: str = "policy"
-) -> str:
+def panel(title: str, curve: Curve, series: dict[str, str], xlabel: str = "step", role: str = "policy") -> str:
     """Draw metrics of a curve over steps: the first in the model's colour, others dashed, held-out ones with marks.
     The description gives the first and last values."""
     descriptions = []
@@ -96,31 +96,7 @@ def decorate(axes: Axes, title: str, xlabel: str) -> None:
         axes.legend(fontsize=9)
 
 
-def sft(curve: list[dict[str, Any]]) -> list[str]:
-    """Draw SFT's loss on training and validation data."""
-    series = {"loss": "training", "eval_loss": "validation"}
-    return [panel("SFT: loss", curve, series, role="sft")] if curve else []
-
-
-def rollouts(title: str, curve: list[dict[str, Any]]) -> list[str]:
-    """Draw the rewards of GRPO's completions and of held-out answers, how many groups teach, length and entropy."""
-    return [
-        panel(f"{title}: reward", curve, {"reward": "training", "eval_reward": "held out"}),
-        panel(f"{title}: groups with different rewards", curve, {"live_groups": "of a step"}),
-        panel(f"{title}: tokens of a completion", curve, {"completion_tokens": "training"}),
-        panel(f"{title}: nats per token", curve, {"entropy": "entropy", "kl": "KL from SFT"}),
-    ]
-
-
-def preference(title: str, curve: list[dict[str, Any]]) -> list[str]:
-    """Draw loss, margins, accuracy and log-probs of a preference objective, under TRL's names."""
-    return [
-        panel(f"{title}: loss", curve, {"loss": "training", "eval_loss": "held out"}),
-        panel(f"{title}: rewards/margins", curve, {"rewards/margins": "training", "eval_rewards/margins": "held out"}),
-        panel(
-            f"{title}: rewards/accuracies",
-            curve,
-            {"rewards/accuracies": "training", "eval_rewards/accuracies": "held out"},
-        ),
-        panel(f"{title}: log-probs", curve, {"logps/chosen": "chosen", "logps/rejected": "rejected"}),
-    ]
+def training(stage: str, title: str, curve: Curve) -> list[str]:
+    """Draw the training of a stage that trains a language model."""
+    role = "sft" if stage == "sft" else "policy"
+    return [panel(f"{title}: {name}", curve, series, role=role) for name, series in PANELS[stage].items()]

@@ -12,11 +12,13 @@ from stages.pages.glossary import TEXTS
 from stages.store.manifest import Manifest
 from stages.store.numbers import points
 
+Results = dict[str, Any]  # of an evaluation
 # For each group of prompts, the noun that counts its tasks and a clause.
 SCOPES: dict[str, tuple[str, str]] = {group: (noun, clause) for group, (noun, clause) in TEXTS["scopes"].items()}
 OUTSIDE = "outside: "  # prefix of the groups that are the user's labelled test sets
 BY = {"human": "people", "judge": "a judge", "reward_model": "a reward model", "ensemble": "an ensemble"}
 HALF = 0.5  # the share right by chance
+Step = tuple[str, str]  # a sentence, and its command or '' for advice alone
 MOST_STEPS = 2  # on the page
 JUDGE = "eval/judged=judge 'eval.judged.judge.endpoints=[{base_url: URL, model: NAME}]'"
 
@@ -26,9 +28,7 @@ class Headline:
     `trained`: the model trained on tasks like those of the test, which is `it` (the policy), SFT's title, or `nothing
     here`. `learnt`: the results on held-out pairs of all seeds, this run's first."""
 
-    def __init__(
-        self, results: dict[str, Any], seeds: int = 1, trained: str = "it", learnt: Any = (), level: str = "95%"
-    ):
+    def __init__(self, results: Results, seeds: int = 1, trained: str = "it", learnt: Any = (), level: str = "95%"):
         self.results, self.groups, self.models = results, results["groups"], results["models"]
         self.policy, self.before = self.models["policy"], self.models[results["before"]]
         self.main, self.primary = results["main_difference"], results["primary"]
@@ -73,8 +73,7 @@ class Headline:
 
     def outside_sets(self) -> str:
         names = [name for name in self.groups if name.startswith(OUTSIDE)]
-        changes = [f"{n.removeprefix(OUTSIDE)}: {self.change_clause(self.groups[n], self.main)}." for n in names]
-        return " ".join(changes)
+        return " ".join(f"{n.removeprefix(OUTSIDE)}: {self.change_clause(self.groups[n], self.main)}." for n in names)
 
     def learnt(self) -> str:
         """Return how often the policy favours the chosen answer; '' without held-out pairs."""
@@ -83,11 +82,11 @@ class Headline:
         ratio = Interval(**learnt["ratio"]["policy"])
         word = "above" if ratio.low > HALF else "below" if ratio.high < HALF else "not clearly different from"
         seeds = ", ".join(f"{run['ratio']['policy']['mean']:.1%}" for run in self.runs_learnt[1:] if run)
+        share = f"{within(learnt['ratio']['policy'])} of {of_pairs(learnt)}"
+        chance = (learnt["note"] or f"{word} the 50% of chance") + (f" (other seeds: {seeds})" if seeds else "")
+        finding = f"{self.policy}'s log-ratio to {self.before} favours the better answer in {share}, {chance}"
         return (
-            f"{self.policy}'s log-ratio to {self.before} favours the better answer in "
-            f"{within(learnt['ratio']['policy'])} of {of_pairs(learnt)}, "
-            f"{learnt['note'] or f'{word} the 50% of chance'}{f' (other seeds: {seeds})' if seeds else ''}. This "
-            f"shows what {self.policy} learnt of these preferences, not that its answers are better."
+            f"{finding}. This shows what {self.policy} learnt of these preferences, not that its answers are better."
         )
 
     def comparison(self, judged: dict[str, Any]) -> str:
@@ -125,8 +124,7 @@ class Headline:
 
     def form(self) -> str:
         """Return the rates with the reference in any form; '' if prompts have no reference."""
-        containing = self.primary["containing"]
-        if not containing:
+        if not (containing := self.primary["containing"]):
             return ""
         shares = ", ".join(f"{title} {containing[role]['mean']:.1%}" for role, title in self.models.items())
         passed = ", ".join(f"{self.primary[role]['mean']:.1%}" for role in self.models)
@@ -139,13 +137,9 @@ class Headline:
     def change_clause(self, group: dict[str, Any], name: str) -> str:
         """Return a difference as text: `no measurable change (−1.7 points, −7.1 to +3.4; 240 prompts)`."""
         delta = Interval(**group[name])
-        word = "better" if delta.low > 0 else "worse" if delta.high < 0 else "no measurable change"
-        if name != self.main and word == "no measurable change":
-            word = "no measurable difference"
-        if group["note"]:
-            word = group["note"]
-        prompts = f"{group['prompts']:,} prompts"
-        return f"{word} ({points(delta.mean)} points, {delta.bounds()}; {prompts})"
+        none = f"no measurable {'change' if name == self.main else 'difference'}"
+        word = group["note"] or delta.word("better", "worse", none)
+        return f"{word} ({points(delta.mean)} points, {delta.bounds()}; {group['prompts']:,} prompts)"
 
 
 def within(share: dict[str, float]) -> str:
@@ -165,13 +159,10 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def next_steps(
-    results: dict[str, Any], evaluation: Manifest, seeds: list[int], why: Diagnosis | None
-) -> list[tuple[str, str]]:
-    """Return (sentence, command) of each step, the most useful first; the command is '' for advice alone.
-    `evaluation`: the manifest of the evaluation, with its command. `seeds`: the seeds trained, none without
-    training."""
-    run, steps = evaluation["command"].replace(" stage=eval", "", 1), list[tuple[str, str]]()
+def next_steps(results: Results, evaluation: Manifest, seeds: list[int], why: Diagnosis | None) -> list[Step]:
+    """Return the most useful steps, the best first. `evaluation`: the manifest of the evaluation, with its command.
+    `seeds`: the seeds trained, none without training."""
+    run, steps = evaluation["command"].replace(" stage=eval", "", 1), list[Step]()
     if waiting := sum(each.get("waiting", 0) for each in results["judged"].values()):
         steps.append((f"{waiting:,} comparisons wait for people. To ask them:", f"{run} stage=versus"))
     if "learnt" in results["gives_verdict"]:

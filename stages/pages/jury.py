@@ -46,15 +46,10 @@ def judges(labelling: Labelling, votes: Votes) -> list[dict[str, Any]]:
         cast = [(j.prompt_id, votes[key_of(j)][name]) for j in labelling.judgements if name in votes[key_of(j)]]
         sides = [(prompt, side) for prompt, voice in cast for side in voice.verdicts.values() if side in ("A", "B")]
         turned = [(prompt, voice.order_decided) for prompt, voice in cast if voice.order_decided is not None]
-        rows.append(
-            {
-                "name": name,
-                "asked": len(cast),
-                "silent": sum(voice.word is None for _, voice in cast),
-                "first": share([side == "A" for _, side in sides], [prompt for prompt, _ in sides]),
-                "turned": share([is_so for _, is_so in turned], [prompt for prompt, _ in turned]),
-            }
-        )
+        first = share([side == "A" for _, side in sides], [prompt for prompt, _ in sides])
+        changed = share([is_so for _, is_so in turned], [prompt for prompt, _ in turned])
+        silent = sum(voice.word is None for _, voice in cast)
+        rows.append({"name": name, "asked": len(cast), "silent": silent, "first": first, "turned": changed})
     return rows
 
 

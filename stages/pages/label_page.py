@@ -22,6 +22,7 @@ TASKS = 60  # most rows of the table by task
 TIMES = ((1.0, 1.25), (1.25, 2.0), (2.0, float("inf")))  # bins of the length ratio, longer to shorter answer
 BARS = 10  # bins of the scores, if there are more distinct values
 CONTENTS: dict[str, str] = TEXTS["label_sections"]
+AGREEMENT: dict[str, str] = TEXTS["agreement"]  # titles
 
 
 class Bar(NamedTuple):
@@ -100,24 +101,13 @@ def agreement_rows(reliability: dict[str, Any], positive: str) -> list[tuple[str
     """Return (title, figure, interval) rows from `reliability.json`. `positive`: the clause for a positive."""
     if "accuracy" not in reliability:
         return []
-    positive_rate = reliability.get("positive_rate") or {}
-    rates = {
-        "right": reliability["accuracy"],
-        f"… if it is known that {positive}": reliability.get("sensitivity"),
-        "… if the opposite is known": reliability.get("specificity"),
-        "preferences for the better answer": reliability.get("pair_accuracy"),
-        "… for the worse answer": reliability.get("pair_wrong"),
-        "… between two equally good answers": reliability.get("pair_neither"),
-        f"other judgements: {positive}, as judged": positive_rate.get("judged"),
-        f"other judgements: {positive}, corrected": positive_rate.get("corrected"),
-    }
-    numbers = {"Cohen's κ": reliability.get("kappa"), "Krippendorff's α": reliability.get("alpha")}
-    rows = [(title, estimate, "{:.1%}") for title, estimate in rates.items() if estimate]
-    rows += [(title, estimate, "{:z.2f}") for title, estimate in numbers.items() if estimate]
-    return [
-        (title, signed(estimate["mean"], form), f"{signed(estimate['low'], form)} to {signed(estimate['high'], form)}")
-        for title, estimate, form in rows
-    ]
+    estimates, rows = reliability | (reliability.get("positive_rate") or {}), list[tuple[str, str, str]]()
+    for name, title in AGREEMENT.items():
+        if estimate := estimates.get(name):
+            form = "{:z.2f}" if name in ("kappa", "alpha") else "{:.1%}"
+            mean, low, high = (signed(estimate[key], form) for key in ("mean", "low", "high"))
+            rows.append((title.format(positive=positive), mean, f"{low} to {high}"))
+    return rows
 
 
 def shares(labelling: Labelling) -> dict[str, Share]:

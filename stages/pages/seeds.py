@@ -17,13 +17,10 @@ PREFIX = "eval_seed_"
 
 def read_runs(inputs: dict[str, Path], nodes: dict[str, Manifest], seed: int | None) -> list[dict[str, Any]]:
     """Read every evaluation's results with its seed, the report's own (of `seed`, None if nothing trained) first."""
-    runs = [{"seed": seed, "fingerprint": nodes["eval"]["fingerprint"], "role": "eval"}]
-    runs += [
-        {"seed": int(role.removeprefix(PREFIX)), "fingerprint": nodes[role]["fingerprint"], "role": role}
-        for role in inputs
-        if role.startswith(PREFIX)
-    ]
-    return [load_json(inputs[str(run["role"])] / "results.json", require_keys("models")) | run for run in runs]
+    seeds = {"eval": seed} | {role: int(role.removeprefix(PREFIX)) for role in inputs if role.startswith(PREFIX)}
+    results = {role: load_json(inputs[role] / "results.json", require_keys("models")) for role in seeds}
+    runs = {role: {"seed": seeds[role], "fingerprint": nodes[role]["fingerprint"], "role": role} for role in seeds}
+    return [results[role] | run for role, run in runs.items()]
 
 
 def summary(runs: list[dict[str, Any]], inputs: dict[str, Path], confidence: float) -> dict[str, Any] | None:
@@ -41,7 +38,7 @@ def summary(runs: list[dict[str, Any]], inputs: dict[str, Path], confidence: flo
     delta = Interval(**groups[endpoint][main])
     differences = [Interval(**run["primary"][main]) for run in runs]
     gains = [of_seed.mean for of_seed in differences]
-    better, worse = (sum(of_seed.low > 0 for of_seed in differences), sum(of_seed.high < 0 for of_seed in differences))
+    better, worse = sum(of_seed.low > 0 for of_seed in differences), sum(of_seed.high < 0 for of_seed in differences)
     sentence = (
         f"Over {len(runs)} seeds, each prompt's outcomes averaged, {policy} {effect_word(delta)}: "
         f"{points(delta.mean)} points ({delta.bounds()}; for these seeds only). By seed from "
@@ -49,7 +46,7 @@ def summary(runs: list[dict[str, Any]], inputs: dict[str, Path], confidence: flo
     )
     if "policy-base" in first["differences"] and main != "policy-base":
         whole = Interval(**groups[endpoint]["policy-base"])
-        sentence += f" {first['differences']['policy-base']}: {points(whole.mean)} points ({whole.bounds()})."
+        sentence += f" {first['differences']['policy-base']}: {whole.points()}."
     if len(runs) < ENOUGH_SEEDS:
         sentence += f" Fewer than {ENOUGH_SEEDS} seeds say little about the recipe."
     return {"groups": groups, "sentence": sentence}

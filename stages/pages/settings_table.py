@@ -33,10 +33,8 @@ def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
     if learns(nodes["sft"]):
         start = f"supervised fine-tuning: a model ({model(nodes['base'])}) trained on {learnt_from(nodes)}"
     if policy["stage"] == "grpo":
-        return (
-            f"{title}, group-relative policy optimisation, trains {before} further on its own answers "
-            f"({rollouts(policy)}). {before} is {start}."
-        )
+        method = f"group-relative policy optimisation, trains {before} further on its own answers"
+        return f"{title}, {method} ({rollouts(policy)}). {before} is {start}."
     if policy["stage"] == "kto":
         labeler = nodes["label"]["settings"]["labeler"]
         labelled = f"{policy['metrics']['completions']:,} answers, labelled one by one by {labeler}"
@@ -44,10 +42,8 @@ def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
     if "pairs" not in policy["inputs"]:
         return f"{title} is {start}."
     full = {"DPO": ", direct preference optimisation,", "SimPO": ", simple preference optimisation,"}.get(title, "")
-    learnt = pairs(nodes["pairs"], nodes["label"])
-    return (
-        f"{title}{full} trains {before} further to prefer chosen to rejected answers ({learnt}). {before} is {start}."
-    )
+    aim = f"to prefer chosen to rejected answers ({pairs(nodes['pairs'], nodes['label'])})"
+    return f"{title}{full} trains {before} further {aim}. {before} is {start}."
 
 
 def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: list[int]) -> dict[str, str]:
@@ -65,8 +61,7 @@ def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: li
         values["completions"] = rollouts(policy)
     if policy["stage"] in POLICY_STAGES:
         values[title] = objective(policy)
-    earlier = [role for role in nodes if re.fullmatch(r"pairs_\d+", role)]
-    if earlier:
+    if earlier := [role for role in nodes if re.fullmatch(r"pairs_\d+", role)]:
         values["rounds"] = f"{len(earlier) + 1}; candidates, labels, pairs and {title} are those of the last round"
     if "control" in nodes:
         values["control"] = training(nodes["control"])
@@ -79,9 +74,7 @@ def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: li
 
 def model(base: Manifest) -> str:
     config, size = base["config"], f"{base['metrics']['parameters'] / 1e6:,.1f} M parameters"
-    if config["random_init"]:
-        return f"random weights, {size}"
-    return f"{PurePath(config['path']).name}, {size}"
+    return f"{'random weights' if config['random_init'] else PurePath(config['path']).name}, {size}"
 
 
 def precision(nodes: dict[str, Manifest]) -> str:
@@ -110,20 +103,15 @@ def learnt_from(nodes: dict[str, Manifest]) -> str:
 
 
 def sft(manifest: Manifest, rows: str) -> str:
-    if not manifest["settings"].get("train", True):
-        return "none: the model is unchanged"
-    return f"{rows}; {training(manifest)}"
+    return f"{rows}; {training(manifest)}" if learns(manifest) else "none: the model is unchanged"
 
 
 def candidates(manifest: Manifest) -> str:
     s = manifest["settings"]
     if s.get("file"):
         return f"from {PurePath(manifest['config']['file']).name}"
-    temperatures = ", ".join(map(short, s["temperatures"]))
-    return (
-        f"{s['candidates_per_prompt']} for each of {manifest['metrics']['prompts']:,} prompts, temperature "
-        f"{temperatures}, {s['max_new_tokens']} tokens at most"
-    )
+    drawn = f"{s['candidates_per_prompt']} for each of {manifest['metrics']['prompts']:,} prompts"
+    return f"{drawn}, temperature {', '.join(map(short, s['temperatures']))}, {s['max_new_tokens']} tokens at most"
 
 
 def pool(manifest: Manifest) -> str:
@@ -146,10 +134,9 @@ def rollouts(manifest: Manifest) -> str:
     """Return the number of a training's own completions, and who scores them."""
     s = manifest["settings"]
     labeler = "label.own" if "own" in s["label"] else s["label"]["labeler"]
-    return (
-        f"{s['completions']} for each of {manifest['metrics']['prompts']:,} prompts, temperature "
-        f"{short(s['temperature'])}, {s['max_new_tokens']} tokens at most; scores by {labeler}"
-    )
+    drawn = f"{s['completions']} for each of {manifest['metrics']['prompts']:,} prompts"
+    limits = f"temperature {short(s['temperature'])}, {s['max_new_tokens']} tokens at most"
+    return f"{drawn}, {limits}; scores by {labeler}"
 
 
 def objective(manifest: Manifest) -> str:

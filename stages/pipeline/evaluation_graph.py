@@ -61,6 +61,7 @@ def wire_evaluation(
     block = replace(
         cfg.eval,
         models=titles,
+        max_new_tokens=cfg.answer.max_new_tokens,
         compared={key: titles.get(key) or TITLES.get(key) or Path(name).name for key, name in opponents.items()},
         retention=[],  # other nodes read these texts, and other nodes hold the settings of suites and labeler
         suites=Suites(),

@@ -130,7 +130,7 @@ def test_the_command_ends_with_the_code_and_writes_the_reasons(built: Path, tmp_
     old = published(built, tmp_path / "old", measured(100))
     published(built, tmp_path / "same", measured(1))
     published(built, tmp_path / "worse", measured(1, broken))
-    published(built, tmp_path / "other", measured(1), decoding={"answer": 64})
+    published(built, tmp_path / "other", measured(1), decoding={"max_new_tokens": 64})
     for name, expected in (("same", 0), ("worse", 1), ("other", 2)):
         ran = inside("stage=gate", f"outputs={tmp_path / name}", f"gate.against={old}")
         assert ran.returncode == expected, ran.stdout + ran.stderr

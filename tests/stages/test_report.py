@@ -49,7 +49,7 @@ def test_a_label_of_any_figure_says_what_it_says() -> None:
         labelled = [
             *figures.calibration(odd, [0.1 * i for i in range(9)]),
             figures.panel(odd, curve, {"loss": f"3{odd}"}, xlabel=f"4{odd}"),
-            *figures.preference(odd, curve),
+            *figures.training("dpo", odd, curve),
         ]
         assert all(str(escape(odd.replace("_", " "))) in figure.replace("_", " ") for figure in labelled)
 

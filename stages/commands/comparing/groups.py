@@ -62,17 +62,11 @@ class Group:
 
     @property
     def prompts(self) -> str:
-        primary = self.rows[0].results["primary"]
-        return f"{primary['prompts']} {self.split} prompts"
+        return f"{self.rows[0].results['primary']['prompts']} {self.split} prompts"
 
     @property
     def title(self) -> str:
-        tasks = self.rows[0].results["primary"]["tasks"]
-        return f"{self.prompts} of {tasks} tasks ({self.rows[0].prompts[1]})"
-
-    @property
-    def tasks_drawn(self) -> bool:
-        return self.rows[0].tasks_drawn
+        return f"{self.prompts} of {self.rows[0].results['primary']['tasks']} tasks ({self.rows[0].prompts[1]})"
 
     @property
     def caveat(self) -> str:
@@ -116,18 +110,16 @@ class Group:
         if any(len(passed) < len(s.runs) for passed, s in zip(outcomes, self.settings, strict=True)):
             return None
         rows = np.array([np.mean(passed, 0) for passed in outcomes]).T
-        return compare_models(rows, self.rows[0].tasks, self.tasks_drawn)
+        return compare_models(rows, self.rows[0].tasks, self.rows[0].tasks_drawn)
 
     @cached_property
     def rates(self) -> list[Interval]:
         """The pass rate of each setting over its seeds; without all answers, with an interval over evaluations."""
-        if self.comparison is None:
-            intervals = [[run.interval for run in setting.runs] for setting in self.settings]
-            return [
-                Interval(setting.rate, min(i["low"] for i in each), max(i["high"] for i in each))
-                for setting, each in zip(self.settings, intervals, strict=True)
-            ]
-        return [self.comparison.means.share(i) for i in range(len(self.settings))]
+        if self.comparison:
+            return [self.comparison.means.share(i) for i in range(len(self.settings))]
+        bounds = [[(run.interval["low"], run.interval["high"]) for run in setting.runs] for setting in self.settings]
+        extremes = [(min(low for low, _ in each), max(high for _, high in each)) for each in bounds]
+        return [Interval(setting.rate, *each) for setting, each in zip(self.settings, extremes, strict=True)]
 
     @property
     def gains(self) -> list[Interval | None]:
@@ -143,7 +135,7 @@ class Group:
         if self.comparison is None:
             return [""] * len(self.settings)
         gains = [self.comparison.corrected(self.sft_index, i) for i in range(len(self.settings))]
-        return ["better" if gain.low > 0 else "worse" if gain.high < 0 else "" for gain in gains]
+        return [gain.word("better", "worse", "") for gain in gains]
 
     @property
     def rivals(self) -> list[int]:
@@ -161,10 +153,8 @@ class Group:
     @property
     def front(self) -> list[bool]:
         """True for each setting on the Pareto front: no other has a higher rate at the same KL or less."""
-        return [
-            not any(o.rate >= s.rate and o.kl <= s.kl and (o.rate, o.kl) != (s.rate, s.kl) for o in self.settings)
-            for s in self.settings
-        ]
+        places = [(s.rate, s.kl) for s in self.settings]
+        return [not any(r >= rate and k <= kl and (r, k) != (rate, kl) for r, k in places) for rate, kl in places]
 
     @property
     def note(self) -> str:

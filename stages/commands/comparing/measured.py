@@ -79,32 +79,24 @@ def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]
     readable = [key for key in eval_keys if "models" in results[key]]
     if len(readable) < len(eval_keys):
         log.info("%d evaluations by an earlier version of Plumbline are left out.", len(eval_keys) - len(readable))
-    for key in (key for key in readable if not has_pass_rates(results[key])):
-        log.info("eval %s is left out, as it has no pass rates of SFT: %s", key[1], results[key]["verdict"])
-    readable = [key for key in readable if has_pass_rates(results[key])]
-    prompts = Prompts(store, nodes)
-    latest_rows: dict[tuple[Any, ...], Row] = {}
+    prompts, latest_rows = Prompts(store, nodes), dict[tuple[Any, ...], Row]()
     for key in readable:  # oldest first
-        manifest = nodes[key][1]
-        for role in (role for role in results[key]["models"] if role != "base"):
-            answer = manifest["inputs"][f"answer_{role}"]["fingerprint"]
-            row = read_row(nodes, key, role, results[key], prompts)
-            latest_rows[row.prompts, role, answer] = row
+        result = results[key]
+        if not result["primary"] or "sft" not in result["models"]:
+            log.info("eval %s is left out, as it has no pass rates of SFT: %s", key[1], result["verdict"])
+            continue
+        for role in (role for role in result["models"] if role != "base"):
+            row = read_row(nodes, key, role, result, prompts)
+            latest_rows[row.prompts, role, input_key(nodes[key][1], f"answer_{role}")] = row
     return list(latest_rows.values())
-
-
-def has_pass_rates(results: dict[str, Any]) -> bool:
-    """Return whether an evaluation has pass rates of SFT and of models trained from it."""
-    return bool(results["primary"]) and "sft" in results["models"]
 
 
 def is_intact(store: Store, nodes: Nodes, key: Key) -> bool:
     """Return whether a node's files are intact, and warn if they are not."""
-    folder, _ = nodes[key]
     try:
-        store.verify(folder)
+        store.verify(nodes[key][0])
     except Damaged as error:
-        warn_once(f"{folder} is left out: {error}")
+        warn_once(f"{nodes[key][0]} is left out: {error}")
         return False
     return True
 
@@ -146,12 +138,14 @@ class Prompts:
 
     def __init__(self, store: Store, nodes: Nodes):
         self.store, self.nodes = store, nodes
-        self.examples = cache(self._examples)
-        self.answers = cache(self._answers)
+        self.examples = cache(lambda key: self.read_table(key, "examples.parquet", Example))
+        self.answers = cache(lambda key: {a.prompt_id: a for a in self.read_table(key, "answers.parquet", Candidate)})
 
     def measured_by(self, manifest: Manifest, split: str, endpoint: str, count: int) -> list[Example]:
         """Return the prompts of an evaluation, sorted by id; none if the store lacks some of them."""
-        file_prompts = {p.prompt_id for p in self.pairs(manifest)}  # prompts of preference files do not count
+        keys = [input_key(manifest, "pairs")] if "pairs" in manifest["inputs"] else []
+        pairs = [pair for key in keys for pair in self.read_table(key, "pairs.parquet", Pair)]
+        file_prompts = {pair.prompt_id for pair in pairs}  # prompts of preference files do not count
         examples = self.examples(input_key(manifest, "data"))
         candidates = [e for e in examples if e.split == split and e.checks and e.group in VIEWS.get(endpoint, ())]
         prompts = sorted((e for e in candidates if e.id not in file_prompts), key=lambda e: e.id)
@@ -167,16 +161,6 @@ class Prompts:
             return None
         passed = np.asarray(tabulate(examples, {"": answers}).passed[:, 0])
         return passed if abs(passed.mean() - rate) < 1e-9 else None
-
-    def pairs(self, manifest: Manifest) -> list[Pair]:
-        has_pairs = "pairs" in manifest["inputs"]
-        return self.read_table(input_key(manifest, "pairs"), "pairs.parquet", Pair) if has_pairs else []
-
-    def _examples(self, key: Key) -> list[Example]:
-        return self.read_table(key, "examples.parquet", Example)
-
-    def _answers(self, key: Key) -> dict[str, Candidate]:
-        return {a.prompt_id: a for a in self.read_table(key, "answers.parquet", Candidate)}
 
     def read_table(self, key: Key, name: str, kind: type[Record]) -> list[Record]:
         """Return the records in a node's table; none if it is missing, damaged or from another version."""

@@ -112,13 +112,10 @@ class Trainings:
             models = [Contender(name, t.accuracy) for name, t in zip(names, self.trainings, strict=True)]
             does = f"orders {{}} of {len(first.held_out)} held-out pairs correctly"
             return conclusion(models, does, self.comparison)
-        chance = "it is not known whether this is chance"
-        if self.comparison:
-            chance = rivals_clause(self.comparison, 0, [*range(len(names))])
-        return (
-            f"Of {len(names)} settings, {names[0]} has the lowest validation loss: {first.loss:.4f}. The next has "
-            f"{self.trainings[1].loss:.4f}; {chance}."
-        )
+        unknown, comparison = "it is not known whether this is chance", self.comparison
+        chance = rivals_clause(comparison, 0, [*range(len(names))]) if comparison else unknown
+        lead = f"Of {len(names)} settings, {names[0]} has the lowest validation loss: {first.loss:.4f}"
+        return f"{lead}. The next has {self.trainings[1].loss:.4f}; {chance}."
 
     @cached_property
     def comparison(self) -> Comparison | None:
@@ -127,8 +124,7 @@ class Trainings:
         if not row_outcomes[0] or any(rows.keys() != row_outcomes[0].keys() for rows in row_outcomes):
             return None
         outcomes = np.array([[rows[row] for rows in row_outcomes] for row in row_outcomes[0]])
-        tasks = [""] * len(outcomes)
-        return compare_models(outcomes, tasks) if self.by_pairs else compare_models(-outcomes, tasks, shares=False)
+        return compare_models(outcomes if self.by_pairs else -outcomes, [""] * len(outcomes), shares=self.by_pairs)
 
     @property
     def gaps(self) -> list[Interval | None]:
@@ -145,12 +141,8 @@ class Trainings:
 
 def comparable_trainings(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]) -> list[Trainings]:
     """Return groups of two or more comparable trainings of which at least one is not evaluated."""
-    evaluated = {
-        input_key(m, role)
-        for (stage, _), (_, m) in nodes.items()
-        if stage == "eval" and m["metrics"]["pass_rate"]
-        for role in m["inputs"]
-    }
+    evaluations = [m for (stage, _), (_, m) in nodes.items() if stage == "eval" and m["metrics"]["pass_rate"]]
+    evaluated = {input_key(m, role) for m in evaluations for role in m["inputs"]}
     groups: dict[tuple[str, ...], dict[Any, list[TrainedRun]]] = {}
     unevaluated = set[tuple[str, ...]]()
     for key, (_, manifest) in nodes.items():
@@ -171,10 +163,8 @@ def best_first(group: Trainings) -> Trainings:
 
 
 def read_run(nodes: Nodes, key: Key) -> TrainedRun:
-    folder, manifest = nodes[key]
-    ancestors = lineage(nodes, key)
-    file = folder / "held_out.json"
-    held_out = load_json(file, list) if file.exists() else []
+    (folder, manifest), ancestors = nodes[key], lineage(nodes, key)
+    held_out = load_json(file, list) if (file := folder / "held_out.json").exists() else []
     return TrainedRun(
         stage=key[0],
         fingerprint=key[1],

@@ -103,5 +103,6 @@ class Eval:
     likelihood_prompts: int = between(1, 1_000_000)
     precision: Precision = MISSING
     models: dict[str, str] = computed({})  # set by the pipeline: {ROLE: TITLE} of the evaluated models
+    max_new_tokens: int | None = computed(None)  # set by the pipeline: of an answer, at most
     compared: dict[str, str] = computed({})  # set by the pipeline: {NAME: TITLE} of the policy's opponents
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)

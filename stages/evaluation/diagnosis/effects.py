@@ -107,18 +107,14 @@ def displacement(figures: dict[str, float], held_out: list[dict[str, Any]]) -> s
     chosen and rejected held-out completions fell by more than FELL per token against the reference model."""
     if not held_out or "eval_logps/chosen" not in figures:
         return ""
-    changes = {
-        name: figures[f"eval_logps/{name}"] - sum(row[f"ref_{name}_logps"] for row in held_out) / len(held_out)
-        for name in ("chosen", "rejected")
-    }
+    before = [sum(row[f"ref_{side}_logps"] for row in held_out) / len(held_out) for side in ("chosen", "rejected")]
+    chosen, rejected = figures["eval_logps/chosen"] - before[0], figures["eval_logps/rejected"] - before[1]
     tokens = sum(len(row["chosen_ids"]) - (row["chosen_mask"] or []).count(False) for row in held_out) / len(held_out)
-    if max(changes.values()) > FELL * tokens:
+    if max(chosen, rejected) > FELL * tokens:
         return ""
-    return (
-        "likelihood displacement: on held-out pairs, log-probs of chosen answers fell by "
-        f"{-changes['chosen']:.1f} nats, those of rejected answers by {-changes['rejected']:.1f}. Try a higher "
-        "dpo.beta, a lower dpo.learning_rate, or dpo.loss_type=[sigmoid,sft]."
-    )
+    fell = f"log-probs of chosen answers fell by {-chosen:.1f} nats, those of rejected answers by {-rejected:.1f}"
+    way_out = "Try a higher dpo.beta, a lower dpo.learning_rate, or dpo.loss_type=[sigmoid,sft]."
+    return f"likelihood displacement: on held-out pairs, {fell}. {way_out}"
 
 
 EFFECTS: list[Measure] = [accuracy, overfit, risen, reach, margin, displaced, ends, length]

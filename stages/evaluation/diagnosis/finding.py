@@ -88,15 +88,8 @@ class Finding:
         `words`: what stands in braces there."""
         text = TEXTS[name]
         causes = {side: Cause(*(each.format(**words) for each in text[side])) for side in SIDES if side in text}
-        return cls(
-            text["quantity"].format(**words),
-            value,
-            normal or Normal(**text["normal"]),
-            text["form"],
-            text["source"].format(**words),
-            **causes,
-            detail=detail,
-        )
+        quantity, source = (text[key].format(**words) for key in ("quantity", "source"))
+        return cls(quantity, value, normal or Normal(**text["normal"]), text["form"], source, **causes, detail=detail)
 
     @property
     def severity(self) -> int:
