@@ -15,20 +15,11 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
-from stages.evaluation import (
-    benchmarks,
-    judged,
-    learnt,
-    likelihood,
-    measures,
-    outcomes,
-    retention,
-    rounds,
-    suite_results,
-)
+from stages.evaluation import benchmarks, judged, learnt, likelihood, measures, outcomes, retention, rounds
 from stages.evaluation.asked import PROMPT_SOURCES, prompts_of_set
 from stages.evaluation.checked import Checked
 from stages.evaluation.outcomes import Answers, Table, tabulate
+from stages.evaluation.suite_results import read_suites
 from stages.models.loading import resolve_device
 from stages.store import safe_files
 from stages.store.records import Candidate, Example, Outcome, Pair, Records, save
@@ -90,7 +81,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     }
     if by_round := rounds.compare_rounds(inputs, cfg.confidence):
         results["rounds"] = by_round
-    by_suite, measured_by_suite = suite_results.read_suites(cfg, inputs)
+    by_suite, measured_by_suite = read_suites(cfg, inputs)
     results |= {"suites": by_suite} if by_suite else {}
     if rows := benchmarks.benchmark_results(cfg, inputs):
         results["benchmarks"] = rows

@@ -17,20 +17,10 @@ from stages.pairing import admission
 from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.plackett_luce import rank_contrasts
 from stages.pairing.strategies import BY_STRENGTH, StrategyResult, pairs_per_prompt, select_contrasts, table
+from stages.store import records
 from stages.store.judged_pool import read_judged_prompts
 from stages.store.licences import Licences
-from stages.store.records import (
-    FILE_SAMPLERS,
-    Candidate,
-    Example,
-    Judgement,
-    Pair,
-    Records,
-    content_id,
-    load,
-    save,
-    stream,
-)
+from stages.store.records import Candidate, Example, Judgement, Pair, Records
 from stages.store.splits import draw_side
 from stages.store.text_units import transcript
 from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
@@ -48,13 +38,14 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     admissions = make_admissions(cfg, pool, ended)
     results, stats = [StrategyResult(strategy, cfg) for strategy in Strategy], PairStats()
     audit = PairAudit(pool) if (pool / "audit.jsonl").exists() else None
-    save(out / "pairs.parquet", generate_pairs(cfg, pool, admissions, results, stats, audit), Pair)
+    records.save(out / "pairs.parquet", generate_pairs(cfg, pool, admissions, results, stats, audit), Pair)
     result = next(each for each in results if each.strategy is cfg.strategy)
     rules = admissions[cfg.strategy in BY_STRENGTH]
     reasons = result.prompts_without_pair.most_common()
     note = "; ".join(f"{count}: {reason}" for reason, count in reasons)
     if not result.pairs:
-        ties = stream(pool / "judgements.parquet", Judgement) if reasons and reasons[0][0] == admission.TIES else ()
+        tied = bool(reasons) and reasons[0][0] == admission.TIES
+        ties = records.stream(pool / "judgements.parquet", Judgement) if tied else ()
         way_out = f" {admission.order_message(ties) or rules.advice[reasons[0][0]]}." if reasons else ""
         raise UserError(f"{cfg.key}: no pair could be made from {stats.prompts} prompts ({note}).{way_out}")
     left_out = +(rules.refused_by_name() + result.left_out)
@@ -79,7 +70,7 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "refused as chosen": rules.refused[admission.BETTER_UNFINISHED],
     }
     drawn = Records(pool / "candidates.parquet", Candidate).columns("sampler", "n_tokens").to_pylist()
-    tokens = sum(row["n_tokens"] for row in drawn if row["sampler"] not in FILE_SAMPLERS)
+    tokens = sum(row["n_tokens"] for row in drawn if row["sampler"] not in records.FILE_SAMPLERS)
     note = f" ({note})" * bool(note)
     note += "".join(f"; {count} unfinished {use}" for use, count in unfinished.items() if count)
     strategies = {str(each.strategy): each.figures() for each in results}
@@ -152,7 +143,7 @@ def generate_pairs(
     """Yield the pairs of the configured strategy, prompt by prompt, and collect the results of all strategies.
     Strategies in BY_STRENGTH choose from the ranking of a prompt's candidates, the others from the judged contrasts.
     """
-    labeler = next((j.labeler for j in stream(pool / "judgements.parquet", Judgement)), "")
+    labeler = next((j.labeler for j in records.stream(pool / "judgements.parquet", Judgement)), "")
     for prompt, judgements, contrasts, unsound in judged_prompts(cfg, pool):
         stats.prompts += 1
         variants = (contrasts, rank_contrasts(contrasts))
@@ -175,7 +166,7 @@ def generate_pairs(
 
 def judged_prompts(cfg: Pairs, pool: Path) -> Iterator[tuple[Example, list[Judgement], list[Contrast], set[str]]]:
     """Yield each prompt with its judgements, their contrasts, and the ids of candidates that must not be chosen."""
-    limits = logprob_limits(stream(pool / "candidates.parquet", Candidate)) if cfg.quality else None
+    limits = logprob_limits(records.stream(pool / "candidates.parquet", Candidate)) if cfg.quality else None
     for prompt, candidates, judgements in read_judged_prompts(pool):
         unsound = {
             c.candidate_id for c in candidates if limits and (find_broken_rule(prompt, c) or not is_within(c, limits))
@@ -213,9 +204,9 @@ def policy_counts(stats: PairStats, pool: Path) -> dict[str, Any]:
 
 def publish_control(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish a control's pairs, of the same pool and prompts as the run's `pairs`, and as many."""
-    run_pairs, pool = load(inputs["pairs"] / "pairs.parquet", Pair), inputs["judged"]
+    run_pairs, pool = records.load(inputs["pairs"] / "pairs.parquet", Pair), inputs["judged"]
     if cfg.control is ControlPairs.coin:
-        pairs = [turn_around(pair) if content_id(cfg.seed, pair.id) < "8" else pair for pair in run_pairs]
+        pairs = [turn_around(pair) if records.content_id(cfg.seed, pair.id) < "8" else pair for pair in run_pairs]
         turned = sum(new is not pair for new, pair in zip(pairs, run_pairs, strict=True))
         how = f"{turned} of them turned around by a coin"
     else:
@@ -229,7 +220,7 @@ def publish_control(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[
                 pairs += [make_pair(prompt, contrast, run_pairs[0].labeler, block) for contrast in chosen]
         if {p.id for p in pairs} == {p.id for p in run_pairs}:
             out.warn("control_pairs=random: no prompt has another valid pair, so these are the run's. Set it to coin.")
-    save(out / "pairs.parquet", pairs, Pair)
+    records.save(out / "pairs.parquet", pairs, Pair)
     summary = f"{len(pairs)} pairs ({how}) of the same candidates as the run's {len(run_pairs)}"
     return {"pairs": len(pairs), "held_out": sum(p.split == "validation" for p in pairs), "summary": summary}
 
@@ -241,14 +232,14 @@ def turn_around(pair: Pair) -> Pair:
         return pair
     names = [name.removeprefix("chosen") for name in vars(pair) if name.startswith("chosen")]
     sides = {f"{a}{name}": vars(pair)[f"{b}{name}"] for name in names for a, b in permutations(("chosen", "rejected"))}
-    new_id = content_id(pair.prompt_id, transcript(pair.rejected), transcript(pair.chosen))
+    new_id = records.content_id(pair.prompt_id, transcript(pair.rejected), transcript(pair.chosen))
     return replace(pair, **sides, id=new_id, margin=None if pair.margin is None else -pair.margin)
 
 
 def make_pair(prompt: Example, contrast: Contrast, labeler: str, cfg: Pairs) -> Pair:
     better, worse = contrast.better, contrast.worse
     return Pair(
-        id=content_id(prompt.id, better.text, worse.text),
+        id=records.content_id(prompt.id, better.text, worse.text),
         prompt_id=prompt.id,
         prompt=prompt.messages,
         chosen=better.messages,

@@ -30,12 +30,7 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-WORDS = {
-    Code.passes: "not worse",
-    Code.worse: "worse",
-    Code.cannot_tell: "cannot tell",
-    Code.other_prompts: "not comparable",
-}
+WORDS = dict(zip(Code, ("not worse", "worse", "not comparable", "cannot tell"), strict=True))
 COLUMNS = ("measure", "prompts", "before", "after", "difference", "± noise", "outcome")
 
 
@@ -75,9 +70,8 @@ def judge(store: Store, cfg: Gate, nodes: dict[str, Node], overrides: list[str])
     table = Table(*COLUMNS, title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for line in lines:
         table.add_row(*map(visible, cells(line)))
-    Console(width=None if os.isatty(1) else 160, markup=False).print(
-        table, *map(visible, [] if code is Code.cannot_tell else reasons), sep="\n"
-    )
+    below = [] if code is Code.cannot_tell else reasons  # unclear measures stand in the table
+    Console(width=None if os.isatty(1) else 160, markup=False).print(table, *map(visible, below), sep="\n")
     content = {"code": code, "outcome": WORDS[code], "reasons": reasons, "lines": [asdict(line) for line in lines]}
     content |= {side: [*map(str, each.folders)] for side, each in (("before", old), ("after", new))}
     written = safe_files.write_if_allowed(store.root / "gate.json", json.dumps(content, indent=1).encode())
@@ -89,11 +83,9 @@ def judge(store: Store, cfg: Gate, nodes: dict[str, Node], overrides: list[str])
 def typed_evaluations(store: Store, nodes: dict[str, Node], overrides: list[str]) -> list[Path]:
     """Return the evaluations of the typed settings, one per seed. Raise UserError for the first that is missing."""
     evaluations = [node for node in nodes.values() if node.stage == Target.eval]
-    for node in evaluations:
-        if not store.find(node):
-            raise UserError(
-                f"{node} is not in {store.root}. Build it first: {provenance.command('report', overrides)}"
-            )
+    for node in (node for node in evaluations if not store.find(node)):
+        build = provenance.command("report", overrides)
+        raise UserError(f"{node} is not in {store.root}. Build it first: {build}")
     return [store.folder(node) for node in evaluations]
 
 
@@ -113,9 +105,9 @@ def earlier_evaluations(store: Store, against: str) -> list[Path]:
         return latest_evaluations(folder)
     if (folder / "manifest.json").exists():
         return evaluations_of(folder)
-    named = [path for path, m in store.manifests() if m["fingerprint"] == against and m["stage"] in ("eval", "report")]
-    policies = {path: m["inputs"].get("policy", {}) for path, m in store.manifests() if m["stage"] == Target.eval}
-    named += [path for path, policy in policies.items() if policy.get("fingerprint") == against]
+    nodes = [(path, m) for path, m in store.manifests() if m["stage"] in (Target.eval, Target.report)]
+    policies = {path: m["inputs"].get("policy", {}).get("fingerprint") for path, m in nodes}
+    named = [path for path, m in nodes if against in (m["fingerprint"], policies[path])]
     if not named:
         raise UserError(f"gate.against={against}: {store.root} has no such evaluation, report or policy.")
     return evaluations_of(named[-1])

@@ -7,11 +7,11 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.errors import UserError
@@ -29,6 +29,10 @@ RETRYABLE = {408, 409, 425, 429}  # HTTP statuses below 500 that a retry may ove
 # The errors of OpenAI, vLLM, SGLang and llama.cpp for a request that exceeds the model's context.
 TOO_LONG = re.compile(r"context.(length|size|window)|maximum (context|model) length|max_model_len", re.IGNORECASE)
 PATIENCE = 900.0  # longest Retry-After in seconds before the stage stops
+
+
+T = TypeVar("T")
+Job = Callable[[], Coroutine[Any, Any, T]]
 
 
 @dataclass(frozen=True)
@@ -225,3 +229,34 @@ def without_openai_variables() -> Iterator[None]:
         yield
     finally:
         os.environ.update(removed)
+
+
+def run_jobs(clients: Sequence[Client], jobs: Iterable[Job[T]], out: StageDir) -> Generator[T, None, None]:
+    """Yield the results of jobs that call these clients, in the order of completion. Twice as many jobs run as calls
+    are allowed, so that jobs waiting for the disk block no calls. The clients' figures are stored in `out.asked`.
+
+    Raises:
+        UserError: the first UserError of a job, after the running calls have ended, because they may be paid for."""
+    at_once = 2 * sum(client.endpoint.runtime.concurrency for client in clients)
+    waiting, running, errors = iter(jobs), set[asyncio.Task[T]](), list[UserError]()
+    with ExitStack() as opened, asyncio.Runner() as runner:
+        for client in sorted(clients, key=lambda c: c.calls.path):  # one order for all processes: no deadlock
+            opened.enter_context(client.opened())
+        try:
+            while True:
+                while not errors and len(running) < at_once and (job := next(waiting, None)):
+                    running.add(runner.get_loop().create_task(job()))
+                if not running:
+                    break
+                done, running = runner.run(asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))
+                for task in done:
+                    if isinstance(error := task.exception(), UserError):
+                        errors.append(error)
+                    elif not errors:
+                        yield task.result()
+            if errors:
+                raise errors[0]
+        finally:
+            for client in clients:
+                runner.run(client.close())
+                out.endpoint_calls[client.name] = client.figures()

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation.intervals import Means
 from stages.evaluation.measures import Measure
-from stages.evaluation.outcomes import differences
+from stages.evaluation.outcomes import means_and_differences
 from stages.store.records import Message, content_id, load
 from stages.store.table_schema import Int32
 
@@ -92,15 +92,9 @@ def benchmark_results(cfg: Eval, inputs: Mapping[str, Path]) -> list[dict[str, A
             scores[sample.task, sample.metric][sample.doc_id][role] = sample.score
     rows = list[dict[str, Any]]()
     for (task, metric), by_prompt in scores.items():
-        if table := [
-            [of_prompt[role] for role in roles] for of_prompt in by_prompt.values() if len(of_prompt) == len(roles)
-        ]:
-            means = Means(np.array(table), [task] * len(table))
-            row: dict[str, Any] = {"task": task, "metric": metric, "prompts": len(table)}
-            row |= {role: asdict(means.share(i, cfg.confidence)) for i, role in enumerate(roles)}
-            for name, (a, b) in differences(roles).items():
-                row[name] = asdict(means.difference(roles.index(a), roles.index(b), cfg.confidence))
-            rows.append(row)
+        if table := [[row[role] for role in roles] for row in by_prompt.values() if len(row) == len(roles)]:
+            means = means_and_differences(Means(np.array(table), [task] * len(table)), roles, cfg.confidence)
+            rows.append({"task": task, "metric": metric, "prompts": len(table), **means})
     return rows
 
 
@@ -113,10 +107,7 @@ def measure_samples(inputs: Mapping[str, Path]) -> Iterator[Measure]:
 
 def sentence(rows: Sequence[Mapping[str, Any]], difference: str, titles: Mapping[str, str]) -> str:
     """Return in how many rows a difference is above or below 0; "" without rows. `titles`: of the differences."""
-    higher, lower = (
-        sum(sign * row[difference][side] > 0 for row in rows) for sign, side in ((1, "low"), (-1, "high"))
-    )
-    counts = (
-        f"{titles[difference]} is above 0 in {higher} and below 0 in {lower} of {len(rows)} rates, by their intervals."
-    )
+    signs = ((1, "low"), (-1, "high"))
+    above, below = (sum(sign * row[difference][side] > 0 for row in rows) for sign, side in signs)
+    counts = f"{titles[difference]} is above 0 in {above} and below 0 in {below} of {len(rows)} rates, by interval."
     return counts if rows else ""

@@ -44,6 +44,6 @@ def measure_answers(tables: Sequence[Table], primary: Table | None, answers: Map
     rows = rows_of(ENDINGS, prompts, (a.finish_reason == "stop" for a in candidates))
     rows += rows_of(LOOPLESS, prompts, (not is_repetitive(a.text) for a in candidates))
     rows += rows_of(LENGTH, prompts, (a.n_tokens for a in candidates))
-    return rows + (
-        rows_of(PASSES, primary.prompts, primary.passed[:, primary.roles.index("policy")]) if primary else []
-    )
+    if primary:
+        rows += rows_of(PASSES, primary.prompts, primary.passed[:, primary.roles.index("policy")])
+    return rows

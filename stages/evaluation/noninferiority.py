@@ -97,9 +97,8 @@ def compare_measure(name: str, old: Rows, new: Rows, margin: float, confidence: 
         float((values[:, 1] - values[:, 0]).var()),
         margin + (-abs(change.mean) if either_way else change.mean),
     )
-    needed = (
-        prompts_needed(spread, room, (1 - confidence) / 2, fall=float(shares)) if code is Code.cannot_tell else None
-    )
+    fall, is_unclear = float(shares), code is Code.cannot_tell
+    needed = prompts_needed(spread, room, (1 - confidence) / 2, fall) if is_unclear else None
     return Line(name, len(values), before, after, change, margin, code, needed)
 
 

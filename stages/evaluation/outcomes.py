@@ -150,10 +150,15 @@ def rate_row(table: Table, cfg: Eval) -> dict[str, Any]:
 
 def with_intervals(table: Table, values: NDArray[Any], cfg: Eval) -> dict[str, Any]:
     """Return the mean of one of the table's arrays by role, and the paired differences, with intervals."""
-    means, roles = Means(values, [e.task for e in table.prompts], speaks_for_other_tasks(table.prompts)), table.roles
-    row = {role: asdict(means.share(i, cfg.confidence)) for i, role in enumerate(roles)}
+    means = Means(values, [e.task for e in table.prompts], speaks_for_other_tasks(table.prompts))
+    return means_and_differences(means, table.roles, cfg.confidence)
+
+
+def means_and_differences(means: Means, roles: Sequence[str], confidence: float) -> dict[str, Any]:
+    """Return every role's mean, and the paired differences by name, with intervals."""
+    row = {role: asdict(means.share(i, confidence)) for i, role in enumerate(roles)}
     for name, (a, b) in differences(roles).items():
-        row[name] = asdict(means.difference(roles.index(a), roles.index(b), cfg.confidence))
+        row[name] = asdict(means.difference(roles.index(a), roles.index(b), confidence))
     return row
 
 

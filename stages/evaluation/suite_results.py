@@ -4,7 +4,7 @@ A pair counts for a fault if one twin shows that the model can, and the other th
 neither twin has another weakness, which another suite names."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from stages.config.blocks.evaluation import FORMS, Eval
 from stages.evaluation.asked import read_prompts
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.measures import Measure, unit_of
-from stages.evaluation.outcomes import Answers, before, differences, main_difference, read_answers
+from stages.evaluation.outcomes import Answers, before, main_difference, means_and_differences, read_answers
 from stages.store.records import Example, Records, content_id
 from stages.tasks.checks import share_passed
 from stages.tasks.suites import SUITES
@@ -110,10 +110,7 @@ def table(prompts: list[Example], answers: Answers, roles: list[str], stance: bo
 
 def with_intervals(values: NDArray[Any], roles: list[str], confidence: float) -> dict[str, Any]:
     """Return the mean by role, and the paired differences, with intervals over pairs of twins."""
-    means = Means(values, [""] * len(values))
-    row = {role: asdict(means.share(i, confidence)) for i, role in enumerate(roles)}
-    deltas = {d: (roles.index(a), roles.index(b)) for d, (a, b) in differences(roles).items()}
-    return {"prompts": len(values)} | row | {d: asdict(means.difference(*ab, confidence)) for d, ab in deltas.items()}
+    return {"prompts": len(values), **means_and_differences(Means(values, [""] * len(values)), roles, confidence)}
 
 
 def sentence(suites: Mapping[str, Any], titles: Mapping[str, str]) -> str:

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 from stages.config.blocks.labels import Label
 from stages.config.choices import Reading, Rubrics
 from stages.config.errors import UserError
-from stages.endpoints.client import Client, Question
+from stages.endpoints.client import Client, Question, run_jobs
 from stages.endpoints.reply import NoReply
-from stages.endpoints.together import run_jobs
 from stages.labelers.labeler import Labeler, Pool, pair_up
 from stages.labelers.rubric import SYSTEM, Rubric
 from stages.labelers.verdicts import SCALE, SWAPPED, NoVerdict, json_value, one_key_schema, verdict

@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from stages.config.blocks.sampling import Sample
-from stages.endpoints.client import Client, Question
+from stages.endpoints.client import Client, Job, Question, run_jobs
 from stages.endpoints.reply import NoReply
-from stages.endpoints.together import Job, run_jobs
 from stages.samplers.sampler import REASONS, Completion, Decoding, Missing, Open, Request, Sampler
 from stages.store.workspace import StageDir
 

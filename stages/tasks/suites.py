@@ -29,9 +29,7 @@ def generate(cfg: Suites) -> list[Example]:
             if pairs < (cfg.pairs or 0) and examples.keys().isdisjoint(twins):
                 examples, pairs = examples | twins, pairs + 1
         if pairs < (cfg.pairs or 0):
-            raise UserError(
-                f"eval.suites.pairs={cfg.pairs}: the suite {name} has {pairs} pairs. Set {pairs} or fewer."
-            )
+            raise UserError(f"eval.suites.pairs={cfg.pairs}: the suite {name} has {pairs} pairs. Set that, or fewer.")
     return [*examples.values()]
 
 

@@ -20,10 +20,9 @@ from hypothesis import strategies as st
 from stages.config.blocks.endpoints import Budget, Endpoint, EndpointRuntime, Price
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
-from stages.endpoints.client import Client, Question
+from stages.endpoints.client import Client, Job, Question, run_jobs
 from stages.endpoints.reply import NoReply, Reply, parse_reply
 from stages.endpoints.spending import retry_after
-from stages.endpoints.together import Job, run_jobs
 from stages.store import json_log
 from stages.store.workspace import StageDir
 from tests.endpoints.servers import FAULTS, Model, Proxy, Request, running

@@ -105,7 +105,7 @@ class Group:
 
     @cached_property
     def comparison(self) -> Comparison | None:
-        """The paired comparison, or None if answers of a model are missing or were checked by other rules."""
+        """The paired comparison, or None if the store lacks the prompts."""
         outcomes = [[run.passed for run in setting.runs if run.passed is not None] for setting in self.settings]
         if any(len(passed) < len(s.runs) for passed, s in zip(outcomes, self.settings, strict=True)):
             return None

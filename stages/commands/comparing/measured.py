@@ -1,7 +1,6 @@
 """Read the evaluations of a store: the settings of every model, its results, and the prompts that it passed."""
 
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 
 from stages.commands.node_settings import Nodes, lineage, lineage_settings
 from stages.evaluation.intervals import Interval, Means
-from stages.evaluation.outcomes import VIEWS, speaks_for_other_tasks, tabulate
+from stages.evaluation.outcomes import VIEWS, speaks_for_other_tasks
 from stages.store.manifest import Manifest
-from stages.store.records import Candidate, Example, Pair, Record, content_id, load
+from stages.store.records import Example, Outcome, content_id, load
 from stages.store.sealed_json import Damaged, load_json, require_keys, warn_once
 from stages.store.store import Store
 
@@ -26,7 +25,7 @@ Key = tuple[str, str]  # stage, fingerprint
 @dataclass
 class Row:
     """A model in an evaluation, with the settings (`dpo.beta`) of all nodes that it was made from and the seconds that
-    they took. `passed`: 0 or 1 for each prompt, or None if its answers are missing."""
+    they took. `passed`: 0 or 1 for each prompt, or None if the store lacks the prompts."""
 
     role: str
     fingerprint: str  # the evaluation's
@@ -79,14 +78,14 @@ def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]
     readable = [key for key in eval_keys if "models" in results[key]]
     if len(readable) < len(eval_keys):
         log.info("%d evaluations by an earlier version of Plumbline are left out.", len(eval_keys) - len(readable))
-    prompts, latest_rows = Prompts(store, nodes), dict[tuple[Any, ...], Row]()
+    passes, latest_rows = Passes(store, nodes), dict[tuple[Any, ...], Row]()
     for key in readable:  # oldest first
         result = results[key]
         if not result["primary"] or "sft" not in result["models"]:
             log.info("eval %s is left out, as it has no pass rates of SFT: %s", key[1], result["verdict"])
             continue
         for role in (role for role in result["models"] if role != "base"):
-            row = read_row(nodes, key, role, result, prompts)
+            row = read_row(nodes, key, role, result, passes)
             latest_rows[row.prompts, role, input_key(nodes[key][1], f"answer_{role}")] = row
     return list(latest_rows.values())
 
@@ -101,14 +100,14 @@ def is_intact(store: Store, nodes: Nodes, key: Key) -> bool:
     return True
 
 
-def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], prompts: "Prompts") -> Row:
+def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], passes: "Passes") -> Row:
     manifest = nodes[key][1]
     starts = [input_key(manifest, name) for name in (f"answer_{role}", role)]
     ancestors = lineage(nodes, *starts)
     settings, eval_lineage = lineage_settings(ancestors), lineage(nodes, key)
     split = next((str(m["settings"]["split"]) for m in eval_lineage if m["stage"] == "answer"), "held-out")
     endpoint = str(results.get("endpoint", "seen tasks"))  # the only endpoint of earlier versions
-    examples = prompts.measured_by(manifest, split, endpoint, int(results["primary"]["prompts"]))
+    examples, passed = passes.read(key, endpoint)
     prompts_id = content_id([[e.id, [vars(c) for c in e.checks]] for e in examples])
     row = Row(
         role=role,
@@ -120,11 +119,10 @@ def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], prompts
         command=manifest["command"],
         tasks=[e.task for e in examples],
         tasks_drawn=speaks_for_other_tasks(examples),
+        passed=passed.get(role),
     )
-    row.passed = prompts.passed(starts[0], examples, row.rate)
-    sft = prompts.passed(input_key(manifest, "answer_sft"), examples, float(results["primary"]["sft"]["mean"]))
-    if row.passed is not None and sft is not None and role != "sft":
-        row.gain = Means(np.stack([sft, row.passed], 1), row.tasks, row.tasks_drawn).difference(1, 0)
+    if passed and role != "sft":
+        row.gain = Means(np.stack([passed["sft"], passed[role]], 1), row.tasks, row.tasks_drawn).difference(1, 0)
     return row
 
 
@@ -133,40 +131,29 @@ def input_key(manifest: Manifest, role: str) -> Key:
     return entry["stage"], entry["fingerprint"]
 
 
-class Prompts:
-    """The prompts of evaluations, and which a model passed. Answers are checked again, as only rates are stored."""
+class Passes:
+    """The prompts that models passed, from the outcomes of evaluations and the prompts of their data."""
 
     def __init__(self, store: Store, nodes: Nodes):
         self.store, self.nodes = store, nodes
-        self.examples = cache(lambda key: self.read_table(key, "examples.parquet", Example))
-        self.answers = cache(lambda key: {a.prompt_id: a for a in self.read_table(key, "answers.parquet", Candidate)})
+        self.examples = cache(self.read_examples)
 
-    def measured_by(self, manifest: Manifest, split: str, endpoint: str, count: int) -> list[Example]:
-        """Return the prompts of an evaluation, sorted by id; none if the store lacks some of them."""
-        keys = [input_key(manifest, "pairs")] if "pairs" in manifest["inputs"] else []
-        pairs = [pair for key in keys for pair in self.read_table(key, "pairs.parquet", Pair)]
-        file_prompts = {pair.prompt_id for pair in pairs}  # prompts of preference files do not count
-        examples = self.examples(input_key(manifest, "data"))
-        candidates = [e for e in examples if e.split == split and e.checks and e.group in VIEWS.get(endpoint, ())]
-        prompts = sorted((e for e in candidates if e.id not in file_prompts), key=lambda e: e.id)
-        if len(prompts) > count:  # a prompt that is too long for one model is left out for all
-            keys = [input_key(manifest, role) for role in manifest["inputs"] if re.fullmatch("answer_[a-z]+", role)]
-            prompts = [e for e in prompts if all(e.id in self.answers(key) for key in keys)]
-        return prompts if len(prompts) == count else []
+    def read(self, key: Key, endpoint: str) -> tuple[list[Example], dict[str, NDArray[Any]]]:
+        """Return the prompts of an evaluation's endpoint, sorted by id, and by role 1 or 0 for each, passed or failed.
+        There are none if the store lacks the data."""
+        folder, manifest = self.nodes[key]
+        passed = {(row.prompt_id, row.role): row.passed for row in load(folder / "outcomes.parquet", Outcome)}
+        asked, groups = {prompt_id for prompt_id, _ in passed}, VIEWS.get(endpoint, ())
+        prompts = [e for e in self.examples(input_key(manifest, "data")) if e.id in asked and e.group in groups]
+        roles = {role for _, role in passed} if prompts else set[str]()
+        return prompts, {role: np.array([passed[e.id, role] for e in prompts], float) for role in roles}
 
-    def passed(self, answer: Key, examples: list[Example], rate: float) -> NDArray[Any] | None:
-        """Return 1 or 0 for each prompt, passed or failed; None without answers, or if other rules checked them."""
-        answers = self.answers(answer)
-        if not examples or not {e.id for e in examples} <= {*answers}:
-            return None
-        passed = np.asarray(tabulate(examples, {"": answers}).passed[:, 0])
-        return passed if abs(passed.mean() - rate) < 1e-9 else None
-
-    def read_table(self, key: Key, name: str, kind: type[Record]) -> list[Record]:
-        """Return the records in a node's table; none if it is missing, damaged or from another version."""
+    def read_examples(self, key: Key) -> list[Example]:
+        """Return the prompts of a data node; none if the node is missing, damaged or from another version."""
         try:
             is_readable = key in self.nodes and is_intact(self.store, self.nodes, key)
-            return load(self.nodes[key][0] / name, kind) if is_readable else []
+            examples = load(self.nodes[key][0] / "examples.parquet", Example) if is_readable else []
+            return sorted(examples, key=lambda e: e.id)
         except Damaged as error:
             log.warning("warning: %s", error)
             return []

@@ -5,28 +5,13 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
+from stages.config import choices
 from stages.config.blocks.data import OptionalSource
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Template
 from stages.config.blocks.objective import Objective
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.runtimes import SampledRuntime, ScoringRuntime, TrainRuntime
-from stages.config.choices import (
-    BASELINES,
-    GROUP_LOSSES,
-    LOSS_TYPES,
-    SIMPO,
-    Adapter,
-    Checkpointing,
-    Demonstrations,
-    DPOReference,
-    Forward,
-    Precision,
-    Reads,
-    Sharding,
-    TrainedTurns,
-    Weights,
-)
 from stages.config.limits import between, computed, neutral, positive, random_seed, share, words
 
 
@@ -44,7 +29,7 @@ class Training:
     """The keys of every objective."""
 
     objective: ClassVar[Objective]
-    adapter: Adapter = MISSING
+    adapter: choices.Adapter = MISSING
     lora: LoRA = field(default_factory=LoRA)
     learning_rate: float = positive()
     epochs: float = positive(10_000)
@@ -52,7 +37,7 @@ class Training:
     max_length: int = between(1, 10_000_000)
     evaluations: int = between(0, 1000)
     max_dropped: float = share()
-    precision: Precision = MISSING
+    precision: choices.Precision = MISSING
     seed: int = random_seed()
     trainer: dict[str, Any] = field(default_factory=dict)
     runtime: TrainRuntime = field(default_factory=TrainRuntime)
@@ -79,13 +64,13 @@ class Training:
         return self.max_length, f"longer than {self.block}.max_length={self.max_length} tokens"
 
     @property
-    def checkpointings(self) -> list[Checkpointing]:
+    def checkpointings(self) -> list[choices.Checkpointing]:
         """The kinds of gradient checkpointing that this training can use, from the least recomputation to the most.
         `selective` is missing with an adapter, whose many small products would all be kept, so that nothing is saved.
         It is also missing under ZeRO-3, which frees a layer's weights after its forward."""
-        without = self.adapter is not Adapter.none or self.runtime.sharding is Sharding.zero3
-        refused = {Checkpointing.auto, *([Checkpointing.selective] if without else [])}
-        return [kind for kind in Checkpointing if kind not in refused]
+        without = self.adapter is not choices.Adapter.none or self.runtime.sharding is choices.Sharding.zero3
+        refused = {choices.Checkpointing.auto, *([choices.Checkpointing.selective] if without else [])}
+        return [kind for kind in choices.Checkpointing if kind not in refused]
 
     @property
     def by_micro_batch(self) -> bool:
@@ -101,13 +86,13 @@ class Training:
         return {"micro_batch": self.runtime.micro_batch, "processes": self.runtime.world_size}
 
     @property
-    def start_weights(self) -> Weights:
+    def start_weights(self) -> choices.Weights:
         """The type in which training holds the start weights. Weights that are trained are fp32; frozen ones may be
         smaller. A continued adapter needs fp32 again, since SFT merged it into fp32 weights."""
-        if self.adapter is Adapter.qlora:
-            return Weights.nf4
-        bf16 = self.adapter is Adapter.lora and self.precision is Precision.bf16
-        return Weights.bf16 if bf16 else Weights.fp32
+        if self.adapter is choices.Adapter.qlora:
+            return choices.Weights.nf4
+        bf16 = self.adapter is choices.Adapter.lora and self.precision is choices.Precision.bf16
+        return choices.Weights.bf16 if bf16 else choices.Weights.fp32
 
 
 @dataclass
@@ -118,7 +103,7 @@ class SFT(Training):
         name="sft",
         title="SFT",
         card="A causal language model from {base}, by supervised fine-tuning.",
-        reads=Reads.examples,
+        reads=choices.Reads.examples,
         sequences=1,
         labelled=0.5,
         row_tokens=60,
@@ -132,8 +117,8 @@ class SFT(Training):
         in_chain=True,
     )
     train: bool = MISSING
-    demonstrations: Demonstrations | None = None
-    trained_turns: TrainedTurns | None = None
+    demonstrations: choices.Demonstrations | None = None
+    trained_turns: choices.TrainedTurns | None = None
     control: bool | None = computed(None)  # set by the pipeline: true for the control
     template: Template = field(default_factory=Template)
     packing: bool = MISSING
@@ -153,9 +138,9 @@ class SFT(Training):
 class Reference:
     """The log-probabilities of DPO's pairs, or of KTO's completions, under the reference model."""
 
-    precision: Precision = MISSING
-    weights: Weights = computed(Weights.fp32)  # set by the pipeline: the type in which DPO holds the policy's weights
-    forward: Forward = computed(Forward.shared_prefix)  # set by the pipeline: as dpo.forward
+    precision: choices.Precision = MISSING
+    weights: choices.Weights = computed(choices.Weights.fp32)  # set by the pipeline: of the policy in DPO
+    forward: choices.Forward = computed(choices.Forward.shared_prefix)  # set by the pipeline: as dpo.forward
     runtime: ScoringRuntime = field(default_factory=ScoringRuntime)
 
 
@@ -167,7 +152,7 @@ class DPO(Training):
         name="dpo",
         title="DPO",
         card="A causal language model from {base}, by direct preference optimization (arXiv:2305.18290).",
-        reads=Reads.pairs,
+        reads=choices.Reads.pairs,
         sequences=2,
         labelled=0.6,
         row_tokens=80,
@@ -179,15 +164,15 @@ class DPO(Training):
             *("trainer.discopop_tau", "trainer.router_aux_loss_coef"),
         ),
         next="eval",
-        adapters=tuple(Adapter),
+        adapters=tuple(choices.Adapter),
         in_chain=True,
     )
     beta: float = positive(1000)
-    loss_type: list[str] = words(*LOSS_TYPES, SIMPO)
+    loss_type: list[str] = words(*choices.LOSS_TYPES, choices.SIMPO)
     loss_weights: list[float] | None = between(0, 1_000_000)
     simpo_gamma: float | None = between(0, 1000, None)
-    reference: DPOReference = MISSING
-    forward: Forward = MISSING
+    reference: choices.DPOReference = MISSING
+    forward: choices.Forward = MISSING
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
 
     @property
@@ -198,7 +183,7 @@ class DPO(Training):
     @property
     def reference_free(self) -> bool:
         """True if the loss needs no reference."""
-        return self.loss_type == [SIMPO]
+        return self.loss_type == [choices.SIMPO]
 
     @property
     def card(self) -> str:
@@ -219,7 +204,7 @@ class KTO(Training):
         name="kto",
         title="KTO",
         card="A causal language model from {base}, by Kahneman-Tversky optimization (arXiv:2402.01306).",
-        reads=Reads.unpaired,
+        reads=choices.Reads.unpaired,
         sequences=1,
         labelled=0.5,
         row_tokens=60,
@@ -242,7 +227,7 @@ class GRPO(Training):
         name="grpo",
         title="GRPO",
         card="A causal language model from {base}, by group-relative policy optimization (arXiv:2402.03300).",
-        reads=Reads.prompts,
+        reads=choices.Reads.prompts,
         sequences=1,
         labelled=0.7,
         row_tokens=200,
@@ -254,8 +239,8 @@ class GRPO(Training):
     completions: int = between(2, 1024)
     temperature: float = positive(100)
     max_new_tokens: int = between(1, 65_536)
-    loss_type: str = words(*GROUP_LOSSES)
-    baseline: str = words(*BASELINES)
+    loss_type: str = words(*choices.GROUP_LOSSES)
+    baseline: str = words(*choices.BASELINES)
     beta: float = between(0, 1000)
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
 
@@ -276,7 +261,7 @@ class Reward(Training):
         name="reward",
         title="a reward model",
         card="A reward model from {base}, by the loss of Bradley and Terry (arXiv:2203.02155).",
-        reads=Reads.pairs,
+        reads=choices.Reads.pairs,
         sequences=2,
         labelled=0.0,
         row_tokens=80,
@@ -284,13 +269,13 @@ class Reward(Training):
         typed={},
         of_loss=("margin", "trainer.center_rewards_coefficient"),
         next="report",
-        adapters=(Adapter.none, Adapter.lora),
+        adapters=(choices.Adapter.none, choices.Adapter.lora),
         scores=True,
     )
     source: OptionalSource = neutral(OptionalSource)  # preferences to learn from
     pairs: Pairs = neutral(Pairs)
     margin: bool = MISSING
-    forward: Forward = MISSING
+    forward: choices.Forward = MISSING
 
 
 OBJECTIVES = {block.objective.name: block.objective for block in (SFT, DPO, KTO, GRPO, Reward)}
