@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stages.config.blocks.data import Data, Form
+from stages.config.blocks.data import Data, Form, plan_amounts
 from stages.config.choices import Split
 from stages.config.errors import UserError, suggest
 from stages.curation.audit.auditor import RowFilter
-from stages.curation.joining import SourceRows, SplitLedger, gather_rows, plan_amounts
+from stages.curation.joining import SourceRows, SplitLedger, gather_rows
 from stages.curation.user_code import KEY, load_user_code
 from stages.formats.readers.row import Unwanted
 from stages.formats.source_reading import write_quarantine

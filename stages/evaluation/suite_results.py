@@ -63,7 +63,7 @@ def suite_results(
 
 @dataclass(frozen=True)
 class PairOutcomes:
-    """What each model's answers to the pairs of a suite came to. `parts`: by side or other form 1 for each prompt that
+    """The outcomes of each model's answers to a suite. `parts`: by side or other form 1 for each prompt that
     passed. Arrays are (pairs, roles)."""
 
     roles: list[str]

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +40,6 @@ class Labeler(ABC):
     learnt = False  # True: a learned reward, so the stage warns about signs of overoptimization
     people_verdicts: Mapping[Key, str] = {}  # people's verdicts on the judgements that `label.audit` samples
     own = False  # True: user-defined, so an exception skips one prompt; in a built-in labeler it stops the stage
-
-    def __init__(self, *_: object):
-        """Ignore the block and the stage's folder, which labelers with settings keep."""
-        super().__init__()
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """Return the pool to judge: the sampled one, unless the labeler provides the candidates too."""
@@ -84,7 +81,8 @@ def make_labeler(cfg: Label, out: StageDir) -> Labeler:
     """Return the labeler that `label` names: one of this folder, or a user-defined one.
     Raise UserError if the user-defined one cannot be loaded or is not a Labeler."""
     if not cfg.own:
-        return plugins.load_class("labelers", cfg.labeler, Labeler)(cfg, out)  # type: ignore[type-abstract]
+        kind: Any = plugins.load_class("labelers", cfg.labeler, Labeler)  # type: ignore[type-abstract]
+        return kind(cfg, out) if "cfg" in signature(kind).parameters else kind()  # type: ignore[no-any-return]
     labeler = plugins.create_instance(cfg.own, "label.own", out.path, Labeler)  # type: ignore[type-abstract]
     labeler.own = True
     return labeler

@@ -13,6 +13,7 @@ from stages.cli import compose, main
 from stages.config.blocks.training import SFT
 from stages.config.choices import Command
 from stages.config.installation import DISTRIBUTION, ROOT, checkout_project
+from stages.config.limits import COMPUTED
 from stages.config.schema import RECIPES, Target
 from stages.preflight import constraints
 from tests.budgets import spent
@@ -66,7 +67,7 @@ def test_help_on_a_block_has_its_keys_with_types_defaults_and_comments() -> None
     (line,) = [line for line in page.splitlines() if line.startswith("sft.adapter ")]
     assert "none" in line and "qlora, continued; " in line and "low-rank adapter" in line
     named = {".".join(line.split()[0].split(".")[:2]) for line in page.splitlines()}
-    assert {f"sft.{field.name}" for field in fields(SFT)} <= named
+    assert {f"sft.{field.name}" for field in fields(SFT) if COMPUTED not in field.metadata} <= named
     template = inside("--help=template").stdout
     assert "template=chatml" in template and "<|im_start|>" in template and "sft.template.path" in template
     assert "[{path: FILE, rows: 200}]" in inside("--help=eval.retention").stdout

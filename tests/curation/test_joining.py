@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.config.blocks.data import Mixture, Source
-from stages.curation.joining import SplitLedger, draw_counts, gather_rows, plan_amounts, shuffled
+from stages.config.blocks.data import Mixture, Source, plan_amounts
+from stages.curation.joining import SplitLedger, draw_counts, gather_rows, shuffled
 from stages.store.records import Example, SourceRow, content_id, save
 from tests.helpers import refused
 

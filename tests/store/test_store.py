@@ -237,6 +237,7 @@ def test_every_stage_of_the_graph_has_a_version() -> None:
         "base",
         "source",
         "versus",
+        "benchmark",
         "data",
         "select",
         "sft",

@@ -143,8 +143,8 @@ class Passes:
         There are none if the store lacks the data."""
         folder, manifest = self.nodes[key]
         passed = {(row.prompt_id, row.role): row.passed for row in load(folder / "outcomes.parquet", Outcome)}
-        asked, groups = {prompt_id for prompt_id, _ in passed}, VIEWS.get(endpoint, ())
-        prompts = [e for e in self.examples(input_key(manifest, "data")) if e.id in asked and e.group in groups]
+        prompt_ids, groups = {prompt_id for prompt_id, _ in passed}, VIEWS.get(endpoint, ())
+        prompts = [e for e in self.examples(input_key(manifest, "data")) if e.id in prompt_ids and e.group in groups]
         roles = {role for _, role in passed} if prompts else set[str]()
         return prompts, {role: np.array([passed[e.id, role] for e in prompts], float) for role in roles}
 

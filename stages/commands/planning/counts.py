@@ -5,11 +5,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP, Data
+from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP, Amount, Data, plan_amounts
 from stages.config.blocks.sampling import CandidateFile
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Reads, Split
-from stages.curation.joining import Amount, plan_amounts
 from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.store import Store
