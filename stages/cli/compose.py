@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from stages.cli import recipes, spelling, unread
 from stages.cli.explain import unknown_setting_message
 from stages.config.blocks.models import Own
-from stages.config.blocks.training import OBJECTIVES, WITH_TRL
+from stages.config.blocks.training import WITH_TRL
 from stages.config.choices import Command, Precision
 from stages.config.errors import Errors, UserError, require_known
 from stages.config.schema import Config
@@ -154,11 +154,12 @@ def require_typed_code(cfg: Config, overrides: list[str], swept: Iterable[str]) 
 def resolve_precision(cfg: Config) -> None:
     """Replace `precision=auto` by this machine's precision in every block, so that fingerprints name the real one."""
     precision = Precision.bf16 if machine.computes_bf16() else Precision.fp32
-    scoring = (cfg.sample, *(label.reward_model for label in (cfg.label, cfg.eval.judged)), cfg.reference)
-    scoring += (cfg.answer, cfg.eval, cfg.chat)
-    for block in (*(vars(cfg)[name] for name in OBJECTIVES), *scoring):
-        if block.precision is Precision.auto:
-            block.precision = precision
+    blocks: list[Any] = [*vars(cfg).values()]
+    for block in blocks:  # which grows by the blocks inside
+        if is_dataclass(block):
+            blocks += vars(block).values()
+            if vars(block).get("precision") is Precision.auto:
+                vars(block)["precision"] = precision
 
 
 def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:

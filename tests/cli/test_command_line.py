@@ -11,13 +11,13 @@ import pytest
 
 from stages.cli import compose, main
 from stages.config.blocks.training import SFT
-from stages.config.choices import Command
+from stages.config.choices import Command, Precision
 from stages.config.installation import DISTRIBUTION, ROOT, checkout_project
-from stages.config.limits import COMPUTED
+from stages.config.limits import COMPUTED, iterate_values
 from stages.config.schema import RECIPES, Target
 from stages.preflight import constraints
 from tests.budgets import spent
-from tests.helpers import TINY, command, inside, refused
+from tests.helpers import TINY, command, inside, refused, settings
 
 NO_TESTS = ("data.tasks.test=0", "data.tasks.unseen_phrasings=0", "data.tasks.unseen_tasks=0")
 NOTHING_MEASURES = (*NO_TESTS, "pairs.validation_fraction=0")
@@ -221,3 +221,11 @@ def test_multirun_stands_anywhere_on_the_line(tmp_path: Path) -> None:
     ran = inside("stage=plan", "-m", "recipe=tiny", "dpo.beta=0.1,0.2", "tracker=none", f"outputs={tmp_path}")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("To build") == 2
+
+
+def test_every_block_names_the_precision_of_this_machine() -> None:
+    cfg = settings(*TINY, "precision=auto")
+    compose.resolve_precision(cfg)
+    values = {name: value for name, _, value in iterate_values(cfg, "") if name.endswith(".precision")}
+    assert [name for name, value in values.items() if value is Precision.auto] == []
+    assert values["benchmark.precision"] is values["answer.precision"]
