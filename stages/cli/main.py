@@ -97,7 +97,7 @@ def run(composed: DictConfig) -> float | None:
             case Command.gate:
                 from stages.commands import gate
 
-                sys.exit(gate.judge(store, cfg.gate, nodes, typed_overrides()))
+                sys.exit(gate.judge(store, cfg, nodes, typed_overrides()))
             case Command.sync:
                 from stages.commands import sync
 

@@ -88,27 +88,29 @@ def require_nodes(nodes: list[Node], cfg: Config, store: Store, overrides: list[
 
 def last_run(cfg: Config, store: Store) -> FinishedRun:
     """Return the run of the newest link in `outputs/latest`."""
-    end_times = linked_nodes(store, *ENDS) or linked_nodes(store, Target.sft)
-    if not end_times:
+    end = newest_end(store, *ENDS) or newest_end(store, Target.sft)
+    if not end:
         demo, other = provenance.command("report", []), provenance.command(cfg.stage, ["recipe=NAME"])
         ways = f"{demo} makes the demo run. For another run, type its settings: {other}."
         raise UserError(f"stage={cfg.stage}: there is no finished run in {store.root}. {ways}")
-    newest = max(end_times, key=end_times.__getitem__)
-    # A report that descends from the newest node belongs to the same run, and names more roles.
-    end = next(node for node in end_times if newest.fingerprint in {n.fingerprint for n in node.lineage})
     run, command = run_of(end, cfg.unpaired), manifest_of(store.folder(end)).get("command", "")
     log.info("No settings are typed, so stage=%s uses the last run: %s, %s", cfg.stage, run.name, command)
     return run
 
 
-def linked_nodes(store: Store, *stages: Target) -> dict[Node, float]:
-    """Return the nodes that `outputs/latest` links to, with the times of the links."""
+def newest_end(store: Store, *stages: Target) -> Node | None:
+    """Return the node of these stages, the last ones of a run first, that `outputs/latest` links to since last. If an
+    earlier one of them descends from it, it belongs to the same run, and names more roles."""
     links = [store.root / "latest" / stage for stage in stages]
-    return {
+    times = {
         published_node(store, link.name, manifest["fingerprint"], {}): link.lstat().st_mtime
         for link in links
         if (manifest := read_manifest(link))
     }
+    if not times:
+        return None
+    newest = max(times, key=times.__getitem__)
+    return next(node for node in times if newest.fingerprint in {n.fingerprint for n in node.lineage})
 
 
 def published_node(store: Store, stage: str, fingerprint: str, seen: dict[str, Node]) -> Node:

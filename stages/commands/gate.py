@@ -14,8 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from stages.commands.finished_run import newest_end, require_nodes
 from stages.config.errors import UserError, visible
-from stages.config.schema import Gate, Target
+from stages.config.schema import Config, Target
 from stages.evaluation import measures
 from stages.evaluation.measures import LENGTH, Measure
 from stages.evaluation.noninferiority import Code, Line, by_measure, compare, outcome
@@ -53,17 +54,19 @@ class Side:
         return cls(folders, [by_measure(each) for each in rows], results)
 
 
-def judge(store: Store, cfg: Gate, nodes: dict[str, Node], overrides: list[str]) -> int:
+def judge(store: Store, cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> int:
     """Print and write the comparison of the run's policy with that of `gate.against`, and return the exit code.
     `nodes`: the graph of the typed settings, empty without any.
     Raise UserError if an evaluation is missing."""
-    if not cfg.against:
+    if not cfg.gate.against:
         raise UserError("gate.against=null: name an evaluation or report by its fingerprint, or a folder with one.")
-    old = Side.read(earlier_evaluations(store, cfg.against), store)
-    new = Side.read(typed_evaluations(store, nodes, overrides) if nodes else latest_evaluations(store.root), store)
+    typed = [node for node in nodes.values() if node.stage == Target.eval]
+    require_nodes(typed, cfg, store, overrides)
+    old = Side.read(earlier_evaluations(store, cfg.gate.against), store)
+    new = Side.read([*map(store.folder, typed)] or latest_evaluations(store), store)
     differing = [key for key in ("decoding", "endpoint") if old.results[key] != new.results[key]]
     reasons = [f"{key}: {old.results[key]} before, {new.results[key]} now" for key in differing]
-    lines = compare(old.runs, new.runs, cfg.margin, cfg.confidence)
+    lines = compare(old.runs, new.runs, cfg.gate.margin, cfg.gate.confidence)
     code = Code.other_prompts if reasons else outcome(lines)
     reasons += [f"{line.measure}: {outcome_text(line)}" for line in lines if line.code is code and code]
     title = f"{new.results['models']['policy']} {new.folders[-1].name} against {old.folders[-1].name}: {WORDS[code]}"
@@ -80,21 +83,11 @@ def judge(store: Store, cfg: Gate, nodes: dict[str, Node], overrides: list[str])
     return int(code)
 
 
-def typed_evaluations(store: Store, nodes: dict[str, Node], overrides: list[str]) -> list[Path]:
-    """Return the evaluations of the typed settings, one per seed. Raise UserError for the first that is missing."""
-    evaluations = [node for node in nodes.values() if node.stage == Target.eval]
-    for node in (node for node in evaluations if not store.find(node)):
-        build = provenance.command("report", overrides)
-        raise UserError(f"{node} is not in {store.root}. Build it first: {build}")
-    return [store.folder(node) for node in evaluations]
-
-
-def latest_evaluations(root: Path) -> list[Path]:
-    """Return the evaluations of a store's newest report or evaluation, one per seed."""
-    links = [link for stage in (Target.report, Target.eval) if (link := root / "latest" / stage).exists()]
-    if not links:
-        raise UserError(f"{root} has no evaluation. Make one: {provenance.command('report', [])}")
-    return evaluations_of(max(links, key=lambda link: link.lstat().st_mtime).resolve())
+def latest_evaluations(store: Store) -> list[Path]:
+    """Return the evaluations of a store's last run, one per seed. Raise UserError if there is none."""
+    if not (end := newest_end(store, Target.report, Target.eval)):
+        raise UserError(f"{store.root} has no evaluation. Make one: {provenance.command('report', [])}")
+    return evaluations_of(store.folder(end))
 
 
 def earlier_evaluations(store: Store, against: str) -> list[Path]:
@@ -102,10 +95,10 @@ def earlier_evaluations(store: Store, against: str) -> list[Path]:
     fingerprint of an evaluation, a report or a policy in this store."""
     folder = Path(against)
     if (folder / "latest").is_dir():
-        return latest_evaluations(folder)
+        return latest_evaluations(Store(folder))
     if (folder / "manifest.json").exists():
         return evaluations_of(folder)
-    nodes = [(path, m) for path, m in store.manifests() if m["stage"] in (Target.eval, Target.report)]
+    nodes = [*store.manifests(Target.eval), *store.manifests(Target.report)]
     policies = {path: m["inputs"].get("policy", {}).get("fingerprint") for path, m in nodes}
     named = [path for path, m in nodes if against in (m["fingerprint"], policies[path])]
     if not named:

@@ -11,14 +11,13 @@ import pytest
 
 from stages.commands import gate
 from stages.config.errors import UserError
-from stages.config.schema import Gate
 from stages.evaluation.measures import ENDINGS, FILE, LENGTH, LOOPLESS, PASSES, Measure, measure_answers
 from stages.evaluation.noninferiority import Code, by_measure, compare, outcome
 from stages.evaluation.outcomes import tabulate
 from stages.store.records import Candidate, Example, save
 from stages.store.store import Store
 from stages.tasks.generator import generate
-from tests.helpers import Chain, as_published, command, inside
+from tests.helpers import TINY, Chain, as_published, command, inside, settings
 
 SEEDS = range(10)
 RIGHT, NOISE = 0.6, 0.05  # the share of prompts that a policy passes, and of those that a seed answers otherwise
@@ -161,7 +160,7 @@ def test_a_run_is_compared_with_itself_and_an_error_has_the_code_of_no_compariso
     missing = command("stage=gate", f"outputs={chain.root}", "gate.against=ffffffffffff")
     assert (missing.returncode, "gate.against=ffffffffffff" in missing.stderr) == (2, True)
     with pytest.raises(UserError, match=r"gate\.against"):
-        gate.judge(Store(tmp_path), Gate(None, MARGIN, CONFIDENCE), {}, [])
+        gate.judge(Store(tmp_path), settings(*TINY), {}, [])
 
 
 def test_an_unbuilt_run_names_the_command_that_builds_it(chain: Chain) -> None:
