@@ -10,7 +10,7 @@ import numpy as np
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation.outcomes import GROUPS, SIDES, Answers, Table, consistency, matched, rate_row, with_intervals
 from stages.store.records import Example
-from stages.store.text_units import lower_words
+from stages.store.text_units import find_run, lower_words
 from stages.tasks.checks import share_passed
 
 # The primary endpoint is the first of these groups that has prompts.
@@ -85,10 +85,9 @@ def containing(table: Table, answers: Answers, cfg: Eval) -> dict[str, Any]:
 
 
 def contains_words(answer: str, reference: str) -> bool:
-    expected, words = lower_words(reference), lower_words(answer)
-    if not expected:  # the reference is punctuation only
+    if not (expected := lower_words(reference)):  # the reference is punctuation only
         return reference.strip() in answer
-    return any(words[i : i + len(expected)] == expected for i in range(len(words) - len(expected) + 1))
+    return find_run(lower_words(answer), expected) is not None
 
 
 def constant(prompts: Sequence[Example]) -> float | None:

@@ -93,12 +93,10 @@ def compare_measure(name: str, old: Rows, new: Rows, margin: float, confidence: 
     shares = bool(values.min() >= 0 and values.max() <= 1)
     change = Means(values, [row.group for row in old.values()], shares=shares).difference(1, 0, confidence)
     code = code_of(change, margin, either_way)
-    spread, room = (
-        float((values[:, 1] - values[:, 0]).var()),
-        margin + (-abs(change.mean) if either_way else change.mean),
-    )
-    fall, is_unclear = float(shares), code is Code.cannot_tell
-    needed = prompts_needed(spread, room, (1 - confidence) / 2, fall) if is_unclear else None
+    needed = None
+    if code is Code.cannot_tell:
+        room = margin + (-abs(change.mean) if either_way else change.mean)
+        needed = prompts_needed(float(np.diff(values).var()), room, (1 - confidence) / 2, fall=float(shares))
     return Line(name, len(values), before, after, change, margin, code, needed)
 
 

@@ -51,6 +51,11 @@ def plain_words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.lower())
 
 
+def find_run(words: Sequence[str], run: Sequence[str]) -> int | None:
+    """Return the index at which a run of words begins among other words, or None."""
+    return next((i for i in range(len(words) - len(run) + 1) if words[i : i + len(run)] == run), None)
+
+
 def transcript(messages: Sequence[Mapping[str, str]]) -> str:
     """Return the text of a single message, or the texts of several messages with their roles."""
     if len(messages) == 1:

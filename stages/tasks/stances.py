@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 
 from stages.config.installation import read_beside
-from stages.store.text_units import lower_words
+from stages.store.text_units import find_run, lower_words
 
 PATTERNS = {name: re.compile("|".join(each).replace("\n", "")) for name, each in read_beside(__file__).items()}
 
@@ -29,17 +29,15 @@ def without_request(answer: str, request: str) -> list[str]:
     """Return the words of an answer without those that repeat a whole message of the request, which is a line."""
     answer_words = lower_words(answer)
     for message in map(lower_words, request.splitlines()):
-        size = len(message)
-        starts = (i for i in range(len(answer_words) - size + 1) if answer_words[i : i + size] == message)
-        if (start := next(starts, None)) is not None:
-            del answer_words[start : start + size]
+        if (start := find_run(answer_words, message)) is not None:
+            del answer_words[start : start + len(message)]
     return answer_words
 
 
 def states(answer: str, text: str, request: str) -> bool:
     """Return whether an answer has the words of a text in their order, outside a repetition of the request."""
-    answer_words, expected = without_request(answer, request), lower_words(text)
-    return any(answer_words[i : i + len(expected)] == expected for i in range(len(answer_words)))
+    answer_words = without_request(answer, request)
+    return bool(answer_words) and find_run(answer_words, lower_words(text)) is not None
 
 
 def mentions(answer: str, topic: str, request: str) -> bool:
