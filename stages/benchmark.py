@@ -13,12 +13,13 @@ from statistics import fmean
 from typing import Any
 
 from stages.config.blocks.evaluation import Benchmark
+from stages.config.choices import Forward
 from stages.evaluation.benchmarks import Response, SampleScore, mean_metrics, score_samples
 from stages.evaluation.engine import run_engine
 from stages.models.contract import Continuation, PlainText, load_or_derive_contract
 from stages.models.loading import load_model, read_context_length, resolve_device, sampling_weights
 from stages.models.rendering import ContractError
-from stages.models.scoring import batches_by_length, completion_scores, install_completion_scoring
+from stages.models.scoring import batches_by_length, completion_scores, install_scoring
 from stages.samplers.completions import get_sampler
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Decoding, Request
@@ -33,16 +34,15 @@ def run(cfg: Benchmark, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     Raise UserError if the engine stops, or the model cannot read too many questions."""
     respondent = Respondent(cfg, inputs["model"] / "model", out)
     tasks = run_engine(cfg, respondent.chat, respondent.answer, out)
-    samples = [sample for task in tasks for sample in score_samples(task, respondent.responses)]
+    are_means = {task["task"]: mean_metrics(task) for task in tasks}
+    samples = [s for task in tasks for s in score_samples(task, are_means[task["task"]], respondent.responses)]
     save(out / "responses.parquet", respondent.responses.values(), Response)
     save(out / "samples.parquet", samples, SampleScore)
     scores = defaultdict[str, list[float]](list)
     for sample in samples:
         scores[f"{sample.task} {sample.metric}"].append(sample.score)
     rates = {row: fmean(of_row) for row, of_row in scores.items()}
-    if not_means := [
-        f"{task['task']} {name}" for task in tasks for name, mean in mean_metrics(task).items() if not mean
-    ]:
+    if not_means := [f"{task} {name}" for task, of_task in are_means.items() for name in of_task if not of_task[name]]:
         out.warn(f"{', '.join(not_means)}: not a mean of one score from 0 to 1 per prompt, so without an interval.")
     return {
         "device": str(resolve_device(cfg.runtime.device)),
@@ -105,7 +105,8 @@ class Respondent:
         if rows:
             self.out.open_resource.clear()  # one model in memory at a time
             device = resolve_device(self.cfg.runtime.device)
-            scorer = install_completion_scoring(load_model(self.model, sampling_weights(self.cfg.precision), device))
+            model = load_model(self.model, sampling_weights(self.cfg.precision), device)
+            scorer = install_scoring(model, Forward.padded, outputs=("log_probs", "is_top1"))
             tokens = [len(prompt) + len(completion) for prompt, completion in rows]
             for batch in batches_by_length(tokens, None, device):
                 for i, scores in zip(batch, completion_scores(scorer, [rows[i] for i in batch]), strict=True):

@@ -6,7 +6,6 @@ than SFT does. *Judged*: the policy's win rate by a labeler. With the user's own
 first. All other figures have an interval and no verdict."""
 
 import json
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     checked, unchecked = with_checks(cfg, inputs, prompts, by_set, out), without_checks(prompts, by_set)
     labelled = not inputs.keys().isdisjoint(("pairs", "unpaired"))
     pairs = learnt.learnt_results(cfg, inputs, outcomes.before(titles), out) if labelled else {}
-    comparisons = judged.judged_results(cfg, inputs)
+    comparisons, wins = judged.judged_results(cfg, inputs)
     parts = parts_of_verdict(checked, pairs, comparisons, own="answer_held_out_policy" in inputs)
     if not parts:
         ids = {e.id for examples in prompts.values() for e in examples}
@@ -83,15 +82,14 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         results["rounds"] = by_round
     by_suite, measured_by_suite = read_suites(cfg, inputs)
     results |= {"suites": by_suite} if by_suite else {}
-    if rows := benchmarks.benchmark_results(cfg, inputs):
-        results["benchmarks"] = rows
+    by_task, scores = benchmarks.benchmark_results(cfg, inputs)
+    results |= {"benchmarks": by_task} if by_task else {}
     results["cautions"] = learnt.cautions(results)
     results["verdict"] = verdict_of(results)
     save(out / "outcomes.parquet", checked.verdict_table.outcomes(), Outcome)
     tables = [checked.everything, *checked.outside.values(), *unchecked.values()]
     measured += measures.measure_answers(tables, checked.primary, answers["policy"])
-    further = chain(judged.measure_wins(cfg, inputs), benchmarks.measure_samples(inputs))
-    save(out / measures.FILE, [*measured, *measured_by_suite, *further], measures.Measure)
+    save(out / measures.FILE, [*measured, *measured_by_suite, *wins, *scores], measures.Measure)
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
     main, groups = results["primary"], results["groups"]
     rates = [f"{title} {main[role]['mean']:.1%}" for role, title in titles.items() if main and "checks" in parts]

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -70,9 +70,10 @@ def mean_metrics(task: Mapping[str, Any]) -> dict[str, bool]:
     }
 
 
-def score_samples(task: Mapping[str, Any], responses: Mapping[str, Response]) -> list[SampleScore]:
+def score_samples(
+    task: Mapping[str, Any], is_mean: Mapping[str, bool], responses: Mapping[str, Response]
+) -> list[SampleScore]:
     """Return the scores of a task by metrics that are means, for prompts whose questions all have responses."""
-    is_mean = mean_metrics(task)
     return [
         SampleScore(task["task"], metric, sample["doc_hash"], sample["doc_id"], sample["questions"], score)
         for sample in task["samples"]
@@ -82,27 +83,24 @@ def score_samples(task: Mapping[str, Any], responses: Mapping[str, Response]) ->
     ]
 
 
-def benchmark_results(cfg: Eval, inputs: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """Return a row for each task and metric: every model's rate, and the paired differences, with intervals, on the
-    prompts that all models were asked. Return [] if the evaluation has no benchmarks."""
+def benchmark_results(cfg: Eval, inputs: Mapping[str, Path]) -> tuple[list[dict[str, Any]], list[Measure]]:
+    """Return a row for each task and metric, with every model's rate and paired differences on prompts that all were
+    asked, and the policy's scores. Both are empty if the evaluation has no benchmarks."""
+    measured = list[Measure]()
     roles = [role for role in cfg.models if f"{PREFIX}{role}" in inputs]
     scores = defaultdict[tuple[str, str], dict[int, dict[str, float]]](lambda: defaultdict(dict))
     for role in roles:
-        for sample in load(inputs[f"{PREFIX}{role}"] / "samples.parquet", SampleScore):
-            scores[sample.task, sample.metric][sample.doc_id][role] = sample.score
+        for s in load(inputs[f"{PREFIX}{role}"] / "samples.parquet", SampleScore):
+            scores[s.task, s.metric][s.doc_id][role] = s.score
+            if role == "policy":
+                unit = content_id(s.task, s.doc_id, s.doc_hash)
+                measured.append(Measure(f"{s.task} {s.metric}", unit, s.task, s.score))
     rows = list[dict[str, Any]]()
     for (task, metric), by_prompt in scores.items():
         if table := [[row[role] for role in roles] for row in by_prompt.values() if len(row) == len(roles)]:
             means = means_and_differences(Means(np.array(table), [task] * len(table)), roles, cfg.confidence)
             rows.append({"task": task, "metric": metric, "prompts": len(table), **means})
-    return rows
-
-
-def measure_samples(inputs: Mapping[str, Path]) -> Iterator[Measure]:
-    """Yield the policy's scores, for `stage=gate`."""
-    if folder := inputs.get(f"{PREFIX}policy"):
-        for s in load(folder / "samples.parquet", SampleScore):
-            yield Measure(f"{s.task} {s.metric}", content_id(s.task, s.doc_id, s.doc_hash), s.task, s.score)
+    return rows, measured
 
 
 def sentence(rows: Sequence[Mapping[str, Any]], difference: str, titles: Mapping[str, str]) -> str:

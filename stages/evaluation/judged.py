@@ -97,11 +97,11 @@ class Comparison:
         }
 
 
-def judged_results(cfg: Eval, inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
-    """Return the figures of each comparison, by the key of the policy's opponent. They are the win rate, the
-    length-controlled rate, the rate corrected by people and the rates of null judges. A comparison that people have
-    not completed has the number of questions `waiting` instead."""
-    results, constant = dict[str, dict[str, Any]](), dict[str, Any]()
+def judged_results(cfg: Eval, inputs: Mapping[str, Path]) -> tuple[dict[str, dict[str, Any]], list[Measure]]:
+    """Return the figures of each comparison by the key of the policy's opponent, and the policy's wins. Figures are
+    the win rate, the length-controlled rate, the rate corrected by people and the rates of null judges. A comparison
+    that people have not completed has the number of questions `waiting` instead."""
+    results, measured, constant = dict[str, dict[str, Any]](), list[Measure](), dict[str, Any]()
     if f"judged_{CONSTANT}" in inputs:
         won = Comparison.read(inputs[f"versus_{CONSTANT}"], inputs[f"judged_{CONSTANT}"]).outcomes.won
         if len(won):
@@ -110,24 +110,24 @@ def judged_results(cfg: Eval, inputs: Mapping[str, Path]) -> dict[str, dict[str,
         comparison = Comparison.read(inputs[f"versus_{key}"], inputs.get(f"judged_{key}"))
         outcomes, prompts = comparison.outcomes, len(comparison.sides)
         alike = int(outcomes.alike.sum())
-        row = {"title": title, "labeler": cfg.judged.labeler or "own", "prompts": prompts, "alike": alike}
-        if f"judged_{key}" not in inputs and alike < prompts:
+        labeler = cfg.judged.labeler or "own"
+        row = {"title": title, "labeler": labeler, "prompts": prompts, "alike": alike}
+        if f"judged_{key}" in inputs:
+            measured += measure_wins(comparison, key, title, labeler)
+        elif alike < prompts:
             results[key] = row | {"waiting": prompts - alike, "detectable": detectable(prompts)}
             continue
         rates = comparison_results(outcomes, cfg.confidence, cfg.judged.max_longer)
         rates["nulls"] |= constant
         results[key] = row | comparison.figures | rates
-    return results
+    return results, measured
 
 
-def measure_wins(cfg: Eval, inputs: Mapping[str, Path]) -> Iterator[Measure]:
-    """Yield the outcome of every judged comparison: 1 if the policy's answer won, 0.5 for a tie, 0 if it lost."""
-    for key in (key for key in cfg.compared if f"judged_{key}" in inputs):
-        comparison = Comparison.read(inputs[f"versus_{key}"], inputs[f"judged_{key}"])
-        name = f"wins against {cfg.compared[key]} by {cfg.judged.labeler or 'own'}"
-        for (_, other), won in zip(comparison.sides, comparison.outcomes.won.tolist(), strict=True):
-            if not math.isnan(won):
-                yield Measure(name, content_id(other.prompt_id, other.text), key, won)
+def measure_wins(comparison: Comparison, key: str, title: str, labeler: str) -> Iterator[Measure]:
+    """Yield the outcome of each judged pair of answers: 1 if the policy's answer won, 0.5 for a tie, 0 if it lost."""
+    for (_, other), won in zip(comparison.sides, comparison.outcomes.won.tolist(), strict=True):
+        if not math.isnan(won):
+            yield Measure(f"wins against {title} by {labeler}", content_id(other.prompt_id, other.text), key, won)
 
 
 def sentence(row: Mapping[str, Any], policy: str) -> str:

@@ -47,12 +47,15 @@ def round_weights_once(device: torch.device) -> contextlib.AbstractContextManage
     return torch.autocast(device.type, enabled=False)
 
 
-def install_scoring(model: PreTrainedModel, forward: Forward = Forward.shared_prefix) -> PreTrainedModel:
-    """Give the model a trainer's forward and TRL's fused LM head, so policy and reference are scored alike."""
+def install_scoring(
+    model: PreTrainedModel, forward: Forward = Forward.shared_prefix, outputs: tuple[str, ...] = ("log_probs",)
+) -> PreTrainedModel:
+    """Give the model a trainer's forward and TRL's fused LM head, so policy and reference are scored alike. `outputs`:
+    what the head computes, without the logits of all positions in memory."""
     if forward is Forward.shared_prefix:
         pack_pairs(model)
     lm_head.install_cpu_head()
-    add_fused_lm_head(model)
+    add_fused_lm_head(model, outputs=outputs)
     return model
 
 
@@ -165,13 +168,6 @@ def pair_log_probs(
     scored = output.log_probs.float().cpu()  # (rows, length - 1): position t scores token t + 1
     log_probs = [row[marks].tolist() for row, marks in zip(scored, marked[:, 1:], strict=True)]
     return list(zip(log_probs[: len(pairs)], log_probs[len(pairs) :], strict=True))
-
-
-def install_completion_scoring(model: PreTrainedModel) -> PreTrainedModel:
-    """Give the model TRL's fused LM head, which computes log-probs without the logits of all positions in memory."""
-    lm_head.install_cpu_head()
-    add_fused_lm_head(model, outputs=("log_probs", "is_top1"))
-    return model
 
 
 @torch.no_grad()

@@ -260,10 +260,10 @@ def test_only_prompts_that_all_models_answered_are_compared(tmp_path: Path) -> N
         rows = [SampleScore("told", "acc", "", i, [], float(score)) for i, score in enumerate(of_role)]
         save(tmp_path / role / "samples.parquet", rows, SampleScore)
     cfg = Eval(models={"sft": "SFT", "policy": "DPO"}, confidence=0.95)
-    [row] = benchmark_results(cfg, {f"benchmark_{role}": tmp_path / role for role in scores})
+    [row], _ = benchmark_results(cfg, {f"benchmark_{role}": tmp_path / role for role in scores})
     assert row["prompts"] == 3
     assert row["policy-sft"]["mean"] == pytest.approx(1 / 3)
-    assert benchmark_results(cfg, {}) == []
+    assert benchmark_results(cfg, {}) == ([], [])
     assert " 0 of 1 " in sentence([row], "policy-sft", {"policy-sft": "DPO − SFT"})
 
 
