@@ -1,6 +1,7 @@
 """SFT, supervised fine-tuning on the assistant's tokens: rows, TRL's SFTTrainer, model, and a check of packing."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, tee
 from pathlib import Path
@@ -31,6 +32,7 @@ from stages.training.micro_batches import Batch, MicroBatches, select_row
 from stages.training.token_rows import Row, TokenRows
 
 CHECKED_TOKENS = 32
+THOUGHT = re.compile(r"<think>\s*(.*?)\s*</think>", re.DOTALL)
 
 
 class Demonstration(NamedTuple):
@@ -53,13 +55,20 @@ def read_rows(
 ) -> Demonstrations:
     """Tokenise the examples for training and evaluation. `context` is the number of tokens that the model reads.
     Raise UserError if there is nothing to train on, or too many examples were dropped."""
-    rows, report_rows = Demonstrations(TokenRows, cfg, out), list[Demonstration]()
+    rows, report_rows, losses = Demonstrations(TokenRows, cfg, out), list[Demonstration](), list[str]()
     answered = (e for e in examples if e.reference and e.split in (Split.sft, Split.validation))
     for row in tokenize_examples(answered, contract, cfg, rows.left_out, context):
         rows.add(row.example.split, row.example.id, (row.ids, row.trained), row.example.messages)
         if row.example.split == Split.sft and (not report_rows or (row.masked and not report_rows[-1].masked)):
             report_rows.append(row)
+        losses += [f"{thought!r:.60}" for thought in lost_thoughts(row, contract)[:1]]
     rows.settle()
+    if losses:
+        out.warn(
+            f"the chat template leaves out thoughts (<think>…</think>) in {len(losses)} of "
+            f"{len(rows.train.ids) + len(rows.validation.ids)} conversations, as {losses[0]}. They are not trained. "
+            "template=chatml and template=plain keep them."
+        )
     if not report_rows:
         raise UserError("the data has no rows for SFT. Raise data.tasks.sft, or add a source with a share for sft.")
     rows.report_row = report_rows[-1]
@@ -87,6 +96,16 @@ def tokenize_examples(
             dropped.add(example.id, reason_too_long, len(ids))
             continue
         yield Demonstration(example, ids, trained, has_mask)
+
+
+def lost_thoughts(row: Demonstration, contract: Contract) -> list[str]:
+    """Return the texts in `<think>…</think>` that the template leaves out, as some do in earlier answers."""
+    answers = (turn["content"] for turn in row.example.conversation if turn["role"] == "assistant")
+    thoughts = [thought for answer in answers for thought in THOUGHT.findall(answer) if thought]
+    if not thoughts:
+        return []
+    rendered = contract.tokenizer.decode(row.ids)
+    return [thought for thought in thoughts if thought not in rendered]
 
 
 def has_masked_turn(example: Example, cfg: SFT) -> bool:

@@ -12,6 +12,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from stages.config.blocks.training import SFT
 from stages.config.choices import TrainedTurns
 from stages.config.errors import UserError
+from stages.models.chat_templates import TEMPLATES
 from stages.models.contract import Contract
 from stages.models.rendering import ContractError
 from stages.objectives.sft import Demonstrations, mask_turns, read_rows, write_token_example
@@ -89,6 +90,27 @@ def test_the_report_shows_a_masked_turn(tmp_path: Path) -> None:
     assert trained == "two<|im_end|>three ✓<|im_end|>".replace("✓", "\ufffd" * 3)  # a byte a token
     assert not any(token["trained"] for token in tokens if "masked" in token)
     assert sum("masked" in token and token["end_of_turn"] for token in tokens) == 1
+
+
+@pytest.mark.parametrize(("kind", "left_out"), [("own", True), ("chatml", False)])
+def test_thoughts_that_a_template_leaves_out_are_named_before_training(
+    kind: str, left_out: bool, tmp_path: Path
+) -> None:
+    # as the templates of some reasoning models do, this one keeps the thoughts of the last answer only
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    content, whole = "message['content'] | trim", (TEMPLATES / "chatml.jinja").read_text(encoding="utf-8")
+    assert content in whole
+    tokenizer.chat_template = whole.replace(
+        content, f"({content}).split('\\0' if loop.last else '</think>')[-1] | trim"
+    )
+    thoughts = conversation("t", ["<think>\nhm one\n</think>\n\none", "<think>\nhm two\n</think>\n\ntwo"], None)
+    out = StageDir(tmp_path, lambda metrics, step: None)
+    rows = read_rows([thoughts, EXAMPLES[2]], contract := establish(tokenizer, kind), CFG, out)
+    trained = trained_text(contract, rows.train, packing=False)[0]
+    assert ("hm one" not in trained) is left_out
+    assert "hm two" in trained
+    warning = "thoughts (<think>…</think>) in 1 of 2 conversations, as 'hm one'"
+    assert [warning in each for each in out.warnings] == [True] * left_out
 
 
 def test_rows_without_a_trained_turn_are_dropped_and_counted(tmp_path: Path) -> None:
