@@ -1,5 +1,5 @@
 """Constraints on the form of an open answer. A kind of constraint has a checker, wordings, and parameters that are
-drawn. Each module of `constraints/` is an area of kinds."""
+drawn. The modules of `constraints/` hold the kinds, by area."""
 
 import importlib
 import pkgutil
@@ -12,7 +12,7 @@ from typing import Any
 
 from stages.config.installation import read_beside
 from stages.store.records import Check
-from stages.tasks import constraints as areas
+from stages.tasks import constraints as modules
 from stages.tasks.words import split_wordings
 
 WHOLE = "whole"  # the claim of a kind that shapes the whole answer and allows no other kind
@@ -25,7 +25,7 @@ Side = StrEnum("Side", "train validation test aside")
 
 @dataclass(frozen=True)
 class Constraint:
-    """A kind of constraint. name: the kind's name, and its check's. area: its module. side: the same for all prompts.
+    """A kind of constraint. name: the kind's name, and its check's. area: its subject. side: the same for all prompts.
     wordings: sentences that ask for it, with slots for the parameters. claims: the aspects of an answer that it
     decides; two kinds with a common claim may contradict each other. holds: whether a stripped, non-empty answer
     satisfies it."""
@@ -52,17 +52,19 @@ class Constraint:
 
 @cache
 def known_constraints() -> dict[str, Constraint]:
-    """Return every kind by name. The YAML file beside a module of `constraints/` lists its kinds. The module has the
-    checker of each, in `CHECKS` or as a function. `DRAWS` draws parameters that do not come from `options`."""
+    """Return every kind by name. The YAML file beside a module of `constraints/` lists its kinds by area. The module
+    has the checker of each, in `CHECKS` or as a function. `DRAWS` draws parameters that do not come from `options`."""
     kinds = dict[str, Constraint]()
-    for area in sorted(module.name for module in pkgutil.iter_modules(areas.__path__)):
-        module = importlib.import_module(f"{areas.__name__}.{area}")
+    for each in pkgutil.iter_modules(modules.__path__):
+        module = importlib.import_module(f"{modules.__name__}.{each.name}")
         checkers, draws = vars(module) | getattr(module, "CHECKS", {}), getattr(module, "DRAWS", {})
-        for name, kind in read_beside(str(module.__file__)).items():
-            if name not in ("words", "patterns"):
-                draw = draws.get(name) or choice_of(kind.get("options", {}))
-                wordings, claims = split_wordings(kind["wordings"], "\n"), frozenset(kind["claims"].split())
-                kinds[name] = Constraint(name, area, Side(kind["side"]), wordings, claims, draw, checkers[name])
+        areas = {
+            area: of for area, of in read_beside(str(module.__file__)).items() if area not in ("words", "patterns")
+        }
+        for area, name, kind in ((area, name, kind) for area, of in areas.items() for name, kind in of.items()):
+            draw = draws.get(name) or choice_of(kind.get("options", {}))
+            wordings, claims = split_wordings(kind["wordings"], "\n"), frozenset(kind["claims"].split())
+            kinds[name] = Constraint(name, area, Side(kind["side"]), wordings, claims, draw, checkers[name])
     return dict(sorted(kinds.items()))
 
 

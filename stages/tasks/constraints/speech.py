@@ -1,9 +1,9 @@
-"""Constraints on the speaker and the addressee, the language, and figures of speech."""
+"""Constraints on speaker, addressee, language and figures of speech, and on additions: a postscript, a date."""
 
 import re
 from collections.abc import Callable
 
-from stages.store.text_units import words
+from stages.store.text_units import lines, paragraphs, words
 from stages.tasks.constraint import Draw
 from stages.tasks.words import NAMES, patterns_of, words_of
 
@@ -12,6 +12,14 @@ KNOWN = {language: frozenset(frequent) for language, frequent in words_of(__file
 LIKING = frozenset("i you we they would d to who people may might not t".split())
 AS_AS = re.compile(patterns_of(__file__)["as_as"])
 UNITS = "k?m|cm|k?g|ml|(?:kilo)?met(?:re|er)s|feet|miles|degrees|calories|(?:kilo)?grams|lit(?:re|er)s|dollars|euros"
+_PATTERNS = patterns_of(__file__)
+_CLOSING, _DAY, _MONTH, _PICTURE = (_PATTERNS[name] for name in ("closing", "day", "month", "picture"))
+_DATE = (
+    rf"(?:{_DAY}(?:st|nd|rd|th)?(?: of)? {_MONTH},? [0-9]{{4}}|{_MONTH} {_DAY}(?:st|nd|rd|th)?,? [0-9]{{4}}"
+    r"|[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01]))"
+)
+# A flag has two letters, a keycap a digit and a frame; families and professions join several pictures.
+_EMOJI = rf"[\U0001f1e6-\U0001f1ff]{{2}}|[0-9#*]\ufe0f?\u20e3|{_PICTURE}(?:\u200d{_PICTURE})*"
 CHECKS: dict[str, Callable[..., bool]] = {
     "second_person": lambda answer, count: _times("you|your|yours|yourself", answer) >= count,
     # The I of "A.I." or "i.e." does not count.
@@ -19,6 +27,10 @@ CHECKS: dict[str, Callable[..., bool]] = {
     # The possessive in "Anna's garden" does not address Anna.
     "address_by_name": lambda answer, name: _times(rf"{re.escape(name)}(?!['’]s)", answer) > 0,
     "no_you": lambda answer: _times("you|your|yours|yourself|yourselves", answer) == 0,
+    "hashtags": lambda answer, count: len(re.findall(r"(?<![\w#&/])#(?=\w*[^\W\d_])\w+", answer)) >= count,
+    "side_note": lambda answer: any(_labelled(line, "Note[*_]*:") for line in lines(answer)),
+    "source_line": lambda answer: any(_labelled(line, "Sources?[*_]*:") for line in lines(answer)[1:][-1:]),
+    "emoji_at_least": lambda answer, count: len(re.findall(_EMOJI, answer)) >= count,
 }
 DRAWS: dict[str, Draw] = {"address_by_name": lambda rng, request: {"name": rng.choice(NAMES)}}
 
@@ -58,3 +70,45 @@ def comparison_used(answer: str) -> bool:
 def _times(pattern: str, answer: str) -> int:
     """Return how often a pattern occurs as whole words. Case and the underscores of emphasis are ignored."""
     return len(re.findall(rf"\b(?:{pattern})\b", answer.replace("_", " "), re.IGNORECASE))
+
+
+def placeholders(answer: str, count: int) -> bool:
+    inside = [part.strip() for part in re.findall(r"\[([^\[\]\n]+)\](?!\()", answer)]
+    named = [part for part in inside if any(map(str.isalpha, part)) and part.lower() != "x"]  # "[x]" is a ticked box
+    return len(named) >= count
+
+
+def postscript(answer: str, marker: str) -> bool:
+    ends = lines(answer)[1:][-1:] + paragraphs(answer)[1:][-1:]
+    return any(_labelled(end, re.escape(marker)) for end in ends)
+
+
+def two_answers(answer: str) -> bool:
+    parts = ["".join(part.casefold().split()) for part in re.split(r"(?m)^[ \t]*\*{6}[ \t\r]*$", answer)]
+    return len(parts) == 2 and all(parts) and parts[0] != parts[1]
+
+
+def signed(answer: str, name: str) -> bool:
+    *before, last = lines(answer) or [""]
+    signature = rf"(?:{_CLOSING})?(?:[-–—~]+ ?)?{re.escape(name)}[.!]?"
+    return bool(before) and bool(re.fullmatch(signature, _plain(last), re.IGNORECASE))
+
+
+def rating(answer: str) -> bool:
+    number = r"(?<![\w/.,−-])(?:10|[0-9])"
+    return bool(re.search(rf"{number} ?(?:/|out of) ?10(?![\w/]|[.,][0-9])", _plain(answer), re.IGNORECASE))
+
+
+def dated(answer: str) -> bool:
+    first, *after = lines(answer) or [""]
+    return bool(after) and bool(re.fullmatch(rf"(?:date: ?)?(?:\w+day,? )?{_DATE}[.:]?", _plain(first), re.IGNORECASE))
+
+
+def _plain(text: str) -> str:
+    """Return the text without marks of emphasis and headings, and with single spaces."""
+    return " ".join(re.sub(r"[*_#]", "", text).split())
+
+
+def _labelled(text: str, label: str) -> bool:
+    """Return whether the text begins with the pattern `label` and continues. Bold and italic marks are ignored."""
+    return bool(re.match(rf"[*_]*{label}[\W_]*[^\W_]", text, re.IGNORECASE))
