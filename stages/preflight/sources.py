@@ -1,16 +1,15 @@
 """Checks of `data` and `sample`: how rows are formed, audited, read and mixed, and sources of candidates."""
 
 import math
-from importlib.util import find_spec
 from typing import Any
 
 from stages.config.blocks.data import Audit, Form, Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import SOURCE_ORDER, Label
-from stages.config.blocks.sampling import MIXED, OWN_PROMPTS, Member, Sample
+from stages.config.blocks.sampling import MIXED, OWN_PROMPTS, Member
 from stages.config.choices import AUDIT_ACTIONS, AUDIT_CODES, AUDIT_FIXES, AUDIT_THRESHOLDS, Command, Split
 from stages.config.errors import Errors, UserError, require_known
-from stages.config.installation import install_command, read_beside
+from stages.config.installation import read_beside
 from stages.config.schema import Config
 from stages.store import plugins
 from stages.store.source_files import locate
@@ -153,8 +152,6 @@ def validate_sample(cfg: Config) -> None:
         validate_draws(cfg)
     if cfg.label.labelers == [SOURCE_ORDER] and len(sample.pool or ()) < 2:
         raise UserError(TEXTS["one source"])
-    for block in sample.members:
-        require_openvino(block)
     for i, member in enumerate(sample.pool or ()):
         key = f"sample.pool[{i}]"
         if member in (sample.pool or [])[:i]:
@@ -177,16 +174,6 @@ def validate_draws(cfg: Config) -> None:
         raise UserError(f"{key}: pairs.min_score=0 accepts every candidate. Set pairs.min_score=1 or another score.")
     if sample.draw == MIXED and not sample.prompts_per_round:
         raise UserError("sample.draw=mixed: rounds divide all prompts. Set sample.prompts_per_round=N to choose some.")
-
-
-def require_openvino(block: Sample) -> None:
-    """Raise UserError if OpenVINO is not installed, or if its runtime asks for a GPU."""
-    if block.sampler != "openvino" or block.file or block.own:
-        return
-    if find_spec("openvino_genai") is None:
-        raise UserError(f"{block.key}.sampler=openvino needs its package: {install_command('openvino')}.")
-    if block.runtime.device == "cuda":
-        raise UserError(f"{block.key}.sampler=openvino needs the CPU. Use sample.runtime.device=cpu, or sample=hf.")
 
 
 def validate_source(key: str, member: Member) -> None:

@@ -4,7 +4,6 @@ n = 4, T = 0.9, in three ways, alternating, each time in a process of its own:
 
     generate   left-padded batches of 24 prompts with their candidates
     hf         our sampler
-    openvino   OpenVINO's engine, where it is installed
     vllm       vLLM's engine, in `gpu_chain` alone
 
 Answers are `forced` to a length: by the SFT checkpoint of `outputs`, on its preference prompts. Or `uneven`: by its
@@ -12,7 +11,6 @@ base, on open requests, which ends them as it likes, at 512 tokens at most. Toke
 Loading is not timed, nor is a first pass over few prompts.
 """
 
-import importlib.util
 import logging
 import random
 import statistics
@@ -25,7 +23,7 @@ from tests.bench import arms
 from tests.budgets import spent
 from tests.helpers import ROOT
 
-ARMS = ("generate", "hf", "openvino")
+ARMS = ("generate", "hf")
 CANDIDATES, TEMPERATURE = 4, 0.9
 GENERATE_BATCH = 24  # prompts, each with its candidates
 LONGEST = 512  # tokens of an uneven answer
@@ -46,8 +44,7 @@ class Settings:
 
 
 def main(cfg: Settings) -> None:
-    names = [arm for arm in cfg.arms.split() if arm != "openvino" or importlib.util.find_spec("openvino_genai")]
-    rounds_by_arm = arms.alternating(cfg, names)
+    rounds_by_arm = arms.alternating(cfg, cfg.arms.split())
     for arm, results in rounds_by_arm.items():
         tokens, per_cpu = ([r["tokens"] / r[key] for r in results] for key in ("seconds", "cpu_seconds"))
         logging.info(
@@ -111,14 +108,13 @@ def opened(arm: str, model: Path, stops: list[int], decoding: Any) -> Any:
     """A function of requests that returns how many tokens it drew."""
     from stages.models.loading import load_model, resolve_device, sampling_weights
     from stages.samplers.hf import HFSampler
-    from stages.samplers.openvino import OpenVINOSampler
 
     if arm == "generate":
         plain = load_model(model, sampling_weights(decoding.precision), resolve_device("auto"))
         return lambda requests: generated(plain, requests, stops, decoding.max_new_tokens)
     if arm == "vllm":
         return vllm_engine(model, stops, decoding)
-    sampler = {"hf": HFSampler, "openvino": OpenVINOSampler}[arm].open(model, stops, decoding)  # type: ignore[attr-defined]
+    sampler = HFSampler.open(model, stops, decoding)
     return lambda requests: sum(len(c.token_ids) for _, completions in sampler.complete(requests) for c in completions)
 
 
