@@ -39,7 +39,8 @@ def show(store: Store, cfg: Compare) -> None:
         raise UserError("stage=compare: there is no evaluation yet. Make one with stage=eval.")
     console = Console(width=None if os.isatty(1) else 160, markup=False)
     for group in groups:
-        console.print(visible(group.sentence), group_table(group), settings_table(group))
+        tables = [group_table(group), *([benchmarks_table(group)] if group.benchmarks else []), settings_table(group)]
+        console.print(visible(group.sentence), *tables)
         if group.note:
             log.info("%s", group.note)
     for compared in trained:
@@ -81,6 +82,15 @@ def group_table(group: Group) -> Table:
             f"{setting.seconds:.0f} s",
         )
     table.caption, table.caption_justify = "* no other setting has a higher rate at the same KL or less", "left"
+    return table
+
+
+def benchmarks_table(group: Group) -> Table:
+    """Return the table of benchmark rates in percent. A report has their intervals and paired differences."""
+    table = empty_table("benchmarks, %", *group.benchmarks)
+    for i, setting in enumerate(group.settings):
+        rates = setting.benchmarks
+        table.add_row(f"{i + 1}", *(f"{100 * rates[name]:.1f}" if name in rates else "–" for name in group.benchmarks))
     return table
 
 

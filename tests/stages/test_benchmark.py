@@ -6,6 +6,7 @@ or the one that the environment variable PLUMBLINE_BENCHMARK_PYTHON names."""
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -16,13 +17,16 @@ import pytest
 import torch
 
 from stages import benchmark
+from stages.commands import compare
 from stages.config.blocks.evaluation import Eval
 from stages.config.installation import ENGINE, engine_version, install_command
+from stages.config.schema import Compare
 from stages.evaluation.benchmarks import Response, SampleScore, benchmark_results, mean_metrics, sentence
 from stages.evaluation.engine import write_splitter
 from stages.models.contract import PlainText, load_contract, load_or_derive_contract
 from stages.models.loading import load_model
 from stages.store.records import Example, load, save
+from stages.store.store import Store
 from tests.helpers import ROOT, TINY, Chain, build, nodes, refused
 
 ROWS = 200
@@ -190,6 +194,11 @@ def test_report_has_rates_and_paired_differences_in_a_section(typed: list[str], 
         assert row["policy-sft"]["low"] < row["policy-sft"]["mean"] < row["policy-sft"]["high"]
     page = (chain.folder("report", *typed) / "report.html").read_text()
     assert 'id="benchmarks"' in page
+    compare.show(Store(chain.root), Compare(sweep=None))
+    page = (chain.root / compare.PAGE).read_text()
+    for row in rows:
+        cells = re.findall(rf'data-label="{row["task"]} {row["metric"]} \(50\)">([\d.]+)%', page)
+        assert sorted(cells) == sorted(f"{100 * row[role]['mean']:.1f}" for role in ("sft", "policy"))
     warnings = chain.manifest("benchmark_policy", *typed)["warnings"]
     assert [warning.split(":")[0] for warning in warnings] == ["told words"], "no mean, so without an interval"
 

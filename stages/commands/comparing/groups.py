@@ -45,6 +45,18 @@ class Setting:
     def kl(self) -> float:
         return fmean(run.kl for run in self.runs)
 
+    @property
+    def benchmarks(self) -> dict[str, float]:
+        """The mean over runs of each benchmark rate that all runs have, by task, metric and number of prompts."""
+        by_run = [
+            {f"{r['task']} {r['metric']} ({r['prompts']})": r[run.role]["mean"] for r in run.results["benchmarks"]}
+            for run in self.runs
+            if "benchmarks" in run.results
+        ]
+        if len(by_run) < len(self.runs):
+            return {}
+        return {name: fmean(rates[name] for rates in by_run) for name in by_run[0] if all(name in r for r in by_run)}
+
     def mean(self, name: str) -> float:
         """Return the mean over runs of `mean_tokens` or `stop_rate`."""
         return fmean(run.results[name][run.role] for run in self.runs)
@@ -97,6 +109,11 @@ class Group:
     def common_settings(self) -> dict[str, str]:
         """The differing settings with the value that most policies share."""
         return self.differences([s for s in self.settings if s.runs[0].role == "policy"]).common
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """The names of the benchmark rates that any setting has."""
+        return [*dict.fromkeys(name for setting in self.settings for name in setting.benchmarks)]
 
     @property
     def sft_index(self) -> int:
