@@ -67,7 +67,7 @@ def test_every_extra_that_a_text_installs_exists() -> None:
     extra_names = {
         extra for text in texts().values() for pair in EXTRAS.findall(text) for extra in "".join(pair).split(",")
     }
-    assert {"people", "qlora", "trackio", "dev"} <= extra_names <= extras
+    assert {"people", "qlora", "dev"} <= extra_names <= extras
 
 
 def test_the_command_names_the_checkout_from_any_folder_and_the_distribution_elsewhere(

@@ -30,7 +30,7 @@ from stages.store.store import Store
 
 FREE = re.compile(rf"({spelling.FREE})=")
 CACHES = {"HF_DATASETS_CACHE": "datasets", "HF_MODULES_CACHE": "modules"}  # a folder for each variable
-CACHES |= {"MPLCONFIGDIR": "matplotlib", "TRACKIO_DIR": "trackio"}
+CACHES |= {"MPLCONFIGDIR": "matplotlib"}
 
 
 def normalise(argv: list[str]) -> list[str]:

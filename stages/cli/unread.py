@@ -139,7 +139,6 @@ def of_command(cfg: Config) -> Conditions:
     tracker, exports, form = cfg.tracker.name, cfg.stage == Command.export, cfg.export.format
     return {
         "tracker": tracker == "none" and cfg.stage != Command.sync,
-        "trackio": tracker == "trackio",
         "plan": cfg.stage == Command.plan and not cfg.plan.gpu,
         "chat": cfg.stage == Command.chat and cfg.chat.side_by_side,
         "gguf": exports and form is ExportFormat.gguf,

@@ -1,7 +1,6 @@
 """Check that this machine has what the nodes of a command need: one list of checks for each kind of block."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 
 from stages.config.blocks.data import Data, OneSource
 from stages.config.blocks.evaluation import Benchmark
@@ -11,7 +10,6 @@ from stages.config.blocks.sampling import CandidateFile, Sample
 from stages.config.blocks.training import Training
 from stages.config.choices import Command
 from stages.config.errors import Errors, UserError, name_block
-from stages.config.installation import install_command
 from stages.config.schema import Config, Target
 from stages.hardware import machine
 from stages.launch.processes import listen_at
@@ -43,8 +41,6 @@ def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None
         for check in (*CHECKS.get(type(node.config), ()), require_device):
             with errors, name_block(node.config.name if isinstance(node.config, Label) else "label"):
                 check(node, store)
-    if missing and cfg.tracker.name == "trackio" and find_spec("trackio") is None:
-        errors.add(f"tracker=trackio needs its package: {install_command('trackio')}, or set tracker=none.")
     trainings = [node for node in missing if isinstance(node.config, Training)]
     # The rendezvous must be free, except if other commands train already.
     if cfg.launch.nodes > 1 and not all(store.is_locked(node.stage, node.fingerprint) for node in trainings):

@@ -66,7 +66,6 @@ UNREAD = [
     ),
     ("data.tasks.families=[sentiment] stage=data data=file data.sources=[{path:README.md}]", "data=verifiable"),
     ("tracker.project=mine", "tracker=wandb"),
-    ("tracker.entity=mine tracker=trackio", "tracker=wandb"),
     ("export.repo=user/name stage=export", "export.format=dataset"),
     ("export.private=false stage=export export.format=dataset", "export.repo=user/name"),
     ("export.dtype=f16 stage=export export.format=dataset", "export.format=gguf"),

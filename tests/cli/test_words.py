@@ -23,7 +23,7 @@ def test_a_rooms_words_are_its_file_names() -> None:
         "verifier",
     ]
     assert plugins.plugin_words("samplers", "Sampler") == ["generate", "hf", "openai"]
-    assert plugins.plugin_words("tracking", "Run") == ["trackio", "wandb"]
+    assert plugins.plugin_words("tracking", "Run") == ["wandb"]
     assert "chatml" in plugins.template_names()
 
 
@@ -46,7 +46,7 @@ def test_words_are_listed_without_importing_a_part() -> None:
         "tracking",
     }
     assert {m for m in ran.stdout.split() if m.startswith("stages.models.")} == {"stages.models.safe_folder"}
-    assert not {"stages.tracking.wandb", "stages.tracking.trackio"} & set(ran.stdout.split())
+    assert not {"stages.tracking.wandb"} & set(ran.stdout.split())
 
 
 def test_conf_answers_the_rooms() -> None:

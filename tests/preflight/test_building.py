@@ -244,8 +244,8 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         ),
     ),
     (
-        ("launch=ddp", "launch.nodes=2", "launch.rendezvous=192.0.2.1:29400", "tracker=trackio"),
-        ("launch.rendezvous=192.0.2.1:29400: node 0 cannot listen there", "tracker=trackio needs its package"),
+        ("launch=ddp", "launch.nodes=2", "launch.rendezvous=192.0.2.1:29400"),
+        ("launch.rendezvous=192.0.2.1:29400: node 0 cannot listen there",),
     ),
     (
         (

@@ -35,7 +35,7 @@ DOCUMENTED = set(
     "starlette.responses starlette.routing starlette.types tokenizers tokenizers.decoders tokenizers.models torch.nn "
     "tokenizers.pre_tokenizers tokenizers.trainers torch "
     "torch.distributed torch.distributed.fsdp torch.nn.attention.varlen torch.nn.functional torch.nn.utils.rnn "
-    "torch.utils.checkpoint torch.utils.data tqdm trackio transformers transformers.integrations "
+    "torch.utils.checkpoint torch.utils.data tqdm transformers transformers.integrations "
     "transformers.integrations.sdpa_attention transformers.modeling_outputs transformers.utils trl "
     "uvicorn wandb yaml".split()
 )
