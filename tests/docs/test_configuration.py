@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from stages.config.choices import Command
 from stages.config.installation import ROOT
-from stages.config.limits import COMPUTED, limits_of
+from stages.config.limits import COMPUTED, Limit, limits_of
 from stages.config.schema import RECIPES, Config, Target
 from stages.store import plugins
 from tests.helpers import composed
@@ -39,7 +39,8 @@ keys of the command line.
 A default below is what the groups set. Where `recipe=demo`, which runs unless another recipe is named, sets another
 value, that stands beside it. `${precision}` is the value of the key `precision`. Keys under `runtime` do not enter a
 fingerprint ([guarantees](../explanation/guarantees.md)). `trainer` takes every argument of TRL's trainer that no other
-key sets. Blocks that stand in lists, such as `Source`, come last.
+key sets. Blocks that stand in lists, such as `Source`, come last. If the meaning is another key, that key's row has
+type and meaning. `>0–1` are the numbers from 0 to 1 without 0.
 """
 # Words that are no enum's: those of targets and commands together, and those that are a room's file names.
 WORDS = {
@@ -172,6 +173,12 @@ def nested(hint: Any) -> type | None:
     return None
 
 
+def interval(limit: Limit) -> str:
+    """The numbers that a limit accepts: `0–1`, or `>0–1` and `0–<1` where an end is excluded."""
+    low, high = (f"{end:,}" if end < 2**32 - 1 else f"{end}" for end in (limit.low, limit.high))
+    return f"{'>' * limit.open}{low}–{'<' * limit.below}{high}".replace("inf", "∞")
+
+
 def listed(words: Iterable[str]) -> str:
     return ", ".join(f"`{word}`" for word in words)
 
@@ -243,11 +250,7 @@ def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -
         if COMPUTED in field.metadata:  # nobody can type it
             continue
         limit = limits_of(field)
-        meanings = [
-            said_in_yaml().get(key, ""),
-            comments_in_schema.get(field.name, ""),
-            limit.requirement if limit else "",
-        ]
+        meanings = [said_in_yaml().get(key, ""), comments_in_schema.get(field.name, "")]
         inner = nested(hint)
         several = {list: "list", dict: "mapping"}.get(typing.get_origin(members(hint)[0]))
         if not prefix and inner in elements(Config).values() and not several:
@@ -255,12 +258,9 @@ def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -
             continue
         if inner is None or several:
             kinds = f"{several} of [{inner.__name__}](#{inner.__name__.lower()})" if inner else type_of(hint)
-            yield (
-                key,
-                listed(WORDS[key]) if key in WORDS else kinds,
-                default(key, field, plain, demo),
-                sentences(*meanings),
-            )
+            kinds = listed(WORDS[key]) if key in WORDS else kinds
+            kinds += f", {interval(limit)}" if limit else ""
+            yield key, kinds, default(key, field, plain, demo), sentences(*meanings)
             continue
         meaning = sentences(*meanings, docstring(inner))
         null = plain.get(key, MISSING) is None
@@ -270,16 +270,14 @@ def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -
 
 
 def say_once(elements: list[Row], rows: list[Row]) -> list[Row]:
-    """The rows; where the meaning was said of an element's or an earlier key of the same name, they name that key. The
-    labelers of `eval.judged` have the keys of `label`, so those are left out."""
-    first = {
-        (key.rsplit(".", 1)[-1], meaning): key for key, *_, meaning in reversed(elements) if "must" not in meaning[:4]
-    }
-    first_keys = [first.setdefault((key.rsplit(".", 1)[-1], meaning), key) for key, *_, meaning in rows]
-    shortened = [
-        (key, *values, f"as `{earlier}`" if earlier != key and len(meaning.split()) > 2 else meaning)
-        for (key, *values, meaning), earlier in zip(rows, first_keys, strict=True)
-    ]
+    """The rows; where type and meaning were said of an element's or an earlier key of the same name, they name that
+    key instead. The labelers of `eval.judged` have the keys of `label`, so those are left out."""
+    first = {(key.rsplit(".", 1)[-1], kind, meaning): key for key, kind, _, meaning in reversed(elements)}
+    shortened = []
+    for key, kind, value, meaning in rows:
+        earlier = first.setdefault((key.rsplit(".", 1)[-1], kind, meaning), key)
+        again = earlier != key and len(meaning.split()) > 1
+        shortened.append((key, "", value, f"`{earlier}`") if again else (key, kind, value, meaning))
     return [row for row in shortened if not row[0].startswith(AS_LABEL)]
 
 
@@ -373,7 +371,7 @@ def test_a_key_has_its_words_its_defaults_and_its_comments_beside_it() -> None:
     assert "longer pairs are dropped" in line_of("dpo.max_length"), "behind a key in conf/"
     assert "the commit it stands for" in line_of("model.revision"), "in another option than the default one"
     assert "of twins in each suite" in line_of("eval.suites.pairs").lower(), "behind a field of the schema"
-    assert "Must be positive" in line_of("dpo.beta"), "a limit of the schema"
+    assert "number, >0–1,000" in line_of("dpo.beta"), "a limit of the schema"
     assert ", ".join(f"`{word}`" for word in WORDS["label.labeler"]) in line_of("label.labeler"), "a room's files"
 
 
