@@ -13,8 +13,8 @@ from stages.evaluation.diagnosis.effects import displacement
 from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model
 from stages.objectives import dpo as objective
+from stages.objectives.dpo import ReferenceFreeTrainer
 from stages.objectives.first_step import FirstStepCheck
-from stages.objectives.simpo import ReferenceFreeTrainer
 from stages.store.workspace import StageDir
 from stages.training.end_of_turn import separate_end_of_turn
 from stages.training.fit import Fit

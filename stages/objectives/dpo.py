@@ -7,12 +7,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, ClassVar
 from unittest.mock import patch
 
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from torch.nn.functional import logsigmoid
 from transformers import PreTrainedModel
 from trl import DPOTrainer
 from trl.trainer import dpo_trainer
@@ -112,6 +114,35 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
             return super().compute_loss(model, inputs, *args, **kwargs)
         finally:
             self.loss_weights = weights
+
+
+class ReferenceFreeTrainer(StoredReferenceTrainer):
+    """SimPO (arXiv:2405.14734), on rows of `trl_row`, of which it reads the token ids.
+
+    A completion's reward is β times the mean log-prob of its tokens, and the loss of a pair is
+    -log σ(β/|y_w| log π(y_w|x) - β/|y_l| log π(y_l|x) - γ) (Eq. 6). TRL has it in its experimental CPOTrainer."""
+
+    def reward(self, log_probs: list[float], _reference: list[float]) -> float:
+        return self.cfg.beta * fmean(log_probs)
+
+    def compute_loss(self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any) -> Any:
+        """Return the mean loss of some pairs, and add TRL's figures of pairs to the metrics."""
+        output, tokens = self.score(model, inputs), inputs["completion_mask"].sum(-1)
+        log_probs = output.log_probs.sum(-1)
+        chosen, rejected = (self.cfg.beta * log_probs / tokens).chunk(2)
+        margins = chosen - rejected
+        loss = -logsigmoid(margins - self.cfg.gamma).mean() * self.loss_weights[0]
+        logps = dict(zip(("logps/chosen", "logps/rejected"), log_probs.chunk(2), strict=True))
+        figures = {"rewards/chosen": chosen, "rewards/rejected": rejected, "rewards/margins": margins, **logps}
+        figures["rewards/accuracies"] = (margins > 0).to(margins)
+        training = self.model.training
+        for name, values in figures.items():
+            mean = values.detach().mean()
+            self._metrics["train" if training else "eval"][name].append(mean if training else float(mean))
+        if training:
+            self._metrics["train"]["entropy"].append(output.entropy.sum().detach() / tokens.sum())
+            self._total_train_tokens += inputs["attention_mask"].sum()
+        return (loss, {}) if return_outputs else loss
 
 
 def collate_masked(collate: Callable[[list[Row]], Batch], rows: list[Row]) -> Batch:

@@ -16,7 +16,7 @@ from stages.dpo import run
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.objectives import dpo as objective
-from stages.objectives.simpo import ReferenceFreeTrainer
+from stages.objectives.dpo import ReferenceFreeTrainer
 from stages.store.records import Pair, load
 from stages.store.sealed_json import load_json
 from stages.store.workspace import StageDir, read_curves
