@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from stages.config.blocks.training import Reference
 from stages.models import scoring
 from stages.models.contract import Contract, load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
 from stages.store import safe_files
+from stages.store.blocks import cut_blocks
 from stages.store.dropped import Dropped
 from stages.store.numbers import signed
 from stages.store.records import PairLogProbs, save
@@ -52,11 +55,11 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     device = resolve_device(cfg.runtime.device)
     batches = scoring.batches_by_length([2 * length for length in lengths], cfg.runtime.token_budget, device)
 
+    def open_model() -> PreTrainedModel:
+        return scoring.install_scoring(load_model(model_folder, cfg.weights, device), cfg.forward)
+
     def score(waiting: Sequence[str]) -> Iterator[tuple[str, list[PairLogProbs]]]:
-        if not waiting:
-            return
-        model = load_model(model_folder, cfg.weights, device)
-        scoring.install_scoring(model, cfg.forward)
+        model = out.open_resource.get((model_folder, device), open_model)
         unscored_ids, columns = {*waiting}, rows.dataset
         # A resume uses the same batches, because a pair's rounding depends on the other pairs of its batch.
         unscored_batches = [batch for batch in batches if any(rows.ids[i] in unscored_ids for i in batch)]
@@ -71,8 +74,9 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
                     if p.id in unscored_ids:
                         yield p.id, [p]
 
-    size = cfg.runtime.shard_size
-    scored = produce_in_shards(rows.ids, str, score, PairLogProbs, lambda p: p.id, size, "reference", out, rows=2)
+    size, id_of = cfg.runtime.shard_size, lambda pair: pair.id
+    blocks = cut_blocks(([rows.ids[i] for i in batch] for batch in batches), str, size)
+    scored = produce_in_shards(rows.ids, str, score, PairLogProbs, id_of, size, "reference", out, 2, blocks=blocks)
     tokens, total, ordered = 0, 0.0, 0
 
     def add_up() -> Iterator[PairLogProbs]:

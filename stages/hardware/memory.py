@@ -4,6 +4,7 @@ On a GPU these are bytes that torch allocates; on the CPU resident bytes, librar
 layer were measured tensor by tensor (`memory.yaml`). `tests/hardware/test_memory.py` repeats this;
 `tests/bench/memory.py` compares the estimates of whole nodes with their peaks."""
 
+import os
 import sys
 from bisect import bisect_right
 from dataclasses import replace
@@ -224,9 +225,9 @@ def micro_batch(shape: ModelShape, block: Training, row: float, device: str) -> 
 
 def available_bytes(device: str) -> int:
     """Return the free bytes. On a GPU: of this process's GPU, or of the first one if torch is not loaded. On the CPU:
-    the memory that machine and control groups leave to this process."""
+    the memory that machine and control groups leave to this process, divided among workers of inference."""
     if device == "cpu":
-        return machine.free_memory()
+        return machine.free_memory() // int(os.environ.get("PLUMBLINE_SHARERS", "1"))
     if not machine.planned_gpu.get() and (torch := sys.modules.get("torch")):
         return int(torch.get_device_module(device).mem_get_info()[0])
     return first_gpu.free_memory if (first_gpu := machine.gpu()) else 0

@@ -22,6 +22,7 @@ from stages.models.contract import Contract, load_contract
 from stages.models.rendering import ContractError, Conversation, tokenize_conversations, validate_chat_template
 from stages.models.scoring import autocast, batches_by_length, ids_if_unchanged, round_weights_once
 from stages.sandbox.jinja_process import TemplateFault
+from stages.store.blocks import cut_blocks
 from stages.store.records import Candidate, Example, Judgement
 from stages.store.shards import produce_in_shards
 from stages.store.source_files import locate
@@ -64,7 +65,13 @@ class RewardModel(Labeler):
         score_shard = partial(self.score, {prompt.id: prompt for prompt in pool.prompts})
         size, name = self.cfg.runtime.shard_size, f"label {self.name}"
         key = lambda c: c.candidate_id
-        judgements = [*produce_in_shards([*pool.candidates], key, score_shard, Judgement, key, size, name, self.out)]
+        candidates = sorted(pool.candidates, key=key)
+        blocks = cut_blocks(([c] for c in candidates), key, size)
+        judgements = [
+            *produce_in_shards(
+                [*pool.candidates], key, score_shard, Judgement, key, size, name, self.out, blocks=blocks
+            )
+        ]
         rewards = sorted(float(j.raw) for j in judgements if j.raw is not None)
         for j in judgements:
             if j.raw is not None:

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 LOCAL = "127.0.0.1:0"  # any free port
 PATIENCE = timedelta(minutes=15)  # of other nodes, until node 0 answers
+RESTARTS = 3  # of a worker that divides a stage's items and is killed
 STOP_SECONDS = 30.0  # seconds for a worker to end before it is killed
 STALL_SHARE, LOOKS = 0.1, 6  # a stall is a tenth of PyTorch's limit of a wait, seen in so many looks at the workers
 FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)  # as faulthandler writes it
@@ -44,33 +45,62 @@ def main(job_file: Path, node_rank: int) -> int:
     signal.signal(signal.SIGINT, lambda *_: sys.exit(1))
     job = json.loads(job_file.read_text(encoding="utf-8"))
     processes, nodes, out = job["launch"]["processes"], job["launch"]["nodes"], Path(job["out"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ["PLUMBLINE_AGENT"] = str(os.getpid())
+    ranks = range(node_rank * processes, (node_rank + 1) * processes)
+    if job["divides"]:
+        return run_workers(job_file, ranks, {"PLUMBLINE_SHARERS": str(processes)}, restarts=RESTARTS)
     try:
         host, port, _store = open_rendezvous(job["launch"]["rendezvous"] if nodes > 1 else LOCAL, node_rank)
     except UserError as error:
         write_failure(out / SCRATCH, f"of node {node_rank}", error)
         return 1
     common = common_environment(host, port, nodes * processes, processes)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     if nodes == 1:  # workers also open sockets between each other
         loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(variable, loopback)
-    command = [sys.executable, "-m", "stages.launch.worker", str(job_file)]
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # workers inherit this, until they can answer it
-    workers: dict[int, subprocess.Popen[bytes]] = {}
     with tempfile.TemporaryDirectory() as stacks:
-        try:
-            for i in range(processes):
-                rank = node_rank * processes + i
-                place = {"RANK": str(rank), "LOCAL_RANK": str(i), "PLUMBLINE_STACKS": stacks}
-                workers[rank] = subprocess.Popen(command, env={**os.environ, **common, **place})
-            watch = Watch(Path(stacks), workers, out, job["config"]["trainer"].get("ddp_timeout", WAIT_SECONDS))
-            code = wait_for_workers(workers, watch)
-            if code and watch.stall:
-                write_failure(out / SCRATCH, f"of node {node_rank}", UserError(watch.stall))
-            return code
-        finally:
-            stop_workers([*workers.values()])
+        watch = Watch(Path(stacks), out, job["config"]["trainer"].get("ddp_timeout", WAIT_SECONDS))
+        code = run_workers(job_file, ranks, common | {"PLUMBLINE_STACKS": stacks}, watch)
+    if code and watch.stall:
+        write_failure(out / SCRATCH, f"of node {node_rank}", UserError(watch.stall))
+    return code
+
+
+def run_workers(
+    job_file: Path, ranks: range, environment: dict[str, str], watch: "Watch | None" = None, restarts: int = 0
+) -> int:
+    """Start the workers of these ranks, wait until all have ended well or one has failed, and return the agent's exit
+    code. A worker that a signal ended is started again, up to `restarts` times."""
+    command = [sys.executable, "-m", "stages.launch.worker", str(job_file)]
+    workers, left = dict[int, subprocess.Popen[bytes]](), dict.fromkeys(ranks, restarts)
+
+    def start(rank: int) -> None:
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank - ranks.start)}
+        workers[rank] = subprocess.Popen(command, env={**os.environ, **environment, **place})
+
+    try:
+        for rank in ranks:
+            start(rank)
+        while True:
+            codes = {rank: worker.poll() for rank, worker in workers.items()}
+            for rank, code in codes.items():
+                if code and code < 0 and left[rank]:
+                    log.warning("warning: process %d was killed (signal %d) and is started again", rank, -code)
+                    left[rank] -= 1
+                    start(rank)
+                    codes[rank] = None
+            if failed := [code for code in codes.values() if code]:
+                return KILLED if -signal.SIGKILL in failed else 1
+            if None not in codes.values():
+                return 0
+            if watch:
+                watch.look(workers)
+            time.sleep(POLL_SECONDS)
+    finally:
+        stop_workers([*workers.values()])
 
 
 def open_rendezvous(rendezvous: str, node_rank: int) -> tuple[str, int, Any]:
@@ -94,7 +124,6 @@ def common_environment(host: str, port: int, world: int, processes: int) -> dict
         "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(processes),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # so no worker opens a second store on every interface
-        "PLUMBLINE_AGENT": str(os.getpid()),
     }
 
 
@@ -102,34 +131,34 @@ class Watch:
     """The places in the code where the workers of this machine stand. `stall` names them from when none of them has
     moved for a tenth of `limit` until each has moved again, and is '' otherwise."""
 
-    def __init__(self, folder: Path, workers: dict[int, subprocess.Popen[bytes]], out: Path, limit: float):
-        self.folder, self.workers, self.out, self.patience = folder, workers, out, STALL_SHARE * limit
-        self.stall, self.stacks, self.stalled = "", dict.fromkeys(workers, ""), set[int]()
+    def __init__(self, folder: Path, out: Path, limit: float):
+        self.folder, self.out, self.patience = folder, out, STALL_SHARE * limit
+        self.stall, self.stacks, self.stalled = "", dict[int, str](), set[int]()
         self.last_look = self.moved = time.monotonic()
 
-    def look(self) -> None:
+    def look(self, workers: dict[int, subprocess.Popen[bytes]]) -> None:
         """Read the answers to the last question, and ask again. A worker that is stopped answers nothing."""
         now = time.monotonic()
         if now - self.last_look < self.patience / LOOKS:
             return
-        earlier, self.stacks = self.stacks, {rank: self.ask(rank) for rank in self.workers}
-        moving = {rank for rank in self.workers if self.stacks[rank] != earlier[rank]}
+        earlier, self.stacks = self.stacks, {rank: self.ask(rank, workers[rank]) for rank in workers}
+        moving = {rank for rank in workers if self.stacks[rank] != earlier.get(rank, "")}
         self.moved = self.last_look if moving else self.moved
         self.last_look = now
         self.stalled -= moving
         if not self.stalled and now - self.moved >= self.patience:
-            self.stall, self.stalled = self.describe(now - self.moved), {*self.workers}
+            self.stall, self.stalled = self.describe(now - self.moved), {*workers}
             log.warning("warning: %s", self.stall)
         self.stall = self.stall if self.stalled else ""
 
-    def ask(self, rank: int) -> str:
+    def ask(self, rank: int, worker: subprocess.Popen[bytes]) -> str:
         """Return the stack that a worker has written since it was last asked, and ask for the next one."""
         file = self.folder / str(rank)
         if not file.exists():  # it is starting
             return ""
         stack = file.read_text(encoding="utf-8")
         os.truncate(file, 0)
-        self.workers[rank].send_signal(signal.SIGUSR1)
+        worker.send_signal(signal.SIGUSR1)
         return stack
 
     def describe(self, seconds: float) -> str:
@@ -155,18 +184,6 @@ def place_of(stack: str) -> str:
         if library == "stages":
             break
     return " in ".join(places.values()) or "no answer (the process is stopped, or has ended)"
-
-
-def wait_for_workers(workers: dict[int, subprocess.Popen[bytes]], watch: Watch) -> int:
-    """Wait until all workers have ended well, or one has failed. Return the agent's exit code."""
-    while True:
-        codes = [worker.poll() for worker in workers.values()]
-        if failed := [code for code in codes if code]:
-            return KILLED if -signal.SIGKILL in failed else 1
-        if None not in codes:
-            return 0
-        watch.look()
-        time.sleep(POLL_SECONDS)
 
 
 def stop_workers(workers: list[subprocess.Popen[bytes]]) -> None:

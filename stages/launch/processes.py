@@ -15,11 +15,12 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from stages.config.blocks.training import Training
+from stages.config.blocks.labels import Label
 from stages.config.errors import UserError, full_disk_message
 from stages.config.schema import Launch
 from stages.hardware import allocator
@@ -41,38 +42,51 @@ KILLED = 137  # an agent's exit code after SIGKILL, as in a shell
 
 
 def world_size(node: Node) -> int:
-    """Return the number of processes that work on a node. Only training stages have more than one."""
-    return node.config.runtime.world_size if isinstance(node.config, Training) else 1
+    """Return the number of processes that may work on a node: on a training, or on a stage that divides its items."""
+    return getattr(runtime_of(node), "world_size", 1)
+
+
+def runtime_of(node: Node) -> Any:
+    """Return the block `runtime` of a node, or None. A label's is that of its reward model."""
+    block = node.config
+    if isinstance(block, Label):
+        block = block.reward_model if block.labeler == "reward_model" else None
+    return getattr(block, "runtime", None)
 
 
 def execute(
     launch: Launch, node: Node, stage: ModuleType | None, inputs: dict[str, Path], out: StageDir, listen: Listener
 ) -> dict[str, Any]:
     """Run the module `stage` in this process, or in workers if it is None, and return the stage's metrics. `listen` is
-    called with the metrics of each step.
+    called with the metrics of each step. A stage in this process may divide its items among workers (`out.divide`).
 
     Raises:
         UserError: if a worker raised one, or was killed.
         RuntimeError: for any other error of a worker, with its traceback."""
-    if stage is not None:
-        with allocator.keep_freed_memory():
-            return stage.run(node.config, inputs, out)  # type: ignore[no-any-return]
-    scratch = out / SCRATCH
-    job = {
+    runtime, scratch = runtime_of(node), out / SCRATCH
+    job: dict[str, Any] = {
         "stage": f"stages.{node.stage}",
         "name": str(node),
         "config": asdict(node.config),
         "inputs": {role: str(folder.resolve()) for role, folder in inputs.items()},
         "out": str(out.path.resolve()),
-        "launch": asdict(launch) | {"processes": node.config.runtime.processes, "nodes": node.config.runtime.nodes},
+        "launch": asdict(launch),
+        "divides": stage is not None,
     }
+    if world_size(node) > 1:
+        job["launch"] |= {"processes": runtime.processes, "nodes": runtime.nodes}
+    if stage is not None:
+        if world_size(node) > 1:
+            out.divide = partial(divide, launch, scratch, job)
+        with allocator.keep_freed_memory():
+            return stage.run(node.config, inputs, out)  # type: ignore[no-any-return]
     job = json.loads(json.dumps(job))  # equal to the job file when it is read
     result = read_note(scratch / RESULT, FINISHED) if read_note(scratch / JOB, require_keys()) == job else None
     if result:
         log.info("%s: its workers have finished it, although their parent was killed.", node)
     else:
         write_job(scratch, job)
-        code = run_agent(scratch / JOB, launch.node_rank, out, listen)
+        code = run_agent(scratch / JOB, launch.node_rank, CurveReader(out / CURVES, listen).pass_on)
         result = read_note(scratch / RESULT, FINISHED)
         if code != 0 or result is None:
             raise failure_of(scratch, code)
@@ -80,24 +94,33 @@ def execute(
     return result["metrics"]  # type: ignore[no-any-return]
 
 
+def divide(launch: Launch, scratch: Path, job: dict[str, Any], poll: Callable[[], None]) -> None:
+    """Run workers that divide a stage's items, until all are done. Raise as `execute` does. Other nodes may join while
+    the job file exists. After the parent was killed, workers go on, and the next command reads their shards."""
+    write_job(scratch, job)
+    try:
+        if code := run_agent(scratch / JOB, launch.node_rank, poll):
+            raise failure_of(scratch, code)
+    finally:
+        (scratch / JOB).unlink(missing_ok=True)
+
+
 def write_job(scratch: Path, job: dict[str, Any]) -> None:
-    """Write the job file, after removing results and failures of an earlier job."""
-    for left in (scratch / RESULT, *scratch.glob(f"{FAILURES}/*.json")):
+    """Write the job file, after removing results, failures and claims of an earlier job."""
+    for left in (scratch / RESULT, *scratch.glob(f"{FAILURES}/*.json"), *scratch.glob("shards/*.lock")):
         left.unlink(missing_ok=True)
     write_note(scratch / JOB, job)
 
 
-def run_agent(job: Path, node_rank: int, out: StageDir | None = None, listen: Listener | None = None) -> int:
-    """Start this machine's agent, pass new points of the curves to `listen`, and return its exit code."""
+def run_agent(job: Path, node_rank: int, poll: Callable[[], None] = lambda: None) -> int:
+    """Start this machine's agent, call `poll` while it runs, and return its exit code."""
     command = [sys.executable, "-m", "stages.launch.agent", str(job), str(node_rank)]
     # close_fds=False: the agent inherits the descriptor of the node's lock, so the node stays locked while it lives.
     process = subprocess.Popen(command, close_fds=False)
-    sent_bytes = (out / CURVES).stat().st_size if out and (out / CURVES).exists() else 0
     try:
         while True:
             code = process.poll()
-            if out and listen:
-                sent_bytes = pass_on(out / CURVES, sent_bytes, listen)
+            poll()
             if code is not None:
                 return code
             time.sleep(POLL_SECONDS)
@@ -107,18 +130,25 @@ def run_agent(job: Path, node_rank: int, out: StageDir | None = None, listen: Li
         raise
 
 
-def pass_on(curves: Path, sent_bytes: int, listen: Listener) -> int:
-    """Pass new points of the curves to the tracker. Return the number of bytes of the file that it has got so far."""
-    if not curves.exists():
-        return sent_bytes
-    with open(curves, "rb") as file:
-        file.seek(sent_bytes)
-        new = file.read()
-    whole = new[: new.rfind(b"\n") + 1]
-    for line in whole.splitlines():
-        if point := read_point(line):
-            listen({k: v for k, v in point.items() if k != "step"}, point["step"])
-    return sent_bytes + len(whole)
+class CurveReader:
+    """A reader that passes new points of the curves to the tracker."""
+
+    def __init__(self, curves: Path, listen: Listener):
+        self.curves, self.listen = curves, listen
+        self.sent_bytes = curves.stat().st_size if curves.exists() else 0
+
+    def pass_on(self) -> None:
+        """Pass the points that have come since the last call."""
+        if not self.curves.exists():
+            return
+        with open(self.curves, "rb") as file:
+            file.seek(self.sent_bytes)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        for line in whole.splitlines():
+            if point := read_point(line):
+                self.listen({k: v for k, v in point.items() if k != "step"}, point["step"])
+        self.sent_bytes += len(whole)
 
 
 def write_failure(scratch: Path, rank: int | str, error: BaseException) -> None:
@@ -156,7 +186,7 @@ def modified_at(file: Path) -> int | None:
 
 
 def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
-    """Join every training of node 0 in several processes, until the targets are published.
+    """Join every stage of node 0 in several processes, until the targets are published.
     Raise UserError if a process failed, or no node has been built for PATIENCE_SECONDS."""
     lineage = in_build_order(targets)
     # `rebuild` replaces these nodes. A node that several machines train is not published before this one has joined.
@@ -174,7 +204,7 @@ def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
             if world_size(node) > 1 and (attempt := modified_at(job)) not in (None, joined):
                 joined = attempt
                 log.info("%s: joining as node %d of %d", node, launch.node_rank, launch.nodes)
-                if code := run_agent(job, launch.node_rank):
+                if (code := run_agent(job, launch.node_rank)) and job.exists():
                     raise UserError(f"{node}: a process failed (exit code {code}). Node 0 prints the reason.")
             time.sleep(POLL_SECONDS)
 

@@ -1,6 +1,7 @@
-"""A worker, one process of a training stage: `python -m stages.launch.worker JOB`.
+"""A worker, one process of a stage: `python -m stages.launch.worker JOB`.
 
-It runs the same `run(cfg, inputs, out)` as a single process. All workers train, but only rank 0 writes files."""
+It runs the same `run(cfg, inputs, out)` as a single process. All workers train, but only rank 0 writes files. Workers
+that divide the items of a stage write shards, until all items are done."""
 
 import ctypes
 import faulthandler
@@ -17,6 +18,7 @@ from omegaconf import OmegaConf
 
 from stages.hardware import allocator, machine, process
 from stages.launch.processes import RESULT, write_failure
+from stages.store.blocks import BlocksDone
 from stages.store.sealed_json import sync, write_note
 from stages.store.workspace import SCRATCH, StageDir
 
@@ -27,17 +29,23 @@ def main(job_file: Path) -> None:
     """Run the stage that the job file names, and write its result or its failure to the scratch folder."""
     job, rank = json.loads(job_file.read_text(encoding="utf-8")), int(os.environ["RANK"])
     die_with_agent()
-    stacks = os.open(Path(os.environ["PLUMBLINE_STACKS"]) / str(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    faulthandler.register(signal.SIGUSR1, stacks, all_threads=False)  # the agent asks where the main thread is
+    if job["divides"]:
+        use_own_gpu(int(os.environ.pop("LOCAL_RANK")))
+    else:
+        stacks = os.open(Path(os.environ["PLUMBLINE_STACKS"]) / str(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        faulthandler.register(signal.SIGUSR1, stacks, all_threads=False)  # the agent asks where the main thread is
     process.prepare()
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(message)s")
-    out = StageDir(Path(job["out"]), lambda metrics, step: None, is_main=rank == 0)
+    place = (rank, job["launch"]["processes"] * job["launch"]["nodes"]) if job["divides"] else None
+    out = StageDir(Path(job["out"]), lambda metrics, step: None, is_main=rank == 0 and not place, place=place)
     stage = importlib.import_module(job["stage"])
     kind = get_type_hints(stage.run)["cfg"]
     cfg: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), job["config"]))
     try:
         with allocator.keep_freed_memory():
             metrics = stage.run(cfg, {role: Path(folder) for role, folder in job["inputs"].items()}, out)
+    except BlocksDone:
+        return
     except BaseException as error:
         write_failure(out / SCRATCH, rank, error)
         raise SystemExit(1) from error
@@ -47,6 +55,14 @@ def main(job_file: Path) -> None:
             if SCRATCH not in product.relative_to(out).parts:
                 sync(product)
         write_note(out / SCRATCH / RESULT, {"metrics": metrics, "warnings": out.warnings})
+
+
+def use_own_gpu(local_rank: int) -> None:
+    """Show this process one GPU only, which `cuda` then names. Libraries must not see a rank: nothing is exchanged."""
+    del os.environ["RANK"]
+    if gpus := machine.visible_gpus():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(len(gpus))))
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local_rank % len(gpus)]
 
 
 def die_with_agent() -> None:

@@ -5,6 +5,7 @@ import logging
 
 from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Sample
+from stages.config.blocks.training import Training
 from stages.config.errors import UserError
 from stages.config.schema import Config, Target
 from stages.hardware import machine
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -> None:
-    """Build the targets and their missing inputs. On `launch.node_rank` above 0, join the training of node 0."""
+    """Build the targets and their missing inputs. On `launch.node_rank` above 0, join the work of node 0."""
     if cfg.launch.node_rank > 0:
         return processes.join_training(cfg.launch, targets, store)
     with locks.share_store(store.root):  # so that stage=gc removes no node that this build uses
@@ -45,7 +46,8 @@ def build_missing(targets: list[Node], store: Store, cfg: Config, overrides: lis
             log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "configuration")
             outside = OutsideFiles(node, store.digest_cache)
             store.verify(*map(store.folder, node.inputs.values()), weights=node.stage != Target.report)
-            workers = processes.world_size(node) > 1  # which import the stage themselves
+            # The workers of a training import the stage themselves.
+            workers = isinstance(node.config, Training) and processes.world_size(node) > 1
             stage = None if workers else importlib.import_module(f"stages.{node.stage}")
             inputs = {role: store.folder(n) for role, n in node.inputs.items()}
             if not isinstance(node.config, Sample | Answer):  # only these stages use an open sampler

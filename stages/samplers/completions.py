@@ -15,6 +15,7 @@ from stages.models.loading import count_embedding_rows, read_context_length
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import REASONS, Completion, Decoding, Missing, Open, Request, Sampler
 from stages.store import plugins
+from stages.store.blocks import cut_blocks
 from stages.store.digests import files_of, signature
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, content_id
@@ -50,29 +51,32 @@ def complete(
     Raises:
         UserError: if the sampler omits prompts or completions, or returns an invalid completion.
         UserError: if more candidates than a share of `max_failed` are missing, or too many prompts are too long."""
-    missing = Counter[str]()
+    missing, requests = Counter[str](), dict[str, Request]()
+
+    def prepare(examples: Sequence[Example], context_length: int | None) -> None:
+        """Add the requests of prompts that fit into the context, and drop the others."""
+        for example in examples:
+            ids = contract.prompt(example.messages)
+            if context_length is None or len(ids) + decoding.max_new_tokens <= context_length:
+                settings = decoding.temperatures, decoding.seed, decoding.first
+                requests[example.id] = Request(example.id, example.messages, ids, *settings)
+                continue
+            limit = f"{decoding.block}.max_new_tokens={decoding.max_new_tokens}"
+            reason = f"too long for the {context_length:,} tokens that the model reads, beside {limit}"
+            dropped.add(example.id, reason, len(ids))
 
     def produce(waiting: Sequence[Example]) -> Iterator[tuple[Example, list[Candidate]]]:
         if not waiting:
             return
         sampler = get_sampler(model, contract, decoding, opener, out)
-        pending, requests = {e.id: e for e in waiting}, list[Request]()
-        # Only the endpoint knows its model's context, and refuses longer requests.
-        context_length = read_context_length(model) if sampler.policy is None else None
-        for example in waiting:
-            ids = contract.prompt(example.messages)
-            request = Request(example.id, example.messages, ids, decoding.temperatures, decoding.seed, decoding.first)
-            if context_length is None or len(ids) + decoding.max_new_tokens <= context_length:
-                requests.append(request)
-                continue
-            limit = f"{decoding.block}.max_new_tokens={decoding.max_new_tokens}"
-            reason = f"too long for the {context_length:,} tokens that the model reads, beside {limit}"
-            dropped.add(example.id, reason, len(ids))
-            yield pending.pop(example.id), []
-        fitting = len(prompts) - len(waiting) + len(requests)
-        dropped.settle(fitting, fitting)
+        if blocks is None:
+            # Only the endpoint knows its model's context, and refuses longer requests.
+            prepare(waiting, read_context_length(model) if sampler.policy is None else None)
+            fitting = len(prompts) - len(waiting) + len(requests)
+            dropped.settle(fitting, fitting)
+        pending = {e.id: e for e in waiting if e.id in requests}
         source = f"the sampler {sampler.name}"
-        for request, completions in sampler.complete(requests):
+        for request, completions in sampler.complete([requests[id] for id in pending]):
             if len(completions) != len(decoding.temperatures):
                 counts = f"{len(completions)} completions instead of {len(decoding.temperatures)}"
                 raise UserError(f"{source} returned {counts} for prompt {request.id}.")
@@ -90,8 +94,15 @@ def complete(
 
     vocabulary, size, per_prompt = count_embedding_rows(model), decoding.runtime.shard_size, len(decoding.temperatures)
     id_of, prompt_id_of = lambda prompt: prompt.id, lambda candidate: candidate.prompt_id
+    blocks = None
+    if opener == HFSampler.open:  # other samplers have their own engine or server, and want all requests at once
+        prepare(prompts, read_context_length(model))
+        dropped.settle(len(requests), len(requests))
+        blocks = cut_blocks(([e] for e in sorted(prompts, key=id_of) if e.id in requests), id_of, size)
     counts = {"rows": per_prompt, "min_records": per_prompt}
-    candidates = produce_in_shards(prompts, id_of, produce, Candidate, prompt_id_of, size, title, out, **counts)
+    candidates = produce_in_shards(
+        prompts, id_of, produce, Candidate, prompt_id_of, size, title, out, **counts, blocks=blocks
+    )
     if missing:
         (reason, times), expected = missing.most_common(1)[0], (len(prompts) - dropped.reasons.total()) * per_prompt
         message = f"{missing.total()} of {expected} candidates are missing; mostly ({times} times): {reason}"

@@ -1,11 +1,14 @@
 """Work on many items that survives a kill: finished records are saved in shards, with the ids of their items."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import pyarrow as pa
 
+from stages.store.blocks import Block, BlocksDone, claim_blocks, locks_hold
 from stages.store.records import Record, load, save
 from stages.store.sealed_json import Damaged, move_aside
 from stages.store.table_schema import records_of, table_of
@@ -57,23 +60,59 @@ def produce_in_shards(
     out: StageDir,
     rows: int = 1,
     min_records: int = 1,
+    blocks: Sequence[Block[Item]] | None = None,
 ) -> StreamedTable[Output]:
     """Return the records that `produce` makes of the items. Shards of `size` items survive a kill. The records in a
     shard identify its items, so `size` may change before a resume. An item with fewer records than `min_records` is
-    not saved, and the next attempt produces it again. The progress bar counts `rows` rows per item."""
+    not saved, and the next attempt produces it again. The progress bar counts `rows` rows per item.
+
+    With `blocks`, which hold all items, `produce` is called once per block, and a shard holds a block. The workers of
+    `out` divide the blocks among them. A worker ends here by BlocksDone."""
     folder = out / SCRATCH / "shards"
     folder.mkdir(parents=True, exist_ok=True)
     results = StreamedTable(kind, belongs_to, [*map(identify, items)])
-    for shard in sorted(folder.glob("*.parquet")):
-        try:
-            results.add(load(shard, kind), min_records)
-        except Damaged as error:
-            move_aside(shard, error)
+    shards_read = set[Path]()
+
+    def read_shards() -> None:
+        for shard in sorted({*folder.glob("*.parquet")} - shards_read):
+            try:
+                results.add(load(shard, kind), min_records)
+                shards_read.add(shard)
+            except Damaged as error:
+                move_aside(shard, error)
+
+    def unfinished() -> list[Block[Item]]:
+        return [block for block in blocks or () if any(item not in results for item in block.ids)]
+
+    def save_block(block: Block[Item], progress: Progress | None = None) -> None:
+        made = list[Output]()
+        for _, records in produce([item for item in block.items if identify(item) not in results]):
+            made += records
+            if progress:
+                progress.update(rows)
+        save(folder / f"{block.name}.parquet", made, kind)
+
+    read_shards()
+    if blocks is not None and out.place:
+        is_done = lambda block: (folder / f"{block.name}.parquet").exists()
+        for block in claim_blocks(unfinished(), folder, out.place, is_done):
+            save_block(block)
+        raise BlocksDone
     waiting = [item for item in items if identify(item) not in results]
-    numbers = (int(shard.stem) for shard in folder.glob("*.parquet") if shard.stem.isdecimal())
-    shard_number = 1 + max(numbers, default=-1)
-    buffer, finished = list[Output](), 0
     with Progress(len(items) * rows, title, "row", done=(len(items) - len(waiting)) * rows) as progress:
+        if blocks is not None:
+            if len(unfinished()) > 1 and out.divide:
+                if not locks_hold(folder):
+                    out.inform(f"{folder}: locks do not hold there, so each process has the blocks of its rank.")
+                out.divide(partial(count_finished, unfinished(), folder, rows, progress, set()))
+                read_shards()
+            for block in unfinished():
+                save_block(block, progress)
+            read_shards()
+            return results
+        numbers = (int(shard.stem) for shard in folder.glob("*.parquet") if shard.stem.isdecimal())
+        shard_number = 1 + max(numbers, default=-1)
+        buffer, finished = list[Output](), 0
         for _, records in produce(waiting):
             progress.update(rows)
             if len(records) < min_records:
@@ -89,3 +128,13 @@ def produce_in_shards(
         save(folder / f"{shard_number:06d}.parquet", buffer, kind)
     results.add(buffer)
     return results
+
+
+def count_finished(
+    blocks: Sequence[Block[Item]], folder: Path, rows: int, progress: Progress, counted: set[str]
+) -> None:
+    """Add the blocks that workers have saved since the last call to the progress bar. `counted`: names of blocks."""
+    for block in blocks:
+        if block.name not in counted and (folder / f"{block.name}.parquet").exists():
+            counted.add(block.name)
+            progress.update(rows * len(block.items))

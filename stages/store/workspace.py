@@ -46,7 +46,10 @@ class StageDir(os.PathLike[str]):
     """The folder that a stage fills (`out / "file"`), with the stage's curves and warnings. `open_resource` is what an
     earlier stage left open. `call_folder` keeps the answers of endpoints for all nodes, and `endpoint_calls` counts
     the calls of this stage for its metrics. If several processes work on one node, each has a StageDir, and only the
-    one with `is_main` writes curves, warnings and published files."""
+    one with `is_main` writes curves, warnings and published files.
+
+    If several processes divide the items of a stage, `place` is a worker's rank and their number. In their parent,
+    `divide` runs the workers until all blocks are done, and calls its argument twice a second."""
 
     def __init__(
         self,
@@ -55,10 +58,13 @@ class StageDir(os.PathLike[str]):
         is_main: bool = True,
         open_resource: OpenResource | None = None,
         call_folder: Path | None = None,
+        place: tuple[int, int] | None = None,
     ):
         self.path, self.warnings, self._listener, self.is_main = path, list[str](), listener, is_main
         self.open_resource, self.endpoint_calls = open_resource or OpenResource(), dict[str, Any]()
         self.call_folder = call_folder or path / SCRATCH / "calls"
+        self.place = place
+        self.divide: Callable[[Callable[[], None]], None] | None = None
         if is_main:
             for lines in LOGS:
                 cut_torn_line(self / lines)

@@ -6,7 +6,7 @@ from omegaconf import MISSING
 
 from stages.config.blocks.data import Source, Suites
 from stages.config.blocks.labels import BESIDE_OWN, Label, Labelers
-from stages.config.blocks.runtimes import DeviceRuntime, InferenceRuntime
+from stages.config.blocks.runtimes import DeviceRuntime, InferenceRuntime, SamplingRuntime
 from stages.config.choices import Precision, Role, Split
 from stages.config.limits import Limit, between, computed, limited, share
 
@@ -28,7 +28,7 @@ class Answer:
     max_dropped: float | None = share(None)
     precision: Precision = MISSING
     form: str | None = computed(None)  # set by the pipeline: one of FORMS
-    runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
+    runtime: SamplingRuntime = field(default_factory=SamplingRuntime)
 
 
 @dataclass

@@ -55,6 +55,12 @@ class ScoringRuntime:
     device: str = words(*DEVICES)
     token_budget: int | None = between(1, 1_000_000_000)
     shard_size: int = between(1, 1_000_000)
+    processes: int = between(1, 1024, 1)
+    nodes: int = between(1, 10_000, 1)
+
+    @property
+    def world_size(self) -> int:
+        return self.processes * self.nodes
 
 
 @dataclass
@@ -64,3 +70,16 @@ class InferenceRuntime:
     device: str = words(*DEVICES)
     batch_size: int = between(1, 1_000_000)
     shard_size: int = between(1, 1_000_000)
+
+
+@dataclass
+class SamplingRuntime(InferenceRuntime):
+    """The device, the batches and the processes of a stage that samples from a model. In fp32, they change no
+    result."""
+
+    processes: int = between(1, 1024, 1)
+    nodes: int = between(1, 10_000, 1)
+
+    @property
+    def world_size(self) -> int:
+        return self.processes * self.nodes
