@@ -1,0 +1,174 @@
+"""Tests of stages whose items several real processes divide: equal results for any number of processes and after a
+kill, no block written twice, and an error that names the block that ends its processes."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stages.config.installation import ROOT
+from stages.store import blocks
+from stages.store.records import Candidate, Example, PairLogProbs, load
+from stages.store.store import Store
+from stages.store.workspace import SCRATCH
+from tests.helpers import TINY, Chain, build, command, nodes
+
+SMALL = ("sample.runtime.shard_size=8", "answer.runtime.shard_size=8", "reference.runtime.shard_size=4")
+SMALL += ("reference.runtime.token_budget=400",)
+# Each worker notes the blocks that it saves. The first that saves a block of `FATAL` dies before, `DEATHS` times.
+KILLING = """
+import os
+if "RANK" in os.environ:
+    import signal
+    from pathlib import Path
+    from stages.store import shards
+    save, notes = shards.save, Path(os.environ["NOTES"])
+    def noted(path, records, kind):
+        if os.environ["FATAL"] in path.name and len([*notes.glob("death-*")]) < int(os.environ["DEATHS"]):
+            (notes / f"death-{os.getpid()}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        with open(notes / "saved", "a") as file:
+            print(path.name, file=file)
+        save(path, records, kind)
+    shards.save = noted
+"""
+
+
+def killing(folder: Path, fatal: str = "block-000001", deaths: int = 1) -> dict[str, str]:
+    """Return an environment in which workers note their blocks, and die at a block."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(KILLING)
+    places = [str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": ":".join(places), "NOTES": str(folder), "FATAL": fatal, "DEATHS": str(deaths)}
+
+
+def run(
+    root: Path, stage: str, processes: int, env: dict[str, str], *overrides: str
+) -> subprocess.CompletedProcess[str]:
+    several = ("launch=ddp", f"launch.processes={processes}")
+    return command(*TINY, f"outputs={root}", f"stage={stage}", *SMALL, *several, *overrides, env=env)
+
+
+def saved_blocks(folder: Path) -> list[str]:
+    return (folder / "saved").read_text().split()
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_processes_sample_what_one_does_although_one_is_killed(processes: int, chain: Chain, tmp_path: Path) -> None:
+    shutil.rmtree(chain.folder("sample"))
+    build(chain.root, "stage=sample", *SMALL)
+    alone = load(chain.folder("sample") / "candidates.parquet", Candidate)
+    shutil.rmtree(chain.folder("sample"))
+    ran = run(chain.root, "sample", processes, killing(tmp_path / "notes"))
+    assert ran.returncode == 0, ran.stderr
+    assert load(chain.folder("sample") / "candidates.parquet", Candidate) == alone, "ids and log-probs, to the bit"
+    prompts = load(chain.folder("sample") / "prompts.parquet", Example)
+    assert len([*(tmp_path / "notes").glob("death-*")]) == 1 and "is started again" in ran.stderr + ran.stdout
+    saved = saved_blocks(tmp_path / "notes")
+    assert len(saved) == len({*saved}) == -(-len(prompts) // 8), "no block is saved twice, none by the parent"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize(
+    ("stage", "file", "kind"), [("reference", "logprobs", PairLogProbs), ("answer", "answers", Candidate)]
+)
+def test_processes_compute_what_one_does(
+    stage: str, file: str, kind: type, processes: int, chain: Chain, tmp_path: Path
+) -> None:
+    target = {"answer": "eval"}.get(stage, stage)
+    names = [name for name in nodes(chain.root) if name.partition("_")[0] == stage or name == stage]
+    node = names[0]
+    shutil.rmtree(chain.folder(node))
+    build(chain.root, f"stage={target}", *SMALL)
+    alone = load(chain.folder(node) / f"{file}.parquet", kind)
+    shutil.rmtree(chain.folder(node))
+    ran = run(chain.root, target, processes, killing(tmp_path / "notes"))
+    assert ran.returncode == 0, ran.stderr
+    assert load(chain.folder(node) / f"{file}.parquet", kind) == alone
+    saved = saved_blocks(tmp_path / "notes")
+    assert len(saved) == len({*saved}) > 1
+    assert len([*(tmp_path / "notes").glob("death-*")]) == 1
+
+
+@pytest.mark.slow
+def test_a_block_that_ends_its_processes_is_named_and_the_others_are_kept(chain: Chain, tmp_path: Path) -> None:
+    shutil.rmtree(chain.folder("sample"))
+    ran = run(chain.root, "sample", 2, killing(tmp_path / "notes", deaths=99))
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr
+    assert re.search(r"error: .*block-000001-[0-9a-f]{12} \(8 ids: [0-9a-f]{16}, ", ran.stderr), ran.stderr
+    partial = Store(chain.root).partial(nodes(chain.root)["sample"])
+    kept = [*(partial / SCRATCH / "shards").glob("block-*.parquet")]
+    assert len([*(tmp_path / "notes").glob("death-*")]) == 2 and len(kept) >= 2
+    build(chain.root, "stage=sample", *SMALL)  # the same command resumes
+    assert len(saved_blocks(tmp_path / "notes")) == len(kept)
+
+
+@pytest.mark.slow
+def test_workers_of_a_killed_parent_finish_and_the_next_command_publishes(chain: Chain, tmp_path: Path) -> None:
+    node, store = nodes(chain.root)["sample"], Store(chain.root)
+    shutil.rmtree(chain.folder("sample"))
+    line = [*TINY, f"outputs={chain.root}", "stage=sample", *SMALL, "launch=ddp", "launch.processes=2"]
+    env = killing(tmp_path / "notes", deaths=0)
+    shards = store.partial(node) / SCRATCH / "shards"
+    parent = subprocess.Popen([sys.executable, "run.py", *line], cwd=ROOT, env=env, stderr=subprocess.DEVNULL)
+    wait_for(lambda: [*shards.glob("block-*.lock")])
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert store.is_locked("sample", node.fingerprint), "the workers go on"
+    ran = command(*line, env=env)
+    assert ran.returncode == 0, ran.stderr
+    saved = saved_blocks(tmp_path / "notes")
+    assert len(saved) == len({*saved}) > 1, "nothing is computed again"
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def ten_ids_in_blocks() -> list[blocks.Block[str]]:
+    ids = [f"{i:016x}" for i in range(10)]
+    return blocks.cut_blocks(([i] for i in ids), str, 3)
+
+
+def test_blocks_depend_on_content_alone() -> None:
+    cut = ten_ids_in_blocks()
+    assert [len(block.items) for block in cut] == [3, 3, 3, 1]
+    assert [block.name for block in cut] == [block.name for block in ten_ids_in_blocks()]
+    whole_batches = blocks.cut_blocks([["a", "b"], ["c", "d"], ["e"]], str, 3)
+    assert [[*block.items] for block in whole_batches] == [["a", "b", "c", "d"], ["e"]]
+
+
+def test_a_process_works_on_its_own_blocks_first_and_then_on_free_ones(tmp_path: Path) -> None:
+    cut, done = ten_ids_in_blocks(), set[str]()
+    claimed = blocks.claim_blocks(cut, tmp_path, (1, 2), lambda block: block.name in done)
+    order = list[int]()
+    with blocks.claim(tmp_path / f"{cut[0].name}.lock"):  # another process holds it
+        for _ in range(3):
+            block = next(claimed)
+            order.append(cut.index(block))
+            done.add(block.name)
+    for block in claimed:
+        order.append(cut.index(block))
+        done.add(block.name)
+    assert order == [1, 3, 2, 0]
+
+
+def test_without_locks_blocks_go_by_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert blocks.locks_hold(tmp_path)
+    monkeypatch.setattr(blocks, "try_lock", lambda descriptor: True)  # a file system that grants every lock
+    assert not blocks.locks_hold(tmp_path)
+    cut, done = ten_ids_in_blocks(), set[str]()
+    claims = [blocks.claim_blocks(cut, tmp_path, (rank, 2), lambda block: block.name in done) for rank in (0, 1)]
+    orders = [[next(claim).name for _ in range(2)] for claim in claims]
+    assert orders == [[cut[0].name, cut[2].name], [cut[1].name, cut[3].name]]
