@@ -67,6 +67,7 @@ def execute(
     job: dict[str, Any] = {
         "stage": f"stages.{node.stage}",
         "name": str(node),
+        "block": [type(node.config).__module__, type(node.config).__name__],
         "config": asdict(node.config),
         "inputs": {role: str(folder.resolve()) for role, folder in inputs.items()},
         "out": str(out.path.resolve()),

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -39,7 +39,7 @@ def main(job_file: Path) -> None:
     place = (rank, job["launch"]["processes"] * job["launch"]["nodes"]) if job["divides"] else None
     out = StageDir(Path(job["out"]), lambda metrics, step: None, is_main=rank == 0 and not place, place=place)
     stage = importlib.import_module(job["stage"])
-    kind = get_type_hints(stage.run)["cfg"]
+    kind = getattr(importlib.import_module(job["block"][0]), job["block"][1])
     cfg: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), job["config"]))
     try:
         with allocator.keep_freed_memory():
