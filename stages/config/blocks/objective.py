@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from stages.config.choices import Adapter, Reads
+from stages.config.installation import read_beside
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,15 @@ class Objective:
     adapters: tuple[Adapter, ...] = (Adapter.none, Adapter.lora, Adapter.qlora)
     in_chain: bool = False  # true: every run trains it; false: only its own target does
     scores: bool = False  # true: it trains a reward model, which scores answers and writes none
+
+    @classmethod
+    def read(cls, name: str) -> "Objective":
+        """Return an objective of the YAML file beside this module."""
+        keys = dict(read_beside(__file__)[name])
+        keys |= {"reads": Reads(keys["reads"]), "of_loss": tuple(keys["of_loss"].split())}
+        if "adapters" in keys:
+            keys["adapters"] = tuple(map(Adapter, keys["adapters"].split()))
+        return cls(name, **keys)
 
     @property
     def unit(self) -> str:

@@ -99,23 +99,7 @@ class Training:
 class SFT(Training):
     """Supervised fine-tuning on demonstrations."""
 
-    objective = Objective(
-        name="sft",
-        title="SFT",
-        card="A causal language model from {base}, by supervised fine-tuning.",
-        reads=choices.Reads.examples,
-        sequences=1,
-        labelled=0.5,
-        row_tokens=60,
-        trl="SFTConfig",
-        typed={"packing": "packing"},
-        of_loss=(
-            *("trained_turns", "trainer.loss_type", "trainer.label_smoothing_factor"),
-            "trainer.router_aux_loss_coef",
-        ),
-        next="sample",
-        in_chain=True,
-    )
+    objective = Objective.read("sft")
     train: bool = MISSING
     demonstrations: choices.Demonstrations | None = None
     trained_turns: choices.TrainedTurns | None = None
@@ -148,25 +132,7 @@ class Reference:
 class DPO(Training):
     """Direct preference optimization on pairs (arXiv:2305.18290)."""
 
-    objective = Objective(
-        name="dpo",
-        title="DPO",
-        card="A causal language model from {base}, by direct preference optimization (arXiv:2305.18290).",
-        reads=choices.Reads.pairs,
-        sequences=2,
-        labelled=0.6,
-        row_tokens=80,
-        trl="DPOConfig",
-        typed={"beta": "beta", "loss_type": "loss_type", "loss_weights": "loss_weights"},
-        of_loss=(
-            *("beta", "loss_type", "loss_weights", "simpo_gamma", "trainer.label_smoothing", "trainer.ld_alpha"),
-            *("trainer.use_weighting", "trainer.f_divergence_type", "trainer.f_alpha_divergence_coef"),
-            *("trainer.discopop_tau", "trainer.router_aux_loss_coef"),
-        ),
-        next="eval",
-        adapters=tuple(choices.Adapter),
-        in_chain=True,
-    )
+    objective = Objective.read("dpo")
     beta: float = positive(1000)
     loss_type: list[str] = words(*choices.LOSS_TYPES, choices.SIMPO)
     loss_weights: list[float] | None = between(0, 1_000_000)
@@ -200,19 +166,7 @@ class DPO(Training):
 class KTO(Training):
     """Kahneman-Tversky optimization on single completions (arXiv:2402.01306)."""
 
-    objective = Objective(
-        name="kto",
-        title="KTO",
-        card="A causal language model from {base}, by Kahneman-Tversky optimization (arXiv:2402.01306).",
-        reads=choices.Reads.unpaired,
-        sequences=1,
-        labelled=0.5,
-        row_tokens=60,
-        trl="",
-        typed={},
-        of_loss=("beta", "desirable_weight", "undesirable_weight"),
-        next="eval",
-    )
+    objective = Objective.read("kto")
     beta: float = positive(1000)
     desirable_weight: float | None = between(0, 1_000_000)
     undesirable_weight: float | None = between(0, 1_000_000)
@@ -223,19 +177,7 @@ class KTO(Training):
 class GRPO(Training):
     """Group-relative policy optimization: the model learns from how its answers' scores differ."""
 
-    objective = Objective(
-        name="grpo",
-        title="GRPO",
-        card="A causal language model from {base}, by group-relative policy optimization (arXiv:2402.03300).",
-        reads=choices.Reads.prompts,
-        sequences=1,
-        labelled=0.7,
-        row_tokens=200,
-        trl="",
-        typed={},
-        of_loss=("loss_type", "baseline", "beta"),
-        next="eval",
-    )
+    objective = Objective.read("grpo")
     completions: int = between(2, 1024)
     temperature: float = positive(100)
     max_new_tokens: int = between(1, 65_536)
@@ -257,21 +199,7 @@ class Reward(Training):
     """A reward model, trained from the SFT model on the run's pairs, or on preferences of its own in `source`. `pairs`
     says how pairs are made of these preferences."""
 
-    objective = Objective(
-        name="reward",
-        title="a reward model",
-        card="A reward model from {base}, by the loss of Bradley and Terry (arXiv:2203.02155).",
-        reads=choices.Reads.pairs,
-        sequences=2,
-        labelled=0.0,
-        row_tokens=80,
-        trl="RewardConfig",
-        typed={},
-        of_loss=("margin", "trainer.center_rewards_coefficient"),
-        next="report",
-        adapters=(choices.Adapter.none, choices.Adapter.lora),
-        scores=True,
-    )
+    objective = Objective.read("reward")
     source: OptionalSource = neutral(OptionalSource)  # preferences to learn from
     pairs: Pairs = neutral(Pairs)
     margin: bool = MISSING
