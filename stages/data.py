@@ -29,8 +29,7 @@ from stages.tasks.generator import Family, generate
 
 
 def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Write `examples.parquet`, and `quarantine.jsonl` if `data.audit` quarantines rows.
-    Raise UserError if a source has a weight but no rows for sft."""
+    """Write `examples.parquet` and any quarantine. Raise UserError if a source with a weight has no sft rows."""
     (out / "quarantine.jsonl").unlink(missing_ok=True)  # an earlier attempt may have been killed
     families, _ = load_user_code(cfg.own, out)
     with plugins.explain_errors(cfg.own, KEY, out.path):

@@ -1,5 +1,4 @@
-"""Stage `dpo`: direct preference optimization (arXiv:2305.18290) with TRL's DPOTrainer and a stored reference, or
-SimPO without a reference."""
+"""Stage `dpo`: direct preference optimization (arXiv:2305.18290) with a stored reference, or SimPO without one."""
 
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,4 @@
-"""Stage `grpo`: group-relative policy optimization (arXiv:2402.03300) on the model's own completions, which `label`
-scores."""
+"""Stage `grpo`: group-relative policy optimization (arXiv:2402.03300) on completions that `label` scores."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -38,8 +38,7 @@ WAYS_OUT = {
 
 
 def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `unpaired.parquet`. The held-out prompts are the same as those of stage `pairs`.
-    Raise UserError if all labels are equal, because KTO needs both."""
+    """Publish `unpaired.parquet`, held out as in `pairs`. Raise UserError if all labels are equal: KTO needs both."""
     judged = inputs["judged"]
     candidates = Records(judged / "candidates.parquet", Candidate)
     judgements = load(judged / "judgements.parquet", Judgement)

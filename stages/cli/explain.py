@@ -105,8 +105,7 @@ def option_file(group: str, name: str) -> str:
 
 
 def setting_message(error: OmegaConfBaseException, where: str = "") -> str:
-    """Return the message for an unknown key, a value of the wrong type, or a missing value. `where`: the file or
-    override with the error, as a prefix."""
+    """Return the message for an unknown key, a wrong type or a missing value, after `where`: the file or override."""
     key = str(error.full_key or error.key or "")
     kind = error.object_type
     if is_dataclass(kind) and error.key is not None and "not in" in str(error):

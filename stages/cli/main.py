@@ -60,8 +60,7 @@ def option_text(line: list[str]) -> str | None:
 
 
 def block_help(name: str) -> str:
-    """Return a line for every option of a group and every key of a block, with default, type and meaning.
-    Raise UserError if no group, block or key has this name."""
+    """Return a line per option and key of a group, block or key. Raise UserError if none has this name."""
     blocks, titles, lines = (name, *BLOCKS.get(name, ())), set[str](), []
     for title, section in SECTION.findall((DOCS / "reference" / "configuration.md").read_text(encoding="utf-8")):
         for row in ROW.findall(section):

@@ -39,8 +39,7 @@ MEANINGS = {
 
 
 def show(nodes: dict[str, Node], store: Store) -> None:
-    """Audit every source, print the count of each code, and write the rows and the page.
-    Raise UserError if there is no source, or a source cannot be read."""
+    """Audit every source, print counts, write rows and page. Raise UserError without a source that can be read."""
     data: Data = nodes["data"].config
     with tempfile.TemporaryDirectory() as folder, plugins.explain_errors(data.own, KEY, Path(folder)):
         _, own = load_user_code(data.own, StageDir(Path(folder), lambda metrics, step: None))

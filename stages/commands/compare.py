@@ -30,8 +30,7 @@ PAGE = "compare.html"  # in the store's root; `stage=gc` keeps the nodes that it
 
 
 def show(store: Store, cfg: Compare) -> None:
-    """Print the best setting and a table for each set of prompts, and write the page.
-    Raise UserError if there is nothing to compare."""
+    """Print the best setting and a table per set of prompts; write the page. Raise UserError without anything."""
     nodes, is_included = published_nodes(store), sweep_filter(store, cfg.sweep)
     groups = group_by_prompts(measured_rows(store, nodes, is_included))
     trained = comparable_trainings(store, nodes, is_included)

@@ -101,8 +101,7 @@ def write_folder(folder: Path, name: str, nodes: Sequence[Node], store: Store) -
 
 
 def collect_tables(nodes: Sequence[Node], folder: Callable[[Node], Path]) -> tuple[Tables, int]:
-    """Return the tables of these nodes by configuration and split, with rounds in order, and the number of plain-text
-    demonstrations, which are left out."""
+    """Return the tables by configuration and split, and the number of plain-text demonstrations, left out."""
     parts: dict[str, list[pa.Table]] = {"preferences": [], "unpaired": [], "demonstrations": []}
     plain_texts = 0
     for node in nodes:

@@ -183,8 +183,7 @@ def steps_table(own: FirstSteps, trl: FirstSteps) -> Table:
 
 
 def step_checks(own: FirstSteps, trl: FirstSteps, tolerance: float, follows: bool) -> list[Check]:
-    """Return the checks of learning rates and losses, and the largest difference of a weight. `follows`: TRL used our
-    rates in place of those that it logs."""
+    """Return checks of rates and losses, and the largest difference of a weight. `follows`: TRL used our rates."""
     steps = [*zip(own.figures, trl.figures, strict=True)]
     rates = [i for i, (a, b) in enumerate(steps, 1) if not math.isclose(a[RATE], b[RATE], rel_tol=1e-6)]
     measured = f"TRL's differs from step {rates[0]}" if rates else "equal"

@@ -181,8 +181,7 @@ class Config:
 
     @property
     def trained(self) -> dict[str, Training]:
-        """The training blocks that this run uses, by name: SFT, those of `objectives`, the target, and a reward model
-        with a source."""
+        """The training blocks of this run by name: SFT, `objectives`, the target, a reward model with a source."""
         names = {"sft", *self.objectives, self.stage, "reward" if self.reward.source.path else ""}
         return {name: vars(self)[name] for name in OBJECTIVES if name in names}
 

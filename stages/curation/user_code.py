@@ -16,8 +16,7 @@ KEY = "data.own"
 
 
 def load_user_code(own: Own, out: StageDir) -> tuple[dict[str, Family], Callable[[Any], ParsedRow] | None]:
-    """Return the user's task families, or the user's function that parses a row, whichever `own` names.
-    Raise UserError if `own` names neither."""
+    """Return the user's task families, or function that parses a row. Raise UserError if `own` names neither."""
     if not own:
         return {}, None
     with collect_families() as families:

@@ -73,8 +73,7 @@ class Reply:
 
 
 def decode(content: bytes) -> str:
-    """Return a body as text. JSON is UTF-8 (RFC 8259), whatever charset the server declares.
-    Raise NoReply for bytes that are not UTF-8."""
+    """Return a body as text. JSON is UTF-8 (RFC 8259), whatever the charset says. Raise NoReply for other bytes."""
     try:
         return content.decode()
     except UnicodeDecodeError as error:
@@ -82,8 +81,7 @@ def decode(content: bytes) -> str:
 
 
 def parse_reply(body: str) -> Reply:
-    """Return the reply in the body of a chat completion. NaN and Infinity, which are not JSON, become null.
-    Raise NoReply if the body is no chat completion."""
+    """Return the reply of a chat completion, with null for NaN and Infinity. Raise NoReply for another body."""
     try:
         content = json.loads(body, parse_constant=lambda name: None)
     except (ValueError, RecursionError) as error:

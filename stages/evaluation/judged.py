@@ -50,8 +50,7 @@ class Comparison:
         )
 
     def won(self, policy: Candidate, other: Candidate) -> float:
-        """Return 1 if the policy's answer won, 0.5 for a tie, 0 if it lost, and NaN without a judgement. Equal texts
-        are a tie, with or without a judgement."""
+        """Return 1 if the policy's answer won, 0.5 for a tie or equal texts, 0 if it lost, NaN if not judged."""
         if policy.stripped_text == other.stripped_text:
             return POINTS["tie"]
         if judgement := self.preferences.get(policy.prompt_id):

@@ -26,8 +26,7 @@ class Share(NamedTuple):
 
 
 class Contest(NamedTuple):
-    """Two candidates of a prompt that differ in length, one better than the other. `longer`: the longer one is better;
-    `times`: the ratio of their lengths."""
+    """Two candidates of unequal length. `longer`: the longer one is better; `times`: the ratio of lengths."""
 
     prompt_id: str
     longer: bool

@@ -78,8 +78,7 @@ def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[Pair, Pa
 
 
 def log_probs(cfg: Eval, role: str, folder: Path, pairs: list[PairLogProbs]) -> Array:
-    """Sum the log-probs of chosen and rejected answers under a model: (pairs, 2). All models get the same batches, so
-    equal weights give equal numbers."""
+    """Sum the log-probs of chosen and rejected under a model: (pairs, 2). All models get the same batches."""
     model = scoring.install_scoring(load_model(folder, device=resolve_device(cfg.runtime.device)))
     pad, sums = load_contract(folder).tokenizer.pad_token_id, np.zeros((len(pairs), 2))
     tokens = [2 * (len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids))) for p in pairs]

@@ -84,8 +84,7 @@ def compare_references(cfg: Eval, references: dict[str, list[float]], tasks: lis
 
 
 class KnownStates(torch.nn.Module):
-    """Layers of a model that return hidden states computed before, so that the model computes their logits alone.
-    `output`: the type that the layers return."""
+    """Layers that return hidden states computed before, of type `output`: the model computes their logits alone."""
 
     output: type[ModelOutput]
     states: torch.Tensor

@@ -118,8 +118,7 @@ def tabulate(prompts: list[Example], answers: Answers) -> Table:
 
 
 def average_runs(runs: Sequence[Sequence[Outcome]], examples: dict[str, Example]) -> Table:
-    """Average the outcomes of several seeds into one table of the prompts that all runs have. Its intervals cover
-    other prompts but not other seeds."""
+    """Average outcomes over seeds, on prompts that all runs have. Intervals cover other prompts, not other seeds."""
     rows_by_run = [{(row.prompt_id, row.role): row for row in run} for run in runs]
     roles = [*dict.fromkeys(row.role for row in runs[0])]
     prompt_ids = dict.fromkeys(row.prompt_id for row in runs[0])

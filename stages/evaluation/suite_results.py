@@ -63,8 +63,7 @@ def suite_results(
 
 @dataclass(frozen=True)
 class PairOutcomes:
-    """The outcomes of each model's answers to a suite. `parts`: by side or other form 1 for each prompt that
-    passed. Arrays are (pairs, roles)."""
+    """The outcomes of a suite. `parts`: by side or form, 1 for each prompt that passed, as (pairs, roles)."""
 
     roles: list[str]
     prompts: dict[str, list[Example]]  # of both sides, twins at the same place

@@ -88,8 +88,7 @@ class Format(ABC):
 
     @abstractmethod
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
-        """Parse a row, given as its values by role. All roles in `needs` are there, and no value is empty.
-        Raise BadRow if the row cannot be used."""
+        """Parse a row's values by role: all in `needs`, none empty. Raise BadRow if the row cannot be used."""
 
     def parse_turns(self, value: Any, field: str) -> list[Message]:
         """Parse turns from a list of objects, a list of alternating texts, or a transcript in one string."""

@@ -144,8 +144,7 @@ def variables_of(ask: str, answer: str) -> set[str]:
 
 
 def read_task(name: str) -> dict[str, Any]:
-    """Return a ready-made task by name, or a task from the user's YAML file.
-    Raise UserError if there is no such task, or its file has an error."""
+    """Return a ready-made task, or one of the user's YAML file. Raise UserError for a missing or faulty one."""
     path = FOLDER / f"{name}.yaml" if name in plugins.label_task_names() else plugins.user_path(name)
     if not path.is_file():
         hint = suggest(name, plugins.label_task_names())

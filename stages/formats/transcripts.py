@@ -26,8 +26,7 @@ OPEN, RENDERED = (re.compile("|".join(MARKED[name]), re.MULTILINE) for name in (
 
 
 def parse_transcript(value: object, plain: bool = False) -> list[Message] | None:
-    """Return the turns of a transcript, also empty ones; None if the value is not a transcript. With `plain`, plain
-    words such as `User:` are marks, too."""
+    """Return the turns of a transcript, or None for other values. `plain`: words such as `User:` are marks, too."""
     if not isinstance(value, str):
         return None
     if not plain:

@@ -56,8 +56,7 @@ def one_key_schema(key: str, value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verdict(reply: Reply, kind: Rubrics, reading: Reading) -> Any:
-    """Return the verdict in a reply: A, B or tie for a pairwise rubric, else a score of SCALE.
-    Raise NoVerdict if the reply is neither."""
+    """Return the verdict in a reply: A, B or tie if pairwise, else a score of SCALE. Raise NoVerdict for neither."""
     if reply.finish_reason != "stop":
         reasons = {"length": "is truncated", "refusal": "is a refusal", "content_filter": "was filtered by the server"}
         raise NoVerdict(f"the judge's reply {reasons.get(reply.finish_reason, 'did not end normally')}")

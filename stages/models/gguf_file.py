@@ -142,8 +142,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, r
 
 
 def pre_tokenizer_name(definition: dict[str, Any]) -> str:
-    """Return llama.cpp's name for the rule by which a tokenizer splits text before BPE.
-    Raise UserError if llama.cpp's list here has no name for the rule."""
+    """Return llama.cpp's name for the tokenizer's rule to split text before BPE. Raise UserError if it has none."""
     parts = definition["pretokenizers"] if definition["type"] == "Sequence" else [definition]
     kinds = [part["type"] for part in parts]
     if not parts[-1].get("add_prefix_space"):

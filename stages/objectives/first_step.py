@@ -114,8 +114,7 @@ def mean_loss(trainer: MicroBatches, pairs: int) -> float:
 
 
 def score_in_batches(trainer: MicroBatches, pairs: Sequence[PairLogProbs], rows: list[Row]) -> list[Scores]:
-    """Return `pair_log_probs` of every pair under the policy, in the trainer's batches of `rows`, which have the ids
-    and lengths of the pairs."""
+    """Return `pair_log_probs` of every pair under the policy, in the trainer's batches of the pairs' `rows`."""
     by_id, scores_by_id = {p.id: p for p in pairs}, dict[str, Scores]()
     for part in trainer.evaluation_batches(rows):
         batch = [by_id[row["id"]] for row in part]

@@ -83,8 +83,7 @@ def load_start(policy: Path, cfg: KTO, device: torch.device, out: StageDir) -> P
 
 
 def with_weights(cfg: KTO, desirable: int, undesirable: int) -> KTO:
-    """Return the block with the weights λ_D and λ_U. Those that are null make both kinds count alike in all (Eq. 8),
-    with a mean weight of 1."""
+    """Return the block with λ_D and λ_U. Null ones make both kinds count alike (Eq. 8), with a mean weight of 1."""
     counts = zip(WEIGHTS, (desirable, undesirable), strict=True)
     balanced = {name: (desirable + undesirable) / 2 / max(1, count) for name, count in counts}
     return KTO(**balanced | {name: value for name, value in vars(cfg).items() if value is not None})

@@ -80,8 +80,7 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
 
 
 def trl_row(pair: PairLogProbs, margin: float | None) -> Row:
-    """Return the token ids of prompt + completion for both sides. A `margin`, if not None, is the least difference of
-    their rewards (TRL's column `margin`)."""
+    """Return the token ids of both sides. `margin`: the least difference of their rewards (TRL's column)."""
     row: Row = {"chosen_ids": pair.prompt_ids + pair.chosen_ids, "rejected_ids": pair.prompt_ids + pair.rejected_ids}
     return row if margin is None else {**row, "margin": margin}
 

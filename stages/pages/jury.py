@@ -39,8 +39,7 @@ def names(votes: Votes | VotesByMember) -> list[str]:
 
 
 def judges(labelling: Labelling, votes: Votes) -> list[dict[str, Any]]:
-    """Return a row per judge: questions, missing verdicts, and for comparisons the shares that prefer the answer shown
-    first and that change with the order."""
+    """Return a row per judge: questions, missing verdicts, shares that prefer the first and change with the order."""
     rows = []
     for name in names(votes):
         cast = [(j.prompt_id, votes[key_of(j)][name]) for j in labelling.judgements if name in votes[key_of(j)]]

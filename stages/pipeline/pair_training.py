@@ -13,8 +13,7 @@ from stages.store.node import Node
 def wire_dpo(
     cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: dict[str, Node]
 ) -> dict[str, Node]:
-    """Return the nodes of every round of DPO, and of a reward model of the last round's pairs if it is the target.
-    `scored_by`: a reward model of this run."""
+    """Return the nodes of every round of DPO, and of a reward model on the last pairs if that is the target."""
     nodes, policy = dict[str, Node](), sft
     earlier = list[Node]()  # the labels of earlier rounds; more than one round is iterative DPO
     for suffix in round_suffixes(cfg):

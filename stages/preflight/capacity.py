@@ -115,8 +115,7 @@ def split_rows(cfg: Config, split: str) -> int | None:
 
 
 def base_config(cfg: Config) -> dict[str, Any]:
-    """Return the base model's config.json if it is on this machine, else an empty dict.
-    Raise Damaged if the config.json has values that no model can have."""
+    """Return the base's config.json, or {} if it is elsewhere. Raise Damaged for values that no model can have."""
     if cfg.without_model:
         return {}
     try:

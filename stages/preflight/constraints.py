@@ -251,8 +251,7 @@ def validate_push(cfg: Config) -> None:
 
 
 def refuse(conditions: Mapping[str, object], **words: object) -> None:
-    """Raise UserError with the message of the first condition that holds, from the YAML file beside this one. `words`
-    fill its braces."""
+    """Raise UserError with the message of the first condition that holds. `words` fill the braces of its YAML text."""
     for name, holds in conditions.items():
         message = TEXTS[name]
         if holds:

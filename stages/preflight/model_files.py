@@ -73,8 +73,7 @@ def require_reward_model(node: Node, store: Store) -> None:
 
 
 def require_folder(folder: Path, key: str) -> dict[str, Any]:
-    """Return the config.json of a model's folder.
-    Raise UserError, naming `key`, if the folder lacks a part of a model, or holds files that are unsafe to read."""
+    """Return a model folder's config.json. Raise UserError, naming `key`, for a missing part or unsafe files."""
     try:
         safe_folder.validate_folder(folder)
     except UserError as error:

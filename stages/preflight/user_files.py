@@ -147,8 +147,7 @@ def require_options(own: Own, key: str, function: Function, positional: int) -> 
 
 
 class PythonFile:
-    """The parsed text of a user's Python file.
-    Raise UserError if the file cannot be read, or imports a module that is not installed."""
+    """The parsed text of a user's file. Raise UserError if it cannot be read, or imports what is not installed."""
 
     def __init__(self, own: Own, key: str):
         self.own, self.key = own, key

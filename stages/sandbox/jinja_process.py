@@ -185,6 +185,5 @@ def text_environment() -> Any:
 
 
 def load_yaml(text: str) -> Any:
-    """Return the content of a YAML file in JSON's types.
-    Raise TemplateFault if it is not valid YAML. Unbounded: if its aliases expand to too much data."""
+    """Return the content of a YAML file. Raise TemplateFault if invalid. Unbounded: if its aliases expand too much."""
     return running_process().ask(do="load_yaml", text=text)

@@ -39,8 +39,7 @@ def sealed(row: Mapping[str, Any]) -> bytes:
 
 
 def parse(line: bytes) -> Any:
-    """Return the content of a line without its digest.
-    Raise ValueError for a line that is not JSON, or whose digest does not fit."""
+    """Return a line's content without its digest. Raise ValueError if it is not JSON, or the digest does not fit."""
     content = line.removesuffix(b"\n")
     if end := END.search(content):
         content = content[: end.start()] + b"}"

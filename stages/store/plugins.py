@@ -65,8 +65,7 @@ def user_path(typed: str) -> Path:
 
 
 def read_python(own: Own, key: str) -> bytes:
-    """Return the bytes of the user's file without running it.
-    Raise UserError if the file does not exist or is not valid Python."""
+    """Return the bytes of the user's file without running it. Raise UserError if it is missing or not Python."""
     file = user_path(str(own.file))
     if not own.name:
         raise UserError(f"{key}.name is not set. Type {key}.name=NAME, the class or function to use from the file.")
@@ -114,8 +113,7 @@ def run_file(own: Own, key: str, node: Path) -> Any:
 
 
 def load_subclass(own: Own, key: str, node: Path, kind: type[Kind]) -> type[Kind]:
-    """Return the user's class, which must be derived from `kind` and complete.
-    Raise UserError if it is not derived from `kind`, or a method is missing."""
+    """Return the user's class. Raise UserError unless it is derived from `kind` and has all its methods."""
     user_class = run_file(own, key, node)
     if not isinstance(user_class, type) or not issubclass(user_class, kind):
         raise wrong_class_error(own, key, f"{kind.__module__}.{kind.__name__}")
@@ -141,8 +139,7 @@ def require_complete(own: Own, key: str, has_name: bool, missing_methods: Iterab
 
 
 def create_instance(own: Own, key: str, node: Path, kind: type[Kind]) -> Kind:
-    """Create an object of the user's class with the options.
-    Raise UserError if the class is not a `kind`, or does not accept the options."""
+    """Create an object of the user's class. Raise UserError if it is no `kind` or does not accept the options."""
     user_class = load_subclass(own, key, node, kind)
     require_options(own, key, inspect.signature(user_class))
     with explain_errors(own, key, node):

@@ -135,8 +135,7 @@ def locate(path: str, key: str) -> Path | None:
 
 
 def in_package(path: str, key: str) -> Path:
-    """Return the file or folder that `package:NAME/FILE` names.
-    Raise UserError if the package is not installed, or does not have this file."""
+    """Return what `package:NAME/FILE` names. Raise UserError if the package or the file in it is missing."""
     name, _, inside = path.removeprefix(PACKAGE).partition("/")
     if not name.isidentifier():
         raise UserError(f"{key}={path}: {name!r} is not the name of a package. Write package:NAME/FILE.")
@@ -179,8 +178,7 @@ def is_inside(file: Path, local: Path) -> bool:
 
 
 def read_template(path: Path, setting: str = "sft.template.path") -> str:
-    """Return the Jinja template in the file that `setting` names.
-    Raise UserError if it is not a regular file, too long, or not UTF-8."""
+    """Return the template in the file of `setting`. Raise UserError if it is no file, too long, or not UTF-8."""
     key = f"{setting}={path}"
     if not path.is_file():
         raise UserError(f"{key}: there is no such file. Type the path of a Jinja template.")

@@ -114,8 +114,7 @@ def kinds_of_group(group: str) -> list[Constraint]:
 
 
 def draw(rng: random.Random, kinds: list[Constraint], i: int, several: bool) -> list[Constraint]:
-    """Return the constraints of the i-th prompt. The first kind is the next in turn. If `several`, HOW_MANY gives the
-    number of kinds, which do not clash."""
+    """Return the i-th prompt's constraints: the next kind in turn; if `several`, HOW_MANY that do not clash."""
     if not kinds:
         return []
     first = kinds[i % len(kinds)]

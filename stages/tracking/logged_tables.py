@@ -15,8 +15,7 @@ Table = tuple[list[str], list[list[Any]]]  # columns, rows
 
 
 def read_tables(stage: str, folder: Path) -> dict[str, Table]:
-    """Return the tables of a node by name: scored candidates of `label`, pairs of `pairs` (`ROWS` rows at most), or
-    the sample answers of a training stage."""
+    """Return a node's tables by name: candidates of `label`, pairs of `pairs`, or the samples of a training."""
     read = {"label": candidates, "pairs": pairs}.get(stage, samples)
     table = read(folder)
     return {read.__name__: table} if table[1] else {}

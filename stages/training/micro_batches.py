@@ -243,8 +243,7 @@ class MicroBatches(PlumblineTrainer, ABC):
         return loss
 
     def accumulate(self, model: torch.nn.Module, rows: list[Row], items: Any) -> torch.Tensor:
-        """Add up the gradients of all micro-batches, and return the loss.
-        Raise OutOfMemory with the rows of the micro-batch that did not fit."""
+        """Add up the gradients of all micro-batches, and return the loss. Raise OutOfMemory with the rows too many."""
         parts = self.micro_batches(rows)
         batches = [self.collate(part) for part in parts]
         loss = torch.zeros((), device=self.args.device)

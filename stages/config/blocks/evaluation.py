@@ -54,8 +54,7 @@ class Benchmark:
 
 @dataclass
 class Judged(Labelers):
-    """A labeler compares the policy's answers with those of other models, prompt by prompt. The blocks of labelers
-    have the same keys as in `label`."""
+    """A labeler that compares the policy's answers with those of other models. Its blocks are those of `label`."""
 
     labeler: str | None = None
     source: list[Source] = field(default_factory=list)

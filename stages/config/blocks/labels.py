@@ -131,8 +131,7 @@ class Label(Labelers):
 
     @property
     def labelers(self) -> list[str]:
-        """The names of all labelers: one, or an ensemble's members and the people that it asks. Empty if the user's
-        own labeler (`label.own`) is the only one."""
+        """The names of all labelers, people among them. Empty if the user's own (`label.own`) is the only one."""
         if self.labeler != "ensemble":
             return [] if self.own else [self.labeler]
         return [voter.labeler for voter in self.voters] + (["human"] if self.ensemble.people else [])

@@ -48,8 +48,7 @@ class Pairs:
 
 @dataclass
 class Unpaired:
-    """Completions with a label, as KTO reads them. A score from `threshold` on means desirable. Preferences between
-    two candidates need no threshold."""
+    """Completions with a label, as KTO reads them. A score from `threshold` on is desirable; preferences need none."""
 
     threshold: float = share()
     unfinished: Unfinished = MISSING

@@ -84,8 +84,7 @@ class Finding:
 
     @classmethod
     def of(cls, name: str, value: float, detail: str = "", normal: Normal | None = None, **words: object) -> "Finding":
-        """Build the finding that finding.yaml has under this name. `normal`: its range, if that depends on the run;
-        `words`: what stands in braces there."""
+        """Build the finding of this name in finding.yaml. `normal`: its range in this run; `words` fill its braces."""
         text = TEXTS[name]
         causes = {side: Cause(*(each.format(**words) for each in text[side])) for side in SIDES if side in text}
         quantity, source = (text[key].format(**words) for key in ("quantity", "source"))

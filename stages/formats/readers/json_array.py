@@ -18,8 +18,7 @@ TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[]["{},]', re.DOTALL)  # a quote a
 
 
 def array_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
-    """Yield the rows of a JSON array.
-    Raise UserError at the first syntax error, since no row can be found after it."""
+    """Yield the rows of a JSON array. Raise UserError at the first syntax error: no row can be found after it."""
     text = ArrayText(file, stream)
     text.expect("[")
     if text.next_is("]"):

@@ -76,8 +76,7 @@ def read(file: Path, session: Session) -> str:
 
 
 def parse_answers(file: Path) -> Iterator[tuple[str, list[Answer]]]:
-    """Yield the answers of each row with the row's place in the file; a blank row has none.
-    Raise UserError if a row has neither format, with its place."""
+    """Yield each row's answers with its place; none for a blank row. Raise UserError, with it, for other formats."""
     for place, content in raw_rows(file):
         try:
             row = require_keys()(json.loads(content) if isinstance(content, bytes) else content)

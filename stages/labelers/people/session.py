@@ -113,8 +113,7 @@ class Session:
         return self.journals.setdefault(annotator, Journal(self.folder / f"{annotator}.jsonl"))
 
     def apply_answer(self, answer: Answer) -> None:
-        """Make an answer the annotator's current one. Answers to questions of other runs, or with a verdict that the
-        question does not have, are ignored."""
+        """Make an answer the annotator's current one. Ignore answers to other runs' questions, or other verdicts."""
         question = self.questions.get(answer.question)
         if question and answer.verdict in (None, *question.words):
             answers = self.answers.setdefault(answer.annotator, {})
