@@ -2,10 +2,10 @@
 judges may cost money: another pair strategy reuses the judgements."""
 
 import json
-from collections import Counter, defaultdict
+from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import combinations
-from numbers import Real
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from stages.config.errors import UserError, name_block
 from stages.evaluation import learnt_scores, reliability
 from stages.evaluation.reliability import Key
 from stages.formats.source_reading import count_reasons, quarantine, warn_unused_columns
-from stages.labelers.labeler import Labeler, Pool, make_labeler
+from stages.labelers.labeler import Labeler, Pool, make_labeler, validate_judgement
 from stages.store import plugins
-from stages.store.judged_pool import column
+from stages.store.judged_pool import column, split_by_prompt
 from stages.store.manifest import manifest_of
-from stages.store.records import Candidate, Example, Judgement, Records, load, save, stream
+from stages.store.records import Candidate, Example, Judgement, Records, save, sort_on_disk, stream
 from stages.store.sealed_json import write_note
-from stages.store.workspace import StageDir
+from stages.store.workspace import SCRATCH, StageDir
 
 
 def run(cfg: Label, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -43,28 +43,29 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
         if earlier := inputs.get("judged"):
             pool, judgements = join_draws(earlier, pool, labeler)
         else:
-            judgements = complete_judgements(labeler.judge_all(pool), pool, labeler.name)
+            judgements = labeler.judge_all(pool)
+        figures = Figures()
+        complete = complete_judgements(judgements, pool, labeler.name, out / SCRATCH / "judgements")
+        save(out / "judgements.parquet", figures.count(complete), Judgement)
     limit = cfg.max_failed if pool.prompts else 0.0
     for line in pool.notes:
         out.inform(line)
     quarantine(list(pool.bad), pool.rows, limit, out, "label.max_failed")
     for path, columns in pool.unused.items():
         warn_unused_columns(path, columns, out)
-    failed = Counter(j.error for j in judgements if j.error)
-    if failed.total() > cfg.max_failed * len(judgements):
-        error, count = failed.most_common(1)[0]
+    failed, count, unit = figures.failed, figures.judgements, figures.unit
+    if failed.total() > cfg.max_failed * count:
+        error, times = failed.most_common(1)[0]
         raise UserError(
-            f"label.max_failed={cfg.max_failed:g}: {failed.total()} of {len(judgements)} {unit_name(judgements)} "
-            f"could not be judged, most often ({count} times) because: {error}. Remove the cause, or raise the limit."
+            f"label.max_failed={cfg.max_failed:g}: {failed.total()} of {count} {unit} "
+            f"could not be judged, most often ({times} times) because: {error}. Remove the cause, or raise the limit."
         )
     if failed:
-        reason = failed.most_common(1)[0][0]
-        out.warn(f"{failed.total()} of {len(judgements)} {unit_name(judgements)} have no judgement. Reason: {reason}.")
+        out.warn(f"{failed.total()} of {count} {unit} have no judgement. Reason: {failed.most_common(1)[0][0]}.")
     save(out / "prompts.parquet", pool.prompts, Example)
     save(out / "candidates.parquet", pool.candidates, Candidate)
-    save(out / "judgements.parquet", judgements, Judgement)
-    lengths = dict(zip(column(pool.candidates, "candidate_id"), column(pool.candidates, "n_tokens"), strict=True))
-    metrics = {"labeler": labeler.name, "failed": dict(failed), **figures(lengths, judgements)}
+    stored = Records(out / "judgements.parquet", Judgement)
+    metrics = {"labeler": labeler.name, "failed": dict(failed), **figures.metrics()}
     if pool.notes:
         metrics["read"] = [*pool.notes]
     if pool.rows:
@@ -78,27 +79,26 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     if out.endpoint_calls:
         metrics["calls"] = out.endpoint_calls
     metrics |= labeler.figures()
-    if labeler.learnt and judgements:
-        curve, best_of_warning = learnt_scores.best_of_n(judgements, pool.prompts, pool.candidates)
+    if labeler.learnt and count:
+        curve, best_of_warning = learnt_scores.best_of_n(stored, pool.prompts, pool.candidates)
         metrics |= curve
         for warning in filter(None, (best_of_warning, learnt_scores.length_warning(metrics["length_correlation"]))):
             out.warn(warning)
     if cfg.audit:
-        metrics["summary"] += f"; {audit(cfg, pool, judgements, labeler.people_verdicts, out)}"
+        metrics["summary"] += f"; {audit(cfg, pool, stored, labeler.people_verdicts, out)}"
     return metrics
 
 
-def join_draws(earlier: Path, draw: Pool, labeler: Labeler) -> tuple[Pool, list[Judgement]]:
+def join_draws(earlier: Path, draw: Pool, labeler: Labeler) -> tuple[Pool, Iterable[Judgement]]:
     """Return the pool and the judgements of a label node, joined with a further draw, which may be empty."""
-    judgements = load(earlier / "judgements.parquet", Judgement)
-    if draw.prompts:
-        judgements += labeler.judge_all(draw)
+    further = labeler.judge_all(draw) if draw.prompts else ()
+    judgements = chain(stream(earlier / "judgements.parquet", Judgement), further)
     candidates = [*stream(earlier / "candidates.parquet", Candidate), *draw.candidates]
     pool = Pool(Records(earlier / "prompts.parquet", Example), candidates)
-    return pool, complete_judgements(judgements, pool, labeler.name)
+    return pool, judgements
 
 
-def audit(cfg: Label, pool: Pool, judgements: list[Judgement], by_people: Mapping[Key, str], out: StageDir) -> str:
+def audit(cfg: Label, pool: Pool, judgements: Records[Judgement], by_people: Mapping[Key, str], out: StageDir) -> str:
     """Audit a random sample of the judgements, and return the result as a clause of the summary. Writes `audit.jsonl`
     (the sample) and `reliability.json` (its agreement with known verdicts). The verdicts come from the file
     `label.known`, else from `by_people`, else from the prompts' checks. Verdicts from the file or from people are also
@@ -121,90 +121,91 @@ def audit(cfg: Label, pool: Pool, judgements: list[Judgement], by_people: Mappin
     return f"{mean:.0%} ({low:.0%} to {high:.0%}) of {report['known']} audited judgements are right"
 
 
-def complete_judgements(judgements: Iterable[Judgement], pool: Pool, labeler: str) -> list[Judgement]:
-    """Return the judgements in the order of the pool. A candidate that has none gets one with an error.
+def complete_judgements(
+    judgements: Iterable[Judgement], pool: Pool, labeler: str, folder: Path
+) -> Iterator[tuple[dict[str, int], list[Judgement]]]:
+    """Yield each prompt's judgements in the order of the pool, with its candidates' lengths in tokens by id. Missing
+    judgements get an error. The judgements may arrive in any order, and are first sorted in `folder`.
     Raise UserError if a judgement is invalid, or scores a candidate a second time."""
-    prompt_ids = dict(zip(column(pool.candidates, "candidate_id"), column(pool.candidates, "prompt_id"), strict=True))
-    complete, judged_ids = list[Judgement](), set[str]()
-    for j in judgements:
-        validate_judgement(j, prompt_ids, f"the labeler {labeler}")
-        if j.candidate_id in judged_ids:
-            raise UserError(f"the labeler {labeler} scores {j.candidate_id} twice. Yield one score per candidate.")
-        judged_ids |= {j.candidate_id} if j.candidate_id else set()
-        complete.append(j)
-    judged = judged_ids | {str(name) for j in complete for name in (j.a, j.b)}
-    reason = "the labeler gave no judgement"
-    unjudged = [(prompt, name) for name, prompt in prompt_ids.items() if name not in judged]
-    complete += [Judgement(prompt, labeler, name, error=reason) for prompt, name in unjudged]
     rank_of = {prompt: i for i, prompt in enumerate(column(pool.prompts, "id"))}
-    place_of = {name: i for i, name in enumerate(prompt_ids)}
-    return sorted(complete, key=lambda j: (rank_of[j.prompt_id], *(place_of[name] for name in reliability.key_of(j))))
+    in_order = sort_on_disk(judgements, Judgement, lambda j: rank_of[j.prompt_id], folder)
+    by_prompt = zip(rank_of, pool.lengths_by_prompt(), split_by_prompt(in_order, rank_of), strict=True)
+    for prompt, lengths, judged in by_prompt:
+        judged_ids = set[str]()
+        for j in judged:
+            validate_judgement(j, prompt, lengths, f"the labeler {labeler}")
+            if j.candidate_id in judged_ids:
+                raise UserError(f"the labeler {labeler} scores {j.candidate_id} twice. Yield one score per candidate.")
+            judged_ids |= {j.candidate_id} if j.candidate_id else set()
+        judged_ids |= {name for j in judged for name in reliability.key_of(j)}
+        reason = "the labeler gave no judgement"
+        judged += [Judgement(prompt, labeler, name, error=reason) for name in lengths if name not in judged_ids]
+        place_of = {name: i for i, name in enumerate(lengths)}
+        yield lengths, sorted(judged, key=lambda j: [place_of[name] for name in reliability.key_of(j)])
 
 
-def validate_judgement(j: Judgement, prompt_ids: Mapping[str, str], labeler: str) -> None:
-    """Raise UserError if `j` is not a valid judgement. `prompt_ids`: each candidate's prompt, by candidate id."""
-    if not isinstance(j, Judgement):
-        raise UserError(f"{labeler} yields a {type(j).__name__}. Yield objects of the class Judgement.")
-    candidate_ids = [j.candidate_id] if j.candidate_id is not None else [j.a, j.b]
-    if any((name, j.prompt_id) not in prompt_ids.items() for name in candidate_ids):
-        names = ", ".join(map(str, candidate_ids))
-        raise UserError(f"{labeler} judges {names}: not a candidate of prompt {j.prompt_id}. Use the given ids.")
-    outcomes = [name for name in ("score", "preference", "error") if vars(j)[name] is not None]
-    if len(outcomes) != 1:
-        fields = " and ".join(outcomes) or "nothing"
-        raise UserError(f"{labeler} sets {fields} in a judgement. Set exactly one of score, preference and error.")
-    if j.score is not None and not (isinstance(j.score, Real) and j.candidate_id and 0 <= j.score <= 1):
-        raise UserError(f"{labeler} gives the score {j.score}. A score is a number from 0 to 1, of one candidate.")
-    if j.preference is not None and (j.preference not in ("a", "b", "tie") or j.candidate_id or j.a == j.b):
-        raise UserError(
-            f"{labeler} gives the preference {j.preference!r} for {j.a} and {j.b}. A preference is a, b or tie, "
-            "between two different candidates."
-        )
+class Figures:
+    """Figures of any labeler's judgements, counted prompt by prompt: scores, ties, and how often the longer of two
+    answers is preferred. `scores` and `tokens` belong together. `failed` counts errors. `longer` counts comparisons of
+    answers of unequal lengths by whether the longer one is better."""
 
+    def __init__(self) -> None:
+        self.judgements, self.scores, self.tokens = 0, array("d"), array("q")
+        self.failed, self.preferences, self.single = Counter[str](), Counter[str](), Counter[bool]()
+        self.longer, self.swapped, self.by_score = Counter[bool](), Counter[bool](), Counter[str]()
 
-def unit_name(judgements: Iterable[Judgement]) -> str:
-    """Return the noun for the judged units: candidates, comparisons, or judgements if a labeler mixes both."""
-    single = {j.candidate_id is not None for j in judgements}
-    return "judgements" if len(single) > 1 else "candidates" if True in single else "comparisons"
+    def count(self, by_prompt: Iterable[tuple[dict[str, int], list[Judgement]]]) -> Iterator[Judgement]:
+        """Yield the judgements, and count them. `by_prompt`: the lengths of candidates by id, and the judgements."""
+        for lengths, judgements in by_prompt:
+            self.longer.update(gap > 0 for gap in length_gaps(lengths, judgements) if gap)
+            for j in judgements:
+                self.single[j.candidate_id is not None] += 1
+                if j.score is not None:
+                    self.scores.append(j.score)
+                    self.tokens.append(lengths[str(j.candidate_id)])
+                    self.by_score[f"{j.score:.2f}"] += 1
+                self.failed.update([j.error] if j.error else ())
+                self.preferences.update([j.preference] if j.preference else ())
+                self.swapped.update([j.order_swapped_agrees] if j.order_swapped_agrees is not None else ())
+            self.judgements += len(judgements)
+            yield from judgements
 
+    @property
+    def unit(self) -> str:
+        """The noun for the judged units: candidates, comparisons, or judgements if a labeler mixes both."""
+        return "judgements" if len(self.single) > 1 else "candidates" if self.single[True] else "comparisons"
 
-def figures(lengths: Mapping[str, int], judgements: list[Judgement]) -> dict[str, Any]:
-    """Return metrics of any labeler's judgements: scores, ties, and how often the longer of two answers is preferred.
-    `lengths`: tokens of each candidate, by id."""
-    scored = [j for j in judgements if j.score is not None]
-    unequal = [gap > 0 for gap in length_gaps(lengths, judgements) if gap]
-    longer = float(np.mean(unequal)) if unequal else None
-    length_note = f"; the longer answer is preferred in {longer:.1%} of {len(unequal)} comparisons" if unequal else ""
-    metrics: dict[str, Any] = {"judgements": len(judgements), "longer_preferred": longer}
-    if scored:
-        scores = np.array([j.score for j in scored])
-        tokens = np.array([lengths[str(j.candidate_id)] for j in scored])
-        varied = scores.std() > 0 and tokens.std() > 0
-        return metrics | {
-            "pass_rate": float((scores == 1).mean()),
-            "mean_score": float(scores.mean()),
-            "scores": dict(sorted(Counter(f"{s:.2f}" for s in scores).items())),
-            "length_correlation": float(np.corrcoef(scores, tokens)[0, 1]) if varied else None,
-            "summary": f"{len(scored)} candidates judged: mean score {scores.mean():.3f}, "
-            f"{(scores == 1).mean():.1%} with the full score 1{length_note}",
-        }
-    if swapped := [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]:
-        metrics["order_flips"] = 1 - float(np.mean(swapped))
-    ties = sum(j.preference == "tie" for j in judgements)
-    preferences = sum(j.preference in ("a", "b") for j in judgements)
-    summary = f"{len(judgements)} comparisons: {preferences} preferences, {ties} ties{length_note}"
-    return metrics | {"ties": ties, "summary": summary}
+    def metrics(self) -> dict[str, Any]:
+        compared = self.longer.total()
+        longer = self.longer[True] / compared if compared else None
+        length_note = f"; the longer answer is preferred in {longer:.1%} of {compared} comparisons" if compared else ""
+        metrics: dict[str, Any] = {"judgements": self.judgements, "longer_preferred": longer}
+        if self.scores:
+            scores, tokens = np.array(self.scores), np.array(self.tokens)
+            varied = scores.std() > 0 and tokens.std() > 0
+            return metrics | {
+                "pass_rate": float((scores == 1).mean()),
+                "mean_score": float(scores.mean()),
+                "scores": dict(sorted(self.by_score.items())),
+                "length_correlation": float(np.corrcoef(scores, tokens)[0, 1]) if varied else None,
+                "summary": f"{len(scores)} candidates judged: mean score {scores.mean():.3f}, "
+                f"{(scores == 1).mean():.1%} with the full score 1{length_note}",
+            }
+        if swapped := self.swapped.total():
+            metrics["order_flips"] = 1 - self.swapped[True] / swapped
+        ties, preferences = self.preferences["tie"], self.preferences["a"] + self.preferences["b"]
+        summary = f"{self.judgements} comparisons: {preferences} preferences, {ties} ties{length_note}"
+        return metrics | {"ties": ties, "summary": summary}
 
 
 def length_gaps(lengths: Mapping[str, int], judgements: Iterable[Judgement]) -> Iterator[int]:
-    """Yield by how many tokens the better of two answers is longer, for all pairs of unequal answers to a prompt."""
-    scored = defaultdict[str, list[tuple[float, int]]](list)
+    """Yield by how many tokens the better of two answers to a prompt is longer, for all pairs of unequal answers."""
+    scored = list[tuple[float, int]]()
     for j in judgements:
         if j.preference in ("a", "b"):
             yield (lengths[str(j.a)] - lengths[str(j.b)]) * (1 if j.preference == "a" else -1)
         elif j.score is not None:
-            scored[j.prompt_id].append((j.score, lengths[str(j.candidate_id)]))
-    for answers in scored.values():
-        for (score_a, tokens_a), (score_b, tokens_b) in combinations(answers, 2):
-            if score_a != score_b:
-                yield (tokens_a - tokens_b) * (1 if score_a > score_b else -1)
+            scored.append((j.score, lengths[str(j.candidate_id)]))
+    for (score_a, tokens_a), (score_b, tokens_b) in combinations(scored, 2):
+        if score_a != score_b:
+            yield (tokens_a - tokens_b) * (1 if score_a > score_b else -1)

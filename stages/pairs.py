@@ -69,8 +69,8 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "dropped as rejected": rules.refused[admission.WORSE_UNFINISHED],
         "refused as chosen": rules.refused[admission.BETTER_UNFINISHED],
     }
-    drawn = Records(pool / "candidates.parquet", Candidate).columns("sampler", "n_tokens").to_pylist()
-    tokens = sum(row["n_tokens"] for row in drawn if row["sampler"] not in records.FILE_SAMPLERS)
+    drawn = Records(pool / "candidates.parquet", Candidate).rows("sampler", "n_tokens")
+    tokens = sum(n_tokens for sampler, n_tokens in drawn if sampler not in records.FILE_SAMPLERS)
     note = f" ({note})" * bool(note)
     note += "".join(f"; {count} unfinished {use}" for use, count in unfinished.items() if count)
     strategies = {str(each.strategy): each.figures() for each in results}
@@ -166,7 +166,7 @@ def generate_pairs(
 
 def judged_prompts(cfg: Pairs, pool: Path) -> Iterator[tuple[Example, list[Judgement], list[Contrast], set[str]]]:
     """Yield each prompt with its judgements, their contrasts, and the ids of candidates that must not be chosen."""
-    limits = logprob_limits(records.stream(pool / "candidates.parquet", Candidate)) if cfg.quality else None
+    limits = logprob_limits(Records(pool / "candidates.parquet", Candidate)) if cfg.quality else None
     for prompt, candidates, judgements in read_judged_prompts(pool):
         unsound = {
             c.candidate_id for c in candidates if limits and (find_broken_rule(prompt, c) or not is_within(c, limits))

@@ -4,7 +4,7 @@ are a baseline for DPO."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from stages.curation import answer_rules
 from stages.curation.mend import mend_answer
 from stages.store.judged_pool import read_judged_prompts
 from stages.store.licences import Licences
-from stages.store.records import Candidate, Example, Pair, Records, content_id, save, stream
+from stages.store.records import Candidate, Example, Pair, Records, content_id, save, sort_on_disk, stream
 from stages.store.splits import draw_side
+from stages.store.table_schema import Int32
 from stages.store.text_units import count_shared_prefix
 from stages.store.truncation import ending_advice, share_ended
-from stages.store.workspace import StageDir
+from stages.store.workspace import SCRATCH, StageDir
 
 OWN_SOURCES = ("selected", "mended")  # values of column `source` in the examples of this stage
 
@@ -33,13 +34,15 @@ def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     if "pairs" in inputs:
         examples, refused = map(example_of_chosen, stream(inputs["pairs"] / "pairs.parquet", Pair)), Counter[str]()
     else:
-        demonstrations, refused = best_answers(cfg, inputs["judged"])
-        if not demonstrations:
+        refused = Counter[str]()
+        demonstrations = best_answers(cfg, inputs["judged"], refused, out / SCRATCH / "answers")
+        if not (first := next(demonstrations, None)):
             reasons = "; ".join(f"{count} {reason}" for reason, count in refused.most_common())
             advice = ending_advice(share_ended(inputs["judged"]), "select") or "Lower select.min_score"
             raise UserError(f"select.min_score={cfg.min_score:g}: no candidate is good enough ({reasons}). {advice}.")
         data_examples = stream(inputs["data"] / "examples.parquet", Example)
-        examples = chain((e for e in data_examples if e.split != Split.sft or e.reference is not None), demonstrations)
+        data_rows = (e for e in data_examples if e.split != Split.sft or e.reference is not None)
+        examples = chain(data_rows, [first], demonstrations)
     licences, counts, sources, tasks = Licences(), Counter[str](), Counter[str](), set[str]()
 
     def count_examples() -> Iterator[Example]:
@@ -75,12 +78,33 @@ def example_of_chosen(pair: Pair) -> Example:
     return example
 
 
-def best_answers(cfg: Select, pool: Path) -> tuple[list[Example], Counter[str]]:
-    """Return prompts with their best candidate as reference, and the number of refused candidates by reason. Among
-    good candidates, the one with the highest mean log-prob wins. Without a good candidate, a mended one is used."""
+@dataclass
+class BestAnswer(Example):
+    """A prompt with its best answer as reference, the number of its good candidates (0: the answer was mended), and
+    its tasks with a limit."""
+
+    good: Int32 = 0
+    limited: list[str] = field(default_factory=list)
+
+
+def best_answers(cfg: Select, pool: Path, refused: Counter[str], folder: Path) -> Iterator[Example]:
+    """Yield prompts with their best candidate as reference, in the order of hashes, and count the refused candidates
+    by reason. If a task has more than its limit, the first ones count. Answers are sorted in `folder`."""
+    count_by_task = Counter[tuple[str, str]]()
+    answers = sort_on_disk(answer_prompts(cfg, pool, refused), BestAnswer, lambda e: content_id(e.id), folder)
+    for answer in answers:
+        limit = cfg.max_per_task if answer.good else cfg.max_mended
+        if any(count_by_task[answer.source, task] >= limit for task in answer.limited):
+            refused["is of a task that has enough"] += answer.good
+            continue
+        count_by_task.update((answer.source, task) for task in answer.limited)
+        yield answer
+
+
+def answer_prompts(cfg: Select, pool: Path, refused: Counter[str]) -> Iterator[BestAnswer]:
+    """Yield each prompt that has a usable candidate with the best one. Among good candidates, the one with the highest
+    mean log-prob wins. Without a good candidate, a mended one is used."""
     limits = answer_rules.logprob_limits(Records(pool / "candidates.parquet", Candidate))
-    # Each entry: the number of good candidates, the tasks with a limit, and the example.
-    refused, answered = Counter[str](), list[tuple[int, list[str], Example]]()
     for prompt, candidates, judgements in read_judged_prompts(pool):
         by_id, good, repaired = {c.candidate_id: c for c in candidates}, list[Candidate](), list[Candidate]()
         for judgement in judgements:
@@ -102,16 +126,7 @@ def best_answers(cfg: Select, pool: Path) -> tuple[list[Example], Counter[str]]:
         if good or repaired:
             answer = max(good or repaired, key=lambda c: (likelihood(c), c.candidate_id))
             example = demonstration(prompt, answer, "selected" if good else "mended", cfg)
-            answered.append((len(good), prompt.limited_tasks, example))
-    demonstrations, count_by_task = list[Example](), Counter[tuple[str, str]]()
-    for n_good, tasks, example in sorted(answered, key=lambda entry: content_id(entry[2].id)):
-        limit = cfg.max_per_task if n_good else cfg.max_mended
-        if any(count_by_task[example.source, task] >= limit for task in tasks):
-            refused["is of a task that has enough"] += n_good
-            continue
-        count_by_task.update((example.source, task) for task in tasks)
-        demonstrations.append(example)
-    return demonstrations, refused
+            yield BestAnswer(**vars(example), good=len(good), limited=prompt.limited_tasks)
 
 
 def demonstration(prompt: Example, answer: Candidate, source: str, cfg: Select) -> Example:

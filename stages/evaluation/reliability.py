@@ -15,7 +15,7 @@ import numpy as np
 from stages.config.errors import UserError
 from stages.evaluation import agreement
 from stages.evaluation.agreement import Estimate
-from stages.store.records import Candidate, Example, Judgement, content_id
+from stages.store.records import Candidate, Example, Judgement, Records, content_id
 from stages.store.sealed_json import WRONG_SHAPE
 from stages.tasks.checks import share_passed
 
@@ -108,7 +108,7 @@ def known_by_checks(audit: Iterable[Judgement], prompts: Prompts, candidates: Ca
 
 
 def reliability(
-    judgements: Sequence[Judgement],
+    judgements: Sequence[Judgement] | Records[Judgement],
     audit: Sequence[Judgement],
     known_words: Mapping[Key, str],
     prompts: Prompts,

@@ -1,9 +1,10 @@
 """The base class of labelers, which turn candidates into judgements, and the choice of candidates shown together."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from inspect import signature
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from stages.evaluation.reliability import Key
 from stages.formats.readers.row import Row
 from stages.store import plugins
 from stages.store.judged_pool import column, group_by_prompt
-from stages.store.records import Candidate, Example, Judgement, Records, content_id
+from stages.store.records import Candidate, CandidateFigures, Example, Judgement, Records, content_id
 from stages.store.workspace import Progress, StageDir
 
 
@@ -29,7 +30,14 @@ class Pool(NamedTuple):
     rows: int = 0
 
     def by_prompt(self) -> Iterator[tuple[Example, list[Candidate]]]:
-        return zip(self.prompts, group_by_prompt(self.candidates, column(self.prompts, "id")), strict=True)
+        return zip(self.prompts, group_by_prompt(self.candidates, [*column(self.prompts, "id")]), strict=True)
+
+    def lengths_by_prompt(self) -> Iterator[dict[str, int]]:
+        """Yield the lengths of each prompt's candidates in tokens, by id. Neither texts nor token ids are read."""
+        pool = self.candidates
+        candidates: Any = pool.narrow(CandidateFigures) if isinstance(pool, Records) else pool
+        for drawn in group_by_prompt(candidates, [*column(self.prompts, "id")]):
+            yield {c.candidate_id: c.n_tokens for c in drawn}
 
 
 class Labeler(ABC):
@@ -73,6 +81,8 @@ class Labeler(ABC):
                         raise
                     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                     judgements = [Judgement(prompt.id, self.name, c.candidate_id, error=reason) for c in candidates]
+                for j in judgements if self.own else ():  # now, since the judgements to come may cost money
+                    validate_judgement(j, prompt.id, {c.candidate_id for c in candidates}, f"the labeler {self.name}")
                 yield from judgements
                 progress.update()
 
@@ -86,6 +96,27 @@ def make_labeler(cfg: Label, out: StageDir) -> Labeler:
     labeler = plugins.create_instance(cfg.own, "label.own", out.path, Labeler)  # type: ignore[type-abstract]
     labeler.own = True
     return labeler
+
+
+def validate_judgement(j: Judgement, prompt: str, candidate_ids: Container[str], labeler: str) -> None:
+    """Raise UserError if `j` is not a valid judgement of these candidates of the prompt."""
+    if not isinstance(j, Judgement):
+        raise UserError(f"{labeler} yields a {type(j).__name__}. Yield objects of the class Judgement.")
+    names = [j.candidate_id] if j.candidate_id is not None else [str(j.a), str(j.b)]
+    if j.prompt_id != prompt or any(name not in candidate_ids for name in names):
+        judged = ", ".join(names)
+        raise UserError(f"{labeler} judges {judged}: not a candidate of prompt {j.prompt_id}. Use the given ids.")
+    outcomes = [name for name in ("score", "preference", "error") if vars(j)[name] is not None]
+    if len(outcomes) != 1:
+        fields = " and ".join(outcomes) or "nothing"
+        raise UserError(f"{labeler} sets {fields} in a judgement. Set exactly one of score, preference and error.")
+    if j.score is not None and not (isinstance(j.score, Real) and j.candidate_id and 0 <= j.score <= 1):
+        raise UserError(f"{labeler} gives the score {j.score}. A score is a number from 0 to 1, of one candidate.")
+    if j.preference is not None and (j.preference not in ("a", "b", "tie") or j.candidate_id or j.a == j.b):
+        raise UserError(
+            f"{labeler} gives the preference {j.preference!r} for {j.a} and {j.b}. A preference is a, b or tie, "
+            "between two different candidates."
+        )
 
 
 def hash_order(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:

@@ -1,23 +1,24 @@
 """Candidates and their judgements, read one prompt at a time."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress, groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.config.errors import UserError
-from stages.store.records import Candidate, Example, Judgement, Record, Records
+from stages.store.records import Candidate, CandidateFigures, Example, Judgement, Record, Records
 
-Row = TypeVar("Row", bound=Candidate | Judgement)
+Row = TypeVar("Row", bound=Candidate | CandidateFigures | Judgement)
 
 
 def read_judged_prompts(folder: Path) -> Iterator[tuple[Example, list[Candidate], list[Judgement]]]:
     """Yield each prompt of a label node with its candidates and their judgements."""
     prompts = Records(folder / "prompts.parquet", Example)
-    ids = prompts.column("id")
+    ids = [*prompts.column("id")]
     candidates = group_by_prompt(Records(folder / "candidates.parquet", Candidate), ids)
     judgements = group_by_prompt(Records(folder / "judgements.parquet", Judgement), ids)
     return zip(prompts, candidates, judgements, strict=True)
@@ -39,23 +40,34 @@ def count_right(folder: Path, right_from: float) -> Iterator[tuple[Example, int,
 def group_by_prompt(records: Sequence[Row] | Records[Row], prompts: Sequence[str]) -> Iterator[list[Row]]:
     """Yield the list of records of each prompt, in the order of `prompts`. Most records are stored in that order. The
     others, which come after records of a later prompt, are read first."""
-    turn = {prompt: i for i, prompt in enumerate(prompts)}
-    turns = np.array([turn[prompt] for prompt in column(records, "prompt_id")], int)
-    late = turns < np.maximum.accumulate(turns)
+    late = find_late(records, prompts)
     late_records = defaultdict[str, list[Row]](list)
     if late.any():
         for record in compress(records, late):
             late_records[record.prompt_id].append(record)
-    in_order = groupby(compress(records, ~late), lambda record: record.prompt_id)
-    group = next(in_order, None)
-    for prompt in prompts:
-        prompt_records = list[Row]()
-        if group and group[0] == prompt:
-            prompt_records = [*group[1]]
-            group = next(in_order, None)
+    for prompt, prompt_records in zip(prompts, split_by_prompt(compress(records, ~late), prompts), strict=True):
         yield prompt_records + late_records.pop(prompt, [])
 
 
-def column(records: Sequence[Record] | Records[Record], name: str) -> list[Any]:
-    """Return one field of all records."""
-    return records.column(name) if isinstance(records, Records) else [getattr(record, name) for record in records]
+def find_late(records: Sequence[Row] | Records[Row], prompts: Sequence[str]) -> NDArray[np.bool_]:
+    """Return for each record if it comes after a record of a later prompt."""
+    turn = {prompt: i for i, prompt in enumerate(prompts)}
+    turns = np.fromiter((turn[prompt] for prompt in column(records, "prompt_id")), np.int32)
+    return turns < np.maximum.accumulate(turns)
+
+
+def split_by_prompt(records: Iterable[Row], prompts: Iterable[str]) -> Iterator[list[Row]]:
+    """Yield the list of records of each prompt. The records are in the order of `prompts`."""
+    groups = groupby(records, lambda record: record.prompt_id)
+    group = next(groups, None)
+    for prompt in prompts:
+        if group and group[0] == prompt:
+            yield [*group[1]]
+            group = next(groups, None)
+        else:
+            yield []
+
+
+def column(records: Sequence[Record] | Records[Record], name: str) -> Iterator[Any]:
+    """Yield one field of every record."""
+    return records.column(name) if isinstance(records, Records) else (getattr(record, name) for record in records)

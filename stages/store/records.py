@@ -4,8 +4,11 @@ Ids are hashes of content, so a re-run, a shard or another machine gives the sam
 could not be computed is null with an error next to it, never zero or a default."""
 
 import hashlib
+import heapq
 import json
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from json.encoder import encode_basestring_ascii as quoted
@@ -21,6 +24,7 @@ from stages.store.table_schema import Float32, Int32, arrow_type, records_of, sc
 Message = Annotated[dict[str, str], pa.struct([("role", pa.string()), ("content", pa.string())])]
 ROWS_PER_GROUP = 10_000  # rows that are written together
 ROWS_PER_PIECE = 200  # records in memory at a time when a table is read or written
+ROWS_PER_RUN = 20_000  # records in memory at a time when they are sorted
 FILE_SAMPLERS = ("dataset", "file")  # samplers that read candidates instead of drawing them
 KIND_SEPARATOR = " + "  # separates the kinds of constraints in the field `task`
 MESSAGES = arrow_type(list[Message])
@@ -131,6 +135,16 @@ class Candidate:
 
 
 @dataclass
+class CandidateFigures:
+    """A candidate without its text and its token ids, which take most of the time to read."""
+
+    prompt_id: str
+    candidate_id: str
+    logprob: float | None
+    n_tokens: Int32
+
+
+@dataclass
 class Judgement:
     """A judgement of one candidate (`score` in [0, 1]) or of two (`a`, `b`, and `preference`: a, b or tie). If the
     judgement failed, only `error` is set."""
@@ -213,10 +227,15 @@ class Outcome:
 
 
 Record = TypeVar("Record")
+Narrow = TypeVar("Narrow")
 
 
 def save(path: Path, records: Iterable[Record], kind: type[Record]) -> None:
     """Write records as a Parquet file, in groups of rows. The file appears only when it is complete."""
+    if isinstance(records, Records) and pq.read_schema(records.path) == schema_of(kind):  # already in a file
+        shutil.copyfile(records.path, draft := path.with_suffix(".draft"))
+        draft.replace(path)
+        return
     save_tables(path, to_tables(records, kind), kind)
 
 
@@ -248,38 +267,63 @@ def load(path: Path, kind: type[Record]) -> list[Record]:
     return list(stream(path, kind))
 
 
-def stream(path: Path, kind: type[Record]) -> Iterator[Record]:
-    """Yield the records of a file that `save` wrote. Only few of them are in memory at a time."""
+def sort_on_disk(
+    records: Iterable[Record], kind: type[Record], key: Callable[[Record], Any], folder: Path
+) -> Iterator[Record]:
+    """Return the records in the order of `key`; equal keys keep their order. Sorted parts wait in files of `folder`,
+    so that only few records are in memory at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting, parts = iter(records), list[Path]()
+    while rows := sorted(islice(waiting, ROWS_PER_RUN), key=key):
+        parts.append(folder / f"{len(parts):06d}.parquet")
+        save(parts[-1], rows, kind)
+    return heapq.merge(*(stream(part, kind) for part in parts), key=key)
+
+
+@contextmanager
+def open_table(path: Path) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file. Raise Damaged if the file cannot be opened, or if its use raises a fitting error."""
     try:
         with pq.ParquetFile(path) as table:
-            for batch in table.iter_batches(ROWS_PER_PIECE):
-                yield from records_of(batch, kind)
+            yield table
     except (pa.ArrowException, OSError, *WRONG_SHAPE) as error:
         raise Damaged(path, error) from error
+
+
+def stream(path: Path, kind: type[Record], columns: Sequence[str] | None = None) -> Iterator[Record]:
+    """Yield the records of a file that `save` wrote, and read only these columns (None: all). Only few records are in
+    memory at a time."""
+    with open_table(path) as table:
+        for batch in table.iter_batches(ROWS_PER_PIECE, columns=columns):
+            yield from records_of(batch, kind)
 
 
 class Records(Generic[Record]):
     """The records of a file that `save` wrote. Each iteration reads the file again, a few records at a time."""
 
-    def __init__(self, path: Path, kind: type[Record]):
-        self.path, self.kind = path, kind
+    def __init__(self, path: Path, kind: type[Record], columns: Sequence[str] | None = None):
+        self.path, self.kind, self.columns = path, kind, columns
 
     def __iter__(self) -> Iterator[Record]:
-        return stream(self.path, self.kind)
+        return stream(self.path, self.kind, self.columns)
 
     def __len__(self) -> int:
-        return len(self.columns())
+        with open_table(self.path) as table:
+            return table.metadata.num_rows  # type: ignore[no-any-return]
 
-    def columns(self, *names: str) -> pa.Table:
-        """Return a table with these fields of all records."""
-        try:
-            return pq.read_table(self.path, columns=[*names])
-        except (pa.ArrowException, OSError, *WRONG_SHAPE) as error:
-            raise Damaged(self.path, error) from error
+    def narrow(self, kind: type[Narrow]) -> "Records[Narrow]":
+        """Return the same records as objects of a class with fewer fields. Only their columns are read."""
+        return Records(self.path, kind, schema_of(kind).names)
 
-    def column(self, name: str) -> list[Any]:
-        """Return one field of all records."""
-        return self.columns(name)[name].to_pylist()  # type: ignore[no-any-return]
+    def rows(self, *names: str) -> Iterator[tuple[Any, ...]]:
+        """Yield these fields of every record, a few records at a time."""
+        with open_table(self.path) as table:
+            for batch in table.iter_batches(ROWS_PER_GROUP, columns=names):
+                yield from zip(*(batch[name].to_pylist() for name in names), strict=True)
+
+    def column(self, name: str) -> Iterator[Any]:
+        """Yield one field of every record."""
+        return (value for (value,) in self.rows(name))
 
 
 def prompt_id(messages: list[Message]) -> str:

@@ -1,5 +1,6 @@
 """Truncated candidates: the share that ended by themselves, advice for more of these, and the rule for the others."""
 
+from collections import Counter
 from pathlib import Path
 
 from stages.config.choices import Unfinished
@@ -10,8 +11,8 @@ MOST = 0.5  # share of candidates: if fewer end, a higher temperature is no reme
 
 def share_ended(pool: Path) -> float:
     """Return the share of a pool's candidates that ended by themselves; 1 for an empty pool."""
-    reasons = Records(pool / "candidates.parquet", Candidate).column("finish_reason")
-    return reasons.count("stop") / len(reasons) if reasons else 1.0
+    reasons = Counter(Records(pool / "candidates.parquet", Candidate).column("finish_reason"))
+    return reasons["stop"] / reasons.total() if reasons else 1.0
 
 
 def resolve_unfinished(rule: Unfinished, share: float) -> Unfinished:

@@ -1,6 +1,7 @@
 """Judged candidates become examples; and SFT on the chosen completions does all as DPO does it, but for the loss."""
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,11 +133,11 @@ def test_some_answers_are_held_out_whatever_else_there_is(tmp_path: Path) -> Non
     prompts = [prompt(f"p{i}") for i in range(60)]
     inputs = judged(tmp_path / "pool", prompts, [answer(p.id, GOOD) for p in prompts])
     cfg: Select = replace(settings(*TINY).select, max_per_task=60, validation_fraction=0.3)
-    whole, _ = select.best_answers(cfg, inputs["judged"])
-    splits = {e.id: e.split for e in whole}
+    chosen = lambda pool: select.best_answers(cfg, pool, Counter(), tmp_path / "sorted")
+    splits = {e.id: e.split for e in chosen(inputs["judged"])}
     assert 8 < sum(split == "validation" for split in splits.values()) < 28
     fewer = judged(tmp_path / "fewer", prompts[:20], [answer(p.id, GOOD) for p in prompts[:20]])
-    assert {e.id: e.split for e in select.best_answers(cfg, fewer["judged"])[0]}.items() <= splits.items()
+    assert {e.id: e.split for e in chosen(fewer["judged"])}.items() <= splits.items()
 
 
 def test_the_graph_asks_the_base_once_for_all_seeds(tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+"""Measure how stages grow with the number of candidates: `python -m tests.bench.scale [COUNT …] [KEY=VALUE …]`.
+
+Made-up nodes of COUNT candidates (100_000), eight a prompt, with one of two short texts and `tokens` ids each (4), go
+through the functions of the stages: `shards` (finished records in shards, read again as one table), `label` (checks),
+`pairs`, `select`; `manifest` hashes `files` small files (one for a thousand candidates) and checks their manifest.
+Every step runs in a fresh process that may allocate `limit` GiB (16). For each, the seconds and CPU-seconds per
+million candidates, the largest resident memory and the bytes of its files per candidate. `steps=label,pairs` runs only
+these. `folder` keeps the nodes of a count, and makes those that are missing (default: a temporary folder).
+"""
+
+import json
+import logging
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stages.store.manifest import check_files, digest_of
+from stages.store.records import Candidate, Check, Example, save
+from stages.store.sealed_json import file_digests
+from stages.store.shards import produce_in_shards
+from tests.helpers import ROOT, settings
+from tests.stages.reading import work
+
+PER_PROMPT = 8
+SHARD = 256  # prompts, as `sample.runtime.shard_size`
+INPUTS = {"label": {"pool": "sample"}, "pairs": {"judged": "label"}, "select": {"judged": "label", "data": "data"}}
+STEPS = ("shards", *INPUTS, "manifest")
+
+
+class Cost(NamedTuple):
+    """What a step took: seconds, CPU-seconds, the largest resident memory and the files' size in bytes."""
+
+    wall: float
+    processor: float
+    memory: int
+    written: int
+
+
+def make_prompt(i: int) -> Example:
+    messages, checks = [{"role": "user", "content": f"Name number {i}."}], [Check("contains", {"text": "one"})]
+    return Example(f"{i:016x}", messages, None, "made up", "made up", "preference", checks=checks)
+
+
+def make_candidates(i: int, token_ids: list[int]) -> list[Candidate]:
+    """Return a prompt's candidates. The checks accept every second one."""
+    drawn = ("policy", "hf", 1.0, 0), (token_ids, "stop", -1.5, len(token_ids))
+    names = (f"{i * PER_PROMPT + j:016x}" for j in range(PER_PROMPT))
+    texts = ("It is one.", "It is two.") * (PER_PROMPT // 2)
+    return [Candidate(f"{i:016x}", name, *drawn[0], text, *drawn[1]) for name, text in zip(names, texts, strict=True)]
+
+
+def make_nodes(folder: Path, count: int, tokens: int) -> None:
+    """Write the inputs of the stages: the node `sample`, and `data` without examples."""
+    for name in ("sample", "data"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    prompts, token_ids = range(count // PER_PROMPT), [*range(tokens)]
+    save(folder / "data" / "examples.parquet", [], Example)
+    save(folder / "sample" / "prompts.parquet", map(make_prompt, prompts), Example)
+    candidates = (candidate for i in prompts for candidate in make_candidates(i, token_ids))
+    save(folder / "sample" / "candidates.parquet", candidates, Candidate)
+
+
+def write_shards(folder: Path, count: int, tokens: int) -> None:
+    """Save made-up candidates as a sampler does, and read them again as the stage `sample` does."""
+    token_ids = [*range(tokens)]
+
+    def produce(prompts: Sequence[int]) -> Iterator[tuple[int, list[Candidate]]]:
+        return ((i, make_candidates(i, token_ids)) for i in prompts)
+
+    prompts, out = range(count // PER_PROMPT), work(folder / "shards")
+    of_prompt = lambda candidate: candidate.prompt_id
+    table = produce_in_shards(prompts, "{:016x}".format, produce, Candidate, of_prompt, SHARD, "shards", out)
+    save(out / "candidates.parquet", table, Candidate)
+
+
+def check_manifest(folder: Path, files: int) -> None:
+    """Hash many small files, and check them against their manifest."""
+    paths = [folder / f"{i:06d}.parquet" for i in range(files)]
+    for path in paths:
+        path.write_text(path.name)
+    digests = file_digests(paths)
+    entries = {
+        path.name: {"bytes": 14, "mtime_ns": 0, "sha256": sha} for path, sha in zip(paths, digests, strict=True)
+    }
+    note = folder / "manifest.json"
+    note.write_text(json.dumps({"files": entries, "digest": digest_of(entries)}))
+    manifest = json.loads(note.read_text())
+    assert not any(problem for _, problem in check_files(folder, manifest, manifest["files"]))
+
+
+def run_step(step: str, folder: Path, count: int, tokens: int = 4, files: int = 0, limit: int = 16) -> Cost:
+    """Run a step in this process, which must be a fresh one: its largest memory counts from the start."""
+    resource.setrlimit(resource.RLIMIT_DATA, (limit << 30, limit << 30))
+    (out := folder / step).mkdir(parents=True, exist_ok=True)
+    if step in INPUTS:
+        module, block = import_module(f"stages.{step}"), getattr(settings("recipe=tiny"), step)
+        inputs, stage_dir = {role: folder / name for role, name in INPUTS[step].items()}, work(out)
+    started, processor = time.perf_counter(), time.process_time()
+    if step in INPUTS:
+        module.run(block, inputs, stage_dir)
+    elif step == "shards":
+        write_shards(folder, count, tokens)
+    elif step == "manifest":
+        check_manifest(out, files or count // 1000)
+    else:
+        make_nodes(folder, count, tokens)
+    took = time.perf_counter() - started, time.process_time() - processor
+    return Cost(*took, peak(), sum(path.stat().st_size for path in out.rglob("*") if path.is_file()))
+
+
+def peak() -> int:
+    """Return this process's largest resident memory in bytes. (`ru_maxrss` would count the parent's, too.)"""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) << 10
+
+
+def in_fresh_process(step: str, folder: Path, count: int, **options: int) -> Cost:
+    """Return the cost of a step that runs in a process of its own."""
+    arguments = json.dumps({"step": step, "folder": str(folder), "count": count, **options})
+    command = [sys.executable, "-m", "tests.bench.scale", arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{step} failed: {done.stderr[-2000:]}")
+    return Cost(*json.loads(done.stdout.splitlines()[-1]))
+
+
+def main(counts: Sequence[int], steps: Sequence[str], folder: Path, **options: int) -> None:
+    logging.info(
+        "%-10s %10s %12s %12s %10s %12s", "candidates", "step", "s/million", "CPU-s/m.", "peak MiB", "B/candidate"
+    )
+    for count in counts:
+        nodes = folder / str(count)
+        made = [] if (nodes / "sample" / "candidates.parquet").exists() else ["sample"]
+        for step in (*made, *steps):
+            cost = in_fresh_process(step, nodes, count, **options)
+            each = cost.wall * 1e6 / count, cost.processor * 1e6 / count, cost.memory >> 20, cost.written / count
+            logging.info("%-10d %10s %12.1f %12.1f %10d %12.1f", count, step, *each)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if sys.argv[1:] and sys.argv[1].startswith("{"):
+        step_arguments: dict[str, Any] = json.loads(sys.argv[1])
+        sys.stdout.write(json.dumps(run_step(**{**step_arguments, "folder": Path(step_arguments["folder"])})))
+    else:
+        named = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
+        counts = [int(argument) for argument in sys.argv[1:] if "=" not in argument] or [100_000]
+        chosen_steps = named.pop("steps", ",".join(STEPS)).split(",")
+        with tempfile.TemporaryDirectory() as temporary:
+            place = Path(named.pop("folder", temporary))
+            main(counts, chosen_steps, place, **{key: int(value) for key, value in named.items()})
