@@ -140,8 +140,7 @@ def complete_judgements(
         judged_ids |= {name for j in judged for name in reliability.key_of(j)}
         reason = "the labeler gave no judgement"
         judged += [Judgement(prompt, labeler, name, error=reason) for name in lengths if name not in judged_ids]
-        place_of = {name: i for i, name in enumerate(lengths)}
-        yield lengths, sorted(judged, key=lambda j: [place_of[name] for name in reliability.key_of(j)])
+        yield lengths, sorted(judged, key=lambda j: [*map([*lengths].index, reliability.key_of(j))])
 
 
 class Figures:

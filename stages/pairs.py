@@ -20,7 +20,7 @@ from stages.pairing.strategies import BY_STRENGTH, StrategyResult, pairs_per_pro
 from stages.store import records
 from stages.store.judged_pool import read_judged_prompts
 from stages.store.licences import Licences
-from stages.store.records import Candidate, Example, Judgement, Pair, Records
+from stages.store.records import Candidate, Example, Judgement, Pair, Records, TokenCount
 from stages.store.splits import draw_side
 from stages.store.text_units import transcript
 from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
@@ -166,7 +166,7 @@ def generate_pairs(
 
 def judged_prompts(cfg: Pairs, pool: Path) -> Iterator[tuple[Example, list[Judgement], list[Contrast], set[str]]]:
     """Yield each prompt with its judgements, their contrasts, and the ids of candidates that must not be chosen."""
-    limits = logprob_limits(Records(pool / "candidates.parquet", Candidate)) if cfg.quality else None
+    limits = logprob_limits(Records(pool / "candidates.parquet", TokenCount)) if cfg.quality else None
     for prompt, candidates, judgements in read_judged_prompts(pool):
         unsound = {
             c.candidate_id for c in candidates if limits and (find_broken_rule(prompt, c) or not is_within(c, limits))

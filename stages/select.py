@@ -16,7 +16,7 @@ from stages.curation import answer_rules
 from stages.curation.mend import mend_answer
 from stages.store.judged_pool import read_judged_prompts
 from stages.store.licences import Licences
-from stages.store.records import Candidate, Example, Pair, Records, content_id, save, sort_on_disk, stream
+from stages.store.records import Candidate, Example, Pair, Records, TokenCount, content_id, save, sort_on_disk, stream
 from stages.store.splits import draw_side
 from stages.store.table_schema import Int32
 from stages.store.text_units import count_shared_prefix
@@ -104,7 +104,7 @@ def best_answers(cfg: Select, pool: Path, refused: Counter[str], folder: Path) -
 def answer_prompts(cfg: Select, pool: Path, refused: Counter[str]) -> Iterator[BestAnswer]:
     """Yield each prompt that has a usable candidate with the best one. Among good candidates, the one with the highest
     mean log-prob wins. Without a good candidate, a mended one is used."""
-    limits = answer_rules.logprob_limits(Records(pool / "candidates.parquet", Candidate))
+    limits = answer_rules.logprob_limits(Records(pool / "candidates.parquet", TokenCount))
     for prompt, candidates, judgements in read_judged_prompts(pool):
         by_id, good, repaired = {c.candidate_id: c for c in candidates}, list[Candidate](), list[Candidate]()
         for judgement in judgements:

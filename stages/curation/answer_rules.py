@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from stages.config.installation import read_beside
-from stages.store.records import Candidate, CandidateFigures, Example, Records
+from stages.store.records import Candidate, Example, TokenCount
 from stages.store.text_units import lines, lower_words
 from stages.tasks.open_requests import is_echo
 
@@ -79,12 +79,10 @@ def find_broken_rule(prompt: Example, candidate: Candidate) -> str | None:
     return next((reason for reason, breaks in RULES.items() if breaks(prompt, candidate)), None)
 
 
-def logprob_limits(candidates: Iterable[Candidate | CandidateFigures] | Records[Candidate]) -> tuple[float, float]:
+def logprob_limits(candidates: Iterable[Candidate | TokenCount]) -> tuple[float, float]:
     """Return the lowest and the highest usual mean log-prob per token. A share of UNUSUAL of the candidates lies
     outside, half of them on each side. Candidates above the limits recite or repeat themselves; those below ramble.
     Without log-probs, the limits are infinite."""
-    if isinstance(candidates, Records):
-        candidates = candidates.narrow(CandidateFigures)
     logprobs = array("d", (c.logprob / c.n_tokens for c in candidates if c.logprob is not None and c.n_tokens))
     if not logprobs:
         return -np.inf, np.inf

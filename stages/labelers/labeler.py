@@ -14,7 +14,7 @@ from stages.evaluation.reliability import Key
 from stages.formats.readers.row import Row
 from stages.store import plugins
 from stages.store.judged_pool import column, group_by_prompt
-from stages.store.records import Candidate, CandidateFigures, Example, Judgement, Records, content_id
+from stages.store.records import Candidate, Example, Judgement, Records, TokenCount, content_id
 from stages.store.workspace import Progress, StageDir
 
 
@@ -35,7 +35,7 @@ class Pool(NamedTuple):
     def lengths_by_prompt(self) -> Iterator[dict[str, int]]:
         """Yield the lengths of each prompt's candidates in tokens, by id. Neither texts nor token ids are read."""
         pool = self.candidates
-        candidates: Any = pool.narrow(CandidateFigures) if isinstance(pool, Records) else pool
+        candidates: Any = Records(pool.path, TokenCount) if isinstance(pool, Records) else pool
         for drawn in group_by_prompt(candidates, [*column(self.prompts, "id")]):
             yield {c.candidate_id: c.n_tokens for c in drawn}
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stages.config.errors import UserError
-from stages.store.records import Candidate, CandidateFigures, Example, Judgement, Record, Records
+from stages.store.records import Candidate, Example, Judgement, Record, Records, TokenCount
 
-Row = TypeVar("Row", bound=Candidate | CandidateFigures | Judgement)
+Row = TypeVar("Row", bound=Candidate | TokenCount | Judgement)
 
 
 def read_judged_prompts(folder: Path) -> Iterator[tuple[Example, list[Candidate], list[Judgement]]]:
@@ -40,20 +39,16 @@ def count_right(folder: Path, right_from: float) -> Iterator[tuple[Example, int,
 def group_by_prompt(records: Sequence[Row] | Records[Row], prompts: Sequence[str]) -> Iterator[list[Row]]:
     """Yield the list of records of each prompt, in the order of `prompts`. Most records are stored in that order. The
     others, which come after records of a later prompt, are read first."""
-    late = find_late(records, prompts)
+    turn = {prompt: i for i, prompt in enumerate(prompts)}
+    turns = np.fromiter((turn[prompt] for prompt in column(records, "prompt_id")), np.int32)
+    late = turns < np.maximum.accumulate(turns)
+    del turn, turns  # the generator may be open for hours
     late_records = defaultdict[str, list[Row]](list)
     if late.any():
         for record in compress(records, late):
             late_records[record.prompt_id].append(record)
     for prompt, prompt_records in zip(prompts, split_by_prompt(compress(records, ~late), prompts), strict=True):
         yield prompt_records + late_records.pop(prompt, [])
-
-
-def find_late(records: Sequence[Row] | Records[Row], prompts: Sequence[str]) -> NDArray[np.bool_]:
-    """Return for each record if it comes after a record of a later prompt."""
-    turn = {prompt: i for i, prompt in enumerate(prompts)}
-    turns = np.fromiter((turn[prompt] for prompt in column(records, "prompt_id")), np.int32)
-    return turns < np.maximum.accumulate(turns)
 
 
 def split_by_prompt(records: Iterable[Row], prompts: Iterable[str]) -> Iterator[list[Row]]:

@@ -7,10 +7,10 @@ import hashlib
 import heapq
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, count, islice
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -24,7 +24,7 @@ from stages.store.table_schema import Float32, Int32, arrow_type, records_of, sc
 Message = Annotated[dict[str, str], pa.struct([("role", pa.string()), ("content", pa.string())])]
 ROWS_PER_GROUP = 10_000  # rows that are written together
 ROWS_PER_PIECE = 200  # records in memory at a time when a table is read or written
-ROWS_PER_RUN = 20_000  # records in memory at a time when they are sorted
+ROWS_PER_PART = 20_000  # records in memory at a time when they are sorted
 FILE_SAMPLERS = ("dataset", "file")  # samplers that read candidates instead of drawing them
 KIND_SEPARATOR = " + "  # separates the kinds of constraints in the field `task`
 MESSAGES = arrow_type(list[Message])
@@ -135,8 +135,8 @@ class Candidate:
 
 
 @dataclass
-class CandidateFigures:
-    """A candidate without its text and its token ids, which take most of the time to read."""
+class TokenCount:
+    """The length of a candidate in tokens, read without its text and its token ids, which take most of the time."""
 
     prompt_id: str
     candidate_id: str
@@ -227,7 +227,6 @@ class Outcome:
 
 
 Record = TypeVar("Record")
-Narrow = TypeVar("Narrow")
 
 
 def save(path: Path, records: Iterable[Record], kind: type[Record]) -> None:
@@ -271,13 +270,17 @@ def sort_on_disk(
     records: Iterable[Record], kind: type[Record], key: Callable[[Record], Any], folder: Path
 ) -> Iterator[Record]:
     """Return the records in the order of `key`; equal keys keep their order. Sorted parts wait in files of `folder`,
-    so that only few records are in memory at a time."""
+    so that only few records are in memory at a time. Of parts that follow each other, one file is open at a time."""
     folder.mkdir(parents=True, exist_ok=True)
-    waiting, parts = iter(records), list[Path]()
-    while rows := sorted(islice(waiting, ROWS_PER_RUN), key=key):
-        parts.append(folder / f"{len(parts):06d}.parquet")
-        save(parts[-1], rows, kind)
-    return heapq.merge(*(stream(part, kind) for part in parts), key=key)
+    waiting, runs, last_key = iter(records), list[list[Path]](), None
+    for number in count():
+        if not (rows := sorted(islice(waiting, ROWS_PER_PART), key=key)):
+            break
+        save(part := folder / f"{number:06d}.parquet", rows, kind)
+        runs += [] if number and last_key <= key(rows[0]) else [[]]
+        runs[-1].append(part)
+        last_key = key(rows[-1])
+    return heapq.merge(*(chain.from_iterable(stream(part, kind) for part in run) for run in runs), key=key)
 
 
 @contextmanager
@@ -290,30 +293,26 @@ def open_table(path: Path) -> Iterator[pq.ParquetFile]:
         raise Damaged(path, error) from error
 
 
-def stream(path: Path, kind: type[Record], columns: Sequence[str] | None = None) -> Iterator[Record]:
-    """Yield the records of a file that `save` wrote, and read only these columns (None: all). Only few records are in
-    memory at a time."""
+def stream(path: Path, kind: type[Record]) -> Iterator[Record]:
+    """Yield the records of a file that `save` wrote. Only few of them are in memory at a time. Of a class with fewer
+    fields than the file's, only the columns of these fields are read."""
     with open_table(path) as table:
-        for batch in table.iter_batches(ROWS_PER_PIECE, columns=columns):
+        for batch in table.iter_batches(ROWS_PER_PIECE, columns=schema_of(kind).names):
             yield from records_of(batch, kind)
 
 
 class Records(Generic[Record]):
     """The records of a file that `save` wrote. Each iteration reads the file again, a few records at a time."""
 
-    def __init__(self, path: Path, kind: type[Record], columns: Sequence[str] | None = None):
-        self.path, self.kind, self.columns = path, kind, columns
+    def __init__(self, path: Path, kind: type[Record]):
+        self.path, self.kind = path, kind
 
     def __iter__(self) -> Iterator[Record]:
-        return stream(self.path, self.kind, self.columns)
+        return stream(self.path, self.kind)
 
     def __len__(self) -> int:
         with open_table(self.path) as table:
             return table.metadata.num_rows  # type: ignore[no-any-return]
-
-    def narrow(self, kind: type[Narrow]) -> "Records[Narrow]":
-        """Return the same records as objects of a class with fewer fields. Only their columns are read."""
-        return Records(self.path, kind, schema_of(kind).names)
 
     def rows(self, *names: str) -> Iterator[tuple[Any, ...]]:
         """Yield these fields of every record, a few records at a time."""

@@ -21,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stages.store import records
 from stages.store.manifest import check_files, digest_of
 from stages.store.records import Candidate, Check, Example, save
 from stages.store.sealed_json import file_digests
@@ -95,8 +96,12 @@ def check_manifest(folder: Path, files: int) -> None:
     assert not any(problem for _, problem in check_files(folder, manifest, manifest["files"]))
 
 
-def run_step(step: str, folder: Path, count: int, tokens: int = 4, files: int = 0, limit: int = 16) -> Cost:
-    """Run a step in this process, which must be a fresh one: its largest memory counts from the start."""
+def run_step(
+    step: str, folder: Path, count: int, tokens: int = 4, files: int = 0, limit: int = 16, part: int = 0
+) -> Cost:
+    """Run a step in this process, which must be a fresh one: its largest memory counts from the start. `part` records
+    are sorted together, as if there were many more (0: as many as always)."""
+    records.ROWS_PER_PART = part or records.ROWS_PER_PART
     resource.setrlimit(resource.RLIMIT_DATA, (limit << 30, limit << 30))
     (out := folder / step).mkdir(parents=True, exist_ok=True)
     if step in INPUTS:
@@ -107,12 +112,15 @@ def run_step(step: str, folder: Path, count: int, tokens: int = 4, files: int = 
         module.run(block, inputs, stage_dir)
     elif step == "shards":
         write_shards(folder, count, tokens)
+    elif step == "chain":  # everything that a test needs, in one process
+        for each in ("sample", *INPUTS):
+            run_step(each, folder, count, tokens, files, limit, part)
     elif step == "manifest":
         check_manifest(out, files or count // 1000)
     else:
         make_nodes(folder, count, tokens)
     took = time.perf_counter() - started, time.process_time() - processor
-    return Cost(*took, peak(), sum(path.stat().st_size for path in out.rglob("*") if path.is_file()))
+    return Cost(*took, peak(), sum(path.stat().st_size for path in out.glob("*") if path.is_file()))
 
 
 def peak() -> int:

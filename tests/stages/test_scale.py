@@ -1,0 +1,17 @@
+"""Many candidates: what `label`, `pairs` and `select` hold in memory grows by a few bytes for each of them."""
+
+from pathlib import Path
+
+from tests.bench.scale import in_fresh_process
+
+# Eight candidates a prompt. The smaller pool fills what a table is written by (10,000 records).
+FEW, MANY = 20_000, 50_000
+# A Python object for every candidate costs over 300 bytes, with ids, texts and entries 808: so it was at a million.
+# Scores, lengths, places and a share of the prompts' ids take about 80. The rest is for memory that an allocator keeps,
+# which varies by 2 to 3 MB from run to run: 100 bytes a candidate here.
+MOST_BYTES = 250
+
+
+def test_memory_hardly_grows_with_candidates(tmp_path: Path) -> None:
+    few, many = (in_fresh_process("chain", tmp_path / f"{n}", n, part=1_000).memory for n in (FEW, MANY))
+    assert (many - few) / (MANY - FEW) < MOST_BYTES
