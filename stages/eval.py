@@ -17,11 +17,11 @@ from stages.curation.answer_rules import is_repetitive
 from stages.evaluation import benchmarks, judged, learnt, likelihood, measures, outcomes, retention, rounds
 from stages.evaluation.asked import PROMPT_SOURCES, prompts_of_set
 from stages.evaluation.checked import Checked
-from stages.evaluation.outcomes import Answers, Table, tabulate
+from stages.evaluation.outcomes import Answers, Outcome, Table, tabulate
 from stages.evaluation.suite_results import read_suites
 from stages.models.loading import resolve_device
 from stages.store import safe_files
-from stages.store.records import Candidate, Example, Outcome, Pair, Records, save
+from stages.store.records import Candidate, Example, Pair, Records, save
 from stages.store.single_completions import UnpairedPreference
 from stages.store.workspace import StageDir
 
@@ -106,8 +106,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 
 def parts_of_verdict(checked: Checked, pairs: dict[str, Any], comparisons: dict[str, Any], own: bool) -> list[str]:
-    """Return the names of the verdict's parts, the most important first. `own`: the preferences come from the user, so
-    that generated prompts are not about them."""
+    """Return the verdict's parts, the most important first. `own`: preferences of the user, not generated ones."""
     parts = {"checks": checked.endpoint, "learnt": pairs, "judged": comparisons}
     if own:
         order = ["learnt", "judged"] + ["checks"] * checked.is_from_files
@@ -189,8 +188,7 @@ def unseen(prompts: list[Example], trained_ids: set[str], out: StageDir) -> list
 
 
 def read_shared_answers(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> tuple[dict[str, Answers], int]:
-    """Read by set the answers to the prompts that every model answered, and count the others, with a warning.
-    Raise UserError if no prompt of a set is left."""
+    """Read by set the answers to prompts that every model answered. Raise UserError if a set has none left."""
     by_set, total = dict[str, Answers](), 0
     for name in (name for name in PROMPT_SOURCES if f"{name}_policy" in inputs):
         by_set[name], left_out = outcomes.read_answers({role: inputs[f"{name}_{role}"] for role in cfg.models})

@@ -18,9 +18,9 @@ from stages.evaluation.reliability import Key
 from stages.formats.source_reading import count_reasons, quarantine, warn_unused_columns
 from stages.labelers.labeler import Labeler, Pool, make_labeler, validate_judgement
 from stages.store import plugins
-from stages.store.judged_pool import column, split_by_prompt
+from stages.store.judged_pool import column, sort_on_disk, split_by_prompt
 from stages.store.manifest import manifest_of
-from stages.store.records import Candidate, Example, Judgement, Records, save, sort_on_disk, stream
+from stages.store.records import Candidate, Example, Judgement, Records, save, stream
 from stages.store.sealed_json import write_note
 from stages.store.workspace import SCRATCH, StageDir
 

@@ -18,9 +18,9 @@ from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.plackett_luce import rank_contrasts
 from stages.pairing.strategies import BY_STRENGTH, StrategyResult, pairs_per_prompt, select_contrasts, table
 from stages.store import records
-from stages.store.judged_pool import read_judged_prompts
+from stages.store.judged_pool import TokenCount, read_judged_prompts
 from stages.store.licences import Licences
-from stages.store.records import Candidate, Example, Judgement, Pair, Records, TokenCount
+from stages.store.records import Candidate, Example, Judgement, Pair, Records
 from stages.store.splits import draw_side
 from stages.store.text_units import transcript
 from stages.store.truncation import ending_advice, resolve_unfinished, share_ended
@@ -69,8 +69,9 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "dropped as rejected": rules.refused[admission.WORSE_UNFINISHED],
         "refused as chosen": rules.refused[admission.BETTER_UNFINISHED],
     }
-    drawn = Records(pool / "candidates.parquet", Candidate).rows("sampler", "n_tokens")
-    tokens = sum(n_tokens for sampler, n_tokens in drawn if sampler not in records.FILE_SAMPLERS)
+    drawn = Records(pool / "candidates.parquet", Candidate)
+    lengths = zip(drawn.column("sampler"), drawn.column("n_tokens"), strict=True)
+    tokens = sum(length for sampler, length in lengths if sampler not in records.FILE_SAMPLERS)
     note = f" ({note})" * bool(note)
     note += "".join(f"; {count} unfinished {use}" for use, count in unfinished.items() if count)
     strategies = {str(each.strategy): each.figures() for each in results}

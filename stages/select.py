@@ -14,9 +14,9 @@ from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.curation import answer_rules
 from stages.curation.mend import mend_answer
-from stages.store.judged_pool import read_judged_prompts
+from stages.store.judged_pool import TokenCount, read_judged_prompts, sort_on_disk
 from stages.store.licences import Licences
-from stages.store.records import Candidate, Example, Pair, Records, TokenCount, content_id, save, sort_on_disk, stream
+from stages.store.records import Candidate, Example, Pair, Records, content_id, save, stream
 from stages.store.splits import draw_side
 from stages.store.table_schema import Int32
 from stages.store.text_units import count_shared_prefix

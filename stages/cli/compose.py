@@ -175,8 +175,7 @@ def fit_micro_batches(cfg: Config, typed: Mapping[str, str]) -> None:
 
 
 def refuse_unknown_keys(composed: DictConfig, prefix: str = "") -> None:
-    """Refuse keys added with + or ++ that no dataclass has, as they would be ignored.
-    Raise UserError, naming the key and the nearest existing one."""
+    """Refuse keys added with + or ++ that no dataclass has. Raise UserError, naming the key and the nearest one."""
     kind = OmegaConf.get_type(composed)
     field_names = [f.name for f in fields(kind)] if is_dataclass(kind) else None
     for key in composed:

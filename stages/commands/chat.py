@@ -67,8 +67,7 @@ class Speaker:
         self.model = load_model(model, sampling_weights(cfg.precision), resolve_device(cfg.runtime.device))
 
     def answer(self, messages: list[Message], streamer: BaseStreamer | None = None) -> str:
-        """Return the next assistant turn.
-        Raise UserError if the conversation and an answer do not fit in the model's context."""
+        """Return the next assistant turn. Raise UserError if conversation and answer do not fit in the context."""
         prompt = self.contract.prompt(messages)
         longest = context_length(self.model.config)
         if longest and len(prompt) + self.cfg.max_new_tokens > longest:

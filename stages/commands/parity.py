@@ -45,8 +45,7 @@ Check = tuple[str, bool, str]  # what is compared, True if it differs by more th
 
 
 def show(cfg: Config, node: Node, store: Store, overrides: list[str]) -> None:
-    """Build the inputs of the node, train its first steps by both trainers, and print steps and checks.
-    Raise UserError, naming what differs by more than rounding."""
+    """Build the inputs, train the first steps by both trainers, and print. Raise UserError, naming what differs."""
     if isinstance(node.config, SFT) and not node.config.train:
         raise UserError("parity.stage=sft: sft=none trains nothing. Set parity.stage=dpo.")
     if isinstance(node.config, DPO) and node.config.reference_free:

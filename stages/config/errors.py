@@ -38,8 +38,7 @@ class UserError(Exception):
 
 @contextmanager
 def name_block(block: str) -> Iterator[None]:
-    """Replace `label.` by `block.` in errors raised inside: `eval.judged` has the keys of `label`.
-    Raise UserError with the settings that the user typed."""
+    """Replace `label.` by `block.` in errors raised inside: `eval.judged` has the keys of `label`."""
     try:
         yield
     except UserError as error:

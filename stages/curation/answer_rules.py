@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from stages.config.installation import read_beside
-from stages.store.records import Candidate, Example, TokenCount
+from stages.store.judged_pool import TokenCount
+from stages.store.records import Candidate, Example
 from stages.store.text_units import lines, lower_words
 from stages.tasks.open_requests import is_echo
 

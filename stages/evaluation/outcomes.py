@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from stages.config.blocks.evaluation import Eval
 from stages.config.installation import read_beside
 from stages.evaluation.intervals import Interval, Means
-from stages.store.records import Candidate, Example, Outcome, load
+from stages.store.records import Candidate, Example, load
+from stages.store.table_schema import Int32
 from stages.store.truncation import MOST
 from stages.tasks.checks import share_passed
 
@@ -28,6 +29,17 @@ ENOUGH_TASKS = 12
 LENGTH_DRIFT = 0.25
 
 Answers = dict[str, dict[str, Candidate]]  # answers by role, then by prompt id
+
+
+@dataclass
+class Outcome:
+    """The result of a model's answer to a prompt. `passed`: all checks of the prompt; `stopped`: it ended its turn."""
+
+    prompt_id: str
+    role: str
+    passed: bool
+    n_tokens: Int32
+    stopped: bool
 
 
 def arms(roles: Iterable[str]) -> list[str]:

@@ -176,8 +176,7 @@ def agreements(audited: Audited, words: Sequence[str]) -> dict[str, Any]:
 
 
 def lengths(audited: Sequence[tuple[Any, ...]], place: int, candidates: Candidates) -> float | None:
-    """The length bias of labels: the share of pairs with the longer answer preferred or, for single answers, by how
-    many tokens good ones are longer on average."""
+    """The length bias: how often the longer answer is preferred, or how many tokens longer good answers are."""
     if audited[0][0].candidate_id:
         tokens = [(row[place], candidates[row[0].candidate_id].n_tokens) for row in audited]
         good, bad = ([count for word, count in tokens if word == which] for which in WORDS[True])

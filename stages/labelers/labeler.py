@@ -13,8 +13,8 @@ from stages.config.errors import UserError
 from stages.evaluation.reliability import Key
 from stages.formats.readers.row import Row
 from stages.store import plugins
-from stages.store.judged_pool import column, group_by_prompt
-from stages.store.records import Candidate, Example, Judgement, Records, TokenCount, content_id
+from stages.store.judged_pool import TokenCount, column, group_by_prompt
+from stages.store.records import Candidate, Example, Judgement, Records, content_id
 from stages.store.workspace import Progress, StageDir
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation.intervals import Interval
-from stages.evaluation.outcomes import average_runs, effect_word, rate_row
+from stages.evaluation.outcomes import Outcome, average_runs, effect_word, rate_row
 from stages.store.manifest import Manifest
 from stages.store.numbers import points
-from stages.store.records import Example, Outcome, load, stream
+from stages.store.records import Example, load, stream
 from stages.store.sealed_json import load_json, require_keys
 
 ENOUGH_SEEDS = 3

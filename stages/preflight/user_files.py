@@ -107,8 +107,7 @@ def require_data_part(node: Node, store: Store) -> None:
 
 
 def require_class(own: Own, key: str, kind: str, method: str, constructor: str, positional: int) -> None:
-    """Raise UserError unless the file defines a class of this kind with `method`, and with a `constructor` that takes
-    `positional` arguments and the options."""
+    """Raise UserError unless the file has such a class with `method`, and a `constructor` that takes the arguments."""
     text = PythonFile(own, key)
     if (definition := text.defined()) is None:
         return
@@ -160,8 +159,7 @@ class PythonFile:
                     raise UserError(f"{key}: line {statement.lineno}: no module {module!r}. Install it.")
 
     def defined(self) -> ast.ClassDef | Function | None:
-        """Return the class or function of this name; None if the text does not show its definition.
-        Raise UserError if the file does not mention the name at all."""
+        """Return the definition of this name, or None if not shown. Raise UserError if the file never mentions it."""
         name = self.own.name
         definitions = [each for each in self.tree.body if isinstance(each, ast.ClassDef | Function)]
         definition = next((each for each in reversed(definitions) if each.name == name), None)

@@ -1,15 +1,31 @@
-"""Candidates and their judgements, read one prompt at a time."""
+"""Candidates and their judgements, read one prompt at a time, and records sorted in files."""
 
+import heapq
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import compress, groupby
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, compress, groupby, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from stages.config.errors import UserError
-from stages.store.records import Candidate, Example, Judgement, Record, Records, TokenCount
+from stages.store.records import Candidate, Example, Judgement, Record, Records, save, stream
+from stages.store.table_schema import Int32
+
+ROWS_PER_PART = 20_000  # records in memory at a time when they are sorted
+
+
+@dataclass
+class TokenCount:
+    """The length of a candidate in tokens, read without its text and its token ids, which take most of the time."""
+
+    prompt_id: str
+    candidate_id: str
+    logprob: float | None
+    n_tokens: Int32
+
 
 Row = TypeVar("Row", bound=Candidate | TokenCount | Judgement)
 
@@ -61,6 +77,22 @@ def split_by_prompt(records: Iterable[Row], prompts: Iterable[str]) -> Iterator[
             group = next(groups, None)
         else:
             yield []
+
+
+def sort_on_disk(
+    records: Iterable[Record], kind: type[Record], key: Callable[[Record], Any], folder: Path
+) -> Iterator[Record]:
+    """Return the records in the order of `key`; equal keys keep their order. Sorted parts wait in files of `folder`,
+    so that only few records are in memory at a time. Of parts that follow each other, one file is open at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting, runs, last_key = iter(records), list[list[Path]](), None
+    while rows := sorted(islice(waiting, ROWS_PER_PART), key=key):
+        if not runs or key(rows[0]) < last_key:
+            runs.append([])
+        runs[-1].append(folder / f"{len(runs):06d}-{len(runs[-1]):06d}.parquet")
+        save(runs[-1][-1], rows, kind)
+        last_key = key(rows[-1])
+    return heapq.merge(*(chain.from_iterable(stream(part, kind) for part in run) for run in runs), key=key)
 
 
 def column(records: Sequence[Record] | Records[Record], name: str) -> Iterator[Any]:

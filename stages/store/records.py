@@ -4,13 +4,12 @@ Ids are hashes of content, so a re-run, a shard or another machine gives the sam
 could not be computed is null with an error next to it, never zero or a default."""
 
 import hashlib
-import heapq
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, count, islice
+from itertools import islice
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -24,7 +23,6 @@ from stages.store.table_schema import Float32, Int32, arrow_type, records_of, sc
 Message = Annotated[dict[str, str], pa.struct([("role", pa.string()), ("content", pa.string())])]
 ROWS_PER_GROUP = 10_000  # rows that are written together
 ROWS_PER_PIECE = 200  # records in memory at a time when a table is read or written
-ROWS_PER_PART = 20_000  # records in memory at a time when they are sorted
 FILE_SAMPLERS = ("dataset", "file")  # samplers that read candidates instead of drawing them
 KIND_SEPARATOR = " + "  # separates the kinds of constraints in the field `task`
 MESSAGES = arrow_type(list[Message])
@@ -135,16 +133,6 @@ class Candidate:
 
 
 @dataclass
-class TokenCount:
-    """The length of a candidate in tokens, read without its text and its token ids, which take most of the time."""
-
-    prompt_id: str
-    candidate_id: str
-    logprob: float | None
-    n_tokens: Int32
-
-
-@dataclass
 class Judgement:
     """A judgement of one candidate (`score` in [0, 1]) or of two (`a`, `b`, and `preference`: a, b or tie). If the
     judgement failed, only `error` is set."""
@@ -215,17 +203,6 @@ class PairLogProbs:
     rejected_mask: list[bool] | None = None
 
 
-@dataclass
-class Outcome:
-    """The result of a model's answer to a prompt. `passed`: all checks of the prompt; `stopped`: it ended its turn."""
-
-    prompt_id: str
-    role: str
-    passed: bool
-    n_tokens: Int32
-    stopped: bool
-
-
 Record = TypeVar("Record")
 
 
@@ -266,23 +243,6 @@ def load(path: Path, kind: type[Record]) -> list[Record]:
     return list(stream(path, kind))
 
 
-def sort_on_disk(
-    records: Iterable[Record], kind: type[Record], key: Callable[[Record], Any], folder: Path
-) -> Iterator[Record]:
-    """Return the records in the order of `key`; equal keys keep their order. Sorted parts wait in files of `folder`,
-    so that only few records are in memory at a time. Of parts that follow each other, one file is open at a time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    waiting, runs, last_key = iter(records), list[list[Path]](), None
-    for number in count():
-        if not (rows := sorted(islice(waiting, ROWS_PER_PART), key=key)):
-            break
-        save(part := folder / f"{number:06d}.parquet", rows, kind)
-        runs += [] if number and last_key <= key(rows[0]) else [[]]
-        runs[-1].append(part)
-        last_key = key(rows[-1])
-    return heapq.merge(*(chain.from_iterable(stream(part, kind) for part in run) for run in runs), key=key)
-
-
 @contextmanager
 def open_table(path: Path) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file. Raise Damaged if the file cannot be opened, or if its use raises a fitting error."""
@@ -314,15 +274,11 @@ class Records(Generic[Record]):
         with open_table(self.path) as table:
             return table.metadata.num_rows  # type: ignore[no-any-return]
 
-    def rows(self, *names: str) -> Iterator[tuple[Any, ...]]:
-        """Yield these fields of every record, a few records at a time."""
-        with open_table(self.path) as table:
-            for batch in table.iter_batches(ROWS_PER_GROUP, columns=names):
-                yield from zip(*(batch[name].to_pylist() for name in names), strict=True)
-
     def column(self, name: str) -> Iterator[Any]:
-        """Yield one field of every record."""
-        return (value for (value,) in self.rows(name))
+        """Yield one field of every record. Only few records are in memory at a time."""
+        with open_table(self.path) as table:
+            for batch in table.iter_batches(ROWS_PER_GROUP, columns=[name]):
+                yield from batch[name].to_pylist()
 
 
 def prompt_id(messages: list[Message]) -> str:

@@ -83,8 +83,7 @@ def read_text(path: Path) -> str:
 
 
 def load_json(path: Path, shape: Callable[[Any], T]) -> T:
-    """Return the content of a JSON file as `shape` returns it. Raise Damaged if `shape` or the parser raises an error,
-    and FileNotFoundError if there is no file."""
+    """Return what `shape` makes of a JSON file. Raise Damaged if either fails, FileNotFoundError without a file."""
     try:
         return shape(json.loads(read_text(path)))
     except WRONG_SHAPE as error:

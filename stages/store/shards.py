@@ -85,12 +85,12 @@ def produce_in_shards(
         return [block for block in blocks or () if any(item not in results for item in block.ids)]
 
     def save_block(block: Block[Item], progress: Progress | None = None) -> None:
-        made = list[Output]()
+        finished = list[Output]()
         for _, records in produce([item for item in block.items if identify(item) not in results]):
-            made += records
+            finished += records
             if progress:
                 progress.update(rows)
-        save(folder / f"{block.name}.parquet", made, kind)
+        save(folder / f"{block.name}.parquet", finished, kind)
 
     read_shards()
     if blocks is not None and out.place:

@@ -47,8 +47,7 @@ def is_untrained(rows: torch.Tensor, token: int) -> bool:
 
 
 def check_end_of_turn(cfg: SFT, base: Path, published: Path, contract: Contract, out: StageDir) -> dict[str, Any]:
-    """Return how similar the end of turn's row is to other rows, in the base and in the published model. Warn if the
-    published model has many similar rows."""
+    """Return how similar the end of turn's row is to others before and after. Warn of many similar rows after."""
     token = contract.stop_ids[0]
     before, after = measure_similarity(base, token), measure_similarity(published, token)
     if after.get("alike", 0) >= MANY_ALIKE_ROWS:

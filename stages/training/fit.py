@@ -147,8 +147,7 @@ class Fit(Generic[Block, TrainerOf]):
 
 
 def train_with_callbacks(trainer: Trainer, cfg: Training, out: StageDir, *callbacks: TrainerCallback) -> None:
-    """Train to the last step, from the newest complete checkpoint if one exists, with our callbacks in place of TRL's.
-    Raise UserError if training diverges."""
+    """Train to the last step, from the newest complete checkpoint if any. Raise UserError if training diverges."""
     if cfg.adapter is not Adapter.none:
         adapters.cast_trained_to_fp32(trainer.model)
     for default in (ProgressCallback, PrinterCallback):

@@ -57,8 +57,7 @@ def select_row(output: Output, index: tuple[slice, ...]) -> Output:
 
 
 class Unread(torch.Tensor):
-    """Figures that stay on the device: `item` returns the figure as a tensor, so that a trainer which adds it to its
-    metrics does not wait for the device."""
+    """Figures that stay on the device: `item` returns a tensor, so a trainer that adds it up waits for nothing."""
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -90,8 +90,7 @@ def newest_complete(folder: Path) -> Path | None:
 
 
 def save_trained(trainer: Trainer, folder: Path, best: dict[str, float] | None = None) -> None:
-    """Save the trained weights or the adapter, completely or not at all. Every process must call this, because sharded
-    weights are gathered from all of them."""
+    """Save weights or adapter, completely or not at all. Every process must call this: each has a part of them."""
     draft = folder.with_suffix(".draft")
     if trainer.is_world_process_zero():
         sealed_json.remove(draft)

@@ -21,7 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.store import records
+from stages.store import judged_pool
 from stages.store.manifest import check_files, digest_of
 from stages.store.records import Candidate, Check, Example, save
 from stages.store.sealed_json import file_digests
@@ -36,7 +36,7 @@ STEPS = ("shards", *INPUTS, "manifest")
 
 
 class Cost(NamedTuple):
-    """What a step took: seconds, CPU-seconds, the largest resident memory and the files' size in bytes."""
+    """The cost of a step: seconds, CPU-seconds, the largest resident memory and the files' size in bytes."""
 
     wall: float
     processor: float
@@ -101,7 +101,7 @@ def run_step(
 ) -> Cost:
     """Run a step in this process, which must be a fresh one: its largest memory counts from the start. `part` records
     are sorted together, as if there were many more (0: as many as always)."""
-    records.ROWS_PER_PART = part or records.ROWS_PER_PART
+    judged_pool.ROWS_PER_PART = part or judged_pool.ROWS_PER_PART
     resource.setrlimit(resource.RLIMIT_DATA, (limit << 30, limit << 30))
     (out := folder / step).mkdir(parents=True, exist_ok=True)
     if step in INPUTS:
@@ -125,9 +125,9 @@ def run_step(
 
 def peak() -> int:
     """Return this process's largest resident memory in bytes. (`ru_maxrss` would count the parent's, too.)"""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) << 10
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match
+    return int(match[1]) << 10
 
 
 def in_fresh_process(step: str, folder: Path, count: int, **options: int) -> Cost:
@@ -146,8 +146,8 @@ def main(counts: Sequence[int], steps: Sequence[str], folder: Path, **options: i
     )
     for count in counts:
         nodes = folder / str(count)
-        made = [] if (nodes / "sample" / "candidates.parquet").exists() else ["sample"]
-        for step in (*made, *steps):
+        to_make = [] if (nodes / "sample" / "candidates.parquet").exists() else ["sample"]
+        for step in (*to_make, *steps):
             cost = in_fresh_process(step, nodes, count, **options)
             each = cost.wall * 1e6 / count, cost.processor * 1e6 / count, cost.memory >> 20, cost.written / count
             logging.info("%-10d %10s %12.1f %12.1f %10d %12.1f", count, step, *each)

@@ -276,8 +276,8 @@ def say_once(elements: list[Row], rows: list[Row]) -> list[Row]:
     shortened = []
     for key, kind, value, meaning in rows:
         earlier = first.setdefault((key.rsplit(".", 1)[-1], kind, meaning), key)
-        again = earlier != key and len(meaning.split()) > 1
-        shortened.append((key, "", value, f"`{earlier}`") if again else (key, kind, value, meaning))
+        is_known = earlier != key and len(meaning.split()) > 1
+        shortened.append((key, "", value, f"`{earlier}`") if is_known else (key, kind, value, meaning))
     return [row for row in shortened if not row[0].startswith(AS_LABEL)]
 
 

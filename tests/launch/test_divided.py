@@ -52,7 +52,7 @@ def killing(folder: Path, fatal: str = "block-000001", deaths: int = 1) -> dict[
 def run(
     root: Path, stage: str, processes: int, env: dict[str, str], *overrides: str
 ) -> subprocess.CompletedProcess[str]:
-    several = ("launch=ddp", f"launch.processes={processes}")
+    several = (f"{stage}.runtime.processes={processes}",)
     return command(*TINY, f"outputs={root}", f"stage={stage}", *SMALL, *several, *overrides, env=env)
 
 
@@ -83,14 +83,12 @@ def test_processes_sample_what_one_does_although_one_is_killed(processes: int, c
 def test_processes_compute_what_one_does(
     stage: str, file: str, kind: type, processes: int, chain: Chain, tmp_path: Path
 ) -> None:
-    target = {"answer": "eval"}.get(stage, stage)
-    names = [name for name in nodes(chain.root) if name.partition("_")[0] == stage or name == stage]
-    node = names[0]
+    node = next(name for name in nodes(chain.root) if name.partition("_")[0] == stage)
     shutil.rmtree(chain.folder(node))
-    build(chain.root, f"stage={target}", *SMALL)
+    build(chain.root, f"stage={stage}", *SMALL)
     alone = load(chain.folder(node) / f"{file}.parquet", kind)
     shutil.rmtree(chain.folder(node))
-    ran = run(chain.root, target, processes, killing(tmp_path / "notes"))
+    ran = run(chain.root, stage, processes, killing(tmp_path / "notes"))
     assert ran.returncode == 0, ran.stderr
     assert load(chain.folder(node) / f"{file}.parquet", kind) == alone
     saved = saved_blocks(tmp_path / "notes")
@@ -105,10 +103,10 @@ def test_a_block_that_ends_its_processes_is_named_and_the_others_are_kept(chain:
     assert ran.returncode == 1 and "Traceback" not in ran.stderr
     assert re.search(r"error: .*block-000001-[0-9a-f]{12} \(8 ids: [0-9a-f]{16}, ", ran.stderr), ran.stderr
     partial = Store(chain.root).partial(nodes(chain.root)["sample"])
-    kept = [*(partial / SCRATCH / "shards").glob("block-*.parquet")]
-    assert len([*(tmp_path / "notes").glob("death-*")]) == 2 and len(kept) >= 2
+    saved_shards = [*(partial / SCRATCH / "shards").glob("block-*.parquet")]
+    assert len([*(tmp_path / "notes").glob("death-*")]) == 2 and len(saved_shards) >= 2
     build(chain.root, "stage=sample", *SMALL)  # the same command resumes
-    assert len(saved_blocks(tmp_path / "notes")) == len(kept)
+    assert len(saved_blocks(tmp_path / "notes")) == len(saved_shards)
 
 
 @pytest.mark.slow

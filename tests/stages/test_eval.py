@@ -15,6 +15,7 @@ from stages.eval import run
 from stages.evaluation.checked import constant, containing, contains_words
 from stages.evaluation.likelihood import Distributions
 from stages.evaluation.outcomes import (
+    Outcome,
     Table,
     average_runs,
     consistency,
@@ -27,7 +28,7 @@ from stages.evaluation.outcomes import (
 )
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
-from stages.store.records import Candidate, Check, Example, Outcome, Pair, load, save
+from stages.store.records import Candidate, Check, Example, Pair, load, save
 from stages.store.store import Store
 from stages.store.workspace import StageDir
 from stages.tasks.checks import share_passed

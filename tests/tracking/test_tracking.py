@@ -11,7 +11,7 @@ import pytest
 from wandb.proto import wandb_internal_pb2
 
 from stages.store.workspace import read_samples
-from stages.tracking import logged_tables
+from stages.tracking import wandb as tracked_tables
 from stages.tracking.tracker import artifact_name
 from tests.helpers import SECRET, command
 
@@ -109,7 +109,7 @@ def test_some_candidates_and_pairs_are_tables(tracked: Path, stage: str, name: s
     table = json.loads(file.read_text())
     folder = tracked / stage / tracked_run.manifest["fingerprint"]
     scored = pq.read_table(folder / "judgements.parquet" if stage == "label" else folder / "pairs.parquet").to_pylist()
-    assert len(table["data"]) == min(logged_tables.ROWS, len(scored))
+    assert len(table["data"]) == min(tracked_tables.ROWS, len(scored))
     if stage == "label":
         assert table["columns"] == ["prompt", "completion", "score"]
         texts = {c["candidate_id"]: c["text"] for c in pq.read_table(folder / "candidates.parquet").to_pylist()}
@@ -120,7 +120,7 @@ def test_some_candidates_and_pairs_are_tables(tracked: Path, stage: str, name: s
     else:
         assert table["columns"] == ["prompt", "chosen", "rejected", "margin"]
         expected = [[p[k][-1]["content"] for k in ("prompt", "chosen", "rejected")] + [p["margin"]] for p in scored]
-    assert table["data"] == expected[: logged_tables.ROWS]
+    assert table["data"] == expected[: tracked_tables.ROWS]
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])

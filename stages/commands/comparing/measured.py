@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from stages.commands.node_settings import Nodes, lineage, lineage_settings
 from stages.evaluation.intervals import Interval, Means
-from stages.evaluation.outcomes import VIEWS, speaks_for_other_tasks
+from stages.evaluation.outcomes import VIEWS, Outcome, speaks_for_other_tasks
 from stages.store.manifest import Manifest
-from stages.store.records import Example, Outcome, content_id, load
+from stages.store.records import Example, content_id, load
 from stages.store.sealed_json import Damaged, load_json, require_keys, warn_once
 from stages.store.store import Store
 
@@ -71,8 +71,7 @@ class Row:
 
 
 def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]) -> list[Row]:
-    """Return SFT, control and policy of every included evaluation that is intact. If several evaluations measured a
-    model on the same prompts, the last one counts."""
+    """Return all models but the base of every included, intact evaluation. Of equal ones the last counts."""
     eval_keys = [key for key in nodes if key[0] == "eval" and is_included(key) and is_intact(store, nodes, key)]
     results = {key: load_json(nodes[key][0] / "results.json", require_keys()) for key in eval_keys}
     readable = [key for key in eval_keys if "models" in results[key]]

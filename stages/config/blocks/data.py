@@ -181,8 +181,7 @@ class Data:
 
 @dataclass
 class OneSource:
-    """The block of `stage=source`: one source, and the keys of `data` that concern single rows. `of` is the setting
-    that names the source, as `data.sources[0]`."""
+    """The block of `stage=source`: one source and the keys of single rows. `of`: its setting, as `data.sources[0]`."""
 
     source: Source
     max_bad: float

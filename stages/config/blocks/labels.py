@@ -63,7 +63,7 @@ class RewardModel:
     path: str | None = None  # a folder or a hub id; null: the reward model that this run trains (block reward)
     revision: str | None = None
     precision: Precision | None = None
-    runtime: ScoringRuntime = field(default_factory=lambda: ScoringRuntime("auto", None, 256))
+    runtime: ScoringRuntime = field(default_factory=lambda: ScoringRuntime(1, 1, "auto", None, 256))
 
 
 @dataclass

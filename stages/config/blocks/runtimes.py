@@ -9,13 +9,23 @@ from stages.config.limits import between, positive, words
 
 
 @dataclass
-class TrainRuntime:
+class Processes:
+    """The processes that work on a stage, on each of several nodes."""
+
+    processes: int = between(1, 1024, 1)
+    nodes: int = between(1, 10_000, 1)
+
+    @property
+    def world_size(self) -> int:
+        return self.processes * self.nodes
+
+
+@dataclass
+class TrainRuntime(Processes):
     """Devices, memory and checkpoints of a training stage. They do not change the result: an optimizer step always has
     `batch_size` rows, in micro-batches of any size."""
 
     device: str = words(*DEVICES)
-    processes: int = between(1, 1024)
-    nodes: int = between(1, 10_000)
     sharding: Sharding = MISSING
     micro_batch: int | str = between(1, 1_000_000)
     token_budget: int | None = between(1, 1_000_000_000)
@@ -23,10 +33,6 @@ class TrainRuntime:
     loader_workers: int = between(0, 1024)
     save_steps: int = between(1, 1_000_000_000)
     save_minutes: float = positive(1_000_000)
-
-    @property
-    def world_size(self) -> int:
-        return self.processes * self.nodes
 
     @property
     def rows(self) -> int | None:
@@ -49,18 +55,12 @@ class DeviceRuntime:
 
 
 @dataclass
-class ScoringRuntime:
-    """The device and batches of a stage that scores texts with a model. In fp32, they change no result."""
+class ScoringRuntime(Processes):
+    """The device, batches and processes of a stage that scores texts with a model. In fp32, they change no result."""
 
     device: str = words(*DEVICES)
     token_budget: int | None = between(1, 1_000_000_000)
     shard_size: int = between(1, 1_000_000)
-    processes: int = between(1, 1024, 1)
-    nodes: int = between(1, 10_000, 1)
-
-    @property
-    def world_size(self) -> int:
-        return self.processes * self.nodes
 
 
 @dataclass
@@ -73,13 +73,5 @@ class InferenceRuntime:
 
 
 @dataclass
-class SamplingRuntime(InferenceRuntime):
-    """The device, the batches and the processes of a stage that samples from a model. In fp32, they change no
-    result."""
-
-    processes: int = between(1, 1024, 1)
-    nodes: int = between(1, 10_000, 1)
-
-    @property
-    def world_size(self) -> int:
-        return self.processes * self.nodes
+class SamplingRuntime(InferenceRuntime, Processes):
+    """The device, batches and processes of a stage that samples from a model. In fp32, they change no result."""

@@ -66,8 +66,7 @@ def sketch(text: str) -> Sketch:
 
 
 def word_pairs(text: str) -> NDArray[np.uint32]:
-    """Return the sorted hashes of a text's pairs of neighbouring words, without repetitions. Case and punctuation are
-    ignored. A single word counts as a pair."""
+    """Return the sorted hashes of a text's different pairs of neighbouring words, or of its single word."""
     plain = " ".join(plain_words(text)).encode().split()
     words = np.array([zlib.crc32(word) for word in plain] or [0], dtype=np.uint64)
     mixed = words[:-1] * MIX + words[1:] if len(words) > 1 else words
