@@ -4,7 +4,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 from stages.config.blocks.data import Data, OneSource
-from stages.config.blocks.evaluation import Benchmark
+from stages.config.blocks.evaluation import Answer, Benchmark
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Sample
@@ -25,7 +25,8 @@ CHECKS: dict[type, tuple[Check, ...]] = {
     Data: (user_files.require_data_part,),
     Model: (model_files.require_model,),
     OneSource: (user_files.require_data_part, row_files.require_source),
-    Sample: (user_files.require_sampler, servers.require_sampled),
+    Sample: (user_files.require_sampler, user_files.require_vllm, servers.require_sampled),
+    Answer: (user_files.require_vllm,),
     Benchmark: (user_files.require_engine,),
     CandidateFile: (row_files.require_candidates,),
     Label: (

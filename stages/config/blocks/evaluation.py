@@ -6,7 +6,7 @@ from omegaconf import MISSING
 
 from stages.config.blocks.data import Source, Suites
 from stages.config.blocks.labels import BESIDE_OWN, Label, Labelers
-from stages.config.blocks.runtimes import DeviceRuntime, InferenceRuntime
+from stages.config.blocks.runtimes import DeviceRuntime, InferenceRuntime, SamplerRuntime
 from stages.config.choices import Precision, Role, Split
 from stages.config.limits import Limit, between, computed, limited, share
 
@@ -27,8 +27,12 @@ class Answer:
     max_new_tokens: int = between(1, 65_536)
     max_dropped: float | None = share(None)
     precision: Precision = MISSING
+    sampler: str | None = MISSING
     form: str | None = computed(None)  # set by the pipeline: one of FORMS
-    runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
+    runtime: SamplerRuntime = field(default_factory=SamplerRuntime)
+
+    def __post_init__(self) -> None:
+        self.sampler = None if self.sampler == "hf" else self.sampler  # so that typing the default changes no node
 
 
 @dataclass

@@ -64,3 +64,11 @@ class InferenceRuntime:
     device: str = words(*DEVICES)
     batch_size: int = between(1, 1_000_000)
     shard_size: int = between(1, 1_000_000)
+
+
+@dataclass
+class SamplerRuntime(InferenceRuntime):
+    """The device and batches of a sampler, and the Python and GPUs of vLLM. In fp32, they change no result."""
+
+    python: str | None = MISSING
+    tensor_parallel: int = between(1, 1024)

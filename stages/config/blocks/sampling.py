@@ -8,7 +8,7 @@ from omegaconf import MISSING
 from stages.config.blocks.data import Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.models import Own
-from stages.config.blocks.runtimes import InferenceRuntime
+from stages.config.blocks.runtimes import SamplerRuntime
 from stages.config.choices import Precision, Split
 from stages.config.limits import Limit, between, computed, internal, limited, random_seed, share, words
 
@@ -91,7 +91,7 @@ class Sample:
     max_failed: float | None = share(None)
     max_dropped: float | None = share(None)
     of: str | None = internal()  # set by the pipeline: the setting with this block, if it is not sample
-    runtime: InferenceRuntime = field(default_factory=InferenceRuntime)
+    runtime: SamplerRuntime = field(default_factory=SamplerRuntime)
 
     @property
     def key(self) -> str:
