@@ -189,7 +189,7 @@ def test_a_wrong_python_sampler_or_device_is_refused(
 def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Request]]:
     """A tiny SFT model with heads of 64, as vLLM's attention on a CPU reads, and requests for it."""
     root = tmp_path_factory.mktemp("real")
-    build(root, "stage=sft", "model.random_init.heads=1")
+    build(root, "stage=sft", "model.random_init.hidden_size=128", "model.random_init.heads=2")
     model = next((root / "sft").glob("*/model"))
     examples = [e for e in load(next(root.glob("data/*/examples.parquet")), Example) if e.split == "preference"][:16]
     contract = load_contract(model)
