@@ -16,7 +16,7 @@ from stages.config.errors import UserError, name_block
 from stages.evaluation import learnt_scores, reliability
 from stages.evaluation.reliability import Key
 from stages.formats.source_reading import count_reasons, quarantine, warn_unused_columns
-from stages.labelers.labeler import Labeler, Pool, make_labeler, validate_judgement
+from stages.labelers.labeler import Labeler, Pool, make_labeler, require_candidates, validate_judgement
 from stages.store import plugins
 from stages.store.judged_pool import column, sort_on_disk, split_by_prompt
 from stages.store.manifest import manifest_of
@@ -128,12 +128,13 @@ def complete_judgements(
     judgements get an error. The judgements may arrive in any order, and are first sorted in `folder`.
     Raise UserError if a judgement is invalid, or scores a candidate a second time."""
     rank_of = {prompt: i for i, prompt in enumerate(column(pool.prompts, "id"))}
-    in_order = sort_on_disk(judgements, Judgement, lambda j: rank_of[j.prompt_id], folder)
+    valid = (validate_judgement(j, rank_of, f"the labeler {labeler}") for j in judgements)
+    in_order = sort_on_disk(valid, Judgement, lambda j: rank_of[j.prompt_id], folder)
     by_prompt = zip(rank_of, pool.lengths_by_prompt(), split_by_prompt(in_order, rank_of), strict=True)
     for prompt, lengths, judged in by_prompt:
+        require_candidates(judged, prompt, lengths, labeler)
         judged_ids = set[str]()
         for j in judged:
-            validate_judgement(j, prompt, lengths, f"the labeler {labeler}")
             if j.candidate_id in judged_ids:
                 raise UserError(f"the labeler {labeler} scores {j.candidate_id} twice. Yield one score per candidate.")
             judged_ids |= {j.candidate_id} if j.candidate_id else set()

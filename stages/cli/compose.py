@@ -188,8 +188,7 @@ def refuse_unknown_keys(composed: DictConfig, prefix: str = "") -> None:
 
 
 def register(line: list[str]) -> None:
-    """Register the schema and the recipes with Hydra: `recipe=NAME` is `recipes/NAME.yaml`, composed after the groups,
-    without what this command line overrides."""
+    """Register schema and recipes: `recipe=NAME` is `recipes/NAME.yaml`, without what this command overrides."""
     # OmegaConf derives its YAML loader from this one, and reads conf/ and recipes/ much faster with libyaml.
     yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     # Hydra copies this store for every group that --help lists, which takes seconds and is never needed.

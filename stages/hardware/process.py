@@ -35,8 +35,7 @@ class VisibleRecord(logging.LogRecord):
 
 
 def prepare(typed_arguments: list[str] | None = None) -> None:
-    """Set the environment, which child processes inherit, and silence loggers and warnings. `typed_arguments` are the
-    arguments of the command that starts here."""
+    """Set the environment, silence loggers and warnings. `typed_arguments`: of the command that starts here."""
     os.environ |= ENVIRONMENT["always"]
     for variable, value in ENVIRONMENT["defaults"].items():
         os.environ.setdefault(variable, value)

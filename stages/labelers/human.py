@@ -31,8 +31,7 @@ class People(Labeler):
         self.cfg, self.out = cfg.human, out
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
-        """Return the part of the pool that people are asked about, with a note on the size of that part.
-        Raise UserError if no prompt has two different answers."""
+        """Return the part to ask people about, with a note on its size. Raise UserError without different answers."""
         pool = super().pool(inputs)
         questions = draw_questions(pool, self.cfg)
         alike = sum(len(distinct(candidates)) < 2 for _, candidates in pool.by_prompt())

@@ -81,8 +81,8 @@ class Labeler(ABC):
                         raise
                     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                     judgements = [Judgement(prompt.id, self.name, c.candidate_id, error=reason) for c in candidates]
-                for j in judgements if self.own else ():  # now, since the judgements to come may cost money
-                    validate_judgement(j, prompt.id, {c.candidate_id for c in candidates}, f"the labeler {self.name}")
+                if self.own:  # the judgements to come may cost money
+                    require_candidates(judgements, prompt.id, {c.candidate_id for c in candidates}, self.name)
                 yield from judgements
                 progress.update()
 
@@ -98,14 +98,22 @@ def make_labeler(cfg: Label, out: StageDir) -> Labeler:
     return labeler
 
 
-def validate_judgement(j: Judgement, prompt: str, candidate_ids: Container[str], labeler: str) -> None:
-    """Raise UserError if `j` is not a valid judgement of these candidates of the prompt."""
-    if not isinstance(j, Judgement):
-        raise UserError(f"{labeler} yields a {type(j).__name__}. Yield objects of the class Judgement.")
-    names = [j.candidate_id] if j.candidate_id is not None else [str(j.a), str(j.b)]
-    if j.prompt_id != prompt or any(name not in candidate_ids for name in names):
-        judged = ", ".join(names)
-        raise UserError(f"{labeler} judges {judged}: not a candidate of prompt {j.prompt_id}. Use the given ids.")
+def require_candidates(judgements: Iterable[Judgement], prompt: str, ids: Container[str], name: str) -> None:
+    """Raise UserError if something is not a judgement of the prompt's candidates with these ids. `name`: labeler's."""
+    for j in judgements:
+        if not isinstance(j, Judgement):
+            kind = type(j).__name__
+            raise UserError(f"the labeler {name} yields a {kind}. Yield objects of the class Judgement.")
+        judged = [j.candidate_id] if j.candidate_id is not None else [str(j.a), str(j.b)]
+        if j.prompt_id != prompt or any(candidate not in ids for candidate in judged):
+            problem = f"{', '.join(judged)}: not a candidate of prompt {j.prompt_id}"
+            raise UserError(f"the labeler {name} judges {problem}. Use the given ids.")
+
+
+def validate_judgement(j: Judgement, prompts: Container[str], labeler: str) -> Judgement:
+    """Return a judgement unchanged. Raise UserError if its prompt, score, preference or error is invalid."""
+    if j.prompt_id not in prompts:
+        raise UserError(f"{labeler} judges prompt {j.prompt_id}, which is not in its pool. Use the given ids.")
     outcomes = [name for name in ("score", "preference", "error") if vars(j)[name] is not None]
     if len(outcomes) != 1:
         fields = " and ".join(outcomes) or "nothing"
@@ -117,6 +125,7 @@ def validate_judgement(j: Judgement, prompt: str, candidate_ids: Container[str],
             f"{labeler} gives the preference {j.preference!r} for {j.a} and {j.b}. A preference is a, b or tie, "
             "between two different candidates."
         )
+    return j
 
 
 def hash_order(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:

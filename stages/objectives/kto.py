@@ -38,8 +38,7 @@ WEIGHTS = ("desirable_weight", "undesirable_weight")
 def read_rows(
     inputs: dict[str, Path], contract: Contract, cfg: KTO, out: StageDir
 ) -> tuple[SplitRows[PreferenceRows], dict[str, bool]]:
-    """Return the completions that fit into `max_length` with their mismatched ones, in TRL's columns, and by id
-    whether each is desirable."""
+    """Return completions within `max_length` and mismatched ones in TRL's columns, and by id which are desirable."""
     rows, labels = SplitRows(PreferenceRows, cfg, out), dict[str, bool]()
     rows.train.noun = "completions"
     scored = {p.id: p for p in stream(inputs["reference"] / "logprobs.parquet", PairLogProbs)}

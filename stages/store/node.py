@@ -56,8 +56,7 @@ class Node:
 
     @cached_property
     def roots(self) -> dict[str, str]:
-        """The fingerprints of the base model and the data in this node's lineage. If a pool added another base model,
-        the one that was trained counts."""
+        """The fingerprints of base and data in the lineage. Of several bases the one that was trained counts."""
         fingerprints = {node.stage: node.fingerprint for node in self.lineage if node.stage in ("base", "data")}
         return fingerprints | {node.stage: node.fingerprint for node in reversed(self.lineage) if node.stage == "base"}
 

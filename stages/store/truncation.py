@@ -23,8 +23,7 @@ def resolve_unfinished(rule: Unfinished, share: float) -> Unfinished:
 
 
 def ending_advice(share: float, block: str = "sample") -> str:
-    """Return advice to let more candidates end, if at most half of them did; else ''. `block` is the block on the
-    command line with the keys of sampling."""
+    """Return advice if at most half of the candidates ended, else ''. `block`: the sampling block as typed."""
     ended = f"Only {share:.1%} of the candidates end by themselves, the others are truncated"
     way_out = f"Lower {block}.temperatures or raise {block}.max_new_tokens"
     return "" if share > MOST else f"{ended}. {way_out}"

@@ -138,8 +138,7 @@ class Passes:
         self.examples = cache(self.read_examples)
 
     def read(self, key: Key, endpoint: str) -> tuple[list[Example], dict[str, NDArray[Any]]]:
-        """Return the prompts of an evaluation's endpoint, sorted by id, and by role 1 or 0 for each, passed or failed.
-        There are none if the store lacks the data."""
+        """Return the endpoint's prompts by id, and for each role 1 or 0 for each. Both are empty without the data."""
         folder, manifest = self.nodes[key]
         passed = {(row.prompt_id, row.role): row.passed for row in load(folder / "outcomes.parquet", Outcome)}
         prompt_ids, groups = {prompt_id for prompt_id, _ in passed}, VIEWS.get(endpoint, ())
