@@ -87,7 +87,7 @@ SCRATCH_FILES = {
         "../curves.jsonl",
     ],
     "dpo": ["first_step.json", "checkpoints/checkpoint-*/model.safetensors"],
-    "reference": ["shards/000000.parquet"],
+    "reference": ["shards/block-000000-*.parquet"],
 }
 EACH = [(stage, file) for stage, files in SCRATCH_FILES.items() for file in files]
 # Every file once, each time damaged in another way; all ways with `--slow`.
