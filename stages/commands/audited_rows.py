@@ -143,7 +143,8 @@ def audited_sources(nodes: dict[str, Node], read_row: Callable[[Any], ParsedRow]
 def audit_source(
     audited: AuditedSource, auditor: Auditor, diversity: Diversity, length_check: LengthCheck | None, file: IO[str]
 ) -> None:
-    """Audit a source, and write rows with a code to `file`. Raise UserError if the source cannot be read at all."""
+    """Audit a source, and write every row with a code to `file`. `length_check` finds rows that are too long.
+    Raise UserError if the source cannot be read at all."""
     for parsed, split in parsed_rows(audited):
         best, worst = best_and_worst(parsed)
         request = request_of(parsed)

@@ -86,10 +86,10 @@ def group_table(group: Group) -> Table:
 
 def benchmarks_table(group: Group) -> Table:
     """Return the table of benchmark rates in percent. A report has their intervals and paired differences."""
-    table = empty_table("benchmarks, %", *group.benchmarks)
+    table = empty_table("benchmarks, %", *(names := group.benchmarks))
     for i, setting in enumerate(group.settings):
         rates = setting.benchmarks
-        table.add_row(f"{i + 1}", *(f"{100 * rates[name]:.1f}" if name in rates else "–" for name in group.benchmarks))
+        table.add_row(f"{i + 1}", *(f"{100 * rates[name]:.1f}" if name in rates else "–" for name in names))
     return table
 
 

@@ -125,7 +125,8 @@ class Ensemble(Labeler):
         self.by_labeler = dict[str, list[Judgement]]()
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
-        """Return the pool that all members judged. Raise UserError if a member with a veto gives preferences."""
+        """Return the pool that all members judged, and load their judgements.
+        Raise UserError if a member with a veto gives preferences instead of scores."""
         for i, voter in enumerate(self.cfg.voters):
             self.by_labeler[voter.labeler] = judgements = load(inputs[voter.labeler] / "judgements.parquet", Judgement)
             if voter.veto is not None and any(j.preference for j in judgements):

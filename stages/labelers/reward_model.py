@@ -65,12 +65,10 @@ class RewardModel(Labeler):
         score_shard = partial(self.score, {prompt.id: prompt for prompt in pool.prompts})
         size, name = self.cfg.runtime.shard_size, f"label {self.name}"
         key = lambda c: c.candidate_id
-        candidates = sorted(pool.candidates, key=key)
-        blocks = cut_blocks(([c] for c in candidates), key, size)
+        candidates = [*pool.candidates]
+        blocks = cut_blocks(([c] for c in sorted(candidates, key=key)), key, size)
         judgements = [
-            *produce_in_shards(
-                [*pool.candidates], key, score_shard, Judgement, key, size, name, self.out, blocks=blocks
-            )
+            *produce_in_shards(candidates, key, score_shard, Judgement, key, size, name, self.out, blocks=blocks)
         ]
         rewards = sorted(float(j.raw) for j in judgements if j.raw is not None)
         for j in judgements:

@@ -84,13 +84,14 @@ def produce_in_shards(
     def unfinished() -> list[Block[Item]]:
         return [block for block in blocks or () if any(item not in results for item in block.ids)]
 
-    def save_block(block: Block[Item], progress: Progress | None = None) -> None:
+    def save_block(block: Block[Item], progress: Progress | None = None) -> list[Output]:
         finished = list[Output]()
         for _, records in produce([item for item in block.items if identify(item) not in results]):
             finished += records
             if progress:
                 progress.update(rows)
         save(folder / f"{block.name}.parquet", finished, kind)
+        return finished
 
     read_shards()
     if blocks is not None and out.place:
@@ -107,8 +108,7 @@ def produce_in_shards(
                 out.divide(partial(count_finished, unfinished(), folder, rows, progress, set()))
                 read_shards()
             for block in unfinished():
-                save_block(block, progress)
-            read_shards()
+                results.add(save_block(block, progress))
             return results
         numbers = (int(shard.stem) for shard in folder.glob("*.parquet") if shard.stem.isdecimal())
         shard_number = 1 + max(numbers, default=-1)
