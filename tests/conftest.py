@@ -18,7 +18,7 @@ from stages.hardware import process  # noqa: E402
 from stages.store.sealed_json import OUTPUTS  # noqa: E402
 from tests.helpers import SECRET, TINY, Chain, command, made_once  # noqa: E402
 
-pytest_plugins = ["tests.budgets"]
+pytest_plugins = ["tests.budgets", "tests.store.s3"]
 process.prepare()
 
 

@@ -24,6 +24,7 @@ from stages.hardware import machine, process
 from stages.pipeline.graph import wire_graph
 from stages.preflight import building, constraints, servers
 from stages.store import source_files
+from stages.store.mirror import Mirror
 from stages.store.node import Node
 from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
@@ -97,7 +98,8 @@ def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tup
     unread.refuse_unread(cfg, process.read_typed_arguments())
     machine.plan_for(cfg.planned_gpu)
     resolve_precision(cfg)
-    store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"))
+    mirror = Mirror(cfg.store.remote, Path(cfg.outputs)) if cfg.store.remote else None
+    store = Store(Path(cfg.outputs), cfg.rebuild, os.environ.get("PLUMBLINE_COMMAND"), mirror)
     return cfg, store, checked_graph(cfg, store) if needs_graph(cfg.stage, process.read_typed_arguments()) else {}
 
 
@@ -114,7 +116,7 @@ def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:
         return block, {}
 
     with errors:
-        nodes = wire_graph(cfg, store.digest_cache, pin, is_built=lambda node: store.find(node) is not None)
+        nodes = wire_graph(cfg, store.digest_cache, pin, is_built=store.is_built)
         building.require_buildable(cfg, nodes, store)
     errors.raise_all()
     return nodes

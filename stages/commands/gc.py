@@ -14,7 +14,7 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-LEFT = re.compile(r"([0-9a-f]{12})\.(partial|replaced)")
+LEFT = re.compile(r"([0-9a-f]{12})\.(partial|replaced|pulled)")
 
 
 def collect(store: Store, remove: bool) -> None:
@@ -60,6 +60,8 @@ def list_unreached(store: Store, remove: bool) -> None:
             sealed_json.remove(folder)
     left = "are not needed by a report, a sweep, a comparison or a latest link. gc.remove=true removes them"
     log.info("%d nodes kept; %d folders %s.", len(reached), len(unreached), "are removed" if remove else left)
+    if store.mirror:
+        store.mirror.collect(reached, remove)
 
 
 def require_store(store: Store) -> None:

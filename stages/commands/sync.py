@@ -1,4 +1,5 @@
-"""`stage=sync`: send runs that were tracked offline to W&B, and link each run with its inputs there.
+"""`stage=sync`: send runs that were tracked offline to W&B, and link each run with its inputs there. With
+`store.remote`, first send the nodes that the remote lacks.
 
 It can be stopped and repeated at any point: files in a run's folder mark that it was sent and linked."""
 
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 def push(store: Store, settings: Tracker) -> None:
     """Send the offline runs under `outputs/cache/wandb` to `tracker.project`, then link every run with its inputs.
     Raise UserError without a key or a connection; or after all others were sent, if W&B refused some runs."""
+    store.share_all()
+    if store.mirror and not has_key():
+        return
     if not has_key():
         raise UserError("stage=sync needs a W&B key. Set WANDB_API_KEY, or run `wandb login`.")
     files = prepare_folder(store.root)

@@ -84,6 +84,13 @@ class Gate:
 
 
 @dataclass
+class Shared:
+    """The copy of the artifact store that machines share."""
+
+    remote: str | None = MISSING
+
+
+@dataclass
 class GC:
     remove: bool = MISSING
 
@@ -132,6 +139,7 @@ class Config:
 
     stage: str = MISSING
     outputs: str = MISSING
+    store: Shared = field(default_factory=Shared)
     seed: int = random_seed()
     precision: choices.Precision = MISSING
     align: choices.Align = MISSING

@@ -25,7 +25,7 @@ def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) 
     """Build the targets and their missing inputs. On `launch.node_rank` above 0, join the work of node 0."""
     if cfg.launch.node_rank > 0:
         return processes.join_training(cfg.launch, targets, store)
-    with locks.share_store(store.root):  # so that stage=gc removes no node that this build uses
+    with locks.share_store(store.root), store.exchange(targets):  # stage=gc removes no node that this build uses
         build_missing(targets, store, cfg, overrides)
 
 
@@ -33,7 +33,7 @@ def build_missing(targets: list[Node], store: Store, cfg: Config, overrides: lis
     """Build every missing node, each under its lock, and let the links in `latest/` point at the targets' nodes."""
     from stages.store.text_lengths import text_lengths  # imports pyarrow, which only a build needs
 
-    missing, open_resource = store.missing(targets), OpenResource()
+    missing, open_resource = store.missing(targets, pull=True), OpenResource()
     for node in in_build_order(targets):
         if node not in missing:
             if store.folder(node).exists():
@@ -72,7 +72,7 @@ def require_inputs(targets: list[Node], store: Store, overrides: list[str]) -> N
     """Raise UserError for the first input of the targets that is not built (`upstream=require`)."""
     for target in targets:
         for input_node in target.inputs.values():
-            if input_node not in targets and not store.find(input_node):
+            if input_node not in targets and not store.is_built(input_node):
                 build_command = provenance.command(provenance.target_stage(input_node), overrides)
                 message = f"upstream=require: {target} needs {input_node}, which is not built."
                 raise UserError(f"{message} Build it with: {build_command}")

@@ -9,7 +9,7 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from stages.config.schema import Target
 from stages.store import locks, safe_files, sealed_json
 from stages.store.digests import Signature, digests, signature
 from stages.store.manifest import WEIGHTS, Manifest, check_files, digest_of, manifest_of, read_manifest
-from stages.store.node import Node
+from stages.store.mirror import Mirror
+from stages.store.node import Node, PublishedNode, in_build_order
 from stages.store.sealed_json import NODE, Damaged, file_digests, read_note, remove, require_keys, sync, write_note
 from stages.store.workspace import SCRATCH
 
@@ -29,10 +30,12 @@ INPUTS = "inputs.json"  # in the scratch folder: the digests of the inputs when 
 
 class Store:
     """The nodes under `root`. For the stage `rebuild`, only nodes that this command published count. `command` is the
-    command's random id, which all its processes share."""
+    command's random id, which all its processes share. `mirror` is the copy that machines share."""
 
-    def __init__(self, root: Path, rebuild: str | None = None, command: str | None = None):
-        self.root, self.rebuild, self.command = root, rebuild, command or uuid.uuid4().hex
+    def __init__(
+        self, root: Path, rebuild: str | None = None, command: str | None = None, mirror: Mirror | None = None
+    ):
+        self.root, self.rebuild, self.command, self.mirror = root, rebuild, command or uuid.uuid4().hex, mirror
         self._hashed = dict[Path, Signature]()  # files that this command has hashed or written
 
     @property
@@ -74,19 +77,75 @@ class Store:
                 return None
         return manifest
 
-    def missing(self, targets: list[Node]) -> set[Node]:
+    def missing(self, targets: list[Node], pull: bool = False) -> set[Node]:
         """Return the nodes that a build of the targets has to look at, with all missing ones. With `rebuild`, these
-        are all nodes of the lineage: a later node stays valid if the rebuilt one is equal."""
+        are all nodes of the lineage: a later node stays valid if the rebuilt one is equal. A node in the mirror is not
+        missing; `pull` fetches those that the build needs."""
         if self.rebuild:
             return {node for target in targets for node in target.lineage}
         missing_nodes: set[Node] = set()
         unchecked = list(targets)
         while unchecked:
             node = unchecked.pop()
-            if node not in missing_nodes and not self.find(node):
+            if node not in missing_nodes and not (self.pull(node) if pull else self.is_built(node)):
                 missing_nodes.add(node)
                 unchecked += node.inputs.values()
         return missing_nodes
+
+    def is_built(self, node: Node) -> bool:
+        """Return whether the store or its mirror has a node."""
+        return self.find(node) is not None or self._is_shared(node)
+
+    def _is_shared(self, node: Node) -> bool:
+        return self.mirror is not None and node.stage != self.rebuild and self.mirror.has(node)
+
+    def pull(self, node: Node) -> Manifest | None:
+        """Return the manifest of a node, which is first fetched from the mirror if only the mirror has it."""
+        if (manifest := self.find(node)) or not self._is_shared(node):
+            return manifest
+        with self.lock(node.stage, node.fingerprint):
+            return self.find(node) or self._pull(node)
+
+    def _pull(self, node: Node) -> Manifest | None:
+        if self.mirror and node.stage != self.rebuild and self.mirror.pull(node, self.folder(node)):
+            remove(self.partial(node))
+        return self.find(node)
+
+    @contextmanager
+    def exchange(self, targets: list[Node]) -> Iterator[None]:
+        """Exchange nodes and recorded calls around a build. Raise UserError at its end if something was not sent."""
+        if self.mirror is None:
+            yield
+            return
+        self.mirror.pull_calls()
+        for node in in_build_order(targets):
+            self.share(node)
+        try:
+            yield
+        finally:
+            self.mirror.push_calls()
+        self.mirror.raise_unsent()
+
+    def share_all(self) -> None:
+        """Send every published node, and the recorded calls. Raise UserError if something could not be sent."""
+        if self.mirror:
+            for folder, manifest in self.manifests():
+                self.share(PublishedNode(manifest["stage"], manifest["version"], {}, folder_name=folder.name))
+            self.mirror.push_calls()
+            self.mirror.raise_unsent()
+
+    def share(self, node: Node) -> None:
+        """Send a published node if the mirror lacks it. If the mirror has other content, fetch that: others use it."""
+        manifest = self.find(node)
+        if self.mirror is None or manifest is None or self.mirror.is_synced(node, manifest):
+            return
+        with self.lock(node.stage, node.fingerprint):
+            self._share(node, manifest)
+
+    def _share(self, node: Node, manifest: Manifest) -> None:
+        if self.mirror and not self.mirror.push(node, self.folder(node), manifest, node.stage == self.rebuild):
+            log.warning("warning: %s: %s has other content, published first. It replaces ours.", node, self.mirror.url)
+            self._pull(node)
 
     def damage_message(self, folder: Path, manifest: Manifest) -> str:
         """Return the damage of a published folder in words, or '' for none. Files with another modification time than
@@ -121,7 +180,7 @@ class Store:
             self._hashed |= signatures
 
     def state(self, node: Node) -> str:
-        if self.find(node):
+        if self.is_built(node):
             return "cached"
         return "resumable" if self.partial(node).exists() else "to build"
 
@@ -144,7 +203,8 @@ class Store:
         with self.lock(node.stage, node.fingerprint):
             if read_manifest(self.partial(node)):
                 self._rename(node)  # a kill came just before the last step
-            yield None if self.find(node) else self._begin(node)
+            with self.mirror.lease(node) if self.mirror and not self.find(node) else nullcontext():
+                yield None if self.find(node) or self._pull(node) else self._begin(node)
 
     def _begin(self, node: Node) -> Path:
         """Return the partial folder. Files of an earlier attempt stay in it if the inputs have not changed since."""
@@ -198,6 +258,7 @@ class Store:
             },
             "digest": digest_of(entries),
             "published_by": self.command,
+            **({"remote": self.mirror.url} if self.mirror else {}),
             **record,
             "files": entries,
         }
@@ -210,6 +271,7 @@ class Store:
         sync(partial)
         self._rename(node)
         self._hashed |= {self.folder(node) / name: times for name, times in signatures.items()}
+        self._share(node, manifest)
         return manifest
 
     def _rename(self, node: Node) -> None:

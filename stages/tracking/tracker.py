@@ -45,7 +45,8 @@ def artifact_name(stage: str, fingerprint: str, digest: str) -> str:
 
 def artifact_metadata(manifest: Manifest) -> dict[str, Any]:
     """Return the metadata of an artifact: the key figures of the manifest."""
-    return {key: manifest[key] for key in ("digest", "seed", "device", "wall_seconds", "peak_memory", "metrics")}
+    keys = ("digest", "seed", "device", "wall_seconds", "peak_memory", "metrics", "remote")
+    return {key: manifest[key] for key in keys if key in manifest}
 
 
 @contextmanager

@@ -1,0 +1,68 @@
+"""Exchange of recorded calls and people's journals with the remote, so that no other machine pays for them again.
+
+A push writes the lines that the remote lacks as one object, named by its digest, and objects are never changed. Copies
+of all objects lie in `outputs/cache/remote/`, so that a line is never sent or fetched twice."""
+
+import hashlib
+import re
+from pathlib import Path
+
+from stages.store import json_log, locks, safe_files
+from stages.store.remote import Remote
+from stages.store.sealed_json import WRONG_SHAPE
+
+SEGMENT = re.compile(r"calls/((?:people/)?\w[\w. -]*\.jsonl)/([0-9a-f]{64})")
+
+
+def pull_calls(remote: Remote, copies: Path, calls: Path) -> None:
+    """Append to the files in `calls` the lines that other machines have recorded."""
+    for name in sorted(remote.list("calls")):
+        copy = copies / name
+        if not (match := SEGMENT.fullmatch(name)) or copy.exists() or not (current := remote.get(name)):
+            continue
+        if hashlib.sha256(current[0]).hexdigest() == match[2]:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            safe_files.write(copy, current[0])
+    for folder in {path.parent for path in copies.glob("calls/**/*") if path.is_file()}:
+        file = calls / folder.relative_to(copies / "calls")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = file.parent / "people.lock" if file.parent != calls else file.with_suffix(".lock")
+        with locks.hold_lock(locks.open_lock(lock), file.name, "used"):
+            absent = shared_lines(folder).keys() - lines_of(file).keys()
+            fresh = b"".join(line + b"\n" for line in shared_lines(folder) if line in absent and is_readable(line))
+            if fresh:
+                with open(file, "ab+") as target:
+                    if target.seek(0, 2) and file.read_bytes()[-1:] != b"\n":
+                        fresh = b"\n" + fresh  # a kill came before the end of the last line
+                    target.write(fresh)
+
+
+def push_calls(remote: Remote, copies: Path, calls: Path) -> None:
+    """Write the lines in `calls` that no machine has sent."""
+    for file in sorted(calls.glob("**/*.jsonl")):
+        name = f"calls/{file.relative_to(calls)}"
+        shared = shared_lines(copies / name)
+        content = b"".join(line + b"\n" for line in lines_of(file) if line not in shared and is_readable(line))
+        segment = f"{name}/{hashlib.sha256(content).hexdigest()}"
+        if content and SEGMENT.fullmatch(segment):
+            remote.put(segment, content)
+            (copies / name).mkdir(parents=True, exist_ok=True)
+            safe_files.write(copies / segment, content)
+
+
+def lines_of(file: Path) -> dict[bytes, None]:
+    return dict.fromkeys(file.read_bytes().splitlines() if file.exists() else [])
+
+
+def shared_lines(folder: Path) -> dict[bytes, None]:
+    segments = sorted((path for path in folder.glob("[!.]*")), key=lambda path: path.stat().st_mtime)
+    return {line: None for path in segments for line in lines_of(path)}
+
+
+def is_readable(line: bytes) -> bool:
+    """Return whether a line is complete and undamaged."""
+    try:
+        json_log.parse(line)
+    except WRONG_SHAPE:
+        return False
+    return True
