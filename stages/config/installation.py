@@ -3,6 +3,7 @@
 import os
 import shlex
 import subprocess
+import sys
 import tomllib
 from functools import cache
 from importlib import metadata
@@ -54,7 +55,18 @@ def engine_version(python: str | None) -> str | None:
     """Return the version of lm-evaluation-harness that a Python has (None: this Python), or None without it."""
     if python is None:
         return version(ENGINE)
-    script = f"from importlib.metadata import version; print(version('{ENGINE}'))"
+    return run_script(python, f"from importlib.metadata import version; print(version('{ENGINE}'))")
+
+
+@cache
+def has_package(python: str | None, package: str) -> bool:
+    """Return whether a Python (None: this Python) can import a package."""
+    script = f"from importlib.util import find_spec; print(bool(find_spec('{package}')))"
+    return run_script(python or sys.executable, script) == "True"
+
+
+def run_script(python: str, script: str) -> str | None:
+    """Return what a script prints under a Python, or None if it fails."""
     try:
         ran = subprocess.run([python, "-I", "-c", script], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -1,17 +1,13 @@
 """The engine of benchmarks as a child process: it asks its questions over a pipe, and this process answers them."""
 
-import json
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.evaluation import Benchmark
 from stages.config.errors import UserError
+from stages.hardware.piped_process import PipedProcess
 from stages.store import plugins
 from stages.store.workspace import SCRATCH, StageDir
 
@@ -28,36 +24,19 @@ def run_engine(cfg: Benchmark, chat: bool, answer: Answer, out: StageDir) -> lis
     Raise UserError if the engine fails. Its log is scratch/engine.log."""
     tasks_dir = plugins.user_path(cfg.tasks_dir).resolve() if cfg.tasks_dir else None
     job = {"tasks": cfg.tasks, "tasks_dir": tasks_dir and str(tasks_dir), "limit": cfg.limit, "chat": chat}
-    python = os.path.abspath(shutil.which(cfg.runtime.python or sys.executable) or sys.executable)
     log, messages = (out / SCRATCH).resolve() / "engine.log", list[dict[str, Any]]()
     environment = os.environ | {"NLTK_DATA": str(write_splitter(log.parent / "nltk_data"))}
-    with log.open("wb") as stderr:
-        # -B: no __pycache__ among the task files, which have a digest. They name their data relative to themselves.
-        process = subprocess.Popen(
-            [python, "-IB", str(DRIVER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            cwd=tasks_dir or log.parent,
-            env=environment,
-        )
-    with process:
-        try:
-            send(process, job)
-            for line in process.stdout or ():
-                message = json.loads(line)
-                if "questions" in message:
-                    send(process, answer(message["questions"]))
-                else:
-                    messages.append(message)
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode:
-        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-        reason = next((each["error"] for each in messages if "error" in each), lines[-2:][0])
-        tasks = f"benchmark.tasks=[{','.join(cfg.tasks)}]"
-        raise UserError(f"{tasks}: lm-eval {cfg.engine} failed: {reason[:600]}. Correct the tasks. Its log: {log}.")
+    # The task files name their data relative to themselves.
+    with PipedProcess(DRIVER, cfg.runtime.python, log, environment, tasks_dir or log.parent) as child:
+        child.send(job)
+        while (message := child.read()) is not None:
+            if "error" in message:
+                failure = f"benchmark.tasks=[{','.join(cfg.tasks)}]: lm-eval {cfg.engine} failed"
+                raise UserError(f"{failure}: {message['error'][:600]}. Correct the tasks. Its log: {log}.")
+            if "questions" in message:
+                child.send(answer(message["questions"]))
+            else:
+                messages.append(message)
     return messages
 
 
@@ -67,10 +46,3 @@ def write_splitter(folder: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     return folder
-
-
-def send(process: subprocess.Popen[bytes], message: dict[str, Any]) -> None:
-    assert process.stdin
-    with suppress(BrokenPipeError):  # the engine has failed, and its output or its log says why
-        process.stdin.write(json.dumps(message).encode() + b"\n")
-        process.stdin.flush()

@@ -25,15 +25,18 @@ def build(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) 
     """Build the targets and their missing inputs. On `launch.node_rank` above 0, join the work of node 0."""
     if cfg.launch.node_rank > 0:
         return processes.join_training(cfg.launch, targets, store)
-    with locks.share_store(store.root), store.exchange(targets):  # stage=gc removes no node that this build uses
-        build_missing(targets, store, cfg, overrides)
+    # The lock keeps stage=gc from removing a node that this build uses.
+    with locks.share_store(store.root), store.exchange(targets), OpenResource() as open_resource:
+        build_missing(targets, store, cfg, overrides, open_resource)
 
 
-def build_missing(targets: list[Node], store: Store, cfg: Config, overrides: list[str]) -> None:
+def build_missing(
+    targets: list[Node], store: Store, cfg: Config, overrides: list[str], open_resource: OpenResource
+) -> None:
     """Build every missing node, each under its lock, and let the links in `latest/` point at the targets' nodes."""
     from stages.store.text_lengths import text_lengths  # imports pyarrow, which only a build needs
 
-    missing, open_resource = store.missing(targets, pull=True), OpenResource()
+    missing = store.missing(targets, pull=True)
     for node in in_build_order(targets):
         if node not in missing:
             if store.folder(node).exists():

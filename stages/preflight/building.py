@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stages.config.blocks.data import Data, OneSource, Source
-from stages.config.blocks.evaluation import Benchmark
+from stages.config.blocks.evaluation import Answer, Benchmark
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Sample
@@ -116,7 +116,8 @@ CHECKS: dict[type, tuple[Check, ...]] = {
     Data: (user_files.require_data_part,),
     Model: (model_files.require_model,),
     OneSource: (user_files.require_data_part, require_source),
-    Sample: (user_files.require_sampler, servers.require_sampled),
+    Sample: (user_files.require_sampler, user_files.require_vllm, servers.require_sampled),
+    Answer: (user_files.require_vllm,),
     Benchmark: (user_files.require_engine,),
     CandidateFile: (require_candidates,),
     Label: (

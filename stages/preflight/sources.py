@@ -152,6 +152,7 @@ def validate_sample(cfg: Config) -> None:
         validate_draws(cfg)
     if cfg.label.labelers == [SOURCE_ORDER] and len(sample.pool or ()) < 2:
         raise UserError(TEXTS["one source"])
+    require_known("answer.sampler", [cfg.answer.sampler or "hf"], [word for word in samplers if word != "openai"])
     for i, member in enumerate(sample.pool or ()):
         key = f"sample.pool[{i}]"
         if member in (sample.pool or [])[:i]:

@@ -15,7 +15,7 @@ from stages.config.blocks.labels import Judge
 from stages.config.blocks.models import Own
 from stages.config.choices import RUBRIC_TEXTS, Rubrics
 from stages.config.errors import Errors, UserError, name_block
-from stages.config.installation import ENGINE, ROOT, install_command, read_beside
+from stages.config.installation import ENGINE, ROOT, has_package, install_command, read_beside
 from stages.config.schema import Config
 from stages.preflight import sources
 from stages.sandbox.jinja_process import Refusal, name_setting, read_facts, render
@@ -53,6 +53,19 @@ def require_engine(node: Node, store: Store) -> None:
         way = f"{python} -m pip install '{ENGINE}[ifeval]'" if python else install_command("benchmark")
         place = f"benchmark.runtime.python={python}" if python else "this Python"
         raise UserError(f"{tasks} needs {ENGINE} in {place}. Type: {way}.")
+
+
+def require_vllm(node: Node, store: Store) -> None:
+    """Raise UserError if the sampler is vLLM, and the Python of the block's `runtime.python` does not have it."""
+    block, runtime = node.config, node.config.runtime
+    if (
+        block.sampler == "vllm"
+        and not has_package(runtime.python, "vllm")
+        and not (node.stage == "sample" and block.own)
+    ):
+        python = f"{node.stage}.runtime.python={runtime.python or 'null'}"
+        way_out = f"Type make vllm-cpu and {node.stage}.runtime.python=.venv-vllm/bin/python"
+        raise UserError(f"sampler=vllm: {python} has no vLLM. {way_out}, or name a Python that has it.")
 
 
 def validate_rubric(judge: Judge, file: Path) -> None:

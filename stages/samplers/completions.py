@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from stages.config.blocks.sampling import Sample
 from stages.config.errors import UserError
@@ -19,8 +20,11 @@ from stages.store.blocks import cut_blocks
 from stages.store.digests import files_of, signature
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, content_id
+from stages.store.sealed_json import read_note, require_keys, write_note
 from stages.store.shards import StreamedTable, produce_in_shards
-from stages.store.workspace import StageDir
+from stages.store.workspace import SCRATCH, StageDir
+
+ENGINE = "engine.json"  # in the scratch folder: the versions of a sampler's engine
 
 
 def choose_opener(cfg: Sample, out: StageDir) -> Open:
@@ -140,10 +144,35 @@ def get_sampler(model: Path, contract: Contract, decoding: Decoding, opener: Ope
     # The key has all arguments of `open`, and signatures of the model's files, which another process may replace.
     # The opener of a user's own sampler is a new `partial` each time, so it is opened anew.
     key = (opener, contract.stop_ids, decoding, [(file, signature(file)) for file in files_of(model)])
-    sampler = out.open_resource.get(key, lambda: opener(model, contract.stop_ids, decoding))
-    if not isinstance(sampler, Sampler):
-        raise UserError(f"sample.own: `open` returned a {type(sampler).__name__}. It must return a Sampler.")
+
+    def open_new() -> Sampler:
+        opened: Any = opener(model, contract.stop_ids, decoding)
+        if not isinstance(opened, Sampler):
+            raise UserError(f"sample.own: `open` returned a {type(opened).__name__}. It must return a Sampler.")
+        return opened
+
+    sampler: Sampler = out.open_resource.get(key, open_new)
+    if sampler.engine:
+        validate_engine(sampler.engine, f"{decoding.runtime_key}.python", out)
     return sampler
+
+
+def validate_engine(engine: dict[str, str], key: str, out: StageDir) -> None:
+    """Store the engine's versions beside the shards.
+    Raise UserError if another engine drew those that are there: a node has draws of only one."""
+    earlier = engine_figures(out).get("engine")
+    if earlier and earlier != engine:
+        names = [name for name in {**earlier, **engine} if earlier.get(name) != engine.get(name)]
+        before, now = (", ".join(f"{name} {each.get(name)}" for name in names) for each in (earlier, engine))
+        problem = f"{key}: this node was begun with {before}, and would go on with {now}"
+        raise UserError(f"{problem}. Type the Python of the first engine, or delete {out.path} to begin anew.")
+    write_note(out / SCRATCH / ENGINE, engine)
+
+
+def engine_figures(out: StageDir) -> dict[str, Any]:
+    """Return the engine that drew this node's shards, and its device; nothing if a sampler in this process drew."""
+    engine = read_note(out / SCRATCH / ENGINE, require_keys("device"))
+    return {"device": engine["device"], "engine": engine} if engine else {}
 
 
 def validate_completion(

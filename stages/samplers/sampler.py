@@ -27,6 +27,11 @@ class Decoding:
     block: str = "sample"
     first: int = 0  # the first candidate's index among all draws of the prompt
 
+    @property
+    def runtime_key(self) -> str:
+        """The setting with the runtime: demonstrations (`select`) are sampled with that of `sample`."""
+        return "sample.runtime" if self.block == "select" else f"{self.block}.runtime"
+
 
 @dataclass
 class Request:
@@ -72,6 +77,7 @@ class Sampler(ABC):
 
     name: str  # stored in every candidate
     policy: str | None = None  # the model that answers, if it is not the policy
+    engine: dict[str, str] | None = None  # versions of an engine outside this Python: a node has draws of only one
 
     @classmethod
     def opener(cls, cfg: Any, out: StageDir) -> "Open":
@@ -87,6 +93,9 @@ class Sampler(ABC):
     @abstractmethod
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Sequence[Completion | Missing]]]:
         """Yield every request with all its completions, in the order of completion."""
+
+    def close(self) -> None:  # noqa: B027  # most samplers hold nothing outside this process
+        """Free what the sampler holds outside this process, before a stage that does not sample begins."""
 
 
 Open = Callable[[Path, list[int], Decoding], Sampler]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from stages.store.safe_files import open_regular
 from stages.store.sealed_json import WRONG_SHAPE
@@ -23,7 +23,12 @@ CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"
 LOGS = (CURVES, SAMPLES)  # logs of a stage, which are not part of its result
 
 
-class OpenResource:
+@runtime_checkable
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class OpenResource(AbstractContextManager["OpenResource"]):
     """One object, such as a loaded model, that a stage leaves open for the next stage in the same process. Its key
     holds everything that it was opened with."""
 
@@ -39,7 +44,13 @@ class OpenResource:
         return self.value
 
     def clear(self) -> None:
-        self.key = self.value = None
+        """Drop the open object, and close it first if it can be closed."""
+        value, self.key, self.value = self.value, None, None
+        if isinstance(value, Closable):
+            value.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
 
 
 class StageDir(os.PathLike[str]):

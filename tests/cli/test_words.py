@@ -22,7 +22,7 @@ def test_a_rooms_words_are_its_file_names() -> None:
         "source_order",
         "verifier",
     ]
-    assert plugins.plugin_words("samplers", "Sampler") == ["generate", "hf", "openai"]
+    assert plugins.plugin_words("samplers", "Sampler") == ["generate", "hf", "openai", "vllm"]
     assert plugins.plugin_words("tracking", "Run") == ["wandb"]
     assert "chatml" in plugins.template_names()
 

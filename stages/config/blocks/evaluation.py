@@ -27,8 +27,12 @@ class Answer:
     max_new_tokens: int = between(1, 65_536)
     max_dropped: float | None = share(None)
     precision: Precision = MISSING
+    sampler: str | None = MISSING
     form: str | None = computed(None)  # set by the pipeline: one of FORMS
     runtime: SamplingRuntime = field(default_factory=SamplingRuntime)
+
+    def __post_init__(self) -> None:
+        self.sampler = None if self.sampler == "hf" else self.sampler  # so that typing the default changes no node
 
 
 @dataclass

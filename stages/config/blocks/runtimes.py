@@ -74,4 +74,7 @@ class InferenceRuntime:
 
 @dataclass
 class SamplingRuntime(InferenceRuntime, Processes):
-    """The device, batches and processes of a stage that samples from a model. In fp32, they change no result."""
+    """Device, batches and processes of a sampler, and the Python and GPUs of vLLM. In fp32, they change no result."""
+
+    python: str | None = MISSING
+    tensor_parallel: int = between(1, 1024)

@@ -1,0 +1,102 @@
+"""vLLM's engine as a program for the sampler `vllm`: token ids in and out, as JSON lines over its pipes.
+
+It runs under `sample.runtime.python`, so it imports nothing of this project. Its input is a job, then a request per
+line. Its output is a line with the engine's versions, then a line for each finished request, in any order."""
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from typing import Any, TextIO
+
+TYPES = {"fp32": "float32", "bf16": "bfloat16"}  # the precision's name in vLLM
+
+
+def start_engine(job: dict[str, Any]) -> tuple[Any, dict[str, str]]:
+    """Return the engine, and its versions, device and type of numbers."""
+    import torch
+    import transformers
+    import vllm
+    from vllm.platforms import current_platform
+
+    options = {
+        "model": job["model"],
+        "dtype": TYPES[job["precision"]],
+        "max_num_seqs": job["batch_size"],
+        "max_model_len": -1,  # the model's context, or as much of it as the memory for keys and values holds
+        "tensor_parallel_size": job["tensor_parallel"],
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",  # not the model's own temperature and top_k
+        "logprobs_mode": "raw_logprobs",  # at temperature 1
+        "enable_prefix_caching": True,  # a prompt is read once for all its candidates
+        "enforce_eager": current_platform.is_cpu(),  # compiling takes minutes there
+        "enable_chunked_prefill": not current_platform.is_cpu(),  # there it fails with seeds
+    }
+    engine = vllm.LLM(**options).llm_engine
+    versions = {each.__name__: str(each.__version__) for each in (vllm, torch, transformers)}
+    return engine, versions | {"device": str(current_platform.device_type), "dtype": options["dtype"]}
+
+
+def serve(job: dict[str, Any], engine: Any, lines: "queue.Queue[str]", channel: TextIO) -> None:
+    """Answer requests until the input ends. New ones join those that the engine decodes."""
+    from vllm import SamplingParams, TokensPrompt
+
+    unfinished = dict[str, list[Any]]()  # the completions of each request, None where they are not finished
+    while True:
+        while not (unfinished and lines.empty()):
+            request = json.loads(lines.get())
+            unfinished[request["id"]] = [None] * len(request["draws"])
+            for i, (temperature, seed) in enumerate(request["draws"]):
+                drawn = {"temperature": temperature, "top_p": job["top_p"], "seed": seed} if temperature else {}
+                params = SamplingParams(
+                    max_tokens=job["max_new_tokens"],
+                    stop_token_ids=job["stop_ids"],
+                    ignore_eos=True,  # only stop_ids end an answer
+                    logprobs=0,  # of the drawn token
+                    detokenize=False,
+                    **({"temperature": 0.0} | drawn),
+                )
+                engine.add_request(f"{request['id']}/{i}", TokensPrompt(prompt_token_ids=request["ids"]), params)
+        for output in engine.step():
+            if output.finished:
+                name, i = output.request_id.rsplit("/", 1)
+                [drawn], of_request = output.outputs, unfinished[name]
+                ids = [*drawn.token_ids]
+                logprobs = [by_token[token].logprob for token, by_token in zip(ids, drawn.logprobs, strict=True)]
+                of_request[int(i)] = [ids, drawn.finish_reason, sum(logprobs)]
+                if None not in of_request:
+                    send(channel, {"id": name, "completions": unfinished.pop(name)})
+
+
+def read_input(lines: "queue.Queue[str]") -> None:
+    """Read all lines. When the input ends, end this process and those that it started: nobody reads the answers."""
+    for line in sys.stdin:
+        lines.put(line)
+    os.killpg(0, signal.SIGKILL)
+
+
+def send(channel: TextIO, message: dict[str, Any]) -> None:
+    print(json.dumps(message), file=channel, flush=True)
+
+
+def main() -> None:
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # libraries print: only messages may reach the output
+    lines = queue.Queue[str]()
+    threading.Thread(target=read_input, args=(lines,), daemon=True).start()
+    try:
+        job = json.loads(lines.get())
+        engine, versions = start_engine(job)
+        send(channel, versions)
+        serve(job, engine, lines, channel)
+    except Exception as error:
+        traceback.print_exc()
+        send(channel, {"error": f"{type(error).__name__}: {error}"})
+        os._exit(1)  # the other thread still reads the input
+
+
+if __name__ == "__main__":  # the engine's own processes import this file
+    main()
