@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from stages import label
-from stages.config.blocks.runtimes import SamplerRuntime
+from stages.config.blocks.runtimes import SamplingRuntime
 from stages.config.choices import Precision
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
@@ -204,7 +204,7 @@ def test_vllm_draws_by_seed_alone_and_greedily_as_transformers(
 ) -> None:
     model, requests = real
     stops = load_contract(model).stop_ids
-    runtime = SamplerRuntime("cpu", 16, 8, REAL, tensor_parallel)
+    runtime = SamplingRuntime(device="cpu", batch_size=16, shard_size=8, python=REAL, tensor_parallel=tensor_parallel)
     sampler = VLLMSampler.open(model, stops, Decoding(TEMPERATURES, LIMIT, Precision.fp32, runtime))
 
     def tokens(requests: list[Request]) -> dict[str, list[list[int] | None]]:
