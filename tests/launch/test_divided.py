@@ -12,10 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from stages.config.choices import Weights
 from stages.config.installation import ROOT
+from stages.models.contract import load_contract
+from stages.models.loading import create_reward_model, save_model
 from stages.store import blocks
-from stages.store.records import Candidate, Example, PairLogProbs, load
+from stages.store.records import Candidate, Example, Judgement, PairLogProbs, load
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH
 from tests.helpers import TINY, Chain, build, command, nodes
@@ -91,6 +95,30 @@ def test_processes_compute_what_one_does(
     ran = run(chain.root, stage, processes, killing(tmp_path / "notes"))
     assert ran.returncode == 0, ran.stderr
     assert load(chain.folder(node) / f"{file}.parquet", kind) == alone
+    saved = saved_blocks(tmp_path / "notes")
+    assert len(saved) == len({*saved}) > 1
+    assert len([*(tmp_path / "notes").glob("death-*")]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_give_the_rewards_of_one(processes: int, chain: Chain, tmp_path: Path) -> None:
+    sft, model, labelled = chain.folder("sft") / "model", tmp_path / "reward", chain.root / "label"
+    contract = load_contract(sft)
+    save_model(create_reward_model(sft, Weights.fp32, torch.device("cpu"), contract.tokenizer.pad_token_id, 0), model)
+    contract.save(model)
+    line = (*TINY, f"outputs={chain.root}", "stage=label", "label=reward_model", f"label.reward_model.path={model}")
+    line += ("label.reward_model.runtime.shard_size=32",)
+    before = {*labelled.iterdir()}
+    assert command(*line).returncode == 0
+    [node] = {*labelled.glob("*/")} - before
+    alone = load(node / "judgements.parquet", Judgement)
+    assert len({judgement.raw for judgement in alone}) > 1
+    shutil.rmtree(node)
+    several = f"label.reward_model.runtime.processes={processes}"
+    ran = command(*line, several, env=killing(tmp_path / "notes"))
+    assert ran.returncode == 0, ran.stderr
+    assert load(node / "judgements.parquet", Judgement) == alone
     saved = saved_blocks(tmp_path / "notes")
     assert len(saved) == len({*saved}) > 1
     assert len([*(tmp_path / "notes").glob("death-*")]) == 1
