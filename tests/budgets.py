@@ -4,12 +4,16 @@ CPU-seconds are the user's and the system's time of the test process and of its 
 machine adds little. Session fixtures have their own line, since any room may be the first to use one. So has the start
 of pytest with the imports. Tests marked slow have no budget.
 
+A busy core may need twice the CPU-seconds of an idle one, and machines differ as much. So between tests the run also
+times a fixed piece of work, `yardstick`, and budgets count seconds of a machine that needs REFERENCE for it.
+
 With `--budget-factor=F`, as in `.ci/run`, the run fails if a room takes more than F times its budget. Before raising a
 budget, make the room cheaper: a process that loads TRL takes five seconds, a training half a second, and the shared
-store `built` nothing. A budget is about 1.5 times the time measured on two busy cores.
+store `built` nothing. A budget is about 1.5 times the measured time.
 """
 
 import resource
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -57,6 +61,17 @@ OTHERS = 20.0  # the budget of a room that is not in the table
 WHOLE = 1080.0
 
 CPU = "cpu_seconds"
+REFERENCE = 0.1  # CPU-seconds of the yardstick on the machine of these budgets
+EVERY = 40  # tests between two uses of the yardstick
+
+
+def yardstick() -> float:
+    """Return the CPU-seconds that this machine takes now for a fixed piece of work on strings and dictionaries."""
+    began, counts = time.process_time(), dict[str, int]()
+    for i in range(300_000):
+        word = str(i % 9973)
+        counts[word] = counts.get(word, 0) + len(word)
+    return time.process_time() - began
 
 
 def spent(children: bool = True) -> float:
@@ -76,9 +91,13 @@ class Meter:
 
     def __init__(self) -> None:
         self.began = self.fixtures = self.counted = 0.0
+        self.tests, self.yards = 0, list[float]()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
+        if self.tests % EVERY == 0:
+            self.yards.append(yardstick())
+        self.tests += 1
         self.began, self.fixtures = spent(), 0.0
         return (yield)
 
@@ -103,7 +122,7 @@ class Meter:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if hasattr(session.config, "workeroutput"):
-            session.config.workeroutput[CPU] = spent() - self.counted
+            session.config.workeroutput[CPU] = spent() - self.counted, self.yards
 
 
 class Ledger:
@@ -125,16 +144,23 @@ class Ledger:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        self.used[START] += getattr(node, "workeroutput", {}).get(CPU, 0.0)
+        started, yards = getattr(node, "workeroutput", {}).get(CPU, (0.0, []))
+        self.used[START] += started
+        self.meter.yards += yards
         self.processes += 1
 
     def over(self) -> list[str]:
         return [name for name, used in self.used.items() if used > self.budget(name)]
 
+    def slowness(self) -> float:
+        """Return how many times as long this machine took during the run as that of the budgets."""
+        yards = self.meter.yards
+        return sum(yards) / len(yards) / REFERENCE if yards else 1.0
+
     def budget(self, name: str) -> float:
         if name == SLOW:
             return float("inf")
-        return BUDGETS.get(name, OTHERS) * self.factor * (self.processes if name == START else 1)
+        return BUDGETS.get(name, OTHERS) * self.factor * self.slowness() * (self.processes if name == START else 1)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -149,12 +175,13 @@ class Ledger:
         terminalreporter.write_sep("=", "CPU-seconds")
         terminalreporter.write_line(line("room", "tests", "used", "budget"))
         for name, used in sorted(self.used.items(), key=lambda each: -each[1]):
-            budget = "" if name == SLOW else f"{self.budget(name):g}"
+            budget = "" if name == SLOW else f"{self.budget(name):.3g}"
             report_line = line(name, self.tests[name] or "", f"{used:.1f}", budget)
             terminalreporter.write_line(report_line, red=used > self.budget(name))
         terminalreporter.write_line(line("all", self.tests.total(), f"{self.used.total():.1f}", ""))
+        terminalreporter.write_line(f"This machine took {self.slowness():.2f} times as long as that of the budgets.")
         for name in self.over():
-            report_line = f"{name} is over its budget of {self.budget(name):g} CPU-seconds: see tests/budgets.py"
+            report_line = f"{name} is over its budget of {self.budget(name):.3g} CPU-seconds: see tests/budgets.py"
             terminalreporter.write_line(report_line, red=True)
             costs = self.costs.get(name, {})
             for nodeid in sorted(costs, key=lambda each: -costs[each])[:5]:

@@ -15,6 +15,7 @@ CONFTEST = """
 from tests import budgets
 
 budgets.BUDGETS |= {"frugal": 5.0, "lavish": 0.4}
+budgets.yardstick = lambda: SLOWNESS * budgets.REFERENCE
 pytest_plugins = ["tests.budgets"]
 """
 SCRATCH = {
@@ -55,10 +56,10 @@ def test_that_is_the_first_to_ask(shared):
 }
 
 
-def scratch(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest over folders of which one exceeds its budget, unless only one of its tests is selected."""
+def scratch(folder: Path, *options: str, slowness: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run pytest over folders of which one exceeds its budget, as on a machine that is so many times as slow."""
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = slow: long\n")
-    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "conftest.py").write_text(CONFTEST.replace("SLOWNESS", str(slowness)))
     for name, content in SCRATCH.items():
         file = folder / "tests" / name
         file.parent.mkdir(parents=True)
@@ -97,6 +98,14 @@ def test_a_run_passes_within_its_budgets_or_where_none_is_to_be_kept(
     assert ran.returncode == 0, ran.stdout
     assert ("over its budget" in ran.stdout) is over
     assert table(ran)["lavish"] == [2, pytest.approx(0.65, abs=0.2), budget]
+
+
+def test_a_slow_machine_has_larger_budgets(tmp_path: Path) -> None:
+    ran = scratch(tmp_path, "-n", "1", "--budget-factor=1", "-m", "not slow", slowness=3)
+    assert ran.returncode == 0, ran.stdout
+    assert table(ran)["lavish"][2] == pytest.approx(1.2)
+    assert "3.00 times as long" in ran.stdout
+    assert budgets.yardstick() > 0
 
 
 def test_the_budgets_together_leave_time_to_spare() -> None:
