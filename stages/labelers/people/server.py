@@ -56,8 +56,7 @@ def collect_answers(questions: Sequence[Question], cfg: Human, out: StageDir) ->
                 out.inform(answer_rows.read(plugins.user_path(cfg.answered), session))
             answer_rows.write(session, out)
             if not session.complete:
-                files = f"{out / answer_rows.PLAIN}, {out / answer_rows.ARGILLA}"
-                out.inform(f"Files for those who judge elsewhere: {files}")
+                out.inform(f"A file for those who judge elsewhere: {out / answer_rows.FILE}")
                 serve(session, cfg, out)
         finally:
             answer_rows.write(session, out)
