@@ -101,7 +101,6 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         settings=settings,
         level=f"{confidence:.0%} interval",
         differences={name: titles[name] for name in compared},
-        constant=any(group["constant"] is not None for group in results["groups"].values()),
         runs=runs,
         over_seeds=over_seeds,
         charts={by: charts.chart(results, by, taught) for by in ("kinds", "tasks") if results[by]},

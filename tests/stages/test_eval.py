@@ -12,7 +12,7 @@ import torch
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.eval import run
-from stages.evaluation.checked import constant, containing, contains_words
+from stages.evaluation.checked import containing, contains_words
 from stages.evaluation.likelihood import Distributions
 from stages.evaluation.outcomes import (
     Outcome,
@@ -242,22 +242,6 @@ def test_answers_in_any_form_have_the_intervals_that_answers_in_the_right_form_h
     bare = [*prompts[:-1], replace(prompts[-1], reference=None)]
     assert containing(replace(whole, prompts=bare), answers, cfg)["prompts"] == len(prompts) - 1
     assert containing(whole.where(np.zeros(len(prompts), bool)), answers, cfg) == {}
-
-
-def prompts_of(task: str, references: list[str]) -> list[Example]:
-    return [
-        Example(f"{task}{i}", [], text, "s", task, "test", checks=[Check("equals", {"text": text})])
-        for i, text in enumerate(references)
-    ]
-
-
-def test_a_constant_answer_scores_what_it_scores_on_other_prompts() -> None:
-    """Check tasks with four labels of which three are equal: one of their answers passes two others."""
-    assert constant(prompts_of("label", ["yes", "yes", "yes", "no"])) == pytest.approx(2 / 3)
-    assert constant(prompts_of("copy", ["a", "b", "c"])) == 0
-    both = prompts_of("label", ["yes", "yes", "yes", "no"]) + prompts_of("copy", ["a", "b", "c", "d"])
-    assert constant(both) == pytest.approx(1 / 3)
-    assert constant([*both, Example("open", [], None, "s", "letter", "test")]) is None
 
 
 def test_requests_are_followed_through_their_phrasings() -> None:
