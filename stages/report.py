@@ -74,7 +74,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "retention": results["retention"].get("sentence"),
         "suites": suite_results.sentence(results["suites"], models) if "suites" in results else "",
         "seeds": over_seeds and over_seeds["sentence"],
-        "kinds": results["kinds"] and f"{charts.conclusion(results)} {charts.single_tasks(results)}",
+        "kinds": results["kinds"] and charts.conclusion(results),
         "proportion": headline.behaviour(),
         "answers": answers and f"{'; '.join(answers)}.",
         "why": why and why.sentence,

@@ -1,15 +1,13 @@
-"""The chart of changes by kind of task, and its sentences.
+"""The chart of changes by kind of task, and its conclusion.
 
 It is a table with a mark per row: the paired difference policy − SFT with its interval. The marks are placed in
 percent of their width, so that text keeps its size on a phone."""
 
 from typing import Any
 
-from stages.evaluation.intervals import Interval
 from stages.pages.glossary import TEXTS, in_words
 from stages.pages.headline import counted
 
-NAMED = 3  # most tasks named in a sentence
 TITLES: dict[str, str] = TEXTS["sides"]
 
 
@@ -45,24 +43,3 @@ def conclusion(results: dict[str, Any]) -> str:
         worse = sum(row[main]["high"] < 0 for row in kinds.values())
         sentences.append(f"Of {counted(len(kinds), 'kind')} of {side} tasks: better on {better}, worse on {worse}.")
     return f"{' '.join(sentences)} The other intervals contain 0; among this many, a few exclude 0 by chance."
-
-
-def single_tasks(results: dict[str, Any]) -> str:
-    """Name the single tasks whose intervals exclude 0, and count the unseen tasks on which neither model passes."""
-    sides, main, before = results["tasks"], results["main_difference"], results["before"]
-    rows = [(name, row, Interval(**row[main])) for tasks in sides.values() for name, row in tasks.items()]
-    clauses = []
-    for word, clear in (("better", [r for r in rows if r[2].low > 0]), ("worse", [r for r in rows if r[2].high < 0])):
-        if clear:
-            most = sorted(clear, key=lambda r: -abs(r[2].mean))[:NAMED]
-            rates = [
-                (in_words(name), row[before]["mean"], row["policy"]["mean"], row["prompts"]) for name, row, _ in most
-            ]
-            listed = ", ".join(f"“{name}” ({old:.0%} → {new:.0%} of {count})" for name, old, new, count in rates)
-            more = f" and {len(clear) - NAMED} more" if len(clear) > NAMED else ""
-            clauses.append(f"{word} on {listed}{more}")
-    sentences = [f"Single tasks, of {len(rows)}: {'; '.join(clauses)}."] if clauses else []
-    unseen = list(sides.get("unseen", {}).values())
-    if never := sum(row[before]["mean"] == row["policy"]["mean"] == 0 for row in unseen):
-        sentences.append(f"On {never} of {counted(len(unseen), 'unseen task')} neither model passes any prompt.")
-    return " ".join(sentences)
