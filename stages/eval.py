@@ -54,8 +54,6 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         )
     answers = {role: {i: a for each in by_set.values() for i, a in each[role].items()} for role in titles}
     by_checks = checked.primary if parts[0] == "checks" else None
-    if by_checks and (warning := outcomes.endings_warning(checked.groups, titles, cfg)):
-        out.warn(warning)
     table = by_checks or next(iter(unchecked.values()), checked.primary)  # the answers that the verdict is about
     scored = (checked.verdict_table if by_checks else table or checked.verdict_table).prompts
     scored = sorted(scored, key=lambda e: e.id)[: cfg.likelihood_prompts]

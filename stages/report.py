@@ -74,14 +74,14 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         "retention": results["retention"].get("sentence"),
         "suites": suite_results.sentence(results["suites"], models) if "suites" in results else "",
         "seeds": over_seeds and over_seeds["sentence"],
-        "kinds": results["kinds"] and f"{charts.conclusion(results)} {charts.single_tasks(results)}",
+        "kinds": results["kinds"] and charts.conclusion(results),
         "proportion": headline.behaviour(),
         "answers": answers and f"{'; '.join(answers)}.",
         "why": why and why.sentence,
         "labels": label and f"{label['summary']}. {(pairing or single)['summary']}.",
         "curves": " ".join([*of_rounds, *(f"{title}: {summary}." for title, summary in summaries.items())]),
         "reward": reward and f"{reward.get('trained', {}).get('summary', 'It labelled the candidates')}.",
-        "settings": f"{settings['model']}; {settings['precision']}; {settings['computed on']}.",
+        "settings": f"{settings['model']}; {settings['computed on']}.",
         "lineage": f"{env.filters['duration'](seconds)} of work in {len(lineage)} nodes; the longest was "
         f"{longest['role'].replace('_', ' ')}, {env.filters['duration'](longest['seconds'])}.",
         "words": "Each model, and SFT, DPO, held out, interval, KL and others, in a sentence each.",
@@ -101,7 +101,6 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         settings=settings,
         level=f"{confidence:.0%} interval",
         differences={name: titles[name] for name in compared},
-        constant=any(group["constant"] is not None for group in results["groups"].values()),
         runs=runs,
         over_seeds=over_seeds,
         charts={by: charts.chart(results, by, taught) for by in ("kinds", "tasks") if results[by]},
@@ -143,15 +142,12 @@ def model_kind(role: str, model: Manifest) -> str:
 
 
 def curves(inputs: Mapping[str, Path], nodes: Mapping[str, Manifest], models: Mapping[str, str]) -> list[Markup]:
-    """Draw the training of SFT, the policy and arms; for DPO also held-out margins. `models`: nodes by title."""
+    """Draw the training of SFT, the policy and arms. `models`: nodes by title."""
     of_sft = read_curves(inputs["sft"])
     drawn = figures.training("sft", "SFT", of_sft) if of_sft else []
     for title, name in models.items():
-        folder, stage = inputs[name], nodes[name]["stage"]
-        drawn += figures.training(stage, title, read_curves(folder)) if stage in POLICY_STAGES else []
-        if stage == "dpo":
-            margins = load_json(folder / "held_out.json", lambda pairs: [pair["margin"] for pair in pairs])
-            drawn += figures.calibration(title, margins)
+        if (stage := nodes[name]["stage"]) in POLICY_STAGES:
+            drawn += figures.training(stage, title, read_curves(inputs[name]))
     return [Markup(figure) for figure in drawn]
 
 

@@ -47,8 +47,8 @@ def draw(
     round. In a further draw of `sample.until_pair` they are those without a right candidate, if there are any."""
     from stages.models.contract import load_or_derive_contract
     from stages.models.loading import resolve_device  # imports torch, which reading a file does not need
-    from stages.samplers.completions import choose_opener, complete, engine_figures, get_sampler
-    from stages.samplers.probe import watch_endings
+    from stages.samplers.completions import choose_opener, complete, engine_figures
+    from stages.samplers.endings import report_endings
 
     split = cfg.split or Split.preference
     examples = load_split(split, inputs["data"])
@@ -66,8 +66,6 @@ def draw(
     with plugins.explain_errors(cfg.own, "sample.own", out.path):
         opener, decoding = choose_opener(cfg, out), make_decoding(cfg)
         candidates = complete(prompts, contract, model, decoding, "sample", out, dropped, opener, cfg.max_failed)
-        reopen = lambda: get_sampler(model, contract, decoding, opener, out)
-        endings = watch_endings(cfg, candidates, prompts, contract, reopen, out)
     tokens = sum(c.n_tokens for c in candidates)
     figures = {
         "device": str(resolve_device(cfg.runtime.device)),
@@ -75,7 +73,7 @@ def draw(
         "tokens": tokens,
         "stop_rate": sum(c.finish_reason == "stop" for c in candidates) / len(candidates),
         "mean_tokens": tokens / len(candidates),
-        **endings,
+        **report_endings(cfg, candidates, out),
         **engine_figures(out),
         **({"calls": out.endpoint_calls} if out.endpoint_calls else {}),
     }

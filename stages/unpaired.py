@@ -5,7 +5,7 @@ is desirable, and one that loses more often is undesirable (Copeland, as in `pai
 without a label is left out and counted by reason. The stage does not read pairs, so pair settings change no label."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,15 +55,13 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
     if desirable in (0, len(labels)):
         all_alike = f"all {len(labels)} labelled completions are {'desirable' if desirable else 'undesirable'}"
         finding = all_alike if labels else "no completion has a label"
-        ended_ids = (c.candidate_id for c in candidates if c.candidate_id in labels and c.finish_reason == "stop")
-        ended_scores = [scores[name] for name in ended_ids if name in scores]
-        if ended_scores:
-            finding = f"unpaired.threshold={cfg.threshold:g}: {finding}"
         reason = next((why for why, _ in left_out.most_common(1)), "")
         order_note = order_message(judgements) if reason == TIED else ""
         way_out = order_note or label_advice(ended).get(reason, "")
-        if ended_scores:
-            way_out = threshold_advice(ended_scores, bool(desirable))
+        if labelled_scores := [scores[name] for name in labels if name in scores]:
+            finding = f"unpaired.threshold={cfg.threshold:g}: {finding}"
+            scale = f"from {min(labelled_scores):g} to {max(labelled_scores):g}"
+            way_out = f"Set unpaired.threshold to a value that divides their scores, which are {scale}"
         parts = [f"{finding}{note}", "KTO needs desirable and undesirable completions", way_out]
         raise UserError(". ".join(filter(None, parts)) + ".")
     prompts = {p.id: p for p in stream(judged / "prompts.parquet", Example)}
@@ -145,12 +143,3 @@ def label_advice(ended: float) -> dict[str, str]:
     """Return advice by reason; `ended` is the share of candidates that ended their turn."""
     advice = ending_advice(ended)
     return WAYS_OUT | dict.fromkeys((UNFINISHED_GOOD, UNFINISHED_BAD), advice) if advice else WAYS_OUT
-
-
-def threshold_advice(scores: Sequence[float], desirable: bool) -> str:
-    """Return advice for a threshold that divides scores of which all are now desirable, or all undesirable."""
-    low, high = min(scores), max(scores)
-    if low == high:
-        return f"Every score is {low:g}, so no threshold divides them"
-    threshold = f"above {low:g}" if desirable else f"to {high:g} or less"
-    return f"{'Raise' if desirable else 'Lower'} unpaired.threshold {threshold}"

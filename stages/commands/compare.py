@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
@@ -126,13 +127,13 @@ def empty_table(title: str, *columns: str) -> Table:
 
 
 def render_page(groups: list[Group], trained: list[Trainings]) -> str:
-    from stages.pages import charts
     from stages.pages.environment import environment
+    from stages.pages.figures import Point, frontier
 
-    def plot(group: Group) -> charts.Scatter:
-        rated_settings = zip(group.settings, group.rates, strict=True)
-        points = [charts.Point(s.kl, rate.mean, rate.low, rate.high, s.is_sft) for s, rate in rated_settings]
-        return charts.scatter(points, group.front)
+    def plot(group: Group) -> Markup:
+        settings = zip(group.settings, group.rates, group.front, strict=True)
+        points = [Point(setting.kl, rate, setting.is_sft, is_best) for setting, rate, is_best in settings]
+        return Markup(frontier(f"Pass rate against KL: {group.title}", points))
 
     page = environment().get_template("compare.html.jinja")
     return page.render(settings_text=settings_text, groups=[(group, plot(group)) for group in groups], trained=trained)

@@ -1,6 +1,5 @@
 """Prompts with checks: the pass rates of all models, the primary endpoint, and rates that put them in proportion."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,9 +8,7 @@ import numpy as np
 
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation.outcomes import GROUPS, SIDES, Answers, Table, consistency, matched, rate_row, with_intervals
-from stages.store.records import Example
 from stages.store.text_units import find_run, lower_words
-from stages.tasks.checks import share_passed
 
 # The primary endpoint is the first of these groups that has prompts.
 ENDPOINTS = ("seen tasks", "untrained kinds", "unseen tasks", "trained kinds", "validation kinds")
@@ -52,9 +49,8 @@ class Checked:
         """Return rates and differences by group, kind and task, and the rates that put them in proportion."""
         by_group = {name: rate_row(table, cfg) for name, table in self.groups.items()}
         for name, row in by_group.items():
-            table = None if name.startswith(OUTSIDE) else self.groups[name]  # those sets give no reference answers
-            row["containing"] = containing(table, answers, cfg) if table else {}
-            row["constant"] = constant(table.prompts) if table else None
+            is_outside = name.startswith(OUTSIDE)  # those sets give no reference answers
+            row["containing"] = {} if is_outside else containing(self.groups[name], answers, cfg)
         sides = {side: self.verdict_table.group(*names) for side, names in SIDES.items()}
         return {
             "endpoint": self.endpoint,
@@ -88,23 +84,3 @@ def contains_words(answer: str, reference: str) -> bool:
     if not (expected := lower_words(reference)):  # the reference is punctuation only
         return reference.strip() in answer
     return find_run(lower_words(answer), expected) is not None
-
-
-def constant(prompts: Sequence[Example]) -> float | None:
-    """The pass rate of giving one fixed answer per task: the reference that passes most other prompts of the task. It
-    is chosen with hindsight, and None if any prompt has no reference."""
-    if not prompts or not all(e.reference for e in prompts):
-        return None
-    tasks: dict[str, list[Example]] = {}
-    for e in prompts:
-        tasks.setdefault(e.task, []).append(e)
-    return sum(len(same) * best_reference_rate(same) for same in tasks.values()) / len(prompts)
-
-
-def best_reference_rate(prompts: list[Example]) -> float:
-    """The share of a task's prompts that its best reference passes, not counting the reference's own prompt."""
-    if len(prompts) == 1:
-        return 0.0
-    references = {e.reference or "" for e in prompts}
-    passed = max(sum(share_passed(e.checks, text) == 1 for e in prompts) for text in references)
-    return max(0, passed - 1) / (len(prompts) - 1)

@@ -26,11 +26,10 @@ class Share(NamedTuple):
 
 
 class Contest(NamedTuple):
-    """Two candidates of unequal length. `longer`: the longer one is better; `times`: the ratio of lengths."""
+    """Two candidates of unequal length. `longer`: the longer one is better."""
 
     prompt_id: str
     longer: bool
-    times: float
 
 
 class Call(NamedTuple):
@@ -133,8 +132,7 @@ class Labelling:
 
 def contest(prompt_id: str, a: int, b: int, sign: float) -> Contest:
     """Build a Contest from two lengths in tokens; `sign` is above 0 if the first answer is better."""
-    short, long = sorted((a, b))
-    return Contest(prompt_id, (a > b) == (sign > 0), long / max(1, short))
+    return Contest(prompt_id, (a > b) == (sign > 0))
 
 
 def longer(contests: Sequence[Contest]) -> Share | None:

@@ -1,7 +1,7 @@
 """Outcomes: does each model's answer pass its prompt's checks? With the rates, intervals and verdicts that follow."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -171,20 +171,6 @@ def means_and_differences(means: Means, roles: Sequence[str], confidence: float)
     for name, (a, b) in differences(roles).items():
         row[name] = asdict(means.difference(roles.index(a), roles.index(b), confidence))
     return row
-
-
-def endings_warning(groups: dict[str, Table], titles: dict[str, str], cfg: Eval) -> str:
-    """Return a warning if the policy ends significantly fewer of its answers by itself than SFT, else ''. All groups
-    share one warning, with a Bonferroni correction for their number."""
-    first, fallen = before(titles), list[str]()
-    cfg = replace(cfg, confidence=1 - (1 - cfg.confidence) / len(groups))
-    for name, table in groups.items():
-        row = with_intervals(table, table.stopped, cfg)
-        if (delta := Interval(**row[main_difference(titles)])).high < 0:
-            rates = f"{row[first]['mean']:.1%} to {row['policy']['mean']:.1%}"
-            fallen.append(f"on {name} from {rates}, {delta.points()}")
-    warning = f"{titles['policy']} ends fewer of its answers by itself than {titles[first]}: {'; '.join(fallen)}"
-    return f"{warning}. {COMPARED['way_out_of_endings']}" if fallen else ""
 
 
 def endings_clause(table: Table, titles: dict[str, str], cfg: Eval) -> str:

@@ -80,13 +80,13 @@ def by_checks(prompts: list[ShownAnswer], results: Mapping[str, Any]) -> dict[st
 
 
 def strips(inputs: dict[str, Path], nodes: dict[str, Manifest], models: dict[str, str]) -> list[dict[str, Any]]:
-    """Return for every model (title by role) with training samples its title, start, and a strip for each prompt."""
+    """Return for every model (title by role) with training samples its title and a strip for each prompt."""
     training_samples = []
     for role, name in model_nodes(nodes, models).items():
         if samples := read_samples(inputs[name]):
             by_prompt = groupby(sorted(samples, key=lambda s: (s.id, s.step)), key=lambda s: s.id)
             prompts = [strip([*answers]) for _, answers in by_prompt]
-            training_samples.append({"title": models[role], "start": start(nodes, name), "prompts": prompts})
+            training_samples.append({"title": models[role], "prompts": prompts})
     return training_samples
 
 
@@ -94,12 +94,3 @@ def strip(samples: list[Sample]) -> dict[str, Any]:
     """Return a prompt with its answers by step; an unchanged answer occurs once, with its first and last step."""
     stays = [[*same] for _, same in groupby(samples, key=lambda s: (s.answer, s.finish_reason))]
     return {"prompt": samples[0].prompt, "answers": [{"first": same[0], "last": same[-1].step} for same in stays]}
-
-
-def start(nodes: dict[str, Manifest], name: str) -> str:
-    """Return the words for the model at step 0. In a later round with `dpo.reference=sft` it is not the reference."""
-    reference, begun = nodes[name]["inputs"].get("reference"), nodes[name]["inputs"].get("policy")
-    if not (reference and begun):
-        return "the model before training"
-    anchor = next(m for m in nodes.values() if m["fingerprint"] == reference["fingerprint"])["inputs"]["reference"]
-    return "the reference" if anchor["fingerprint"] == begun["fingerprint"] else "the model before training"

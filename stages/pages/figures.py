@@ -3,16 +3,18 @@
 import hashlib
 import io
 import re
+from collections.abc import Sequence
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
-import numpy as np
 from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from stages.config.installation import read_beside
+from stages.evaluation.intervals import Interval
 from stages.pages.environment import LOOKS
 from stages.store.numbers import signed
 
@@ -44,33 +46,6 @@ def svg(figure: Figure, title: str, description: str) -> str:
     return f'{start} role="img">{description_tags}{end}'.replace(INK, "currentColor")
 
 
-def calibration(title: str, margins: list[float]) -> list[str]:
-    """Draw held-out pairs by reward margin: a histogram, and in thirds the share right against sigmoid(|margin|). The
-    Bradley-Terry model behind DPO predicts that both are equal."""
-    if len(margins) < 6:
-        return []
-    right = sum(margin > 0 for margin in margins)
-    with plt.rc_context(STYLE):
-        spread, axes = plt.subplots(figsize=PANEL)
-        axes.hist(margins, bins=15, color=COLOURS["policy"])
-        axes.axvline(0, color=INK, linewidth=1)
-        decorate(axes, f"{title}: margins of held-out pairs", "nats; above 0, chosen is preferred")
-        calibrated, axes = plt.subplots(figsize=PANEL)
-        points = []
-        for third in np.array_split(np.array(sorted(margins, key=abs)), 3):
-            points.append((float((1 / (1 + np.exp(-np.abs(third)))).mean()), float((third > 0).mean())))
-        axes.plot(*zip(*points, strict=True), LOOKS["policy"].marker, color=COLOURS["policy"])
-        axes.plot([0.5, 1], [0.5, 1], color=INK, linewidth=1, linestyle=":")
-        axes.set_ylim(0, 1.05)
-        axes.set_ylabel("share that prefers chosen")
-        decorate(axes, f"{title}: calibration of margins", "predicted by sigmoid(|margin|)")
-        thirds = ", ".join(f"{right:.0%} where {predicted:.0%} was predicted" for predicted, right in points)
-        return [
-            svg(spread, f"{title}: margins of held-out pairs", f"{right} of {len(margins)} are above 0."),
-            svg(calibrated, f"{title}: calibration of margins", f"Share right in thirds of the pairs: {thirds}."),
-        ]
-
-
 def panel(title: str, curve: Curve, series: dict[str, str], xlabel: str = "step", role: str = "policy") -> str:
     """Draw metrics of a curve over steps: the first in the model's colour, others dashed, held-out ones with marks.
     The description gives the first and last values."""
@@ -87,6 +62,30 @@ def panel(title: str, curve: Curve, series: dict[str, str], xlabel: str = "step"
                 descriptions.append(f"{label} from {first} to {last} at step {points[-1][0]}")
         decorate(axes, title, xlabel)
         return svg(figure, title, f"{'; '.join(descriptions) or 'nothing was measured'}.")
+
+
+class Point(NamedTuple):
+    """A model: its KL from SFT, its pass rate, and whether no other model has a higher rate at this KL or less."""
+
+    kl: float
+    rate: Interval
+    is_sft: bool
+    is_best: bool
+
+
+def frontier(title: str, points: Sequence[Point]) -> str:
+    """Draw pass rates with their intervals against KL. Numbers are the models' rows in the page's table."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(2 * PANEL[0], 1.5 * PANEL[1]))
+        for number, (kl, rate, is_sft, is_best) in enumerate(points, 1):
+            role, arms = "sft" if is_sft else "policy", [[rate.mean - rate.low], [rate.high - rate.mean]]
+            fill = "full" if is_sft or is_best else "none"
+            axes.errorbar(kl, rate.mean, arms, fmt=LOOKS[role].marker, color=COLOURS[role], fillstyle=fill)
+            axes.annotate(str(number), (kl, rate.mean), xytext=(5, 5), textcoords="offset points")
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_ylabel("share of prompts that pass")
+        decorate(axes, title, "KL from SFT, nats per token")
+        return svg(figure, title, "The table has the same figures.")
 
 
 def decorate(axes: Axes, title: str, xlabel: str) -> None:

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 
-from stages.config.choices import SIMPO
+from stages.config.installation import read_beside
 from stages.config.schema import POLICY_STAGES
 from stages.store.manifest import Manifest
 
-COMPUTING = {"sft": "SFT", "sample": "candidates", "dpo": "DPO", "kto": "KTO", "grpo": "GRPO"}
-COMPUTING |= {"answer_policy": "answers", "eval": "evaluation"}
+KEYS: dict[str, list[str]] = read_beside(__file__)
+COMPUTING = ("sft", "sample", *POLICY_STAGES, "answer_policy", "eval")  # roles of nodes that run a model
 
 
 def model_nodes(nodes: dict[str, Manifest], roles: Iterable[str]) -> dict[str, str]:
@@ -49,22 +49,21 @@ def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
 def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: list[int]) -> dict[str, str]:
     """Return short descriptions of settings by name. `policy`: the policy's manifest, `title`: its title."""
     models = " against ".join(model(nodes[role]) for role in ("base", "other") if role in nodes)
-    values = {"model": models, "precision": precision(nodes), "computed on": machines(nodes)}
-    values["SFT"] = sft(nodes["sft"], learnt_from(nodes))
+    values = {"model": models, "computed on": machines(nodes), "SFT": "none: the model is unchanged"}
+    if learns(nodes["sft"]):
+        values["SFT"] = f"{learnt_from(nodes)}; {keys(nodes['sft'])}"
     if "sample" in nodes:
-        values["candidates"] = candidates(nodes["sample"])
+        values["candidates"] = keys(nodes["sample"])
     if "pool" in nodes:
-        values["candidates"] = pool(nodes["pool"])
+        values["candidates"] = nodes["pool"]["metrics"]["summary"]
     if "pairs" in policy["inputs"]:
         values["pairs"] = pairs(nodes["pairs"], nodes["label"])
-    if policy["stage"] == "grpo":
-        values["completions"] = rollouts(policy)
     if policy["stage"] in POLICY_STAGES:
-        values[title] = objective(policy)
+        values[title] = keys(policy)
     if earlier := [role for role in nodes if re.fullmatch(r"pairs_\d+", role)]:
         values["rounds"] = f"{len(earlier) + 1}; candidates, labels, pairs and {title} are those of the last round"
     if "control" in nodes:
-        values["control"] = training(nodes["control"])
+        values["control"] = keys(nodes["control"])
     if "control_pairs" in nodes:
         values["control pairs"] = nodes["pairs_control"]["metrics"]["summary"]
     if seeds:
@@ -72,18 +71,16 @@ def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: li
     return values
 
 
+def keys(manifest: Manifest) -> str:
+    """Return the keys of a node's block that decide its result, as one types them: `learning_rate=3e-5, epochs=1`."""
+    config = manifest["config"]
+    shown = [key for key in KEYS[manifest["stage"]] if config.get(key) is not None]
+    return ", ".join(f"{key}={as_typed(config[key])}" for key in shown)
+
+
 def model(base: Manifest) -> str:
     config, size = base["config"], f"{base['metrics']['parameters'] / 1e6:,.1f} M parameters"
     return f"{'random weights' if config['random_init'] else PurePath(config['path']).name}, {size}"
-
-
-def precision(nodes: dict[str, Manifest]) -> str:
-    """Return the precision, `bf16`, or the stages by precision if they differ."""
-    stages: dict[str, list[str]] = {}
-    for role, name in COMPUTING.items():
-        if role in nodes and (kind := nodes[role]["settings"].get("precision")):
-            stages.setdefault(kind, []).append(name)
-    return next(iter(stages)) if len(stages) == 1 else "; ".join(f"{k}: {', '.join(n)}" for k, n in stages.items())
 
 
 def machines(nodes: dict[str, Manifest]) -> str:
@@ -102,25 +99,6 @@ def learnt_from(nodes: dict[str, Manifest]) -> str:
     return f"{demonstrations}{own:,} answers sampled from the base"
 
 
-def sft(manifest: Manifest, rows: str) -> str:
-    return f"{rows}; {training(manifest)}" if learns(manifest) else "none: the model is unchanged"
-
-
-def candidates(manifest: Manifest) -> str:
-    s = manifest["settings"]
-    if s.get("file"):
-        return f"from {PurePath(manifest['config']['file']).name}"
-    drawn = f"{s['candidates_per_prompt']} for each of {manifest['metrics']['prompts']:,} prompts"
-    return f"{drawn}, temperature {', '.join(map(short, s['temperatures']))}, {s['max_new_tokens']} tokens at most"
-
-
-def pool(manifest: Manifest) -> str:
-    """Return the number of candidates of each source."""
-    metrics = manifest["metrics"]
-    counts = ", ".join(f"{count:,} of {name}" for name, count in metrics["sources"].items())
-    return f"{counts}; for {metrics['prompts']:,} prompts"
-
-
 def pairs(manifest: Manifest, label: Manifest) -> str:
     """Return the number of pairs, and either their labeler and strategy or their file."""
     metrics = manifest["metrics"]
@@ -135,38 +113,12 @@ def rollouts(manifest: Manifest) -> str:
     s = manifest["settings"]
     labeler = "label.own" if "own" in s["label"] else s["label"]["labeler"]
     drawn = f"{s['completions']} for each of {manifest['metrics']['prompts']:,} prompts"
-    limits = f"temperature {short(s['temperature'])}, {s['max_new_tokens']} tokens at most"
+    limits = f"temperature {s['temperature']:g}, {s['max_new_tokens']} tokens at most"
     return f"{drawn}, {limits}; scores by {labeler}"
 
 
-def objective(manifest: Manifest) -> str:
-    """Return the loss and beta of an objective, if it has them, and its training settings."""
-    s, clauses = manifest["settings"], []
-    if losses := s.get("loss_type"):
-        losses = [losses] if isinstance(losses, str) else losses
-        weights = s.get("loss_weights") or [1.0] * len(losses)
-        parts = [loss if w == 1 else f"{short(w)} × {loss}" for loss, w in zip(losses, weights, strict=True)]
-        clauses.append(f"loss {' + '.join(parts)}")
-    if (beta := s.get("beta")) is not None:
-        clauses.append(f"beta {short(beta)}")
-    if losses == [SIMPO]:
-        clauses.append(f"margin {short(s.get('simpo_gamma', beta / 2))}")
-    return ", ".join([*clauses, training(manifest)])
-
-
-def training(manifest: Manifest) -> str:
-    s = manifest["settings"]
-    weights = "all weights" if s["adapter"] == "none" else f"{s['adapter']}, rank {s['lora']['rank']}"
-    rows = ("packed row" if s.get("packing") else "row") + "s" * (s["batch_size"] > 1)
-    epochs = "1 epoch" if s["epochs"] == 1 else f"{short(s['epochs'])} epochs"
-    steps = manifest["metrics"].get("steps")
-    counted = f"{steps:,} steps of {s['batch_size']} {rows}" if steps else f"batches of {s['batch_size']} {rows}"
-    return f"learning rate {short(s['learning_rate'])}, {epochs}, {counted}, {weights}"
-
-
-def short(number: Any) -> str:
-    """Return a number in few characters: `3e-5`, `0.1`, `2`."""
-    if 0 < number < 0.01:
-        digits, _, exponent = f"{number:e}".partition("e")
-        return f"{float(digits):g}e{int(exponent)}"
-    return f"{number:g}"
+def as_typed(value: Any) -> str:
+    """Return a value as one types it on the command line: `3e-5`, `[sigmoid,sft]`."""
+    if isinstance(value, list):
+        return f"[{','.join(map(as_typed, value))}]"
+    return f"{value:g}".replace("e-0", "e-") if isinstance(value, float) else str(value)

@@ -13,7 +13,7 @@ from stages.launch import processes
 from stages.pipeline import provenance
 from stages.store import locks
 from stages.store.node import Node, in_build_order
-from stages.store.source_files import OutsideFiles
+from stages.store.source_files import hold_files_unchanged
 from stages.store.store import Store
 from stages.store.workspace import OpenResource, StageDir
 from stages.tracking.tracker import track
@@ -47,7 +47,6 @@ def build_missing(
                 log.info("%s: reused %s", node, store.folder(node))
                 continue
             log.info("%s <- %s", node, ", ".join(map(str, node.inputs.values())) or "configuration")
-            outside = OutsideFiles(node, store.digest_cache)
             store.verify(*map(store.folder, node.inputs.values()), weights=node.stage != Target.report)
             # The workers of a training import the stage themselves.
             workers = isinstance(node.config, Training) and processes.world_size(node) > 1
@@ -60,7 +59,7 @@ def build_missing(
                 calls = store.root / "cache" / "calls"
                 out = StageDir(folder, run.log, open_resource=open_resource, call_folder=calls)
                 attempts = provenance.begin_attempt(out, run.id)
-                with outside.watch(folder):
+                with hold_files_unchanged(node, store.digest_cache, folder):
                     metrics = processes.execute(cfg.launch, node, stage, inputs, out, run.log)
                 record = provenance.end_attempt(attempts, node, overrides, metrics, out.warnings)
                 if lengths := text_lengths(node.stage, folder):

@@ -88,7 +88,7 @@ def require_answered(node: Node, store: Store) -> None:
 
     file = plugins.user_path(cfg.human.answered)
     require_readable(file, "label.human.answered")
-    answers = [answer for _, each in answer_rows.parse_answers(file) for answer in each]
+    answers = [answer for _, answer in answer_rows.parse_answers(file) if answer]
     if not answers:
         raise UserError(f"label.human.answered={file}: has no answers. Fill in its empty fields, or leave it out.")
     if cfg.labeler == "human" and store.find(node.inputs["pool"]):

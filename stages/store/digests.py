@@ -31,14 +31,14 @@ def is_pattern(path: Path) -> bool:
     return has_magic(str(path)) and not path.exists()
 
 
-def digests(files: Iterable[Path], cache: Path, fresh: bool = False) -> dict[Path, str]:
-    """Return the SHA-256 of each file. Digests of unchanged files come from `cache`; `fresh` hashes every file.
+def digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
+    """Return the SHA-256 of each file. Digests of unchanged files come from `cache`.
     Raise UserError for a file that changes while it is hashed."""
     cached = read_note(cache, entries) or {}
     entry_by_file: dict[Path, list[Any]] = {}
     for file in files:
         now, entry = signature(file), cached.get(str(file.resolve()))
-        if fresh or entry is None or entry[:-1] != now:
+        if entry is None or entry[:-1] != now:
             entry = [*now, file_digest(file)]
             if signature(file) != now:
                 raise UserError(f"{file} is still being written. Type the same command again when it is complete.")

@@ -2,23 +2,20 @@
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stages.config.errors import visible
-from stages.config.installation import read_beside
-from stages.store.sealed_json import Damaged, file_digests, load_json, warn_once
+from stages.store.sealed_json import Damaged, file_digests, load_json, require_keys, warn_once
 from stages.store.workspace import LOGS
 
 COMMIT = re.compile(r"[0-9a-f]{40}")  # a commit of a hub repository
 
 Manifest = dict[str, Any]
 WEIGHTS = ".safetensors"
-SHAPES = read_beside(__file__)
-TYPES: dict[str, Any] = {"text": str, "integer": int, "number": (int, float), "anything": object}
+KEYS = "stage fingerprint version roots config settings inputs digest files metrics ended".split()
 
 
 def manifest_of(folder: Path) -> Manifest:
@@ -39,37 +36,14 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def validate_manifest(value: Any) -> Manifest:
-    """Return a parsed manifest unchanged. Raise ValueError, naming the key, if a value has a wrong shape."""
-    require_shape(value, SHAPES["keys"], "the manifest")
-    for part, optional in ((value, SHAPES["optional_keys"]), (value["metrics"], SHAPES["optional_metrics"])):
-        require_shape(part, {key: shape for key, shape in optional.items() if part.get(key) is not None}, "it")
-    for name in value["files"]:
+    """Return a parsed manifest unchanged. Raise an error of WRONG_SHAPE if a key is missing or a file is not in it."""
+    manifest = require_keys(*KEYS)(value)
+    for name, entry in manifest["files"].items():
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or visible(name) != name:
             raise ValueError(f"files: {name!r:.100} is not a path inside the node")
-    return value  # type: ignore[no-any-return]
-
-
-def require_shape(value: Any, shape: Any, key: str) -> None:
-    """Raise ValueError if a value does not have a shape, as the YAML file beside this one explains shapes."""
-    match shape:
-        case dict():
-            if not isinstance(value, dict):
-                raise ValueError(f"{key} is not an object")
-            for name, inner in shape.items():
-                if name and name not in value:
-                    raise ValueError(f"{key} does not have the key {name}")
-                for inner_name in [name] if name else value:
-                    require_shape(value[inner_name], inner, inner_name)
-        case [inner]:
-            if not isinstance(value, list):
-                raise ValueError(f"{key} is not a list")
-            for item in value:
-                require_shape(item, inner, key)
-        case _:
-            infinite = isinstance(value, float) and not math.isfinite(value)
-            if not isinstance(value, TYPES[shape]) or (shape != "anything" and (infinite or isinstance(value, bool))):
-                raise ValueError(f"{key} is {value!r:.60}, which is not of its type")
+        require_keys("bytes", "sha256")(entry)
+    return manifest
 
 
 def check_files(folder: Path, manifest: Manifest, names: Collection[str]) -> Iterator[tuple[str, str]]:

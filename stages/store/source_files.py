@@ -221,51 +221,40 @@ def resolve_commit(repo: str, revision: str | None, kind: Literal["model", "data
             ) from reason
 
 
-def digest_path(path: Path, cache: Path, fresh: bool = False) -> str:
+def digest_path(path: Path, cache: Path) -> str:
     """Return one digest of a file with its name, or of all files in a folder with their names."""
-    digest_by_file = digests(files_of(path), cache, fresh)
+    digest_by_file = digests(files_of(path), cache)
     names = [[str(f.relative_to(path)) if path.is_dir() else f.name, sha] for f, sha in digest_by_file.items()]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
-class OutsideFiles:
-    """The files outside the store that a node's stage reads, with a check that they still fit the fingerprint. The
-    fingerprint is computed when a command starts, but the stage may read the files hours later. So they are hashed
-    again before the stage, and their sizes and times must not change while it runs. The user's code and templates are
-    not checked, since the store keeps copies of them (`store/plugins.py`)."""
+@contextmanager
+def hold_files_unchanged(node: Node, cache: Path, folder: Path) -> Iterator[None]:
+    """Run a node's stage, which works in `folder`, and check the files outside the store that it reads. The
+    fingerprint is computed when a command starts, but the stage may read the files hours later. So they must have
+    their digests before the stage, and the same sizes and times afterwards. The user's code and templates are not
+    checked, since the store keeps copies of them (`store/plugins.py`).
+    Raise UserError for a file that has changed. If it changed during the stage, the folder is removed."""
+    pinned = {path: digest for path, digest in node.path_digests.items() if Path(path).parent.name != digest}
+    places = {path: place for path in pinned if (place := locate(path, f"an input of {node}"))}
 
-    def __init__(self, node: Node, cache: Path):
-        """Raise UserError for a file whose content has changed since the command started."""
-        self.node = node
-        pinned = {path: digest for path, digest in node.path_digests.items() if Path(path).parent.name != digest}
-        self.places = {path: self.place(path) for path in pinned}
-        self.before = self.signatures()
-        for path, path_digest in pinned.items():
-            if digest_path(self.places[path], cache, fresh=True) != path_digest:
-                self.refuse(path, "after the command started")
+    def signatures() -> dict[str, dict[str, Signature]]:
+        return {path: {str(f): signature(f) for f in files_of(place) if f.exists()} for path, place in places.items()}
 
-    @contextmanager
-    def watch(self, folder: Path) -> Iterator[None]:
-        """Run the stage, which works in `folder`, and check afterwards that no file has changed.
-        Raise UserError for a file that has changed. The folder is removed."""
-        try:
-            yield
-        finally:
-            now = self.signatures()
-            for path in self.places:
-                if now[path] != self.before[path]:
-                    remove(folder)
-                    self.refuse(path, "while it was read")
+    def changed_error(path: str, when: str) -> UserError:
+        unpublished = f"{node} was meant for the earlier content, so it is not published"
+        return UserError(
+            f"{path} changed {when}. {unpublished}. Type the same command again: it uses the new content."
+        )
 
-    def refuse(self, path: str, when: str) -> None:
-        unpublished = f"{self.node} was meant for the earlier content, so it is not published"
-        raise UserError(f"{path} changed {when}. {unpublished}. Type the same command again: it uses the new content.")
-
-    def place(self, path: str) -> Path:
-        path_on_disk = locate(path, f"an input of {self.node}")
-        if path_on_disk is None:
-            raise UserError(f"an input of {self.node}={path}: this file or folder no longer exists. Restore it.")
-        return path_on_disk
-
-    def signatures(self) -> dict[str, dict[str, Signature]]:
-        return {path: {str(f): signature(f) for f in files_of(p) if f.exists()} for path, p in self.places.items()}
+    before = signatures()
+    for path, digest in pinned.items():
+        if path not in places or digest_path(places[path], cache) != digest:
+            raise changed_error(path, "after the command started")
+    try:
+        yield
+    finally:
+        now = signatures()
+        if changed_paths := [path for path in places if now[path] != before[path]]:
+            remove(folder)
+            raise changed_error(changed_paths[0], "while it was read")

@@ -3,7 +3,6 @@
 For nodes of earlier versions, whose manifests lack the lengths, `stage=plan` measures the tables."""
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,58 +35,44 @@ def text_lengths(stage: str, folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def example_lengths(file: Path) -> dict[str, dict[str, Any]]:
-    totals: dict[str, Counter[str]] = {}
-    for table in read(file, "split", "messages", "reference"):
-        for split in pc.unique(table["split"]).to_pylist():
-            rows = table.filter(pc.equal(table["split"], split))
-            totals.setdefault(split, Counter()).update(
-                rows=len(rows),
-                prompt=characters(rows["messages"]),
-                answer=pc.sum(pc.utf8_length(rows["reference"])).as_py() or 0,
-                answered=len(rows) - rows["reference"].null_count,
-            )
-    return {
-        split: {
-            "prompt": total["prompt"] / total["rows"],
-            "answer": total["answer"] / max(1, total["answered"]),
-            "answered": total["answered"] / total["rows"],
+    table, lengths = read(file, "split", "messages", "reference"), dict[str, dict[str, Any]]()
+    for split in pc.unique(table["split"]).to_pylist():
+        rows = table.filter(pc.equal(table["split"], split))
+        answered, written = len(rows) - rows["reference"].null_count, pc.sum(pc.utf8_length(rows["reference"])).as_py()
+        lengths[split] = {
+            "prompt": characters(rows["messages"]) / len(rows),
+            "answer": (written or 0) / max(1, answered),
+            "answered": answered / len(rows),
         }
-        for split, total in totals.items()
-    }
+    return lengths
 
 
 def pair_lengths(file: Path, *answers: str) -> dict[str, dict[str, Any]]:
     """Return the lengths of a table of pairs or of single completions, with the columns of its answers."""
-    total = Counter[str]()
-    for table in read(file, "prompt", *answers):
-        written = sum(characters(table[name]) for name in answers)
-        total.update(rows=len(table), prompt=characters(table["prompt"]), answer=written)
-    rows = max(1, total["rows"])
-    return {PAIRS: {"prompt": total["prompt"] / rows, "answer": total["answer"] / rows / len(answers)}}
+    table = read(file, "prompt", *answers)
+    written, rows = sum(characters(table[name]) for name in answers), max(1, len(table))
+    return {PAIRS: {"prompt": characters(table["prompt"]) / rows, "answer": written / rows / len(answers)}}
 
 
 def pool_lengths(folder: Path) -> dict[str, dict[str, Any]]:
-    prompts = Counter[str]()
-    for table in read(folder / "prompts.parquet", "messages"):
-        prompts.update(rows=len(table), prompt=characters(table["messages"]))
+    prompts = read(folder / "prompts.parquet", "messages")
     candidates = pq.read_table(folder / "candidates.parquet", columns=["prompt_id", "n_tokens", "text"])
     texts = pa.table({"prompt": candidates["prompt_id"], "text": pc.utf8_trim_whitespace(candidates["text"])})
     of_prompt = Counter(texts.group_by(["prompt", "text"]).aggregate([])["prompt"].to_pylist()).values()
     return {
         POOL: {
-            "prompt": prompts["prompt"] / max(1, prompts["rows"]),
+            "prompt": characters(prompts["messages"]) / max(1, len(prompts)),
             "tokens": pc.mean(candidates["n_tokens"]).as_py() or 0.0,
-            "texts": {str(count): prompts for count, prompts in sorted(Counter(of_prompt).items())},
+            "texts": {str(count): number for count, number in sorted(Counter(of_prompt).items())},
         }
     }
 
 
-def read(file: Path, *columns: str) -> Iterator[pa.Table]:
-    """Yield a sample of a table's groups of rows."""
+def read(file: Path, *columns: str) -> pa.Table:
+    """Return a sample of a table's groups of rows."""
     with pq.ParquetFile(file) as table:
-        step = -(-table.num_row_groups // GROUPS)
-        for group in range(0, table.num_row_groups, step or 1):
-            yield table.read_row_group(group, columns=[*columns])
+        step = max(1, -(-table.num_row_groups // GROUPS))
+        return table.read_row_groups([*range(0, table.num_row_groups, step)], columns=[*columns])
 
 
 def characters(conversations: pa.ChunkedArray) -> int:

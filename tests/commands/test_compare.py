@@ -17,7 +17,6 @@ from stages.commands.comparing.measured import Row, measured_rows
 from stages.commands.comparing.trained import Trainings, comparable_trainings
 from stages.commands.node_settings import SettingDifferences, lineage, lineage_settings, without_seeds
 from stages.config.errors import UserError
-from stages.pages import charts
 from stages.pipeline.graph import with_seed
 from stages.store.manifest import read_manifest
 from stages.store.records import Candidate, Example, load, save
@@ -333,23 +332,12 @@ def test_gc_keeps_what_the_page_shows_until_it_is_deleted(compared: Chain) -> No
     assert model in inside(*gc).stdout
 
 
-def test_numbers_of_marks_that_are_close_stand_together() -> None:
-    kls, rates = (0.0, 0.001, 0.4, 0.4), (0.5, 0.51, 0.5, 0.9)
-    points = [charts.Point(kl, rate, rate - 0.1, rate, False) for kl, rate in zip(kls, rates, strict=True)]
-    plot = charts.scatter(points, [True] * 4)
-    assert sorted(mark.numbers for mark in plot.marks) == ["", "1, 2", "3", "4"]
-    assert all(0 <= place <= 100 for mark in plot.marks for place in (mark.x, mark.y, mark.upper, mark.lower))
-    assert [tick for _, tick in plot.down] == ["40%", "60%", "80%", "100%"]
-    assert charts.ticks(0.0, 0.0) == [0.0, 1.0], "nothing was trained"
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_has_every_row_and_fits_a_phone_or_a_desk(width: int, compared: Chain, tmp_path: Path) -> None:
     page = compared.root / "compare.html"
     html = page.read_text()
-    assert html.count('<svg class="chart" role="img" aria-label="') == 2
-    assert html.count("<svg") == 2 + html.count('aria-hidden="true"'), "every other is decoration"
+    assert html.count("<svg") == html.count("<title>Pass rate against KL: ") == 2
     assert all(row.fingerprint in html for group in groups(compared).values() for row in group.rows)
     assert html.count("<th ") == html.count('<th scope="'), "of a row or a column"
     assert groups(compared)["validation"].sentence in html.replace("<wbr>", "")

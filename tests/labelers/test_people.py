@@ -232,99 +232,35 @@ def test_several_people_decide_by_majority(verdicts: Any, expected: list[str | N
     assert [json.loads(str(j.raw))["person-0"]["verdict"] for j in preferences] == [verdicts[0]] * 2
 
 
-USERS = ("35f4f60d-2941-5f29-bcff-62e51c272c68", "9b0f2c1e-7a3d-4f55-8a6b-0d1c2e3f4a5b")  # two Argilla users
-
-
-def test_argilla_gets_open_questions_and_its_users_answers(tmp_path: Path) -> None:
-    """Argilla rejects a record with a response by an unknown user."""
-    session, out = Session(draw_questions(pool(*GIVEN), Human(overlap=0.0)), [], tmp_path / "people"), work(tmp_path)
-    here, there, *waiting = session.questions
-    session.save(Answer(here, "ann", "a"))
-    session.save(Answer(there, USERS[0], "tie", (), "equal"))
-    answer_rows.write(session, out)
-    records = {record["id"]: record for record in json.loads((out / answer_rows.ARGILLA).read_text())}
-    assert records.keys() == {there, *waiting}
-    assert records[there]["responses"] == {
-        "verdict": [{"value": "tie", "user_id": USERS[0]}],
-        "comment": [{"value": "equal", "user_id": USERS[0]}],
-    }
-    open_question = session.questions[waiting[0]]
-    assert records[waiting[0]]["responses"] == {} and records[waiting[0]]["status"] == "pending"
-    assert {"prompt", *open_question.letters} == records[waiting[0]]["fields"].keys()
-
-
-def of_argilla(session: Session) -> tuple[Any, Any]:
-    """Two records as argilla 2.8.0 writes them, by `records.to_json`, and flat: one that both users answered, of whom
-    one only drafted it, and one that nobody did."""
-    first, second = [*session.questions][:2]
-    rest = {"metadata": {}, "suggestions": {}, "vectors": {}, "_server_id": USERS[1]}
-    by = lambda value, user: {"value": value, "user_id": USERS[user]}
-    responses = {"verdict": [by("b", 0), by("a", 1)], "reasons": [by(["clear"], 0)], "comment": [by("so", 0)]}
-    fields = {"prompt": "user: x", "a": "y", "b": "z"}
-    nested = [
-        {"id": first, "fields": fields, "responses": responses, "status": "completed", **rest},
-        {"id": second, "fields": fields, "responses": {}, "status": "pending", **rest},
-    ]
-    flat = [{"id": i, "status": "completed", "_server_id": USERS[1], **fields} for i in (first, second)]
-    flat[0] |= {"verdict.responses": ["b", "a"], "verdict.responses.users": [*USERS]}
-    flat[0] |= {"verdict.responses.status": ["submitted", "draft"], "reasons.responses": [["clear"]]}
-    flat[0] |= {"reasons.responses.users": [USERS[0]], "reasons.responses.status": ["submitted"]}
-    flat[0] |= {f"comment.responses{more}": [content] for more, content in (("", "so"), (".users", USERS[0]))}
-    flat[1] |= {key: None for key in flat[0] if "." in key}
-    return nested, flat
-
-
-def test_argilla_records_are_read(tmp_path: Path) -> None:
-    def read(name: str, content: str) -> dict[str, Any]:
-        session = Session(draw_questions(pool(*GIVEN), Human()), ["clear"], tmp_path / name)
-        (tmp_path / f"{name}.json").write_text(content)
-        counts = answer_rows.read(tmp_path / f"{name}.json", session)
-        assert counts.endswith(", 0 already stored, 1 blank, 0 to other runs' questions")
-        return {who: [a.content for a in answers.values()] for who, answers in session.answers.items()}
-
-    nested, flat = of_argilla(Session(draw_questions(pool(*GIVEN), Human()), [], tmp_path / "asked"))
-    expected = {USERS[0]: [("b", ("clear",), "so")]}
-    assert read("nested", json.dumps(nested, indent=1)) == expected | {USERS[1]: [("a", (), "")]}
-    assert read("lines", "".join(f"{json.dumps(row)}\n" for row in flat)) == expected, "a draft does not count"
-    assert read("flat", json.dumps(flat)) == expected
-    nested[1]["responses"] = {"verdict": [{"value": "c", "user_id": USERS[0]}]}
-    with pytest.raises(UserError, match=r"wrong.json: record 2: "):
-        read("wrong", json.dumps(nested))
-    with pytest.raises(UserError, match=r"label\.human\.answered=.*: the file begins with \["):
-        read("cut", json.dumps(nested)[:-9])
-
-
-def test_exported_answers_are_read_back_in_both_formats(tmp_path: Path) -> None:
+def test_exported_answers_are_read_back(tmp_path: Path) -> None:
     def session(name: str) -> Session:
         questions = draw_questions(pool(*GIVEN), Human(overlap=0.5, annotators=2))
         return Session(questions, ["clear", "short"], tmp_path / name)
 
     source, out = session("theirs"), work(tmp_path)
     for i, question_id in enumerate([*source.questions][:-1]):
-        for name in USERS[: 1 + i % 2]:
+        for name in ("ann", "bob")[: 1 + i % 2]:
             reasons = ("clear", "short")[: i % 3]
             source.save(Answer(question_id, name, ("a", "b", "tie", "bad", "skip")[i % 5], reasons, "so ü" * (i % 2)))
     answer_rows.write(source, out)
-    for name in (answer_rows.PLAIN, answer_rows.ARGILLA):
-        target = session(name)
-        assert ", 0 already stored, 1" in answer_rows.read(out / name, target)
-        expected = {who: {q: a.content for q, a in by_question.items()} for who, by_question in source.answers.items()}
-        assert {
-            who: {q: a.content for q, a in by_question.items()} for who, by_question in target.answers.items()
-        } == expected
-        before = everything(tmp_path / name)
-        assert answer_rows.read(out / name, target).count(": 0 new answers") == 1, (
-            "a stored answer is not stored again"
-        )
-        assert everything(tmp_path / name) == before
-    lines = (out / answer_rows.PLAIN).read_text().splitlines()
+    file, target = out / answer_rows.FILE, session("ours")
+    assert ", 0 already stored, 1" in answer_rows.read(file, target)
+    contents = [
+        {who: {q: a.content for q, a in by_question.items()} for who, by_question in each.answers.items()}
+        for each in (source, target)
+    ]
+    assert contents[0] == contents[1]
+    before = everything(tmp_path / "ours")
+    assert answer_rows.read(file, target).count(": 0 new answers") == 1, "a stored answer is not stored again"
+    assert everything(tmp_path / "ours") == before
+    lines = file.read_text().splitlines()
     for changed, reason in (
         ('{"question"', "line 3: not a row of"),
         ("[]", "line 3: not a row of"),
         (lines[2].replace('"verdict": "', '"verdict": "?'), "line 3: a verdict is one of a, b, tie, bad, skip"),
         (re.sub('"annotator": "[^"]*"', '"annotator": "../x"', lines[2]), "line 3: a name is"),
         (lines[2].replace('"comment": "', '"comment": "other'), "already answered"),
-        ("{}", "line 3: not a row of answers.jsonl or argilla.json: the field 'verdict' is missing"),
+        ("{}", "line 3: not a row of answers.jsonl: the field 'verdict' is missing"),
     ):
         bad, fresh = tmp_path / "bad.jsonl", session("fresh")
         bad.write_text("\n".join([*lines[:2], changed, lines[2]]))

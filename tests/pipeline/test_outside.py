@@ -10,7 +10,7 @@ import pytest
 from stages import data as data_stage
 from stages import source as source_stage
 from stages.commands.node_settings import named_settings
-from stages.store.source_files import OutsideFiles, read_template
+from stages.store.source_files import hold_files_unchanged, read_template
 from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, nodes, refused
 
@@ -116,7 +116,7 @@ def test_a_template_may_be_worked_on_while_sft_trains(tmp_path: Path) -> None:
     file.write_text("{{ messages }}")
     overrides = ("template=file", f"sft.template.path={file}")
     node = nodes(tmp_path, *overrides)["sft"]
-    with OutsideFiles(node, tmp_path / "cache" / "digests.json").watch(tmp_path / "begun"):
+    with hold_files_unchanged(node, tmp_path / "cache" / "digests.json", tmp_path / "begun"):
         file.write_text("{{ others }}")
     assert read_template(Path(node.config.template.path)) == "{{ messages }}"
     assert "mine.jinja" in [name for _, _, name in named_settings(node.settings, asdict(node.config))]

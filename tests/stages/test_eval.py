@@ -12,7 +12,7 @@ import torch
 from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.eval import run
-from stages.evaluation.checked import constant, containing, contains_words
+from stages.evaluation.checked import containing, contains_words
 from stages.evaluation.likelihood import Distributions
 from stages.evaluation.outcomes import (
     Outcome,
@@ -20,7 +20,6 @@ from stages.evaluation.outcomes import (
     average_runs,
     consistency,
     endings_clause,
-    endings_warning,
     matched,
     rate_row,
     verdict,
@@ -133,57 +132,6 @@ def test_a_gain_from_ending_the_answer_is_told_apart() -> None:
     assert matched_rates["views"]["answers of like length"]["policy-sft"]["mean"] == 0
 
 
-def test_a_policy_that_stops_less_often_than_sft_is_told_where_it_is_no_noise(chain: Chain, tmp_path: Path) -> None:
-    """DPO's own answers, of which the last token is taken: once of every other, once of a single one."""
-    folder, warnings = chain.folder("answer_policy"), dict[int, list[str]]()
-    for every in (2, 1000):
-        answers = load(folder / "answers.parquet", Candidate)
-        for i, answer in enumerate(sorted(answers, key=lambda a: a.prompt_id)):
-            answer.finish_reason = "length" if i % every == 1 else "stop"
-        save(tmp_path / "answers.parquet", answers, Candidate)
-        out = StageDir(tmp_path, lambda m, s: None)
-        inputs = evaluation_inputs(chain) | {"answer_policy": tmp_path}
-        run(nodes(chain.root)["eval"].config, inputs, out)
-        warnings[every] = [w for w in out.warnings if "ends fewer of its answers by itself than SFT" in w]
-    [warning] = warnings[2]
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert results["stop_rate"]["sft"] == 1
-    assert warning.startswith("DPO ends fewer ")
-    assert "pairs.unfinished=drop" in warning
-    assert warnings[1000] == []
-
-
-def test_an_answer_less_that_ends_is_told_rarely_where_nothing_changed() -> None:
-    """Two models that stop as often: the interval of the difference decides, and it is right."""
-    rng = np.random.default_rng(2)
-    cfg, warnings_given = settings("recipe=tiny").eval, 0
-    for _ in range(100):
-        stopped = (rng.random((200, 3)) < 0.9).astype(float)
-        warnings_given += bool(
-            endings_warning({"seen tasks": table(["seen"] * 200, stopped, stopped, stopped)}, TITLES, cfg)
-        )
-    assert warnings_given <= 5
-    fewer = np.ones((200, 3))
-    fewer[::4, 2] = 0
-    warning = endings_warning({"seen tasks": table(["seen"] * 200, fewer, fewer, fewer)}, TITLES, cfg)
-    assert "100.0% to 75.0%, −25.0 points" in warning
-
-
-def test_of_many_groups_none_is_told_to_end_less_where_nothing_changed() -> None:
-    """One warning speaks of all groups: four labelled sets of others beside ours do not make it likelier."""
-    rng, cfg, warned = np.random.default_rng(0), settings("recipe=tiny").eval, 0
-    sizes = {"seen": (28, 8), "unseen_kinds": (12, 10), "a": (1, 26), "b": (1, 60), "c": (1, 60), "d": (1, 40)}
-    rows = [(name, f"{name}{i % tasks}") for name, (tasks, prompts) in sizes.items() for i in range(tasks * prompts)]
-    groups, tasks = (list(column) for column in zip(*rows, strict=True))
-    for _ in range(100):
-        stopped = (rng.random((len(groups), 3)) < 0.95).astype(float)
-        both = table(groups, stopped, stopped, stopped)
-        both.prompts = [replace(e, task=task) for e, task in zip(both.prompts, tasks, strict=True)]
-        views = both.views() | {f"outside: {name}": both.group(name) for name in "abcd"}
-        warned += bool(endings_warning(views, TITLES, cfg))
-    assert warned <= 5
-
-
 @pytest.mark.parametrize(
     ("sft", "policy", "clause"),
     [(1.0, 0.75, "ends fewer of its answers by itself: 100.0% → 75.0%"), (1.0, 1.0, ""), (0.2, 0.2, "only 20.0%")],
@@ -242,22 +190,6 @@ def test_answers_in_any_form_have_the_intervals_that_answers_in_the_right_form_h
     bare = [*prompts[:-1], replace(prompts[-1], reference=None)]
     assert containing(replace(whole, prompts=bare), answers, cfg)["prompts"] == len(prompts) - 1
     assert containing(whole.where(np.zeros(len(prompts), bool)), answers, cfg) == {}
-
-
-def prompts_of(task: str, references: list[str]) -> list[Example]:
-    return [
-        Example(f"{task}{i}", [], text, "s", task, "test", checks=[Check("equals", {"text": text})])
-        for i, text in enumerate(references)
-    ]
-
-
-def test_a_constant_answer_scores_what_it_scores_on_other_prompts() -> None:
-    """Check tasks with four labels of which three are equal: one of their answers passes two others."""
-    assert constant(prompts_of("label", ["yes", "yes", "yes", "no"])) == pytest.approx(2 / 3)
-    assert constant(prompts_of("copy", ["a", "b", "c"])) == 0
-    both = prompts_of("label", ["yes", "yes", "yes", "no"]) + prompts_of("copy", ["a", "b", "c", "d"])
-    assert constant(both) == pytest.approx(1 / 3)
-    assert constant([*both, Example("open", [], None, "s", "letter", "test")]) is None
 
 
 def test_requests_are_followed_through_their_phrasings() -> None:

@@ -9,6 +9,7 @@ from markupsafe import escape
 
 from stages import report
 from stages.config.errors import UNSEEN
+from stages.evaluation.intervals import Interval
 from stages.pages import figures
 from stages.pages.example_answers import side_by_side
 from stages.pages.settings_table import settings as settings_of
@@ -47,7 +48,7 @@ def test_a_label_of_any_figure_says_what_it_says() -> None:
     curve = [{"step": step, "loss": 1.0, "logps/chosen": 1.0, "rewards/margins": 1.0} for step in (1, 2)]
     for odd in ODD:
         labelled = [
-            *figures.calibration(odd, [0.1 * i for i in range(9)]),
+            figures.frontier(odd, [figures.Point(0.1, Interval(0.5, 0.4, 0.7), False, True)]),
             figures.panel(odd, curve, {"loss": f"3{odd}"}, xlabel=f"4{odd}"),
             *figures.training("dpo", odd, curve),
         ]
@@ -118,11 +119,11 @@ def test_it_tells_lineage_with_commands_and_times(page: Path, chain: Chain) -> N
 def test_it_tells_what_would_explain_another_result(page: Path) -> None:
     section = page.read_text().partition('<section id="settings">')[2].partition("</section>")[0]
     values = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", section))
-    assert values["precision"] == "fp32"
     assert values["computed on"].startswith("CPU; ")
-    assert values["SFT"] == "256 demonstrations; learning rate 5e-3, 4 epochs, 64 steps of 16 rows, all weights"
-    assert values["DPO"].startswith("loss sigmoid, beta 0.1, learning rate 1e-3, 1 epoch, ")
-    assert values["candidates"] == "4 for each of 48 prompts, temperature 0.9, 12 tokens at most"
+    assert values["SFT"].startswith("256 demonstrations; adapter=none, learning_rate=0.005, epochs=4, batch_size=16, ")
+    assert values["SFT"].endswith(", precision=fp32")
+    assert values["DPO"].startswith("loss_type=[sigmoid], beta=0.1, adapter=none, learning_rate=0.001, epochs=1, ")
+    assert values["candidates"].startswith("candidates_per_prompt=4, temperatures=[0.9], ")
     assert values["seed"] == "0"
 
 

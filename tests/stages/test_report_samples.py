@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stages import report
-from stages.pages.example_answers import start, strip, strips
+from stages.pages.example_answers import strip, strips
 from stages.store.manifest import manifest_of
 from stages.store.workspace import SAMPLES, Sample, StageDir, append_samples, read_samples
 from tests.helpers import CHROMIUM, Chain, as_published, browse, fits, nodes, settings
@@ -43,14 +43,6 @@ def test_every_model_that_was_sampled_has_every_prompt_of_it(chain: Chain) -> No
         assert answers == {s.answer for s in samples}
     (inputs["sft"] / SAMPLES).unlink()
     assert [model["title"] for model in strips(inputs, manifests, models)] == ["DPO"], "of an earlier version, or 0"
-
-
-def test_step_0_is_the_reference_only_where_the_policy_begins_as_it(chain: Chain) -> None:
-    _, manifests, _ = report_inputs(chain)
-    assert start(manifests, "sft") == "the model before training"
-    assert start(manifests, "dpo") == "the reference"
-    manifests["dpo"]["inputs"]["policy"]["fingerprint"] = "0" * 12  # a second round of dpo.reference=sft
-    assert start(manifests, "dpo") == "the model before training"
 
 
 @pytest.fixture

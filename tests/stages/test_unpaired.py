@@ -68,15 +68,15 @@ def test_of_preferences_what_wins_more_than_it_loses_is_desirable(tmp_path: Path
 
 def test_labels_that_are_all_alike_are_refused(tmp_path: Path) -> None:
     judged = pool(tmp_path / "pool", {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.0)]})
-    pattern = r"^unpaired\.threshold=0\.7: all 2 .* are undesirable\. .* Lower unpaired\.threshold to 0\.5 or less\.$"
+    pattern = r"^unpaired\.threshold=0\.7: all 2 .* are undesirable\. .* from 0 to 0\.5\.$"
     with pytest.raises(UserError, match=pattern):
         build_unpaired(tmp_path / "low", judged, threshold=0.7)
-    with pytest.raises(UserError, match=r"all 2 labelled .* 0\.$"):
+    with pytest.raises(UserError, match=r"all 2 labelled .* from 0 to 0\.5\.$"):
         build_unpaired(tmp_path / "high", judged, threshold=0.0)
     labels, _ = build_unpaired(tmp_path / "as_told", judged, threshold=0.5)
     assert labels == {"a": True, "b": False}
     alike = pool(tmp_path / "alike", {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.5)]})
-    with pytest.raises(UserError, match=r"Every score is 0\.5, "):
+    with pytest.raises(UserError, match=r"from 0\.5 to 0\.5\.$"):
         build_unpaired(tmp_path / "out", alike, threshold=0.7)
 
 

@@ -28,7 +28,7 @@ from starlette.types import Receive, Scope, Send
 from stages.config.blocks.labels import Human
 from stages.config.errors import UserError
 from stages.labelers.people import answer_rows
-from stages.labelers.people.access import Connection, host_name, is_loopback, link_host, load_token
+from stages.labelers.people.access import host_name, is_loopback, link_host, load_token
 from stages.labelers.people.markup import shown_text, spans
 from stages.labelers.people.questions import Question
 from stages.labelers.people.session import NAME, NAME_RULE, Answer, Refused, Session
@@ -38,6 +38,7 @@ from stages.store.workspace import Progress, StageDir
 
 HTML = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 LARGEST = 1 << 16  # bytes of a request's body at most
+MAX_CONNECTIONS = 128  # open at the same time
 GRACE = 5.0  # seconds after the last answer in which it can be undone
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 Body = Mapping[str, Any]
@@ -56,8 +57,7 @@ def collect_answers(questions: Sequence[Question], cfg: Human, out: StageDir) ->
                 out.inform(answer_rows.read(plugins.user_path(cfg.answered), session))
             answer_rows.write(session, out)
             if not session.complete:
-                files = f"{out / answer_rows.PLAIN}, {out / answer_rows.ARGILLA}"
-                out.inform(f"Files for those who judge elsewhere: {files}")
+                out.inform(f"A file for those who judge elsewhere: {out / answer_rows.FILE}")
                 serve(session, cfg, out)
         finally:
             answer_rows.write(session, out)
@@ -123,8 +123,8 @@ class Page:
         self.app = Starlette(routes=[Route("/", self.html), *routes])
         quiet: dict[str, Any] = {"log_config": None, "log_level": "error", "access_log": False}
         plain: dict[str, Any] = {"interface": "asgi3", "lifespan": "off", "server_header": False, "ws": "none"}
-        bounded: dict[str, Any] = {"http": Connection, "headers": [("Connection", "close")]}
-        bounded |= {"timeout_graceful_shutdown": 1, "proxy_headers": False}
+        bounded: dict[str, Any] = {"http": "h11", "headers": [("Connection", "close")], "proxy_headers": False}
+        bounded |= {"timeout_graceful_shutdown": 1, "limit_concurrency": MAX_CONNECTIONS}
         self.server = uvicorn.Server(uvicorn.Config(self.respond, **quiet, **plain, **bounded))
 
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
