@@ -113,14 +113,14 @@ def require_readable(file: Path, key: str) -> None:
 
 Check = Callable[[Node, Store], None]
 CHECKS: dict[type, tuple[Check, ...]] = {
-    Data: (user_files.require_data_part,),
+    Data: (user_files.require_own,),
     Model: (model_files.require_model,),
-    OneSource: (user_files.require_data_part, require_source),
-    Sample: (user_files.require_sampler, servers.require_sampled),
+    OneSource: (user_files.require_own, require_source),
+    Sample: (user_files.require_own, servers.require_sampled),
     Benchmark: (user_files.require_engine,),
     CandidateFile: (require_candidates,),
     Label: (
-        *(user_files.require_labeler, require_preferences, model_files.require_reward_model),
+        *(user_files.require_own, require_preferences, model_files.require_reward_model),
         *(require_known, require_answered, servers.require_judges, servers.require_page),
     ),
 }
