@@ -58,7 +58,6 @@ FILES: dict[str, str | bytes] = {
     "task.yaml": "columns: {text: text}\n",
     "words.jsonl": "hello\n",
     "blanks.jsonl": rows({"question": "x", "verdict": None}),
-    "asked.jsonl": rows({"question": "x", "verdict": "A", "annotator": "ann"}),
     "short.gguf": b"GGUF\x03",
     "weights/model.safetensors": HEAD,
     "bare/config.json": json.dumps(SCORING),
@@ -326,12 +325,6 @@ def test_what_the_store_holds_needs_nothing_any_more(chain: Chain, monkeypatch: 
     with as_typed(*line):
         main.run(composed(*line))
     assert "dpo.runtime.device=cuda" in refused(*line, "dpo.beta=0.7", "dpo.runtime.device=cuda")
-
-
-def test_answers_to_other_questions_are_told_where_the_pool_is_there(chain: Chain, folder: Path) -> None:
-    line = (*TINY, f"outputs={chain.root}", "stage=label", "label=human", "label.human.runtime.port=0")
-    message = refused(*line, f"label.human.answered={folder / 'asked.jsonl'}")
-    assert message.count("asked.jsonl: all 1 answers") == 1
 
 
 def test_a_key_that_kept_answers_may_do_without_is_not_asked_for(tmp_path: Path) -> None:
