@@ -10,8 +10,8 @@ from stages.config.blocks.training import LoRA
 from stages.store.sealed_json import Damaged, load_json
 
 REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings", "moe_intermediate_size")
-OPTIONAL += ("num_experts", "num_local_experts", "num_experts_per_tok")
+OPTIONAL = ["num_key_value_heads", "head_dim", "max_position_embeddings", "moe_intermediate_size"]
+OPTIONAL += ["num_experts", "num_local_experts", "num_experts_per_tok"]
 BY_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads")  # some models list one per layer
 MOST = 1 << 40  # above every size of a model
 QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")  # model types with these prefixes normalise query and key

@@ -71,7 +71,8 @@ def untested_libraries() -> list[str]:
     The ranges come from the checkout's pyproject.toml, or from the installed distribution's metadata."""
     from packaging.requirements import Requirement  # this slow import is not needed for `--help` or a plan
 
-    libraries, requirements = [], checkout_project().get("dependencies")
+    libraries = []
+    requirements = checkout_project().get("dependencies")
     if not requirements and version(DISTRIBUTION):
         requirements = metadata.requires(DISTRIBUTION)
     for requirement in map(Requirement, requirements or ()):
