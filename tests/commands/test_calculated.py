@@ -32,6 +32,7 @@ PUBLISHED = {
     "llama32_1b": 1.24,
     "qwen3_0p6b": 0.596,
     "smollm2_135m": 0.135,
+    "embedded": 0.135,
     "smollm2_360m": 0.362,
 }
 

@@ -58,7 +58,6 @@ FILES: dict[str, str | bytes] = {
     "task.yaml": "columns: {text: text}\n",
     "words.jsonl": "hello\n",
     "blanks.jsonl": rows({"question": "x", "verdict": None}),
-    "short.gguf": b"GGUF\x03",
     "weights/model.safetensors": HEAD,
     "bare/config.json": json.dumps(SCORING),
     "mute/config.json": json.dumps(SCORING),
@@ -197,7 +196,7 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (
         (
             "sample.pool=[{model: DIR/bare}, {model: DIR/torn}, {model: DIR/adapter}, {model: nope}, {model: policy},"
-            "{model: DIR/short.gguf}, {model: DIR/plain.txt}, {model: DIR/weights}, {file: DIR/none.jsonl},"
+            "{model: base}, {model: DIR/plain.txt}, {model: DIR/weights}, {file: DIR/none.jsonl},"
             "{file: DIR/labels.jsonl}, {model: 'package:.x/y'}, {model: 'package:json/none'},"
             "{model: 'package:json/../json'}, {model: 'package:json//etc'}, {model: 'package:a b/c'},"
             "{model: 'package:no_such/x'}, {model: 'package:__main__/x'}, {model: '~nobody/x'}, {model: DIR/LONG}]",
@@ -207,7 +206,6 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
             "sample.pool[1].model=DIR/torn: DIR/torn/config.json cannot be read as JSON",
             "sample.pool[2].model=DIR/adapter: DIR/adapter/adapter_config.json: ",
             "sample.pool[3].model=nope: there is no such file or folder",
-            "sample.pool[5].model=DIR/short.gguf: cannot be read as GGUF",
             "sample.pool[6].model=DIR/plain.txt: a single file must be a .gguf",
             "sample.pool[7].model=DIR/weights: the folder has no config.json",
             "sample.pool[8].file=DIR/none.jsonl: there is no such file",
