@@ -10,7 +10,6 @@ keys win anyway. The recipes change, not the command line, so all of this also h
 import logging
 import math
 import re
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from importlib.util import find_spec
@@ -242,13 +241,13 @@ def starting_values(objective: str, adapter: str, parameters: int) -> dict[str, 
 
 
 def count_parameters(model: str, path: str) -> int | None:
-    """Return the parameters of the model at a path (a folder, a GGUF file or a hub id) or, without a path, of an
-    option of the group `model`. Return None if the model cannot be read, or the hub cannot be reached."""
+    """Return the parameters of the model at a path (a folder or a hub id) or, without a path, of an option of `model`.
+    Return None if the model cannot be read, or the hub cannot be reached."""
     option = CONF / "model" / f"{model}.yaml"
     group = DictConfig(OmegaConf.load(option) if option.is_file() and not path else {})
     try:
         config = model_config(Model(path or group.get("path"), None, config=dict(group.get("config") or {})))
-    except (OSError, ValueError, LookupError, ArithmeticError, struct.error, Damaged, UserError):
+    except (OSError, ValueError, Damaged, UserError):
         return None
     shape = ModelShape.from_config(config) if config else None
     return shape.parameters if shape else None

@@ -9,8 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import OverrideParseException
 
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.errors import UserError, suggest
@@ -27,7 +26,6 @@ DELETED = re.compile(rf"~(?!({FREE}|recipe|scale|hydra/\w+)(=|$))")
 NOWHERE = re.compile(r"outputs=\s*(['\"]?)\s*\1\s*")
 NO_WORD = re.compile(r"(\w+)=(-?\d[\w.+-]*|true|false|null)", re.IGNORECASE)
 PLAIN = re.compile(r"[\w./%@?*+-]+", re.ASCII)  # text that needs no quotes
-CARET = len("LexerNoViableAltException: ")  # Hydra prints this before the override that it cannot read
 
 
 def validate_argument(argument: str) -> None:
@@ -60,18 +58,12 @@ def recipe_files(*chosen: str) -> dict[str, Path]:
 
 
 def unreadable_message(error: OverrideParseException) -> str:
-    """Return the message for an argument that Hydra cannot parse, with its quoted form if that helps."""
-    key, equals, value = error.override.partition("=")
+    """Return the message for an argument that Hydra cannot parse, with its quoted form."""
+    key, equals, value = error.override.lstrip("+").partition("=")
     if not equals:
-        return f"{error.override}: an argument must be KEY=VALUE."
-    reason = error.message.splitlines()
-    place = len(reason[1]) - 1 - CARET if reason[0].startswith("Lexer") and len(reason) > 1 else -1
-    position = f" at {error.override[place]!r}" if 0 <= place < len(error.override) else ""
-    form = f"{key}={quote_value(value)}"
-    problem = f"{' '.join(error.override.lstrip('+').split())}: cannot be read{position}."
-    if not is_readable(form):
-        return f"{problem} Close all brackets, and put the whole argument in quotes for the shell."
-    return f"{problem} Put it in quotes: {shlex.quote(form.lstrip('+'))}"
+        return f"{key}: an argument must be KEY=VALUE."
+    problem = f"{' '.join(f'{key}={value}'.split())}: cannot be read. Close all brackets, and put texts in quotes"
+    return f"{problem}: {shlex.quote(f'{key}={quote_value(value)}')}"
 
 
 def quote_value(value: str) -> str:
@@ -83,14 +75,6 @@ def quote_value(value: str) -> str:
 
 def quote_word(word: str) -> str:
     return word if PLAIN.fullmatch(word) else '"' + word.strip("\"'").replace('"', '\\"') + '"'
-
-
-def is_readable(argument: str) -> bool:
-    try:
-        OverridesParser.create().parse_override(argument)
-    except HydraException:
-        return False
-    return True
 
 
 def several_values_message(argument: str) -> str:

@@ -14,14 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from stages.commands import audited_rows
-from stages.commands.audited_rows import AuditedSource, Diversity, LengthCheck, length_distribution
+from stages.commands.audited_rows import AuditedSource, Diversity, length_distribution
 from stages.config.blocks.data import Data
 from stages.config.choices import AUDIT_CODES
 from stages.config.errors import UserError, visible
 from stages.curation.audit.auditor import Auditor, held_out
 from stages.curation.audit.codes import DESCRIPTIONS
 from stages.curation.user_code import KEY, load_user_code
-from stages.pipeline import provenance
 from stages.store import plugins, safe_files
 from stages.store.node import Node
 from stages.store.sealed_json import read_note, require_keys, write_note
@@ -32,10 +31,7 @@ log = logging.getLogger(__name__)
 
 ROWS, PAGE = "audit.jsonl", "audit.html"  # in the store's root
 COUNTS = "audit.json"  # counts of the last audit, in the store's cache
-MEANINGS = {
-    audited_rows.UNUSABLE: "no stage can use the row, for the reason in the report",
-    audited_rows.TOO_LONG: "longer than training allows, with the chat template",
-} | DESCRIPTIONS
+MEANINGS = {audited_rows.UNUSABLE: "no stage can use the row, for the reason in the report"} | DESCRIPTIONS
 
 
 def show(nodes: dict[str, Node], store: Store) -> None:
@@ -43,10 +39,10 @@ def show(nodes: dict[str, Node], store: Store) -> None:
     data: Data = nodes["data"].config
     with tempfile.TemporaryDirectory() as folder, plugins.explain_errors(data.own, KEY, Path(folder)):
         _, own = load_user_code(data.own, StageDir(Path(folder), lambda metrics, step: None))
-        audit(data, audited_rows.audited_sources(nodes, own), audited_rows.make_length_check(nodes, store), store)
+        audit(data, audited_rows.audited_sources(nodes, own), store)
 
 
-def audit(data: Data, sources: list[AuditedSource], lengths: LengthCheck | None, store: Store) -> None:
+def audit(data: Data, sources: list[AuditedSource], store: Store) -> None:
     """Audit these sources, print the table, and write the rows and the page to the store."""
     if not sources:
         raise UserError("stage=audit needs rows: 'data.sources=[{path: FILE}]', or label=dataset label.path=FILE.")
@@ -60,7 +56,7 @@ def audit(data: Data, sources: list[AuditedSource], lengths: LengthCheck | None,
     try:
         with open(draft, "w", encoding="utf-8", errors="backslashreplace") as rows:
             for source in sources:
-                audited_rows.audit_source(source, auditor, diversity, lengths, rows)
+                audited_rows.audit_source(source, auditor, diversity, rows)
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
@@ -73,9 +69,6 @@ def audit(data: Data, sources: list[AuditedSource], lengths: LengthCheck | None,
     console.print(summary_sentence(sources), codes_table(sources, previous))
     safe_files.write(store.root / PAGE, render_page(sources, previous, diversity, data))
     write_note(counts, {"sources": source_paths(sources), "codes": count_codes(sources)})
-    if not lengths:
-        way = provenance.command("base", [])
-        log.info("To also find rows that are too long, build the tokenizer first: %s", way)
     log.info("Rows with codes: %s. Page: %s", file, store.root / PAGE)
 
 

@@ -1,19 +1,15 @@
-"""Audit the rows of a source as stage=data reads them, and measure how long and how diverse their texts are.
-
-If the store has the base model, its tokenizer also finds rows too long for training, which stage=data cannot."""
+"""Audit the rows of a source as stage=data reads them, and measure how long and how diverse their texts are."""
 
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import IO, Any
 
 import numpy as np
 
 from stages.config.blocks.data import Data, Form, Source
-from stages.config.blocks.training import SFT
 from stages.config.choices import Split
 from stages.curation.answer_rules import FUNCTION_WORDS
 from stages.curation.audit.auditor import Auditor, best_and_worst, request_of
@@ -22,26 +18,18 @@ from stages.formats.column_mapping import Purpose, source_purpose
 from stages.formats.format import ParsedRow
 from stages.formats.source_reading import ReadReport, as_json, convert
 from stages.store.node import Node
-from stages.store.records import Message
 from stages.store.splits import draw_split, prompt_of
-from stages.store.store import Store
 from stages.store.text_units import lower_words
 
 UNUSABLE = "unusable"  # the code of a row that no stage can use
-TOO_LONG = "too_long"
 EXAMPLES = 3  # per code
 FEWER = (5, 10, 20, 50, 100, 200, 500)  # bounds of the length distribution, in words
 MOST_SHOWN = 12  # words or runs in each table
 POLITE = re.compile(r"\A\W*((please|kindly|can you|could you|would you|i want you to|i would like you to)\W+)*", re.I)
 FEWEST = 4  # letters; shorter words are not counted as topics
 RUN = 4  # words in a counted run
-DISTINCT, FIRST = 3, 100_000  # words in a run for distinct-3, and the most runs that it is measured on
-# Runs that are counted at once. If there are more, the rarest are dropped (lossy counting, Manku and Motwani 2002), so
-# a run's count may be too low by the number of times that this happened.
-MOST_RUNS = 200_000
-SHORT: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}]
-
-LengthCheck = Callable[[Purpose, list[Message], list[str]], str]  # returns why a row is too long, or ''
+DISTINCT = 3  # words in a run for distinct-3
+MOST_ANSWERS = 2000  # whose runs are counted, so that memory is bounded
 
 
 @dataclass
@@ -82,10 +70,10 @@ class AuditedSource:
 
 
 class Diversity:
-    """Counts of words by rows: a word that occurs twice in one row counts once. Memory is bounded."""
+    """Counts of words by rows: a word that occurs twice in one row counts once. Only the first answers are counted."""
 
     def __init__(self) -> None:
-        self.requests = self.answers = self.seen = self.floor = 0
+        self.requests = self.answers = self.seen = 0
         self.verbs, self.topics, self.runs = Counter[str](), Counter[str](), Counter[tuple[str, ...]]()
         self.distinct = set[tuple[str, ...]]()
 
@@ -96,16 +84,13 @@ class Diversity:
             self.verbs.update(request_words[:1])
             topics = [w for w in request_words[1:] if len(w) >= FEWEST and w.isalpha() and w not in FUNCTION_WORDS]
             self.topics.update(dict.fromkeys(topics, 1))
-        if answer:
+        if answer and self.answers < MOST_ANSWERS:
             self.answers += 1
             answer_words = lower_words(answer)
             self.runs.update(dict.fromkeys(word_runs(answer_words, RUN), 1))  # in order, which decides between ties
-            if len(self.runs) > MOST_RUNS:
-                self.floor += 1
-                self.runs = Counter({run: count for run, count in self.runs.items() if count > self.floor})
-            fresh = list(islice(word_runs(answer_words, DISTINCT), FIRST - self.seen))
-            self.seen += len(fresh)
-            self.distinct.update(fresh)
+            triples = list(word_runs(answer_words, DISTINCT))
+            self.seen += len(triples)
+            self.distinct.update(triples)
 
     def most_frequent(self) -> dict[str, tuple[list[tuple[str, int]], int]]:
         """Return the most frequent words and runs with their counts, and the number of rows, by heading."""
@@ -140,11 +125,8 @@ def audited_sources(nodes: dict[str, Node], read_row: Callable[[Any], ParsedRow]
     return sources
 
 
-def audit_source(
-    audited: AuditedSource, auditor: Auditor, diversity: Diversity, length_check: LengthCheck | None, file: IO[str]
-) -> None:
-    """Audit a source, and write every row with a code to `file`. `length_check` finds rows that are too long.
-    Raise UserError if the source cannot be read at all."""
+def audit_source(audited: AuditedSource, auditor: Auditor, diversity: Diversity, file: IO[str]) -> None:
+    """Audit a source, and write every row with a code to `file`. Raise UserError if it cannot be read at all."""
     for parsed, split in parsed_rows(audited):
         best, worst = best_and_worst(parsed)
         request = request_of(parsed)
@@ -152,9 +134,6 @@ def audit_source(
         audited.lengths["answers"] += [] if best is None else [len(best.split())]
         diversity.note(request, best)
         codes = auditor.findings(parsed, split)
-        ends = [end for end in (best, worst) if end is not None]
-        if length_check and (long := length_check(audited.purpose, parsed.messages, ends)):
-            codes[TOO_LONG] = long
         auditor.remember(parsed, split, audited.report.place)
         if codes:
             audited.note(Case(audited.report.place, codes, request, best, worst))
@@ -191,39 +170,3 @@ def length_distribution(lengths: list[int]) -> list[tuple[str, int]]:
     counts = np.bincount(np.searchsorted(FEWER, lengths, side="right"), minlength=len(FEWER) + 1).tolist()
     names = [f"{low}–{high - 1}" for low, high in zip((0, *FEWER), FEWER, strict=False)] + [f"{FEWER[-1]} or more"]
     return list(zip(names, counts, strict=True))
-
-
-def make_length_check(nodes: dict[str, Node], store: Store) -> LengthCheck | None:
-    """Return the check for rows longer than `sft.max_length`, preferences longer than `dpo.max_length`, or either
-    longer than the model's context, with SFT's template. None if the base model is not built.
-    Raise ContractError if the chat template cannot be used for training."""
-    base, sft = nodes["sft"].inputs["base"], nodes["sft"].config
-    assert isinstance(sft, SFT)
-    if not store.find(base):
-        return None
-    from stages.models import chat_templates  # imported here, as it takes seconds
-    from stages.models.loading import count_embedding_rows, load_tokenizer, read_context_length
-    from stages.models.rendering import ContractError
-
-    model = store.folder(base) / "model"
-    tokenizer, rows = load_tokenizer(model), count_embedding_rows(model)
-    contract = chat_templates.establish_contract(tokenizer, sft.template, sft.train, rows)
-    frame = len(contract.example(SHORT)[0])  # at least as many tokens as the template adds to a turn
-    context, dpo = read_context_length(model), nodes["dpo"].config if "dpo" in nodes else None
-
-    def too_long_message(purpose: Purpose, messages: list[Message], answers: list[str]) -> str:
-        block = dpo if dpo and purpose is Purpose.preferences else sft
-        stage, (limit, too_long) = block.block, block.longest(context)
-        for answer in answers:
-            turns = [*messages, {"role": "assistant", "content": answer}]
-            if sum(len(turn["content"].encode("utf-8", "replace")) + frame for turn in turns) <= limit:
-                continue  # each token has one byte or more
-            try:
-                tokens = len(contract.example(turns)[0])
-            except ContractError as reason:
-                return f"{stage} drops this row: {reason}"
-            if tokens > limit:
-                return f"{stage} drops this row: {tokens:,} tokens, {too_long}"
-        return ""
-
-    return too_long_message

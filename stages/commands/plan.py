@@ -13,9 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from stages.commands.node_settings import named_settings
-from stages.commands.planning import calculated, cost, expected_calls
+from stages.commands.planning import cost, expected_calls
 from stages.commands.planning.cost import RunHistory
-from stages.commands.planning.counts import Contribution, contributions
 from stages.commands.planning.expected_calls import ExpectedCalls
 from stages.commands.planning.peak import uses_gpu
 from stages.config.blocks.evaluation import Versus
@@ -28,8 +27,6 @@ from stages.store.node import Node
 from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
-HASHED_PER_SECOND = 1.7e9  # bytes, SHA-256 on one core of an AMD EPYC
-SHOWN_SECONDS = 5  # shorter hashing is not mentioned
 UNMEASURED = "not measured yet"
 
 
@@ -42,8 +39,7 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
         table.add_column(title, justify="right", no_wrap=True)
     default_store = Store(Path(os.environ.get(OUTPUTS) or (ROOT / "outputs" if checkout_project() else "outputs")))
     history = RunHistory(store, *([default_store] if default_store.root.resolve() != store.root.resolve() else []))
-    seconds, renewed, unmeasured = dict[str, float](), dict[str, float](), list[str]()
-    calls_by_node, inputs = dict[str, list[ExpectedCalls]](), set[Node]()
+    seconds, unmeasured, calls_by_node = dict[str, float](), list[str](), dict[str, list[ExpectedCalls]]()
     planned = {name: node for name, node in nodes.items() if not (untested and node.stage in EVALUATING)}
     for name, node in planned.items():
         state = store.state(node)
@@ -51,17 +47,12 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
         notes = changes(node, state, store)
         if calls := expected_calls.endpoint_calls(node, store, history):
             calls_by_node[name] = calls
-        depends_on_others = calls or expected_calls.waits_for_people(node)  # on servers or people
-        if depends_on_others and not history.earlier.last_match(node):
+        if calls or expected_calls.waits_for_people(node):  # the time depends on servers or people
             costs = replace(costs, seconds=math.nan)
-        if state != "cached":
-            inputs.update(node.inputs.values())
-            if math.isnan(costs.seconds):
-                unmeasured.append(name)
-            else:
-                seconds[name] = costs.seconds
-                if history.earlier.last_match(node):
-                    renewed[name] = costs.seconds
+        if state != "cached" and math.isnan(costs.seconds):
+            unmeasured.append(name)
+        elif state != "cached":
+            seconds[name] = costs.seconds
         place = "GPU" if uses_gpu(node) else "RAM"
         table.add_row(
             name.replace("_", " "),
@@ -75,25 +66,17 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
         )
     console = Console(width=None if os.isatty(1) else 160, markup=False)
     console.print(table)
-    if amounts := contributions(nodes["data"], store):
-        console.print(sources_table(amounts))
     if calls_by_node:
         console.print(endpoints_table(calls_by_node))
     for name, node in planned.items():
         if isinstance(node.config, Versus) and not node.config.constant:
             console.print(comparison_sentence(name, node, store, history))
-    console.print("\n".join([time_summary(seconds, unmeasured), *calculated.waiting_times(nodes)]))
+    console.print(time_summary(seconds, unmeasured))
     if gpus := machine.visible_gpus():
         names = (f"{gpu.name} ({gpu.free_memory / 2**30:.1f} GiB free)" for gpu in gpus)
         console.print(f"CUDA shows {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}: {', '.join(names)}.")
-    if (hash_seconds := hashing_seconds(inputs, store)) >= SHOWN_SECONDS:
-        console.print(f"Before that, finished inputs are hashed: {hash_seconds:.0f} s on a fast disk.")
     if untested:
         console.print(f"Not planned: {', '.join(EVALUATING)}. {untested}")
-    if renewed:
-        cause = "have unchanged settings, and are rebuilt because Plumbline's version of the stage changed"
-        rebuilt = f"{', '.join(renewed)}, {sum(renewed.values()):.0f} s"
-        console.print(f"{len(renewed)} of these nodes {cause}: {rebuilt}. CHANGELOG.md lists the changes.")
 
 
 def time_summary(seconds: dict[str, float], unmeasured: list[str]) -> str:
@@ -103,28 +86,6 @@ def time_summary(seconds: dict[str, float], unmeasured: list[str]) -> str:
     parts = [total] if seconds or not unmeasured else []
     missing = [f"{UNMEASURED} ({len(unmeasured)}): {', '.join(unmeasured)}."] if unmeasured else []
     return f"To build: {' '.join(parts + missing)}"
-
-
-def hashing_seconds(inputs: set[Node], store: Store) -> float:
-    """Return the seconds for hashing the files of finished nodes, with one core per file."""
-    manifests = [manifest for node in inputs if (manifest := store.find(node))]
-    sizes = [entry["bytes"] for manifest in manifests for entry in manifest["files"].values()]
-    return sum(sizes) / HASHED_PER_SECOND / max(1, min(len(sizes), os.cpu_count() or 1))
-
-
-def sources_table(contributions: list[Contribution]) -> Table:
-    """Return the table of the rows and tokens that each source adds to sft."""
-    table = Table("source", box=None, header_style="bold", pad_edge=False)
-    for title in ("rows for sft", "come", "tokens", "share"):
-        table.add_column(title, justify="right", no_wrap=True)
-    total_tokens = sum(source.tokens or 0 for source in contributions)
-    for source in contributions:
-        mark = "" if source.exact else "~"
-        amounts = ["?" if n is None else f"{mark}{n:,.0f}" for n in (source.rows, source.total, source.tokens)]
-        has_tokens = source.tokens is not None and all(other.tokens is not None for other in contributions)
-        share = f"{(source.tokens or 0) / max(1, total_tokens):.0%}" if has_tokens else "?"
-        table.add_row(visible(source.name), *amounts, share)
-    return table
 
 
 def comparison_sentence(name: str, node: Node, store: Store, history: RunHistory) -> str:

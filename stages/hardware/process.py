@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import os
-import re
 import sys
 import uuid
 import warnings
@@ -14,17 +13,12 @@ from functools import cache
 from importlib import metadata
 
 from stages.config.errors import visible
-from stages.config.installation import DISTRIBUTION, PROGRAM, checkout_project, read_beside
+from stages.config.installation import DISTRIBUTION, PROGRAM, checkout_project, read_beside, version
 
 ENVIRONMENT = read_beside(__file__)
 # The names by which torch reads its accelerators' allocator settings; the first is for all.
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 log = logging.getLogger(__name__)
-
-# A library that every installation needs; those of extras have a semicolon and a marker.
-REQUIREMENT = re.compile(r"([\w.-]+)([^;]*)")
-REQUIRES = re.compile(r"^Requires-Dist: (.*)$", re.MULTILINE)
-VERSION = re.compile(r"^Version: (\S+)$", re.MULTILINE)
 
 
 class VisibleRecord(logging.LogRecord):
@@ -74,24 +68,16 @@ def warn_of_versions() -> None:
 def untested_libraries() -> list[str]:
     """Return `trl 1.17.0 (known: >=1.16,<1.17)` for every installed library outside its range.
 
-    The ranges come from the checkout's pyproject.toml, or from the installed distribution's metadata. Metadata is read
-    line by line: importlib parses every library's whole description, which takes four times as long."""
-    from packaging.specifiers import SpecifierSet  # this slow import is not needed for `--help` or a plan
+    The ranges come from the checkout's pyproject.toml, or from the installed distribution's metadata."""
+    from packaging.requirements import Requirement  # this slow import is not needed for `--help` or a plan
 
     libraries = []
-    requirements = checkout_project().get("dependencies") or REQUIRES.findall(read_metadata(DISTRIBUTION))
-    for name, bounds in (match.groups() for match in map(REQUIREMENT.fullmatch, requirements) if match):
-        installed = VERSION.search(read_metadata(name))
-        if installed and not SpecifierSet(bounds).contains(installed[1], prereleases=True):
-            bounds = ",".join(sorted(bounds.strip().split(","), reverse=True))
-            libraries.append(f"{name} {installed[1]} (known: {bounds})")
+    requirements = checkout_project().get("dependencies")
+    if not requirements and version(DISTRIBUTION):
+        requirements = metadata.requires(DISTRIBUTION)
+    for requirement in map(Requirement, requirements or ()):
+        installed = None if requirement.marker else version(requirement.name)  # those of extras have a marker
+        if installed and not requirement.specifier.contains(installed, prereleases=True):
+            bounds = ",".join(sorted(map(str, requirement.specifier), reverse=True))
+            libraries.append(f"{requirement.name} {installed} (known: {bounds})")
     return libraries
-
-
-def read_metadata(distribution: str) -> str:
-    """Return a distribution's metadata, or '' if it is not installed."""
-    try:
-        installed = metadata.distribution(distribution)
-        return installed.read_text("METADATA") or installed.read_text("PKG-INFO") or ""  # an egg-info has the latter
-    except metadata.PackageNotFoundError:
-        return ""

@@ -80,7 +80,7 @@ def require_known(node: Node, store: Store) -> None:
 
 
 def require_answered(node: Node, store: Store) -> None:
-    """Raise UserError if `label.human.answered` has no answers, or none to the questions of a pool in the store."""
+    """Raise UserError if `label.human.answered` has no answers."""
     cfg = node.config
     if "human" not in cfg.labelers or not cfg.human.answered:
         return
@@ -88,19 +88,8 @@ def require_answered(node: Node, store: Store) -> None:
 
     file = plugins.user_path(cfg.human.answered)
     require_readable(file, "label.human.answered")
-    answers = [answer for _, answer in answer_rows.parse_answers(file) if answer]
-    if not answers:
+    if not any(answer for _, answer in answer_rows.parse_answers(file)):
         raise UserError(f"label.human.answered={file}: has no answers. Fill in its empty fields, or leave it out.")
-    if cfg.labeler == "human" and store.find(node.inputs["pool"]):
-        from stages.labelers.labeler import Pool
-        from stages.labelers.people.questions import draw_questions
-        from stages.store.records import Candidate, Example, Records
-
-        folder = store.folder(node.inputs["pool"])
-        prompts, candidates = folder / "prompts.parquet", folder / "candidates.parquet"
-        pool = Pool(Records(prompts, Example), Records(candidates, Candidate))
-        if not {answer.question for answer in answers} & {question.id for question in draw_questions(pool, cfg.human)}:
-            raise answer_rows.other_runs_error(file, len(answers))
 
 
 def require_readable(file: Path, key: str) -> None:
@@ -113,15 +102,15 @@ def require_readable(file: Path, key: str) -> None:
 
 Check = Callable[[Node, Store], None]
 CHECKS: dict[type, tuple[Check, ...]] = {
-    Data: (user_files.require_data_part,),
+    Data: (user_files.require_own,),
     Model: (model_files.require_model,),
-    OneSource: (user_files.require_data_part, require_source),
-    Sample: (user_files.require_sampler, user_files.require_vllm, servers.require_sampled),
+    OneSource: (user_files.require_own, require_source),
+    Sample: (user_files.require_own, user_files.require_vllm, servers.require_sampled),
     Answer: (user_files.require_vllm,),
     Benchmark: (user_files.require_engine,),
     CandidateFile: (require_candidates,),
     Label: (
-        *(user_files.require_labeler, require_preferences, model_files.require_reward_model),
+        *(user_files.require_own, require_preferences, model_files.require_reward_model),
         *(require_known, require_answered, servers.require_judges, servers.require_page),
     ),
 }

@@ -1,7 +1,6 @@
 """Checks of amounts, as far as data and model are known before anything is built: batches larger than the data,
 answers longer than the context, adapters wider than the model."""
 
-import struct
 from typing import Any
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
@@ -124,7 +123,7 @@ def base_config(cfg: Config) -> dict[str, Any]:
         config = model_config(cfg.model)
     except Damaged:
         raise
-    except (OSError, ValueError, LookupError, ArithmeticError, struct.error, UserError):
+    except (OSError, ValueError, UserError):
         return {}
     return (config or {}).get("text_config") or config or {}
 

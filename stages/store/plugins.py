@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -116,26 +116,17 @@ def load_subclass(own: Own, key: str, node: Path, kind: type[Kind]) -> type[Kind
     """Return the user's class. Raise UserError unless it is derived from `kind` and has all its methods."""
     user_class = run_file(own, key, node)
     if not isinstance(user_class, type) or not issubclass(user_class, kind):
-        raise wrong_class_error(own, key, f"{kind.__module__}.{kind.__name__}")
-    has_name = isinstance(getattr(user_class, "name", None), str)
-    require_complete(own, key, has_name, getattr(user_class, "__abstractmethods__", ()))
+        base = f"{kind.__module__}.{kind.__name__}"
+        raise UserError(f"{key}.name={own.name}: this must be a class derived from {base}.")
+    if not isinstance(getattr(user_class, "name", None), str):
+        raise UserError(f'{key}.name={own.name}: the class needs an attribute name = "…", which the records state.')
+    if missing_methods := sorted(getattr(user_class, "__abstractmethods__", ())):
+        raise UserError(f"{key}.name={own.name}: the class does not define {', '.join(missing_methods)}.")
     return user_class
 
 
 def undefined_error(own: Own, key: str) -> UserError:
     return UserError(f"{key}.name={own.name}: the file does not define this name.")
-
-
-def wrong_class_error(own: Own, key: str, kind: str) -> UserError:
-    return UserError(f"{key}.name={own.name}: this must be a class derived from {kind}.")
-
-
-def require_complete(own: Own, key: str, has_name: bool, missing_methods: Iterable[str]) -> None:
-    """Raise UserError for a class without the attribute `name`, or without methods that its base requires."""
-    if not has_name:
-        raise UserError(f'{key}.name={own.name}: the class needs an attribute name = "…", which the records state.')
-    if missing_methods := sorted(missing_methods):
-        raise UserError(f"{key}.name={own.name}: the class does not define {', '.join(missing_methods)}.")
 
 
 def create_instance(own: Own, key: str, node: Path, kind: type[Kind]) -> Kind:

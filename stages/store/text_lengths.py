@@ -1,6 +1,4 @@
-"""Mean lengths of a node's texts. The manifest stores them, so that `stage=plan` does not read tables.
-
-For nodes of earlier versions, whose manifests lack the lengths, `stage=plan` measures the tables."""
+"""Mean lengths of a node's texts. The manifest stores them, so that `stage=plan` does not read tables."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,6 @@
 """Tests of `stage=audit`: every row is counted, codes are reported with their places, and the page shows them."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ import pytest
 from stages.commands import audited_rows
 from stages.commands.audited_rows import Diversity
 from stages.config.errors import UNSEEN
-from stages.models.contract import load_contract
 from tests.browser import page_faults
 from tests.helpers import inside as run
 from tests.helpers import refused, settings
@@ -74,32 +72,6 @@ def test_the_page_fits_and_is_accessible(tmp_path: Path) -> None:
     assert page_faults(store / "audit.html", tmp_path / "browser") == []
 
 
-def test_rows_that_training_would_drop_as_too_long_are_told_where_the_base_is_there(
-    built: Path, tmp_path: Path
-) -> None:
-    """The limits `sft.max_length` and `dpo.max_length` are exact to one token."""
-    store, contract = tmp_path / "outputs", load_contract(next((built / "sft").glob("*/model")))
-    texts = ["Rivers bring salt. " * n for n in (1, 4, 4, 9)]
-    rows = written(tmp_path / "rows.jsonl", [{"prompt": "Why?", "completion": text.strip()} for text in texts])
-    pairs = written(tmp_path / "pairs.jsonl", [{"prompt": "Why?", "chosen": "So.", "rejected": texts[1].strip()}])
-    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": texts[1].strip()}]
-    limit = len(contract.example(turns)[0])
-    typed = ("recipe=tiny", *FILE, f"outputs={store}", f"data.sources=[{{path: {rows}}}]", f"sft.max_length={limit}")
-    typed += ("label=dataset", f"label.path={pairs}", f"dpo.max_length={limit - 1}")
-    without = run(*typed)
-    assert without.returncode == 0, without.stderr
-    assert "stage=base" in without.stdout + without.stderr
-    assert "too_long" not in (store / "audit.jsonl").read_text()
-    shutil.copytree(built / "base", store / "base")
-    ran = run(*typed)
-    assert ran.returncode == 0, ran.stderr
-    audited = [json.loads(line) for line in (store / "audit.jsonl").read_text().splitlines()]
-    long = {row["place"]: row["codes"]["too_long"] for row in audited if "too_long" in row["codes"]}
-    assert set(long) == {f"{rows}:4", f"{pairs}:1"}
-    assert f"{limit} tokens" in long[f"{pairs}:1"]
-    assert f"dpo.max_length={limit - 1}" in long[f"{pairs}:1"]
-
-
 OWN = """
 def read(row, shout):
     if row["ask"] == "?":
@@ -133,7 +105,7 @@ def test_what_is_mended_is_audited_as_it_will_be(tmp_path: Path) -> None:
     assert "1 mended (damaged)" in ran.stdout + ran.stderr
 
 
-def test_diversity_counts_rows_and_keeps_the_frequent_ones_whatever_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_diversity_counts_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     varied = Diversity()
     for i in range(50):
         varied.note(f"Please list rivers of country{i}", f"Here are some rivers: the {i} and the {i}")
@@ -152,14 +124,10 @@ def test_diversity_counts_rows_and_keeps_the_frequent_ones_whatever_comes(monkey
     assert "(distinct-3)" in alike.distinct_sentence()
     assert len(alike.distinct) / alike.seen == 3 / 60
     assert len(different.distinct) / different.seen > 0.8
-    monkeypatch.setattr(audited_rows, "MOST_RUNS", 100)
-    bounded = Diversity()
-    for i in range(300):
-        bounded.note("a", f"it is what it is {i} {i + 1} {i + 2} {i + 3}")
-    runs, _ = bounded.most_frequent()["Runs of four words in answers"]
-    assert len(bounded.runs) <= 100
-    assert {"it is what it", "is what it is"} == {run for run, _ in runs[:2]}
-    assert all(300 - bounded.floor <= count <= 300 for _, count in runs[:2])
+    monkeypatch.setattr(audited_rows, "MOST_ANSWERS", 20)
+    alike.note("a", "other words that count no more")
+    runs, answers = alike.most_frequent()["Runs of four words in answers"]
+    assert (runs, answers) == ([("the same five words", 20), ("same five words here", 20)], 20)
 
 
 def test_what_cannot_be_audited_is_refused(tmp_path: Path) -> None:

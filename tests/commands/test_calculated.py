@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from stages.cli import compose
 from stages.commands.planning import calculated
@@ -32,6 +32,7 @@ PUBLISHED = {
     "llama32_1b": 1.24,
     "qwen3_0p6b": 0.596,
     "smollm2_135m": 0.135,
+    "embedded": 0.135,
     "smollm2_360m": 0.362,
 }
 
@@ -159,16 +160,6 @@ def test_twice_the_bandwidth_generates_in_half_the_time(monkeypatch: pytest.Monk
     monkeypatch.setitem(GPUS, "faster", (*GPUS["h200"][:2], 2 * GPUS["h200"][2], *GPUS["h200"][3:]))
     once, faster = (calculated.seconds_per_token(shape, block, 100, name) for name in ("h200", "faster"))
     assert once == pytest.approx(2 * faster) and math.isfinite(once)
-
-
-def test_a_plan_names_how_long_processes_wait_for_each_other(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = ("recipe=zephyr_7b", "plan.gpu=h200")
-    assert not any("waits" in sentence for sentence in plan(tmp_path, capsys, *line)[""])
-    sentences = " ".join(plan(tmp_path, capsys, *line, "launch=ddp", "dpo.trainer.ddp_timeout=60")[""])
-    default = TrainingArguments.__dataclass_fields__["ddp_timeout"].default
-    assert f"{default:,} s in sft" in sentences and "60 s in dpo" in sentences
 
 
 def test_the_parts_of_training_are_its_peak() -> None:

@@ -11,7 +11,6 @@ import pytest
 
 from stages.commands import plan
 from stages.commands.planning import cost, expected_calls
-from stages.commands.planning.comparable_nodes import FinishedNode, Kind, expected_seconds
 from stages.commands.planning.counts import CHARACTERS
 from stages.config.installation import ROOT
 from stages.hardware import machine
@@ -22,7 +21,7 @@ from tests.endpoints.servers import Model, running
 from tests.helpers import TINY, Chain, build, inside, nodes, refused
 from tests.labelers.judging import judging
 
-KIND = Kind("sft", "bf16", "none", 1, 1e8, False, True, "2 x this")
+KIND = cost.Kind("sft", "bf16", "none", 1, 1e8, False, True, "2 x this")
 
 
 def cost_of(root: Path, name: str, *overrides: str, more_stores: tuple[Path, ...] = ()) -> cost.Cost:
@@ -37,22 +36,19 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def ran(tokens: float, seconds: float) -> FinishedNode:
-    return FinishedNode(KIND, tokens, tokens, seconds)
+def scaled(tokens: float, *finished: tuple[float, float]) -> tuple[int | None, float]:
+    """Return what a history of nodes with these tokens and seconds predicts."""
+    history = object.__new__(cost.RunHistory)
+    history.finished = [cost.FinishedNode(KIND, each, each, seconds) for each, seconds in finished]
+    return history.scaled_time(KIND, tokens)
 
 
 def test_work_beside_a_node_and_a_kill_do_not_make_the_next_one_slower() -> None:
-    assert expected_seconds(200, [ran(100, seconds) for seconds in (11, 50, 13)]) == pytest.approx(22)
+    assert scaled(200, (100, 11), (100, 50), (100, 13)) == (200, pytest.approx(22))
 
 
 def test_an_early_node_ran_other_code() -> None:
-    assert expected_seconds(100, [ran(100, seconds) for seconds in (1, 20, 21, 22, 23, 24)]) == pytest.approx(20)
-
-
-@pytest.mark.parametrize(("few", "many"), [(1e4, 3e4), (3e4, 1e4)])
-def test_two_sizes_separate_fixed_seconds_from_those_per_token(few: float, many: float) -> None:
-    measured = [ran(tokens, 40 + tokens / 1000) for tokens in (few, many)]
-    assert expected_seconds(1e5, [*measured, ran(2e4, 3000)]) == pytest.approx(140)
+    assert scaled(100, *((100, seconds) for seconds in (1, 20, 21, 22, 23, 24))) == (100, pytest.approx(20))
 
 
 def test_a_manifest_says_what_its_node_ran_on(chain: Chain) -> None:
@@ -175,18 +171,6 @@ def test_the_total_names_the_nodes_it_leaves_out(
         assert "label" in total(*labeler)[1]
     read = total("data=file", f"data.sources=[{{path: {file}, splits: {{sft: 0.5, preference: 0.5}}}}]")
     assert {"sft", "sample", "dpo"} <= set(read[1])
-
-
-def test_a_plan_says_how_long_finished_nodes_are_hashed(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.rmtree(chain.folder("sample"))
-    shutil.rmtree(chain.folder("label"))
-    read = [entry["bytes"] for name in ("sft", "data") for entry in chain.manifest(name)["files"].values()]
-    monkeypatch.setattr(plan, "HASHED_PER_SECOND", sum(read) / 60)
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
-    build(chain.root, "stage=plan")
-    assert "are hashed: 30 s" in capsys.readouterr().out
 
 
 def test_what_a_run_refuses_to_evaluate_is_not_planned(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf import GGUFWriter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import (
@@ -28,7 +27,6 @@ from transformers import (
 from trl.trainer import utils as trl_utils
 
 from stages.commands.planning.peak import expected_peak, model_shape, reward_parts
-from stages.config.blocks.models import Model
 from stages.config.blocks.training import DPO, SFT
 from stages.config.choices import Adapter, Checkpointing, Precision, Weights
 from stages.config.schema import RECIPES
@@ -40,7 +38,6 @@ from stages.models.loading import load_model
 from stages.models.packing import pack_pairs, pack_segments
 from stages.models.scoring import autocast
 from stages.pipeline.graph import wire_graph
-from stages.preflight.model_files import model_config
 from stages.store.store import Store
 from stages.training import adapters
 from stages.training.budget import enable_checkpointing
@@ -258,28 +255,6 @@ def test_a_shape_counts_the_parameters() -> None:
         lora = block_of("sft").lora
         adapted = adapters.attach_new_adapter(model, lora, 0)
         assert shape.count_adapter(lora) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_gguf_says_its_shape_before_it_is_read(tied: bool, tmp_path: Path) -> None:
-    writer = GGUFWriter(tmp_path / "model.gguf", "llama")
-    writer.add_embedding_length(96)
-    writer.add_feed_forward_length(320)
-    writer.add_block_count(2)
-    writer.add_head_count(8)
-    writer.add_head_count_kv(2)
-    writer.add_rope_freq_base(1e5)
-    writer.add_token_list(["a", "b", "né"])
-    writer.add_token_types([1, 1, 1])
-    for name in ["token_embd.weight"] if tied else ["token_embd.weight", "output.weight"]:
-        writer.add_tensor(name, np.zeros((3, 96), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    config = model_config(Model(str(tmp_path / "model.gguf"), None), tmp_path / "not built")
-    assert config is not None
-    assert ModelShape.from_config(config) == ModelShape(96, 320, 2, 3, query=96, key=24, tied=tied)
 
 
 def resident(folder: Path, results: Any) -> None:

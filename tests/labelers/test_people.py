@@ -267,6 +267,9 @@ def test_exported_answers_are_read_back(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=re.escape(reason)):
             answer_rows.read(bad, fresh)
         assert not fresh.answers and not [*(tmp_path / "fresh").glob("*.jsonl")], "a bad file changes nothing"
+    bad.write_text(json.dumps(json.loads(lines[0]) | {"question": "of another run"}))
+    with pytest.raises(UserError, match="all 1 answers are to questions of other runs"):
+        answer_rows.read(bad, fresh)
 
 
 def test_the_node_is_complete_when_its_questions_are_and_asks_nobody_again(

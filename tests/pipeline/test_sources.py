@@ -11,7 +11,7 @@ import pytest
 
 from stages.config.installation import ROOT
 from stages.store.records import Example, load
-from tests.helpers import Chain, build, inside, nodes, settings
+from tests.helpers import Chain, build, nodes, settings
 from tests.stages.reading import joined, work
 
 
@@ -69,7 +69,7 @@ def test_what_a_source_is_does_not_depend_on_its_place_or_its_mixture(tmp_path: 
     assert among["data_source_1"].fingerprint == one["data_source_2"].fingerprint != alone["data_source_1"].fingerprint
 
 
-def test_a_mixture_is_told_in_the_manifest_and_in_a_plan(tmp_path: Path) -> None:
+def test_a_mixture_is_told_in_the_manifest(tmp_path: Path) -> None:
     chain = Chain(tmp_path / "store")
     a = f"{{path: {written(tmp_path / 'a.jsonl', range(400))}, splits: {{sft: 1.0}}}}"
     b = f"{{path: {written(tmp_path / 'b.jsonl', range(400, 440))}, epochs: 2.5, splits: {{sft: 0.9, test: 0.1}}}}"
@@ -87,11 +87,6 @@ def test_a_mixture_is_told_in_the_manifest_and_in_a_plan(tmp_path: Path) -> None
     times = Counter(e.messages[0]["content"] for e in examples if e.source == "b.jsonl" and e.split == "sft")
     assert set(times.values()) == {2, 3}
     assert len({e.id for e in examples}) == len(examples)
-    plan = (*line[:1], line[2], line[3], "recipe=tiny", "tracker=none", f"outputs={chain.root}", "label=dataset")
-    plan_result = inside("stage=plan", *plan, "label.path=stages/tasks/toy_preferences.jsonl")
-    [line_of_a] = [each for each in plan_result.stdout.splitlines() if each.startswith("a.jsonl")]
-    assert line_of_a.split()[1:3] == ["400", "100"]
-    assert line_of_a.endswith("%")
 
 
 MEASURE = """

@@ -1,7 +1,8 @@
 """The base: real weights from the embedded package, a local folder, the hub's cache, and a random tiny one."""
 
-from pathlib import Path
+from pathlib import json
 
+import Path
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,7 +25,10 @@ def build_base(cfg: Model, folder: Path) -> Path:
 @pytest.mark.slow
 def test_the_embedded_model_speaks(tmp_path: Path) -> None:
     """SmolLM2-135M from its GGUF file: dequantised, saved and loaded again, it still knows English."""
-    folder = build_base(settings("model=embedded").model, tmp_path / "base")
+    cfg = settings("model=embedded").model
+    folder = build_base(cfg, tmp_path / "base")
+    published = json.loads((folder / "config.json").read_text()) | {"_name_or_path": cfg.path}
+    assert cfg.config == {key: published[key] for key in cfg.config}, "what a plan reads before the file is converted"
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(134.5e6, rel=0.01)
     assert [tokenizer.decode([i]) for i in tokenizer("In 1234").input_ids] == ["In", " ", "1", "2", "3", "4"]

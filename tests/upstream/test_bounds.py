@@ -86,7 +86,7 @@ def test_a_version_counts_as_pip_counts_it(version: str, supported: bool, wheel_
 
 
 def test_without_metadata_of_its_own_a_wheel_says_nothing(wheel_site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    importlib.import_module("packaging.specifiers")  # of the packages that are hidden now, this project among them
+    importlib.import_module("packaging.requirements")  # of the packages that are hidden now, this project among them
     monkeypatch.setattr(sys, "path", [str(wheel_site)])
     installed(wheel_site, "trl", "9.9.9")
     installed(wheel_site, DISTRIBUTION.split("-")[0], "0.0.6", "trl<1")  # another project's

@@ -121,36 +121,24 @@ class Group:
         return next(i for i, setting in enumerate(self.settings) if setting.is_sft)
 
     @cached_property
-    def comparison(self) -> Comparison | None:
-        """The paired comparison, or None if the store lacks the prompts."""
-        outcomes = [[run.passed for run in setting.runs if run.passed is not None] for setting in self.settings]
-        if any(len(passed) < len(s.runs) for passed, s in zip(outcomes, self.settings, strict=True)):
-            return None
-        rows = np.array([np.mean(passed, 0) for passed in outcomes]).T
+    def comparison(self) -> Comparison:
+        rows = np.array([np.mean([run.passed for run in setting.runs], 0) for setting in self.settings]).T
         return compare_models(rows, self.rows[0].tasks, self.rows[0].tasks_drawn)
 
-    @cached_property
+    @property
     def rates(self) -> list[Interval]:
-        """The pass rate of each setting over its seeds; without all answers, with an interval over evaluations."""
-        if self.comparison:
-            return [self.comparison.means.share(i) for i in range(len(self.settings))]
-        bounds = [[(run.interval["low"], run.interval["high"]) for run in setting.runs] for setting in self.settings]
-        extremes = [(min(low for low, _ in each), max(high for _, high in each)) for each in bounds]
-        return [Interval(setting.rate, *each) for setting, each in zip(self.settings, extremes, strict=True)]
+        """The pass rate of each setting over its seeds."""
+        return [self.comparison.means.share(i) for i in range(len(self.settings))]
 
     @property
     def gains(self) -> list[Interval | None]:
         """The gain of each setting over the best SFT, with its uncorrected interval; None for SFT."""
-        if self.comparison is None:
-            return [None] * len(self.settings)
         gain = self.comparison.uncorrected
         return [None if setting.is_sft else gain(self.sft_index, i) for i, setting in enumerate(self.settings)]
 
     @property
     def marks(self) -> list[str]:
         """`better` or `worse` for each setting that differs from the best SFT after correction, else ''."""
-        if self.comparison is None:
-            return [""] * len(self.settings)
         gains = [self.comparison.corrected(self.sft_index, i) for i in range(len(self.settings))]
         return [gain.word("better", "worse", "") for gain in gains]
 
@@ -158,9 +146,7 @@ class Group:
     def rivals(self) -> list[int]:
         """The indices of settings that may be as good as the best one; empty if SFT is the best."""
         settings = [i for i, setting in enumerate(self.settings) if not setting.is_sft]
-        if self.comparison is None or settings[0] > self.sft_index:
-            return []
-        return self.comparison.rivals(settings[0], settings)
+        return [] if settings[0] > self.sft_index else self.comparison.rivals(settings[0], settings)
 
     @property
     def sentence(self) -> str:

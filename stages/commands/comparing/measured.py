@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -25,7 +25,7 @@ Key = tuple[str, str]  # stage, fingerprint
 @dataclass
 class Row:
     """A model in an evaluation, with the settings (`dpo.beta`) of all nodes that it was made from and the seconds that
-    they took. `passed`: 0 or 1 for each prompt, or None if the store lacks the prompts."""
+    they took. `passed`: 0 or 1 for each prompt."""
 
     role: str
     fingerprint: str  # the evaluation's
@@ -34,9 +34,9 @@ class Row:
     results: dict[str, Any]
     seconds: float
     command: str
-    tasks: list[str] = field(default_factory=list)
-    tasks_drawn: bool = False
-    passed: NDArray[Any] | None = None
+    tasks: list[str]
+    tasks_drawn: bool
+    passed: NDArray[Any]
     gain: Interval | None = None  # over the SFT model that this model was trained from
 
     @property
@@ -44,12 +44,8 @@ class Row:
         return str(self.results["models"][self.role])
 
     @property
-    def interval(self) -> dict[str, float]:
-        return dict(self.results["primary"][self.role])
-
-    @property
     def rate(self) -> float:
-        return self.interval["mean"]
+        return float(self.results["primary"][self.role]["mean"])
 
     @property
     def kl(self) -> float:
@@ -83,6 +79,9 @@ def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]
         if not result["primary"] or "sft" not in result["models"]:
             log.info("eval %s is left out, as it has no pass rates of SFT: %s", key[1], result["verdict"])
             continue
+        if not passes.examples(input_key(nodes[key][1], "data")):
+            log.info("eval %s is left out, as its prompts are deleted or damaged.", key[1])
+            continue
         for role in (role for role in result["models"] if role != "base"):
             row = read_row(nodes, key, role, result, passes)
             latest_rows[row.prompts, role, input_key(nodes[key][1], f"answer_{role}")] = row
@@ -102,25 +101,23 @@ def is_intact(store: Store, nodes: Nodes, key: Key) -> bool:
 def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], passes: "Passes") -> Row:
     manifest = nodes[key][1]
     starts = [input_key(manifest, name) for name in (f"answer_{role}", role)]
-    ancestors = lineage(nodes, *starts)
-    settings, eval_lineage = lineage_settings(ancestors), lineage(nodes, key)
+    ancestors, eval_lineage = lineage(nodes, *starts), lineage(nodes, key)
     split = next((str(m["settings"]["split"]) for m in eval_lineage if m["stage"] == "answer"), "held-out")
     endpoint = str(results.get("endpoint", "seen tasks"))  # the only endpoint of earlier versions
     examples, passed = passes.read(key, endpoint)
-    prompts_id = content_id([[e.id, [vars(c) for c in e.checks]] for e in examples])
     row = Row(
         role=role,
         fingerprint=key[1],
-        prompts=(split, endpoint, prompts_id if examples else manifest["inputs"]["data"]["fingerprint"]),
-        settings=settings,
+        prompts=(split, endpoint, content_id([[e.id, [vars(c) for c in e.checks]] for e in examples])),
+        settings=lineage_settings(ancestors),
         results=results,
         seconds=sum(m["wall_seconds"] for m in ancestors),
         command=manifest["command"],
         tasks=[e.task for e in examples],
         tasks_drawn=speaks_for_other_tasks(examples),
-        passed=passed.get(role),
+        passed=passed[role],
     )
-    if passed and role != "sft":
+    if role != "sft":
         row.gain = Means(np.stack([passed["sft"], passed[role]], 1), row.tasks, row.tasks_drawn).difference(1, 0)
     return row
 
@@ -138,12 +135,12 @@ class Passes:
         self.examples = cache(self.read_examples)
 
     def read(self, key: Key, endpoint: str) -> tuple[list[Example], dict[str, NDArray[Any]]]:
-        """Return the endpoint's prompts by id, and for each role 1 or 0 for each. Both are empty without the data."""
+        """Return the endpoint's prompts by id, and for each role 1 or 0 for each."""
         folder, manifest = self.nodes[key]
         passed = {(row.prompt_id, row.role): row.passed for row in load(folder / "outcomes.parquet", Outcome)}
         prompt_ids, groups = {prompt_id for prompt_id, _ in passed}, VIEWS.get(endpoint, ())
         prompts = [e for e in self.examples(input_key(manifest, "data")) if e.id in prompt_ids and e.group in groups]
-        roles = {role for _, role in passed} if prompts else set[str]()
+        roles = {role for _, role in passed}
         return prompts, {role: np.array([passed[e.id, role] for e in prompts], float) for role in roles}
 
     def read_examples(self, key: Key) -> list[Example]:

@@ -20,7 +20,6 @@ from stages.config.choices import GPUS, Adapter, Checkpointing, Precision, Reads
 from stages.config.schema import Config
 from stages.hardware import memory
 from stages.hardware.model_shape import ModelShape
-from stages.launch.processes import WAIT_SECONDS
 from stages.store.node import Node
 from stages.store.store import Store
 
@@ -55,7 +54,6 @@ def show(cfg: Config, nodes: dict[str, Node], store: Store) -> None:
             ways = [way for way, peak in remedies(shape, block, row) if peak <= capacity * 1e9]
             way_out = f"It would with {' or with '.join(ways[:2])}" if ways else "Use a GPU with more memory"
             lines.append(f"{title} does not fit. {way_out}.")
-    lines += waiting_times(nodes)
     console = Console(width=160, markup=False)
     console.print(table)
     console.print("\n".join(lines))
@@ -76,17 +74,6 @@ def remedies(shape: ModelShape, block: object, row: float) -> Iterator[tuple[str
         sharded = replace(runtime, processes=count, nodes=1, sharding=Sharding.fsdp if count > 1 else Sharding.none)
         peak = sum(training_parts(shape, replace(block, runtime=sharded), row, "cuda"))
         yield f"{way}launch=fsdp and {count} GPU{'s' if count > 1 else ''}", peak
-
-
-def waiting_times(nodes: dict[str, Node]) -> list[str]:
-    """Return the sentence on how long the processes of a training wait for each other; [] if none has several."""
-    blocks = {node.stage: node.config for node in nodes.values() if isinstance(node.config, Training)}
-    limits = [
-        f"{block.trainer.get('ddp_timeout', WAIT_SECONDS):,} s in {stage} ({stage}.trainer.ddp_timeout)"
-        for stage, block in blocks.items()
-        if block.runtime.world_size > 1
-    ]
-    return [f"A process that waits longer for the others ends the training: {', '.join(limits)}."] if limits else []
 
 
 def expected_tokens(cfg: Config, node: Node, store: Store, history: RunHistory) -> float:

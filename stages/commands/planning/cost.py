@@ -1,18 +1,16 @@
 """Predict tokens, memory, disk and time of a node.
 
-A node that this or an earlier version published costs what it took then. For other nodes, memory follows from the
-shape of the model (stages/hardware/memory.py), and tokens and time from finished nodes of the same kind on this
-processor. Without such a node, neither tokens nor time are known."""
+A finished node costs what it took. For other nodes, memory follows from the shape of the model
+(stages/hardware/memory.py), and tokens and time from finished nodes of the same kind on this processor. Without such a
+node, neither tokens nor time are known."""
 
 import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from stages.commands.planning import counts
-from stages.commands.planning.comparable_nodes import LATEST, EarlierVersions, FinishedNode, Kind, expected_seconds
-from stages.commands.planning.counts import Sizes, asked_prompts, generated_lengths, to_tokens
+from stages.commands.planning.counts import Sizes, asked_prompts, to_tokens
 from stages.commands.planning.peak import expected_peak, measured_peak, memory_settings, model_shape, uses_gpu
 from stages.config.blocks.sampling import CandidateFile
 from stages.config.blocks.training import OBJECTIVES
@@ -23,6 +21,7 @@ from stages.store.node import Node
 from stages.store.store import Store
 
 PUBLISHES_WEIGHTS = ("base", *OBJECTIVES)
+LATEST = 5  # nodes of a kind that count; earlier ones ran older code
 
 
 @dataclass
@@ -33,14 +32,34 @@ class Cost:
     seconds: float  # nan if not measured yet
 
 
+class Kind(NamedTuple):
+    """The attributes that two nodes must share before the time of one is scaled to the other."""
+
+    stage: str
+    precision: str
+    way: str  # the values of labeler, sampler, adapter and forward
+    processes: int
+    model: str | float | None  # number of parameters, or the path of a reward model
+    from_base: bool  # the base model answers, which rarely ends an answer
+    reads_tokens: bool  # False if no tokens go through a model, so time does not scale
+    processor: str | None
+
+
+class FinishedNode(NamedTuple):
+    """A finished node with its seconds, its `counted` tokens, and the tokens `expected` from its input's lengths."""
+
+    kind: Kind
+    expected: float
+    counted: float
+    seconds: float
+
+
 class RunHistory:
     """The finished nodes of a store and of other stores on this machine."""
 
     def __init__(self, store: Store, *other_stores: Store):
-        self.earlier = EarlierVersions(store)
-        published = [item for each_store in (*other_stores, store) for item in each_store.manifests()]
-        self.folders = {(m["stage"], m["fingerprint"]): folder for folder, m in published}
-        self.manifests = sorted((m for _, m in published), key=lambda m: float(m["ended"]))
+        published = [m for each_store in (*other_stores, store) for _, m in each_store.manifests()]
+        self.manifests = sorted(published, key=lambda m: float(m["ended"]))
         self.parameters = {m["fingerprint"]: m["metrics"]["parameters"] for m in self.of_stage("base")}
         self.finished = [ran for m in self.manifests if (ran := self.finished_node(m))]
 
@@ -49,12 +68,6 @@ class RunHistory:
 
     def manifest(self, stage: str, fingerprint: str | None) -> Manifest | None:
         return next((m for m in self.of_stage(stage) if m["fingerprint"] == fingerprint), None)
-
-    def folder(self, m: Manifest) -> Path:
-        return self.folders[m["stage"], m["fingerprint"]]
-
-    def length(self, m: Manifest, table: str) -> tuple[float, float]:
-        return counts.mean_tokens(m, self.folder(m), table)
 
     def sizes(self, m: Manifest) -> Sizes | None:
         """Return the sizes of a finished node, or None if its data or pairs are deleted."""
@@ -66,11 +79,11 @@ class RunHistory:
         if rows is None:
             return None
         if role in ("pairs", "unpaired"):
-            return Sizes(count_pairs(metrics) or metrics["prompts"], *self.length(rows, "pairs"))
+            return Sizes(count_pairs(metrics) or metrics["prompts"], *counts.mean_tokens(rows, "pairs"))
         if role == "pool":
-            return Sizes(rows["metrics"]["candidates"], *counts.pool_lengths(rows, self.folder(rows)))
+            return Sizes(rows["metrics"]["candidates"], *counts.pool_lengths(rows))
         count = rows["metrics"]["examples"].get("sft", 0) if stage == "sft" else metrics.get("prompts", 0)
-        return Sizes(count, *self.length(rows, counts.split_read(stage, m["settings"])))
+        return Sizes(count, *counts.mean_tokens(rows, counts.split_read(stage, m["settings"])))
 
     def finished_node(self, m: Manifest) -> FinishedNode | None:
         """Return a finished node's kind, tokens and seconds, or None if its input is deleted."""
@@ -86,19 +99,20 @@ class RunHistory:
         return FinishedNode(kind, tokens, counted, m["wall_seconds"])
 
     def scaled_time(self, kind: Kind, tokens: float) -> tuple[int | None, float]:
-        """Return tokens and seconds scaled from finished nodes of this kind, or None and nan without such nodes."""
-        finished = [r for r in self.finished if r.kind == kind][-LATEST:]
+        """Return tokens and seconds scaled from finished nodes of this kind, or None and nan without such nodes. The
+        fastest node counts, as other work on a machine or a kill makes nodes slower, never faster."""
+        finished = [node for node in self.finished if node.kind == kind][-LATEST:]
         if not finished:
             return None, math.nan
         if not tokens:
-            return None, expected_seconds(0, finished)
-        tokens *= median(r.counted / r.expected for r in finished)
-        return round(tokens), expected_seconds(tokens, finished)
+            return None, min(node.seconds for node in finished)
+        tokens *= median(node.counted / node.expected for node in finished)
+        return round(tokens), tokens * min(node.seconds / node.counted for node in finished)
 
 
 def expected_cost(node: Node, nodes: dict[str, Node], store: Store, history: RunHistory) -> Cost:
     """Return the cost of a node, measured if it is finished, else predicted."""
-    if manifest := store.find(node) or history.earlier.last_match(node):
+    if manifest := store.find(node):
         disk = sum(entry["bytes"] for entry in manifest["files"].values())
         return Cost(manifest["metrics"].get("tokens"), measured_peak(manifest), disk, manifest["wall_seconds"])
     base = next((n for n in node.lineage if n.stage == "base"), nodes["base"])
@@ -132,31 +146,31 @@ def expected_sizes(node: Node, store: Store, history: RunHistory) -> Sizes:
     """Return the predicted sizes of a node, from the rows of its finished inputs, or from their settings."""
     if node.stage == "label":
         return expected_pool_sizes(node.inputs["pool"], store, history)
+    unknown = Sizes(0, *to_tokens(*counts.TEXT))
     if isinstance(node.config, CandidateFile) or getattr(node.config, "until_pair", None):
-        # A file may have any number of rows, and a further draw asks the prompts that earlier labels leave.
-        return Sizes(0, *to_tokens(*counts.TEXT))
-    if node.stage == "answer" and "data" not in node.inputs:  # it answers the prompts of held-out pairs
-        labels = next(node.inputs[name] for name in ("pairs", "unpaired") if name in node.inputs)
-        published = store.find(labels) or history.earlier.last_match(labels)
-        text_lengths = history.length(published, "pairs") if published else to_tokens(*counts.TEXT)
-        return Sizes(min(published["metrics"]["held_out"], node.config.open) if published else 0, *text_lengths)
-    rows_node, data = node.inputs.get("data"), next(n for n in node.lineage if n.stage == "data")
-    from_base = rows_node is not None and rows_node.stage == "select"  # it reads selected answers of the base model
-    selected = (store.find(rows_node) or history.earlier.last_match(rows_node)) if rows_node and from_base else None
-    counted = selected or store.find(data) or history.earlier.last_match(data)
+        return unknown  # a file may have any number of rows, and a further draw asks the prompts that labels leave
+    rows_node, labels = node.inputs.get("data"), node.inputs.get("pairs") or node.inputs.get("unpaired")
+    if node.stage == "answer" and labels and not rows_node:  # it answers the prompts of held-out pairs
+        published = store.find(labels)
+        rows = min(published["metrics"]["held_out"], node.config.open) if published else 0
+        return Sizes(rows, *counts.mean_tokens(published, "pairs")) if published else unknown
+    data = next(n for n in node.lineage if n.stage == "data")
+    selects = rows_node is not None and rows_node.stage == "select"  # SFT reads selected answers
+    selected = store.find(rows_node) if rows_node and selects else None
+    counted = selected or store.find(data)
     split = counts.split_read(node.stage, node.settings)
-    examples: dict[str, float] = counted["metrics"]["examples"] if counted else counts.generated_rows(data, from_base)
+    examples: dict[str, float] = counted["metrics"]["examples"] if counted else counts.generated_rows(data)
     if node.stage == "sample" and split == Split.sft and (tasks := data.config.tasks) and tasks.open_sft:
         return Sizes(tasks.open_sft, *to_tokens(*counts.OPEN))
-    lengths = history.length(counted, split) if counted else to_tokens(*generated_lengths(data, split, from_base))
-    pairs = node.inputs.get("pairs") or node.inputs.get("unpaired") or (rows_node and rows_node.inputs.get("pairs"))
+    lengths = counts.mean_tokens(counted, split) if counted else to_tokens(*counts.TEXT)
+    pairs = labels or (rows_node and rows_node.inputs.get("pairs"))
     if node.stage == "sft" and (selected or not pairs):
-        return Sizes(examples.get("sft", 0), *lengths)
+        return Sizes(0 if selects and not selected else examples.get("sft", 0), *lengths)
     if not pairs or (node.stage == "eval" and rows_node):
         return Sizes(asked_prompts(node, examples.get(split, 0)), *lengths)
-    if published := store.find(pairs) or history.earlier.last_match(pairs):
+    if published := store.find(pairs):
         held_out = published["metrics"]["held_out"] if node.stage in OBJECTIVES else 0
-        return Sizes(count_pairs(published["metrics"]) - held_out, *history.length(published, "pairs"))
+        return Sizes(count_pairs(published["metrics"]) - held_out, *counts.mean_tokens(published, "pairs"))
     pool = next((n for n in reversed(pairs.lineage) if n.stage == "sample"), None)
     alike = [m["metrics"] for m in history.of_stage(pairs.stage) if m["settings"] == pairs.settings]
     earlier = [metrics for metrics in alike if count_pairs(metrics) and metrics.get("prompts")]
@@ -174,8 +188,8 @@ def count_pairs(metrics: dict[str, Any]) -> int:
 
 def expected_pool_sizes(pool: Node, store: Store, history: RunHistory) -> Sizes:
     """Return the sizes of a pool: its candidates if it is finished, else those expected from its sources."""
-    if published := store.find(pool) or history.earlier.last_match(pool):
-        return Sizes(published["metrics"]["candidates"], *counts.pool_lengths(published, history.folder(published)))
+    if published := store.find(pool):
+        return Sizes(published["metrics"]["candidates"], *counts.pool_lengths(published))
     if pool.stage == "versus":
         sizes = expected_sizes(pool.inputs["policy"], store, history)
         return sizes._replace(rows=2 * min(sizes.rows, pool.config.prompts))

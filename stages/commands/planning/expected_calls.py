@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.commands.planning.cost import RunHistory, expected_pool_sizes, expected_sizes
-from stages.commands.planning.counts import CHARACTERS, candidates_per_prompt, pool_lengths, pool_sources, read_lengths
+from stages.commands.planning.counts import CHARACTERS, candidates_per_prompt, pool_lengths, pool_sources
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
 from stages.config.blocks.sampling import Sample
@@ -63,9 +63,9 @@ def judge_calls(block: Label, pool: Node, store: Store, history: RunHistory) -> 
     """Return the calls to judges for a pool: each pair of texts in both orders, or each text; and the probe."""
     judge = block.judge
     manifest = store.find(pool)
-    if manifest and (lengths := read_lengths(manifest, store.folder(pool)).get("pool")):
+    if manifest and (lengths := manifest.get("lengths", {}).get("pool")):
         calls = sum(prompts * questions_per_prompt(judge, int(n)) for n, prompts in lengths["texts"].items())
-        texts = pool_lengths(manifest, store.folder(pool))
+        texts = pool_lengths(manifest)
     else:
         sizes, drawn = expected_pool_sizes(pool, store, history), pool_candidates(pool)
         calls = (sizes.rows / drawn if sizes.rows else math.nan) * questions_per_prompt(judge, drawn)

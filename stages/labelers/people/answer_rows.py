@@ -50,7 +50,8 @@ def read(file: Path, session: Session) -> str:
         else:
             foreign += 1
     if foreign and not placed:
-        raise other_runs_error(file, foreign)
+        problem = f"all {foreign} answers are to questions of other runs"
+        raise UserError(f"label.human.answered={file}: {problem}. Name a file with answers to this run's questions.")
     first_answers = dict[tuple[str, str], Answer]()
     for place, answer in placed:
         earlier = session.answers.get(answer.annotator, {}).get(answer.question)
@@ -75,11 +76,6 @@ def parse_answers(file: Path) -> Iterator[tuple[str, Answer | None]]:
         except WRONG_SHAPE as error:
             message = f"the field {error} is missing" if isinstance(error, KeyError) else error
             raise row_error(file, f"line {number}", f"not a row of {FILE}: {message}") from error
-
-
-def other_runs_error(file: Path, count: int) -> UserError:
-    message = f"all {count} answers are to questions of other runs. Name a file with answers to this run's questions."
-    return UserError(f"label.human.answered={file}: {message}")
 
 
 def row_answer(row: Row) -> Answer | None:
