@@ -101,7 +101,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = load_json(file, validate_config)
     shape, stored = ModelShape.from_config(config), sum(w.stat().st_size for w in folder.glob("*.safetensors"))
     if shape and 0 < MOST_PER_BYTE * stored < shape.parameters:
-        sizes = ", ".join(f"{name}={(config.get('text_config') or config)[name]}" for name in REQUIRED)
+        part = config.get("text_config") or config
+        sizes = ", ".join(f"{name}={part[name]}" for name in (*REQUIRED, *OPTIONAL) if name in part)
         raise Damaged(file, f"{sizes}: {shape.parameters:,} parameters, but the weights have only {stored:,} bytes")
     return config
 
