@@ -1,4 +1,4 @@
-"""Learnt scores: the accuracy of a reward model on pairs whose better answer is known, and best of n.
+"""Learnt scores: accuracy and calibration of a reward model on pairs whose better answer is known, and best of n.
 
 Selecting by a learnt score always raises that score. If the checks do not rise with it, or fall again, the score is
 over-optimised (Gao et al. 2022, arXiv:2210.10760)."""
@@ -18,6 +18,7 @@ from stages.store.numbers import signed
 from stages.store.records import Candidate, Example, Judgement
 from stages.tasks.checks import share_passed
 
+BINS = 5  # bins of confidence, which ranges from one half to 1
 BY_LENGTH = 0.5  # the smallest correlation of score and length that gives a warning
 
 Graded = list[tuple[float, float]]  # a prompt's candidates: the score of each, and the share of checks it passes
@@ -40,12 +41,14 @@ class Scored:
 
 
 def figures(pairs: Sequence[Scored]) -> dict[str, Any]:
-    """Return accuracy (of all pairs, by source, and with lengths matched) and length bias."""
+    """Return accuracy (of all pairs, by source, and with lengths matched), calibration and length bias."""
     sources = sorted({p.source for p in pairs})
     results: dict[str, Any] = {
         "accuracy": accuracy(pairs).as_dict(),
         "by_source": {source: accuracy([p for p in pairs if p.source == source]).as_dict() for source in sources},
         "longer_chosen": longer_chosen(pairs),
+        "calibration_error": calibration_error(pairs),
+        "brier": brier(pairs),
         "length_correlation": length_correlation(pairs),
     }
     if matched := length_matched(pairs):
@@ -73,6 +76,26 @@ def longer_chosen(pairs: Sequence[Scored]) -> float | None:
     """The share of pairs of unequal length with a longer chosen completion: the accuracy of preferring the longer."""
     unequal = [p.chosen_tokens > p.rejected_tokens for p in pairs if p.chosen_tokens != p.rejected_tokens]
     return float(np.mean(unequal)) if unequal else None
+
+
+def confidences(pairs: Sequence[Scored]) -> tuple[Any, Any]:
+    """Return the model's confidence in its preference, from one half to 1, and whether the preference is right."""
+    gaps = np.array([p.chosen - p.rejected for p in pairs])
+    return 1 / (1 + np.exp(-np.abs(gaps))), gaps > 0
+
+
+def calibration_error(pairs: Sequence[Scored]) -> float:
+    """Mean |confidence − accuracy| over bins of confidence, weighted by pairs (Guo et al. 2017, arXiv:1706.04599)."""
+    confidence, right = confidences(pairs)
+    bins = np.minimum(((confidence - 0.5) * 2 * BINS).astype(int), BINS - 1)
+    gaps = [abs(confidence[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)]
+    return float(sum(gaps))
+
+
+def brier(pairs: Sequence[Scored]) -> float:
+    """Mean squared error of the probability that chosen is better (Brier 1950); random guessing gives 0.25."""
+    confidence, right = confidences(pairs)
+    return float(np.mean(np.where(right, 1 - confidence, confidence) ** 2))
 
 
 def length_correlation(pairs: Sequence[Scored]) -> float | None:

@@ -2,7 +2,7 @@
 
 `label.audit=N` draws N judgements by a hash. Choosing doubtful judgements instead would say nothing about the others.
 Known labels come from the checks of their prompts, or from `label.known`, a copy of `audit.jsonl` with its blanks
-filled in. The error rates give the expected accuracy of pairs."""
+filled in. The error rates give the expected accuracy of pairs, and correct the rate of all other judgements."""
 
 import json
 from collections import Counter, defaultdict
@@ -21,7 +21,7 @@ from stages.tasks.checks import share_passed
 
 KNOWN_WORDS = "known.jsonl"  # file in a label node with the known labels of audited judgements
 GOOD = 0.5  # the lowest score of a good answer
-SAMPLES = 2000  # bootstrap samples of prompts for the interval of α
+SAMPLES = 2000  # bootstrap samples of prompts for the intervals of κ and α
 WORDS = {False: ("a", "b", "tie"), True: ("good", "bad")}  # labels of two candidates (False) or of a single one (True)
 Key = tuple[str, ...]
 Prompts = Mapping[str, Example]  # by id
@@ -114,7 +114,7 @@ def reliability(
     prompts: Prompts,
     candidates: Candidates,
 ) -> dict[str, Any]:
-    """Return the content of `reliability.json`."""
+    """Return the content of `reliability.json`. A positive is a good answer or, of two candidates, a better `a`."""
     swapped = [j.order_swapped_agrees for j in judgements if j.order_swapped_agrees is not None]
     figures: dict[str, Any] = {
         "judgements": len(judgements),
@@ -128,9 +128,12 @@ def reliability(
         return figures
     words = WORDS[single := bool(audited[0][0].candidate_id)]
     right = [judge == truth for _, judge, truth in audited]
+    (right1, known1), (right0, known0) = (error_counts(audited, words[0], positive) for positive in (True, False))
     figures |= {
         "accuracy": agreement.share(sum(right), len(right)).as_dict(),
-        "alpha": alpha(audited, words),
+        "sensitivity": agreement.share(right1, known1).as_dict() if known1 else None,
+        "specificity": agreement.share(right0, known0).as_dict() if known0 else None,
+        **agreements(audited, words),
         "length": {who: lengths(audited, place, candidates) for place, who in ((1, "judge"), (2, "known"))},
         "by_topic": topics(audited, right, prompts),
     }
@@ -139,18 +142,37 @@ def reliability(
         accurate = sum(judge == truth for judge, truth in preferences)
         counts = {"accuracy": accurate, "wrong": len(preferences) - accurate - neither, "neither": neither}
         figures |= {f"pair_{name}": agreement.share(n, len(preferences)).as_dict() for name, n in counts.items()}
+    audited_keys = {key_of(j) for j in audit}
+    positives = [word_of(j) == words[0] for j in countable(judgements, candidates) if key_of(j) not in audited_keys]
+    if positives:
+        count, errors = len(positives), (right1, known1, right0, known0)
+        judged, rate = agreement.share(sum(positives), count), None
+        if agreement.discriminates(*errors):
+            rate = agreement.corrected_rate(sum(positives) / count, count, *errors).as_dict()
+        figures["positive_rate"] = {"of": words[0], "judged": judged.as_dict(), "corrected": rate}
     return figures
 
 
-def alpha(audited: Audited, words: Sequence[str]) -> dict[str, float] | None:
-    """Return Krippendorff's α with its bootstrap interval over prompts; None if only one label occurs."""
+def error_counts(audited: Audited, word: str, positive: bool) -> tuple[int, int]:
+    """Return the number of known positives (or negatives) that the judge got right, and their total."""
+    hits = [(judge == word) == positive for _, judge, truth in audited if (truth == word) == positive]
+    return sum(hits), len(hits)
+
+
+def agreements(audited: Audited, words: Sequence[str]) -> dict[str, Any]:
+    """Return κ and α with bootstrap intervals over prompts."""
     counts = defaultdict[str, Any](lambda: np.zeros((len(words), len(words))))
     for j, judge, truth in audited:
         counts[j.prompt_id][words.index(judge), words.index(truth)] += 1
     matrices = np.array([*counts.values()])
-    draws, mean = agreement.alpha(agreement.resample(matrices, SAMPLES)), float(agreement.alpha(matrices.sum(0)))
-    bounds = np.quantile(draws[np.isfinite(draws)], [0.025, 0.975]) if np.isfinite(mean) else ()
-    return Estimate(mean, *bounds).as_dict() if len(bounds) else None
+    drawn = agreement.resample(matrices, SAMPLES)
+    figures = dict[str, Any]()
+    for name, measure in (("kappa", agreement.kappa), ("alpha", agreement.alpha)):
+        draws, mean = measure(drawn), float(measure(matrices.sum(0)))
+        draws = draws[np.isfinite(draws)]
+        bounds = np.quantile(draws, [0.025, 0.975]) if len(draws) else (np.nan, np.nan)
+        figures[name] = Estimate(mean, *bounds).as_dict() if np.isfinite(mean) else None
+    return figures
 
 
 def lengths(audited: Sequence[tuple[Any, ...]], place: int, candidates: Candidates) -> float | None:

@@ -19,6 +19,7 @@ from stages.store.sealed_json import load_json, require_keys
 
 PAGE = "labels.html"  # file name in a report's node and in the store's root
 TASKS = 60  # most rows of the table by task
+TIMES = ((1.0, 1.25), (1.25, 2.0), (2.0, float("inf")))  # bins of the length ratio, longer to shorter answer
 BARS = 10  # bins of the scores, if there are more distinct values
 CONTENTS: dict[str, str] = TEXTS["label_sections"]
 AGREEMENT: dict[str, str] = TEXTS["agreement"]  # titles
@@ -39,7 +40,7 @@ def page(folder: Path) -> str:
     votes = read_votes(folder, manifest, labelling)
     words = words_of_judges(votes) or words_of_members(folder, manifest, labelling)
     sections = {
-        "known": agreement_rows(reliability),
+        "known": agreement_rows(reliability, "an answer is good" if labelling.scored else "the first is better"),
         "shares": shares(labelling),
         "judges": judges(labelling, votes),
         "ensemble": members(labelling, words, manifest),
@@ -56,6 +57,7 @@ def page(folder: Path) -> str:
         headline=headline(labelling, reliability, metrics),
         audits=audits,
         reliability=reliability,
+        lengths=lengths(labelling),
         together=agreeing(labelling, words),
         metrics=metrics,
         unit="words" if metrics["labeler"] == "dataset" else "tokens",
@@ -95,14 +97,16 @@ def share_clause(share: Share, noun: str) -> str:
     return f"{extreme or f'{mean:.1%} ({low:.1%} to {high:.1%})'} of {counted(share.total, noun)}"
 
 
-def agreement_rows(reliability: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return (title, figure, interval) rows from `reliability.json`; none without known labels."""
-    rows = list[tuple[str, str, str]]()
+def agreement_rows(reliability: dict[str, Any], positive: str) -> list[tuple[str, str, str]]:
+    """Return (title, figure, interval) rows from `reliability.json`. `positive`: the clause for a positive."""
+    if "accuracy" not in reliability:
+        return []
+    estimates, rows = reliability | (reliability.get("positive_rate") or {}), list[tuple[str, str, str]]()
     for name, title in AGREEMENT.items():
-        if estimate := reliability.get(name):
-            form = "{:z.2f}" if name == "alpha" else "{:.1%}"
+        if estimate := estimates.get(name):
+            form = "{:z.2f}" if name in ("kappa", "alpha") else "{:.1%}"
             mean, low, high = (signed(estimate[key], form) for key in ("mean", "low", "high"))
-            rows.append((title, mean, f"{low} to {high}"))
+            rows.append((title.format(positive=positive), mean, f"{low} to {high}"))
     return rows
 
 
@@ -114,6 +118,15 @@ def shares(labelling: Labelling) -> dict[str, Share]:
         "ties between answers that differ": labelling.ties(),
         "prompts in which no answer is better than another": labelling.undecided(),
     }
+    return {title: rate for title, rate in rates.items() if rate}
+
+
+def lengths(labelling: Labelling) -> dict[str, Share]:
+    """Return the share in which the longer answer is better, by the ratio of lengths."""
+    rates = {}
+    for low, high in TIMES:
+        title = f"{low:g} to {high:g} times as long" if high < float("inf") else f"more than {low:g} times as long"
+        rates[title] = longer([c for c in labelling.contests if low < c.times <= high])
     return {title: rate for title, rate in rates.items() if rate}
 
 

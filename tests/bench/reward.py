@@ -57,7 +57,7 @@ def main(cfg: Settings) -> None:
     node, pairs = train_reward_model(cfg)
     metrics = json.loads((node / "manifest.json").read_text())["metrics"]
     logging.info("%s; %.0f CPU-seconds", metrics["summary"], seconds)
-    for name in ("accuracy", "length_matched", "length_correlation", "by_source"):
+    for name in ("accuracy", "length_matched", "calibration_error", "brier", "length_correlation", "by_source"):
         logging.info("%-20s %s", name, json.dumps(metrics.get(name)))
     longer = metrics["longer_chosen"]
     logging.info("%-20s longer %s, shorter %s", "by length alone", longer, None if longer is None else 1 - longer)

@@ -33,24 +33,28 @@ def labelled(right: float, ties: float = 0.0) -> tuple[list[Judgement], dict[tup
     return judgements, truth_by_pair
 
 
-def test_error_rates_are_estimated() -> None:
+def test_error_rates_are_estimated_and_correct_the_positive_rate() -> None:
     judgements, truth_by_pair = labelled(0.8)
     audit = draw_audit(judgements, 400)
     report = reliability(judgements, audit, truth_by_pair, PROMPTS, CANDIDATES)
-    for name in ("accuracy", "pair_accuracy"):
+    for name in ("accuracy", "sensitivity", "specificity", "pair_accuracy"):
         assert report[name]["low"] <= 0.8 <= report[name]["high"], name
         assert report[name]["high"] - report[name]["low"] < 0.15
-    assert report["alpha"]["low"] <= 0.6 <= report["alpha"]["high"]
+    assert report["kappa"]["low"] <= 0.6 <= report["kappa"]["high"]
+    assert report["alpha"]["mean"] == pytest.approx(report["kappa"]["mean"], abs=0.01)
     assert report["length"]["known"] == 1 and 0.7 < report["length"]["judge"] < 0.9, (
         "the good answers are one word longer"
     )
+    truth = sum(word == "a" for word in truth_by_pair.values()) / len(truth_by_pair)
+    assert report["positive_rate"]["corrected"]["low"] <= truth <= report["positive_rate"]["corrected"]["high"]
     assert report["by_topic"]["t"]["n"] == 400
 
 
-def test_a_random_judge_agrees_by_chance_and_a_tie_is_not_a_pair() -> None:
+def test_a_random_judge_has_no_corrected_rate_and_a_tie_is_not_a_pair() -> None:
     judgements, truth_by_pair = labelled(0.5, ties=0.3)
     report = reliability(judgements, draw_audit(judgements, 1500), truth_by_pair, PROMPTS, CANDIDATES)
-    assert report["alpha"]["low"] < 0.05
+    assert report["positive_rate"]["corrected"] is None
+    assert report["kappa"]["low"] < 0.05
     assert report["accuracy"]["mean"] < 0.4 and report["pair_accuracy"]["mean"] == pytest.approx(0.5, abs=0.05)
 
 

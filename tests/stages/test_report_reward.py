@@ -25,6 +25,7 @@ def test_its_figures_stand_in_a_section_of_their_own(chain: Chain, tmp_path: Pat
     trained, label = (chain.manifest(name, *LINE)["metrics"] for name in ("reward", "label"))
     for share in (trained["accuracy"], trained["length_matched"]):
         assert f"{share['mean']:.1%}" in section and f"{share['low']:.1%} – {share['high']:.1%}" in section
+    assert f"{trained['calibration_error']:.3f}" in section and f"{trained['brier']:.3f}" in section
     for n, point in label["best_of"].items():
         row = section.split(f'<th scope="row">{n}</th>')[1].split("</tr>")[0]
         assert f"{point['score']:.3f}" in row and f"{point['checks']:.1%}" in row

@@ -203,6 +203,9 @@ def test_figures_are_those_of_the_definition() -> None:
         > held_out_figures["accuracy"]["high"] - 0.75
     )
     assert held_out_figures["length_correlation"] == pytest.approx(1)
+    sure = 1 / (1 + 2.718281828459045**-2)
+    assert held_out_figures["calibration_error"] == pytest.approx(abs(sure - 0.75))
+    assert held_out_figures["brier"] == pytest.approx(0.75 * (1 - sure) ** 2 + 0.25 * sure**2)
     held_out_figures = figures([pair(1.0, 1, "a"), pair(1.0, -1, "a"), pair(-1.0, 1, "b"), pair(1.0, -1, "b")])
     assert {source: share["mean"] for source, share in held_out_figures["by_source"].items()} == {"a": 1.0, "b": 0.5}
 
