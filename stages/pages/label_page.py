@@ -19,7 +19,6 @@ from stages.store.sealed_json import load_json, require_keys
 
 PAGE = "labels.html"  # file name in a report's node and in the store's root
 TASKS = 60  # most rows of the table by task
-TIMES = ((1.0, 1.25), (1.25, 2.0), (2.0, float("inf")))  # bins of the length ratio, longer to shorter answer
 BARS = 10  # bins of the scores, if there are more distinct values
 CONTENTS: dict[str, str] = TEXTS["label_sections"]
 AGREEMENT: dict[str, str] = TEXTS["agreement"]  # titles
@@ -57,7 +56,6 @@ def page(folder: Path) -> str:
         headline=headline(labelling, reliability, metrics),
         audits=audits,
         reliability=reliability,
-        lengths=lengths(labelling),
         together=agreeing(labelling, words),
         metrics=metrics,
         unit="words" if metrics["labeler"] == "dataset" else "tokens",
@@ -118,15 +116,6 @@ def shares(labelling: Labelling) -> dict[str, Share]:
         "ties between answers that differ": labelling.ties(),
         "prompts in which no answer is better than another": labelling.undecided(),
     }
-    return {title: rate for title, rate in rates.items() if rate}
-
-
-def lengths(labelling: Labelling) -> dict[str, Share]:
-    """Return the share in which the longer answer is better, by the ratio of lengths."""
-    rates = {}
-    for low, high in TIMES:
-        title = f"{low:g} to {high:g} times as long" if high < float("inf") else f"more than {low:g} times as long"
-        rates[title] = longer([c for c in labelling.contests if low < c.times <= high])
     return {title: rate for title, rate in rates.items() if rate}
 
 
