@@ -42,7 +42,6 @@ BUDGETS = {
     "models": 24.0,
     "samplers": 24.0,
     "store": 20.0,
-    "sandbox": 39.0,  # a test of a time limit takes as long as the limit
     "tracking": 6.0,
     "bench": 6.0,
     "tasks": 4.0,

@@ -16,8 +16,7 @@ HOUSE = ROOT / "stages"
 # `build` import stages, by the stage's name in the node.
 MAY_IMPORT = {
     "config": (),
-    "sandbox": ("config",),
-    "store": ("config", "sandbox"),
+    "store": ("config",),
     "hardware": ("store",),
     "models": ("hardware",),
     "tasks": ("store",),

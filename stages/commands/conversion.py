@@ -13,10 +13,9 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from stages.config import trl_arguments, unread_arguments
-from stages.config.blocks.training import WITH_TRL, Training
+from stages.config import trl_arguments
+from stages.config.blocks.training import DPO, WITH_TRL, Training
 from stages.config.choices import LOSS_TYPES, Adapter, Checkpointing, Sharding
-from stages.config.errors import UserError
 from stages.config.schema import group_defaults
 
 Settings = dict[str, Any]
@@ -278,18 +277,7 @@ def pass_through(this: Conversion) -> None:
             this.remark("unknown", this.names[name])
     losses = {"loss_type": this.overrides.get("dpo.loss_type", ["sigmoid"]), "loss_weights": None}
     block = replace(this.block, **losses if this.stage == "dpo" else {})
-    while reason := unread_message(block, group | trainer, defaults, group):
-        name = re.split(r"[.=:]", reason)[2]
-        this.refuse(name, trainer.pop(name), reason.partition(": ")[2].rstrip("."))
+    while isinstance(block, DPO) and (unread := trl_arguments.unread_argument(replace(block, trainer=trainer))):
+        this.refuse(unread, trainer.pop(unread), f"no loss of dpo.loss_type={block.loss_type} reads it")
     for name, value in trainer.items():
         this.put(f"trainer.{name}", value, name)
-
-
-def unread_message(block: Training, trainer: Settings, *unchanging: Settings) -> str | None:
-    """Return the message for the first argument of a trainer that nothing reads under the block's other settings."""
-    defaults = {key: [values[key] for values in unchanging if key in values] for key in trainer}
-    try:
-        unread_arguments.validate_readers(block.block, replace(block, trainer=trainer), defaults)
-    except UserError as error:
-        return str(error)
-    return None

@@ -2,37 +2,34 @@
 
 import ast
 import contextlib
-from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stages.config import trl_values, unread_arguments
+from stages.config import trl_values
 from stages.config.blocks.training import DPO, OBJECTIVES, Training
 from stages.config.choices import SIMPO, Checkpointing
 from stages.config.errors import UserError, suggest
 from stages.config.installation import install_command, read_beside
 
-OF_ANY_DIVERGENCE = (*unread_arguments.DIVERGING, "sft")
 TABLES = read_beside(__file__)
+READ_BY: dict[str, list[str]] = {name: losses.split() for name, losses in TABLES["read_by_losses"].items()}
+OF_ANY_DIVERGENCE = (*READ_BY["f_divergence_type"], "sft")
 SET_ELSEWHERE: dict[str, str] = {name: key for key, names in TABLES["set_elsewhere"].items() for name in names.split()}
 SET_BY_STAGE = {*TABLES["set_by_stage"].split()}
 SET_BY_LAUNCH, COMPILED = TABLES["set_by_launch"].split(), TABLES["compiled"].split()
 MISTAKES: dict[str, str] = TABLES["mistakes_of_losses"]
 
 
-def validate_trainer(name: str, block: Training, group: Mapping[str, Any]) -> None:
-    """Raise UserError for the first setting of an objective that its trainer cannot use. `group`: the defaults of
-    `NAME.trainer` in `conf/`, which the user did not type."""
+def validate_trainer(name: str, block: Training) -> None:
+    """Raise UserError for the first setting of an objective that its trainer cannot use."""
     validate_micro_batch(name, block)
     validate_checkpointing(name, block)
     validate_trainer_keys(name, block)
     validate_kernels(name, block)
     if isinstance(block, DPO):
         validate_losses(block)
-    unchanging = {key: [d[key] for d in (argument_defaults(name), group) if key in d] for key in block.trainer}
-    unread_arguments.validate_readers(name, block, unchanging)
 
 
 def validate_checkpointing(name: str, block: Training) -> None:
@@ -55,6 +52,7 @@ def validate_losses(cfg: DPO) -> None:
     losses, weights, options = cfg.loss_type, cfg.loss_weights, cfg.trainer
     unread = {"use_weighting", "router_aux_loss_coef"} & options.keys() if cfg.reference_free else set()
     divergence = options.get("f_divergence_type", "reverse_kl")
+    argument = unread_argument(cfg)
     undiverging = [loss for loss in losses if loss not in OF_ANY_DIVERGENCE] if divergence != "reverse_kl" else []
     mistakes = {
         "no loss": not losses,
@@ -62,14 +60,24 @@ def validate_losses(cfg: DPO) -> None:
         "no weight": weights is not None and not any(weights),
         "simpo and others": SIMPO in losses and len(losses) > 1,
         "unread by simpo": unread,
+        "unread by losses": argument,
         "divergence": undiverging,
         "exo_pair": "exo_pair" in losses and not options.get("label_smoothing"),
         "weighting": options.get("use_weighting") and {"aot", "aot_unpaired", "sft"} & {*losses},
     }
     if mistake := next((name for name, is_made in mistakes.items() if is_made), None):
         numbers = {"losses": losses, "weights": weights, "of_weights": len(weights or ()), "of_losses": len(losses)}
-        words = {"unread": min(unread, default=""), "divergence": divergence, "loss": "".join(undiverging[:1])}
+        words = {"argument": argument, "readers": ", ".join(READ_BY.get(str(argument), ()))}
+        words |= {"unread": min(unread, default=""), "divergence": divergence, "loss": "".join(undiverging[:1])}
         raise UserError(MISTAKES[mistake].format(**numbers, **words, diverging=", ".join(OF_ANY_DIVERGENCE)))
+
+
+def unread_argument(cfg: DPO) -> str | None:
+    """Return the first argument of `dpo.trainer` that no loss with a weight reads; None if there is none."""
+    weights = cfg.loss_weights or [1.0] * len(cfg.loss_type)
+    losses = {loss for loss, weight in zip(cfg.loss_type, weights, strict=False) if weight}
+    changed = [name for name in READ_BY if cfg.trainer.get(name) not in (None, 0, "reverse_kl")]  # TRL's defaults
+    return next((name for name in changed if losses.isdisjoint(READ_BY[name])), None)
 
 
 def validate_micro_batch(name: str, block: Training) -> None:

@@ -16,16 +16,18 @@ from functools import cache
 from textwrap import shorten
 from typing import Any
 
+import yaml
+
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError, suggest
 from stages.formats.columns import Path
 from stages.formats.format import Format, ParsedRow
 from stages.formats.readers.row import BadRow
 from stages.formats.turns import require_list, require_text
-from stages.sandbox.jinja_process import Refusal, TemplateFault, Unbounded, load_yaml, read_facts, render
 from stages.store import plugins
 from stages.store.records import content_id
 from stages.store.source_files import read_template
+from stages.store.templates import Refusal, TemplateFault, guard_template, read_variables, render
 
 FOLDER = pathlib.Path(__file__).with_name("tasks")
 MAX_SHOWN = 200  # characters of labels in a note
@@ -112,7 +114,7 @@ class Phrased(Format):
             raise BadRow("", f"no phrasing of the task uses only the columns for {', '.join(row)}")
         ask, answer, _ = rng.choice(usable)
         try:
-            texts = [render(template, [values])[0].text.strip() for template in (ask, answer)]
+            texts = [render(template, values).strip() for template in (ask, answer)]
         except TemplateFault as error:
             raise BadRow("", f"the phrasing cannot be rendered: {error}") from error
         request, reply = (require_text(text, "") for text in texts)
@@ -140,7 +142,7 @@ def first_answer(value: Any) -> Any:
 
 def variables_of(ask: str, answer: str) -> set[str]:
     """Return the variables of a phrasing."""
-    return read_facts(ask).names | read_facts(answer).names
+    return read_variables(ask) | read_variables(answer)
 
 
 def read_task(name: str) -> dict[str, Any]:
@@ -156,22 +158,25 @@ def read_task(name: str) -> dict[str, Any]:
 def parse_task(content: str, path: str) -> dict[str, Any]:
     """Return the task in a file's content; raise UserError if a key is missing, or a phrasing cannot be used."""
     try:
-        task = load_yaml(content)
+        if aliases := [event for event in yaml.parse(content, yaml.SafeLoader) if isinstance(event, yaml.AliasEvent)]:
+            # A short file of aliases may stand for a huge value.
+            raise TypeError(
+                f"line {aliases[0].start_mark.line + 1}: an alias, *{aliases[0].anchor}: write the text out"
+            )
+        task = yaml.safe_load(content)
         columns = {str(role): str(names) for role, names in task["columns"].items()}
         labels = {str(key): str(word) for key, word in task.get("labels", {}).items()}
         needs = tuple(map(str, task.get("needs", columns)))
         pairs = phrasing_pairs(task)
-    except (TemplateFault, Unbounded, LookupError, TypeError, AttributeError) as error:
+    except (yaml.YAMLError, RecursionError, LookupError, TypeError, AttributeError) as error:
         problem = " ".join(str(error).split())
         raise UserError(f"{path}: a task needs the keys columns, phrasings and answer ({problem}).") from error
     for pair in pairs:
-        try:
+        with guard_template(f"{path}: a phrasing cannot be used", f"It is {pair[0]!r:.80}"):
             variables = variables_of(*pair)
             for template in pair:
                 with suppress(Refusal):  # the template may use a key that these made-up values do not have
-                    render(template, [{variable: f"({variable})" for variable in variables}])
-        except (TemplateFault, Unbounded) as error:
-            raise UserError(f"{path}: a phrasing cannot be used: {error}: {pair[0]!r:.80}") from error
+                    render(template, {variable: f"({variable})" for variable in variables})
         if unknown := min(variables - columns.keys() - LABEL_VARIABLES, default=None):
             raise UserError(f"{path}: a phrasing has the unknown variable {unknown!r}.{suggest(unknown, columns)}")
     return {**task, "columns": columns, "labels": labels, "needs": needs}

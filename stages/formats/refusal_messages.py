@@ -2,7 +2,6 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from pathlib import Path as FilePath
 from typing import Any
 
 from stages.config.blocks.data import Source
@@ -11,12 +10,11 @@ from stages.config.installation import read_beside
 from stages.formats import columns as column_paths
 from stages.formats.column_mapping import MAX_SHOWN, ColumnMapping, Purpose, allowed_formats, build_mapping
 from stages.formats.columns import has_path, label_word, nested_keys, normal_name, value_at
-from stages.formats.format import CONTEXT, PROMPT, PROVENANCE, is_whole
+from stages.formats.format import PROVENANCE, is_whole
 from stages.formats.kto import KTO
-from stages.formats.phrased import LETTERS, Phrased
+from stages.formats.phrased import Phrased
 from stages.formats.prompts import Prompts
 from stages.formats.texts import Texts
-from stages.formats.turns import is_empty
 from stages.store import plugins
 
 TEXTS = read_beside(__file__)
@@ -63,13 +61,10 @@ def unknown_format_error(head: FileHead) -> UserError:
     is_labelled = head.purpose not in (Purpose.preferences, Purpose.candidates)
     if tasks := [task for task in plugins.label_task_names() if is_labelled and fits_task(task, source, columns)]:
         return UserError(TEXTS["labelled_set"].format(problem=problem, block=block, tasks=", ".join(tasks)))
-    names = {name for kind in kinds for names in kind(source).roles.values() for name in names.split()}
     ways = {Purpose.preferences: PREFERRED, Purpose.answers: ANSWERED}.get(head.purpose, ANSWERED[:1])
     settings = f"{block}.columns={ways[0]}" + "".join(f" or {way}" for way in ways[1:])
-    text = f" {block}.columns={{OTHER: null}} leaves a column out, so that `text` can be read alone."
-    header = "" if names & {*map(normal_name, columns)} else missing_header_hint(head.name)
     message = f"{problem}. The file needs {head.purpose}. Type {settings}, with your columns' names for COLUMN."
-    return UserError(f"{message}{nested_paths_hint(head.rows)}{text * ('text' in columns)}{header}")
+    return UserError(f"{message}{nested_paths_hint(head.rows)}")
 
 
 def unclear_labels_error(head: FileHead) -> UserError | None:
@@ -120,14 +115,6 @@ def nested_paths_hint(rows: list[dict[str, Any]]) -> str:
     return f" A COLUMN may also be a key inside a column: {shortlist([*nested])}." if nested else ""
 
 
-def missing_header_hint(name: str) -> str:
-    """Return the command that adds a header to a table whose first line may be a row; empty for other files."""
-    file = FilePath(name)
-    comma = next((comma for kind, comma in ((".csv", ","), (".tsv", "\\t")) if kind in file.suffixes), None)
-    command = f"(printf 'NAME{comma}NAME\\n'; cat {file.name}) > NEW{file.suffix}"
-    return f" If the first line is a row, write a file with a header: {command}" if comma else ""
-
-
 def missing_column_error(source: Source, block: str, where: str, columns: list[str]) -> UserError | None:
     """Return the error for the first role whose column from the setting `columns` is missing; None if none is."""
     if not (missing := column_paths.missing_column(source.columns, columns)):
@@ -176,26 +163,12 @@ def refuse_unanswered(head: FileHead, mapping: ColumnMapping) -> None:
     if mapping.format.compares:
         subset = f" label.subset={source.subset}" if source.subset else ""
         ways = [f"label=dataset label.path={source.path}{subset} to train on the preferences"] * trained
-        ways += chosen_only_settings(mapping, block, head.rows[0]) + prompts_alone
-        problem = f"{head.name}: {mapping.describe()} are preferences, and one answer to each request is needed."
-        raise UserError(problem + (f" Type {', or '.join(ways)}." if ways else ""))
-
-
-def chosen_only_settings(mapping: ColumnMapping, block: str, row: dict[str, Any]) -> list[str]:
-    """Return the setting that reads only the chosen answer of each row, or the first of several; [] if none does."""
-    chosen, completions = mapping.first_paths.get("chosen"), mapping.first_paths.get("completions")
-    roles = {*PROMPT, *CONTEXT} & mapping.user_columns.keys()
-    prompt_paths = {role: path for role, path in mapping.first_paths.items() if role in roles}
-    if "messages" in mapping.first_paths:
-        prompt_paths["prompt"] = mapping.first_paths["messages"]
-    prompt = "".join(f"{role}: {path}, " for role, path in prompt_paths.items())
-    answers = value_at(row, completions) if isinstance(completions, str) else None
-    if isinstance(answers, list) and all(isinstance(answer, str) for answer in answers):
-        return [f"{block}.columns={{{prompt}completion: {completions}.0}} to read the first answer of each row"]
-    if chosen is None:
-        return []
-    role = "messages" if is_whole(value_at(row, chosen)) else f"{prompt}completion"
-    return [f"{block}.columns={{{role}: {chosen}, rejected: null}} to read the chosen answers"]
+        chosen, several = (mapping.first_paths.get(role) for role in ("chosen", "completions"))
+        role = "messages" if chosen and is_whole(value_at(head.rows[0], chosen)) else "completion"
+        columns = f"{role}: {chosen}, rejected: null" if chosen else f"completion: {several or 'COLUMN'}.0"
+        ways += [f"{block}.columns={{{columns}}} to read one answer of each row"]
+        problem = f"{head.name}: {mapping.describe()} are preferences, and one answer to each request is needed"
+        raise UserError(f"{problem}. Type {', or '.join(ways + prompts_alone)}.")
 
 
 def fits_task(task: str, source: Source, columns: list[str]) -> bool:
@@ -216,13 +189,8 @@ def refuse_options(head: FileHead) -> None:
         raise UserError(f"{problem} {option}. Type {block}.task={OPTIONS_TASK} to write them into the request.")
     choices = [column for column in columns if column_paths.CHOICE.fullmatch(normal_name(column))]
     if len(choices) > 1 and "label" in roles:
-        label = str(roles["label"])
-        answers = {str(row[label]).strip() for row in head.rows if not is_empty(row.get(label))}
-        texts = {str(row.get(column)).strip() for row in head.rows for column in choices}
-        letters = LETTERS[: len(choices)]
-        if not answers <= {*letters, *letters.lower(), *map(str, range(len(choices) + 1)), *texts}:
-            choices = [*choices, label]  # the right option has a column of its own
-        roles_text = f"question: {roles.get('question', 'COLUMN')}, options: [{', '.join(choices)}], label: {label}"
+        options = f"[{', '.join(choices)}], label: {roles['label']}"
+        roles_text = f"question: {roles.get('question', 'COLUMN')}, options: {options}"
         way = f"{block}.task={OPTIONS_TASK} {block}.columns={{{roles_text}}}"
         raise UserError(f"{problem} {shortlist(choices)}. Type {way} to write them into the request.")
 

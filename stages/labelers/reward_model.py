@@ -19,13 +19,13 @@ from stages.config.errors import UserError
 from stages.labelers.labeler import Labeler, Pool
 from stages.models import hub, loading
 from stages.models.contract import Contract, load_contract
-from stages.models.rendering import ContractError, Conversation, tokenize_conversations, validate_chat_template
+from stages.models.rendering import ContractError, tokenize_conversations, validate_chat_template
 from stages.models.scoring import autocast, batches_by_length, ids_if_unchanged, round_weights_once
-from stages.sandbox.jinja_process import TemplateFault
 from stages.store.blocks import cut_blocks
 from stages.store.records import Candidate, Example, Judgement
 from stages.store.shards import produce_in_shards
 from stages.store.source_files import locate
+from stages.store.templates import TemplateFault
 from stages.store.workspace import StageDir
 
 Readable = tuple[Candidate, list[int]]  # a candidate with the token ids of its prompt and answer
@@ -139,7 +139,7 @@ class Reading:
             ids = contract.prompt(prompt.messages) + answer_ids
         else:
             try:
-                [(ids, _)] = tokenize_conversations(self.tokenizer, [Conversation([*prompt.messages, *answer])])
+                [(ids, _)] = tokenize_conversations(self.tokenizer, [[*prompt.messages, *answer]])
             except TemplateFault as error:
                 raise ContractError(f"the reward model's chat template rejects the conversation: {error}") from error
         if self.context_length and len(ids) > self.context_length:

@@ -14,8 +14,8 @@ from stages.config.blocks.labels import Judge
 from stages.config.choices import RUBRIC_TEXTS, Reading, Rubrics
 from stages.endpoints.client import Question
 from stages.labelers.verdicts import reply_instruction, schema_of
-from stages.sandbox.jinja_process import name_setting, render
 from stages.store.records import Message, content_id
+from stages.store.templates import guard_template, render
 
 UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs"}  # Unicode categories of invisible or direction-changing characters
 SELECTORS = range(0xE0100, 0xE01F0)  # variation selectors, which can spell an invisible text
@@ -43,8 +43,8 @@ class Rubric:
         mark = content_id(texts_by_name)[:8]
         fenced_texts = {name: fence_text(name, text, mark) for name, text in texts_by_name.items()}
         reply = REMINDER.format(mark=mark, reply=reply_instruction(self.kind, self.reading))
-        with name_setting("label.judge.rubric", "Correct the file, or remove the key"):
-            [(rendered, _)] = render(self.source, [fenced_texts | {"reply": reply}])
+        with guard_template("label.judge.rubric", "Correct the file, or remove the key"):
+            rendered = render(self.source, fenced_texts | {"reply": reply})
         return [{"role": "system", "content": SYSTEM.format(mark=mark)}, {"role": "user", "content": rendered}]
 
     def question(self, request: Sequence[Message], texts: Sequence[str], attempt: int) -> Question:

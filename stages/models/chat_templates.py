@@ -7,12 +7,13 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from stages.config.blocks.models import Template
-from stages.models.contract import WAY_OUT, Continuation, Contract
-from stages.models.rendering import GOLDEN, ContractError, Conversation, tokenize_conversations
-from stages.sandbox.jinja_process import TemplateFault, Unbounded
+from stages.config.errors import UserError
+from stages.models.contract import Continuation, Contract
+from stages.models.rendering import GOLDEN, ContractError, tokenize_conversations
 from stages.store.source_files import read_template
 
 TEMPLATES = Path(__file__).parent / "templates"
+WAY_OUT = "Mend the template, or choose another: template=chatml or template=plain"
 INSTEAD = "chatml"  # takes the place of another form that is the model's own
 # The special tokens that each template needs in the vocabulary. `template=auto` takes the first template that fits.
 TURN_TOKENS = {
@@ -32,8 +33,8 @@ def establish_contract(tokenizer: PreTrainedTokenizerBase, cfg: Template, train:
     tokenizer.chat_template = choose_template(tokenizer, cfg, train)
     marked = has_generation_markers(str(tokenizer.chat_template))
     try:
-        [(ids, trained)] = tokenize_conversations(tokenizer, [Conversation(GOLDEN[1])])
-    except (TemplateFault, Unbounded, ValueError) as error:  # ValueError: the tokenizer gives no character offsets
+        [(ids, trained)] = tokenize_conversations(tokenizer, GOLDEN[1:])
+    except UserError as error:
         reason = f"the template cannot render system, user and assistant: {error}"
         raise ContractError(f"template={cfg.kind}: {reason}. {WAY_OUT}.") from error
     if marked:
@@ -72,7 +73,7 @@ def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: i
     used = {*stops, tokenizer.bos_token_id}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
         return
-    used |= {i for ids, _ in tokenize_conversations(tokenizer, [*map(Conversation, GOLDEN)]) for i in ids}
+    used |= {i for ids, _ in tokenize_conversations(tokenizer, GOLDEN) for i in ids}
     special = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in used}
     if special:
         names = sorted(special.items(), key=lambda item: ("pad" not in item[1], item[0]))

@@ -16,14 +16,13 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from stages.models.loading import load_tokenizer
-from stages.models.rendering import GOLDEN, ContractError, Conversation, Tokens, tokenize_conversations
-from stages.sandbox.jinja_process import TemplateFault, Unbounded
+from stages.models.rendering import GOLDEN, ContractError, Tokens, tokenize_conversations
 from stages.store import safe_files
 from stages.store.records import Message, content_id
 from stages.store.sealed_json import load_json, require_keys
+from stages.store.templates import TemplateFault
 
 RENDERED_AT_ONCE = 16  # conversations
-WAY_OUT = "Mend the template, or choose another: template=chatml or template=plain"
 
 
 @dataclass
@@ -40,7 +39,7 @@ class Contract:
 
     def prompt(self, messages: list[Message]) -> list[int]:
         """Return the token ids of a conversation up to the point where the assistant begins."""
-        [(ids, _)] = self._render([Conversation(messages, to_answer=True)])
+        [(ids, _)] = self._render([messages], to_answer=True)
         return ids
 
     def example(self, messages: list[Message]) -> Tokens:
@@ -56,7 +55,7 @@ class Contract:
         while batch := list(islice(remaining, RENDERED_AT_ONCE)):
             try:
                 yield from self._examples_at_once(batch)
-            except (ContractError, Unbounded):  # rendering one by one finds the conversation at fault
+            except ContractError:  # rendering one by one finds the conversation at fault
                 yield from map(self._example_or_error, batch)
 
     def _example_or_error(self, messages: list[Message]) -> Tokens | ContractError:
@@ -69,9 +68,8 @@ class Contract:
         end_of_turn = str(self.tokenizer.eos_token)
         if any(end_of_turn in message["content"] for message in chain.from_iterable(conversations)):
             raise ContractError(f"a message holds {end_of_turn}, which ends a turn")
-        questions = [Conversation(messages[:-1], to_answer=True) for messages in conversations if len(messages) > 1]
-        rendered = self._render([*questions, *map(Conversation, conversations)])
-        prompts, wholes = iter(rendered[: len(questions)]), rendered[len(questions) :]
+        questions = [messages[:-1] for messages in conversations if len(messages) > 1]
+        prompts, wholes = iter(self._render(questions, to_answer=True)), self._render(conversations)
         return [
             self._validated_example(next(prompts)[0] if len(messages) > 1 else [], ids, marked)
             for messages, (ids, marked) in zip(conversations, wholes, strict=True)
@@ -151,14 +149,11 @@ class Contract:
         """The hash of vocabulary, template and stop tokens: with equal digests, token ids have the same meaning."""
         return content_id(self.tokenizer.get_vocab(), self.tokenizer.chat_template, self.stop_ids)
 
-    def _render(self, conversations: list[Conversation]) -> list[Tokens]:
+    def _render(self, conversations: list[list[Message]], to_answer: bool = False) -> list[Tokens]:
         try:
-            return tokenize_conversations(self.tokenizer, conversations)
+            return tokenize_conversations(self.tokenizer, conversations, to_answer)
         except TemplateFault as error:
             raise ContractError(f"the chat template refuses a conversation: {error}") from error
-        except Unbounded as error:
-            begins = conversations[0].messages[0]["content"]
-            raise Unbounded(f"the chat template, {error}, of conversations from {begins!r:.60}. {WAY_OUT}.") from error
 
     def facts(self) -> dict[str, Any]:
         """Return the parts of the contract that can be compared without rendering."""

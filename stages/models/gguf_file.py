@@ -18,7 +18,7 @@ from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKEN
 from stages.config.choices import GGUFType
 from stages.config.errors import UserError
 from stages.models.loading import describe_gguf, load_config, load_model, load_tokenizer
-from stages.models.rendering import GOLDEN, Conversation, tokenize_conversations
+from stages.models.rendering import GOLDEN, tokenize_conversations
 
 ARCHITECTURES = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
 TYPES = {
@@ -178,5 +178,5 @@ def golden_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Return the token ids of each golden message and, if there is a template, of each golden conversation."""
     token_ids = [tokenizer(message["content"]).input_ids for messages in GOLDEN for message in messages]
     if tokenizer.chat_template:
-        token_ids += [ids for ids, _ in tokenize_conversations(tokenizer, [*map(Conversation, GOLDEN)])]
+        token_ids += [ids for ids, _ in tokenize_conversations(tokenizer, GOLDEN)]
     return token_ids

@@ -13,7 +13,7 @@ from stages.config.blocks.training import Training
 from stages.config.choices import Adapter, Align, Command, Sharding, Strategy
 from stages.config.errors import Errors, UserError, name_block, require_known
 from stages.config.installation import install_command, read_beside
-from stages.config.schema import Config, Target, group_defaults
+from stages.config.schema import Config, Target
 from stages.preflight import capacity, servers, sources, user_files, who_judges
 from stages.store import plugins
 
@@ -78,7 +78,7 @@ def validate_trainers(cfg: Config) -> None:
     errors = Errors()
     for name, block in cfg.trained.items():
         with errors:
-            trl_arguments.validate_trainer(name, block, group_defaults(name).trainer)
+            trl_arguments.validate_trainer(name, block)
     errors.raise_all()
 
 

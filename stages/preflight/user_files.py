@@ -13,16 +13,14 @@ from stages.config.blocks.data import OneSource, Source
 from stages.config.blocks.labels import Judge
 from stages.config.choices import RUBRIC_TEXTS, Rubrics
 from stages.config.errors import Errors, UserError, name_block
-from stages.config.installation import ENGINE, has_package, install_command, read_beside
+from stages.config.installation import ENGINE, has_package, install_command
 from stages.config.schema import Config
 from stages.preflight import sources
-from stages.sandbox.jinja_process import Refusal, name_setting, read_facts, render
 from stages.store import plugins
 from stages.store.node import Node
 from stages.store.source_files import read_template
 from stages.store.store import Store
-
-VARIABLES = read_beside(__file__)  # of a chat template
+from stages.store.templates import Refusal, guard_template, render
 
 
 def validate_user_files(cfg: Config) -> None:
@@ -68,19 +66,25 @@ def validate_rubric(judge: Judge, file: Path) -> None:
     """Raise UserError for a rubric that cannot be rendered, or does not show the judge all texts."""
     texts = RUBRIC_TEXTS[judge.kind or Rubrics.pairwise]
     setting, source = f"label.judge.rubric={file}", read_template(file, "label.judge.rubric")
-    with name_setting(setting, f"It may read {', '.join(texts)} and reply"):
-        [(prompt, _)] = render(source, [{name: f"<{name}>" for name in (*texts, "reply")}])
+    with guard_template(setting, f"It may read {', '.join(texts)} and reply"):
+        prompt = render(source, {name: f"<{name}>" for name in (*texts, "reply")})
     if missing := [name for name in texts if f"<{name}>" not in prompt]:
         raise UserError(f"{setting}: {', '.join(missing)} is missing from the text. Add {{{{ {missing[0]} }}}}.")
 
 
 def validate_chat_template(file: Path) -> None:
     """Raise UserError for a chat template that is not Jinja, or fails or takes too long on a short conversation."""
-    source = read_template(file)
-    with name_setting(f"sft.template.path={file}", "Correct the file, or leave it out: template=auto"):
-        read_facts(source, chat=True)
-        with suppress(Refusal):  # SFT tries the template again with the model's tokens
-            render(source, [VARIABLES], chat=True)
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    from stages.models.rendering import GOLDEN, tokenize_conversations
+
+    special_tokens = {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), **special_tokens)
+    tokenizer.chat_template = read_template(file)
+    way_out = "Correct the file, or leave it out: template=auto"
+    with guard_template(f"sft.template.path={file}", way_out), suppress(Refusal):  # SFT tries the model's own tokens
+        tokenize_conversations(tokenizer, GOLDEN)
 
 
 def validate_task(key: str, path: str) -> None:

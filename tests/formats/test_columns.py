@@ -137,7 +137,7 @@ def test_a_format_can_be_chosen(tmp_path: Path) -> None:
 def test_the_way_out_is_one_that_the_source_has(tmp_path: Path) -> None:
     """Data sets of the evaluation have no splits, and their pairs are not trained on."""
     file = lines(tmp_path, [{"prompt": "a", "chosen": "b", "rejected": "c"}])
-    chosen = "columns={completion: chosen, rejected: null} to read the chosen answers"
+    chosen = "columns={completion: chosen, rejected: null} to read one answer of each row"
     with pytest.raises(UserError) as raised:
         read(tmp_path)
     assert re.search(rf"Type label=dataset label.path={tmp_path} .* or data.sources\[0\].{chosen}", str(raised.value))

@@ -117,7 +117,6 @@ def test_a_packed_file_that_is_cut_off_is_told(packed: str, tmp_path: Path) -> N
         ("rows.pkl", b"\x80\x04K", "a pickle, which may run code"),
         ("rows.yaml", "- prompt: a\n", r"is YAML. Write it as JSON lines: python -c .*rows.yaml"),
         ("rows.jsonl", b"rows.jsonl" + b"\0" * 247 + b"ustar", "is a tar archive. Unpack it: tar -xf rows.jsonl"),
-        ("rows.tsv", "ham\tHi there.\nspam\tBuy.\n", r"\(printf 'NAME\\tNAME\\n'; cat rows.tsv\) > NEW.tsv"),
         ("rows.csv", "instruction,output\n".encode("utf-16"), "is UTF-16. Save it as UTF-8: iconv"),
         ("rows.txt", "a\n\nb\nc", r"Type `documents: WORD` .* file \(1\).*paragraphs \(2\), lines \(3\)"),
     ],

@@ -148,17 +148,13 @@ def test_a_snapshot_of_the_hubs_cache_is_a_folder_of_links(tmp_path: Path) -> No
     assert read(snapshot).rows == 1
 
 
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.txt"])
 def test_another_encoding_is_refused_by_its_name(encoding: str, name: str, tmp_path: Path) -> None:
     file, mark = tmp_path / name, getattr(codecs, f"BOM_{encoding.replace('-', '_')}".upper().replace("UTF_", "UTF"))
     content = {"rows.jsonl": json.dumps(ROW), "rows.json": json.dumps([ROW])}.get(name, "instruction,output\na,b\n")
-    for begin in (b"", mark):
-        file.write_bytes(begin + content.encode(encoding))
-        message = refusal(file)
-        assert message.startswith(
-            f"{file}: is {encoding[:6].upper()}. Save it as UTF-8: iconv -f {encoding[:6].upper()}"
-        )
+    file.write_bytes(mark + content.encode(encoding))
+    assert refusal(file).startswith(f"{file}: is UTF-16. Save it as UTF-8: iconv -f UTF-16")
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ from stages.config.errors import UserError
 from stages.models import chat_templates
 from stages.models.contract import RENDERED_AT_ONCE, Contract, load_contract
 from stages.models.loading import load_tokenizer
-from stages.models.rendering import GOLDEN, ContractError, Conversation, render_conversations
-from stages.sandbox.jinja_process import Unbounded
+from stages.models.rendering import GOLDEN, ContractError
 from tests.helpers import refused
 
 CHATML = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -149,55 +148,6 @@ def test_a_template_that_breaks_the_contract_is_refused(jinja: str, reason: str,
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>", bos_token="<|im_start|>")
     with pytest.raises(ContractError, match=reason):
         establish(tokenizer, "file", file)
-
-
-@pytest.mark.parametrize(
-    "jinja",
-    [
-        "{% for i in range(99999) %}" + "x" * 99 + "{% endfor %}",
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "{{ 'x' * 10 ** 10 }}",
-    ],
-)
-def test_a_template_that_never_ends_is_refused(jinja: str, tmp_path: Path) -> None:
-    path = tmp_path / "template.jinja"
-    path.write_text("{% generation %}{{ eos_token }}{% endgeneration %}\n" + jinja)
-    with pytest.raises(ContractError, match=r"template=file: .* template=chatml"):
-        establish(byte_level(CHATML, eos_token="<|endoftext|>"), "file", path)
-
-
-@pytest.mark.parametrize(
-    ("growth", "reason"),
-    [
-        ("{{ messages[0]['content'] * 10 ** 9 }}", "line 2: it takes more than 256 MiB of memory"),
-        ("{{ messages[0]['content'] * 10 ** 6 }}", "characters of"),
-        ("{{ (messages|length + 5) ** (10 ** 9) }}", "it computes for longer than 1 s"),
-    ],
-)
-def test_a_template_that_grows_on_a_word_is_refused_when_the_word_comes(growth: str, reason: str) -> None:
-    """Check a word that is not in the golden conversations, so the template passes with them."""
-    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
-    tokenizer.chat_template = f"{{% if 'plumbline' in messages[0]['content'] %}}\n{growth}{{% endif %}}{OWN}"
-    contract = establish(tokenizer, "auto", train=False)
-    conversation = [{"role": "user", "content": "A plumbline?"}, *GOLDEN[0][1:]]
-    examples = contract.examples([*[GOLDEN[0]] * (RENDERED_AT_ONCE - 1), conversation])
-    assert [next(examples) for _ in range(RENDERED_AT_ONCE - 1)] == [contract.example(GOLDEN[0])] * (
-        RENDERED_AT_ONCE - 1
-    )
-    with pytest.raises(Unbounded) as error:
-        next(examples)
-    assert reason in str(error.value)
-    assert "'A plumbline?'" in str(error.value)
-    assert "template=chatml" in str(error.value)
-    assert contract.example(GOLDEN[0]), "the next process renders on"
-
-
-def test_long_conversations_are_rendered_within_the_bounds() -> None:
-    contract = establish(byte_level(CHATML, eos_token="<|endoftext|>"), "chatml")
-    conversation = [{"role": "user", "content": "long " * 4_000_000}, *GOLDEN[0][1:]]
-    [(text, [(start, end)])] = render_conversations(contract.tokenizer, [Conversation(conversation)])
-    assert len(text) > 20_000_000
-    assert text[start:end] == "Blue.<|im_end|>"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,6 @@ BY_FOLDER = {
     "stages.tasks.generator": "stages/tasks/families/*.py",
     "stages.tasks.constraint": "stages/tasks/constraints/*.py",
     "stages.evaluation.engine": "stages/evaluation/lm_eval_driver.py",
-    "stages.sandbox.jinja_process": "stages/sandbox/jinja_worker.py",
     "stages.models.chat_templates": "stages/models/templates/*.jinja",
     "stages.pages.environment": "stages/pages/*.jinja",
     "stages.formats.phrased": "stages/formats/**/*.yaml",

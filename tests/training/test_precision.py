@@ -141,10 +141,10 @@ def test_the_optimizer_is_fused(name: str, chain: Chain, tmp_path: Path, monkeyp
 def test_kernels_that_are_refused(name: str, override: str, way_out: str) -> None:
     cfg = settings("recipe=tiny", f"{name}.trainer.{override}")
     with pytest.raises(UserError, match=way_out.format(name)):
-        trl_arguments.validate_trainer(name, vars(cfg)[name], {})
+        trl_arguments.validate_trainer(name, vars(cfg)[name])
 
 
 def test_liger_kernels_need_their_package_and_a_gpu() -> None:
     cfg = settings("recipe=tiny", "dpo.trainer.use_liger_kernel=true", "dpo.runtime.device=cpu")
     with pytest.raises(UserError, match=r"\[liger\]"):
-        trl_arguments.validate_trainer("dpo", cfg.dpo, {})
+        trl_arguments.validate_trainer("dpo", cfg.dpo)

@@ -9,8 +9,7 @@ from math import sqrt
 from typing import Any
 
 from stages.config.choices import SIMPO, Strategy
-from stages.config.unread_arguments import replace_main_loss
-from stages.evaluation.diagnosis.effects import EFFECTS, EVALUATION
+from stages.evaluation.diagnosis.effects import EFFECTS, EVALUATION, replace_main_loss
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import FAR, Finding, Measure, Normal, write_number
 from stages.store.numbers import signed

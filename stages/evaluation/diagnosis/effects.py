@@ -3,10 +3,10 @@
 No setting fixes an effect directly: effects show in which direction a run went wrong. Held-out pairs are the pairs
 that `pairs.validation_fraction` keeps out of training."""
 
+from collections.abc import Sequence
 from math import isnan
 from typing import Any
 
-from stages.config.unread_arguments import replace_main_loss
 from stages.evaluation.diagnosis.evidence import Evidence
 from stages.evaluation.diagnosis.finding import TEXTS, Finding, Measure, Normal
 from stages.evaluation.outcomes import ENOUGH_PAIRS, ENOUGH_PROMPTS
@@ -18,6 +18,12 @@ FAR_KL = 0.6  # nats per token from the model before; the highest KL of a run th
 FELL = -0.3  # nats per token of chosen completions: each has lost a quarter of its probability
 NATS = "{:+z.1f}"
 TEST_PROMPTS = TEXTS["test_prompts"]["quantity"]
+
+
+def replace_main_loss(losses: Sequence[str], other: str) -> str:
+    """Return the setting that replaces the main loss of a mixture by `other`. The number of losses stays the same."""
+    main = next((i for i, loss in enumerate(losses) if loss != "sft"), 0)
+    return f"dpo.loss_type=[{','.join([*losses[:main], other, *losses[main + 1 :]])}]"
 
 
 def accuracy(run: Evidence) -> Finding | None:

@@ -50,11 +50,6 @@ Watch = Callable[[Callable[[], float]], None]  # takes a function that returns h
 # Kinds of files that are not read, by their first bytes or the ends of their names, each with a way to convert it.
 UNSUPPORTED = {start.encode("latin-1"): kind for start, kind in read_beside(__file__)["first_bytes"].items()}
 UNSUPPORTED_TEXT: dict[str, str] = read_beside(__file__)["suffixes"]
-# UTF-32 comes first, since one of its byte order marks begins like one of UTF-16.
-BYTE_ORDER_MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}
-BYTE_ORDER_MARKS |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
-# Without a mark, the zero bytes of the first ASCII characters reveal the encoding (RFC 4627, section 3).
-ZERO_PATTERNS = {"a000": "UTF-32LE", "000a": "UTF-32BE", "a0a0": "UTF-16LE", "0a0a": "UTF-16BE"}
 TAR_MAGIC = slice(257, 262)  # the place of `ustar` in a tar archive
 
 
@@ -176,12 +171,10 @@ def refuse_unsupported(file: Path, start: bytes) -> None:
 
 
 def refuse_encoding(file: Path, start: bytes) -> None:
-    """Raise UserError for a text in UTF-16 or UTF-32, with the command that converts it."""
-    marked = next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), None)
-    if name := marked or ZERO_PATTERNS.get("".join("a" if byte else "0" for byte in start[:4])):
-        converted = f"{file.stem}.utf8{file.suffix}"
-        command = f"iconv -f {name} -t UTF-8 {file.name} > {converted}"
-        raise UserError(f"{file}: is {name.rstrip('LBE')}. Save it as UTF-8: {command}")
+    """Raise UserError for a text in UTF-16, with the command that converts it."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        command = f"iconv -f UTF-16 -t UTF-8 {file.name} > {file.stem}.utf8{file.suffix}"
+        raise UserError(f"{file}: is UTF-16. Save it as UTF-8: {command}")
 
 
 def open_bounded(file: Path, plain: io.FileIO, magic: bytes, limits: ReadLimits) -> BoundedLines:
