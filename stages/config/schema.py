@@ -52,13 +52,16 @@ class Tracker:
 
 @dataclass
 class Launch:
-    """The processes of a training stage. Several machines (nodes) share the store, and node 0 publishes the result."""
+    """The processes that train, sample and score. Several machines share the store; node 0 publishes the result."""
 
     processes: int = between(1, 1024)
     nodes: int = between(1, 10_000)
     node_rank: int = between(0, 9_999)
     rendezvous: str | None = MISSING
     sharding: choices.Sharding = MISSING
+    address: str | None = MISSING
+    num_gpus: int | None = between(0, 1)
+    max_retries: int = between(0, 1000)
 
 
 @dataclass

@@ -26,7 +26,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
-from stages.launch.processes import KILLED, POLL_SECONDS, WAIT_SECONDS, listen_at, write_failure
+from stages.launch.job_file import KILLED, POLL_SECONDS, write_failure
+from stages.launch.processes import WAIT_SECONDS, listen_at
 from stages.store.workspace import CURVES, SCRATCH, read_last_step
 
 log = logging.getLogger(__name__)

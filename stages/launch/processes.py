@@ -12,33 +12,32 @@ import socket
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from stages.config.blocks.labels import Label
-from stages.config.errors import UserError, full_disk_message
+from stages.config.blocks.runtimes import SamplingRuntime, ScoringRuntime
+from stages.config.errors import UserError
 from stages.config.schema import Launch
-from stages.hardware import allocator
+from stages.hardware import allocator, machine
+from stages.launch.job_file import JOB, POLL_SECONDS, RESULT, failure_of, write_job
+from stages.store.blocks import Block, locks_hold
 from stages.store.manifest import read_manifest
 from stages.store.node import Node, in_build_order
-from stages.store.sealed_json import read_note, require_keys, write_note
+from stages.store.sealed_json import read_note, require_keys
 from stages.store.store import Store
 from stages.store.workspace import CURVES, SCRATCH, StageDir, read_point
 
 log = logging.getLogger(__name__)
 
-JOB, RESULT, FAILURES = "job.json", "result.json", "failures"
 FINISHED = require_keys("metrics", "warnings")  # the check of a result file
-POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 300  # that other machines wait for node 0 to start a node
 WAIT_SECONDS = 1800  # transformers' default of ddp_timeout, after which PyTorch ends a wait for other processes
 Listener = Callable[[dict[str, Any], int], None]  # of the metrics of a step
-KILLED = 137  # an agent's exit code after SIGKILL, as in a shell
 
 
 def world_size(node: Node) -> int:
@@ -64,6 +63,10 @@ def execute(
         UserError: if a worker raised one, or was killed.
         RuntimeError: for any other error of a worker, with its traceback."""
     runtime, scratch = runtime_of(node), out / SCRATCH
+    if by_ray := launch.address is not None and isinstance(runtime, SamplingRuntime | ScoringRuntime):
+        gpus = int(runtime.device != "cpu" and machine.may_have_gpu()) if launch.num_gpus is None else launch.num_gpus
+        launch = replace(launch, num_gpus=gpus)
+        runtime.device = runtime.device if gpus else "cpu"  # tasks have the device of this process
     job: dict[str, Any] = {
         "stage": f"stages.{node.stage}",
         "name": str(node),
@@ -77,7 +80,7 @@ def execute(
     if world_size(node) > 1:
         job["launch"] |= {"processes": runtime.processes, "nodes": runtime.nodes}
     if stage is not None:
-        if world_size(node) > 1:
+        if by_ray or world_size(node) > 1:
             out.divide = partial(divide, launch, scratch, job)
         with allocator.keep_freed_memory():
             return stage.run(node.config, inputs, out)  # type: ignore[no-any-return]
@@ -95,22 +98,23 @@ def execute(
     return result["metrics"]  # type: ignore[no-any-return]
 
 
-def divide(launch: Launch, scratch: Path, job: dict[str, Any], poll: Callable[[], None]) -> None:
-    """Run workers that divide a stage's items, until all are done. Raise as `execute` does. Other nodes may join while
-    the job file exists. After the parent was killed, workers go on, and the next command reads their shards."""
+def divide(
+    launch: Launch, scratch: Path, job: dict[str, Any], blocks: Sequence[Block[Any]], poll: Callable[[], None]
+) -> None:
+    """Run workers or Ray's tasks that divide blocks, until all are done. Raise as `execute` does. Other nodes may join
+    while the job file exists. Workers go on if the parent is killed, and the next command reads their shards."""
     write_job(scratch, job)
     try:
+        if launch.address:
+            from stages.launch.ray_tasks import run_tasks  # Ray is an extra
+
+            return run_tasks(launch, scratch / JOB, blocks, poll)
+        if not locks_hold(scratch):
+            log.info("%s: locks do not hold there, so each process has the blocks of its rank.", scratch)
         if code := run_agent(scratch / JOB, launch.node_rank, poll):
             raise failure_of(scratch, code)
     finally:
         (scratch / JOB).unlink(missing_ok=True)
-
-
-def write_job(scratch: Path, job: dict[str, Any]) -> None:
-    """Write the job file, after removing results, failures and claims of an earlier job."""
-    for left in (scratch / RESULT, *scratch.glob(f"{FAILURES}/*.json"), *scratch.glob("shards/*.lock")):
-        left.unlink(missing_ok=True)
-    write_note(scratch / JOB, job)
 
 
 def run_agent(job: Path, node_rank: int, poll: Callable[[], None] = lambda: None) -> int:
@@ -150,32 +154,6 @@ class CurveReader:
             if point := read_point(line):
                 self.listen({k: v for k, v in point.items() if k != "step"}, point["step"])
         self.sent_bytes += len(whole)
-
-
-def write_failure(scratch: Path, rank: int | str, error: BaseException) -> None:
-    """Write the error of a worker, or of a node's agent, to the scratch folder, where the parent reads it."""
-    mendable = str(error) if isinstance(error, UserError) else full_disk_message(error)
-    failure = {
-        "rank": rank,
-        "time": time.time(),
-        "mendable": mendable is not None,
-        "message": mendable,
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    (scratch / FAILURES).mkdir(exist_ok=True)
-    write_note(scratch / FAILURES / f"{rank}.json", failure)
-
-
-def failure_of(scratch: Path, code: int) -> Exception:
-    """Return the workers' first error, with those that the user can correct first."""
-    shape = require_keys("rank", "time", "mendable", "message", "traceback")
-    failures = [failure for p in scratch.glob(f"{FAILURES}/*.json") if (failure := read_note(p, shape))]
-    failures.sort(key=lambda failure: (not failure["mendable"], failure["time"]))
-    if failures and failures[0]["mendable"]:
-        return UserError(failures[0]["message"])
-    if code == KILLED or not failures:
-        return UserError("a process was killed, perhaps as memory or disk was full. The same command resumes.")
-    return RuntimeError(f"process {failures[0]['rank']} failed:\n{failures[0]['traceback']}")
 
 
 def modified_at(file: Path) -> int | None:

@@ -5,22 +5,21 @@ that divide the items of a stage write shards, until all items are done."""
 
 import ctypes
 import faulthandler
-import importlib
 import json
 import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from stages.hardware import allocator, machine, process
-from stages.launch.processes import RESULT, write_failure
-from stages.store.blocks import BlocksDone
+from stages.launch.job_file import RESULT, run_stage, write_failure
+from stages.store.blocks import Block, BlocksDone, claim_blocks
 from stages.store.sealed_json import sync, write_note
-from stages.store.workspace import SCRATCH, StageDir
+from stages.store.workspace import SCRATCH, SaveBlock, StageDir
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -36,14 +35,12 @@ def main(job_file: Path) -> None:
         faulthandler.register(signal.SIGUSR1, stacks, all_threads=False)  # the agent asks where the main thread is
     process.prepare()
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(message)s")
-    place = (rank, job["launch"]["processes"] * job["launch"]["nodes"]) if job["divides"] else None
-    out = StageDir(Path(job["out"]), lambda metrics, step: None, is_main=rank == 0 and not place, place=place)
-    stage = importlib.import_module(job["stage"])
-    kind = getattr(importlib.import_module(job["block"][0]), job["block"][1])
-    cfg: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), job["config"]))
+    place = rank, job["launch"]["processes"] * job["launch"]["nodes"]
+    work = partial(save_claimed, place) if job["divides"] else None
+    out = StageDir(Path(job["out"]), lambda metrics, step: None, is_main=rank == 0 and not work, work=work)
     try:
         with allocator.keep_freed_memory():
-            metrics = stage.run(cfg, {role: Path(folder) for role, folder in job["inputs"].items()}, out)
+            metrics = run_stage(job, out)
     except BlocksDone:
         return
     except BaseException as error:
@@ -55,6 +52,12 @@ def main(job_file: Path) -> None:
             if SCRATCH not in product.relative_to(out).parts:
                 sync(product)
         write_note(out / SCRATCH / RESULT, {"metrics": metrics, "warnings": out.warnings})
+
+
+def save_claimed(place: tuple[int, int], blocks: Sequence[Block[Any]], folder: Path, save: SaveBlock) -> None:
+    """Write the shards of blocks that this process claims. `place`: its rank and the number of processes."""
+    for block in claim_blocks(blocks, folder, place):
+        save(block)
 
 
 def use_own_gpu(local_rank: int) -> None:

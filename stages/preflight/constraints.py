@@ -14,6 +14,7 @@ from stages.config.choices import Adapter, Align, Command, Sharding, Strategy
 from stages.config.errors import Errors, UserError, name_block, require_known
 from stages.config.installation import install_command, read_beside
 from stages.config.schema import Config, Target
+from stages.hardware import machine
 from stages.preflight import capacity, servers, sources, user_files, who_judges
 from stages.store import plugins
 
@@ -210,8 +211,12 @@ def validate_launch(cfg: Config) -> None:
         "node rank": not 0 <= launch.node_rank < launch.nodes,
         "one process": sharded and launch.processes * launch.nodes == 1,
         "no DeepSpeed": launch.sharding is Sharding.zero3 and find_spec("deepspeed") is None,
+        "no Ray": launch.address and find_spec("ray") is None,
+        "address": launch.address and not re.fullmatch(r"auto|[^\s/]+:\d{1,5}", launch.address),
+        "Ray and nodes": launch.address and launch.nodes > 1,
+        "no GPU for tasks": launch.address and launch.num_gpus and not machine.may_have_gpu(),
     }
-    refuse(conditions, launch=launch)
+    refuse(conditions, launch=launch, command=install_command("ray"))
 
 
 def validate_adapters(cfg: Config) -> None:

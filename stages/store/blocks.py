@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from stages.config.errors import UserError
 from stages.store.safe_files import open_regular
@@ -31,6 +31,10 @@ class Block(Generic[Item]):
     name: str
     items: Sequence[Item]
     ids: Sequence[str]
+
+    def shard(self, folder: Path) -> Path:
+        """Return the file of the block's records."""
+        return folder / f"{self.name}.parquet"
 
 
 def cut_blocks(groups: Iterable[Sequence[Item]], identify: Callable[[Item], str], size: int) -> list[Block[Item]]:
@@ -95,18 +99,16 @@ def locks_hold(folder: Path) -> bool:
         probe.unlink(missing_ok=True)
 
 
-def claim_blocks(
-    blocks: Sequence[Block[Item]], folder: Path, place: tuple[int, int], is_done: Callable[[Block[Item]], bool]
-) -> Iterator[Block[Item]]:
-    """Yield blocks for this process until all are done. First come those of its rank, then any that no other process
-    holds. Where locks do not hold, each process works on the blocks of its rank alone. `place`: rank and number of
-    processes.
+def claim_blocks(blocks: Sequence[Block[Item]], folder: Path, place: tuple[int, int]) -> Iterator[Block[Item]]:
+    """Yield blocks for this process until all have a shard. First come those of its rank, then any that no other
+    process holds. Where locks do not hold, each process works on the blocks of its rank alone. `place`: rank and
+    number of processes.
 
     Raises:
         UserError: if the only blocks that are left have ended DEATHS processes."""
     (rank, world), use_lock = place, locks_hold(folder)
     waiting = sorted(enumerate(blocks), key=lambda numbered: (numbered[0] % world != rank, numbered[0]))
-    while waiting := [(number, block) for number, block in waiting if not is_done(block)]:
+    while waiting := [(number, block) for number, block in waiting if not block.shard(folder).exists()]:
         others_work, claimed = False, False
         for number, block in waiting:
             if not use_lock and number % world != rank:
@@ -116,13 +118,22 @@ def claim_blocks(
             with claim(lock, use_lock) as earlier_claims:
                 if earlier_claims is None:
                     others_work = True
-                elif not is_done(block) and earlier_claims < DEATHS:
+                elif not block.shard(folder).exists() and earlier_claims < DEATHS:
                     count_claim(lock)
                     claimed = True
                     yield block
-        if not claimed and not others_work and (left := [block for _, block in waiting if not is_done(block)]):
-            names = "; ".join(f"{b.name} ({len(b.ids)} ids: {', '.join(b.ids[:5])}, …)" for b in left)
-            problem = f"each of these blocks ended {DEATHS} processes: {names}. All other blocks are done and kept"
-            raise UserError(f"{problem}. If memory was full, set launch.processes=1. The same command resumes.")
+        if (
+            not claimed
+            and not others_work
+            and (left := [block for _, block in waiting if not block.shard(folder).exists()])
+        ):
+            raise fatal_blocks_error(left, DEATHS, "set launch.processes=1")
         if not claimed:
             time.sleep(POLL_SECONDS)
+
+
+def fatal_blocks_error(blocks: Sequence[Block[Any]], deaths: int, way_out: str) -> UserError:
+    """Return the error that names blocks of which each ended `deaths` processes. `way_out`: if memory was full."""
+    names = "; ".join(f"{b.name} ({len(b.ids)} ids: {', '.join(b.ids[:5])}, …)" for b in blocks)
+    problem = f"each of these blocks ended {deaths} processes: {names}. All other blocks are done and kept"
+    return UserError(f"{problem}. If memory was full, {way_out}. The same command resumes.")

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import pyarrow as pa
 
-from stages.store.blocks import Block, BlocksDone, claim_blocks, locks_hold
+from stages.store.blocks import Block, BlocksDone
 from stages.store.records import Record, load, save
 from stages.store.sealed_json import Damaged, move_aside
 from stages.store.table_schema import records_of, table_of
@@ -90,22 +90,19 @@ def produce_in_shards(
             finished += records
             if progress:
                 progress.update(rows)
-        save(folder / f"{block.name}.parquet", finished, kind)
+        save(block.shard(folder), finished, kind)
         return finished
 
     read_shards()
-    if blocks is not None and out.place:
-        is_done = lambda block: (folder / f"{block.name}.parquet").exists()
-        for block in claim_blocks(unfinished(), folder, out.place, is_done):
-            save_block(block)
+    if blocks is not None and out.work:
+        out.work(unfinished(), folder, save_block)
         raise BlocksDone
     waiting = [item for item in items if identify(item) not in results]
     with Progress(len(items) * rows, title, "row", done=(len(items) - len(waiting)) * rows) as progress:
         if blocks is not None:
             if len(unfinished()) > 1 and out.divide:
-                if not locks_hold(folder):
-                    out.inform(f"{folder}: locks do not hold there, so each process has the blocks of its rank.")
-                out.divide(partial(count_finished, unfinished(), folder, rows, progress, set()))
+                waiting_blocks = unfinished()
+                out.divide(waiting_blocks, partial(count_finished, waiting_blocks, folder, rows, progress, set()))
                 read_shards()
             for block in unfinished():
                 results.add(save_block(block, progress))
@@ -135,6 +132,6 @@ def count_finished(
 ) -> None:
     """Add the blocks that workers have saved since the last call to the progress bar. `counted`: names of blocks."""
     for block in blocks:
-        if block.name not in counted and (folder / f"{block.name}.parquet").exists():
+        if block.name not in counted and block.shard(folder).exists():
             counted.add(block.name)
             progress.update(rows * len(block.items))

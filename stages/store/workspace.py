@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from stages.store.blocks import Block
 from stages.store.safe_files import open_regular
 from stages.store.sealed_json import WRONG_SHAPE
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 SCRATCH = "scratch"  # a subfolder with files that are only needed for a resume, and are not published
 CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"
 LOGS = (CURVES, SAMPLES)  # logs of a stage, which are not part of its result
+SaveBlock = Callable[[Block[Any]], object]  # writes a block's shard
 
 
 @runtime_checkable
@@ -59,8 +61,9 @@ class StageDir(os.PathLike[str]):
     the calls of this stage for its metrics. If several processes work on one node, each has a StageDir, and only the
     one with `is_main` writes curves, warnings and published files.
 
-    If several processes divide the items of a stage, `place` is a worker's rank and their number. In their parent,
-    `divide` runs the workers until all blocks are done, and calls its argument twice a second."""
+    If several processes divide the blocks of a stage, `divide` of their parent runs them until all blocks are done,
+    and calls its last argument twice a second. In such a process `work` gets blocks, their folder, and the function
+    that writes a block's shard."""
 
     def __init__(
         self,
@@ -69,13 +72,13 @@ class StageDir(os.PathLike[str]):
         is_main: bool = True,
         open_resource: OpenResource | None = None,
         call_folder: Path | None = None,
-        place: tuple[int, int] | None = None,
+        work: Callable[[Sequence[Block[Any]], Path, SaveBlock], object] | None = None,
     ):
         self.path, self.warnings, self._listener, self.is_main = path, list[str](), listener, is_main
         self.open_resource, self.endpoint_calls = open_resource or OpenResource(), dict[str, Any]()
         self.call_folder = call_folder or path / SCRATCH / "calls"
-        self.place = place
-        self.divide: Callable[[Callable[[], None]], None] | None = None
+        self.work = work
+        self.divide: Callable[[Sequence[Block[Any]], Callable[[], None]], None] | None = None
         if is_main:
             for lines in LOGS:
                 cut_torn_line(self / lines)

@@ -176,17 +176,17 @@ def test_blocks_depend_on_content_alone() -> None:
 
 
 def test_a_process_works_on_its_own_blocks_first_and_then_on_free_ones(tmp_path: Path) -> None:
-    cut, done = ten_ids_in_blocks(), set[str]()
-    claimed = blocks.claim_blocks(cut, tmp_path, (1, 2), lambda block: block.name in done)
+    cut = ten_ids_in_blocks()
+    claimed = blocks.claim_blocks(cut, tmp_path, (1, 2))
     order = list[int]()
     with blocks.claim(tmp_path / f"{cut[0].name}.lock"):  # another process holds it
         for _ in range(3):
             block = next(claimed)
             order.append(cut.index(block))
-            done.add(block.name)
+            block.shard(tmp_path).touch()
     for block in claimed:
         order.append(cut.index(block))
-        done.add(block.name)
+        block.shard(tmp_path).touch()
     assert order == [1, 3, 2, 0]
 
 
@@ -194,7 +194,7 @@ def test_without_locks_blocks_go_by_rank(tmp_path: Path, monkeypatch: pytest.Mon
     assert blocks.locks_hold(tmp_path)
     monkeypatch.setattr(blocks, "try_lock", lambda descriptor: True)  # a file system that grants every lock
     assert not blocks.locks_hold(tmp_path)
-    cut, done = ten_ids_in_blocks(), set[str]()
-    claims = [blocks.claim_blocks(cut, tmp_path, (rank, 2), lambda block: block.name in done) for rank in (0, 1)]
+    cut = ten_ids_in_blocks()
+    claims = [blocks.claim_blocks(cut, tmp_path, (rank, 2)) for rank in (0, 1)]
     orders = [[next(claim).name for _ in range(2)] for claim in claims]
     assert orders == [[cut[0].name, cut[2].name], [cut[1].name, cut[3].name]]

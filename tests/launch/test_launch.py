@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
-from stages.launch import agent
+from stages.launch import agent, job_file
 from stages.launch import processes as parent
 from stages.preflight import constraints
 from stages.store.store import Store
@@ -245,8 +245,8 @@ def test_a_result_of_another_job_is_not_taken(chain: Chain, tmp_path: Path) -> N
     store, node = Store(chain.root), nodes(chain.root, *TWO)["sft"]
     scratch = store.partial(node) / SCRATCH
     with store.claim(node):
-        (scratch / parent.JOB).write_text("{}")
-        (scratch / parent.RESULT).write_text(json.dumps({"metrics": {"summary": "another's"}, "warnings": []}))
+        (scratch / job_file.JOB).write_text("{}")
+        (scratch / job_file.RESULT).write_text(json.dumps({"metrics": {"summary": "another's"}, "warnings": []}))
     build(chain.root, "stage=sft", *TWO)
     assert chain.manifest("sft")["metrics"]["processes"] == 2
 

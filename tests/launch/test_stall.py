@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stages.config.installation import ROOT
-from stages.launch import processes
+from stages.launch import job_file
 from stages.launch.agent import place_of
 from stages.store.workspace import SCRATCH
 from tests.launch import waiting
@@ -24,8 +24,8 @@ def run_two(folder: Path, cfg: waiting.Waiting, **variables: str) -> subprocess.
     (folder / SCRATCH).mkdir(parents=True)
     launch = {"processes": 2, "nodes": 1, "rendezvous": None}
     job = {"stage": "tests.launch.waiting", "config": asdict(cfg), "inputs": {}, "out": str(folder), "launch": launch}
-    processes.write_job(folder / SCRATCH, job)
-    command = [sys.executable, "-m", "stages.launch.agent", str(folder / SCRATCH / processes.JOB), "0"]
+    job_file.write_job(folder / SCRATCH, job)
+    command = [sys.executable, "-m", "stages.launch.agent", str(folder / SCRATCH / job_file.JOB), "0"]
     return subprocess.run(
         command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=300, check=False
     )
@@ -44,7 +44,7 @@ def test_a_stall_names_the_places_and_ends_with_them(stopped: bool, tmp_path: Pa
     )
     assert message, ran.stderr
     assert 0.1 * 20 <= int(message[1]) < 20
-    error = processes.failure_of(tmp_path / SCRATCH, ran.returncode)
+    error = job_file.failure_of(tmp_path / SCRATCH, ran.returncode)
     assert str(error) == message[0]
     settings = {(tmp_path / f"allocator-{rank}").read_text() for rank in (0, 1)}
     assert settings == {os.environ.get("PYTORCH_ALLOC_CONF", "expandable_segments:True")}
