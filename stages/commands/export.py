@@ -18,7 +18,7 @@ from stages.config.errors import visible
 from stages.config.installation import read_beside
 from stages.config.schema import Export
 from stages.evaluation.intervals import Interval
-from stages.models import gguf_file, hub
+from stages.models import hub
 from stages.store.manifest import manifest_of
 from stages.store.node import Node, in_build_order
 from stages.store.records import MESSAGES, content_id
@@ -46,6 +46,8 @@ def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store)
     [node] = nodes
     model = store.folder(node) / "model"
     if cfg.format is ExportFormat.gguf:
+        from stages.models import gguf_file  # imported here, as it loads torch, which takes seconds
+
         file = store.root / "export" / f"{node.stage}-{node.fingerprint}-{cfg.dtype}.gguf"
         with store.lock("export", file.stem):  # a second export waits for the first
             gguf_file.write_gguf(model, file, cfg.dtype, f"{node.stage} {node.fingerprint}")

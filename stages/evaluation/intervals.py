@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from stages.store.numbers import bound, points, signed
 
 POINTS = 20_001  # grid points of the integral of Student's t: quantiles have a relative error of 1e-5
+POWER = 0.9  # probability that a claim holds at `prompts_needed` if nothing got worse
 NORMAL = 10_000.0  # degrees of freedom above which the t distribution is treated as normal
 
 
@@ -170,3 +171,24 @@ def student_exceeding(t: float, freedom: float) -> float:
     freedom = min(max(1.0, freedom), NORMAL)
     angles, below = student_distribution(round(freedom, 2))
     return float(np.interp(math.atan(-t / math.sqrt(freedom)), angles, below))  # symmetric: the tail below −t
+
+
+def binomial(hits: int, n: int, probability: float) -> float:
+    """The probability of at most `hits` hits among n draws."""
+    ways = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(hits + 1)]  # logarithms
+    logs = [log + k * math.log(probability) + (n - k) * math.log1p(-probability) for k, log in enumerate(ways)]
+    return min(1.0, math.fsum(math.exp(log) for log in logs))
+
+
+def prompts_needed(variance: float, above: float, alpha: float, fall: float = 0.0) -> int | None:
+    """The number of prompts at which a claim holds with probability POWER; None if no number suffices.
+
+    Args:
+        variance: the variance of the paired differences.
+        above: the distance of their mean from what the claim excludes.
+        fall: the most that one outcome can get worse, 0 if unknown. It bounds the variance from below, as if a few
+            outcomes fell that much."""
+    if above <= 0:
+        return None
+    quantile = NormalDist().inv_cdf
+    return math.ceil(max(variance, above * (fall - above)) * ((quantile(1 - alpha) + quantile(POWER)) / above) ** 2)

@@ -8,14 +8,14 @@ Holm's method corrects for the number of tasks: few prompts of one task move the
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.evaluation.intervals import Interval, Means
+from stages.evaluation.intervals import Interval, Means, binomial, prompts_needed
 from stages.evaluation.measures import LENGTH, PASSES, Measure
 from stages.evaluation.outcomes import LENGTH_DRIFT
-from stages.evaluation.retention import binomial, prompts_needed
 
 Rows = Mapping[str, Measure]  # the rows of one measure, by unit
 BROKEN = 0.001  # probability that noise alone fails a gate by one of its tasks
@@ -50,15 +50,14 @@ def by_measure(rows: Sequence[Measure]) -> dict[str, dict[str, Measure]]:
 
 def mean_of_seeds(runs: Sequence[Mapping[str, Rows]]) -> dict[str, dict[str, Measure]]:
     """Return the mean value of each unit over several runs, for the measures and units that all of them have."""
-    first, *further = runs
     return {
         name: {
-            unit: replace(row, value=float(np.mean([row.value, *(run[name][unit].value for run in further)])))
+            unit: replace(row, value=fmean(run[name][unit].value for run in runs))
             for unit, row in rows.items()
-            if all(unit in run[name] for run in further)
+            if all(unit in run[name] for run in runs)
         }
-        for name, rows in first.items()
-        if all(name in run for run in further)
+        for name, rows in runs[0].items()
+        if all(name in run for run in runs)
     }
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from stages.config.blocks.evaluation import Eval
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
-from stages.evaluation.intervals import student_exceeding
+from stages.evaluation.intervals import binomial, prompts_needed, student_exceeding
 from stages.evaluation.measures import LOOPLESS, Measure, rows_of
 from stages.evaluation.outcomes import Answers, Table, before
 from stages.models.loading import context_length, load_model, load_tokenizer, resolve_device
@@ -37,7 +37,6 @@ TEXT = {"sft": 0.05, "base": 0.10}  # margins in nats per token of running text,
 VARIETY = 0.9  # share of the base's variety of word pairs that must remain
 LOOPS = 0.02  # margin in the share of answers without a loop
 LENGTH_ERROR = 0.05  # margin in the share of the requested length
-POWER = 0.9  # probability that a claim holds at `needed` prompts if nothing got worse
 
 Array = NDArray[np.float64]
 Pair = tuple[Array, Array]  # a measure of the policy and of another model, (prompts,) each
@@ -151,30 +150,6 @@ def p_of_means(policy: Array, other: Array, margin: float, lowest: float | None 
     if lowest is None or above <= 0:
         return p
     return max(p, (1 - above / (mean - lowest)) ** n)
-
-
-def binomial(hits: int, n: int, probability: float) -> float:
-    """The probability of at most `hits` hits among n draws."""
-    logs = [
-        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-        + k * math.log(probability) + (n - k) * math.log1p(-probability)
-        for k in range(hits + 1)
-    ]  # fmt: skip
-    return min(1.0, math.fsum(math.exp(log) for log in logs))
-
-
-def prompts_needed(variance: float, above: float, alpha: float, fall: float = 0.0) -> int | None:
-    """The number of prompts at which a claim holds with probability POWER; None if no number suffices.
-
-    Args:
-        variance: the variance of the paired differences.
-        above: the distance of their mean from what the claim excludes.
-        fall: the most that one outcome can get worse, 0 if unknown. It bounds the variance from below, as if a few
-            outcomes fell that much."""
-    if above <= 0:
-        return None
-    quantile = NormalDist().inv_cdf
-    return math.ceil(max(variance, above * (fall - above)) * ((quantile(1 - alpha) + quantile(POWER)) / above) ** 2)
 
 
 def mark_holding(tested_claims: list[Claim], alpha: float) -> None:

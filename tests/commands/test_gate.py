@@ -1,6 +1,7 @@
 """`stage=gate`: policies whose answers are the reference answers of generated prompts, with known faults."""
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -44,6 +45,7 @@ def refuses(e: Example, text: str) -> str:
     return "I'm sorry, but I can't help with that."
 
 
+@cache
 def measured(seed: int, fault: Fault = right_or_wrong, ends: bool = True) -> list[Measure]:
     """Return the measures of a policy that answers a fixed part of the prompts rightly, but for the seed's noise."""
     answers = {}
@@ -153,11 +155,13 @@ def test_a_run_is_compared_with_itself_and_an_error_has_the_code_of_no_compariso
     report = chain.manifest("report")["fingerprint"]
     named = [gate.earlier_evaluations(Store(chain.root), each) for each in (fingerprint, policy, report)]
     assert named == [[chain.folder("eval")]] * 3
-    ran = command("stage=gate", "recipe=tiny", f"outputs={chain.root}", f"gate.against={fingerprint}")
+    imports = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
+    ran = command("stage=gate", "recipe=tiny", f"outputs={chain.root}", f"gate.against={fingerprint}", env=imports)
     assert ran.returncode == Code.cannot_tell, ran.stderr
+    assert "stages.commands.gate\n" in ran.stderr and "| torch\n" not in ran.stderr, "takes no ten seconds to load"
     lines = json.loads((chain.root / "gate.json").read_text())["lines"]
     assert {line["difference"]["mean"] for line in lines} == {0.0}
-    missing = command("stage=gate", f"outputs={chain.root}", "gate.against=ffffffffffff")
+    missing = inside("stage=gate", f"outputs={chain.root}", "gate.against=ffffffffffff")
     assert (missing.returncode, "gate.against=ffffffffffff" in missing.stderr) == (2, True)
     with pytest.raises(UserError, match=r"gate\.against"):
         gate.judge(Store(tmp_path), settings(*TINY), {}, [])

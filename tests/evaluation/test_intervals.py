@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from stages.evaluation.intervals import Means, paired, student_exceeding, student_quantile
-from stages.evaluation.retention import p_of_means, p_of_shares, prompts_needed
+from stages.evaluation.intervals import Means, paired, prompts_needed, student_exceeding, student_quantile
+from stages.evaluation.retention import p_of_means, p_of_shares
 from tests.bench.intervals import CASES, Case
 
 TABLES = 200
