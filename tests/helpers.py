@@ -1,10 +1,10 @@
 """Helpers that tests share: composing the configuration, building in this process or as a command, reading nodes."""
 
-import copy
 import io
 import json
 import logging
 import os
+import pickle
 import re
 import runpy
 import subprocess
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,19 @@ def slow_but(values: Iterable[str], *quick: str) -> list[Any]:
     return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
-@lru_cache(maxsize=256)
 def composed_by_hydra(*line: str) -> DictConfig:
     """Compose with Hydra, which takes a third of a second."""
     GlobalHydra.instance().clear()
     recipes.register(list(line))
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return hydra.compose("config", overrides=list(line))
+
+
+# Compositions are kept as pickles. As an object, each has 6,000 parts, which slow down every run of the garbage
+# collector, and its copy takes seven times as long.
+@cache
+def pickled_by_hydra(*line: str) -> bytes:
+    return pickle.dumps(composed_by_hydra(*line))
 
 
 # Overrides that decide which files are composed: groups, Hydra's keys, and the keys that `recipes.register` reads.
@@ -72,35 +78,40 @@ DECISIVE = re.compile(
 )
 
 
-@lru_cache(maxsize=256)
-def composed_once(*overrides: str) -> DictConfig:
+@cache
+def pickled(*overrides: str) -> bytes:
     """Compose these overrides. Plain keys are set afterwards as Hydra does, so that compositions can be cached."""
     line = compose.normalise(list(overrides))
     decisive = [override for override in line if DECISIVE.match(override)]
     try:
-        cfg = copy.deepcopy(composed_by_hydra(*decisive))
+        cfg = pickle.loads(pickled_by_hydra(*decisive))
         for override in OverridesParser.create().parse_overrides([each for each in line if each not in decisive]):
             key, value = override.get_key_element().lstrip("+"), override.value()
             OmegaConf.update(cfg, key, value, merge=True, force_add=override.is_force_add())
-        return cfg
+        return pickle.dumps(cfg)
     except Exception:  # Hydra then raises its usual error
-        return composed_by_hydra(*line)
+        return pickled_by_hydra(*line)
+
+
+@cache
+def pickled_settings(*overrides: str) -> bytes:
+    return pickle.dumps(OmegaConf.to_object(composed(*overrides)))
 
 
 def forget_compositions() -> None:
     """Clear the cached compositions, since the recipes or the machine have changed."""
-    composed_by_hydra.cache_clear()
-    composed_once.cache_clear()
+    for kept in (pickled_by_hydra, pickled, pickled_settings):
+        kept.cache_clear()
 
 
 def composed(*overrides: str) -> DictConfig:
     """Return the configuration that Hydra composes of these overrides."""
-    return copy.deepcopy(composed_once(*overrides))
+    return pickle.loads(pickled(*overrides))
 
 
 def settings(*overrides: str) -> Config:
     """Return the typed configuration of these overrides."""
-    return OmegaConf.to_object(composed_once(*overrides))
+    return pickle.loads(pickled_settings(*overrides))
 
 
 def as_typed(*overrides: str) -> AbstractContextManager[None]:

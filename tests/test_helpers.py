@@ -5,7 +5,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from stages.cli import compose
-from tests.helpers import TINY, composed, composed_by_hydra, composed_once
+from tests.helpers import TINY, composed, composed_by_hydra, forget_compositions
 
 LINES = [
     "seed=7 seeds=[1,2] dpo.beta=0.5 dpo.loss_type=[sigmoid,sft] dpo.loss_weights=[1.0,0.5] sft.epochs=2",
@@ -31,6 +31,6 @@ def test_a_quick_composition_is_hydras(line: str) -> None:
 
 @pytest.mark.parametrize("override", ["dpo.bata=1", "dpo.beta=x", "dpo.lora=5", "seeds=2"])
 def test_what_hydra_refuses_is_refused_in_its_words(override: str) -> None:
-    composed_once.cache_clear()
+    forget_compositions()
     with pytest.raises(HydraException):
         composed(*TINY, override)

@@ -12,18 +12,7 @@ from stages.cli import compose, recipes
 from stages.commands import plan
 from stages.config.installation import ROOT
 from stages.config.schema import RECIPES
-from tests.helpers import (
-    TINY,
-    Chain,
-    command,
-    composed,
-    composed_once,
-    forget_compositions,
-    inside,
-    refused,
-    settings,
-    slow_but,
-)
+from tests.helpers import TINY, Chain, command, composed, forget_compositions, inside, refused, settings, slow_but
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OPTIONS = {
@@ -37,7 +26,7 @@ OTHER = "model.path=someone/other"
 
 def block(key: str, *overrides: str) -> object:
     """Return a block of the composed configuration, with interpolations unresolved."""
-    return OmegaConf.to_container(OmegaConf.select(composed_once(*overrides), key), resolve=False)
+    return OmegaConf.to_container(OmegaConf.select(composed(*overrides), key), resolve=False)
 
 
 def options(i: int) -> list[str]:

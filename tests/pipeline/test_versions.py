@@ -7,6 +7,7 @@
 import ast
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 
 from stages.config.installation import ROOT
@@ -46,6 +47,16 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
+@cache
+def imported(path: Path) -> list[str]:
+    """Return the names of our modules and their parts that a file imports."""
+    names = list[str]()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stages"):
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
+
+
 def sources(module: str) -> set[Path]:
     """Return the project's files that a stage's module imports, itself included, except what decides no result."""
     files: set[Path] = set()
@@ -59,30 +70,31 @@ def sources(module: str) -> set[Path]:
         files |= {path, *[texts for texts in [path.with_suffix(".yaml")] if texts.exists()]}
         by_folder = [*ROOT.glob(BY_FOLDER[name])] if name in BY_FOLDER else []
         files |= {each for each in by_folder if each.suffix != ".py"}
-        waiting += [module_of(each) for each in by_folder if each.suffix == ".py"]
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stages"):
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        waiting += [*imported(path), *(module_of(each) for each in by_folder if each.suffix == ".py")]
     return files
 
 
+@cache
+def code_lines(path: Path) -> list[str]:
+    """Return the lines of a file without comments, docstrings and blank lines."""
+    text = path.read_text()
+    prose: set[int] = set()
+    for node in ast.walk(ast.parse(text)) if path.suffix == ".py" else []:
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            prose |= set(range(body[0].lineno, (body[0].end_lineno or 0) + 1))
+    lines = [line.strip() for number, line in enumerate(text.splitlines(), 1) if number not in prose]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def digest(module: str) -> str:
-    """Return the digest of a stage's code without comments, docstrings and blank lines."""
-    code: list[str] = []
-    for path in sorted(sources(module)):
-        text = path.read_text()
-        prose: set[int] = set()
-        for node in ast.walk(ast.parse(text)) if path.suffix == ".py" else []:
-            body = getattr(node, "body", None)
-            if (
-                isinstance(body, list)
-                and body
-                and isinstance(body[0], ast.Expr)
-                and isinstance(body[0].value, ast.Constant)
-            ):
-                prose |= set(range(body[0].lineno, (body[0].end_lineno or 0) + 1))
-        lines = [line.strip() for number, line in enumerate(text.splitlines(), 1) if number not in prose]
-        code += [line for line in lines if line and not line.startswith("#")]
+    """Return the digest of a stage's code."""
+    code = [line for path in sorted(sources(module)) for line in code_lines(path)]
     return hashlib.sha256("\n".join(code).encode()).hexdigest()[:16]
 
 

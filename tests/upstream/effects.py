@@ -939,7 +939,7 @@ def the_store_of_configurations_is_copied(parts: Parts) -> None:
     copies = list[int]()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ConfigStore, "__deepcopy__", lambda self, memo: (copies.append(1), self)[1])
-        composed_by_hydra.__wrapped__("recipe=tiny")  # in earnest, whoever has composed it before
+        composed_by_hydra("recipe=tiny")  # in earnest, whoever has composed it before
     assert copies
     assert copy.deepcopy(ConfigStore.instance()) is ConfigStore.instance()
 
