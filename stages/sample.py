@@ -12,7 +12,7 @@ from stages.samplers.candidate_file import read_candidates
 from stages.samplers.sampler import Decoding
 from stages.store import plugins
 from stages.store.dropped import Dropped
-from stages.store.records import Candidate, Example, save, stream
+from stages.store.records import Candidate, Example, Records, save, stream
 from stages.store.shards import StreamedTable
 from stages.store.workspace import StageDir
 
@@ -20,7 +20,7 @@ from stages.store.workspace import StageDir
 def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Write `prompts.parquet` and `candidates.parquet`, where (prompt_id, candidate_id) is unique.
     Raise UserError if no prompt is left to sample, or too many candidates are missing."""
-    candidates: list[Candidate] | StreamedTable[Candidate]
+    candidates: list[Candidate] | StreamedTable[Candidate] | Records[Candidate]
     if isinstance(cfg, CandidateFile):
         data_prompts = None if cfg.own_prompts else load_split(Split.preference, inputs["data"])
         prompts, candidates = read_candidates(cfg, data_prompts, partial(select_round, cfg), out)
@@ -42,7 +42,7 @@ def run(cfg: Sample | CandidateFile, inputs: dict[str, Path], out: StageDir) -> 
 
 def draw(
     cfg: Sample, inputs: dict[str, Path], out: StageDir
-) -> tuple[list[Example], list[Candidate] | StreamedTable[Candidate], dict[str, Any]]:
+) -> tuple[list[Example], list[Candidate] | StreamedTable[Candidate] | Records[Candidate], dict[str, Any]]:
     """Return the prompts to ask, the candidates that the sampler draws, and metrics. The prompts are those of this
     round. In a further draw of `sample.until_pair` they are those without a right candidate, if there are any."""
     from stages.models.contract import load_or_derive_contract

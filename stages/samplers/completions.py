@@ -19,7 +19,7 @@ from stages.store import plugins
 from stages.store.blocks import cut_blocks
 from stages.store.digests import files_of, signature
 from stages.store.dropped import Dropped
-from stages.store.records import Candidate, Example, content_id
+from stages.store.records import Candidate, Example, Records, content_id
 from stages.store.sealed_json import read_note, require_keys, write_note
 from stages.store.shards import StreamedTable, produce_in_shards
 from stages.store.workspace import SCRATCH, StageDir
@@ -47,7 +47,7 @@ def complete(
     dropped: Dropped,
     opener: Open = HFSampler.open,
     max_failed: float | None = None,
-) -> StreamedTable[Candidate]:
+) -> StreamedTable[Candidate] | Records[Candidate]:
     """Return the candidates of every prompt, one per temperature, in the order of the prompts. A prompt that is too
     long for the model has no candidates and goes to `dropped`. The sampler stays open in `out` for a later stage with
     the same model and settings.

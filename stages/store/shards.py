@@ -1,18 +1,21 @@
 """Work on many items that survives a kill: finished records are saved in shards, with the ids of their items."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import pyarrow as pa
 
 from stages.store.blocks import Block, BlocksDone
-from stages.store.records import Record, load, save
+from stages.store.judged_pool import sort_on_disk
+from stages.store.records import Record, Records, load, save
 from stages.store.sealed_json import Damaged, move_aside
 from stages.store.table_schema import records_of, table_of
 from stages.store.workspace import SCRATCH, Progress, StageDir
+
+MAX_BYTES = 1 << 30  # of records in memory
 
 Item = TypeVar("Item")
 Output = TypeVar("Output")
@@ -20,21 +23,47 @@ Output = TypeVar("Output")
 
 class StreamedTable(Generic[Record]):
     """The records of many items in columns, since Python's lists of numbers take nine times as much memory. Iteration
-    yields the records in the order of `items`, and can be repeated. `belongs_to` returns a record's item."""
+    yields the records in the order of `items`, and can be repeated. `belongs_to` returns a record's item.
+
+    If the records take more than MAX_BYTES, those of shards stay in their files, until `in_order` sorts them."""
 
     def __init__(self, kind: type[Record], belongs_to: Callable[[Record], str], items: Sequence[str]):
         self.kind, self.belongs_to, self.items = kind, belongs_to, items
-        self._tables, self._places = list[pa.Table](), dict[str, tuple[int, int, int]]()
+        self._tables, self._shards = dict[int, pa.Table](), dict[int, Path]()  # by number
+        self._places, self._count, self._bytes = dict[str, tuple[int, int, int]](), 0, 0
 
-    def add(self, records: Sequence[Record], min_records: int = 1) -> None:
-        """Add records, in which those of an item are adjacent. Skip items with fewer than `min_records` records."""
+    def add(self, records: Sequence[Record], min_records: int = 1, shard: Path | None = None) -> None:
+        """Add records, in which those of an item are adjacent. Skip items with fewer than `min_records` records.
+        `shard`: the file that has them."""
         start = 0
         for item, item_records in groupby(records, self.belongs_to):
-            count = len([*item_records])
-            if count >= min_records:
-                self._places[item] = len(self._tables), start, count
-            start += count
-        self._tables.append(table_of(records, self.kind))
+            length = len([*item_records])
+            if length >= min_records:
+                self._places[item] = self._count, start, length
+            start += length
+        self._tables[self._count] = table_of(records, self.kind)
+        self._bytes += self._tables[self._count].nbytes
+        if shard:
+            self._shards[self._count] = shard
+        self._count += 1
+        if self._bytes > MAX_BYTES:
+            self._tables = {number: table for number, table in self._tables.items() if number not in self._shards}
+
+    def in_order(self, folder: Path) -> "StreamedTable[Record] | Records[Record]":
+        """Return this table, or its records in a sorted file in `folder` if they take more than MAX_BYTES."""
+        if self._bytes <= MAX_BYTES:
+            return self
+        turns, file = {item: turn for turn, item in enumerate(self.items)}, folder / "in_order.parquet"
+        records = sort_on_disk(self._unsorted(turns), self.kind, lambda r: turns[self.belongs_to(r)], folder)
+        save(file, records, self.kind)
+        return Records(file, self.kind)
+
+    def _unsorted(self, items: Container[str]) -> Iterator[Record]:
+        places = {item: place[0] for item, place in self._places.items() if item in items}
+        for number in range(self._count):
+            table = self._tables.get(number)
+            records = load(self._shards[number], self.kind) if table is None else records_of(table, self.kind)
+            yield from (record for record in records if places.get(self.belongs_to(record)) == number)
 
     def __contains__(self, item: str) -> bool:
         return item in self._places
@@ -42,8 +71,8 @@ class StreamedTable(Generic[Record]):
     def __iter__(self) -> Iterator[Record]:
         for item in self.items:
             if item in self._places:
-                table, start, count = self._places[item]
-                yield from records_of(self._tables[table].slice(start, count), self.kind)
+                table, start, length = self._places[item]
+                yield from records_of(self._tables[table].slice(start, length), self.kind)
 
     def __len__(self) -> int:
         return sum(self._places[item][2] for item in self.items if item in self._places)
@@ -61,7 +90,7 @@ def produce_in_shards(
     rows: int = 1,
     min_records: int = 1,
     blocks: Sequence[Block[Item]] | None = None,
-) -> StreamedTable[Output]:
+) -> StreamedTable[Output] | Records[Output]:
     """Return the records that `produce` makes of the items. Shards of `size` items survive a kill. The records in a
     shard identify its items, so `size` may change before a resume. An item with fewer records than `min_records` is
     not saved, and the next attempt produces it again. The progress bar counts `rows` rows per item.
@@ -76,7 +105,7 @@ def produce_in_shards(
     def read_shards() -> None:
         for shard in sorted({*folder.glob("*.parquet")} - shards_read):
             try:
-                results.add(load(shard, kind), min_records)
+                results.add(load(shard, kind), min_records, shard)
                 shards_read.add(shard)
             except Damaged as error:
                 move_aside(shard, error)
@@ -105,10 +134,16 @@ def produce_in_shards(
                 out.divide(waiting_blocks, partial(count_finished, waiting_blocks, folder, rows, progress, set()))
                 read_shards()
             for block in unfinished():
-                results.add(save_block(block, progress))
-            return results
+                results.add(save_block(block, progress), shard=block.shard(folder))
+            return results.in_order(folder.parent / "sorted")
         numbers = (int(shard.stem) for shard in folder.glob("*.parquet") if shard.stem.isdecimal())
-        shard_number = 1 + max(numbers, default=-1)
+        shard_numbers = count(1 + max(numbers, default=-1))
+
+        def save_shard(records: list[Output]) -> None:
+            shard = folder / f"{next(shard_numbers):06d}.parquet"
+            save(shard, records, kind)
+            results.add(records, shard=shard)
+
         buffer, finished = list[Output](), 0
         for _, records in produce(waiting):
             progress.update(rows)
@@ -118,13 +153,11 @@ def produce_in_shards(
             buffer += records
             finished += 1
             if finished == size:
-                save(folder / f"{shard_number:06d}.parquet", buffer, kind)
-                results.add(buffer)
-                shard_number, buffer, finished = shard_number + 1, [], 0
+                save_shard(buffer)
+                buffer, finished = [], 0
     if buffer:  # a stage may be killed afterwards
-        save(folder / f"{shard_number:06d}.parquet", buffer, kind)
-    results.add(buffer)
-    return results
+        save_shard(buffer)
+    return results.in_order(folder.parent / "sorted")
 
 
 def count_finished(

@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from stages.store.records import Candidate, save
+import pytest
+
+from stages.store import shards
+from stages.store.records import Candidate, Records, save
 from stages.store.shards import produce_in_shards
 from stages.store.workspace import SCRATCH, StageDir
 
@@ -14,10 +17,16 @@ def candidates_of(prompt: str, count: int) -> list[Candidate]:
     return [Candidate.from_text(prompt, f"answer {i}", "somebody", "test", 1) for i in range(count)]
 
 
-def test_an_item_that_an_older_shard_holds_in_part_is_made_again_and_held_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_bytes", [1 << 30, 0])
+def test_an_item_that_an_older_shard_holds_in_part_is_made_again_and_held_once(
+    max_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Check it also with records that stay in their files, since they are too many for the memory."""
+    monkeypatch.setattr(shards, "MAX_BYTES", max_bytes)
     folder = tmp_path / SCRATCH / "shards"
     folder.mkdir(parents=True)
-    save(folder / "000000.parquet", candidates_of(PROMPTS[0], 2) + candidates_of(PROMPTS[1], 1), Candidate)
+    other = candidates_of("f" * 16, 2)  # of a prompt that is asked no longer
+    save(folder / "000000.parquet", candidates_of(PROMPTS[0], 2) + candidates_of(PROMPTS[1], 1) + other, Candidate)
     shard_calls = list[list[str]]()
 
     def produce(waiting: Sequence[str]) -> Iterator[tuple[str, list[Candidate]]]:
@@ -25,12 +34,11 @@ def test_an_item_that_an_older_shard_holds_in_part_is_made_again_and_held_once(t
         for prompt in waiting:
             yield prompt, candidates_of(prompt, 2)
 
-    def all_of_them() -> list[Candidate]:
-        work = StageDir(tmp_path, lambda metrics, step: None)
-        return [
-            *produce_in_shards(PROMPTS, str, produce, Candidate, lambda c: c.prompt_id, 1, "test", work, min_records=2)
-        ]
-
+    of_prompt = lambda candidate: candidate.prompt_id
     for _ in range(2):
-        assert all_of_them() == [c for prompt in PROMPTS for c in candidates_of(prompt, 2)]
+        work = StageDir(tmp_path, lambda metrics, step: None)
+        table = produce_in_shards(PROMPTS, str, produce, Candidate, of_prompt, 1, "test", work, min_records=2)
+        assert [*table] == [c for prompt in PROMPTS for c in candidates_of(prompt, 2)]
+        assert len(table) == 6
+        assert isinstance(table, Records) is (max_bytes == 0)
     assert shard_calls == [PROMPTS[1:], []]
