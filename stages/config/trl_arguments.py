@@ -118,11 +118,13 @@ def allowed_arguments(name: str) -> set[str]:
     return argument_types(name).keys() - elsewhere
 
 
+@cache
 def argument_types(name: str) -> dict[str, str]:
     """Return the types of all arguments of an objective's TRL configuration, as its source writes them."""
     return {key: ast.unparse(field.annotation) for key, field in argument_fields(name).items()}
 
 
+@cache
 def argument_defaults(name: str) -> dict[str, Any]:
     """Return the defaults of an objective's TRL configuration, without those that the source computes."""
     values = {}

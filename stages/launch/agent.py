@@ -22,8 +22,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
 from stages.launch.job_file import KILLED, POLL_SECONDS, write_failure
@@ -110,6 +108,8 @@ def open_rendezvous(rendezvous: str, node_rank: int) -> tuple[str, int, Any]:
     host, _, port = rendezvous.rpartition(":")
     if node_rank > 0:
         return host, int(port), None
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # takes seconds, also of a stage's division
+
     server = listen_at(rendezvous)
     port = server.getsockname()[1]
     fd = server.detach()

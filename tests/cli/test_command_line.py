@@ -3,9 +3,11 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -23,9 +25,9 @@ NO_TESTS = ("data.tasks.test=0", "data.tasks.unseen_phrasings=0", "data.tasks.un
 NOTHING_MEASURES = (*NO_TESTS, "pairs.validation_fraction=0")
 
 
-def one_line(*arguments: str) -> str:
+def one_line(*arguments: str, run: Callable[..., CompletedProcess[str]] = inside) -> str:
     """Return the error line of a command that must fail with a status, one line on stderr and no traceback."""
-    result = command("tracker=none", *arguments)
+    result = run("tracker=none", *arguments)
     assert result.returncode != 0, result.stdout
     assert "Traceback" not in result.stderr + result.stdout
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
@@ -205,7 +207,7 @@ def test_a_broken_recipe_is_named_and_leaves_the_others_usable(
     recipe.write_text(content)
     try:
         assert message in one_line(f"recipe={name}", f"outputs={tmp_path}")
-        assert command("recipe=tiny", "stage=plan", "tracker=none", f"outputs={tmp_path}").returncode == 0
+        assert inside("recipe=tiny", "stage=plan", "tracker=none", f"outputs={tmp_path}").returncode == 0
     finally:
         recipe.unlink()
 
@@ -213,7 +215,7 @@ def test_a_broken_recipe_is_named_and_leaves_the_others_usable(
 def test_a_store_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    assert "Not a directory" in one_line(f"outputs={file}")
+    assert "Not a directory" in one_line(f"outputs={file}", run=command)
     assert "No such file or directory" in one_line("outputs=/proc/nowhere")
 
 

@@ -9,7 +9,7 @@ import pytest
 from stages.config.errors import UserError
 from stages.config.schema import RECIPES
 from stages.store.records import Judgement, load
-from tests.helpers import TINY, Chain, build, command, nodes, refused
+from tests.helpers import TINY, Chain, build, command, inside, nodes, refused
 
 ONLY_TYPED = "label.own runs code. Type"
 LABELER = """
@@ -46,7 +46,7 @@ def own(file: Path, **options: object) -> str:
 
 
 def test_a_plan_reads_it_and_runs_nothing_of_it(labeler: Path, chain: Chain) -> None:
-    ran = command(*TINY, f"outputs={chain.root}", "stage=plan", own(labeler))
+    ran = inside(*TINY, f"outputs={chain.root}", "stage=plan", own(labeler))
     assert ran.returncode == 0, ran.stderr
     assert not (labeler.parent / "was run").exists()
     build(chain.root, "stage=label", own(labeler))
@@ -134,7 +134,7 @@ def test_a_recipe_must_not_name_it(content: str, message: str, labeler: Path, ch
     recipe.write_text(f"defaults: [tiny]\n{content.replace('FILE', str(labeler))}\n")
     try:
         for more in ([], ["label.own.options={sign: 1}"]):
-            ran = command("recipe=hostile", "tracker=none", f"outputs={chain.root}", "stage=label", *more)
+            ran = inside("recipe=hostile", "tracker=none", f"outputs={chain.root}", "stage=label", *more)
             assert ran.returncode != 0
             assert message in ran.stderr
     finally:
@@ -146,7 +146,7 @@ def test_a_recipe_must_not_add_options_to_what_is_typed(labeler: Path, chain: Ch
     recipe = RECIPES / "hostile_options.yaml"
     recipe.write_text("defaults: [tiny]\nlabel: {own: {options: {sign: -1}}}\n")
     try:
-        ran = command("recipe=hostile_options", "tracker=none", f"outputs={chain.root}", "stage=label", own(labeler))
+        ran = inside("recipe=hostile_options", "tracker=none", f"outputs={chain.root}", "stage=label", own(labeler))
     finally:
         recipe.unlink()
     assert "label.own" in ran.stderr

@@ -7,10 +7,8 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -27,7 +25,8 @@ from stages.models.contract import PlainText, load_contract, load_or_derive_cont
 from stages.models.loading import load_model
 from stages.store.records import Example, load, save
 from stages.store.store import Store
-from tests.helpers import ROOT, TINY, Chain, build, nodes, refused
+from tests.helpers import TINY, Chain, build, nodes, refused
+from tests.pipeline.test_resume import kill_when
 
 ROWS = 200
 HARNESS = os.environ.get("PLUMBLINE_BENCHMARK_PYTHON") or sys.executable
@@ -97,7 +96,7 @@ def samples(folder: Path, task: str) -> list[SampleScore]:
 def test_prompts_and_choices_have_the_ids_that_the_template_renders(
     typed: list[str], template: str, chain: Chain
 ) -> None:
-    arguments = [*typed, f"template={template}", "align=none", "benchmark.limit=100"]
+    arguments = [*typed, f"template={template}", "align=none", "benchmark.limit=30"]
     build(chain.root, "stage=benchmark", *arguments)
     folder, model = chain.folder("benchmark_policy", *arguments), chain.folder("sft", *arguments) / "model"
     contract, by_kind = load_contract(model), {True: 0, False: 0}
@@ -111,7 +110,7 @@ def test_prompts_and_choices_have_the_ids_that_the_template_renders(
             whole = render([*response.messages, turn], return_dict=False)
             assert response.completion_ids[-1] == contract.stop_ids[0]
             assert prompt + response.completion_ids == whole[: len(prompt) + len(response.completion_ids)]
-    assert by_kind == {True: 200, False: 100}
+    assert by_kind == {True: 60, False: 30}
 
 
 @pytest.mark.parametrize("typed", ENGINES, indirect=True)
@@ -153,15 +152,10 @@ def test_a_killed_run_goes_on_and_a_second_one_asks_nothing(
     typed: list[str], chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one_at_a_time = ["benchmark.runtime.shard_size=1", "benchmark.runtime.batch_size=1"]
-    arguments = [*typed, "align=none", "benchmark.limit=50", *one_at_a_time]
-    command = [sys.executable, "run.py", *TINY, f"outputs={chain.root}", "stage=benchmark", *arguments]
+    arguments = [*typed, "align=none", "benchmark.limit=15", *one_at_a_time]
     shards = chain.root / "benchmark"
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while len([*shards.glob("*.partial/scratch/shards/*.parquet")]) < 20:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    reached = lambda: len([*shards.glob("*.partial/scratch/shards/*.parquet")]) >= 20
+    kill_when(reached, chain.root, "benchmark", False, *arguments, cadence=())
     [first] = shards.glob("*.partial")
     done = len([*first.glob("scratch/shards/*.parquet")])
     question_ids: list[str] = []

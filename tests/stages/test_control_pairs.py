@@ -1,5 +1,6 @@
 """`control_pairs`: DPO on as many pairs of the same candidates is evaluated beside the policy."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -24,8 +25,8 @@ def pairs_of(chain: Chain, name: str, *typed: str) -> list[Pair]:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    chain = Chain(tmp_path_factory.mktemp("drawn") / "outputs")
+def drawn(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    chain = Chain(shutil.copytree(built, tmp_path_factory.mktemp("drawn") / "outputs", symlinks=True))
     for kind in (RANDOM, COIN):
         build(chain.root, "stage=eval", *POOL, kind)
     return chain
@@ -88,17 +89,17 @@ def test_rounds_train_the_control_round_by_round(tmp_path: Path) -> None:
     assert graph["reference_control"].inputs["reference"] is graph["control_pairs_1"]
 
 
-def test_cut_off_candidates_are_rejected_as_in_the_runs_pairs(tmp_path: Path) -> None:
+def test_cut_off_candidates_are_rejected_as_in_the_runs_pairs(chain: Chain) -> None:
     """Answers of SFT end, and those of the base do not."""
-    chain, pool = Chain(tmp_path), ("label=source_order", "sample.pool=[{model:sft,n:2},{model:base,n:1}]", RANDOM)
+    pool = ("label=source_order", "sample.pool=[{model:sft,n:2},{model:base,n:1}]", RANDOM)
     build(chain.root, "stage=eval", *pool)
     run_pairs, control = (pairs_of(chain, name, *pool) for name in ("pairs", "pairs_control"))
     assert sum(p.rejected_finish_reason == "length" for p in run_pairs) > 0
     assert Counter(p.prompt_id for p in control) == Counter(p.prompt_id for p in run_pairs)
 
 
-def test_pairs_that_are_the_runs_own_give_a_warning(tmp_path: Path) -> None:
-    chain, typed = Chain(tmp_path), ("label=dataset", "label.path=docs/examples/preferences.jsonl", RANDOM)
+def test_pairs_that_are_the_runs_own_give_a_warning(chain: Chain) -> None:
+    typed = ("label=dataset", "label.path=docs/examples/preferences.jsonl", RANDOM)
     build(chain.root, "stage=eval", *typed)
     [warning] = chain.manifest("pairs_control", *typed)["warnings"]
     assert warning.startswith("control_pairs=random: ") and "coin" in warning

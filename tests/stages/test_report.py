@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,17 +27,17 @@ HOSTILE = (
 )
 
 
-@pytest.fixture
-def page(chain: Chain, tmp_path: Path) -> Path:
-    """A report in which every answer of the policy is hostile."""
-    inputs = {role: chain.folder(role) for role in nodes(chain.root)["report"].inputs}
+@pytest.fixture(scope="module")
+def page(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report in which every answer of the policy is hostile. Do not write to it."""
+    folder = tmp_path_factory.mktemp("report")
+    inputs = {role: Chain(built).folder(role) for role in nodes(built)["report"].inputs}
+    inputs["answer_policy"] = Path(shutil.copytree(inputs["answer_policy"], folder / "answers"))
     table = inputs["answer_policy"] / "answers.parquet"
     answers = load(table, Candidate)
     for answer in answers:
         answer.text = HOSTILE
     save(table, answers, Candidate)
-    folder = tmp_path / "report"
-    folder.mkdir()
     report.run(settings("recipe=tiny").report, inputs, StageDir(folder, lambda m, s: None))
     return folder / "report.html"
 
@@ -108,9 +109,9 @@ def test_model_text_is_escaped_and_nothing_is_fetched(page: Path) -> None:
     assert {*re.findall(r"""(?:src|href)=["']([^#"'][^"']*)""", html)} == {"labels.html"}, "which lies beside it"
 
 
-def test_it_tells_lineage_with_commands_and_times(page: Path, chain: Chain) -> None:
+def test_it_tells_lineage_with_commands_and_times(page: Path, built: Path) -> None:
     html = page.read_text()
-    for node in nodes(chain.root)["report"].inputs.values():
+    for node in nodes(built)["report"].inputs.values():
         assert f'id="{node.fingerprint}"' in html
     assert "python run.py stage=dpo recipe=tiny" in html
     assert "rebuild=dpo" in html
@@ -140,8 +141,8 @@ def test_it_is_one_small_file(page: Path) -> None:
     assert len(page.read_bytes()) <= 400_000
 
 
-def test_it_shows_a_training_example_token_by_token(page: Path, chain: Chain) -> None:
-    tokens = json.loads((chain.folder("sft") / "token_example.json").read_text())
+def test_it_shows_a_training_example_token_by_token(page: Path, built: Path) -> None:
+    tokens = json.loads((Chain(built).folder("sft") / "token_example.json").read_text())
     assert [t["text"] for t in tokens if t["trained"]][-1] == "<|im_end|>"
     assert page.read_text().count('<span class="trained') == sum(t["trained"] for t in tokens)
 
