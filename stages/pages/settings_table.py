@@ -74,8 +74,8 @@ def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: li
 def keys(manifest: Manifest) -> str:
     """Return the keys of a node's block that decide its result, as one types them: `learning_rate=3e-5, epochs=1`."""
     config = manifest["config"]
-    shown = [key for key in KEYS[manifest["stage"]] if config.get(key) is not None]
-    return ", ".join(f"{key}={as_typed(config[key])}" for key in shown)
+    names = [key for key in KEYS[manifest["stage"]] if config.get(key) is not None]
+    return ", ".join(f"{key}={as_typed(config[key])}" for key in names)
 
 
 def model(base: Manifest) -> str:
