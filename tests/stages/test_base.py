@@ -1,8 +1,8 @@
 """The base: real weights from the embedded package, a local folder, the hub's cache, and a random tiny one."""
 
-from pathlib import json
+import json
+from pathlib import Path
 
-import Path
 import pytest
 import torch
 from safetensors.torch import load_file
