@@ -278,6 +278,6 @@ def pass_through(this: Conversion) -> None:
     losses = {"loss_type": this.overrides.get("dpo.loss_type", ["sigmoid"]), "loss_weights": None}
     block = replace(this.block, **losses if this.stage == "dpo" else {})
     while isinstance(block, DPO) and (unread := trl_arguments.unread_argument(replace(block, trainer=trainer))):
-        this.refuse(unread, trainer.pop(unread), f"no loss of dpo.loss_type={block.loss_type} reads it")
+        this.refuse(unread, trainer.pop(unread), f"dpo.loss_type=[{trl_arguments.READ_BY[unread][0]}] reads it")
     for name, value in trainer.items():
         this.put(f"trainer.{name}", value, name)

@@ -60,8 +60,8 @@ def validate_losses(cfg: DPO) -> None:
         "no weight": weights is not None and not any(weights),
         "simpo and others": SIMPO in losses and len(losses) > 1,
         "unread by simpo": unread,
-        "unread by losses": argument,
         "divergence": undiverging,
+        "unread by losses": argument,
         "exo_pair": "exo_pair" in losses and not options.get("label_smoothing"),
         "weighting": options.get("use_weighting") and {"aot", "aot_unpaired", "sft"} & {*losses},
     }

@@ -25,6 +25,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Launch
 from stages.hardware import allocator, machine
 from stages.launch.job_file import JOB, POLL_SECONDS, RESULT, failure_of, write_job
+from stages.launch.ray_tasks import run_tasks
 from stages.store.blocks import Block, locks_hold
 from stages.store.manifest import read_manifest
 from stages.store.node import Node, in_build_order
@@ -106,8 +107,6 @@ def divide(
     write_job(scratch, job)
     try:
         if launch.address:
-            from stages.launch.ray_tasks import run_tasks  # Ray is an extra
-
             return run_tasks(launch, scratch / JOB, blocks, poll)
         if not locks_hold(scratch):
             log.info("%s: locks do not hold there, so each process has the blocks of its rank.", scratch)

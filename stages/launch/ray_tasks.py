@@ -12,9 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
-
 from stages.config.errors import UserError
 from stages.config.schema import Launch
 from stages.hardware import allocator, process
@@ -33,6 +30,9 @@ def run_tasks(launch: Launch, job_file: Path, blocks: Sequence[Block[Any]], poll
     Raises:
         UserError: if there is no cluster, a task raised a UserError, or blocks ended too many processes.
         RuntimeError: for any other error of a task, with its traceback."""
+    import ray  # an extra
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
+
     try:
         ray.init(launch.address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
@@ -88,6 +88,8 @@ def compute_block(job_file: Path, name: str) -> None:
 def open_stage(job_file: Path) -> tuple[dict[str, Block[Any]], Path, SaveBlock]:
     """Run a stage up to its blocks. Return them by name, their folder, and the function that writes a block's shard.
     These stay in the process for its next tasks, and so does the model that the function has loaded."""
+    import ray
+
     process.prepare()
     cpus = {node["NodeID"]: node["Resources"].get("CPU", 1) for node in ray.nodes()}
     os.environ["PLUMBLINE_SHARERS"] = str(int(cpus[ray.get_runtime_context().get_node_id()]))

@@ -33,7 +33,7 @@ NAMES = (
     "label.subset data.sources.path data.sources.revision data.sources.subset data.sources.hub_split "
     "data.own.file data.own.name sample.own.file sample.own.name label.own.file label.own.name tracker.project "
     "benchmark.tasks benchmark.tasks_dir benchmark.runtime.python "
-    "tracker.entity tracker.group launch.rendezvous compare.sweep gate.against export.repo "
+    "tracker.entity tracker.group launch.rendezvous launch.address compare.sweep gate.against export.repo "
     "parity.template parity.eos_token convert.file sft.lora.target_modules "
     "kto.lora.target_modules grpo.lora.target_modules "
     "dpo.lora.target_modules reward.lora.target_modules label.reward_model.path label.reward_model.revision "

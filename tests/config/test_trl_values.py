@@ -39,7 +39,7 @@ def test_trl_takes_every_value_that_is_let_through(name: str, tmp_path: Path) ->
             if accepted(name, key, value):
                 KINDS[name](**plain | {key: value})
                 tried += 1
-    assert tried
+    assert tried or name == "sft", "whose only other argument is a word"
 
 
 @pytest.mark.parametrize("optim", ENUMERATIONS["OptimizerNames"])

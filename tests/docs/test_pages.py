@@ -158,6 +158,7 @@ def test_every_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HF_TOKEN", "one of the reader's")
     for plugin in re.findall(r"hydra/(?:sweeper|launcher)=(\w+)", command):
         pytest.importorskip(f"hydra_plugins.hydra_{plugin}_{'sweeper' if 'sweeper=' in command else 'launcher'}")
+    monkeypatch.setattr(constraints, "find_spec", lambda package: package)  # every extra is installed
     typed = one_of_each(shlex.split(command))
     cfg = settings(*typed)
     constraints.validate_config(cfg)

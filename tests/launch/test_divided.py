@@ -125,6 +125,33 @@ def test_processes_give_the_rewards_of_one(processes: int, chain: Chain, tmp_pat
 
 
 @pytest.mark.slow
+def test_two_commands_as_nodes_divide_the_blocks(chain: Chain, tmp_path: Path) -> None:
+    """Run two commands as the jobs of an array on one store, where the jobs cannot reach each other by the network."""
+    shutil.rmtree(chain.folder("sample"))
+    build(chain.root, "stage=sample", *SMALL)
+    alone = load(chain.folder("sample") / "candidates.parquet", Candidate)
+    shutil.rmtree(chain.folder("sample"))
+    line = [
+        *TINY,
+        f"outputs={chain.root}",
+        "stage=sample",
+        *SMALL,
+        "launch=ddp",
+        "launch.processes=1",
+        "launch.nodes=2",
+    ]
+    line += ["launch.rendezvous=localhost:29500"]
+    jobs = [
+        subprocess.Popen([sys.executable, "run.py", *line, f"launch.node_rank={rank}"], cwd=ROOT, env=env)
+        for rank, env in ((1, killing(tmp_path / "notes", deaths=0)), (0, killing(tmp_path / "notes-0", deaths=0)))
+    ]
+    assert [job.wait(timeout=300) for job in jobs] == [0, 0]
+    assert load(chain.folder("sample") / "candidates.parquet", Candidate) == alone
+    saved = saved_blocks(tmp_path / "notes") + saved_blocks(tmp_path / "notes-0")
+    assert len(saved) == len({*saved}) > len(saved_blocks(tmp_path / "notes")) > 0, "each node has saved some"
+
+
+@pytest.mark.slow
 def test_a_block_that_ends_its_processes_is_named_and_the_others_are_kept(chain: Chain, tmp_path: Path) -> None:
     shutil.rmtree(chain.folder("sample"))
     ran = run(chain.root, "sample", 2, killing(tmp_path / "notes", deaths=99))

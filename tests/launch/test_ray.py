@@ -39,17 +39,17 @@ if "NODE" in os.environ and any(word.endswith("default_worker.py") for word in s
         if (notes / path.stem[:12]).exists():
             (notes / f"death-{os.getpid()}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        save(path, records, kind)
         with open(notes / "saved", "a") as file:
             print(os.environ["NODE"], os.getpid(), path.name, file=file)
-        save(path, records, kind)
     shards.save = noted
 """
 
 
 def has_namespaces() -> bool:
     """Return True if this user may have namespaces for the network and for processes."""
-    found = all(map(shutil.which, ("unshare", "nsenter", "ip")))
-    return found and subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
+    installed = all(map(shutil.which, ("unshare", "nsenter", "ip")))
+    return installed and subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,8 @@ class Cluster:
         assert self.namespace.stdout and self.namespace.stdout.readline() == "up\n"
         pid = self.namespace.pid
         [init] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        self.enter = ["nsenter", f"--target={init}", *"--user --net --pid --mount --preserve-credentials".split()]
+        spaces = ("--user", "--net", "--pid", "--mount", "--preserve-credentials")
+        self.enter = ["nsenter", f"--target={init}", f"--wd={ROOT}", *spaces]
 
     def start_node(self, name: str, *options: str) -> None:
         """Start a node with one CPU."""

@@ -29,7 +29,7 @@ DOCUMENTED = set(
     "hydra.core.override_parser.overrides_parser hydra.core.plugins hydra.errors hydra.experimental.callback "
     "hydra.types hydra.utils jinja2 jinja2.ext jinja2.meta jinja2.nodes jinja2.parser jinja2.sandbox markupsafe "
     "matplotlib.axes matplotlib.figure "
-    "matplotlib.pyplot numpy numpy.typing omegaconf omegaconf.errors httpx2 openai "
+    "matplotlib.pyplot numpy numpy.typing omegaconf omegaconf.errors httpx2 openai ray ray.exceptions "
     "packaging.specifiers peft pyarrow pyarrow.compute pyarrow.parquet "
     "rich.console rich.table rich.text safetensors starlette.applications starlette.requests "
     "starlette.responses starlette.routing starlette.types tokenizers tokenizers.decoders tokenizers.models torch.nn "
