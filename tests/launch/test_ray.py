@@ -25,6 +25,8 @@ from tests.helpers import TINY, Chain, build, nodes, refused
 from tests.launch.test_divided import SMALL, wait_for
 
 NAMESPACE = ("unshare", "-rnpf", "--mount-proc", "--kill-child")
+REWARDS = ("label=reward_model", "reward.source.path=stages/tasks/toy_preferences.jsonl", "reward.max_length=256")
+REWARDS += ("label.reward_model.runtime.shard_size=40",)
 PORT = 6399
 # Every process of a node notes the blocks that it saves, and takes its time. At a fatal block it dies before.
 NOTING = """
@@ -127,26 +129,35 @@ def line(chain: Chain, stage: str, *overrides: str) -> list[str]:
     return ["run.py", *TINY, f"outputs={chain.root}", f"stage={stage}", *SMALL, "launch=ray", *overrides]
 
 
-def built_alone(chain: Chain, name: str, file: str) -> str:
+def built_alone(chain: Chain, name: str, file: str, *overrides: str) -> str:
     """Return the digest of a node's file that one process writes, and remove the node."""
-    shutil.rmtree(chain.folder(name))
-    build(chain.root, f"stage={name.partition('_')[0]}", *SMALL)
-    digest = file_digest(chain.folder(name) / file)
-    shutil.rmtree(chain.folder(name))
+    folder = chain.folder(name, *overrides)
+    shutil.rmtree(folder, ignore_errors=True)
+    build(chain.root, f"stage={name.partition('_')[0]}", *SMALL, *overrides)
+    digest = file_digest(folder / file)
+    shutil.rmtree(folder)
     return digest
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "file"), [("sample", "candidates"), ("answer", "answers"), ("reference", "logprobs")]
+    ("stage", "file", "overrides"),
+    [
+        ("sample", "candidates", ()),
+        ("answer", "answers", ()),
+        ("reference", "logprobs", ()),
+        ("label", "judgements", REWARDS),
+    ],
 )
-def test_tasks_compute_what_one_process_does(stage: str, file: str, cluster: Cluster, chain: Chain) -> None:
+def test_tasks_compute_what_one_process_does(
+    stage: str, file: str, overrides: tuple[str, ...], cluster: Cluster, chain: Chain
+) -> None:
     cluster.forget()
     name = next(each for each in nodes(chain.root) if each.partition("_")[0] == stage)
-    alone = built_alone(chain, name, f"{file}.parquet")
-    ran = cluster.run(*line(chain, stage))
+    alone = built_alone(chain, name, f"{file}.parquet", *overrides)
+    ran = cluster.run(*line(chain, stage, *overrides))
     assert ran.returncode == 0, ran.stderr
-    assert file_digest(chain.folder(name) / f"{file}.parquet") == alone
+    assert file_digest(chain.folder(name, *overrides) / f"{file}.parquet") == alone
     saved = cluster.saved()
     blocks, processes = ({*column} for column in (list(zip(*saved, strict=True))[2], [each[:2] for each in saved]))
     assert len(saved) == len(blocks) > 2, "no block is saved twice, none by the parent"
