@@ -2,7 +2,8 @@
 
 Made-up nodes of COUNT candidates (100_000), eight a prompt, with one of two short texts and `tokens` ids each (4), go
 through the functions of the stages: `shards` (finished records in shards, read again as one table), `label` (checks),
-`pairs`, `select`; `manifest` hashes `files` small files (one for a thousand candidates) and checks their manifest.
+`pairs`, `select`; `claims` cuts prompts into blocks, which two processes claim and mark as done, without work;
+`manifest` hashes `files` small files (one for a thousand candidates) and checks their manifest.
 Every step runs in a fresh process that may allocate `limit` GiB (16). For each, the seconds and CPU-seconds per
 million candidates, the largest resident memory and the bytes of its files per candidate. `steps=label,pairs` runs only
 these. `folder` keeps the nodes of a count, and makes those that are missing (default: a temporary folder).
@@ -10,6 +11,7 @@ these. `folder` keeps the nodes of a count, and makes those that are missing (de
 
 import json
 import logging
+import multiprocessing
 import re
 import resource
 import subprocess
@@ -22,17 +24,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.store import judged_pool
+from stages.store.blocks import Block, claim_blocks, cut_blocks
 from stages.store.manifest import check_files, digest_of
 from stages.store.records import Candidate, Check, Example, save
 from stages.store.sealed_json import file_digests
 from stages.store.shards import produce_in_shards
+from tests.budgets import spent
 from tests.helpers import ROOT, settings
 from tests.stages.reading import work
 
 PER_PROMPT = 8
 SHARD = 256  # prompts, as `sample.runtime.shard_size`
 INPUTS = {"label": {"pool": "sample"}, "pairs": {"judged": "label"}, "select": {"judged": "label", "data": "data"}}
-STEPS = ("shards", *INPUTS, "manifest")
+STEPS = ("shards", *INPUTS, "claims", "manifest")
 
 
 class Cost(NamedTuple):
@@ -81,6 +85,23 @@ def write_shards(folder: Path, count: int, tokens: int) -> None:
     save(out / "candidates.parquet", table, Candidate)
 
 
+def claim_all(folder: Path, count: int) -> None:
+    """Cut prompts into blocks of SHARD, and let two processes claim them all."""
+    ids = map("{:016x}".format, range(count // PER_PROMPT))
+    blocks = cut_blocks(([prompt_id] for prompt_id in ids), str, SHARD)
+    workers = [multiprocessing.Process(target=claim_each, args=(blocks, folder, rank)) for rank in (0, 1)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert all(block.shard(folder).exists() for block in blocks)
+
+
+def claim_each(blocks: Sequence[Block[str]], folder: Path, rank: int) -> None:
+    for block in claim_blocks(blocks, folder, (rank, 2)):
+        block.shard(folder).touch()
+
+
 def check_manifest(folder: Path, files: int) -> None:
     """Hash many small files, and check them against their manifest."""
     paths = [folder / f"{i:06d}.parquet" for i in range(files)]
@@ -107,7 +128,7 @@ def run_step(
     if step in INPUTS:
         module, block = import_module(f"stages.{step}"), getattr(settings("recipe=tiny"), step)
         inputs, stage_dir = {role: folder / name for role, name in INPUTS[step].items()}, work(out)
-    started, processor = time.perf_counter(), time.process_time()
+    started, processor = time.perf_counter(), spent()
     if step in INPUTS:
         module.run(block, inputs, stage_dir)
     elif step == "shards":
@@ -115,11 +136,13 @@ def run_step(
     elif step == "chain":  # everything that a test needs, in one process
         for each in ("sample", *INPUTS):
             run_step(each, folder, count, tokens, files, limit, part)
+    elif step == "claims":
+        claim_all(out, count)
     elif step == "manifest":
         check_manifest(out, files or count // 1000)
     else:
         make_nodes(folder, count, tokens)
-    took = time.perf_counter() - started, time.process_time() - processor
+    took = time.perf_counter() - started, spent() - processor
     return Cost(*took, peak(), sum(path.stat().st_size for path in out.glob("*") if path.is_file()))
 
 
