@@ -119,7 +119,7 @@ REFUSED: dict[str, str] = {
     "dirty/malformed/empty.jsonl": "holds no rows",
     "dirty/malformed/only_blank_lines.jsonl": "holds no rows",
     "dirty/malformed/trailing_comma_array.json": "Mend the array",
-    "formats/lf_dpo_en_demo.json.gz": r"label=dataset.*columns=\{prompt: conversations, completion: chosen",
+    "formats/lf_dpo_en_demo.json.gz": r"label=dataset.*columns=\{completion: chosen, rejected: null\}",
     "formats/lf_v1_dpo_demo.jsonl": r"label=dataset.*columns=\{messages: chosen_messages, rejected: null\}",
     "preferences/alpaca_eval_candidates_shared.jsonl.gz": "label=dataset",
     "preferences/hh_helpful_base_test.jsonl.gz": r"label=dataset.*columns=\{messages: chosen, rejected: null\}",

@@ -81,4 +81,4 @@ def test_yaml_with_aliases_is_refused() -> None:
     with pytest.raises(UserError, match=r"task.yaml: .*line 2: an alias, \*a"):
         parse_task("columns: &a {k: v}\nlabels: *a\n", "task.yaml")
     with pytest.raises(UserError, match=r"task.yaml: "):
-        parse_task("[" * 5000, "task.yaml")
+        parse_task("[" * 1500, "task.yaml")
