@@ -189,8 +189,11 @@ def refuse_options(head: FileHead) -> None:
         raise UserError(f"{problem} {option}. Type {block}.task={OPTIONS_TASK} to write them into the request.")
     choices = [column for column in columns if column_paths.CHOICE.fullmatch(normal_name(column))]
     if len(choices) > 1 and "label" in roles:
-        options = f"[{', '.join(choices)}], label: {roles['label']}"
-        roles_text = f"question: {roles.get('question', 'COLUMN')}, options: {options}"
+        label = str(roles["label"])
+        texts = {str(row.get(column)).strip() for row in head.rows for column in choices}
+        answers = {answer for row in head.rows if len(answer := str(row.get(label)).strip()) > 1}  # not A or 1
+        choices += [label] * (not answers <= texts)  # the right option has a column of its own
+        roles_text = f"question: {roles.get('question', 'COLUMN')}, options: [{', '.join(choices)}], label: {label}"
         way = f"{block}.task={OPTIONS_TASK} {block}.columns={{{roles_text}}}"
         raise UserError(f"{problem} {shortlist(choices)}. Type {way} to write them into the request.")
 
