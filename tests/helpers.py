@@ -100,8 +100,8 @@ def pickled_settings(*overrides: str) -> bytes:
 
 def forget_compositions() -> None:
     """Clear the cached compositions, since the recipes or the machine have changed."""
-    for kept in (pickled_by_hydra, pickled, pickled_settings):
-        kept.cache_clear()
+    for cached in (pickled_by_hydra, pickled, pickled_settings):
+        cached.cache_clear()
 
 
 def composed(*overrides: str) -> DictConfig:

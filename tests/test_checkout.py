@@ -10,7 +10,7 @@ import pytest
 
 from stages.config.installation import ROOT
 from stages.store.sealed_json import OUTPUTS
-from tests.helpers import command, inside, settings
+from tests.helpers import command, forget_compositions, inside, settings
 
 
 def test_a_test_that_names_no_store_has_an_empty_one() -> None:
@@ -32,7 +32,9 @@ def test_the_environment_names_the_store_where_nothing_is_typed(
     inside("recipe=tiny", "tracker=none", "stage=plan", f"outputs={tmp_path / 'typed'}")
     assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "typed"}
     monkeypatch.delenv(OUTPUTS)
+    forget_compositions()
     assert settings("recipe=tiny").outputs == "outputs"
+    forget_compositions()
     ran = command("stage=plan", env={**os.environ, OUTPUTS: ""})
     assert ran.stderr.splitlines()[-1].startswith(f"error: {OUTPUTS} is empty")
 

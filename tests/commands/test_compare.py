@@ -110,7 +110,7 @@ def test_it_concludes_from_what_every_prompt_came_to(compared: Chain) -> None:
     assert ("better than SFT" in group.sentence) == (first.rate <= sft.rate)
     assert group.caveat == "", "trained tasks speak for themselves"
     shutil.rmtree(compared.folder("answer_policy", *VALIDATION))
-    assert groups(compared)["validation"].sentence == group.sentence, "the evaluation stores every outcome"
+    assert groups(compared)["validation"].rates == group.rates, "the evaluation stores every outcome"
     shutil.rmtree(compared.folder("data", *VALIDATION))
     assert not groups(compared), "its prompts are deleted"
 

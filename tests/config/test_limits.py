@@ -24,7 +24,9 @@ from tests.helpers import TINY, composed, refused, settings
 
 NUMBERS = {int, float}
 # Words that `constraints.validate_config` checks: they are the names of files in the rooms, or of functions in those.
-IN_ROOMS = "stage sft.template.kind sample.sampler label.labeler tracker.name data.tasks.families".split()
+IN_ROOMS = (
+    "stage sft.template.kind sample.sampler answer.sampler label.labeler tracker.name data.tasks.families".split()
+)
 IN_ROOMS += "eval.judged.labeler".split()
 IN_ROOMS += "label.format data.sources.format data.sources.task reward.source.format reward.source.task".split()
 # Names that only the file, the hub, the model or the service can know. They are read before anything is trained.
@@ -32,7 +34,8 @@ NAMES = (
     "outputs model.path model.revision label.path label.revision label.hub_split sft.template.path "
     "label.subset data.sources.path data.sources.revision data.sources.subset data.sources.hub_split "
     "data.own.file data.own.name sample.own.file sample.own.name label.own.file label.own.name tracker.project "
-    "benchmark.tasks benchmark.tasks_dir benchmark.runtime.python "
+    "benchmark.tasks benchmark.tasks_dir benchmark.runtime.python sample.runtime.python answer.runtime.python "
+    "store.remote "
     "tracker.entity tracker.group launch.rendezvous launch.address compare.sweep gate.against export.repo "
     "parity.template parity.eos_token convert.file sft.lora.target_modules "
     "kto.lora.target_modules grpo.lora.target_modules "

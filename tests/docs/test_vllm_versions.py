@@ -25,6 +25,6 @@ def test_the_table_has_the_needs_of_the_published_wheels(
     if ran.returncode and "No matching distribution" in ran.stderr:
         pytest.skip("the package index cannot be reached")
     assert ran.returncode == 0, ran.stderr
-    [found] = json.loads(report.read_text())["install"]
-    needs = dict(re.findall(r"^(torch|transformers)([<>=~!].*)$", "\n".join(found["metadata"]["requires_dist"]), re.M))
+    [wheel] = json.loads(report.read_text())["install"]
+    needs = dict(re.findall(r"^(torch|transformers)([<>=~!].*)$", "\n".join(wheel["metadata"]["requires_dist"]), re.M))
     assert needs == {"torch": torch, "transformers": transformers}

@@ -113,7 +113,7 @@ def test_a_chain_without_a_reference(chain: Chain) -> None:
     build(chain.root, "stage=report", *TYPED)
     page = (chain.root / "report.html").read_text()
     assert "SimPO, simple preference optimisation, trains" in page
-    assert "simpo, beta 2, margin 1, " in page
+    assert "loss_type=[simpo], beta=2, simpo_gamma=1, " in page
 
 
 @pytest.mark.parametrize(

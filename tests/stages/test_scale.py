@@ -5,7 +5,7 @@ from pathlib import Path
 from tests.bench.scale import in_fresh_process
 
 # Eight candidates a prompt. The smaller pool fills what a table is written by (10,000 records).
-FEW, MANY = 12_000, 42_000
+FEW, MANY = 20_000, 50_000
 # With Python objects of all candidates, `label` took 808 bytes each, `pairs` 388 and `select` 264 (up to a million).
 # Scores, lengths, places and a share of the prompts' ids take about 80. The rest is for memory that an allocator
 # keeps, which varies by 2 to 3 MB from run to run: 100 bytes a candidate here.

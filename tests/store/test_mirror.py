@@ -228,13 +228,13 @@ def test_gc_removes_what_no_report_reaches(tmp_path: Path, monkeypatch: pytest.M
     url, nodes = str(tmp_path / "shared"), some_nodes(3)
     store = machine(tmp_path / "a", url)
     build_nodes(store, nodes)
-    mirror, kept = store.mirror, {("pairs", nodes[0].fingerprint)}
-    mirror.collect(kept, remove=True)
+    mirror, needed = store.mirror, {("pairs", nodes[0].fingerprint)}
+    mirror.collect(needed, remove=True)
     assert len(mirror.remote.list("nodes")) == 3  # they are young
     monkeypatch.setattr("stages.store.mirror.KEPT_SECONDS", -1.0)
-    mirror.collect(kept, remove=False)
+    mirror.collect(needed, remove=False)
     assert len(mirror.remote.list("nodes")) == 3
-    mirror.collect(kept, remove=True)
+    mirror.collect(needed, remove=True)
     assert [*mirror.remote.list("nodes")] == [name_of(nodes[0])]
     assert len(mirror.remote.list("files")) == 2
     assert build_nodes(machine(tmp_path / "b", url), nodes[:1]) == []

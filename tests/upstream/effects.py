@@ -7,9 +7,7 @@ still exists, but our use of it has no effect.
 import contextlib
 import copy
 import json
-import socket
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +19,6 @@ import omegaconf
 import peft.utils.save_and_load
 import pytest
 import torch
-import uvicorn
 import wandb
 import wandb.cli.beta_sync
 import yaml
@@ -62,7 +59,6 @@ from trl.kernels import ChunkedLogProbFunction, chunked_logprob
 from trl.trainer import dpo_trainer
 from trl.trainer import utils as trl_utils
 from trl.trainer.dpo_trainer import DataCollatorForPreference
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from stages import base
 from stages.cli import explain
@@ -71,7 +67,6 @@ from stages.config.blocks.models import Model
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Checkpointing, Forward, GGUFType, Precision, Weights
 from stages.config.installation import ROOT
-from stages.labelers.people import access
 from stages.launch import agent
 from stages.models import gguf_file, lm_head, packing, run_attention, scoring
 from stages.models.loading import load_model
@@ -996,28 +991,6 @@ def omegaconf_reads_with_the_loader_that_stands_there(parts: Parts) -> None:
 
 
 # W&B
-
-
-@effect(
-    "uvicorn.protocols.http.h11_impl:H11Protocol.connection_made",
-    put(access.Connection, "connection_made", H11Protocol.connection_made),
-)
-def a_silent_connection_is_closed(parts: Parts) -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        raise AssertionError("nobody asks")
-
-    quiet: dict[str, Any] = {"log_config": None, "log_level": "error", "lifespan": "off"}
-    server = uvicorn.Server(uvicorn.Config(app, http=access.Connection, **quiet))
-    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listening:
-        patch.setattr(access, "CONNECTION_SECONDS", 0.1)
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        try:
-            with socket.create_connection(listening.getsockname(), 2) as silent:
-                assert silent.recv(1) == b""
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @effect(

@@ -465,14 +465,6 @@ SEAMS = [
         "replaced by libyaml's",
         "every command starts more slowly",
     ),
-    # uvicorn
-    Seam(
-        "uvicorn.protocols.http.h11_impl:H11Protocol.connection_made",
-        ("labelers/people/access.py",),
-        "extended: a connection to the page for people ends after a time, and their number is bounded",
-        "somebody who sends slowly keeps others from the page",
-        takes="self, transport",
-    ),
     # W&B
     Seam(
         "wandb:Artifact.add_reference hands out entries whose digest can be set",

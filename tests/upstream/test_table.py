@@ -28,9 +28,9 @@ DOCUMENTED = set(
     "huggingface_hub.errors hydra hydra.core.config_store hydra.core.hydra_config "
     "hydra.core.override_parser.overrides_parser hydra.core.plugins hydra.errors hydra.experimental.callback "
     "hydra.types hydra.utils jinja2 jinja2.ext jinja2.meta jinja2.nodes jinja2.parser jinja2.sandbox markupsafe "
-    "matplotlib.axes matplotlib.figure "
+    "matplotlib.axes matplotlib.figure matplotlib.ticker obstore obstore.exceptions obstore.store vllm vllm.platforms "
     "matplotlib.pyplot numpy numpy.typing omegaconf omegaconf.errors httpx2 openai ray ray.exceptions "
-    "packaging.specifiers peft pyarrow pyarrow.compute pyarrow.parquet "
+    "packaging.requirements packaging.specifiers peft pyarrow pyarrow.compute pyarrow.parquet "
     "rich.console rich.table rich.text safetensors starlette.applications starlette.requests "
     "starlette.responses starlette.routing starlette.types tokenizers tokenizers.decoders tokenizers.models torch.nn "
     "tokenizers.pre_tokenizers tokenizers.trainers torch "
@@ -45,7 +45,7 @@ SETTABLE = set(
     "generation_config last_hidden_state name_or_path pad_token pad_token_id pre_tokenizer router_logits "
     "should_evaluate should_save should_training_stop train_dataset sync_gradients caption caption_justify filters "
     "raiseExceptions __file__ restype "
-    "argtypes max_num_seqs max_num_batched_tokens info tag".split()
+    "argtypes daemon max_num_seqs max_num_batched_tokens info tag".split()
 )
 # Methods of theirs that our trainers override on purpose, beside the private ones in the table.
 OVERRIDDEN = {"__init__", "compute_loss", "get_batch_samples", "get_train_dataloader", "training_step"}
@@ -124,8 +124,8 @@ def is_module(name: str) -> bool:
 
 def is_private(name: str) -> bool:
     return (
-        name.startswith("_") and not name.endswith("_") and name != "_replace"
-    )  # a NamedTuple's, which is documented
+        name.startswith("_") and not name.endswith("_") and name not in ("_replace", "_exit")
+    )  # of a NamedTuple and of `os`, which are documented
 
 
 def our_names() -> set[str]:
