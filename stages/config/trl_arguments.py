@@ -50,7 +50,7 @@ def validate_kernels(name: str, block: Training) -> None:
 def validate_losses(cfg: DPO) -> None:
     """Refuse combinations of DPO's losses, weights and divergences that TRL does not support."""
     losses, weights, options = cfg.loss_type, cfg.loss_weights, cfg.trainer
-    unread = {"use_weighting", "router_aux_loss_coef"} & options.keys() if cfg.reference_free else set()
+    unread = {"use_weighting", "router_aux_loss_coef", "ld_alpha"} & options.keys() if cfg.reference_free else set()
     divergence = options.get("f_divergence_type", "reverse_kl")
     argument = unread_argument(cfg)
     undiverging = [loss for loss in losses if loss not in OF_ANY_DIVERGENCE] if divergence != "reverse_kl" else []

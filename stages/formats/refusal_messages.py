@@ -1,5 +1,6 @@
 """Errors for a file that matches no format, or that may be read in several ways. Each names the setting that helps."""
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,7 @@ TEXTS = read_beside(__file__)
 ANSWERED, PREFERRED = TEXTS["answered"], TEXTS["preferred"]
 OPTIONS_TASK = "multiple_choice"
 JUDGING = set(TEXTS["judging"].split())
+NAMED_OPTION = re.compile(r"[A-Ea-e]|\d+")  # an answer that names its option
 # Columns that may all be the role, if their texts differ. A `prompt` beside them is the rendered request.
 RIVALS = {role: names.split() for role, names in TEXTS["rivals"].items()}
 
@@ -191,7 +193,8 @@ def refuse_options(head: FileHead) -> None:
     if len(choices) > 1 and "label" in roles:
         label = str(roles["label"])
         texts = {str(row.get(column)).strip() for row in head.rows for column in choices}
-        answers = {answer for row in head.rows if len(answer := str(row.get(label)).strip()) > 1}  # not A or 1
+        answers = {str(row.get(label)).strip() for row in head.rows}
+        answers = {answer for answer in answers if not NAMED_OPTION.fullmatch(answer)}
         choices += [label] * (not answers <= texts)  # the right option has a column of its own
         roles_text = f"question: {roles.get('question', 'COLUMN')}, options: [{', '.join(choices)}], label: {label}"
         way = f"{block}.task={OPTIONS_TASK} {block}.columns={{{roles_text}}}"

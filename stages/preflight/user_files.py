@@ -79,9 +79,10 @@ def validate_chat_template(file: Path) -> None:
 
     from stages.models.rendering import GOLDEN, tokenize_conversations
 
-    special_tokens = {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk")}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), **special_tokens)
-    tokenizer.chat_template = read_template(file)
+    tokens = {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk")}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.BPE()), chat_template=read_template(file), **tokens
+    )
     way_out = "Correct the file, or leave it out: template=auto"
     with guard_template(f"sft.template.path={file}", way_out), suppress(Refusal):  # SFT tries the model's own tokens
         tokenize_conversations(tokenizer, GOLDEN)

@@ -14,6 +14,8 @@ from typing import Any
 from stages.config.errors import UserError
 
 SECONDS = 5.0  # of computing time, which a busy machine does not change
+AGAIN = 0.5  # seconds until the template is stopped again, if something caught the exception
+JINJA_FILES = ("<template>", "<unknown>")  # the names of a text in the tracebacks that Jinja rewrites
 
 
 class TemplateFault(UserError):
@@ -35,9 +37,7 @@ def template_errors() -> Iterator[None]:
     except Exception as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         refused = isinstance(error, UndefinedError) or type(error) is TemplateError
-        lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == "<template>"]
-        if isinstance(error, TemplateSyntaxError):
-            lines.append(error.lineno)
+        lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename in JINJA_FILES]
         message = f"line {lines[-1]}: " if lines else ""
         message += reason if refused or isinstance(error, TimeoutError) else f"{type(error).__name__}: {reason}"
         if isinstance(error, TemplateSyntaxError | TimeoutError):
@@ -52,7 +52,7 @@ def guard_template(setting: str, way_out: str) -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()  # only this thread can handle signals
     handler = signal.signal(signal.SIGVTALRM, stop_computing) if main else None
     if main:
-        signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
+        signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS, AGAIN)
     try:
         yield
     except (UserError, TimeoutError) as error:

@@ -11,6 +11,7 @@ from stages.formats.readers.json_lines import DECODER, BoundedLines, decode_text
 from stages.formats.readers.row import BadRow, Row
 
 SPACE = re.compile(r"[ \t\r\n]*")
+PART = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]')  # a string, or a bracket
 LENIENT = json.JSONDecoder(parse_int=str)  # accepts a key twice, NaN, and any number of digits
 
 
@@ -33,8 +34,6 @@ def array_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
     except json.JSONDecodeError as error:
         way_out = "Mend the array, or write one JSON object a line."
         raise UserError(f"{file}: line {error.lineno}: {json_message(error)}. {way_out}") from error
-    except BadRow as reason:
-        raise UserError(f"{file}: row {number}: {reason}. Remove the row.") from reason
 
 
 def start_of_next(text: str, position: int) -> int:
@@ -52,10 +51,23 @@ def read_mark(text: str, position: int, marks: str) -> tuple[str, int]:
 
 
 def read_row(file: Path, text: str, position: int, number: int) -> tuple[Row, int]:
-    """Return the row at a position, and the position after it. Raise BadRow if a row is nested too deeply."""
+    """Return the row at a position, and the position after it."""
     try:
         value, end = parse_value(text, partial(DECODER.raw_decode, idx=position))
         return Row(str(file), number, value), end
     except BadRow as reason:
-        _, end = parse_value(text, partial(LENIENT.raw_decode, idx=position))
+        try:
+            _, end = parse_value(text, partial(LENIENT.raw_decode, idx=position))
+        except BadRow:
+            end = end_of_nested(text, position)
         return Row(str(file), number, text[position:end], reason), end
+
+
+def end_of_nested(text: str, position: int) -> int:
+    """Return the position after a value that is nested too deeply to be parsed: after its last bracket."""
+    depth = 0
+    for part in PART.finditer(text, position):
+        depth += (part[0] in "[{") - (part[0] in "]}")
+        if depth == 0:
+            return part.end()
+    raise json.JSONDecodeError("Expecting ',' delimiter", text, len(text))
