@@ -80,11 +80,9 @@ def validate_chat_template(file: Path) -> None:
     from stages.models.rendering import GOLDEN, tokenize_conversations
 
     tokens = {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk")}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.BPE()), chat_template=read_template(file), **tokens
-    )
-    way_out = "Correct the file, or leave it out: template=auto"
-    with guard_template(f"sft.template.path={file}", way_out), suppress(Refusal):  # SFT tries the model's own tokens
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), **tokens)
+    tokenizer.chat_template = read_template(file)
+    with guard_template(f"sft.template.path={file}", "Correct it, or leave it out: template=auto"), suppress(Refusal):
         tokenize_conversations(tokenizer, GOLDEN)
 
 
