@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 SCHEMES = ("s3", "gs", "az")
 CHUNK = 8 << 20  # bytes of one request, so that a slow line finishes each request within its timeout
+NOT_REPEATED = ("response body error", "kind: Timeout")  # by obstore: a 404 that was cut, a conditional put
 MOST_PARTS = 9_000  # S3 accepts 10,000 parts of an upload
 
 
@@ -53,7 +54,7 @@ class Remote:
         except (*self.refusals, FileNotFoundError):
             raise
         except (self.error, OSError) as error:
-            if repeats and "response body error" in str(error):  # obstore does not repeat these: a 404 that was cut
+            if repeats and any(cause in str(error) for cause in NOT_REPEATED):
                 return self.attempt(work, request, repeats - 1)
             reason = re.sub(r"Error performing .*? - |\?\S+", "", str(error).split("Debug source")[0], flags=re.DOTALL)
             raise RemoteError(message(self.url, work, reason)) from error

@@ -199,9 +199,10 @@ def test_calls_and_journals_are_exchanged(url: str, tmp_path: Path) -> None:
     assert len(first.mirror.remote.list("calls")) == 4
 
 
-def test_a_lost_answer_to_a_conditional_write_counts_as_written(s3: S3, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fault", "share"), [("lost", 0.5), ("hang", 0.2)])
+def test_a_lost_answer_to_a_conditional_write_counts_as_written(fault: str, share: float, s3: S3) -> None:
     remote = open_remote(s3.url)
-    s3.faults("lost", share=0.5)
+    s3.faults(fault, share=share)
     for number in range(6):
         assert remote.put(f"lease{number}", b"ours")
         assert not remote.put(f"lease{number}", b"others")
