@@ -152,6 +152,13 @@ def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
     return subprocess.run([sys.executable, str(ROOT / "run.py"), *arguments], check=False, **options)
 
 
+def stand_in(script: Path, program: Path) -> Path:
+    """Write a program that stands for another Python: it runs the script with its arguments."""
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {script} "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
 def inside(*arguments: str, typed: str = "", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run `python run.py …` in this process, where all imports are loaded. Return its exit status and output."""
     out, err, status = io.StringIO(), io.StringIO(), 0

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def run_engine(cfg: Benchmark, chat: bool, answer: Answer, out: StageDir) -> lis
     log, messages = (out / SCRATCH).resolve() / "engine.log", list[dict[str, Any]]()
     environment = os.environ | {"NLTK_DATA": str(write_splitter(log.parent / "nltk_data"))}
     # The task files name their data relative to themselves.
-    with PipedProcess(DRIVER, cfg.runtime.python, log, environment, tasks_dir or log.parent) as child:
+    with closing(PipedProcess(DRIVER, cfg.runtime.python, log, environment, tasks_dir or log.parent)) as child:
         child.send(job)
         while (message := child.read()) is not None:
             if "error" in message:

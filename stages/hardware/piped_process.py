@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 
@@ -41,14 +40,6 @@ class PipedProcess:
                 env=dict(environment),
                 start_new_session=True,
             )
-
-    def __enter__(self) -> "PipedProcess":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def send(self, message: Any) -> None:
         """Send a line. If the program has ended, the next `read` returns the reason."""

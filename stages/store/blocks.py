@@ -122,14 +122,12 @@ def claim_blocks(blocks: Sequence[Block[Item]], folder: Path, place: tuple[int, 
                     count_claim(lock)
                     claimed = True
                     yield block
-        if (
-            not claimed
-            and not others_work
-            and (left := [block for _, block in waiting if not block.shard(folder).exists()])
-        ):
+        if claimed:
+            continue
+        left = [block for _, block in waiting if not block.shard(folder).exists()]
+        if left and not others_work:
             raise fatal_blocks_error(left, DEATHS, "set launch.processes=1")
-        if not claimed:
-            time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def fatal_blocks_error(blocks: Sequence[Block[Any]], deaths: int, way_out: str) -> UserError:

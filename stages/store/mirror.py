@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -78,26 +78,13 @@ class Mirror:
         safe_files.write(mark, manifest["digest"])
         self.listed.add(name_of(node))
 
-    def read_manifest(self, node: Node) -> tuple[bytes, Manifest, Any] | None:
-        """Return the manifest of a node as bytes and parsed, and its version, or None if the remote has no manifest.
-        Raise Spoiled if it is not a manifest of this node."""
-        if (current := self.remote.get(name_of(node))) is None:
-            return None
-        try:
-            manifest = parse_manifest(current[0])
-        except WRONG_SHAPE as error:
-            raise Spoiled(f"the manifest is unusable: {error}") from error
-        if (manifest["stage"], manifest["fingerprint"]) != (node.stage, node.fingerprint):
-            raise Spoiled(f"the manifest belongs to {manifest['stage']} {manifest['fingerprint']}"[:100])
-        return current[0], manifest, current[1]
-
     def pull(self, node: Node, folder: Path) -> bool:
         """Fetch a node into its folder, and return whether the remote has it. Files of an interrupted pull are reused.
         If the content is not what its digest says, warn and return False. The caller holds the node's lock."""
         try:
-            if (current := self.read_manifest(node)) is None:
+            if (current := self.remote.get(name_of(node))) is None:
                 return False
-            content, manifest, _ = current
+            manifest = manifest_of_node(node, current[0])
             pulled = folder.with_suffix(".pulled")
             (pulled / SCRATCH).mkdir(parents=True, exist_ok=True)
             self._each(f"pull {node}", by_digest(manifest).items(), lambda i: self._pull_file(pulled, manifest, *i))
@@ -106,7 +93,7 @@ class Mirror:
             warn_once(f"store.remote={self.url}: {node} is not used, since {error}. It is built here.")
             return False
         shutil.rmtree(pulled / SCRATCH)
-        safe_files.write(pulled / "manifest.json", content)
+        safe_files.write(pulled / "manifest.json", current[0])
         for path in (pulled / "manifest.json", pulled):
             sync(path)
         replace_folder(pulled, folder)
@@ -150,16 +137,15 @@ class Mirror:
             return True
 
     def _push(self, node: Node, folder: Path, manifest: Manifest, replace: bool) -> bool:
-        name = name_of(node)
-        try:
-            current, other = self.remote.get(name), self.read_manifest(node)
-        except Spoiled:
-            current, other = self.remote.get(name), None
+        name, other = name_of(node), None
+        current = self.remote.get(name)
+        with suppress(Spoiled):
+            other = current and manifest_of_node(node, current[0])
         if other and name not in self.spoiled:
-            if other[1]["digest"] == manifest["digest"]:
+            if other["digest"] == manifest["digest"]:
                 self._mark_synced(node, manifest)
                 return True
-            if other[1]["inputs"] == manifest["inputs"] and not replace:
+            if other["inputs"] == manifest["inputs"] and not replace:
                 return False
         paths = [(folder / names[0], sha256) for sha256, names in by_digest(manifest).items()]
         self._each(f"push {node}", paths, lambda item: self._push_file(item[0], item[1], name))
@@ -232,6 +218,17 @@ class Mirror:
 
 def name_of(node: Node) -> str:
     return f"nodes/{node.stage}/{node.fingerprint}.json"
+
+
+def manifest_of_node(node: Node, content: bytes) -> Manifest:
+    """Return the manifest in an object. Raise Spoiled if it is not a manifest of this node."""
+    try:
+        manifest = parse_manifest(content)
+    except WRONG_SHAPE as error:
+        raise Spoiled(f"the manifest is unusable: {error}") from error
+    if (manifest["stage"], manifest["fingerprint"]) != (node.stage, node.fingerprint):
+        raise Spoiled(f"the manifest belongs to {manifest['stage']} {manifest['fingerprint']}"[:100])
+    return manifest
 
 
 def parse_manifest(content: bytes) -> Manifest:

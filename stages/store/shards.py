@@ -129,8 +129,7 @@ def produce_in_shards(
     waiting = [item for item in items if identify(item) not in results]
     with Progress(len(items) * rows, title, "row", done=(len(items) - len(waiting)) * rows) as progress:
         if blocks is not None:
-            if len(unfinished()) > 1 and out.divide:
-                waiting_blocks = unfinished()
+            if len(waiting_blocks := unfinished()) > 1 and out.divide:
                 out.divide(waiting_blocks, partial(count_finished, waiting_blocks, folder, rows, progress, set()))
                 read_shards()
             for block in unfinished():

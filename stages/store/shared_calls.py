@@ -28,13 +28,15 @@ def pull_calls(remote: Remote, copies: Path, calls: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = file.parent / "people.lock" if file.parent != calls else file.with_suffix(".lock")
         with locks.hold_lock(locks.open_lock(lock), file.name, "used"):
-            absent = shared_lines(folder).keys() - lines_of(file).keys()
-            fresh = b"".join(line + b"\n" for line in shared_lines(folder) if line in absent and is_readable(line))
-            if fresh:
-                with open(file, "ab+") as target:
-                    if target.seek(0, 2) and file.read_bytes()[-1:] != b"\n":
-                        fresh = b"\n" + fresh  # a kill came before the end of the last line
-                    target.write(fresh)
+            own = file.read_bytes() if file.exists() else b""
+            shared, own_lines = shared_lines(folder), {*own.splitlines()}
+            fresh = b"".join(line + b"\n" for line in shared if line not in own_lines and is_readable(line))
+            if not fresh:
+                continue
+            if own and not own.endswith(b"\n"):
+                fresh = b"\n" + fresh  # a kill came before the end of the last line
+            with open(file, "ab") as target:
+                target.write(fresh)
 
 
 def push_calls(remote: Remote, copies: Path, calls: Path) -> None:

@@ -23,7 +23,7 @@ from stages.samplers import vllm
 from stages.samplers.sampler import Completion, Decoding, Request
 from stages.samplers.vllm import VLLMSampler
 from stages.store.records import Candidate, Example, load
-from tests.helpers import ROOT, TINY, Chain, build, nodes, refused
+from tests.helpers import ROOT, TINY, Chain, build, nodes, refused, stand_in
 
 SMALL = Path(__file__).with_name("small_vllm.py")
 REAL = os.environ.get("PLUMBLINE_VLLM_PYTHON", "")
@@ -35,10 +35,7 @@ LIMIT = 12
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
     """A program that stands for a Python with vLLM."""
-    program = tmp_path / "python"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} {SMALL} "$@"\n')
-    program.chmod(0o755)
-    return program
+    return stand_in(SMALL, tmp_path / "python")
 
 
 @pytest.fixture

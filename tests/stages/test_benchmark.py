@@ -25,7 +25,7 @@ from stages.models.contract import PlainText, load_contract, load_or_derive_cont
 from stages.models.loading import load_model
 from stages.store.records import Example, load, save
 from stages.store.store import Store
-from tests.helpers import TINY, Chain, build, nodes, refused
+from tests.helpers import TINY, Chain, build, nodes, refused, stand_in
 from tests.pipeline.test_resume import kill_when
 
 ROWS = 200
@@ -70,10 +70,7 @@ def tasks(built: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A program that stands for a Python with an engine."""
-    program = tmp_path / "small_engine"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("small_engine.py")} "$@"\n')
-    program.chmod(0o755)
-    return program
+    return stand_in(Path(__file__).with_name("small_engine.py"), tmp_path / "small_engine")
 
 
 @pytest.fixture
