@@ -95,6 +95,7 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         "refused": sum(refused.values()),
         "retokenised": retokenised,
         "tokens": tokens,
+        "prompt_tokens": sum(rows.tokens("prompt_ids")),
         "mean_logp": mean,
         "ordered": ordered / len(scored),
         "summary": f"{len(scored)} pairs, {tokens} completion tokens, {signed(mean, '{:z.3f}')} nats per token; the "

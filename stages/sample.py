@@ -71,6 +71,7 @@ def draw(
         "device": str(resolve_device(cfg.runtime.device)),
         "prompts_dropped": dict(dropped.reasons),
         "tokens": tokens,
+        "prompt_tokens": sum(len(contract.prompt(e.messages)) for e in prompts),
         "stop_rate": sum(c.finish_reason == "stop" for c in candidates) / len(candidates),
         "mean_tokens": tokens / len(candidates),
         **report_endings(cfg, candidates, out),

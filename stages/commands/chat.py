@@ -6,6 +6,7 @@ the same prompt gets the same answer."""
 import io
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -14,12 +15,14 @@ from rich.table import Column, Table
 from rich.text import Text
 from transformers.generation.streamers import BaseStreamer
 
+from stages.config.blocks.runtimes import SamplingRuntime
 from stages.config.errors import UserError, visible
 from stages.config.schema import Chat
 from stages.models.contract import Contract, load_or_derive_contract
-from stages.models.loading import context_length, load_model, resolve_device, sampling_weights
+from stages.models.loading import read_context_length
 from stages.samplers.generate import GenerateSampler
-from stages.samplers.sampler import Request
+from stages.samplers.sampler import Completion, Decoding, Request, Sampler
+from stages.store.plugins import load_class
 from stages.store.records import Message, content_id
 
 NEW, QUIT = "/new", "/quit"
@@ -49,6 +52,12 @@ class AnswerPrinter(BaseStreamer):  # type: ignore[no-untyped-call]
                 self._show()
         self.reading = False
 
+    def print_whole(self, ids: list[int]) -> None:
+        """Print an answer that is complete."""
+        self.reading = False
+        self.put(torch.tensor(ids))
+        self.end()
+
     def _show(self) -> None:
         before = visible(self.text[: self.printed], SAFE_CONTROLS)
         terminal.out(visible(self.text, SAFE_CONTROLS)[len(before) :], end="")
@@ -63,36 +72,43 @@ class Speaker:
     """A published model that continues conversations in its chat template."""
 
     def __init__(self, model: Path, cfg: Chat):
-        self.cfg, self.contract = cfg, load_or_derive_contract(model)
-        self.model = load_model(model, sampling_weights(cfg.precision), resolve_device(cfg.runtime.device))
+        self.cfg, self.contract, self.context = cfg, load_or_derive_contract(model), read_context_length(model)
+        runtime = SamplingRuntime(**vars(cfg.runtime), batch_size=1, shard_size=1)
+        decoding = Decoding([cfg.temperature], cfg.max_new_tokens, cfg.precision, runtime, seed=cfg.seed, block="chat")
+        opener = load_class("samplers", cfg.sampler, Sampler).open  # type: ignore[type-abstract]
+        self.sampler = opener(model, self.contract.stop_ids, decoding)
 
-    def answer(self, messages: list[Message], streamer: BaseStreamer | None = None) -> str:
+    def answer(self, messages: list[Message], printer: AnswerPrinter | None = None) -> str:
         """Return the next assistant turn. Raise UserError if conversation and answer do not fit in the context."""
-        prompt = self.contract.prompt(messages)
-        longest = context_length(self.model.config)
+        prompt, longest = self.contract.prompt(messages), self.context
         if longest and len(prompt) + self.cfg.max_new_tokens > longest:
             way_out = f"Type {NEW} to start again, or lower" if len(messages) > 1 else "Lower"
             needed = f"{len(prompt)} tokens and an answer of {self.cfg.max_new_tokens}"
             problem = f"{needed} do not fit in the model's context of {longest}"
             raise UserError(f"{problem}. {way_out} chat.max_new_tokens.")
         request = Request(content_id(messages), messages, prompt, [self.cfg.temperature], self.cfg.seed)
-        sampler = GenerateSampler(self.model, self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, 1)
-        sampler.streamer = streamer
-        [(_, [completion])] = sampler.complete([request])
-        assert completion.token_ids is not None
+        if isinstance(self.sampler, GenerateSampler):
+            self.sampler.streamer = printer
+        [(_, [completion])] = self.sampler.complete([request])
+        assert isinstance(completion, Completion) and completion.token_ids is not None
+        if printer and not isinstance(self.sampler, GenerateSampler):
+            printer.print_whole(completion.token_ids)
         return self.contract.text(completion.token_ids).strip()
 
 
 def talk(cfg: Chat, nodes: dict[str, Path]) -> None:
     """Answer prompts until the input ends: one model in conversation, or several models side by side."""
-    speakers = {name: Speaker(folder / "model", cfg) for name, folder in nodes.items()}
-    if sys.stdin.isatty():
-        forgets = SEPARATE if cfg.side_by_side else f"{NEW} forgets the conversation."
-        terminal.out(f"{forgets} {QUIT} or Ctrl-D ends it.")
-    if cfg.side_by_side:
-        side_by_side(speakers)
-    else:
-        converse(*speakers.values())
+    with ExitStack() as open_samplers:
+        speakers = {name: Speaker(folder / "model", cfg) for name, folder in nodes.items()}
+        for speaker in speakers.values():
+            open_samplers.enter_context(closing(speaker.sampler))
+        if sys.stdin.isatty():
+            forgets = SEPARATE if cfg.side_by_side else f"{NEW} forgets the conversation."
+            terminal.out(f"{forgets} {QUIT} or Ctrl-D ends it.")
+        if cfg.side_by_side:
+            side_by_side(speakers)
+        else:
+            converse(*speakers.values())
 
 
 def converse(speaker: Speaker) -> None:

@@ -69,7 +69,7 @@ def sweep_filter(store: Store, sweep: str | None) -> Callable[[Key], bool]:
 
 def group_table(group: Group) -> Table:
     """Return the table of results, 80 columns wide."""
-    table = empty_table(group.title, "passes, %", "over SFT", "KL", "tokens", "ended", "time")
+    table = empty_table(group.title, "passes, %", "over SFT", "KL", "tokens", "ended")
     for i, (setting, rate, gain) in enumerate(zip(group.settings, group.rates, group.gains, strict=True)):
         over = "" if gain is None else f"{points(gain.mean)} ({gain.bounds()})"
         table.add_row(
@@ -79,7 +79,6 @@ def group_table(group: Group) -> Table:
             f"{setting.kl:.4f}",
             f"{setting.mean('mean_tokens'):.1f}",
             f"{setting.mean('stop_rate'):.1%}",
-            f"{setting.seconds:.0f} s",
         )
     table.caption, table.caption_justify = "* no other setting has a higher rate at the same KL or less", "left"
     return table
@@ -95,14 +94,15 @@ def benchmarks_table(group: Group) -> Table:
 
 
 def settings_table(group: Group) -> Table:
-    """Return the table of the settings that differ, as wide as the terminal."""
-    table = Table("", "eval", "settings", box=None, header_style="bold", pad_edge=False)
+    """Return the table of cost and of the settings that differ, as wide as the terminal."""
+    table = Table("", "eval", "time", "FLOPs", "settings", box=None, header_style="bold", pad_edge=False)
     for i, setting in enumerate(group.settings):
         settings = setting.line or ("" if setting.title == setting.name else "as most")
         title = "" if setting.runs[0].role == "policy" else f"{setting.title} "
-        table.add_row(f"{i + 1}", " ".join(run.fingerprint for run in setting.runs), visible(title + settings))
+        runs, cost = " ".join(run.fingerprint for run in setting.runs), f"{setting.flops:.1e}"
+        table.add_row(f"{i + 1}", runs, f"{setting.seconds:.0f} s", cost, visible(title + settings))
     if group.common_settings:
-        table.add_row("", "most", visible(settings_text(group.common_settings)))
+        table.add_row("", "most", "", "", visible(settings_text(group.common_settings)))
     return table
 
 

@@ -17,7 +17,7 @@ from stages.config.blocks.evaluation import Answer, Benchmark, Eval
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model, Own
 from stages.config.blocks.pairs import Pairs, Select, Unpaired
-from stages.config.blocks.runtimes import DeviceRuntime
+from stages.config.blocks.runtimes import ChatRuntime
 from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import DPO, GRPO, KTO, OBJECTIVES, SFT, WITH_TRL, Reference, Reward, Training
 from stages.config.installation import PACKAGE, ROOT
@@ -106,7 +106,8 @@ class Chat:
     max_new_tokens: int = between(1, 65_536)
     precision: choices.Precision = MISSING
     seed: int = random_seed()
-    runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
+    sampler: str = words("generate", "vllm")
+    runtime: ChatRuntime = field(default_factory=ChatRuntime)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Tests of `stage=chat`: a process at a pipe, the contract's tokens, and the sampler's draws."""
 
+import json
 import os
 import re
 import sys
@@ -19,7 +20,7 @@ from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Request
 from stages.store.records import Example, load
 from stages.store.store import Store
-from tests.helpers import TINY, Chain, build, command, inside, nodes, refused, settings
+from tests.helpers import ROOT, TINY, Chain, build, command, inside, nodes, refused, settings, stand_in
 
 
 def chat(root: Path, lines: list[str], *overrides: str, piped: bool = False) -> str:
@@ -197,3 +198,16 @@ def test_an_answer_is_printed_as_it_grows(built: Path, capsys: pytest.CaptureFix
             printed.put(torch.tensor([token]))
         printed.end()
         assert capsys.readouterr().out == f"{answer.strip()}\n".replace("\x1b", "\\x1b")
+
+
+def test_vllm_answers_and_ends_with_the_chat(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pids, prompts = tmp_path / "pids", ["Name a colour.", "Name another."]
+    monkeypatch.setenv("SMALL_VLLM", json.dumps({"pids": str(pids)}))
+    python = stand_in(ROOT / "tests/samplers/small_vllm.py", tmp_path / "python")
+    output = chat(chain.root, prompts, "chat.sampler=vllm", f"chat.runtime.python={python}")
+    answers = re.split("^(?:> .*\n)", output, flags=re.MULTILINE)[1:]
+    assert len(answers) == 2 and all(text.strip() for text in answers)
+    [pid] = pids.read_text().split()
+    assert not Path(f"/proc/{pid}").exists()
+    line = (*TINY, f"outputs={chain.root}", "stage=chat", "chat.sampler=vllm", f"chat.runtime.python={sys.executable}")
+    assert refused(*line).startswith(f"chat.runtime.python={sys.executable}: vLLM failed: ")

@@ -18,9 +18,10 @@ from stages.commands.comparing.measured import Row, measured_rows
 from stages.commands.comparing.trained import Trainings, comparable_trainings
 from stages.commands.node_settings import SettingDifferences, lineage, lineage_settings, without_seeds
 from stages.config.errors import UserError
+from stages.models.contract import load_contract
 from stages.pipeline.graph import with_seed
 from stages.store.manifest import read_manifest
-from stages.store.records import Candidate, Example, load, save
+from stages.store.records import Candidate, Example, PairLogProbs, load, save
 from stages.store.store import Store
 from tests.browser import page_faults
 from tests.helpers import CHROMIUM, Chain, as_published, build, fits, inside, made_once, nodes, settings
@@ -72,7 +73,7 @@ def measured(name: str, rate: float, kl: float, **settings: str) -> Row:
         "kl": {"policy": {"per_token": kl}},
     }
     prompts, passed = ("validation", "seen tasks", ""), np.arange(10) < 10 * rate
-    return Row("policy", name, prompts, {"a.name": name, **settings}, results, 1.0, "", [""] * 10, False, passed)
+    return Row("policy", name, prompts, {"a.name": name, **settings}, results, 1.0, 1.0, "", [""] * 10, False, passed)
 
 
 def test_rows_are_those_of_the_store_with_what_differs_and_what_came_out(compared: Chain) -> None:
@@ -90,8 +91,23 @@ def test_rows_are_those_of_the_store_with_what_differs_and_what_came_out(compare
         lineage = nodes(compared.root, *overrides)["answer_policy"].lineage
         spent = [read_manifest(Store(compared.root).folder(node))["wall_seconds"] for node in lineage]
         assert row.seconds == pytest.approx(sum(spent))
+        assert row.flops == pytest.approx(flops_by_hand(compared, overrides))
     rates = [setting.rate for setting in group.settings]
     assert rates == sorted(rates, reverse=True)
+
+
+def flops_by_hand(chain: Chain, overrides: tuple[str, ...]) -> float:
+    """Return the operations of DPO's lineage from the tables of its nodes: 2 a token read, 6 a token trained."""
+    tables = ("sample", "candidates.parquet", Candidate), ("reference", "logprobs.parquet", PairLogProbs)
+    candidates, pairs = (load(chain.folder(stage, *overrides) / name, kind) for stage, name, kind in tables)
+    contract = load_contract(chain.folder("sft", *overrides) / "model")
+    prompt_ids = {c.prompt_id for c in candidates}
+    examples = load(chain.folder("data", *overrides) / "examples.parquet", Example)
+    read = sum(len(contract.prompt(e.messages)) for e in examples if e.id in prompt_ids)
+    read += sum(c.n_tokens for c in candidates)
+    read += sum(len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in pairs)
+    trained = sum(chain.manifest(stage, *overrides)["metrics"]["tokens"] for stage in ("sft", "dpo"))
+    return float(chain.manifest("base", *overrides)["metrics"]["parameters"] * (2 * read + 6 * trained))
 
 
 def test_it_concludes_from_what_every_prompt_came_to(compared: Chain) -> None:

@@ -38,6 +38,10 @@ class Setting:
         return sum(run.seconds for run in self.runs)
 
     @property
+    def flops(self) -> float:
+        return sum(run.flops for run in self.runs)
+
+    @property
     def rate(self) -> float:
         return fmean(run.rate for run in self.runs)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.commands.comparing.compute import training_flops
 from stages.commands.node_settings import Nodes, lineage, lineage_settings
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.outcomes import VIEWS, Outcome, speaks_for_other_tasks
@@ -25,7 +26,7 @@ Key = tuple[str, str]  # stage, fingerprint
 @dataclass
 class Row:
     """A model in an evaluation, with the settings (`dpo.beta`) of all nodes that it was made from and the seconds that
-    they took. `passed`: 0 or 1 for each prompt."""
+    they took. `flops`: what its training took. `passed`: 0 or 1 for each prompt."""
 
     role: str
     fingerprint: str  # the evaluation's
@@ -33,6 +34,7 @@ class Row:
     settings: dict[str, str]
     results: dict[str, Any]
     seconds: float
+    flops: float
     command: str
     tasks: list[str]
     tasks_drawn: bool
@@ -112,6 +114,7 @@ def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], passes:
         settings=lineage_settings(ancestors),
         results=results,
         seconds=sum(m["wall_seconds"] for m in ancestors),
+        flops=training_flops(lineage(nodes, starts[1])),
         command=manifest["command"],
         tasks=[e.task for e in examples],
         tasks_drawn=speaks_for_other_tasks(examples),

@@ -55,6 +55,14 @@ class DeviceRuntime:
 
 
 @dataclass
+class ChatRuntime(DeviceRuntime):
+    """The device of a chat, and the Python and GPUs of vLLM."""
+
+    python: str | None = MISSING
+    tensor_parallel: int = between(1, 1024)
+
+
+@dataclass
 class ScoringRuntime(Processes):
     """The device, batches and processes of a stage that scores texts with a model. In fp32, they change no result."""
 
