@@ -11,7 +11,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from stages.commands.comparing.groups import Group, group_by_prompts
 from stages.commands.comparing.measured import Key, measured_rows
@@ -95,12 +95,13 @@ def benchmarks_table(group: Group) -> Table:
 
 def settings_table(group: Group) -> Table:
     """Return the table of cost and of the settings that differ, as wide as the terminal."""
-    table = Table("", "eval", "time", "FLOPs", "settings", box=None, header_style="bold", pad_edge=False)
+    cost = [Column(name, justify="right") for name in ("time", "FLOPs")]
+    table = Table("", "eval", *cost, "settings", box=None, header_style="bold", pad_edge=False)
     for i, setting in enumerate(group.settings):
         settings = setting.line or ("" if setting.title == setting.name else "as most")
         title = "" if setting.runs[0].role == "policy" else f"{setting.title} "
-        runs, cost = " ".join(run.fingerprint for run in setting.runs), f"{setting.flops:.1e}"
-        table.add_row(f"{i + 1}", runs, f"{setting.seconds:.0f} s", cost, visible(title + settings))
+        runs, flops = " ".join(run.fingerprint for run in setting.runs), f"{setting.flops:.1e}"
+        table.add_row(f"{i + 1}", runs, f"{setting.seconds:.0f} s", flops, visible(title + settings))
     if group.common_settings:
         table.add_row("", "most", "", "", visible(settings_text(group.common_settings)))
     return table
