@@ -48,7 +48,9 @@ def require_reward_model(node: Node, store: Store) -> None:
     if not folder.is_dir():
         raise UserError(f"{key}: a reward model is a folder of safetensors, not a file. Name the folder.")
     config = require_folder(folder, key)
-    classes = [str(name) for name in config.get("architectures") or []]
+    if not isinstance(listed := config.get("architectures") or [], list):
+        raise UserError(f"{key}: `architectures` in its config.json is no list of class names. Copy the file again.")
+    classes = [str(name) for name in listed]
     tensors = {name for file in folder.glob("*.safetensors") for name in tensor_names(file, key)}
     if classes and not any(SCORES in name for name in classes) and not any(name.startswith(HEADS) for name in tensors):
         raise UserError(f"{key}: {classes[0]} gives no scores. Name a …{SCORES} model with one output.")

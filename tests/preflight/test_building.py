@@ -66,6 +66,9 @@ FILES: dict[str, str | bytes] = {
     "causal/config.json": json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}),
     "causal/model.safetensors": HEAD,
     "causal/tokenizer.json": "{}",
+    "odd/config.json": json.dumps({**SCORING, "architectures": 3}),
+    "odd/model.safetensors": HEAD,
+    "odd/tokenizer.json": "{}",
     "double/config.json": json.dumps({**SCORING, "id2label": {"0": "good", "1": "bad"}}),
     "double/model.safetensors": HEAD,
     "double/tokenizer.json": "{}",
@@ -165,6 +168,7 @@ TOGETHER: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
         ("reward.margin=true: label=human gives no score", "label.human.reasons: "),
     ),
     (("label=reward_model", "label.reward_model.path=DIR/double"), ("its config.json has 2 outputs",)),
+    (("label=reward_model", "label.reward_model.path=DIR/odd"), ("`architectures` in its config.json is no list",)),
     (("label=reward_model", "label.reward_model.path=DIR/mute"), ("DIR/mute: its tokenizer has no chat template",)),
     (("label=reward_model", "label.reward_model.path=DIR/chat.jsonl"), ("a reward model is a folder",)),
     (
