@@ -10,7 +10,8 @@ keys win anyway. The recipes change, not the command line, so all of this also h
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from copy import deepcopy
 from functools import reduce
 from importlib.util import find_spec
 from typing import Any
@@ -46,7 +47,8 @@ LENGTH = "sft.max_length"  # SFT drops longer rows
 # What suits several rounds of DPO, over as many prompts and checks as the recipe itself has
 ROUNDS = ("rounds", "sample.prompts_per_round", "dpo.evaluations", "dpo.trainer", "dpo.runtime.samples")
 
-Recipes = dict[str, DictConfig]
+Plain = dict[str, Any]
+Recipes = dict[str, MutableMapping[str, Any]]
 
 
 def register(line: list[str]) -> None:
@@ -63,7 +65,9 @@ def recipes_under(line: list[str]) -> Recipes:
     typed = typed_values(line)
     chosen = [name.strip("'\"") for name in typed.get("recipe", DEFAULT).split(",")]
     toy = typed.get("scale") == "toy"
-    recipes = load_recipes(chosen)
+    loaded = load_recipes(chosen)
+    configs = {name: OmegaConf.create(loaded[name]) for name in {TOY, *chosen} & loaded.keys()}
+    recipes: Recipes = {**loaded, **configs}
     own_labeler = any(key.startswith("label.own") for key in typed)
     unchecked = own_labeler or CHECKS not in typed.get("label", CHECKS).split(",")
     other_prompts = not typed.keys().isdisjoint({"data", "data.sources", "sample", "sample.file"})
@@ -72,22 +76,23 @@ def recipes_under(line: list[str]) -> Recipes:
     for recipe in recipes.values():
         unsuited = ["pairs.min_score"] if unchecked else []
         unsuited += ROUNDS if "rounds" in recipe and (toy or unchecked or other_prompts or one_round) else ()
-        if "data.sources" in typed and OmegaConf.select(recipe, LENGTH, default=math.inf) < default_value(LENGTH):
+        holder, name = place_of(recipe, LENGTH)
+        if "data.sources" in typed and (holder.get(name) or math.inf) < default_value(LENGTH):
             unsuited.append(LENGTH)
         for key in (*unsuited, *blocks_of(groups)):
             take_out(recipe, key)
     if toy and find_spec("bitsandbytes") is None:
-        use_plain_lora([recipes[name] for name in chosen if name in recipes])
+        use_plain_lora([configs[name] for name in chosen if name in configs])
     owners = [TOY] if toy else chosen  # recipes whose model would be trained
     if model := other_model_typed(typed, owners, recipes):
-        used = [recipes[name] for name in ([TOY, *chosen] if toy else chosen) if name in recipes]
+        used = [configs[name] for name in ([TOY, *chosen] if toy else chosen) if name in configs]
         parameters = count_parameters(typed.get("model", ""), typed.get("model.path", ""))
         if changes := [each for block in STARTED if (each := start_block(block, typed, used, parameters))]:
             text = "warning: recipe=%s's learning rates suit its own model; with %s: %s. Type others to choose."
             log.warning(text, ",".join(owners), model, ", ".join(changes))
         return recipes
     for name in owners:
-        if text := start_unstated(recipes.get(name, DictConfig({})), typed):
+        if text := start_unstated(configs.get(name, DictConfig({})), typed):
             log.warning("warning: recipe=%s gives no value of its own: %s. Type others to choose.", name, text)
     return recipes
 
@@ -128,43 +133,50 @@ def start_block(block: str, typed: dict[str, str], used: list[DictConfig], param
     return ", ".join(changes) + (f" ({row['source']})" if row else "")
 
 
-def load_recipes(chosen: Sequence[str] = ()) -> Recipes:
-    """Return the readable recipes by name, each merged with the recipes that it is based on."""
-    recipes: Recipes = {}
+def load_recipes(chosen: Sequence[str] = ()) -> dict[str, Plain]:
+    """Return the readable recipes by name, each merged with the recipes that it is based on. They are plain mappings,
+    since OmegaConf takes ten times as long to copy and merge its own."""
+    recipes: dict[str, Plain] = {}
     for name, path in sorted(recipe_files(*chosen).items()):
         try:
-            recipe = OmegaConf.load(path)
+            recipe: Any = OmegaConf.to_container(OmegaConf.load(path))
         except (OSError, ValueError, yaml.YAMLError):  # deleted since it was listed, or unreadable
             continue  # only an error if it is chosen by name (stages/cli/explain.py)
-        if isinstance(recipe, DictConfig) and not forbidden_keys(recipe):
+        if isinstance(recipe, dict) and not forbidden_keys(recipe):
             recipes[name] = recipe
     return {name: flatten_recipe(name, recipes) for name in recipes}
 
 
-def flatten_recipe(name: str, recipes: Recipes, below: tuple[str, ...] = ()) -> DictConfig:
+def flatten_recipe(name: str, recipes: Mapping[str, Plain], below: tuple[str, ...] = ()) -> Plain:
     """Return a recipe merged with the recipes in its defaults list, in their order."""
     recipe, entries = recipes[name], list(recipes[name].get("defaults") or [])
     bases = [entry for entry in entries if isinstance(entry, str) and entry in recipes and entry not in below]
     if not bases:
         return recipe
-    own = recipe.copy()
-    own["defaults"] = [entry for entry in entries if entry not in (*bases, "_self_")]
+    own = recipe | {"defaults": [entry for entry in entries if entry not in (*bases, "_self_")]}
     order = [entry for entry in entries if entry in (*bases, "_self_")]
     layers = [own if entry == "_self_" else flatten_recipe(entry, recipes, (*below, name)) for entry in order]
     return reduce(lay_over, layers if "_self_" in order else [*layers, own])
 
 
-def lay_over(below: DictConfig, above: DictConfig) -> DictConfig:
+def lay_over(below: Plain, above: Plain) -> Plain:
     """Return two recipes merged. A group that the upper one names replaces the lower one's blocks of that group."""
-    below, named = below.copy(), group_options(above)
+    below, named = deepcopy(below), group_options(above)
     for block in blocks_of(named):
         take_out(below, block)
     lower = below.get("defaults") or []
     entries = [entry for entry in lower if named.keys().isdisjoint(group_options({"defaults": [entry]}))]
-    merged = OmegaConf.merge(below, above)
-    assert isinstance(merged, DictConfig)
-    merged["defaults"] = [*entries, *(above.get("defaults") or [])]
-    return merged
+    return merge(below, deepcopy(above)) | {"defaults": [*entries, *(above.get("defaults") or [])]}
+
+
+def merge(below: Plain, above: Plain) -> Plain:
+    """Return two mappings merged at every depth, where the upper one's values win."""
+    both = {
+        key: merge(below[key], above[key])
+        for key in below.keys() & above
+        if isinstance(above[key], dict) and isinstance(below[key], dict)
+    }
+    return below | above | both
 
 
 def group_options(recipe: Mapping[Any, Any]) -> dict[str, str]:
@@ -184,11 +196,19 @@ def typed_values(line: list[str]) -> dict[str, str]:
     return {match[1]: match[2] for match in matches if match}
 
 
-def take_out(recipe: DictConfig, key: str) -> Any:
+def take_out(recipe: MutableMapping[str, Any], key: str) -> Any:
     """Remove a key or block from a recipe, and return its value, or None if it was not there."""
-    place, _, name = key.rpartition(".")
-    holder = OmegaConf.select(recipe, place) if place else recipe
-    return holder.pop(name, None) if isinstance(holder, DictConfig) else None
+    holder, name = place_of(recipe, key)
+    return holder.pop(name, None)
+
+
+def place_of(recipe: MutableMapping[str, Any], key: str) -> tuple[MutableMapping[str, Any], str]:
+    """Return the mapping of a recipe that a key would be in, an empty one if there is none, and its name there."""
+    *blocks, name = key.split(".")
+    for block in blocks:
+        holder = recipe.get(block)
+        recipe = holder if isinstance(holder, MutableMapping) else {}
+    return recipe, name
 
 
 def other_model_typed(typed: dict[str, str], owners: list[str], recipes: Recipes) -> str | None:
