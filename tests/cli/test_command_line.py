@@ -100,7 +100,6 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         (("dpo.adapter=lora", "dpo.runtime.gradient_checkpointing=selective"), "Set none or full"),
         (("sft.runtime.gradient_checkpointing=selektive",), "selective"),
         (("sft.runtime.micro_batch=0",), "sft.runtime.micro_batch=0: the value must be from"),
-        (("sft.runtime.token_budget=0",), "sft.runtime.token_budget=0: the value must be from"),
         (("dpo.runtime.token_budget=99", "dpo.runtime.micro_batch=4"), "dpo.runtime.token_budget=99: "),
         (("dpo.loss_type=[aot]", "dpo.loss_weights=null", "dpo.runtime.micro_batch=auto"), "Set a number"),
         (("data=file",), "'data.sources=[{path: FILE}]'"),
@@ -118,15 +117,12 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
             ("dpo.loss_type=[aot]", "dpo.loss_weights=null", "dpo.trainer.use_weighting=true"),
             "dpo.trainer.use_weighting: ",
         ),
-        (("sample.top_p=0",), "sample.top_p=0.0: the value must be positive"),
-        (("sample.runtime.batch_size=0",), "sample.runtime.batch_size=0: the value must be from"),
         (("sft.runtime.device=tpu",), "tpu is not a known value. Did you mean 'cpu'"),
         (("model=tiny", "model.path=x"), "exclude each other"),
         (("stage=sample", "label=dataset", "label.path=README.md"), "label=dataset does not need this stage"),
         (("outside=[{path: nowhere.jsonl, check: label}]",), "outside[0].path=nowhere.jsonl"),
         (("outside=[{path: README.md}]",), "outside[0].check=None: None is not a known value"),
         (("seeds=[1]", "sft.seed=5", "sample.seed=5", "dpo.seed=5"), "set seeds=[]"),
-        (("eval.confidence=1",), "eval.confidence=1.0: the value must be"),
         (NOTHING_MEASURES, "(data.tasks.test)"),
         (("recipe=tiny", *NOTHING_MEASURES, "data.tasks.open_plain=9", "data.tasks.rephrased=9"), "(data.tasks.test)"),
         (
@@ -163,17 +159,10 @@ def test_a_mistake_is_told_in_one_line(
     ("arguments", "message"),
     [
         (("labels=judge",), "Did you mean label=judge?"),
-        (("recipes=tiny", "dpo.beta=0.3"), "Did you mean recipe=tiny?"),
-        (("data.sources=[{file: x}]",), "Did you mean 'path'?"),
         (("dpo.bata=1",), "dpo.bata is not a setting"),  # refused by Hydra while it composes
-        (("dpo.beta=abc",), "dpo.beta=abc: the value could"),
-        (("model=tinny",), "model=tinny does not exist"),
-        (
-            ("dpo.trainer.learning_rate=1",),
-            "Set dpo.learning_rate instead",
-        ),  # refused by our checks; needs no plus sign
+        (("dpo.trainer.learning_rate=1",), "Set dpo.learning_rate instead"),  # by our checks; needs no plus sign
         (("dpo.beta=${x}",), "error: dpo.beta: ${x} is not"),  # refused by OmegaConf while it resolves
-        (("dpo.beta=${x}", "-m"), "error: dpo.beta=${x}: ${x} is not"),
+        pytest.param(("dpo.beta=${x}", "-m"), "error: dpo.beta=${x}: ${x} is not", marks=pytest.mark.slow),
         (("~dpo",), "error: ~dpo: this block"),  # refused before Hydra reads it
         (("seeds=[größe]",), "error: seeds=[größe]:"),  # refused by Hydra's grammar
         (

@@ -113,30 +113,29 @@ def test_jobs_of_a_sweep_in_other_processes_run_it_too(labeler: Path, chain: Cha
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "typed", "message"),
     [
-        ("label: {own: {file: FILE, name: Mine}}", ONLY_TYPED),
-        ("hydra: {mode: MULTIRUN, sweeper: {params: {label.own.file: FILE, label.own.name: Mine}}}", ONLY_TYPED),
+        ("label: {own: {file: FILE, name: Mine}}", (), ONLY_TYPED),
+        ("label: {own: {file: FILE, name: Mine}}", ("label.own.options={sign: 1}",), ONLY_TYPED),
+        ("hydra: {mode: MULTIRUN, sweeper: {params: {label.own.file: FILE, label.own.name: Mine}}}", (), ONLY_TYPED),
         (
             "hydra: {overrides: {task: ['label.own={file: FILE, name: Mine}']}}\nlabel.own: {file: FILE}",
+            (),
             "recipes/hostile.yaml sets hydra.overrides.",
         ),
-        ("hydra: {callbacks: {mine: {_target_: mine.Mine}}}", "recipes/hostile.yaml sets hydra.callbacks"),
-        ("hydra: {sweeper: {_target_: mine.Mine}}", "recipes/hostile.yaml sets hydra.sweeper._target_"),
-        (
-            "hydra: {job_logging: {handlers: {mine: {class: mine.Mine}}}}",
-            "recipes/hostile.yaml sets hydra.job_logging",
-        ),
+        ("hydra: {callbacks: {mine: {_target_: mine.Mine}}}", (), "recipes/hostile.yaml sets hydra.callbacks"),
+        ("hydra: {sweeper: {_target_: mine.Mine}}", (), "recipes/hostile.yaml sets hydra.sweeper._target_"),
     ],
 )
-def test_a_recipe_must_not_name_it(content: str, message: str, labeler: Path, chain: Chain) -> None:
+def test_a_recipe_must_not_name_it(
+    content: str, typed: tuple[str, ...], message: str, labeler: Path, chain: Chain
+) -> None:
     recipe = RECIPES / "hostile.yaml"
     recipe.write_text(f"defaults: [tiny]\n{content.replace('FILE', str(labeler))}\n")
     try:
-        for more in ([], ["label.own.options={sign: 1}"]):
-            ran = inside("recipe=hostile", "tracker=none", f"outputs={chain.root}", "stage=label", *more)
-            assert ran.returncode != 0
-            assert message in ran.stderr
+        ran = inside("recipe=hostile", "tracker=none", f"outputs={chain.root}", "stage=label", *typed)
+        assert ran.returncode != 0
+        assert message in ran.stderr
     finally:
         recipe.unlink()
     assert not (labeler.parent / "was run").exists()
@@ -194,8 +193,7 @@ def test_what_is_no_file_of_a_person_is_told_before_work(kind: str, labeler: Pat
         ("class Mine", "clas Mine", "mine.py: the file is not valid Python"),
         ("score=(1", "score=(2", "label.own: the labeler mine"),
         ("c.candidate_id, score", "'x', score", "the labeler mine judges"),
-        ("score=(1 + self.sign", "score=(1 + self.sing", "could not be judged"),
-        ("for i, c in enumerate(candidates)", "for i, c in []", "most often (192 times)"),
+        pytest.param("score=(1 + self.sign", "score=(1 + self.sing", "could not be judged", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_wrong_with_it_is_told(before: str, after: str, message: str, labeler: Path, chain: Chain) -> None:

@@ -7,7 +7,7 @@ import pytest
 from stages.cli import recipes
 from stages.config.schema import RECIPES
 from stages.store.sealed_json import OUTPUTS
-from tests.helpers import forget_compositions, inside, refused, settings
+from tests.helpers import forget_compositions, inside, refused, settings, slow_but
 
 OWN = "defaults: [tiny]\ndpo: {beta: 0.7}\n"
 
@@ -24,7 +24,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["./mine.yaml", "mine.yaml", "{}/mine.yaml", "'my own.yaml'", "ours"])
+FORMS = ("./mine.yaml", "mine.yaml", "{}/mine.yaml", "'my own.yaml'", "ours")
+
+
+@pytest.mark.parametrize("name", slow_but(FORMS, "'my own.yaml'", "{}/mine.yaml", "ours"))
 def test_a_recipe_is_a_file_or_a_name(name: str, folder: Path) -> None:
     cfg = settings(f"recipe={name.format(folder)}", "tracker=none")
     assert cfg.dpo.beta == 0.7
