@@ -86,15 +86,11 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
     ("arguments", "message"),
     [
         (("stage=dop",), "stage=dop"),
-        (("dpo.bata=1",), "Did you mean 'beta'?"),
         (("dpo.beta=abc",), "dpo.beta=abc: the value could"),
         (("model=tinny",), "Did you mean 'tiny'?"),
         (("sft.trainer.weight_decai=0.1",), "Did you mean 'weight_decay'?"),
-        (("dpo.trainer.learning_rate=1",), "Set dpo.learning_rate instead"),
         (("sft.trainer.output_dir=x",), "the sft stage sets"),
-        (("dpo.loss_type=[sigmod]",), "Did you mean 'sigmoid'?"),
         (("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0]"), "dpo.loss_weights has 1 numbers"),
-        (("dpo.beta=-1",), "dpo.beta=-1.0: the value must be positive"),
         (("dpo.batch_size=10", "dpo.runtime.micro_batch=4"), "dpo.batch_size=10: "),
         (("dpo.runtime.micro_batch=axuto",), "dpo.runtime.micro_batch=axuto: "),
         (("dpo.adapter=lora", "dpo.runtime.gradient_checkpointing=selective"), "Set none or full"),
@@ -109,7 +105,6 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         (("model.path=some/model-1.5B",), "nor in the hub's"),
         (("+dpo.bata=1",), "Did you mean 'beta'?"),
         (("dpo.trainer.sync_ref_model=true",), "the dpo stage sets"),
-        (("sft.trainer.weight_decay=much",), "sft.trainer.weight_decay=much: "),
         (("dpo.loss_type=[]",), "Type dpo.loss_type=[sigmoid]"),
         (("dpo.loss_type=[exo_pair]",), "dpo.loss_weights has 2 numbers"),
         (("dpo.loss_type=[exo_pair]", "dpo.loss_weights=null"), "add dpo.trainer.label_smoothing"),
@@ -119,7 +114,6 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         ),
         (("sft.runtime.device=tpu",), "tpu is not a known value. Did you mean 'cpu'"),
         (("model=tiny", "model.path=x"), "exclude each other"),
-        (("stage=sample", "label=dataset", "label.path=README.md"), "label=dataset does not need this stage"),
         (("outside=[{path: nowhere.jsonl, check: label}]",), "outside[0].path=nowhere.jsonl"),
         (("outside=[{path: README.md}]",), "outside[0].check=None: None is not a known value"),
         (("seeds=[1]", "sft.seed=5", "sample.seed=5", "dpo.seed=5"), "set seeds=[]"),
@@ -159,7 +153,7 @@ def test_a_mistake_is_told_in_one_line(
     ("arguments", "message"),
     [
         (("labels=judge",), "Did you mean label=judge?"),
-        (("dpo.bata=1",), "dpo.bata is not a setting"),  # refused by Hydra while it composes
+        (("dpo.bata=1",), "dpo.bata is not a setting. Did you mean 'beta'?"),  # refused by Hydra while it composes
         (("dpo.trainer.learning_rate=1",), "Set dpo.learning_rate instead"),  # by our checks; needs no plus sign
         (("dpo.beta=${x}",), "error: dpo.beta: ${x} is not"),  # refused by OmegaConf while it resolves
         pytest.param(("dpo.beta=${x}", "-m"), "error: dpo.beta=${x}: ${x} is not", marks=pytest.mark.slow),
@@ -167,7 +161,7 @@ def test_a_mistake_is_told_in_one_line(
         (("seeds=[größe]",), "error: seeds=[größe]:"),  # refused by Hydra's grammar
         (
             ("stage=sample", "label=dataset", "label.path=README.md"),
-            "does not have the stage sample",
+            "label=dataset does not need this stage",
         ),  # refused by the graph
     ],
 )

@@ -53,9 +53,8 @@ def test_conf_answers_the_rooms() -> None:
 
 
 def test_only_a_stage_is_built_again() -> None:
-    for command in ("plan", "chat", "gc"):
-        with pytest.raises(ConfigCompositionException) as refused:
-            composed("recipe=tiny", f"rebuild={command}")
-        message = f"rebuild={command}: Invalid value, expected one of [base, source, data, select, sft"
-        assert message in str(explain(refused.value))
+    with pytest.raises(ConfigCompositionException) as refused:
+        composed("recipe=tiny", "rebuild=gc")
+    message = "rebuild=gc: Invalid value, expected one of [base, source, data, select, sft"
+    assert message in str(explain(refused.value))
     assert settings("recipe=tiny", "rebuild=sft").rebuild == "sft"

@@ -8,20 +8,22 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from stages.cli import compose
 from stages.commands.planning import calculated
 from stages.commands.planning.peak import training_parts
+from stages.config.blocks.models import Model
 from stages.config.choices import GPUS, Checkpointing, Precision, Sharding
 from stages.config.installation import ROOT
-from stages.config.schema import RECIPES
+from stages.config.schema import CONF, RECIPES
 from stages.hardware import machine, memory
 from stages.hardware.model_shape import ModelShape
 from stages.preflight import model_files
 from stages.store import source_files
-from tests.helpers import composed, refused, settings
+from tests.helpers import composed, refused, settings, slow_but
 
 # Parameters in billions, as their publishers count them.
 PUBLISHED = {
@@ -58,7 +60,10 @@ def plan(folder: Path, capsys: pytest.CaptureFixture[str], *line: str) -> dict[s
     return {row[0]: row[1:] for row in rows if len(row) > 1} | {"": [row[0] for row in rows if len(row) == 1]}
 
 
-@pytest.mark.parametrize("recipe", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", slow_but(NAMES, "from_preferences", "llama32_1b_qlora", "zephyr_7b"))
 def test_every_recipe_is_calculated_for_a_named_gpu(
     recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,8 +85,8 @@ def test_a_plan_for_another_machine_takes_its_precision_and_leaves_this_one_as_i
 
 def test_the_published_shapes_have_the_published_numbers_of_parameters() -> None:
     for name, billions in PUBLISHED.items():
-        model = settings(f"model={name}").model
-        shape = ModelShape.from_config(model_files.model_config(model) or {})
+        model = OmegaConf.merge(Model, OmegaConf.load(CONF / "model" / f"{name}.yaml"))
+        shape = ModelShape.from_config(model_files.model_config(OmegaConf.to_object(model)) or {})
         assert shape is not None and shape.parameters / 1e9 == pytest.approx(billions, rel=0.01), name
 
 

@@ -184,7 +184,11 @@ def value_of(overrides: list[str], key: str) -> str | None:
     return next((each.partition("=")[2] for each in overrides if each.startswith(f"{key}=")), None)
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+# The other four are the files of the tests below.
+QUICK = ("zephyr_dpo_qlora", "smollm3_apo", "llama3_lora_reward", "llama3_full_sft", "llama3_dpo_lora", "llama31_fsdp")
+
+
+@pytest.mark.parametrize("name", slow_but(EXPECTED, *QUICK))
 def test_a_published_example_becomes_a_command_with_its_settings(name: str) -> None:
     overrides, remarks = converted(PUBLISHED / f"{name}.yaml", PROCESSES)
     cfg = OmegaConf.structured(checked(overrides))

@@ -20,7 +20,6 @@ from stages.store.store import Store
 from stages.tasks.generator import generate
 from tests.helpers import TINY, Chain, as_published, command, inside, settings
 
-SEEDS = range(10)
 RIGHT, NOISE = 0.6, 0.05  # the share of prompts that a policy passes, and of those that a seed answers otherwise
 WRONG = "I think that this is a good question."
 MARGIN, CONFIDENCE = 0.05, 0.95
@@ -63,7 +62,7 @@ def code(new: list[Measure], *seeds: list[Measure], old: Sequence[list[Measure]]
     return outcome(compare(before, [by_measure(rows) for rows in (new, *seeds)], MARGIN, CONFIDENCE))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 10))])
 def test_another_seed_of_the_same_passes_and_a_fault_does_not(seed: int) -> None:
     assert code(measured(seed)) is Code.passes
     assert code(measured(seed, broken)) is Code.worse

@@ -107,7 +107,7 @@ def kinds(hint: Any) -> set[Any]:
 
 def with_value(key: str, value: Any) -> Config:
     """Return the tiny configuration with one source and with this value, which no type check has seen."""
-    cfg: Config = copy.deepcopy(PLAIN)
+    cfg = settings(*TINY)
     cfg.data.sources = [Source("rows.jsonl")]
     block: Any = cfg
     *blocks, name = key.split(".")
@@ -118,7 +118,7 @@ def with_value(key: str, value: Any) -> Config:
     return cfg
 
 
-EVERY, PLAIN = every_key(), settings(*TINY)
+EVERY = every_key()
 TEXTS = {
     key: help_text for key, (hint, help_text) in EVERY.items() if str in hint and limits.COMPUTED not in help_text
 }
@@ -177,6 +177,7 @@ def test_no_text_is_empty_and_no_word_unknown() -> None:
 def test_a_value_of_the_wrong_type_is_told_with_its_key() -> None:
     cfg: DictConfig = composed(*TINY)
     for key in spelling.setting_types():
+        kept = copy.deepcopy(OmegaConf.select(cfg, key))
         for value in ("bogus", 1.5, True, None, [[1]], [{"bogus": 1}], {"bogus": 1}):
             try:
                 OmegaConf.update(cfg, key, value, merge=True)
@@ -185,7 +186,7 @@ def test_a_value_of_the_wrong_type_is_told_with_its_key() -> None:
                 assert line is not None and "\n" not in line
                 assert key in line or "bogus is not a setting" in line, f"{key}={value}: {line}"
                 continue
-            cfg = composed(*TINY)
+            OmegaConf.update(cfg, key, copy.deepcopy(kept), merge=False)
 
 
 ENDPOINT = "sample=openai sample.endpoint.base_url=http://127.0.0.1:1 sample.endpoint.model=writer"
@@ -198,13 +199,10 @@ REFUSED = [
     ("eval.likelihood_prompts=2e9", "eval.likelihood_prompts=2e9: the value could"),
     ("model.random_init.heads=3", "Use 1, 2, 4, 8, 16, 32."),
     ("model.random_init.hidden_size=63", "Make hidden_size even."),
-    ("~dpo", "~dpo: "),
     ("~dpo.beta", "~dpo.beta: "),
     ("dpo=5", "Known: default."),
     ("data=null", "Known: file, questions, verifiable."),
     ("data.tasks=null", "use data=file"),
-    ("dpo.lora.rank=100000000", "dpo.lora.rank=100000000: the value must be"),
-    ("dpo.lora.rank=1e8", "dpo.lora.rank=1e8: the value could"),
     ("dpo.adapter=lora dpo.lora.rank=65", "width of 64"),
     ("dpo.adapter=lora dpo.lora.target_modules=[q_prj]", "Did you mean 'q_p"),
     ("sft.adapter=lora sft.lora.target_modules=[]", "sft.lora.target_modules is empty. [all-linear]"),
@@ -227,7 +225,6 @@ REFUSED = [
     ("sample.candidates_per_prompt=1", "sample.candidates_per_prompt=1: a pair needs"),
     ("sample.temperatures=[nan]", "sample.temperatures=nan: the value must be"),
     ("sample.temperatures=[0]", "sample.temperatures=[0.0] is greedy"),
-    ("sample.seed=-1", "sample.seed=-1: the value must be"),
     ("sample.round=1", "sample.round=1: only the pipeline sets"),
     ("sample.rounds=2", "Type rounds=2 instead"),
     ("rounds=3 sample.prompts_per_round=17", "rounds=3 needs 51 prompts, and there are at most 48"),
@@ -244,11 +241,9 @@ REFUSED = [
     (f"{JUDGE} label.judge.comparisons=1", "Use 2 or more"),
     ("label.known=README.md", "label.audit=200"),
     ("prices={writer:{input:-1,output:1}}", "prices.writer.input=-1.0: the value must be"),
-    ("pairs.validation_fraction=1", "pairs.validation_fraction=1.0: the value must be a share"),
     ("pairs.min_margin=nan", "pairs.min_margin=nan: the value must be a difference"),
     ("dpo.batch_size=100000", "at most 48 pairs"),
     ("sft.batch_size=100000", "at most 256 rows"),
-    ("dpo.loss_weights=[nan]", "dpo.loss_weights=nan: the value must be"),
     ("dpo.loss_weights=[0.0]", "dpo.loss_weights=[0.0]: all weights are 0"),
     ("dpo.loss_weights=[]", "dpo.loss_weights has 0 numbers"),
     (
@@ -264,11 +259,7 @@ REFUSED = [
     ("launch.nodes=2 launch.rendezvous=node0:http", "launch.rendezvous=node0:http is not HOST:PORT"),
     ("launch=fsdp launch.processes=1", "launch.sharding=fsdp "),
     ("outputs=", "outputs= is empty. Name a folder"),
-    ("rebuild=plan", "[base, source, data, select, sft"),
-    ("rebuild=gc", "[base, source, data, select, sft"),
-    ("dpo.beta=${x}", "dpo.beta: ${x} is not a key"),
     ("dpo.beta=${dpo.bata}", "dpo.beta: ${dpo.bata} is not a key"),
-    ("data.tasks.families=[größe]", "'data.tasks.families=[\"größe\"]'"),
     ("outputs=größe", "'outputs=\"größe\"'"),
     ("data.sources=[{path:x}", "data.sources=[{path:x}: cannot be read"),
     ("dpo.beta", "dpo.beta: an argument must be KEY=VALUE."),

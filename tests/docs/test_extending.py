@@ -79,7 +79,7 @@ def test_a_sampler_of_ones_own(chain: Chain, scratch: Path) -> None:
 
 
 def test_a_format_of_ones_own(chain: Chain, scratch: Path) -> None:
-    run(scratch, chain.root, *page_arguments("data", "trivia.py"))
+    run(scratch, chain.root, *page_arguments("data", "trivia.py"), by=inside)
     node = latest(chain.root, "data")
     own_examples = [e for e in load(node / "examples.parquet", Example) if e.source == "trivia.jsonl"]
     assert {(e.messages[0]["content"], e.reference) for e in own_examples} == {
@@ -93,6 +93,7 @@ def test_a_task_family_of_ones_own_joins_the_others(chain: Chain, scratch: Path)
         chain.root,
         *page_arguments("data", "backwards.py"),
         "data.tasks.families=[sentiment,odd_one_out,backwards]",
+        by=inside,
     )
     tasks = {e.task for e in load(latest(chain.root, "data") / "examples.parquet", Example)}
     assert tasks == {"sentiment", "odd_one_out", "backwards"}
