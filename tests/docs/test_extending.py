@@ -99,6 +99,7 @@ def test_a_task_family_of_ones_own_joins_the_others(chain: Chain, scratch: Path)
     assert tasks == {"sentiment", "odd_one_out", "backwards"}
 
 
+@pytest.mark.slow
 def test_all_of_them_go_through_the_whole_chain(scratch: Path, tmp_path: Path) -> None:
     own = [
         *page_arguments("pairs", "label.own"),
@@ -171,6 +172,7 @@ def test_an_objective_in_the_house(house: Path, chain: Chain) -> None:
     assert "contrastive preference optimization" in (node / "model" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_file_in_the_house_is_a_word(house: Path, chain: Chain) -> None:
     text = FILES["brief.py"].replace("most: int):", "most: int = 200):")
     (house / "stages" / "labelers" / "brief.py").write_text(text)

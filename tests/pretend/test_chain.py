@@ -11,6 +11,8 @@ from tests.helpers import Chain, build
 from tests.pretend.flows import train_steps
 
 LONG_CASES = [
+    ("sft", ()),
+    ("sft", ("sft.adapter=lora",)),
     ("sft", ("sft.packing=true", "sft.max_length=128", "sft.adapter=lora")),
     ("dpo", ("dpo.forward=padded", "dpo.adapter=lora")),
     ("dpo", ("dpo.loss_type=[sigmoid,sft]", "dpo.loss_weights=[1.0,0.5]", "dpo.runtime.micro_batch=1")),
@@ -51,9 +53,7 @@ def test_the_chain_up_to_dpo_equals_the_cpus(pretend: ModuleType, built: Path, t
 @pytest.mark.parametrize(
     ("stage", "overrides"),
     [
-        ("sft", ()),
         ("sft", ("sft.packing=true", "sft.max_length=128")),
-        ("sft", ("sft.adapter=lora",)),
         ("dpo", ()),
         ("dpo", ("dpo.forward=padded",)),
         ("dpo", ("dpo.adapter=lora",)),

@@ -20,7 +20,8 @@ def test_a_planted_mistake_is_refused(plant: Plant, pretend: ModuleType, built: 
         flow(plant.flow, built, tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", sorted({plant.flow for plant in PLANTS}))
+# The other flows are part of the chain that test_chain.py builds.
+@pytest.mark.parametrize("name", slow_but(sorted({plant.flow for plant in PLANTS}), "eval", "packed sft"))
 def test_without_mistakes_the_flows_run(name: str, pretend: ModuleType, built: Path, tmp_path: Path) -> None:
     """The model is on the device too: with the model and all its inputs on the CPU, nothing would be refused."""
     with pretend.strict():
