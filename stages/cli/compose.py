@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
 from stages.cli import recipes, spelling, unread
 from stages.cli.explain import unknown_setting_message
@@ -80,10 +81,12 @@ def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tup
     overrides of this job, if Hydra does not run it yet.
     Raise UserError for settings that are missing or unknown, or cannot work."""
     process.prepare()  # a sweep may run each job in a separate process
-    if missing := sorted(OmegaConf.missing_keys(composed)):
-        raise UserError(f"{missing[0]} is required and has no value. Set it.")
-    refuse_unknown_keys(composed)
-    cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    try:
+        refuse_unknown_keys(composed)
+        cfg: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    except (MissingMandatoryValue, InterpolationToMissingValueError) as error:
+        missing = min(OmegaConf.missing_keys(composed))
+        raise UserError(f"{missing} is required and has no value. Set it.") from error
     if cfg.stage == Command.parity:  # it needs what the training needs
         require_known("parity.stage", [cfg.parity.stage], WITH_TRL)
         cfg.stage = cfg.parity.stage

@@ -193,6 +193,7 @@ ENDPOINT = "sample=openai sample.endpoint.base_url=http://127.0.0.1:1 sample.end
 JUDGE = "label=judge label.judge.endpoints=[{base_url:'http://127.0.0.1:1',model:x}]"
 # What was typed, and what is told. Nothing is built first.
 REFUSED = [
+    ("sample.max_new_tokens=???", "sample.max_new_tokens is required and has no value. Set it."),
     ("seed=-1", "seed=-1: the value must be"),
     ("seeds=[-3]", "seeds=-3: the value must be"),
     ("sft.epochs=inf", "sft.epochs=inf: the value must be"),

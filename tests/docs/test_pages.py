@@ -21,7 +21,7 @@ from stages.config.blocks.sampling import Member
 from stages.config.installation import ROOT
 from stages.config.schema import RECIPES
 from stages.preflight import constraints
-from tests.helpers import settings
+from tests.helpers import settings, slow_but
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -77,14 +77,12 @@ OTHER_KEYS = ("benchmarks.md", "upgrading.md", "private-apis.md", "coming-from-t
 HOW_TO = sorted((DOCS / "how-to").glob("*.md"))
 MOST_WORDS = 35_000  # in all pages of docs/
 CONFIGURATION = [*sorted((ROOT / "conf").rglob("*.yaml")), *sorted(RECIPES.glob("*.yaml"))]
-RUNS = sorted(
-    {
-        shlex.join(words)
-        for page in SHOWN
-        for words in commands(page, "python run.py")
-        if not " ".join(words).startswith("--help")
-    }
-)
+BY_PAGE = [
+    [shlex.join(words) for words in commands(page, "python run.py") if not words[0].startswith("--help")]
+    for page in SHOWN
+]
+RUNS = sorted({line for lines in BY_PAGE for line in lines})
+FIRST = {lines[0] for lines in BY_PAGE if lines}
 MODULES = sorted({words[0] for page in PAGES for words in commands(page, "python -m") if words[0].startswith("tests")})
 
 
@@ -153,7 +151,7 @@ def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("command", RUNS)
+@pytest.mark.parametrize("command", slow_but(RUNS, *FIRST))
 def test_every_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "one of the reader's")
     for plugin in re.findall(r"hydra/(?:sweeper|launcher)=(\w+)", command):
