@@ -78,7 +78,7 @@ HOW_TO = sorted((DOCS / "how-to").glob("*.md"))
 MOST_WORDS = 35_000  # in all pages of docs/
 CONFIGURATION = [*sorted((ROOT / "conf").rglob("*.yaml")), *sorted(RECIPES.glob("*.yaml"))]
 BY_PAGE = [
-    [shlex.join(words) for words in commands(page, "python run.py") if not words[0].startswith("--help")]
+    [shlex.join(words) for words in commands(page, "python run.py") if not "".join(words).startswith("--help")]
     for page in SHOWN
 ]
 RUNS = sorted({line for lines in BY_PAGE for line in lines})
