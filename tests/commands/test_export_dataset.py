@@ -65,16 +65,18 @@ def test_every_row_of_the_nodes_is_in_the_folder_that_load_dataset_opens(chain: 
         assert [(row["prompt"], row["completion"][0]["content"]) for row in rows] == expected
 
 
-def test_without_settings_it_is_that_of_the_last_run(chain: Chain) -> None:
+@pytest.mark.parametrize("rounds", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_without_settings_it_is_that_of_the_last_run(rounds: int, chain: Chain) -> None:
     """Also for several rounds, whose unpaired labels are then made as with the settings."""
-    build(chain.root, "stage=dpo", "rounds=2", "pairs.unfinished=drop")
+    settings = (f"rounds={rounds}", "pairs.unfinished=drop")
+    build(chain.root, "stage=dpo", *settings)
     before = chain.count()
     result = inside(f"outputs={chain.root}", *ASKED)
     assert result.returncode == 0, result.stderr
     [folder] = (chain.root / "export").glob("dataset-*")
-    assert chain.count() - before == {"unpaired": 2}
-    assert exported(chain, "rounds=2", "pairs.unfinished=drop") == folder, "the same nodes, under the same name"
-    assert chain.count() - before == {"unpaired": 2}
+    assert chain.count() - before == {"unpaired": rounds}
+    assert exported(chain, *settings) == folder, "the same nodes, under the same name"
+    assert chain.count() - before == {"unpaired": rounds}
 
 
 def test_trls_trainers_learn_from_the_folder_as_it_is(chain: Chain, tmp_path: Path) -> None:

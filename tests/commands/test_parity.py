@@ -11,7 +11,7 @@ from stages.commands.plain_trl import FirstSteps
 from stages.config.installation import ROOT
 from stages.models import lm_head, packing
 from stages.models.loading import load_tokenizer
-from tests.helpers import Chain, refused
+from tests.helpers import Chain, refused, slow_but
 from tests.helpers import inside as run
 
 PREFERENCES = ROOT / "docs" / "examples" / "preferences.jsonl"
@@ -81,7 +81,7 @@ def assert_close(own: FirstSteps, trl: FirstSteps, steps: int) -> None:
     assert own.weights.keys() == trl.weights.keys()
 
 
-@pytest.mark.parametrize("stage", TEN_STEPS)
+@pytest.mark.parametrize("stage", slow_but(TEN_STEPS, "sft", "dpo"))
 def test_plain_trl_follows_ten_steps(stage: str, chain: Chain, sides: list[FirstSteps], used: set[str]) -> None:
     nodes = chain.count()
     ran = run(*COMMAND, f"outputs={chain.root}", f"parity.stage={stage}", *TEN_STEPS[stage])
