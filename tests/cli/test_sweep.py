@@ -218,10 +218,10 @@ def test_optuna_may_not_either(arguments: tuple[str, ...], direction: str, messa
 
 
 def test_a_refused_job_stops_no_other_and_is_told_at_the_end(tmp_path: Path) -> None:
-    ran = inside(*TINY, "stage=data", "dpo.beta=0.1,-1,0.2", f"outputs={tmp_path}", "-m")
+    ran = inside(*TINY, "stage=data", "dpo.beta=-1,0.2", f"outputs={tmp_path}", "-m")
     assert ran.returncode == 1
     end = ran.stderr.splitlines()[-2:]
-    assert end[0].startswith("error: 1 of 3 jobs ")
+    assert end[0].startswith("error: 1 of 2 jobs ")
     assert re.search(r"dpo.beta=-1 .*: dpo.beta=-1.0: the value must be .*\.$", end[1])
     assert Chain(tmp_path).count() == {"data": 1}
 
