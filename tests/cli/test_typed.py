@@ -38,13 +38,13 @@ def options(i: int) -> list[str]:
     return [f"{group}={names[i % len(names)]}" for group, names in OPTIONS.items()]
 
 
+@pytest.mark.parametrize("i", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in ROUNDS[1:])])
 @pytest.mark.parametrize("name", slow_but(NAMES, "demo"))
-def test_a_typed_group_gives_all_its_values_whatever_the_recipe(name: str) -> None:
-    for i in ROUNDS:
-        alone, under = composed(*options(i), "~recipe"), composed(*options(i), f"recipe={name}")
-        for group in OPTIONS:
-            for key in recipes.BLOCKS.get(group, [group]):
-                assert part(under, key) == part(alone, key), (options(i), key)
+def test_a_typed_group_gives_all_its_values_whatever_the_recipe(name: str, i: int) -> None:
+    alone, under = composed(*options(i), "~recipe"), composed(*options(i), f"recipe={name}")
+    for group in OPTIONS:
+        for key in recipes.BLOCKS.get(group, [group]):
+            assert part(under, key) == part(alone, key), (options(i), key)
 
 
 def test_the_rounds_have_every_option_that_a_recipe_could_undo() -> None:
