@@ -74,15 +74,18 @@ def pickled_by_hydra(*line: str) -> bytes:
 # Overrides that decide which files are composed: groups, Hydra's keys, and the keys that `recipes.register` reads.
 DECISIVE = re.compile(
     rf"~|\+(?!\+)|({'|'.join(path.stem for path in (ROOT / 'conf').iterdir())}|recipe)="
-    r"|(\+\+)?(hydra|align=|model\.|data\.sources|sample\.file|label\.own|\w+\.(learning_rate|beta|adapter|loss_type))"
+    r"|(\+\+)?(hydra|align=|model\.|data\.sources|sample\.file|label\.own)"
 )
+# Keys that decide a recipe's rates for another model than its own, or for rounds. Alone, recipe=tiny has all rates.
+RATES = re.compile(r"(\+\+)?\w+\.(learning_rate|beta|adapter|loss_type)")
 
 
 @cache
 def pickled(*overrides: str) -> bytes:
     """Compose these overrides. Plain keys are set afterwards as Hydra does, so that compositions can be cached."""
     line = compose.normalise(list(overrides))
-    decisive = [override for override in line if DECISIVE.match(override)]
+    alone = "recipe=tiny" in line and not any(re.match(r"(model|model\.path|scale)=", override) for override in line)
+    decisive = [each for each in line if DECISIVE.match(each) or (RATES.match(each) and not alone)]
     try:
         cfg = pickle.loads(pickled_by_hydra(*decisive))
         for override in OverridesParser.create().parse_overrides([each for each in line if each not in decisive]):

@@ -14,6 +14,7 @@ LINES = [
     "model.random_init.hidden_size=32 sft.learning_rate=0.1 dpo.adapter=lora dpo.lora.target_modules=[q_proj]",
     "data.sources=[{path:README.md,splits:{sft:0.5}}] outside=[{path:README.md}] sft.seed=${seed}",
     "label=dataset label.path=x label.columns={prompt:question} stage=label label.own={file:a.py,name:A}",
+    "model.path=someone/other dpo.learning_rate=1e-3 dpo.adapter=lora",
     "launch=fsdp launch.processes=2 control=true eval.models={} precision=fp32",
 ]
 
