@@ -177,7 +177,7 @@ def test_no_text_is_empty_and_no_word_unknown() -> None:
 def test_a_value_of_the_wrong_type_is_told_with_its_key() -> None:
     cfg: DictConfig = composed(*TINY)
     for key in spelling.setting_types():
-        kept = copy.deepcopy(OmegaConf.select(cfg, key))
+        original = copy.deepcopy(OmegaConf.select(cfg, key))
         for value in ("bogus", 1.5, True, None, [[1]], [{"bogus": 1}], {"bogus": 1}):
             try:
                 OmegaConf.update(cfg, key, value, merge=True)
@@ -186,7 +186,7 @@ def test_a_value_of_the_wrong_type_is_told_with_its_key() -> None:
                 assert line is not None and "\n" not in line
                 assert key in line or "bogus is not a setting" in line, f"{key}={value}: {line}"
                 continue
-            OmegaConf.update(cfg, key, copy.deepcopy(kept), merge=False)
+            OmegaConf.update(cfg, key, copy.deepcopy(original), merge=False)
 
 
 ENDPOINT = "sample=openai sample.endpoint.base_url=http://127.0.0.1:1 sample.endpoint.model=writer"
