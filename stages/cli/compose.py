@@ -44,7 +44,7 @@ def normalise(argv: list[str]) -> list[str]:
     Raise UserError for an argument that Hydra cannot read."""
     if os.environ.get(OUTPUTS) == "":  # otherwise Hydra writes to the root of the file system
         raise UserError(f"{OUTPUTS} is empty. Set it to a folder, or unset it.")
-    options = [a for a in argv if a in ("-m", "--multirun")]
+    options = [a for a in argv if a in recipes.MULTIRUN]
     arguments = [a for a in argv if a not in options]
     for argument in arguments:
         spelling.validate_argument(argument)
@@ -63,7 +63,7 @@ def unlogged_overrides(argv: list[str]) -> list[str]:
     """Return the overrides that turn off Hydra's folder and log file for a read-only store; none for a sweep."""
     typed = recipes.typed_values(argv).get("outputs", "").strip("'\"")
     root = Path(typed or os.environ.get(OUTPUTS, "outputs"))
-    if Store(root).is_writable or {"-m", "--multirun"} & {*argv}:
+    if Store(root).is_writable or not recipes.MULTIRUN.isdisjoint(argv):
         return []
     logs = ["~hydra.job_logging.handlers.file", "hydra.job_logging.root.handlers=[console]"]
     return ["hydra.run.dir=.", "hydra.output_subdir=null", *logs]

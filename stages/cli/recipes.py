@@ -10,10 +10,10 @@ keys win anyway. The recipes change, not the command line, so all of this also h
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -47,8 +47,9 @@ LENGTH = "sft.max_length"  # SFT drops longer rows
 # What suits several rounds of DPO, over as many prompts and checks as the recipe itself has
 ROUNDS = ("rounds", "sample.prompts_per_round", "dpo.evaluations", "dpo.trainer", "dpo.runtime.samples")
 
-Plain = dict[str, Any]
-Recipes = dict[str, MutableMapping[str, Any]]
+MULTIRUN = {"-m", "--multirun"}
+
+Recipes = dict[str, DictConfig]
 
 
 def register(line: list[str]) -> None:
@@ -65,9 +66,7 @@ def recipes_under(line: list[str]) -> Recipes:
     typed = typed_values(line)
     chosen = [name.strip("'\"") for name in typed.get("recipe", DEFAULT).split(",")]
     toy = typed.get("scale") == "toy"
-    loaded = load_recipes(chosen)
-    configs = {name: OmegaConf.create(loaded[name]) for name in {TOY, *chosen} & loaded.keys()}
-    recipes: Recipes = {**loaded, **configs}
+    recipes = load_recipes([TOY, *chosen] if toy else chosen, others=any(word.startswith("-") for word in line))
     own_labeler = any(key.startswith("label.own") for key in typed)
     unchecked = own_labeler or CHECKS not in typed.get("label", CHECKS).split(",")
     other_prompts = not typed.keys().isdisjoint({"data", "data.sources", "sample", "sample.file"})
@@ -76,23 +75,22 @@ def recipes_under(line: list[str]) -> Recipes:
     for recipe in recipes.values():
         unsuited = ["pairs.min_score"] if unchecked else []
         unsuited += ROUNDS if "rounds" in recipe and (toy or unchecked or other_prompts or one_round) else ()
-        holder, name = place_of(recipe, LENGTH)
-        if "data.sources" in typed and (holder.get(name) or math.inf) < default_value(LENGTH):
+        if "data.sources" in typed and OmegaConf.select(recipe, LENGTH, default=math.inf) < default_value(LENGTH):
             unsuited.append(LENGTH)
         for key in (*unsuited, *blocks_of(groups)):
             take_out(recipe, key)
     if toy and find_spec("bitsandbytes") is None:
-        use_plain_lora([configs[name] for name in chosen if name in configs])
+        use_plain_lora([recipes[name] for name in chosen if name in recipes])
     owners = [TOY] if toy else chosen  # recipes whose model would be trained
     if model := other_model_typed(typed, owners, recipes):
-        used = [configs[name] for name in ([TOY, *chosen] if toy else chosen) if name in configs]
+        used = [recipes[name] for name in ([TOY, *chosen] if toy else chosen) if name in recipes]
         parameters = count_parameters(typed.get("model", ""), typed.get("model.path", ""))
         if changes := [each for block in STARTED if (each := start_block(block, typed, used, parameters))]:
             text = "warning: recipe=%s's learning rates suit its own model; with %s: %s. Type others to choose."
             log.warning(text, ",".join(owners), model, ", ".join(changes))
         return recipes
     for name in owners:
-        if text := start_unstated(configs.get(name, DictConfig({})), typed):
+        if text := start_unstated(recipes.get(name, DictConfig({})), typed):
             log.warning("warning: recipe=%s gives no value of its own: %s. Type others to choose.", name, text)
     return recipes
 
@@ -133,50 +131,44 @@ def start_block(block: str, typed: dict[str, str], used: list[DictConfig], param
     return ", ".join(changes) + (f" ({row['source']})" if row else "")
 
 
-def load_recipes(chosen: Sequence[str] = ()) -> dict[str, Plain]:
-    """Return the readable recipes by name, each merged with the recipes that it is based on. They are plain mappings,
-    since OmegaConf takes ten times as long to copy and merge its own."""
-    recipes: dict[str, Plain] = {}
-    for name, path in sorted(recipe_files(*chosen).items()):
-        try:
-            recipe: Any = OmegaConf.to_container(OmegaConf.load(path))
-        except (OSError, ValueError, yaml.YAMLError):  # deleted since it was listed, or unreadable
-            continue  # only an error if it is chosen by name (stages/cli/explain.py)
-        if isinstance(recipe, dict) and not forbidden_keys(recipe):
-            recipes[name] = recipe
-    return {name: flatten_recipe(name, recipes) for name in recipes}
+def load_recipes(chosen: Sequence[str], others: bool = False) -> Recipes:
+    """Return the chosen recipes by name, each merged with the recipes that it is based on. With `others`, or if a
+    chosen one cannot be read or is a pattern (`recipe=glob(*)`), all readable ones are returned."""
+    files = recipe_files(*chosen)
+    names = sorted(files) if others or not files.keys() >= {*chosen} else chosen
+    recipes = {name: recipe for name in names if (recipe := read_recipe(name, files)) is not None}
+    return recipes if others or recipes.keys() >= {*chosen} else load_recipes(chosen, others=True)
 
 
-def flatten_recipe(name: str, recipes: Mapping[str, Plain], below: tuple[str, ...] = ()) -> Plain:
-    """Return a recipe merged with the recipes in its defaults list, in their order."""
-    recipe, entries = recipes[name], list(recipes[name].get("defaults") or [])
-    bases = [entry for entry in entries if isinstance(entry, str) and entry in recipes and entry not in below]
+def read_recipe(name: str, files: Mapping[str, Path], below: tuple[str, ...] = ()) -> DictConfig | None:
+    """Return a recipe merged with the recipes in its defaults list, in their order; None if it is unreadable."""
+    try:
+        recipe = OmegaConf.load(files[name])
+    except (OSError, ValueError, yaml.YAMLError):  # deleted since it was listed, or unreadable
+        return None  # only an error if it is chosen by name (stages/cli/explain.py)
+    if not isinstance(recipe, DictConfig) or forbidden_keys(recipe):
+        return None
+    entries, above = list(recipe.get("defaults") or []), (*below, name)
+    names = [entry for entry in entries if isinstance(entry, str) and entry in files and entry not in above]
+    bases = {entry: base for entry in names if (base := read_recipe(entry, files, above)) is not None}
     if not bases:
         return recipe
-    own = recipe | {"defaults": [entry for entry in entries if entry not in (*bases, "_self_")]}
-    order = [entry for entry in entries if entry in (*bases, "_self_")]
-    layers = [own if entry == "_self_" else flatten_recipe(entry, recipes, (*below, name)) for entry in order]
-    return reduce(lay_over, layers if "_self_" in order else [*layers, own])
+    recipe["defaults"] = [entry for entry in entries if entry not in (*bases, "_self_")]
+    layers = [recipe if entry == "_self_" else bases[entry] for entry in entries if entry in (*bases, "_self_")]
+    return reduce(lay_over, layers if "_self_" in entries else [*layers, recipe])
 
 
-def lay_over(below: Plain, above: Plain) -> Plain:
+def lay_over(below: DictConfig, above: DictConfig) -> DictConfig:
     """Return two recipes merged. A group that the upper one names replaces the lower one's blocks of that group."""
-    below, named = deepcopy(below), group_options(above)
+    below, named = below.copy(), group_options(above)
     for block in blocks_of(named):
         take_out(below, block)
     lower = below.get("defaults") or []
     entries = [entry for entry in lower if named.keys().isdisjoint(group_options({"defaults": [entry]}))]
-    return merge(below, deepcopy(above)) | {"defaults": [*entries, *(above.get("defaults") or [])]}
-
-
-def merge(below: Plain, above: Plain) -> Plain:
-    """Return two mappings merged at every depth, where the upper one's values win."""
-    both = {
-        key: merge(below[key], above[key])
-        for key in below.keys() & above
-        if isinstance(above[key], dict) and isinstance(below[key], dict)
-    }
-    return below | above | both
+    merged = OmegaConf.merge(below, above)
+    assert isinstance(merged, DictConfig)
+    merged["defaults"] = [*entries, *(above.get("defaults") or [])]
+    return merged
 
 
 def group_options(recipe: Mapping[Any, Any]) -> dict[str, str]:
@@ -196,19 +188,11 @@ def typed_values(line: list[str]) -> dict[str, str]:
     return {match[1]: match[2] for match in matches if match}
 
 
-def take_out(recipe: MutableMapping[str, Any], key: str) -> Any:
+def take_out(recipe: DictConfig, key: str) -> Any:
     """Remove a key or block from a recipe, and return its value, or None if it was not there."""
-    holder, name = place_of(recipe, key)
-    return holder.pop(name, None)
-
-
-def place_of(recipe: MutableMapping[str, Any], key: str) -> tuple[MutableMapping[str, Any], str]:
-    """Return the mapping of a recipe that a key would be in, an empty one if there is none, and its name there."""
-    *blocks, name = key.split(".")
-    for block in blocks:
-        holder = recipe.get(block)
-        recipe = holder if isinstance(holder, MutableMapping) else {}
-    return recipe, name
+    place, _, name = key.rpartition(".")
+    holder = OmegaConf.select(recipe, place) if place else recipe
+    return holder.pop(name, None) if isinstance(holder, DictConfig) else None
 
 
 def other_model_typed(typed: dict[str, str], owners: list[str], recipes: Recipes) -> str | None:

@@ -5,7 +5,7 @@ jobs read the typed key, so the other jobs accept it."""
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from stages.cli.recipes import typed_values
+from stages.cli.recipes import MULTIRUN, typed_values
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.config.blocks.runtimes import SampledRuntime
 from stages.config.blocks.training import OBJECTIVES
@@ -39,7 +39,7 @@ def refuse_unread(cfg: Config, typed: list[str]) -> None:
 
 def is_swept(keys: list[str], typed: list[str]) -> bool:
     """Return whether a sweep tries several values of one of these keys."""
-    if not {"-m", "--multirun"} & {*typed}:
+    if MULTIRUN.isdisjoint(typed):
         return False
     lines = [f"{key}={value}" for key, value in typed_values(typed).items() if key in keys]
     return any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(lines))
