@@ -180,24 +180,6 @@ def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path)
     assert (chain.root / "latest/dpo").resolve() == chain.folder("dpo").resolve(), "the first seed's"
 
 
-def test_no_sentence_speaks_of_a_training_that_was_not(chain: Chain) -> None:
-    """Checked with `sft=none` and the user's own preferences, in the report and in the card."""
-    preferences = "label.path=package:stages/tasks/toy_preferences.jsonl"
-    model = ("model.random_init=null", f"model.path={chain.folder('sft') / 'model'}")
-    line = ("sft=none", *model, "label=dataset", preferences)
-    before = (chain.root / "report.html").read_text()
-    build(chain.root, *line)
-    page = (chain.root / "report.html").read_text()
-    of_training = ("trained to write the answers", "held-out instances of trained tasks", "Seen: tasks that training")
-    for phrase in of_training:
-        assert phrase in before and phrase not in page, phrase
-    assert "nothing was trained on them" in page
-    assert "no SFT was done here" in page
-    assert "more data.tasks.preference" in before and "more data.tasks.preference" not in page
-    card = (chain.folder("dpo", *line) / "model" / "README.md").read_text()
-    assert "instructions with checks" not in card
-
-
 def test_settings_say_of_which_round_they_are(chain: Chain) -> None:
     manifests = {name: chain.manifest(name) for name in nodes(chain.root)}
     title = {"policy": manifests["dpo"], "title": "DPO", "seeds": [0]}
