@@ -147,7 +147,7 @@ def page_faults(page: Path, folder: Path) -> list[str]:
     with browser(folder) as tab:
         for width, dark in ((390, False), (1440, True)):
             tab.open(page, width, dark)
-            layout_faults = [*([] if tab.evaluate(FITS) else ["sticks out"]), *tab.evaluate(CUT), *tab.evaluate(NAMELESS)]
+            layout_faults = tab.evaluate(CUT) + tab.evaluate(NAMELESS) + ([] if tab.evaluate(FITS) else ["sticks out"])
             look = f"{width} {'dark' if dark else 'light'}"
             faults += [f"{look}: {fault}" for fault in layout_faults + tab.axe_violations()]
     return faults
