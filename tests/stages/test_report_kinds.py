@@ -80,7 +80,8 @@ def test_what_was_judged_stands_beside_the_checks_with_answers(chain: Chain, tmp
     longest = judging(lambda texts: max("AB", key=lambda side: (len(texts[side]), texts[side])))
     with running(Model(longest)) as judge:
         endpoint = f"eval.judged.judge.endpoints=[{{base_url: '{judge.url}', model: judge}}]"
-        page, results = reported(chain, "eval/judged=judge", endpoint, "eval.judged.against=[sft,reference]")
+        line = ("eval/judged=judge", endpoint, "eval.judged.against=[sft,reference]", "eval.judged.prompts=40")
+        page, results = reported(chain, *line)
     for comparison in results["judged"].values():
         rate = f"{comparison['effect']}. DPO wins {comparison['win_rate']['mean']:.1%}"
         assert f"Against {comparison['title']}, by a judge: {rate}" in page["judged"]
