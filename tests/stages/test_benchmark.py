@@ -28,7 +28,7 @@ from stages.store.store import Store
 from tests.helpers import TINY, Chain, build, nodes, refused, slow_but, stand_in
 from tests.pipeline.test_resume import kill_when
 
-ROWS = 200
+ROWS = 80
 HARNESS = os.environ.get("PLUMBLINE_BENCHMARK_PYTHON") or sys.executable
 NEEDS_HARNESS = pytest.mark.skipif(engine_version(HARNESS) is None, reason=f"needs {install_command('benchmark')}")
 ENGINES = ["small", pytest.param("harness", marks=NEEDS_HARNESS)]
