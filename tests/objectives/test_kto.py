@@ -169,10 +169,10 @@ def test_a_training_starts_at_half_the_mean_weight_and_learns(inputs: dict[str, 
 def test_a_reference_of_other_weights_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     lines = load(inputs["reference"] / "logprobs.parquet", PairLogProbs)
     shifted = [replace(line, chosen_logps=[value - 1 for value in line.chosen_logps]) for line in lines]
-    others = inputs | {"reference": Path(shutil.copytree(inputs["reference"], tmp_path / "reference"))}
-    save(others["reference"] / "logprobs.parquet", shifted, PairLogProbs)
+    wrong_inputs = inputs | {"reference": Path(shutil.copytree(inputs["reference"], tmp_path / "reference"))}
+    save(wrong_inputs["reference"] / "logprobs.parquet", shifted, PairLogProbs)
     with pytest.raises(UserError, match="rebuild=reference"):
-        kto.run(block(), others, StageDir(tmp_path, lambda metrics, step: None))
+        kto.run(block(), wrong_inputs, StageDir(tmp_path, lambda metrics, step: None))
 
 
 @pytest.mark.parametrize(

@@ -310,8 +310,8 @@ def test_lengths_in_manifests_are_those_of_the_tables(built: Path) -> None:
 
 
 def test_gc_lists_and_removes_only_when_told(chain: Chain) -> None:
-    build(chain.root, "stage=dpo", "dpo.beta=0.7")
-    idle = chain.folder("dpo", "dpo.beta=0.7")
+    build(chain.root, "stage=pairs", "pairs.min_margin=0.7")
+    idle = chain.folder("pairs", "pairs.min_margin=0.7")
     build(chain.root)
     listed = inside(*TINY, f"outputs={chain.root}", "stage=gc")
     assert str(idle) in listed.stdout

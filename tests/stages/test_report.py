@@ -47,8 +47,8 @@ ODD = ["cost_$1^2^3$.jsonl", "$\\frac{$", "a^b_c\\d", "_$", "50% & <more>"]
 
 def test_a_label_of_any_figure_says_what_it_says() -> None:
     curve = [{"step": step, "loss": 1.0, "logps/chosen": 1.0, "rewards/margins": 1.0} for step in (1, 2)]
-    first, *others = ODD
-    labelled = [(odd, figures.panel(odd, curve, {"loss": f"3{odd}"}, xlabel=f"4{odd}")) for odd in others]
+    first, *other_labels = ODD
+    labelled = [(odd, figures.panel(odd, curve, {"loss": f"3{odd}"}, xlabel=f"4{odd}")) for odd in other_labels]
     labelled.append((first, figures.frontier(first, [figures.Point(0.1, Interval(0.5, 0.4, 0.7), False, True)])))
     labelled += [(first, figure) for figure in figures.training("dpo", first, curve)]
     assert all(str(escape(odd.replace("_", " "))) in figure.replace("_", " ") for odd, figure in labelled)
