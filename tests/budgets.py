@@ -26,14 +26,14 @@ BUDGETS = {
     START: 35.0,  # per process, for the imports of pytest, torch, TRL and the tests
     FIXTURES: 80.0,  # two chains, each built by a command
     HOUSE: 70.0,  # files directly in tests/
-    "stages": 560.0,
+    "stages": 360.0,
     "cli": 280.0,
-    "pipeline": 370.0,
+    "pipeline": 305.0,
     "commands": 280.0,
     "launch": 205.0,
-    "training": 140.0,
+    "training": 70.0,
     "docs": 45.0,
-    "objectives": 110.0,
+    "objectives": 75.0,
     "pretend": 105.0,
     "labelers": 95.0,
     "samplers": 75.0,

@@ -32,6 +32,7 @@ from stages.cli import compose, main, recipes
 from stages.cli.explain import explain
 from stages.config.installation import ROOT, install_command
 from stages.config.schema import Config
+from stages.pipeline import build as building
 from stages.pipeline.graph import wire_graph
 from stages.store.manifest import digest_of
 from stages.store.node import Node
@@ -78,6 +79,8 @@ DECISIVE = re.compile(
 )
 # Keys that decide a recipe's rates for another model than its own, or for rounds. Alone, recipe=tiny has all rates.
 RATES = re.compile(r"(\+\+)?\w+\.(learning_rate|beta|adapter|loss_type)")
+# The last parts of decisive keys of which it only matters that they are typed. Hydra composes them with this value.
+TYPED_AT_ALL = {"sources": "[]", "file": "null", "learning_rate": "1e-3", "beta": "0.1"}
 
 
 @cache
@@ -85,10 +88,20 @@ def pickled(*overrides: str) -> bytes:
     """Compose these overrides. Plain keys are set afterwards as Hydra does, so that compositions can be cached."""
     line = compose.normalise(list(overrides))
     alone = "recipe=tiny" in line and not any(re.match(r"(model|model\.path|scale)=", override) for override in line)
-    decisive = [each for each in line if DECISIVE.match(each) or (RATES.match(each) and not alone)]
+    decisive, plain = list[str](), list[str]()
+    for override in line:
+        key = override.partition("=")[0]
+        value = TYPED_AT_ALL.get(key.rpartition(".")[2])
+        if not DECISIVE.match(override) and (alone or not RATES.match(override)):
+            plain.append(override)
+        elif value is None:
+            decisive.append(override)
+        else:
+            decisive.append(f"{key}={value}")
+            plain.append(override)
     try:
         cfg = pickle.loads(pickled_by_hydra(*decisive))
-        for override in OverridesParser.create().parse_overrides([each for each in line if each not in decisive]):
+        for override in OverridesParser.create().parse_overrides(plain):
             key, value = override.get_key_element().lstrip("+"), override.value()
             OmegaConf.update(cfg, key, value, merge=True, force_add=override.is_force_add())
         return pickle.dumps(cfg)
@@ -128,6 +141,12 @@ def build(root: Path, *overrides: str) -> None:
     cfg.outputs = str(root)
     with as_typed(*TINY, *overrides):
         main.run(cfg)
+
+
+def build_node(root: Path, name: str, *overrides: str) -> None:
+    """Build one node of the tiny chain in this process, and what it needs. Some nodes are no target by themselves."""
+    cfg = replace(settings(*TINY, *overrides), outputs=str(root))
+    building.build([nodes(root, *overrides)[name]], Store(root), cfg, [*TINY, *overrides])
 
 
 def refused(*overrides: str) -> str:

@@ -25,7 +25,7 @@ from stages.store.workspace import StageDir
 from stages.training import adapters
 from stages.training.arguments import training_arguments
 from stages.training.batches import EpochSchedule
-from tests.equality import AGREEMENT, assert_equal, step
+from tests.equality import DTYPES, assert_equal, step
 from tests.helpers import Chain, settings
 from tests.objectives.test_pair_forward import FAMILIES
 
@@ -79,7 +79,7 @@ def trainers(
 
 
 @pytest.mark.parametrize("devices", [("cpu",), ()], ids=["run by run", "all at once"])
-@pytest.mark.parametrize("dtype", AGREEMENT, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_pairs_read_once_are_rewarded_and_learnt_as_trls(
     family: str,

@@ -157,7 +157,10 @@ def train(cfg: DPO, parted: Chain, out: Path) -> tuple[dict[str, torch.Tensor], 
     return load_file(out / "model" / "model.safetensors"), metrics
 
 
-@pytest.mark.parametrize(("losses", "trl_arguments"), [(["sigmoid"], {"ld_alpha": 0.5}), (["ipo", "sft"], {})])
+@pytest.mark.parametrize(
+    ("losses", "trl_arguments"),
+    [(["sigmoid"], {"ld_alpha": 0.5}), pytest.param(["ipo", "sft"], {}, marks=pytest.mark.slow)],
+)
 def test_micro_batch_and_padding_change_no_weight(
     losses: list[str], trl_arguments: dict[str, Any], parted: Chain, tmp_path: Path
 ) -> None:

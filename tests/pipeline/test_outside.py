@@ -12,7 +12,7 @@ from stages import source as source_stage
 from stages.commands.node_settings import named_settings
 from stages.store.source_files import hold_files_unchanged, read_template
 from stages.store.store import Store
-from tests.helpers import TINY, Chain, build, nodes, refused
+from tests.helpers import TINY, Chain, build, nodes, refused, slow_but
 
 
 def preferences(better: str, worse: str) -> str:
@@ -33,7 +33,7 @@ def swap_while(module: object, monkeypatch: pytest.MonkeyPatch, swap: object) ->
     monkeypatch.setattr(module, "run", and_then)
 
 
-@pytest.mark.parametrize("way", ["replaced", "edited in place, its time set back"])
+@pytest.mark.parametrize("way", slow_but(["replaced", "edited in place, its time set back"], "replaced"))
 def test_a_preference_file_that_is_swapped_while_another_stage_works_is_refused(
     way: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,12 +120,13 @@ def test_a_killed_stage_is_finished_by_the_next_command(name: str, chain: Chain)
     interrupted(chain, name, kills=1)
 
 
+@pytest.mark.slow
 def test_a_killed_reward_model_is_finished_by_the_next_command(chain: Chain) -> None:
     build(chain.root, "stage=reward")
     interrupted(chain, "reward", kills=1)
 
 
-@pytest.mark.parametrize("name", slow_but([*TRAINED, "reward"], "dpo", "reward"))
+@pytest.mark.parametrize("name", slow_but([*TRAINED, "reward"], "reward"))
 def test_a_training_of_few_steps_is_saved_by_time_and_resumed(name: str, chain: Chain) -> None:
     """Check checkpoints by time: there are fewer steps than `save_steps`, so the clock makes them."""
     if name == "reward":

@@ -25,10 +25,10 @@ from stages.models.contract import PlainText, load_contract, load_or_derive_cont
 from stages.models.loading import load_model
 from stages.store.records import Example, load, save
 from stages.store.store import Store
-from tests.helpers import TINY, Chain, build, nodes, refused, stand_in
+from tests.helpers import TINY, Chain, build, nodes, refused, slow_but, stand_in
 from tests.pipeline.test_resume import kill_when
 
-ROWS = 200
+ROWS = 80
 HARNESS = os.environ.get("PLUMBLINE_BENCHMARK_PYTHON") or sys.executable
 NEEDS_HARNESS = pytest.mark.skipif(engine_version(HARNESS) is None, reason=f"needs {install_command('benchmark')}")
 ENGINES = ["small", pytest.param("harness", marks=NEEDS_HARNESS)]
@@ -88,7 +88,7 @@ def samples(folder: Path, task: str) -> list[SampleScore]:
     return [sample for sample in load(folder / "samples.parquet", SampleScore) if sample.task == task]
 
 
-@pytest.mark.parametrize("template", ["chatml", "zephyr"])
+@pytest.mark.parametrize("template", slow_but(["auto", "zephyr"], "auto"))
 @pytest.mark.parametrize("typed", ENGINES, indirect=True)
 def test_prompts_and_choices_have_the_ids_that_the_template_renders(
     typed: list[str], template: str, chain: Chain

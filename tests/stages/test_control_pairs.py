@@ -14,7 +14,7 @@ from stages.pipeline.provenance import target_stage
 from stages.store.records import Candidate, Judgement, Message, Pair, load
 from stages.store.sealed_json import load_json
 from stages.store.store import Store
-from tests.helpers import TINY, Chain, build, nodes, refused, settings
+from tests.helpers import TINY, Chain, build, build_node, nodes, refused, settings
 
 RANDOM, COIN = "control_pairs=random", "control_pairs=coin"
 POOL = ("sample.candidates_per_prompt=8", "sample.temperatures=[1.0]", "pairs=best_worst")
@@ -27,8 +27,8 @@ def pairs_of(chain: Chain, name: str, *typed: str) -> list[Pair]:
 @pytest.fixture(scope="module")
 def drawn(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
     chain = Chain(shutil.copytree(built, tmp_path_factory.mktemp("drawn") / "outputs", symlinks=True))
-    for kind in (RANDOM, COIN):
-        build(chain.root, "stage=eval", *POOL, kind)
+    build_node(chain.root, "pairs_control", *POOL, RANDOM)
+    build(chain.root, "stage=eval", *POOL, COIN)
     return chain
 
 
@@ -92,7 +92,8 @@ def test_rounds_train_the_control_round_by_round(tmp_path: Path) -> None:
 def test_cut_off_candidates_are_rejected_as_in_the_runs_pairs(chain: Chain) -> None:
     """Answers of SFT end, and those of the base do not."""
     pool = ("label=source_order", "sample.pool=[{model:sft,n:2},{model:base,n:1}]", RANDOM)
-    build(chain.root, "stage=eval", *pool)
+    build_node(chain.root, "pairs_control", *pool)
+    build_node(chain.root, "pairs", *pool)
     run_pairs, control = (pairs_of(chain, name, *pool) for name in ("pairs", "pairs_control"))
     assert sum(p.rejected_finish_reason == "length" for p in run_pairs) > 0
     assert Counter(p.prompt_id for p in control) == Counter(p.prompt_id for p in run_pairs)
@@ -100,7 +101,7 @@ def test_cut_off_candidates_are_rejected_as_in_the_runs_pairs(chain: Chain) -> N
 
 def test_pairs_that_are_the_runs_own_give_a_warning(chain: Chain) -> None:
     typed = ("label=dataset", "label.path=docs/examples/preferences.jsonl", RANDOM)
-    build(chain.root, "stage=eval", *typed)
+    build_node(chain.root, "pairs_control", *typed)
     [warning] = chain.manifest("pairs_control", *typed)["warnings"]
     assert warning.startswith("control_pairs=random: ") and "coin" in warning
 

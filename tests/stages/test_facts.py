@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stages.store.store import Store
-from tests.helpers import Chain, build, nodes
+from tests.helpers import Chain, build, nodes, slow_but
 
 TARGET = "report"
 SPLITS = ("sft", "preference", "validation", "test", "unseen_phrasings", "unseen_tasks", "rephrased")
@@ -111,7 +111,7 @@ def as_it_is(chain: Chain, folder: Path) -> tuple[str, ...]:
     return ("model.random_init=null", f"model.path={folder}")
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", slow_but(RUNS, "a file, and a model as it is"))
 def test_no_sentence_is_untrue_of_its_run(name: str, chain: Chain, tmp_path: Path) -> None:
     run = RUNS[name]
     line = ("label=dataset", f"label.path={preferences(tmp_path / 'mine.jsonl')}", "pairs=all", *run.line)

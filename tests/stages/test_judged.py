@@ -131,7 +131,7 @@ def test_labels_of_a_comparison_are_no_labels_of_preferences(chain: Chain) -> No
 
 def test_preferences_without_tasks_are_judged_on_the_prompts_of_held_out_pairs(chain: Chain) -> None:
     typed = ["label=dataset", f"label.path={TOY}", "pairs=all", *NO_TESTS, f"reward.source.path={TOY}"]
-    typed += ["eval/judged=reward_model", "eval.judged.against=[sft,reference]"]
+    typed += ["eval/judged=reward_model", "eval.judged.against=[sft,reference]", "sft.epochs=0.5"]
     evaluation = results(chain.root, *typed)
     pairs = folder(chain.root, "pairs", *typed)
     prompts_asked = load(folder(chain.root, "versus_reference", *typed) / "prompts.parquet", Example)

@@ -80,7 +80,8 @@ def test_what_was_judged_stands_beside_the_checks_with_answers(chain: Chain, tmp
     longest = judging(lambda texts: max("AB", key=lambda side: (len(texts[side]), texts[side])))
     with running(Model(longest)) as judge:
         endpoint = f"eval.judged.judge.endpoints=[{{base_url: '{judge.url}', model: judge}}]"
-        page, results = reported(chain, "eval/judged=judge", endpoint, "eval.judged.against=[sft,reference]")
+        line = ("eval/judged=judge", endpoint, "eval.judged.against=[sft,reference]", "eval.judged.prompts=40")
+        page, results = reported(chain, *line)
     for comparison in results["judged"].values():
         rate = f"{comparison['effect']}. DPO wins {comparison['win_rate']['mean']:.1%}"
         assert f"Against {comparison['title']}, by a judge: {rate}" in page["judged"]
@@ -146,9 +147,20 @@ def test_seeds_of_preferences_show_each_share(brought: tuple[Chain, tuple[str, .
     assert "Seed 0: " in page[""] and "One seed" not in page[""] and "seeds" not in page
 
 
-def test_generated_tasks_stand_under_their_own_name_where_preferences_are_not_about_them(chain: Chain) -> None:
-    page, results = reported(chain, *PREFERENCES)
+def test_generated_tasks_stand_under_their_own_name_where_nothing_was_trained_on_them(chain: Chain) -> None:
+    """Checked with `sft=none` and the user's own preferences, in the report and in the card."""
+    before = (chain.root / "report.html").read_text()
+    model = ("model.random_init=null", f"model.path={chain.folder('sft') / 'model'}")
+    line = ("sft=none", *model, *PREFERENCES)
+    page, results = reported(chain, *line)
     assert "checks" not in results["gives_verdict"] and results["groups"]
     assert page["results"].startswith(NOT_ASKED_FOR)
     assert [*page][1] == "learnt" and [*page].index("results") > 1
     assert "the verdict comes from its" not in page["results"]
+    html = (chain.root / "report.html").read_text()
+    of_training = ("trained to write the answers", "held-out instances of trained tasks", "Seen: tasks that training")
+    for phrase in (*of_training, "more data.tasks.preference"):
+        assert phrase in before and phrase not in html, phrase
+    assert "nothing was trained on them" in html and "no SFT was done here" in html
+    card = (chain.folder("dpo", *line) / "model" / "README.md").read_text()
+    assert "instructions with checks" not in card

@@ -16,7 +16,7 @@ from stages.pipeline.evaluation_graph import evaluated_models
 from stages.store.node import Node
 from stages.store.store import Store
 from tests.browser import page_faults
-from tests.helpers import CHROMIUM, TINY, Chain, browse, build, command, nodes, refused
+from tests.helpers import CHROMIUM, TINY, Chain, browse, build, inside, nodes, refused
 
 LINE = ("control=true", "arms=[grpo]", "grpo.evaluations=0")
 
@@ -115,5 +115,5 @@ def test_a_user_names_the_policy_or_its_objective(chain: Chain, five: tuple[Path
     run = FinishedRun("this run", evaluated_models(by_name), {}, None)
     assert run.model(Role.dpo, "chat.model") is run.model(Role.policy, "chat.model") is by_name["dpo"]
     assert run.model(Role.grpo, "chat.model") is by_name["grpo"]
-    ran = command(*TINY, f"outputs={chain.root}", "stage=chat", "chat.model=control", input="")
+    ran = inside(*TINY, f"outputs={chain.root}", "stage=chat", "chat.model=control")
     assert "error: chat.model=control: this run has" in ran.stderr

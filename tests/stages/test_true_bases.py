@@ -284,7 +284,7 @@ def test_a_vocabulary_without_a_free_token_is_refused(tmp_path: Path) -> None:
         built_from(base, tmp_path / "outputs", "stage=sft")
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora", QLORA])
+@pytest.mark.parametrize("adapter", [*slow_but(["none", "lora"], "lora"), QLORA])
 def test_it_is_widened_by_one_row_on_request_whatever_is_trained(adapter: str, tmp_path: Path) -> None:
     """Tied embeddings, too: an adapter leaves the new row frozen, and nothing but padding reads it."""
     base, root = base_folder(replace(FAMILIES["gpt2"], spare=0), tmp_path / "gpt2"), tmp_path / "outputs"

@@ -60,17 +60,20 @@ def evaluated(trainer: Trainer) -> tuple[dict[str, Any], int]:
     return {k: v for k, v in logged.items() if not k.endswith(("time", "per_second"))}, len(forwards)
 
 
-@pytest.mark.parametrize("micro", ["auto", 2])
 @pytest.mark.parametrize(
-    ("name", "changes"),
+    ("name", "micro", "changes"),
     [
-        ("sft", {"packing": False}),
-        ("sft", {"packing": True}),
-        ("sft", {"packing": True, "adapter": Adapter.lora}),
-        ("sft", {"packing": False, "trainer": {"loss_type": "dft", "pad_to_multiple_of": 8}}),
-        ("dpo", {"forward": Forward.shared_prefix, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}),
-        ("dpo", {"forward": Forward.padded, "trainer": {"ld_alpha": 0.3, "pad_to_multiple_of": 8}}),
-        ("dpo", {"forward": Forward.shared_prefix, "adapter": Adapter.lora, "trainer": {"use_weighting": True}}),
+        ("sft", "auto", {"packing": False}),
+        ("sft", 2, {"packing": True}),
+        ("sft", "auto", {"packing": True, "adapter": Adapter.lora}),
+        ("sft", 2, {"packing": False, "trainer": {"loss_type": "dft", "pad_to_multiple_of": 8}}),
+        ("dpo", 2, {"forward": Forward.shared_prefix, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}),
+        ("dpo", "auto", {"forward": Forward.padded, "trainer": {"ld_alpha": 0.3, "pad_to_multiple_of": 8}}),
+        (
+            "dpo",
+            "auto",
+            {"forward": Forward.shared_prefix, "adapter": Adapter.lora, "trainer": {"use_weighting": True}},
+        ),
     ],
 )
 def test_rows_evaluated_together_have_the_losses_and_metrics_they_have_alone(
