@@ -66,7 +66,7 @@ def recipes_under(line: list[str]) -> Recipes:
     typed = typed_values(line)
     chosen = [name.strip("'\"") for name in typed.get("recipe", DEFAULT).split(",")]
     toy = typed.get("scale") == "toy"
-    recipes = load_recipes([TOY, *chosen] if toy else chosen, others=any(word.startswith("-") for word in line))
+    recipes = load_recipes([TOY, *chosen] if toy else chosen, all_names=any(word.startswith("-") for word in line))
     own_labeler = any(key.startswith("label.own") for key in typed)
     unchecked = own_labeler or CHECKS not in typed.get("label", CHECKS).split(",")
     other_prompts = not typed.keys().isdisjoint({"data", "data.sources", "sample", "sample.file"})
@@ -131,13 +131,13 @@ def start_block(block: str, typed: dict[str, str], used: list[DictConfig], param
     return ", ".join(changes) + (f" ({row['source']})" if row else "")
 
 
-def load_recipes(chosen: Sequence[str], others: bool = False) -> Recipes:
-    """Return the chosen recipes by name, each merged with the recipes that it is based on. With `others`, or if a
+def load_recipes(chosen: Sequence[str], all_names: bool = False) -> Recipes:
+    """Return the chosen recipes by name, each merged with the recipes that it is based on. With `all_names`, or if a
     chosen one cannot be read or is a pattern (`recipe=glob(*)`), all readable ones are returned."""
     files = recipe_files(*chosen)
-    names = sorted(files) if others or not files.keys() >= {*chosen} else chosen
+    names = sorted(files) if all_names or not files.keys() >= {*chosen} else chosen
     recipes = {name: recipe for name in names if (recipe := read_recipe(name, files)) is not None}
-    return recipes if others or recipes.keys() >= {*chosen} else load_recipes(chosen, others=True)
+    return recipes if all_names or recipes.keys() >= {*chosen} else load_recipes(chosen, all_names=True)
 
 
 def read_recipe(name: str, files: Mapping[str, Path], below: tuple[str, ...] = ()) -> DictConfig | None:

@@ -94,5 +94,5 @@ def test_what_else_lies_in_recipes_is_in_nobodys_way(folder: Path) -> None:
     (folder / "recipes" / "latin.yaml").write_bytes(b"\xff\xfe")
     (folder / "recipes" / "folder.yaml").mkdir()
     (folder / "recipes" / "cake.yaml").write_text("[flour, sugar]")
-    assert {"tiny", "ours"} <= recipes.load_recipes([], others=True).keys()
+    assert {"tiny", "ours"} <= recipes.load_recipes([], all_names=True).keys()
     assert refused("recipe=latin").startswith("recipes/latin.yaml is not valid YAML")

@@ -48,7 +48,7 @@ def test_a_typed_group_gives_all_its_values_whatever_the_recipe(name: str, i: in
 
 
 def test_the_rounds_have_every_option_that_a_recipe_could_undo() -> None:
-    keys = {str(key) for recipe in recipes.load_recipes([], others=True).values() for key in recipe}
+    keys = {str(key) for recipe in recipes.load_recipes([], all_names=True).values() for key in recipe}
     groups = [group for group in OPTIONS if keys & {*recipes.BLOCKS.get(group, [group])}]
     assert "pairs" in groups and max(len(OPTIONS[group]) for group in groups) <= len(ROUNDS)
 
