@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import submitit
 import torch
 
 from stages.config.choices import Weights
@@ -31,6 +32,7 @@ KILLING = """
 import os
 if "RANK" in os.environ:
     import signal
+    import time
     from pathlib import Path
     from stages.store import shards
     save, notes = shards.save, Path(os.environ["NOTES"])
@@ -38,6 +40,7 @@ if "RANK" in os.environ:
         if os.environ["FATAL"] in path.name and len([*notes.glob("death-*")]) < int(os.environ["DEATHS"]):
             (notes / f"death-{os.getpid()}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(float(os.environ["DELAY"]))
         with open(notes / "saved", "a") as file:
             print(path.name, file=file)
         save(path, records, kind)
@@ -45,12 +48,13 @@ if "RANK" in os.environ:
 """
 
 
-def killing(folder: Path, fatal: str = "block-000001", deaths: int = 1) -> dict[str, str]:
-    """Return an environment in which workers note their blocks, and die at a block."""
+def killing(folder: Path, fatal: str = "block-000001", deaths: int = 1, delay: float = 0.0) -> dict[str, str]:
+    """Return an environment in which workers note their blocks, each after `delay` seconds, and die at a block."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(KILLING)
     places = [str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": ":".join(places), "NOTES": str(folder), "FATAL": fatal, "DEATHS": str(deaths)}
+    figures = {"NOTES": str(folder), "FATAL": fatal, "DEATHS": str(deaths), "DELAY": str(delay)}
+    return {**os.environ, "PYTHONPATH": ":".join(places), **figures}
 
 
 def run(
@@ -126,7 +130,7 @@ def test_processes_give_the_rewards_of_one(processes: int, chain: Chain, tmp_pat
 
 @pytest.mark.slow
 def test_two_commands_as_nodes_divide_the_blocks(chain: Chain, tmp_path: Path) -> None:
-    """Run two commands as the jobs of an array on one store, where the jobs cannot reach each other by the network."""
+    """Submitit starts two commands on one store, as the jobs of a Slurm array, which do not connect to each other."""
     shutil.rmtree(chain.folder("sample"))
     build(chain.root, "stage=sample", *SMALL)
     alone = load(chain.folder("sample") / "candidates.parquet", Candidate)
@@ -141,11 +145,15 @@ def test_two_commands_as_nodes_divide_the_blocks(chain: Chain, tmp_path: Path) -
         "launch.nodes=2",
     ]
     line += ["launch.rendezvous=localhost:29500"]
-    jobs = [
-        subprocess.Popen([sys.executable, "run.py", *line, f"launch.node_rank={rank}"], cwd=ROOT, env=env)
-        for rank, env in ((1, killing(tmp_path / "notes", deaths=0)), (0, killing(tmp_path / "notes-0", deaths=0)))
-    ]
-    assert [job.wait(timeout=300) for job in jobs] == [0, 0]
+    executor = submitit.LocalExecutor(tmp_path / "jobs")
+    executor.update_parameters(timeout_min=5)
+    jobs = []
+    for rank, notes in ((1, tmp_path / "notes"), (0, tmp_path / "notes-0")):
+        env = killing(notes, deaths=0, delay=3.0)  # so that the other node has loaded its model
+        task = [sys.executable, "run.py", *line, f"launch.node_rank={rank}"]
+        jobs.append(executor.submit(submitit.helpers.CommandFunction(task, cwd=ROOT, env=env)))
+    for job in jobs:
+        job.result()  # raises if the command failed
     assert load(chain.folder("sample") / "candidates.parquet", Candidate) == alone
     saved = saved_blocks(tmp_path / "notes") + saved_blocks(tmp_path / "notes-0")
     assert len(saved) == len({*saved}) > len(saved_blocks(tmp_path / "notes")) > 0, "each node has saved some"
