@@ -98,10 +98,8 @@ def settings_table(group: Group) -> Table:
     cost = [Column(name, justify="right") for name in ("time", "FLOPs")]
     table = Table("", "eval", *cost, "settings", box=None, header_style="bold", pad_edge=False)
     for i, setting in enumerate(group.settings):
-        settings = setting.line or ("" if setting.title == setting.name else "as most")
-        title = "" if setting.runs[0].role == "policy" else f"{setting.title} "
         runs, flops = " ".join(run.fingerprint for run in setting.runs), f"{setting.flops:.1e}"
-        table.add_row(f"{i + 1}", runs, f"{setting.seconds:.0f} s", flops, visible(title + settings))
+        table.add_row(f"{i + 1}", runs, f"{setting.seconds:.0f} s", flops, visible(setting.name))
     if group.common_settings:
         table.add_row("", "most", "", "", visible(settings_text(group.common_settings)))
     return table

@@ -11,6 +11,7 @@ from stages.store.manifest import Manifest
 
 Nodes = dict[tuple[str, str], tuple[Path, Manifest]]  # by stage and fingerprint
 BLOCKS = {"base": "model"}  # other stages have a block of their name
+ABSENT = "–"  # the value of a key that a run does not have
 LONGEST = 40  # characters; longer values are cut off in a line of settings
 
 
@@ -38,7 +39,7 @@ def named_settings(settings: Any, config: Any, key: str = "") -> Iterator[tuple[
 
 
 def format_value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else "–" if value is None else str(value)
+    return f"{value:g}" if isinstance(value, float) else ABSENT if value is None else str(value)
 
 
 def lineage(nodes: Nodes, *starts: tuple[str, str]) -> list[Manifest]:
@@ -109,7 +110,7 @@ class SettingDifferences:
         """The settings that differ, with their values by row. Settings that always change together are joined."""
         keys_by_values: dict[tuple[str, ...], list[str]] = {}
         for key in sorted({key for row in self.rows for key in row}):
-            values = tuple(row.get(key, "–") for row in self.rows)
+            values = tuple(row.get(key, ABSENT) for row in self.rows)
             if len(set(values)) > 1:
                 keys_by_values.setdefault(values, []).append(key)
         return [(keys, values) for values, keys in keys_by_values.items()]

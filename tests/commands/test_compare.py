@@ -143,6 +143,23 @@ def test_the_best_is_not_trusted_and_the_split_is_named(compared: Chain) -> None
     assert f"for {group.settings[0].name}: python run.py stage=report" in group.note
 
 
+def test_objectives_have_their_names_and_what_they_share_or_vary() -> None:
+    def trained_by(title: str, rate: float, **settings: str) -> Row:
+        row = measured(title, rate, 0.1)
+        keys = {name.replace("__", "."): value for name, value in settings.items()}
+        return replace(row, settings=keys, results=row.results | {"models": {"policy": title}})
+
+    shared = {"dpo__epochs": "1", "sft__epochs": "2"}
+    dpo = [trained_by("DPO", rate, dpo__beta=beta, **shared) for rate, beta in ((0.5, "1"), (0.4, "2"))]
+    grpo = trained_by("GRPO", 0.3, grpo__beta="0", sft__epochs="2")
+    names = [setting.name for setting in Group([*dpo, grpo]).settings]
+    assert names == ["DPO (dpo.beta=1)", "DPO (dpo.beta=2)", "GRPO"]
+    group = Group([*dpo, replace(grpo, settings={"grpo.beta": "0", "sft.epochs": "3"})])
+    assert [setting.name for setting in group.settings] == [*names[:2], "GRPO (sft.epochs=3)"]
+    assert group.common_settings == {"sft.epochs": "2"}
+    assert [setting.name for setting in Group(dpo).settings] == ["dpo.beta=1", "dpo.beta=2"]
+
+
 def test_the_front_holds_settings_that_no_other_beats() -> None:
     models = [("a", 0.5, 0.3), ("b", 0.4, 0.1), ("c", 0.4, 0.2), ("d", 0.3, 0.1), ("e", 0.3, 0.0)]
     group = Group([measured(*one) for one in models])

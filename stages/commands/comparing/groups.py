@@ -1,5 +1,6 @@
 """Compare models measured on the same prompts: their settings, their results, and which one is best."""
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stages.commands.comparing.measured import Row
-from stages.commands.node_settings import SettingDifferences, without_seeds
+from stages.commands.node_settings import ABSENT, SettingDifferences, without_seeds
 from stages.config.installation import arguments_of
 from stages.evaluation.best_model import Comparison, Contender, compare_models, conclusion
 from stages.evaluation.intervals import Interval
@@ -96,23 +97,23 @@ class Group:
         for row in self.rows:
             rows_by_settings.setdefault((row.role, *sorted(without_seeds(row.settings).items())), []).append(row)
         settings = [Setting(runs) for runs in rows_by_settings.values()]
-        for role in {s.runs[0].role for s in settings}:
-            same_role = [s for s in settings if s.runs[0].role == role]
-            for setting, line in zip(same_role, self.differences(same_role).lines, strict=True):
-                setting.line, setting.name = line, setting.title
-                if role == "policy" and line:
-                    setting.name = line
-                elif len(same_role) > 1:
-                    setting.name = f"{setting.title} ({line or 'as most'})"
+        for setting in settings:
+            same_role = [s for s in settings if s.runs[0].role == setting.runs[0].role]
+            titles = Counter(s.title for s in same_role)
+            setting.line = differences(same_role, setting.title).lines[same_role.index(setting)]
+            setting.name = setting.title
+            if setting.runs[0].role == "policy" and len(titles) == 1:
+                setting.name = setting.line or setting.title
+            elif setting.line or titles[setting.title] > 1:
+                setting.name = f"{setting.title} ({setting.line or 'as most'})"
         return sorted(settings, key=lambda s: (-s.rate, s.kl))
-
-    def differences(self, settings: list[Setting]) -> SettingDifferences:
-        return SettingDifferences([without_seeds(setting.runs[0].settings) for setting in settings])
 
     @property
     def common_settings(self) -> dict[str, str]:
         """The differing settings with the value that most policies share."""
-        return self.differences([s for s in self.settings if s.runs[0].role == "policy"]).common
+        policies = [s for s in self.settings if s.runs[0].role == "policy"]
+        by_title = [differences(policies, title).common for title in dict.fromkeys(s.title for s in policies)]
+        return {key: value for common in by_title for key, value in common.items() if value != ABSENT}
 
     @property
     def benchmarks(self) -> list[str]:
@@ -178,6 +179,19 @@ class Group:
         if self.settings[0].is_sft:
             return f"{note}Evaluate on test once, if at all."
         return f"{note}Evaluate the chosen setting on test once; for {shortened(first.name)}: {once}"
+
+
+def differences(settings: list[Setting], title: str) -> SettingDifferences:
+    """Return the differences between settings in what concerns those with this title (`DPO`). A key that only some
+    titles have, such as `dpo.beta`, is left out if it has the same value in all of its settings."""
+    by_title: dict[str, list[dict[str, str]]] = {}
+    for setting in settings:
+        by_title.setdefault(setting.title, []).append(without_seeds(setting.runs[0].settings))
+    own = by_title[title]
+    shared = set.intersection(*({key for row in rows for key in row} for rows in by_title.values()))
+    kept = {key for row in own for key in row if key in shared or len({each.get(key) for each in own}) > 1}
+    rows = [without_seeds(setting.runs[0].settings) for setting in settings]
+    return SettingDifferences([{key: value for key, value in row.items() if key in kept} for row in rows])
 
 
 def shortened(name: str) -> str:
