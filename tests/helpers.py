@@ -36,7 +36,7 @@ from stages.pipeline import build as building
 from stages.pipeline.graph import wire_graph
 from stages.store.manifest import digest_of
 from stages.store.node import Node
-from stages.store.sealed_json import file_digest
+from stages.store.sealed_json import OUTPUTS, file_digest
 from stages.store.store import Store
 from tests.browser import CHROMIUM, FITS, OPTIONS, browser
 
@@ -110,7 +110,8 @@ def pickled(*overrides: str) -> bytes:
 
 
 @cache
-def pickled_settings(*overrides: str) -> bytes:
+def pickled_settings(outputs: str | None, *overrides: str) -> bytes:
+    """Compose with `outputs` in the environment, which the settings name."""
     return pickle.dumps(OmegaConf.to_object(composed(*overrides)))
 
 
@@ -127,7 +128,7 @@ def composed(*overrides: str) -> DictConfig:
 
 def settings(*overrides: str) -> Config:
     """Return the typed configuration of these overrides."""
-    return pickle.loads(pickled_settings(*overrides))
+    return pickle.loads(pickled_settings(os.environ.get(OUTPUTS), *overrides))
 
 
 def as_typed(*overrides: str) -> AbstractContextManager[None]:

@@ -35,6 +35,7 @@ NAMES = (
     "label.subset data.sources.path data.sources.revision data.sources.subset data.sources.hub_split "
     "data.own.file data.own.name sample.own.file sample.own.name label.own.file label.own.name tracker.project "
     "benchmark.tasks benchmark.tasks_dir benchmark.runtime.python sample.runtime.python answer.runtime.python "
+    "chat.runtime.python "
     "store.remote "
     "tracker.entity tracker.group launch.rendezvous launch.address compare.sweep gate.against export.repo "
     "parity.template parity.eos_token convert.file sft.lora.target_modules "

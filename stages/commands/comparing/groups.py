@@ -189,9 +189,9 @@ def differences(settings: list[Setting], title: str) -> SettingDifferences:
         by_title.setdefault(setting.title, []).append(without_seeds(setting.runs[0].settings))
     own = by_title[title]
     shared = set.intersection(*({key for row in rows for key in row} for rows in by_title.values()))
-    kept = {key for row in own for key in row if key in shared or len({each.get(key) for each in own}) > 1}
+    names = {key for row in own for key in row if key in shared or len({each.get(key) for each in own}) > 1}
     rows = [without_seeds(setting.runs[0].settings) for setting in settings]
-    return SettingDifferences([{key: value for key, value in row.items() if key in kept} for row in rows])
+    return SettingDifferences([{key: value for key, value in row.items() if key in names} for row in rows])
 
 
 def shortened(name: str) -> str:
