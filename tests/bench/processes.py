@@ -18,6 +18,7 @@ from tests.helpers import ROOT
 
 ARMS = {"1 process": (1, 2), "2 processes": (2, 1)}  # processes, and the threads of each
 TEMPERATURES, BLOCK = [0.9] * 4, 64
+PATIENCE = 300.0  # seconds that a process waits for the other to load the model
 
 
 @dataclass
@@ -47,8 +48,13 @@ def measure(cfg: Settings, arm: str) -> dict[str, float]:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     context = multiprocessing.get_context("spawn")
     loaded, results = context.Barrier(processes), context.SimpleQueue()
-    for rank in range(processes):
-        context.Process(target=sample, args=(cfg, rank, processes, loaded, results)).start()
+    arguments = [(cfg, rank, processes, loaded, results) for rank in range(processes)]
+    workers = [context.Process(target=sample, args=each) for each in arguments]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
     figures: list[dict[str, float]] = [results.get() for _ in range(processes)]
     tokens, cpu_seconds = (sum(each[key] for each in figures) for key in ("tokens", "cpu_seconds"))
     return {"tokens": tokens, "cpu_seconds": cpu_seconds, "seconds": max(each["seconds"] for each in figures)}
@@ -73,7 +79,7 @@ def sample(cfg: Settings, rank: int, processes: int, loaded: Any, results: Any) 
     with allocator.keep_freed_memory():
         sampler: Any = HFSampler.open(model, contract.stop_ids, decoding)
         list(sampler.complete(prompts[:4]))
-        loaded.wait()
+        loaded.wait(PATIENCE)
         began, before, tokens = time.perf_counter(), spent(children=False), 0
         for start in range(rank * BLOCK, cfg.prompts, processes * BLOCK):
             for _, completions in sampler.complete(prompts[start : start + BLOCK]):
