@@ -1,4 +1,4 @@
-"""One process of two threads against two of one thread: `python -m tests.bench.processes [KEY=VALUE …]`.
+"""One process of two threads against two of one thread: `python -m tests.bench.divided [KEY=VALUE …]`.
 
 Both sample the same open requests from the base of `outputs`, n = 4, T = 0.9, in blocks of 64 prompts as
 `stage=sample` does. Arms alternate. Loading is not timed, nor is a first pass over few prompts.
