@@ -135,7 +135,7 @@ def load_recipes(chosen: Sequence[str], all_names: bool = False) -> Recipes:
     """Return the chosen recipes by name, each merged with the recipes that it is based on. With `all_names`, or if a
     chosen one cannot be read or is a pattern (`recipe=glob(*)`), all readable ones are returned."""
     files = recipe_files(*chosen)
-    names = sorted(files) if all_names or not files.keys() >= {*chosen} else chosen
+    names = sorted(files) if all_names else [name for name in chosen if name in files]
     recipes = {name: recipe for name in names if (recipe := read_recipe(name, files)) is not None}
     return recipes if all_names or recipes.keys() >= {*chosen} else load_recipes(chosen, all_names=True)
 

@@ -99,9 +99,10 @@ class Speaker:
 def talk(cfg: Chat, nodes: dict[str, Path]) -> None:
     """Answer prompts until the input ends: one model in conversation, or several models side by side."""
     with ExitStack() as open_samplers:
-        speakers = {name: Speaker(folder / "model", cfg) for name, folder in nodes.items()}
-        for speaker in speakers.values():
-            open_samplers.enter_context(closing(speaker.sampler))
+        speakers = dict[str, Speaker]()
+        for name, folder in nodes.items():
+            speakers[name] = Speaker(folder / "model", cfg)
+            open_samplers.enter_context(closing(speakers[name].sampler))
         if sys.stdin.isatty():
             forgets = SEPARATE if cfg.side_by_side else f"{NEW} forgets the conversation."
             terminal.out(f"{forgets} {QUIT} or Ctrl-D ends it.")

@@ -97,15 +97,16 @@ class Group:
         for row in self.rows:
             rows_by_settings.setdefault((row.role, *sorted(without_seeds(row.settings).items())), []).append(row)
         settings = [Setting(runs) for runs in rows_by_settings.values()]
-        for setting in settings:
-            same_role = [s for s in settings if s.runs[0].role == setting.runs[0].role]
+        for role in {s.runs[0].role for s in settings}:
+            same_role = [s for s in settings if s.runs[0].role == role]
             titles = Counter(s.title for s in same_role)
-            setting.line = differences(same_role, setting.title).lines[same_role.index(setting)]
-            setting.name = setting.title
-            if setting.runs[0].role == "policy" and len(titles) == 1:
-                setting.name = setting.line or setting.title
-            elif setting.line or titles[setting.title] > 1:
-                setting.name = f"{setting.title} ({setting.line or 'as most'})"
+            lines_by_title = {title: differences(same_role, title).lines for title in titles}
+            for i, setting in enumerate(same_role):
+                setting.line, setting.name = lines_by_title[setting.title][i], setting.title
+                if role == "policy" and len(titles) == 1:
+                    setting.name = setting.line or setting.title
+                elif setting.line or titles[setting.title] > 1:
+                    setting.name = f"{setting.title} ({setting.line or 'as most'})"
         return sorted(settings, key=lambda s: (-s.rate, s.kl))
 
     @property
@@ -184,13 +185,13 @@ class Group:
 def differences(settings: list[Setting], title: str) -> SettingDifferences:
     """Return the differences between settings in what concerns those with this title (`DPO`). A key that only some
     titles have, such as `dpo.beta`, is left out if it has the same value in all of its settings."""
-    by_title: dict[str, list[dict[str, str]]] = {}
-    for setting in settings:
-        by_title.setdefault(setting.title, []).append(without_seeds(setting.runs[0].settings))
-    own = by_title[title]
-    shared = set.intersection(*({key for row in rows for key in row} for rows in by_title.values()))
-    names = {key for row in own for key in row if key in shared or len({each.get(key) for each in own}) > 1}
     rows = [without_seeds(setting.runs[0].settings) for setting in settings]
+    keys_by_title: dict[str, set[str]] = {}
+    for setting, row in zip(settings, rows, strict=True):
+        keys_by_title.setdefault(setting.title, set()).update(row)
+    own = [row for setting, row in zip(settings, rows, strict=True) if setting.title == title]
+    shared = set.intersection(*keys_by_title.values())
+    names = {key for key in keys_by_title[title] if key in shared or len({row.get(key) for row in own}) > 1}
     return SettingDifferences([{key: value for key, value in row.items() if key in names} for row in rows])
 
 
