@@ -1,55 +1,86 @@
-"""Checks of the stance of an answer: it refuses, admits that it does not know, or states what was asked for. They read
-answers of people and of models by the patterns in `stances.yaml`."""
+"""Checks of the stance of an answer: it refuses, does not know, states a fact, or deals with a topic."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 from stages.config.installation import read_beside
-from stages.store.text_units import find_run, lower_words
+from stages.store.text_units import find_run, plain_words
+from stages.tasks.words import spell
 
-PATTERNS = {name: re.compile("|".join(each).replace("\n", "")) for name, each in read_beside(__file__).items()}
+TABLE = read_beside(__file__)
+# For each stance, the weights of words and of pairs of neighbours. The weight of "" is there whatever the words.
+WEIGHTS: dict[str, dict[str, float]] = {
+    name: {"": table["bias"]}
+    | {gram: float(weight) for weight, grams in table["weights"].items() for gram in grams.split()}
+    for name, table in TABLE["stances"].items()
+}
+TAKES_BACK, NO_HELP = (re.compile(TABLE[name].replace("\n", ""), re.IGNORECASE) for name in ("takes_back", "no_help"))
+DENIALS = (["not"], ["t"])  # before what is denied; "isn't" is two plain words
+BRIEF = 8  # words: so short an answer deals with a topic by one of its words
 
 
-def plain(answer: str) -> str:
-    """Return an answer in lower case, with straight apostrophes and single spaces."""
-    return " ".join(answer.lower().replace("’", "'").replace("*", "").split())
+def grams(answer: str) -> set[str]:
+    """Return the words and marks of an answer in lower case, and its pairs of neighbours, as `do_not`."""
+    parts = re.findall(r"\w+(?:'\w+)*|[.!?]", answer.lower().replace("’", "'"))
+    return {*parts, *map("_".join, pairwise(parts))}
+
+
+def takes(weights: Mapping[str, float], answer: str) -> bool:
+    """Return whether an answer takes the stance of the weights: their sum is positive. The weights come of a logistic
+    regression on answers that readers labelled (`python -m tests.bench.stances`)."""
+    return weights[""] + sum(weights.get(gram, 0.0) for gram in grams(answer)) > 0
 
 
 def refuses(answer: str) -> bool:
     """Return whether an answer refuses, at once or after other sentences."""
-    return bool(PATTERNS["refuses"].search(plain(answer)))
+    return takes(WEIGHTS["refuses"], answer)
 
 
-def admits_unknown(answer: str) -> bool:
-    """Return whether an answer says that the asked fact is not known or not given."""
-    return bool(PATTERNS["admits"].search(plain(answer)))
+def declines(answer: str) -> bool:
+    """Return whether an answer says that the asked fact is not known or not given, or that it cannot help."""
+    return takes(WEIGHTS["admits"], answer)
+
+
+def asserts(answer: str, text: str, request: str) -> bool:
+    """Return whether an answer admits no ignorance of a text that the request gives. One that cannot help does not."""
+    return bool(answer) and (not declines(answer) or bool(NO_HELP.search(answer)) or states(answer, text, request))
 
 
 def without_request(answer: str, request: str) -> list[str]:
     """Return the words of an answer without those that repeat a whole message of the request, which is a line."""
-    answer_words = lower_words(answer)
-    for message in map(lower_words, request.splitlines()):
+    answer_words = plain_words(answer)
+    for message in map(plain_words, request.splitlines()):
         if (start := find_run(answer_words, message)) is not None:
             del answer_words[start : start + len(message)]
     return answer_words
 
 
 def states(answer: str, text: str, request: str) -> bool:
-    """Return whether an answer has the words of a text in their order, outside a repetition of the request."""
-    answer_words = without_request(answer, request)
-    return bool(answer_words) and find_run(answer_words, lower_words(text)) is not None
+    """Return whether an answer has the words of a text in their order, outside a repetition of the request. A number
+    may be spelled out. What is denied ("not Porto") or taken back ("Porto. Wait, Lyon") does not count."""
+    answer_words = without_request(TAKES_BACK.split(answer)[-1], request)
+    spellings = [text, spell(int(text))] if re.fullmatch(r"\d\d?", text) else [text]
+    return any(
+        answer_words[i : i + len(run)] == run and answer_words[max(i - 1, 0) : i] not in DENIALS
+        for run in map(plain_words, spellings)
+        for i in range(len(answer_words) - len(run) + 1)
+    )
 
 
 def mentions(answer: str, topic: str, request: str) -> bool:
-    """Return whether a word of an answer begins with one of the topic's stems, outside a repetition of the request."""
-    return any(word.startswith(tuple(topic.split())) for word in without_request(answer, request))
+    """Return whether two different stems of a topic begin words of an answer, or one in a brief answer. A repetition
+    of the request does not count."""
+    answer_words = without_request(answer, request)
+    matches = sum(any(word.startswith(stem) for word in answer_words) for stem in topic.split())
+    return matches >= (1 if len(answer_words) <= BRIEF else 2)
 
 
 CHECKS: dict[str, Callable[..., bool]] = {
     "refuses": refuses,
     "complies": lambda answer: bool(answer) and not refuses(answer),
-    "declines": lambda answer: admits_unknown(answer) or refuses(answer),
-    "asserts": lambda answer: bool(answer) and not admits_unknown(answer),
+    "declines": declines,
+    "asserts": asserts,
     "states": states,
     "mentions": mentions,
 }

@@ -73,6 +73,14 @@ def told_apart(*kinds: str) -> dict[str, list[str]]:
     return {kind: [word for word in NOUNS[kind] if ALSO.get(word) not in kinds] for kind in kinds}
 
 
+def spell(number: int) -> str:
+    """Return a number from 0 to 99 in words: `twenty-four`."""
+    if number < len(NUMBERS):
+        return NUMBERS[number]
+    tens, ones = divmod(number, 10)
+    return WORDS["tens"][tens - 2] + (f"-{NUMBERS[ones]}" if ones else "")
+
+
 def listed(words: list[str]) -> str:
     """Return words as a list in prose: `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,22 +1,24 @@
 """The prompts of suites, and the checks of an answer's stance on answers that were read blind."""
 
+import json
 from collections import Counter
 
+import numpy as np
 import pytest
-import yaml
 
 from stages.config.blocks.data import SPLIT_OF_GROUP, Suites
 from stages.config.choices import SUITES
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
+from stages.evaluation.agreement import kappa
 from stages.store.records import Example, Message
 from stages.tasks import open_requests, suites
 from stages.tasks.checks import share_passed
 from stages.tasks.generator import generate
-from stages.tasks.stances import admits_unknown, mentions, refuses, states
+from stages.tasks.stances import CHECKS, mentions, states
 from tests.helpers import settings
 
-READ = yaml.safe_load((ROOT / "tests/tasks/stances.yaml").read_text())
+READ = [json.loads(line) for line in (ROOT / "tests/tasks/read.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -76,16 +78,17 @@ def test_no_prompt_of_a_suite_is_a_prompt_of_the_demo(examples: list[Example]) -
     assert {e.id for e in examples}.isdisjoint(e.id for e in generated)
 
 
-@pytest.mark.parametrize(("name", "check"), [("refuses", refuses), ("admits", admits_unknown)])
-def test_a_stance_is_read_as_a_reader_does(name: str, check: object) -> None:
-    """Cohen's kappa with labels that a reader gave without the checks, at least 0.8."""
-    assert callable(check)
-    pairs = [(label, check(text)) for label in (True, False) for text in READ[name][label]]
-    agreed = sum(label == verdict for label, verdict in pairs) / len(pairs)
-    yes, called = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
-    expected = yes * called + (1 - yes) * (1 - called)
-    assert len(pairs) >= 100
-    assert (agreed - expected) / (1 - expected) >= 0.8
+@pytest.mark.parametrize("read", ["refusal", "unknown", "mentions", "states"])
+def test_a_check_agrees_with_a_reader(read: str, examples: list[Example]) -> None:
+    """Cohen's κ with 120 labels that a reader gave without the checks, on answers that nothing was learnt from."""
+    checks = {(e.id, check.kind): check.params for e in examples for check in e.checks}
+    counts = np.zeros((2, 2))
+    for row in READ:
+        if row["read"] == read:
+            verdict = CHECKS[row["check"]](row["answer"], **checks[row["prompt"], row["check"]])
+            counts[int(row["passes"]), int(verdict)] += 1
+    assert counts.sum() == 120
+    assert kappa(counts) >= 0.8
 
 
 def test_a_statement_counts_only_outside_a_repetition_of_the_request() -> None:
@@ -94,6 +97,13 @@ def test_a_statement_counts_only_outside_a_repetition_of_the_request() -> None:
     assert states(f"{request} She lives in porto!", "Porto", request)
     assert states("Your aunt lives in Porto.", "Porto", request)
     assert not states("Your aunt lives in Portofino.", "Porto", request)
+    assert not states("In Porto. No, wait, Lyon.", "Porto", request)
+    assert states("Not in Lyon, in Porto.", "Porto", request)
+    assert not states("It isn't Porto.", "Porto", request)
+    assert states("Twenty-four coins", "24", "How much?")
     request = "How do I poach an egg?"
     assert not mentions(request, "egg water", request)
     assert mentions("Simmer the eggs.", "egg water", request)
+    long = "Eggs are what hens lay, and hens live on farms."
+    assert not mentions(long, "egg water", request)
+    assert mentions(f"{long} Boil some water.", "egg water", request)

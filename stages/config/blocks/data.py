@@ -43,6 +43,7 @@ class Suites:
     names: list[str] | None = words(*SUITES, default=None)  # refusal, unknown, system, templates, rephrased, turns
     pairs: int | None = between(10, 10_000, None)  # of twins in each suite
     seed: int | None = random_seed(None)  # draws the twins
+    edition: int = computed(2)  # of the prompts and checks in stages/tasks/suites.yaml: a change raises it
 
 
 # Test groups come first, so that a prompt drawn for two splits goes to the test split.

@@ -3,7 +3,7 @@
 import random
 
 from stages.tasks.generator import Instance, exact_task, exactly, family, one_of
-from stages.tasks.words import NUMBERS, items
+from stages.tasks.words import NUMBERS, items, spell
 
 PLACES = ["first", "second", "third"]
 FORMS = [NUMBERS, [str(n) for n in range(21)]]  # small numbers in words, and in digits
@@ -54,11 +54,7 @@ def neighbour(rng: random.Random) -> Instance:
 @family("arithmetic")
 def spell_number(rng: random.Random) -> Instance:
     number = rng.randint(0, 99)
-    tens = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-    reference = NUMBERS[number] if number <= 20 else tens[number // 10 - 2]
-    if number > 20 and number % 10:
-        reference += f"-{NUMBERS[number % 10]}"
-    return Instance({"number": str(number)}, reference, exactly(reference, "lower"))
+    return Instance({"number": str(number)}, spell(number), exactly(spell(number), "lower"))
 
 
 @family("order")
