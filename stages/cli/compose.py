@@ -56,7 +56,8 @@ def normalise(argv: list[str]) -> list[str]:
         implied.append("model=tiny" if random else "model.random_init=null")
     if typed.get("label") == "dataset" and "pairs" not in typed:
         implied.append("pairs=all")
-    return options + line + [each for each in [*implied, *unlogged_overrides(argv)] if each not in line]
+    added = [each for each in [*implied, *unlogged_overrides(argv)] if each not in line]
+    return [*options, *added, *line]  # arguments after an option with a value (--cfg job) would be that option's
 
 
 def unlogged_overrides(argv: list[str]) -> list[str]:

@@ -168,6 +168,8 @@ def test_the_report_compares_the_rounds_on_validation_prompts(two_rounds: Chain)
     assert [rate["mean"] for rate in results["rounds"]["rates"]] == pytest.approx(rates)
     page = (chain.folder("report", "rounds=2") / "report.html").read_text()
     assert page.partition("Round by round")[2].partition("</table>")[0].count('<th scope="row">') == 2
+    steps = sum(chain.manifest(name, "rounds=2")["metrics"]["steps"] for name in ("dpo_1", "dpo"))
+    assert f"over {steps} steps of" in page, "the diagnosis counts the steps of every round"
 
 
 def test_a_round_without_enough_prompts_of_its_own_is_refused(chain: Chain) -> None:

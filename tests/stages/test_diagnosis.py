@@ -190,9 +190,7 @@ def test_without_anything_out_of_range_it_says_what_could_be_told(chain: Chain) 
     run = evidence(chain)
     primary = run.results["primary"]
     fine = {"prompts": 800} | {name: primary[name] for name in primary if name != "prompts"}
-    enough = replace(
-        run, dpo_metrics=run.dpo_metrics | {"steps": 44, "pairs": 370}, results=run.results | {"primary": fine}
-    )
+    enough = replace(run, steps=44, trained_pairs=370, results=run.results | {"primary": fine})
     enough = replace(enough, settings=run.settings | {"learning_rate": 3e-5}, curve=[])
     diagnosis = diagnose(enough, "DPO")
     assert not diagnosis.out_of_range

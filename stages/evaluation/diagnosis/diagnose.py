@@ -92,7 +92,7 @@ def near_the_line(run: Evidence) -> Finding | None:
 
 
 def learning_rate(run: Evidence) -> Finding:
-    steps, factor = run.dpo_metrics["steps"], 1 if run.settings["adapter"] == "none" else ADAPTERS
+    steps, factor = run.steps, 1 if run.settings["adapter"] == "none" else ADAPTERS
     low, high = (factor * reach / steps for reach in REACH)
     rate = f"dpo.learning_rate={write_number('{:.0e}', sqrt(low * high))} for {steps} steps"
     detail = f"over {steps} steps of {run.settings['batch_size']} pairs"
@@ -109,7 +109,7 @@ def beta(run: Evidence) -> Finding:
 
 
 def steps(run: Evidence) -> Finding:
-    return Finding.of("steps", run.dpo_metrics["steps"])
+    return Finding.of("steps", run.steps)
 
 
 def trained_pairs(run: Evidence) -> Finding:
@@ -118,7 +118,7 @@ def trained_pairs(run: Evidence) -> Finding:
         advice += ", more sample.candidates_per_prompt, pairs=random with pairs.max_per_prompt=2"
     elif run.pairs[0].strategy != Strategy.all:
         advice += "; pairs=all with pairs.max_per_prompt=4"
-    return Finding.of("trained_pairs", run.dpo_metrics["pairs"], advice=advice)
+    return Finding.of("trained_pairs", run.trained_pairs, advice=advice)
 
 
 def without_pair(run: Evidence) -> Finding:

@@ -1,5 +1,6 @@
 """Evidence for a diagnosis: the manifests, curves, pairs and results of a run. No model is loaded."""
 
+import re
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -19,16 +20,19 @@ from stages.store.workspace import read_curves
 
 @dataclass(frozen=True)
 class Evidence:
-    """Metrics, settings, pairs, curves and results of one run. `drawn`: candidates were sampled here, not read from a
-    file. `settings`: those of DPO. `curve`: the points of DPO's training. `lengths`: tokens of chosen and rejected, by
-    pair. `held_out_tokens`: the mean length of held-out chosen completions, or NaN. `prompts`: the judged pool's
-    prompts, by id."""
+    """Metrics, settings, pairs, curves and results of one run. Of several rounds they are those of the last one, but
+    `steps` and `trained_pairs` count all. `drawn`: candidates were sampled here, not read from a file. `settings`:
+    those of DPO. `curve`: the points of DPO's training. `lengths`: tokens of chosen and rejected, by pair.
+    `held_out_tokens`: the mean length of held-out chosen completions, or NaN. `prompts`: the judged pool's prompts, by
+    id."""
 
     label_metrics: dict[str, Any]
     drawn: bool
     sft_trained: bool
     pair_metrics: dict[str, Any]
     dpo_metrics: dict[str, Any]
+    steps: int
+    trained_pairs: int
     settings: dict[str, Any]
     results: dict[str, Any]
     curve: list[dict[str, Any]]
@@ -67,6 +71,7 @@ def gather_evidence(
     else:  # SimPO has none
         ids = ((p.id, p.chosen_token_ids, p.rejected_token_ids) for p in pairs)
         lengths = {name: (len(chosen), len(rejected)) for name, chosen, rejected in ids if chosen and rejected}
+    rounds = [node["metrics"] for role, node in nodes.items() if re.fullmatch(rf"{policy}(_\d+)?", role)]
     held_out = {row["id"] for row in load_json(inputs[policy] / "held_out.json", list)}
     return Evidence(
         label_metrics=nodes["label"]["metrics"],
@@ -74,6 +79,8 @@ def gather_evidence(
         sft_trained=nodes["sft"]["settings"].get("train", True),
         pair_metrics=nodes["pairs"]["metrics"],
         dpo_metrics=nodes[policy]["metrics"],
+        steps=sum(metrics["steps"] for metrics in rounds),
+        trained_pairs=sum(metrics["pairs"] for metrics in rounds),
         settings=nodes[policy]["config"],
         results=results,
         curve=read_curves(inputs[policy]),
