@@ -106,7 +106,7 @@ def settings_table(group: Group) -> Table:
 
 
 def trainings_table(group: Trainings) -> Table:
-    measures = [*(["pairs, %"] if group.by_pairs else []), *(["loss"] if group.by_loss else [])]
+    measures = [*(["right, %"] if group.by_pairs else []), *(["loss"] if group.by_loss else [])]
     table = empty_table(group.title, *measures, "from the first", "time")
     table.add_column("settings")
     for i, (training, line, gap) in enumerate(zip(group.trainings, group.lines, group.gaps, strict=True)):

@@ -77,7 +77,8 @@ def judge(store: Store, cfg: Config, nodes: dict[str, Node], overrides: list[str
     Console(width=None if os.isatty(1) else 160, markup=False).print(table, *map(visible, below), sep="\n")
     content = {"code": code, "outcome": WORDS[code], "reasons": reasons, "lines": [asdict(line) for line in lines]}
     content |= {side: [*map(str, each.folders)] for side, each in (("before", old), ("after", new))}
-    written = safe_files.write_if_allowed(store.root / "gate.json", json.dumps(content, indent=1).encode())
+    finite = json.loads(json.dumps(content), parse_constant=lambda _: None)  # JSON has no infinity
+    written = safe_files.write_if_allowed(store.root / "gate.json", json.dumps(finite, indent=1).encode())
     if written and safe_files.write_if_allowed(store.root / "gate.md", markdown(title, reasons, lines)):
         log.info("Written: %s and gate.md", store.root / "gate.json")
     return int(code)
@@ -133,7 +134,8 @@ def cells(line: Line) -> Iterator[str]:
 
 def outcome_text(line: Line) -> str:
     if line.code is Code.cannot_tell:
-        return f"cannot tell; about {line.needed:,} prompts would" if line.needed else "cannot tell, it rather fell"
+        way = "rose" if line.difference.mean > 0 else "fell"
+        return f"cannot tell; about {line.needed:,} prompts would" if line.needed else f"cannot tell, it rather {way}"
     return line.note or WORDS[line.code]
 
 

@@ -147,7 +147,7 @@ def p_of_means(policy: Array, other: Array, margin: float, lowest: float | None 
     above = mean + margin
     error = float(difference.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
     p = student_exceeding(above / error, n - 1) if error else float(above <= 0)
-    if lowest is None or above <= 0:
+    if lowest is None or above <= 0 or mean <= lowest:
         return p
     return max(p, (1 - above / (mean - lowest)) ** n)
 

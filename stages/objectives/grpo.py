@@ -200,6 +200,14 @@ class GroupTrainer(MicroBatches):
         idle = {**live[0], "completions": [live[0]["completions"][0]._replace(share=0.0)]}
         return rows + [idle] * (max(gather_object([len(rows)])) - len(rows))
 
+    def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
+        if self.args.world_size == 1:  # the budget may have fallen since the step began
+            rows = [part for row in rows for part in divide_group(row, self.token_budget)]
+        return super().micro_batches(rows)
+
+    def is_divisible(self, rows: list[Row]) -> bool:
+        return super().is_divisible(rows) or len(rows[0]["completions"]) > 1
+
     def compute_loss(self, model: Any, inputs: Batch, return_outputs: bool = False, **_: Any) -> Any:
         """Return the loss of some groups, times the number of processes, which average their gradients."""
         options = {name: inputs[name] for name in ("input_ids", "layout", "scored", "shift_labels")}

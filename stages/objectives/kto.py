@@ -133,9 +133,8 @@ class CompletionTrainer(MicroBatches):
         metrics, kinds = self._metrics["train" if self.model.training else "eval"], {"chosen": desirable}
         for kind, chosen in (kinds | {"rejected": ~desirable}).items():
             for name, values in (("rewards", cfg.beta * ratios), ("logps", log_probs)):
-                if self.model.training or chosen.any():  # a step's means are weighed, those of validation rows are not
-                    mean = torch.where(chosen, values, 0).sum() / chosen.sum()
-                    metrics[f"{name}/{kind}"].append(mean.detach() if self.model.training else float(mean))
+                mean = torch.where(chosen, values, 0).sum() / chosen.sum()  # NaN if none is of this kind
+                metrics[f"{name}/{kind}"].append(mean.detach() if self.model.training else float(mean))
         if self.model.training:
             metrics["entropy"].append(output.entropy.sum().detach() / (inputs["labels"] >= 0).sum())
             self._total_train_tokens += inputs["attention_mask"].sum()
@@ -148,21 +147,26 @@ class CompletionTrainer(MicroBatches):
         return loss
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
-        dataset = dataloader.dataset
-        here = range(self.args.process_index, len(dataset), self.args.world_size)  # type: ignore[arg-type]
-        self.divergence = self.estimate_divergence(self.model, [dataset[i] for i in here])
+        dataset, world = dataloader.dataset, self.args.world_size
+        count: int = len(dataset)  # type: ignore[arg-type]
+        places = range(self.args.process_index, -(-count // world) * world, world)  # equally many in every process
+        rows = [dataset[i % count] | {"counts": float(i < count)} for i in places]
+        self.divergence = self.estimate_divergence(self.model, rows)
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     @torch.no_grad()
     def estimate_divergence(self, model: torch.nn.Module, rows: list[Row]) -> torch.Tensor:
-        """Return the mean log-ratio of the rows' mismatched completions in all processes, in nats."""
+        """Return the mean log-ratio of the rows' mismatched completions in all processes, in nats. A row whose
+        `counts` is 0 repeats another one."""
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         mismatched = [row | {"completion_ids": row["KL_completion_ids"]} for row in rows]
         with autocast(self.cfg.precision, self.args.device):
             for part in self.evaluation_batches(mismatched):
                 output = self.score(model, send_batch(self.collate(part), self.args.device))
-                total[0] += output.log_probs.double().sum() - sum(row["ref_KL_logps"] for row in part)
-                total[1] += len(part)
+                references = output.log_probs.new_tensor([row["ref_KL_logps"] for row in part])
+                counts = output.log_probs.new_tensor([row.get("counts", 1.0) for row in part])
+                ratios = output.log_probs.double().sum(-1) - references
+                total += torch.stack([(counts * ratios).sum(), counts.sum()])
         summed, count = self.accelerator.reduce(total, "sum")
         return summed / count
 

@@ -263,18 +263,23 @@ class MicroBatches(PlumblineTrainer, ABC):
                     raise
         return loss
 
+    def is_divisible(self, rows: list[Row]) -> bool:
+        """Return whether a micro-batch can be divided into smaller ones."""
+        return len(rows) > 1
+
     def make_room(self, model: torch.nn.Module, too_large: list[Row]) -> None:
-        """Drop the step's gradients, and lower the budget to half of the micro-batch `too_large`. If that is a single
-        row, recompute more activations instead. Raise UserError if neither is possible, if `runtime.micro_batch` sets
-        the number of rows, or if other processes, which still have memory, would wait for this one."""
+        """Drop the step's gradients, and lower the budget to half of the micro-batch `too_large`. If that cannot be
+        divided, recompute more activations instead. Raise UserError if neither is possible, if `runtime.micro_batch`
+        sets the number of rows, or if other processes, which still have memory, would wait for this one."""
         model.zero_grad()
         release_memory()
         lengths = [self.count_tokens(row) for row in too_large]
         tokens = len(too_large) * max(lengths) if self.is_padded else sum(lengths)
         recomputes_all = self.checkpointing is Checkpointing.full
-        if self.cfg.runtime.rows or self.args.world_size > 1 or (len(too_large) == 1 and recomputes_all):
+        divisible = self.is_divisible(too_large)
+        if self.cfg.runtime.rows or self.args.world_size > 1 or (recomputes_all and not divisible):
             raise out_of_memory_error(self.cfg, self.state.global_step + 1, len(too_large), tokens, self.checkpointing)
-        if len(too_large) > 1:
+        if divisible:
             self.token_budget = tokens // 2
         else:
             kinds = self.cfg.checkpointings

@@ -75,11 +75,11 @@ class PlumblineTrainer(Trainer):
 
     def average_over_rows(self, rows_here: int) -> None:
         """Replace the values of TRL's validation metrics, of each row in turn, by their mean over all processes' rows.
-        In this process the first `rows_here` values count."""
-        metrics = {name: values[:rows_here] for name, values in self._metrics["eval"].items()}
-        here = torch.tensor([[sum(values), len(values)] for values in metrics.values()], dtype=torch.float64)
+        In this process the first `rows_here` values count. A row that a metric is not about has NaN."""
+        metrics = {name: torch.tensor(values[:rows_here]).double() for name, values in self._metrics["eval"].items()}
+        here = torch.stack([torch.stack([v.nansum(), (~v.isnan()).sum()]) for v in metrics.values()])
         totals = self.accelerator.reduce(send_tensor(here, self.args.device), "sum").tolist()
-        self._metrics["eval"] |= {name: [s / n] for name, (s, n) in zip(metrics, totals, strict=True)}
+        self._metrics["eval"] |= {name: [s / n] if n else [] for name, (s, n) in zip(metrics, totals, strict=True)}
 
 
 def count_warmup_steps(warmup: float, steps: int) -> int:

@@ -110,6 +110,15 @@ def flops_by_hand(chain: Chain, overrides: tuple[str, ...]) -> float:
     return float(chain.manifest("base", *overrides)["metrics"]["parameters"] * (2 * read + 6 * trained))
 
 
+def test_a_model_is_one_setting_in_any_role_and_its_time_is_a_mean_over_runs() -> None:
+    policy = measured("same", 0.5, 0.1)
+    arm = replace(
+        policy, role="dpo", seconds=3.0, results={k: {**v, "dpo": v["policy"]} for k, v in policy.results.items()}
+    )
+    [setting] = Group([policy, arm]).settings
+    assert (setting.seconds, setting.rate, len(setting.runs)) == (2.0, 0.5, 2)
+
+
 def test_it_concludes_from_what_every_prompt_came_to(compared: Chain) -> None:
     group = groups(compared)["validation"]
     first, sft = (next(s for s in group.settings if s.is_sft is start) for start in (False, True))

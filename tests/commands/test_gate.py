@@ -95,6 +95,17 @@ def test_a_length_may_drift_neither_up_nor_down() -> None:
         assert outcome(compare([{LENGTH: old[LENGTH]}], [by_measure(rows)], MARGIN, CONFIDENCE)) is expected
 
 
+def test_a_length_that_rose_is_not_said_to_fall() -> None:
+    old = by_measure(measured(100))[LENGTH]
+    rows = [
+        Measure(LENGTH, m.unit, m.group, m.value * factor) for m, factor in zip(old.values(), (1, 1, 9), strict=False)
+    ]
+    few = {row.unit: old[row.unit] for row in rows}
+    [line] = compare([{LENGTH: few}], [by_measure(rows)], MARGIN, CONFIDENCE)
+    assert line.code is Code.cannot_tell and line.difference.mean > 0
+    assert gate.outcome_text(line).endswith("rose")
+
+
 def test_seeds_are_averaged_and_their_range_is_told() -> None:
     seeds = [by_measure(measured(seed)) for seed in range(3)]
     lines = compare([by_measure(measured(100))], seeds, MARGIN, CONFIDENCE)

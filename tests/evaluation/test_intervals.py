@@ -115,6 +115,7 @@ def test_that_nothing_got_worse_among_few_proves_little() -> None:
         none = np.ones(prompts)
         assert p_of_shares(none, none, 0.02) >= 0.98**prompts - 1e-12
         assert p_of_means(none, none, 0.02, lowest=-1.0) >= 0.98**prompts - 1e-12
+        assert p_of_means(none, none, 0.02, lowest=0.0) == 0, "what is at its lowest cannot fall"
     assert p_of_shares(np.ones(500), np.ones(500), 0.02) < 0.01
 
 

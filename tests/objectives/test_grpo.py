@@ -221,6 +221,20 @@ def test_the_row_has_every_prompt_once_and_the_sampler_agrees(inputs: dict[str, 
     assert metrics["kl"] == pytest.approx(0, abs=1e-7)
 
 
+def test_out_of_memory_a_group_is_divided(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """A micro-batch of one group has several completions, so it can have half the tokens."""
+    trainer = trainer_of(block(), inputs, tmp_path / "ours")
+    groups = trainer.rollouts.of_step([row["id"] for row in first_ids(trainer, 6)])
+    row, *_ = objective.group_rows(groups, trainer.rollouts.token_ids, trainer.cfg)
+    trainer.token_budget = 2 * trainer.count_tokens(row)
+    assert trainer.micro_batches([row]) == [[row]]
+    trainer.make_room(trainer.model, [row])
+    parts = trainer.micro_batches([row])
+    assert len(parts) > 1
+    ids = [c.token_ids for part in parts for each in part for c in each["completions"]]
+    assert sorted(ids) == sorted(c.token_ids for c in row["completions"])
+
+
 def test_advantages() -> None:
     rewards = [1.0, 0.0, 0.0, 0.5]
     deviation = torch.tensor(rewards).std() + 1e-4

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from stages.config.choices import Precision
 from stages.config.errors import UserError
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, load_tokenizer
+from stages.models.packing import send_batch
 from stages.objectives import kto as objective
 from stages.objectives.first_step import read_reference
 from stages.store.records import PairLogProbs, load, save
@@ -125,6 +127,30 @@ def test_a_step_is_the_same_in_any_micro_batches(rows: int, inputs: dict[str, Pa
     assert {name: parts[2][name] for name in exact} == pytest.approx(
         {name: whole[2][name] for name in exact}, abs=1e-5
     )
+
+
+def test_validation_rows_count_for_their_own_kind(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Rows come one by one, in any order, so every process has the same metrics in the same order."""
+    trainer = trainer_of(block(), inputs, tmp_path / "ours")
+    trainer.model.eval()
+    rows = [trainer.train_dataset[i] for i in range(ROWS)]
+    with torch.no_grad():
+        for row in rows:
+            trainer.compute_loss(trainer.model, send_batch(trainer.collate([row]), trainer.args.device))
+    by_name = trainer._metrics["eval"]
+    rewards = by_name["rewards/chosen"], by_name["rewards/rejected"]
+    assert [len(values) for values in by_name.values()] == [ROWS] * 4
+    expected = [fmean(v for v in values if v == v) for values in rewards]
+    trainer.average_over_rows(ROWS)
+    assert [by_name["rewards/chosen"], by_name["rewards/rejected"]] == [[pytest.approx(mean)] for mean in expected]
+
+
+def test_a_repeated_row_counts_nowhere_in_the_divergence(inputs: dict[str, Path], tmp_path: Path) -> None:
+    trainer = trainer_of(block(), inputs, tmp_path / "ours")
+    rows = [trainer.train_dataset[i] for i in range(5)]
+    once = trainer.estimate_divergence(trainer.model, rows)
+    again = trainer.estimate_divergence(trainer.model, [*rows, rows[0] | {"counts": 0.0}])
+    assert float(again) == pytest.approx(float(once), abs=1e-5)
 
 
 def test_every_row_has_a_fixed_completion_of_another_prompt(inputs: dict[str, Path]) -> None:

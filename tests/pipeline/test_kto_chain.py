@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from stages.store.records import Candidate, load
 from stages.store.single_completions import UnpairedPreference
 from stages.store.store import Store
-from stages.store.workspace import SCRATCH
+from stages.store.workspace import SCRATCH, read_curves
 from tests.helpers import TINY, Chain, build, command, nodes
 from tests.pipeline.test_resume import checkpoints, kill_when
 
@@ -76,3 +76,8 @@ def test_two_processes_train_what_one_does(trained: tuple[Chain, Path]) -> None:
     before, after = (json.loads((folder / "manifest.json").read_text())["metrics"] for folder in folders)
     for name in ("rewards/chosen", "rewards/rejected", "kl", "eval_loss"):
         assert after[name] == pytest.approx(before[name], abs=1e-5), name
+    points, others = (read_curves(folder) for folder in folders)
+    assert points[0].keys() >= {"eval_rewards/chosen", "eval_rewards/rejected"}
+    for point, other in zip(points, others, strict=True):
+        for name in (name for name in point if name.startswith("eval_rewards")):
+            assert other[name] == pytest.approx(point[name], abs=1e-5), name

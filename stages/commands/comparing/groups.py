@@ -36,11 +36,11 @@ class Setting:
 
     @property
     def seconds(self) -> float:
-        return sum(run.seconds for run in self.runs)
+        return fmean(run.seconds for run in self.runs)
 
     @property
     def flops(self) -> float:
-        return sum(run.flops for run in self.runs)
+        return fmean(run.flops for run in self.runs)
 
     @property
     def rate(self) -> float:
@@ -95,7 +95,9 @@ class Group:
         """The settings, the highest pass rate first."""
         rows_by_settings: dict[Any, list[Row]] = {}
         for row in self.rows:
-            rows_by_settings.setdefault((row.role, *sorted(without_seeds(row.settings).items())), []).append(row)
+            rows_by_settings.setdefault((row.role == "sft", *sorted(without_seeds(row.settings).items())), []).append(
+                row
+            )
         settings = [Setting(runs) for runs in rows_by_settings.values()]
         for role in {s.runs[0].role for s in settings}:
             same_role = [s for s in settings if s.runs[0].role == role]

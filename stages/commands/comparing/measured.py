@@ -86,7 +86,8 @@ def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]
             continue
         for role in (role for role in result["models"] if role != "base"):
             row = read_row(nodes, key, role, result, passes)
-            latest_rows[row.prompts, role, input_key(nodes[key][1], f"answer_{role}")] = row
+            answers = input_key(nodes[key][1], f"answer_{role}")  # a model may be the policy here and an arm there
+            latest_rows[row.prompts, role == "sft", answers] = row
     return list(latest_rows.values())
 
 
