@@ -149,8 +149,8 @@ def test_a_repeated_row_counts_nowhere_in_the_divergence(inputs: dict[str, Path]
     trainer = trainer_of(block(), inputs, tmp_path / "ours")
     rows = [trainer.train_dataset[i] for i in range(5)]
     once = trainer.estimate_divergence(trainer.model, rows)
-    again = trainer.estimate_divergence(trainer.model, [*rows, rows[0] | {"counts": 0.0}])
-    assert float(again) == pytest.approx(float(once), abs=1e-5)
+    repeated = trainer.estimate_divergence(trainer.model, [*rows, rows[0] | {"counts": 0.0}])
+    assert float(repeated) == pytest.approx(float(once), abs=1e-5)
 
 
 def test_every_row_has_a_fixed_completion_of_another_prompt(inputs: dict[str, Path]) -> None:

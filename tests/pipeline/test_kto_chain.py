@@ -76,8 +76,8 @@ def test_two_processes_train_what_one_does(trained: tuple[Chain, Path]) -> None:
     before, after = (json.loads((folder / "manifest.json").read_text())["metrics"] for folder in folders)
     for name in ("rewards/chosen", "rewards/rejected", "kl", "eval_loss"):
         assert after[name] == pytest.approx(before[name], abs=1e-5), name
-    points, others = (read_curves(folder) for folder in folders)
+    points, points_together = (read_curves(folder) for folder in folders)
     assert points[0].keys() >= {"eval_rewards/chosen", "eval_rewards/rejected"}
-    for point, other in zip(points, others, strict=True):
+    for point, other in zip(points, points_together, strict=True):
         for name in (name for name in point if name.startswith("eval_rewards")):
             assert other[name] == pytest.approx(point[name], abs=1e-5), name

@@ -78,7 +78,7 @@ def test_no_prompt_of_a_suite_is_a_prompt_of_the_demo(examples: list[Example]) -
     assert {e.id for e in examples}.isdisjoint(e.id for e in generated)
 
 
-@pytest.mark.parametrize("read", ["refusal", "unknown", "mentions", "states"])
+@pytest.mark.parametrize("read", sorted({row["read"] for row in READ}))
 def test_a_check_agrees_with_a_reader(read: str, examples: list[Example]) -> None:
     """Cohen's κ with 120 labels that a reader gave without the checks, on answers that nothing was learnt from."""
     checks = {(e.id, check.kind): check.params for e in examples for check in e.checks}
@@ -98,9 +98,12 @@ def test_a_statement_counts_only_outside_a_repetition_of_the_request() -> None:
     assert states("Your aunt lives in Porto.", "Porto", request)
     assert not states("Your aunt lives in Portofino.", "Porto", request)
     assert not states("In Porto. No, wait, Lyon.", "Porto", request)
+    assert not states("Porto. Wait, Lyon.", "Porto", request)
+    assert states("Porto. Let me recommend the river.", "Porto", request)
     assert states("Not in Lyon, in Porto.", "Porto", request)
     assert not states("It isn't Porto.", "Porto", request)
     assert states("Twenty-four coins", "24", "How much?")
+    assert not states("Twenty-four coins", "4", "How much?")
     request = "How do I poach an egg?"
     assert not mentions(request, "egg water", request)
     assert mentions("Simmer the eggs.", "egg water", request)
