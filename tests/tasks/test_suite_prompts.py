@@ -99,7 +99,7 @@ def test_a_statement_counts_only_outside_a_repetition_of_the_request() -> None:
     assert not states("Your aunt lives in Portofino.", "Porto", request)
     assert not states("In Porto. No, wait, Lyon.", "Porto", request)
     assert not states("Porto. Wait, Lyon.", "Porto", request)
-    assert states("Porto. Let me recommend the river.", "Porto", request)
+    assert states("Porto. Let me recommend it.", "Porto", request)
     assert states("Not in Lyon, in Porto.", "Porto", request)
     assert not states("It isn't Porto.", "Porto", request)
     assert states("Twenty-four coins", "24", "How much?")
