@@ -89,7 +89,7 @@ def compare_measure(name: str, old: Rows, new: Rows, margin: float, confidence: 
     either_way = name == LENGTH
     if either_way:
         margin, values = LENGTH_DRIFT, values / max(before, 1.0)
-    shares = bool(values.min() >= 0 and values.max() <= 1)
+    shares = not either_way and bool(values.min() >= 0 and values.max() <= 1)
     change = Means(values, [row.group for row in old.values()], shares=shares).difference(1, 0, confidence)
     code = code_of(change, margin, either_way)
     needed = None

@@ -95,6 +95,12 @@ def test_a_length_may_drift_neither_up_nor_down() -> None:
         assert outcome(compare([{LENGTH: old[LENGTH]}], [by_measure(rows)], MARGIN, CONFIDENCE)) is expected
 
 
+def test_answers_that_all_ended_at_the_limit_have_a_length_as_others() -> None:
+    sides = [[Measure(LENGTH, str(i), "task", tokens) for i in range(40)] for tokens in (48.0, 45.0)]
+    [line] = compare([by_measure(sides[0])], [by_measure(sides[1])], MARGIN, CONFIDENCE)
+    assert line.difference.low == pytest.approx(-3 / 48), "no share of prompts, which could be 0 for unseen ones"
+
+
 def test_a_length_that_rose_is_not_said_to_fall() -> None:
     old = by_measure(measured(100))[LENGTH]
     rows = [
