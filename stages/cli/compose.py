@@ -57,7 +57,8 @@ def normalise(argv: list[str]) -> list[str]:
     if typed.get("label") == "dataset" and "pairs" not in typed:
         implied.append("pairs=all")
     added = [each for each in [*implied, *unlogged_overrides(argv)] if each not in line]
-    return [*options, *added, *line]  # arguments after an option with a value (--cfg job) would be that option's
+    place = next((i for i, argument in enumerate(line) if i and argument.startswith("-")), len(line))
+    return [*options, *line[:place], *added, *line[place:]]  # overrides stand together, before or behind an option
 
 
 def unlogged_overrides(argv: list[str]) -> list[str]:
