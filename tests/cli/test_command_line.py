@@ -66,9 +66,9 @@ def test_help_lists_stages_groups_and_recipes_on_one_screen() -> None:
 def test_an_option_may_stand_before_or_behind_what_implies_an_override() -> None:
     overrides, option = ["label=dataset", f"label.path={ROOT / 'docs/examples/preferences.jsonl'}"], ["--cfg", "job"]
     for line in ([*overrides, *option], [*option, *overrides]):
-        shown = inside(*line)
-        assert shown.returncode == 0, shown.stderr
-        assert "strategy: all" in shown.stdout
+        ran = inside(*line)
+        assert ran.returncode == 0, ran.stderr
+        assert "strategy: all" in ran.stdout
 
 
 def test_help_on_a_block_has_its_keys_with_types_defaults_and_comments() -> None:
