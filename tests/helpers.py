@@ -20,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 import hydra
+import numpy as np
 import pytest
 from filelock import FileLock
 from hydra import initialize_config_dir
@@ -250,6 +251,15 @@ def as_published(folder: Path, name: str) -> None:
     file_record = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": file_digest(folder / name)}
     manifest["files"][name] = file_record
     (folder / "manifest.json").write_text(json.dumps(manifest | {"digest": digest_of(manifest["files"])}))
+
+
+def confusion(one: Sequence[Any], other: Sequence[Any]) -> np.ndarray:
+    """Count the pairs of labels that two labellers gave: (labels, labels), in the order of the labels."""
+    labels = sorted({*one, *other})
+    counts = np.zeros((len(labels), len(labels)))
+    for a, b in zip(one, other, strict=True):
+        counts[labels.index(a), labels.index(b)] += 1
+    return counts
 
 
 def browse(page: Path, tmp_path: Path, *arguments: str) -> str:

@@ -133,6 +133,11 @@ def divide_group(row: Row, budget: int | None) -> list[Row]:
     return parts
 
 
+def idle_row(row: Row) -> Row:
+    """Return a row that only keeps a process busy: one completion with share 0 in the loss."""
+    return {**row, "completions": [row["completions"][0]._replace(share=0.0)]}
+
+
 class GroupTrainer(MicroBatches):
     """A trainer whose rows are prompts. For every step it gets rollouts of its current weights from `rollouts`, which
     is set before training, as is the frozen `reference` if there is a KL term and no adapter."""
@@ -193,17 +198,14 @@ class GroupTrainer(MicroBatches):
         return loss
 
     def rows_here(self, live: list[Row]) -> list[Row]:
-        """Return this process's share of the step's groups, equally many rows in each process. A row that fills up has
-        share 0 in the loss."""
-        groups = live[self.args.process_index :: self.args.world_size]
-        rows = [part for row in groups for part in divide_group(row, self.token_budget)]
-        idle = {**live[0], "completions": [live[0]["completions"][0]._replace(share=0.0)]}
-        return rows + [idle] * (max(gather_object([len(rows)])) - len(rows))
+        """Return this process's groups of the step, or an idle row if there are none."""
+        return live[self.args.process_index :: self.args.world_size] or [idle_row(live[0])]
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
-        if self.args.world_size == 1:  # the budget may have fallen since the step began
-            rows = [part for row in rows for part in divide_group(row, self.token_budget)]
-        return super().micro_batches(rows)
+        """Divide the groups by the budget, which may have fallen since the step began, into equally many parts in each
+        process."""
+        parts = [part for row in rows for part in divide_group(row, self.token_budget)]
+        return super().micro_batches(parts + [idle_row(rows[0])] * (max(gather_object([len(parts)])) - len(parts)))
 
     def is_divisible(self, rows: list[Row]) -> bool:
         return super().is_divisible(rows) or len(rows[0]["completions"]) > 1

@@ -147,10 +147,8 @@ class CompletionTrainer(MicroBatches):
         return loss
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
-        dataset, world = dataloader.dataset, self.args.world_size
-        count: int = len(dataset)  # type: ignore[arg-type]
-        places = range(self.args.process_index, -(-count // world) * world, world)  # equally many in every process
-        rows = [dataset[i % count] | {"counts": float(i < count)} for i in places]
+        rows_here = self.count_rows_here(len(dataloader.dataset))  # type: ignore[arg-type]
+        rows = [row | {"counts": float(i < rows_here)} for i, row in enumerate(self.evaluated_rows(dataloader))]
         self.divergence = self.estimate_divergence(self.model, rows)
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
@@ -163,9 +161,9 @@ class CompletionTrainer(MicroBatches):
         with autocast(self.cfg.precision, self.args.device):
             for part in self.evaluation_batches(mismatched):
                 output = self.score(model, send_batch(self.collate(part), self.args.device))
-                references = output.log_probs.new_tensor([row["ref_KL_logps"] for row in part])
-                counts = output.log_probs.new_tensor([row.get("counts", 1.0) for row in part])
-                ratios = output.log_probs.double().sum(-1) - references
+                log_probs = output.log_probs.double().sum(-1)
+                counts = log_probs.new_tensor([row.get("counts", 1.0) for row in part])
+                ratios = log_probs - log_probs.new_tensor([row["ref_KL_logps"] for row in part])
                 total += torch.stack([(counts * ratios).sum(), counts.sum()])
         summed, count = self.accelerator.reduce(total, "sum")
         return summed / count

@@ -1,7 +1,7 @@
 """Words, sentences, paragraphs, lines and list items of a text, as checkers count them; conversations as texts."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 BULLET = re.compile(r"\s*[-*•+]\s+(?=\S)")
@@ -51,9 +51,14 @@ def plain_words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.lower())
 
 
+def find_runs(words: Sequence[str], run: Sequence[str]) -> Iterator[int]:
+    """Yield the indices at which a run of words begins among other words."""
+    yield from (i for i in range(len(words) - len(run) + 1) if words[i : i + len(run)] == run)
+
+
 def find_run(words: Sequence[str], run: Sequence[str]) -> int | None:
-    """Return the index at which a run of words begins among other words, or None."""
-    return next((i for i in range(len(words) - len(run) + 1) if words[i : i + len(run)] == run), None)
+    """Return the index at which a run of words first begins among other words, or None."""
+    return next(find_runs(words, run), None)
 
 
 def transcript(messages: Sequence[Mapping[str, str]]) -> str:

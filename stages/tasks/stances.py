@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from stages.config.installation import read_beside
-from stages.store.text_units import find_run, plain_words
+from stages.store.text_units import find_run, find_runs, plain_words
 from stages.tasks.words import NUMBERS, WORDS, spell
 
 TABLE = read_beside(__file__)
@@ -17,7 +17,7 @@ WEIGHTS: dict[str, dict[str, float]] = {
 }
 TAKES_BACK, NO_HELP = (re.compile(TABLE[name].replace("\n", ""), re.IGNORECASE) for name in ("takes_back", "no_help"))
 DENIALS = (["not"], ["t"])  # before what is denied; "isn't" is two plain words
-PARTS_OF_NUMBERS = {*NUMBERS, *WORDS["tens"], "no"}  # "twenty-four" is not 4, and "no one" is not 1
+PARTS_OF_NUMBERS = frozenset((*NUMBERS, *WORDS["tens"], "no"))  # "twenty-four" is not 4, and "no one" is not 1
 BRIEF = 8  # words: so short an answer deals with a topic by one of its words
 
 
@@ -61,12 +61,12 @@ def states(answer: str, text: str, request: str) -> bool:
     """Return whether an answer has the words of a text in their order, outside a repetition of the request. A number
     may be spelled out. What is denied ("not Porto") or taken back ("Porto. Wait, Lyon") does not count."""
     answer_words = without_request(TAKES_BACK.split(answer)[-1], request)
-    number = re.fullmatch(r"\d\d?", text)
-    for run in map(plain_words, [text, spell(int(text))] if number else [text]):
-        for i in range(len(answer_words) - len(run) + 1):
+    spellings = [text, spell(int(text))] if re.fullmatch(r"\d\d?", text) else [text]
+    excluded = PARTS_OF_NUMBERS if len(spellings) > 1 else frozenset[str]()
+    for run in map(plain_words, spellings):
+        for i in find_runs(answer_words, run):
             before, after = answer_words[max(i - 1, 0) : i], answer_words[i + len(run) : i + len(run) + 1]
-            is_whole = not number or PARTS_OF_NUMBERS.isdisjoint(before + after)
-            if answer_words[i : i + len(run)] == run and before not in DENIALS and is_whole:
+            if before not in DENIALS and excluded.isdisjoint(before + after):
                 return True
     return False
 

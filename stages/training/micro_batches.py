@@ -206,9 +206,12 @@ class MicroBatches(PlumblineTrainer, ABC):
         # TRL makes one forward per row if a loss needs more than per-token figures.
         row_by_row = self.aux_loss_enabled or self.label_smoother is not None
         self.outputs.clear()
-        here = itertools.chain.from_iterable(dataloader.batch_sampler or ())  # rows that this process evaluates
-        self.rows_to_score = [] if row_by_row else [dataloader.dataset[i] for i in here]
+        self.rows_to_score = [] if row_by_row else self.evaluated_rows(dataloader)
         return super().evaluation_loop(dataloader, *args, **kwargs)
+
+    def evaluated_rows(self, dataloader: DataLoader[Any]) -> list[Row]:
+        """Return the rows that this process evaluates, equally many in every process: accelerate repeats some."""
+        return [dataloader.dataset[i] for i in itertools.chain.from_iterable(dataloader.batch_sampler or ())]
 
     def prediction_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Evaluate one row with TRL's code, on the output stored for it in a forward of many rows, if any. Loss and

@@ -70,14 +70,21 @@ class PlumblineTrainer(Trainer):
         losses_here = torch.stack(self.row_losses).float()
         losses = self.accelerator.gather(losses_here).view(-1, len(losses_here)).T.flatten()[:rows]
         output.metrics[ROW_LOSSES] = [round(loss, 6) for loss in losses.tolist()]
-        self.average_over_rows(len(range(self.args.process_index, rows, self.args.world_size)))
+        self.average_over_rows(self.count_rows_here(rows))
         return output
+
+    def count_rows_here(self, rows: int) -> int:
+        """Return how many of the validation rows this process evaluates, those left out that accelerate repeats."""
+        return len(range(self.args.process_index, rows, self.args.world_size))
 
     def average_over_rows(self, rows_here: int) -> None:
         """Replace the values of TRL's validation metrics, of each row in turn, by their mean over all processes' rows.
         In this process the first `rows_here` values count. A row that a metric is not about has NaN."""
-        metrics = {name: torch.tensor(values[:rows_here]).double() for name, values in self._metrics["eval"].items()}
-        here = torch.stack([torch.stack([v.nansum(), (~v.isnan()).sum()]) for v in metrics.values()])
+        metrics = {
+            name: [v for v in values[:rows_here] if not math.isnan(v)]
+            for name, values in self._metrics["eval"].items()
+        }
+        here = torch.tensor([[sum(values), len(values)] for values in metrics.values()], dtype=torch.float64)
         totals = self.accelerator.reduce(send_tensor(here, self.args.device), "sum").tolist()
         self._metrics["eval"] |= {name: [s / n] if n else [] for name, (s, n) in zip(metrics, totals, strict=True)}
 

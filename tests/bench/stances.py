@@ -9,16 +9,15 @@ import json
 import logging
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import NamedTuple
 
-import numpy as np
 import torch
-import yaml
 
 from stages.config.installation import ROOT
 from stages.evaluation.agreement import kappa
 from stages.tasks import stances
+from tests.helpers import confusion
 
 ANSWERS = ROOT / "tests" / "tasks" / "stances.jsonl"
 TABLE = ROOT / "stages" / "tasks" / "stances.yaml"
@@ -38,7 +37,8 @@ class Labelled(NamedTuple):
 def main() -> None:
     by_stance = defaultdict[str, list[Labelled]](list)
     for line in ANSWERS.read_text(encoding="utf-8").splitlines():
-        by_stance[json.loads(line)["stance"]].append(Labelled(**json.loads(line)))
+        row = Labelled(**json.loads(line))
+        by_stance[row.stance].append(row)
     for stance, rows in by_stance.items():
         for writer in dict.fromkeys(row.writer for row in rows if row.writer != ECHO):
             weights = learn([row for row in rows if row.writer != writer])
@@ -77,11 +77,8 @@ def fit(rows: Collection[Labelled], grams: list[str]) -> dict[str, float]:
     return dict(zip((*grams, ""), weights.tolist(), strict=True))
 
 
-def agreement(weights: dict[str, float], rows: Iterable[Labelled]) -> float:
-    counts = np.zeros((2, 2))
-    for row in rows:
-        counts[int(row.label), int(stances.takes(weights, row.answer))] += 1
-    return float(kappa(counts))
+def agreement(weights: dict[str, float], rows: Collection[Labelled]) -> float:
+    return float(kappa(confusion([row.label for row in rows], [stances.takes(weights, row.answer) for row in rows])))
 
 
 def write(weights_by_stance: dict[str, dict[str, float]]) -> None:
@@ -97,7 +94,6 @@ def write(weights_by_stance: dict[str, dict[str, float]]) -> None:
             text = textwrap.fill(" ".join(filter(None, sorted(by_weight[weight]))), 110, break_on_hyphens=False)
             lines += [f"      {weight}: >-", textwrap.indent(text, " " * 8)] if text else []
     TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    yaml.safe_load(TABLE.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -4,16 +4,9 @@ import numpy as np
 import pytest
 
 from stages.evaluation.agreement import alpha, coincidences, corrected_rate, discriminates, kappa, resample, share
+from tests.helpers import confusion
 
 RATE, SENSITIVITY, SPECIFICITY = 0.6, 0.85, 0.7
-
-
-def confusion(one: str, other: str) -> np.ndarray:
-    words = sorted({*one, *other})
-    counts = np.zeros((len(words), len(words)))
-    for a, b in zip(one, other, strict=True):
-        counts[words.index(a), words.index(b)] += 1
-    return counts
 
 
 def test_alpha_and_kappa_are_those_of_the_textbooks() -> None:

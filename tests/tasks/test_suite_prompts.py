@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 
-import numpy as np
 import pytest
 
 from stages.config.blocks.data import SPLIT_OF_GROUP, Suites
@@ -16,7 +15,7 @@ from stages.tasks import open_requests, suites
 from stages.tasks.checks import share_passed
 from stages.tasks.generator import generate
 from stages.tasks.stances import CHECKS, mentions, states
-from tests.helpers import settings
+from tests.helpers import confusion, settings
 
 READ = [json.loads(line) for line in (ROOT / "tests/tasks/read.jsonl").read_text().splitlines()]
 
@@ -82,13 +81,10 @@ def test_no_prompt_of_a_suite_is_a_prompt_of_the_demo(examples: list[Example]) -
 def test_a_check_agrees_with_a_reader(read: str, examples: list[Example]) -> None:
     """Cohen's κ with 120 labels that a reader gave without the checks, on answers that nothing was learnt from."""
     checks = {(e.id, check.kind): check.params for e in examples for check in e.checks}
-    counts = np.zeros((2, 2))
-    for row in READ:
-        if row["read"] == read:
-            verdict = CHECKS[row["check"]](row["answer"], **checks[row["prompt"], row["check"]])
-            counts[int(row["passes"]), int(verdict)] += 1
-    assert counts.sum() == 120
-    assert kappa(counts) >= 0.8
+    rows = [row for row in READ if row["read"] == read]
+    verdicts = [CHECKS[row["check"]](row["answer"], **checks[row["prompt"], row["check"]]) for row in rows]
+    assert len(verdicts) == 120
+    assert kappa(confusion([row["passes"] for row in rows], verdicts)) >= 0.8
 
 
 def test_a_statement_counts_only_outside_a_repetition_of_the_request() -> None:

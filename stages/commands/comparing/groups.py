@@ -95,9 +95,8 @@ class Group:
         """The settings, the highest pass rate first."""
         rows_by_settings: dict[Any, list[Row]] = {}
         for row in self.rows:
-            rows_by_settings.setdefault((row.role == "sft", *sorted(without_seeds(row.settings).items())), []).append(
-                row
-            )
+            key = (row.role == "sft", *sorted(without_seeds(row.settings).items()))
+            rows_by_settings.setdefault(key, []).append(row)
         settings = [Setting(runs) for runs in rows_by_settings.values()]
         for role in {s.runs[0].role for s in settings}:
             same_role = [s for s in settings if s.runs[0].role == role]

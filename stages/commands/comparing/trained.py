@@ -110,9 +110,9 @@ class Trainings:
         names, first = [line or "the most common setting" for line in self.lines], self.trainings[0]
         if self.by_pairs:
             models = [Contender(name, t.accuracy) for name, t in zip(names, self.trainings, strict=True)]
-            single = OBJECTIVES[first.runs[0].stage].reads is Reads.unpaired
-            right = ("gives", "completions a reward of the right sign") if single else ("orders", "pairs correctly")
-            does = f"{right[0]} {{}} of {len(first.held_out)} held-out {right[1]}"
+            does = f"orders {{}} of {len(first.held_out)} held-out pairs correctly"
+            if OBJECTIVES[first.runs[0].stage].reads is Reads.unpaired:
+                does = f"gives {{}} of {len(first.held_out)} held-out completions a reward of the right sign"
             return conclusion(models, does, self.comparison)
         unknown, comparison = "it is not known whether this is chance", self.comparison
         chance = rivals_clause(comparison, 0, [*range(len(names))]) if comparison else unknown
