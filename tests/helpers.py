@@ -20,7 +20,6 @@ from typing import Any
 from unittest import mock
 
 import hydra
-import numpy as np
 import pytest
 from filelock import FileLock
 from hydra import initialize_config_dir
@@ -253,13 +252,13 @@ def as_published(folder: Path, name: str) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest | {"digest": digest_of(manifest["files"])}))
 
 
-def confusion(one: Sequence[Any], other: Sequence[Any]) -> np.ndarray:
+def confusion(one: Sequence[Any], other: Sequence[Any]) -> Any:
     """Count the pairs of labels that two labellers gave: (labels, labels), in the order of the labels."""
+    import numpy as np  # imported late: a plan must not load it
+
+    counts = Counter(zip(one, other, strict=True))
     labels = sorted({*one, *other})
-    counts = np.zeros((len(labels), len(labels)))
-    for a, b in zip(one, other, strict=True):
-        counts[labels.index(a), labels.index(b)] += 1
-    return counts
+    return np.array([[counts[a, b] for b in labels] for a in labels], float)
 
 
 def browse(page: Path, tmp_path: Path, *arguments: str) -> str:
