@@ -164,7 +164,7 @@ class Figures:
                     self.scores.append(j.score)
                     self.tokens.append(lengths[str(j.candidate_id)])
                     self.by_score[f"{j.score:.2f}"] += 1
-                self.failed.update([j.error] if j.error else ())
+                self.failed.update([j.error or "no reason given"] if j.error is not None else ())
                 self.preferences.update([j.preference] if j.preference else ())
                 self.swapped.update([j.order_swapped_agrees] if j.order_swapped_agrees is not None else ())
             self.judgements += len(judgements)

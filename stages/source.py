@@ -71,7 +71,7 @@ def examples(
         needs_answer = split in NEED_AN_ANSWER
         if needs_answer and answer is None:
             raise BadRow("", "no assistant turn to learn from")
-        if not needs_answer and not messages:
+        if not needs_answer and split is not None and not messages:
             raise BadRow("text", f"plain text has no prompt for the {split} split")
         if source.check and answer is None:
             raise BadRow("", f"no answer for check={source.check} to compare with")

@@ -158,7 +158,7 @@ def list_unread(row: Mapping[str, Any], values: Mapping[str, Any], unread: Unrea
                 raise ChangesMeaning(column)
             columns.append(column)
     for column, bad in unread.bad.items():
-        if (value := str(row[column]).lower()) in bad:
+        if (value := label_word(row[column])) in bad:
             role = "label" if value in ("false", "0", "bad") else ""
             raise ChangesMeaning(column, f"is {row[column]!r:.40}, which calls the answer of the row bad", role)
     for path, (role, answer_keys) in unread.turns.items():

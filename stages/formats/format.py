@@ -93,7 +93,7 @@ class Format(ABC):
     def parse_turns(self, value: Any, field: str) -> list[Message]:
         """Parse turns from a list of objects, a list of alternating texts, or a transcript in one string."""
         if (messages := parse_transcript(value, plain=True)) is not None:
-            return [{**turn, "content": parsing.require_text(turn["content"], field)} for turn in messages]
+            return with_texts(messages, field)
         turns = parsing.turn_objects(parsing.require_list(value, field))
         return [parsing.parse_turn(turn, field, self.strip) for turn in turns]
 
@@ -106,7 +106,7 @@ class Format(ABC):
         elif isinstance(prompt := only_text(row["prompt"], "prompt"), list | dict):
             turns = with_context(row, self.parse_turns(prompt if isinstance(prompt, list) else [prompt], "prompt"))
         elif dialogue := parse_open_transcript(prompt):
-            turns = with_context(row, dialogue)
+            turns = with_context(row, with_texts(dialogue, "prompt"))
         else:
             request = parsing.require_text(prompt, "prompt")
             if "input" in row:
@@ -193,6 +193,11 @@ class Format(ABC):
         return word
 
 
+def with_texts(turns: list[Message], field: str) -> list[Message]:
+    """Return the turns of a transcript. Raise BadRow if one of them has no text, or text that is no Unicode."""
+    return [{**turn, "content": parsing.require_text(turn["content"], field)} for turn in turns]
+
+
 def with_context(row: Mapping[str, Any], turns: list[Message]) -> list[Message]:
     """Return the turns after the row's system message and history."""
     before = parsing.context_turns(row)
@@ -234,7 +239,8 @@ def is_trained(value: Any, column: str) -> bool:
 
 def trained_turns(messages: Any, column: str, dropped: Collection[str] = ()) -> list[bool]:
     """Return a flag for each assistant turn of a list: False if one of its weights is 0. A transcript has no flags."""
-    is_list = isinstance(messages, list) or str(messages).lstrip()[:1] == "["
+    is_transcript = parse_transcript(messages, plain=True) is not None  # Llama 2's begins with "[INST]"
+    is_list = not is_transcript and str(messages).lstrip()[:1] == "["
     turns = parsing.turn_objects(parsing.require_list(messages, column)) if is_list else []
     answers = [turn for turn in turns if parsing.role_of(turn) == "assistant"]
     keys = WEIGHTS - {*dropped}

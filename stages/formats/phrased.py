@@ -101,10 +101,14 @@ class Phrased(Format):
         rng = random.Random(content_id(sorted(values.items())))
         if "options" in row:
             names, texts = parse_options(row["options"])
-            label = self.label_text(row["label"])
+            label, places = self.label_text(row["label"]), range(len(texts))
+            number = row["label"] - (self.first_number or 0) if type(row["label"]) is int else -1
+            # A number is a place, even where it is also the text of an option.
+            by_place = self.first_number is not None and number in places
+            chosen = texts[number] if by_place else chosen_option(label, names, texts, self.first_number)
             if label in texts:  # the right option may be at the same place in every row
                 rng.shuffle(texts)
-            values |= option_values(chosen_option(label, names, texts, self.first_number), texts)
+            values |= option_values(chosen, texts)
             if {"context", "question"} <= values.keys():  # every phrasing needs the text that the question is about
                 values["question"] = f"{values['context']}\n\n{values['question']}"
         elif "label" in row:

@@ -183,7 +183,8 @@ def with_tools(turns: list[Message], tools: Any) -> list[Message]:
         raise BadRow("tools", "must be a list of objects")
     if turns and turns[0]["role"] == "system" and "<tools>" in turns[0]["content"]:
         return turns
-    instructions = TOOLS.format("\n".join(json.dumps(tool, ensure_ascii=False) for tool in tool_objects))
+    lines = (json.dumps(tool, ensure_ascii=False) for tool in tool_objects)
+    instructions = require_text(TOOLS.format("\n".join(lines)), "tools")
     if turns and turns[0]["role"] == "system":
         return [{"role": "system", "content": f"{turns[0]['content']}\n\n{instructions}"}, *turns[1:]]
     return [{"role": "system", "content": instructions}, *turns]

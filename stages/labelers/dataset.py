@@ -40,7 +40,7 @@ class Dataset(Labeler):
                 earlier = self.judgements_by_prompt.setdefault(prompt.id, [])
                 fresh = self.judgements(row, prompt.id, answers, {j.candidate_id for j in earlier})
                 self.repeated += len(answers) - len(fresh) if row.graded else 0
-                scores.extend(row.scores or [] if row.graded else [])
+                scores.extend(j.score for j in fresh if j.score is not None)
                 earlier += fresh
                 yield from {c.candidate_id: c for c in answers if c.candidate_id not in seen_ids}.values()
                 seen_ids.update(c.candidate_id for c in answers)
@@ -61,7 +61,10 @@ class Dataset(Labeler):
         """Return a row's preference, or its scores (on the file's scale) for candidates that are not in `judged`."""
         scores = row.scores or []
         if row.graded:
-            new = {c.candidate_id: s for c, s in zip(of, scores, strict=True) if c.candidate_id not in judged}
+            new = dict[str, float]()
+            for c, score in zip(of, scores, strict=True):
+                if c.candidate_id not in judged:
+                    new.setdefault(c.candidate_id, score)
             return [Judgement(prompt, self.name, name, score) for name, score in new.items()]
         a, b = of
         better = "tie" if scores[0] == scores[1] else "ab"[scores[0] < scores[1]]

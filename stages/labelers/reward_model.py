@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,11 @@ class RewardModel(Labeler):
             except ContractError as reason:
                 yield c, [Judgement(c.prompt_id, self.name, c.candidate_id, error=str(reason))]
         for c, reward in self.rewards(readable, self.reading.pad_id):
-            yield c, [Judgement(c.prompt_id, self.name, c.candidate_id, raw=repr(reward))]
+            fault = None if isfinite(reward) else f"the reward is {reward}"
+            yield (
+                c,
+                [Judgement(c.prompt_id, self.name, c.candidate_id, raw=None if fault else repr(reward), error=fault)],
+            )
 
     def rewards(self, readable: Sequence[Readable], pad_id: int) -> Iterator[tuple[Candidate, float]]:
         """Yield candidates with rewards, longest first. The batches do not depend on the order of the pool."""

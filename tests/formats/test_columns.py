@@ -230,6 +230,7 @@ def test_labels_of_single_answers_that_nobody_knows_are_asked_for(values: list[A
 BAD_ANSWERS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "a", "response": "b", "is_safe": False}, "is_safe"),
     ({"messages": [ASK, REPLY], "is_correct": 0}, "is_correct"),
+    ({"messages": [ASK, REPLY], "is_correct": 0.0}, "is_correct"),
     ({**ALPACA, "is_harmful": True}, "is_harmful"),
     ({**ALPACA, "passed": False}, "passed"),
 ]
@@ -245,7 +246,7 @@ def test_a_column_that_calls_an_answer_a_bad_one_is_refused(row: dict, column: s
     assert len(read(file, columns={column: None}).parsed) == 2
     if column != "is_harmful":
         assert f"columns={{label: {column}}} to read it" in str(raised.value)
-        labels = {1: "true", 0: "false"} if isinstance(row[column], int) else {}
+        labels = {1: "true", 0: "false"} if isinstance(row[column], int | float) else {}
         result = read(file, columns={"label": column}, labels=labels)
         assert [each.scores for each in result.parsed] == [[1], [0]]
 

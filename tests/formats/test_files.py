@@ -163,6 +163,37 @@ def test_labels_that_datasets_wrote_as_numbers_have_their_names(tmp_path: Path) 
         assert summarize(result) == [(["a"], ["pos"], None), (["b"], ["neg"], None)]
 
 
+def test_a_column_that_was_taken_out_leaves_its_names_behind(tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features({"prompt": Value("string"), "completion": Value("string"), "label": ClassLabel(names=["a"])})
+    Dataset.from_dict({"prompt": ["a"], "completion": ["b"], "label": [0]}, features).to_parquet(
+        tmp_path / "all.parquet"
+    )
+    pq.write_table(pq.read_table(tmp_path / "all.parquet").drop_columns(["label"]), tmp_path / "rows.parquet")
+    assert summarize(read(tmp_path / "rows.parquet")) == [(["a"], ["b"], None)]
+
+
+def test_an_open_quote_loses_no_line_silently(tmp_path: Path) -> None:
+    rows = ["prompt,completion", *(f"q{i},a{i}" for i in range(20))]
+    rows[6] = 'q5,"a5'
+    (tmp_path / "rows.csv").write_text("\n".join(rows) + "\n")
+    result = read(tmp_path / "rows.csv")
+    assert (len(result.parsed), len(result.bad_rows)) == (5, 15)
+    assert "in the row from line 7 on" in str(result.bad_rows[-1].error)
+
+
+def test_a_short_row_of_a_split_table_is_told(tmp_path: Path) -> None:
+    table = {"columns": ["prompt", "completion"], "data": [["a", "b"], ["c"], ["d", "e"]]}
+    (tmp_path / "rows.json").write_text(json.dumps(table))
+    result = read(tmp_path / "rows.json")
+    assert [row.messages[0]["content"] for row in result.parsed] == ["a", "d"]
+    assert [(row.line, str(row.error)) for row in result.bad_rows] == [(2, "1 fields, but `columns` has 2")]
+    (tmp_path / "rows.json").write_text(json.dumps({**table, "columns": ["prompt", "prompt"]}))
+    with pytest.raises(UserError, match="'prompt' occurs twice"):
+        read(tmp_path / "rows.json")
+
+
 def test_a_table_is_read_in_groups_of_rows(tmp_path: Path) -> None:
     rows = pa.table({"instruction": [str(i) for i in range(5000)], "output": ["b"] * 5000})
     pq.write_table(rows, tmp_path / "rows.parquet", row_group_size=700)

@@ -174,6 +174,8 @@ def test_words_for_preferences_may_name_the_columns(tmp_path: Path) -> None:
         ({"instruction": " ", "output": "b"}, "instruction: is empty"),
         ({"Instruction": "a", "output": "b"}, "instruction: the column is missing"),
         ({"instruction": "a", "output": "\ud800"}, "half a surrogate pair"),
+        ({"instruction": "\n\nHuman: \ud800\n\nAssistant:", "output": "b"}, "half a surrogate pair"),
+        ({"instruction": "\n\nHuman: \n\nAssistant:", "output": "b"}, "is empty"),
         ({"instruction": "a", "history": "b", "output": "c"}, "history: must be a list"),
         ([1], "a row must be an object"),
     ],

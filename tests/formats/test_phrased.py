@@ -160,6 +160,25 @@ def test_a_question_with_options_is_refused_with_the_line_that_reads_it(
     )
 
 
+@pytest.mark.parametrize(
+    ("choices", "answer", "right"),
+    [
+        (["8", "2", "24", "120"], 2, "24"),
+        (["1", "3", "5", "7"], 3, "7"),
+        (["A", "B", "AB", "O"], "B", "B"),
+        (["3", "5"], "5", "5"),
+        (["3", "5"], 5, "5"),
+    ],
+)
+def test_a_number_is_the_place_of_an_option_before_its_text(
+    choices: list[str], answer: int | str, right: str, tmp_path: Path
+) -> None:
+    rows = [{"question": f"q{i}", "choices": choices, "answer": answer} for i in range(8)]
+    first = {"question": "r", "choices": ["x", "y"], "answer": 0}
+    parsed = read(lines(tmp_path, [first, *rows]), task="multiple_choice").parsed[1:]
+    assert [row.answers[0] for row in parsed] == [right] * 8
+
+
 def test_labels_that_are_none_are_kept_apart_and_lists_of_them_are_refused(tmp_path: Path) -> None:
     rows = [{"premise": f"p {i}", "hypothesis": "h", "label": i % 4 - 1} for i in range(12)]
     result = read(lines(tmp_path, rows), task="nli", labels={0: "yes", 1: "no", 2: "maybe"})

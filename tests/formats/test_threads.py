@@ -38,6 +38,7 @@ def tree(message: dict[str, Any]) -> dict[str, Any]:
 FILES = {
     "a message a row": FLAT,
     "in any order": FLAT[::-1],
+    "as pandas writes ranks": [{**row, "rank": None if row["rank"] is None else float(row["rank"])} for row in FLAT],
     "a tree a row": [{"message_tree_id": "q", "prompt": tree(FLAT[0])}],
 }
 

@@ -34,6 +34,7 @@ TALK = {"messages": [ASK, {**REPLY, "weight": 0}, ASK, {**REPLY, "weight": 1}]}
         ({"instruction": "a", "output": "b", "loss_weight": 0}, [False]),
         ({"instruction": "a", "output": "b", "train": "true"}, None),
         ({"messages": "### Human: a\n### Assistant: b", "sample_weight": 0}, [False]),
+        ({"messages": "[INST] a [/INST] b"}, None),
     ],
 )
 def test_a_weight_says_which_answers_are_trained(row: dict, trained: list[bool] | None, tmp_path: Path) -> None:

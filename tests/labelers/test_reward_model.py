@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from stages.config.blocks.labels import Label
 from stages.config.choices import Precision, Weights
 from stages.config.errors import UserError
+from stages.labelers import reward_model
 from stages.labelers.labeler import Pool
 from stages.labelers.reward_model import RewardModel, quantile
 from stages.models.contract import load_contract
@@ -62,6 +64,20 @@ def test_any_model_with_a_chat_template_scores_independently_of_batches(
     tokenizer.save_pretrained(model)
     with pytest.raises(UserError, match=r"^label\.reward_model\.path=.* chat template"):
         judged(model, pool, tmp_path / "none")
+
+
+def test_a_reward_that_is_no_number_is_a_failure(
+    model: Path, pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_batch = reward_model.predict_rewards
+
+    def overflowing(*arguments: Any) -> list[float]:
+        return [float("nan"), *of_batch(*arguments)[1:]]
+
+    monkeypatch.setattr(reward_model, "predict_rewards", overflowing)
+    judgements = judged(model, pool, tmp_path / "label", token_budget=1)
+    assert {j.error for j in judgements} == {"the reward is nan"}
+    assert all(j.score is None for j in judgements)
 
 
 def test_scores_from_before_a_kill_are_reused(model: Path, pool: Pool, tmp_path: Path) -> None:

@@ -343,6 +343,12 @@ def test_scores_of_several_answers_become_judgements_between_0_and_1(tmp_path: P
     assert (pair.chosen[0]["content"], pair.rejected[0]["content"], pair.margin) == ("a", "c", 1.0)
 
 
+def test_of_several_scores_of_an_answer_the_first_one_counts(tmp_path: Path) -> None:
+    out, metrics = dataset(tmp_path, [{"prompt": "p", "responses": ["a", "a", "b"], "scores": [2, 5, 3]}])
+    assert [j.score for j in load(out / "judgements.parquet", Judgement)] == [0.0, 1.0]
+    assert "1 answers have several scores" in metrics["read"][-1]
+
+
 def test_answers_called_good_and_bad_make_pairs_where_a_prompt_has_both(tmp_path: Path) -> None:
     rows = [{"prompt": p, "completion": c, "label": c == "a"} for p in "qp" for c in "ab"] + [
         {"prompt": "o", "completion": "a", "label": True},

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
 from stages.formats.readers.json_lines import BLANK, COMMENT, DECODER, json_message, line_rows, parse_value
-from stages.formats.readers.row import BadRow, Row
+from stages.formats.readers.row import BadRow, Row, validate_columns
 from stages.formats.turns import ROLE_KEYS
 
 # Keys under which a single object has its rows, and keys that describe the file as a whole.
@@ -66,7 +66,7 @@ def json_values(file: Path, content: bytes) -> list[tuple[int, Any]]:
 
 
 def single_object_rows(file: Path, value: dict[str, Any], pretty: bool) -> Iterator[Row]:
-    rows = table_rows(value)
+    rows = table_rows(file, value)
     if {".jsonl", ".ndjson"} & {*file.suffixes} and all(isinstance(item, list) for item in value.values()):
         rows = None  # the name promises one row a line, so the object is a row
     if rows is None:
@@ -76,15 +76,18 @@ def single_object_rows(file: Path, value: dict[str, Any], pretty: bool) -> Itera
         if pretty and not any(isinstance(item, str) for item in value.values()):
             raise no_rows_error(file, value)
     for i, row in enumerate([value] if rows is None else rows, 1):
-        yield Row(str(file), i, row)
+        yield Row(str(file), i, row) if isinstance(row, dict) else Row(str(file), i, None, row)
 
 
-def table_rows(value: dict[str, Any]) -> list[dict[str, Any]] | None:
+def table_rows(file: Path, value: dict[str, Any]) -> Sequence[dict[str, Any] | BadRow] | None:
     """Return the rows of an object that is a table, else None. It may have the form of pandas (orient `split`,
     `columns` or `index`), lists as columns, rows by their ids, or rows under one of `ROW_KEYS`."""
     columns, data = value.get("columns"), value.get("data")
     if isinstance(columns, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
-        return [dict(zip(columns, row, strict=False)) for row in data if len(row) == len(columns)]
+        validate_columns(str(file), columns)
+        filled = {i: dict(zip(columns, row, strict=True)) for i, row in enumerate(data) if len(row) == len(columns)}
+        fault = f"fields, but `columns` has {len(columns)}"
+        return [filled.get(i) or BadRow("", f"{len(row)} {fault}") for i, row in enumerate(data)]
     wrapped = [key for key, item in value.items() if is_objects(item)]
     other_keys = {key.lower() for key in value} - METADATA_KEYS
     if len(wrapped) == 1 and (row_key := wrapped[0].lower()) in ROW_KEYS and other_keys <= {row_key}:

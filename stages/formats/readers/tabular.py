@@ -39,7 +39,8 @@ def csv_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
         except csv.Error as error:
             if header is None:
                 raise UserError(f"{file}: line {line}: the header is not CSV: {error}. Mend that line.") from error
-            yield Row(str(file), line, None, BadRow("", f"broken CSV: {error}"))
+            for lost in range(line, lines.line_num + 1):  # an open quote takes the lines after it, too
+                yield Row(str(file), lost, None, BadRow("", f"broken CSV: {error}, in the row from line {line} on"))
             continue
         if not fields:
             continue
@@ -112,7 +113,7 @@ def named_classes(schema: pa.Schema) -> dict[str, list[str]]:
 
 def with_class_names(row: dict[str, Any], classes: dict[str, list[str]]) -> dict[str, Any]:
     for column, names in classes.items():
-        if isinstance(row[column], int) and 0 <= row[column] < len(names):
+        if isinstance(row.get(column), int) and 0 <= row[column] < len(names):
             row[column] = names[row[column]]
     return row
 
