@@ -70,15 +70,16 @@ class Client:
         spent = out / SCRATCH / "spent" / self.calls.path.name
         self.spending = Spending(spent, endpoint.budget, endpoint.price, key)
         self.requests, self.tokens = Pace(runtime.requests_per_minute), Pace(runtime.tokens_per_minute)
-        self.slots = asyncio.Semaphore(runtime.concurrency)
         self.pending: dict[str, asyncio.Task[Reply]] = {}
         self.answered, self.reused = set[str](), set[str]()  # keys of new replies, and of cached ones
         self.failures, self.ended = Counter[str](), False
 
     @contextmanager
     def opened(self) -> Iterator["Client"]:
-        """Open the files of cached replies and of spending. Only one process at a time can open them."""
-        self.ended, self.reading = False, asyncio.Lock()
+        """Open the files of cached replies and of spending. Only one process at a time can open them. Locks belong to
+        one event loop, and a training that asks in every step has a new loop each time."""
+        self.slots, self.reading = asyncio.Semaphore(self.endpoint.runtime.concurrency), asyncio.Lock()
+        self.ended = False
         with self.calls.opened(), self.spending.opened():
             yield self
 
@@ -175,11 +176,13 @@ class Client:
             self.answered.add(key)
             used = reply.tokens(bounds)
         except (TimeoutError, openai.APITimeoutError) as error:
+            used = (0, 0) if is_unsent(error) else bounds
             raise NoReply(f"no answer in {self.endpoint.runtime.timeout:g} s", retryable=True) from error
         except openai.APIStatusError as error:
             used = (0, 0)
             raise self._error_for(error) from error
         except openai.APIConnectionError as error:
+            used = (0, 0) if is_unsent(error) else bounds
             raise NoReply("the connection broke", retryable=True) from error
         except Redirected as error:
             used = (0, 0)
@@ -220,6 +223,13 @@ class Client:
         return counts | {"input_tokens": spent.input, "output_tokens": spent.output} | money
 
 
+def is_unsent(error: BaseException) -> bool:
+    """Return whether a call failed before a byte of it was sent: the model has not seen it, and nothing is to pay."""
+    import httpx2
+
+    return isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+
+
 @contextmanager
 def without_openai_variables() -> Iterator[None]:
     """Remove variables that begin with OPENAI_ from the environment, for the duration of the context. The openai
@@ -249,14 +259,15 @@ def run_jobs(clients: Sequence[Client], jobs: Iterable[Job[T]], out: StageDir) -
                 if not running:
                     break
                 done, running = runner.run(asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))
-                for task in done:
-                    if isinstance(error := task.exception(), UserError):
-                        errors.append(error)
-                    elif not errors:
-                        yield task.result()
+                # The first of them ends the other jobs, so its reason comes before their missing replies.
+                errors += [error for task in done if isinstance(error := task.exception(), UserError)]
+                for task in () if errors else done:
+                    yield task.result()
             if errors:
                 raise errors[0]
         finally:
+            for client in clients:
+                client.ended = True
             for client in clients:
                 runner.run(client.close())
                 out.endpoint_calls[client.name] = client.figures()

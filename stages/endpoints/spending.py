@@ -5,7 +5,8 @@ import email.utils
 import json
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,22 @@ class Spending(json_log.Appender):
 
     def __init__(self, file: Path, budget: Budget, price: Price, key: str):
         self.budget, self.price, self.key = budget, price, key
-        self.calls = self.input = self.output = self.open = 0
-        self.settled = asyncio.Event()
         super().__init__(file)
         file.parent.mkdir(parents=True, exist_ok=True)
-        for line in json_log.read(file, amounts_in, "Their calls and tokens are missing from the budget."):
+        self._count()
+
+    def _count(self) -> None:
+        """Count what the file says that this process and others have spent."""
+        self.calls = self.input = self.output = self.open = 0
+        for line in json_log.read(self.path, amounts_in, "Their calls and tokens are missing from the budget."):
             self._add(*line.value)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        self._count()
+        self.settled = asyncio.Event()  # of the running event loop
+        with super().opened():
+            yield
 
     def _add(self, calls: int, input_tokens: int, output_tokens: int) -> None:
         self.calls += calls

@@ -36,9 +36,9 @@ def build_missing(
     """Build every missing node, each under its lock, and let the links in `latest/` point at the targets' nodes."""
     from stages.store.text_lengths import text_lengths  # imports pyarrow, which only a build needs
 
-    missing = store.missing(targets, pull=True)
+    missing = {node.fingerprint for node in store.missing(targets, pull=True)}  # two nodes may be the same computation
     for node in in_build_order(targets):
-        if node not in missing:
+        if node.fingerprint not in missing:
             if store.folder(node).exists():
                 log.info("%s: reused %s", node, store.folder(node))
             continue

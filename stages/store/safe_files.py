@@ -3,6 +3,7 @@
 A file is replaced in one step, so that readers see either the old content or the new."""
 
 import errno
+import logging
 import os
 import stat
 import uuid
@@ -19,6 +20,8 @@ KINDS = {
     stat.S_IFBLK: "a device",
 }
 ELSE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)  # the kernel's errors for a link, a folder, a FIFO or a socket
+
+log = logging.getLogger(__name__)
 
 
 class NotRegular(UserError):
@@ -67,7 +70,9 @@ def write_if_allowed(file: Path, content: str | bytes) -> bool:
 
 
 def link(place: Path, target: Path) -> None:
-    """Let a symbolic link point to `target`. A link that exists is replaced in one step."""
+    """Let a symbolic link point to `target`. A link that exists is replaced in one step, a folder never."""
+    if place.is_dir() and not place.is_symlink():
+        return log.warning("%s is a folder, perhaps a copy of the link that was there. Remove it.", place)
     draft = place.with_name(f".{place.name}-{uuid.uuid4().hex}.draft")
     try:
         draft.symlink_to(target)

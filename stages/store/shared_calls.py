@@ -16,7 +16,8 @@ SEGMENT = re.compile(r"calls/((?:people/)?\w[\w. -]*\.jsonl)/([0-9a-f]{64})")
 
 def pull_calls(remote: Remote, copies: Path, calls: Path) -> None:
     """Append to the files in `calls` the lines that other machines have recorded."""
-    for name in sorted(remote.list("calls")):
+    ages = remote.list("calls")
+    for name in sorted(ages, key=lambda name: (-ages[name], name)):  # the oldest first: of two answers the last counts
         copy = copies / name
         if not (match := SEGMENT.fullmatch(name)) or copy.exists() or not (current := remote.get(name)):
             continue
@@ -27,16 +28,18 @@ def pull_calls(remote: Remote, copies: Path, calls: Path) -> None:
         file = calls / folder.relative_to(copies / "calls")
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = file.parent / "people.lock" if file.parent != calls else file.with_suffix(".lock")
-        with locks.hold_lock(locks.open_lock(lock), file.name, "used"):
-            own = file.read_bytes() if file.exists() else b""
-            shared, own_lines = shared_lines(folder), {*own.splitlines()}
-            fresh = b"".join(line + b"\n" for line in shared if line not in own_lines and is_readable(line))
-            if not fresh:
-                continue
-            if own and not own.endswith(b"\n"):
-                fresh = b"\n" + fresh  # a kill came before the end of the last line
-            with open(file, "ab") as target:
-                target.write(fresh)
+        if not fresh_lines(folder, file):
+            continue  # another command may hold the lock for days
+        with locks.hold_lock(locks.open_lock(lock), file.name, "used"), open(file, "ab") as target:
+            fresh = fresh_lines(folder, file)
+            cut = fresh and file.stat().st_size and not file.read_bytes().endswith(b"\n")
+            target.write(b"\n" + fresh if cut else fresh)  # a kill came before the end of the last line
+
+
+def fresh_lines(folder: Path, file: Path) -> bytes:
+    """Return the lines of the copies in `folder` that a file lacks."""
+    own = lines_of(file)
+    return b"".join(line + b"\n" for line in shared_lines(folder) if line not in own and is_readable(line))
 
 
 def push_calls(remote: Remote, copies: Path, calls: Path) -> None:

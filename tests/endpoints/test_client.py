@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -54,16 +55,17 @@ def question(i: int, **options: Any) -> Question:
 def ask_all(client: Client, questions: Iterable[Question], out: StageDir) -> dict[str, str]:
     """Return the answer to each question, or the reason why it is missing."""
 
-    def job(question: Question) -> Job[tuple[str, str]]:
-        async def ask() -> tuple[str, str]:
-            try:
-                return question.messages[0]["content"], (await client.ask(question)).text
-            except NoReply as error:
-                return question.messages[0]["content"], error.reason
+    return dict(run_jobs([client], (job_of(client, each) for each in questions), out))
 
-        return ask
 
-    return dict(run_jobs([client], map(job, questions), out))
+def job_of(client: Client, question: Question) -> Job[tuple[str, str]]:
+    async def ask() -> tuple[str, str]:
+        try:
+            return question.messages[0]["content"], (await client.ask(question)).text
+        except NoReply as error:
+            return question.messages[0]["content"], error.reason
+
+    return ask
 
 
 def client(url: str, out: StageDir, **options: Any) -> Client:
@@ -140,6 +142,46 @@ def test_tokens_and_money_stop_before_the_call_that_could_be_too_much(name: str,
         used = sum(len(r["messages"][0]["content"].split()) * 2 + 1 for r in model.requests)
         assert asking.spending.input + asking.spending.output == used, "the server counts the same tokens"
         assert 900 - sum(question(100).token_bounds({})) < used <= 900
+
+
+def test_two_clients_of_a_node_share_its_budget(tmp_path: Path) -> None:
+    """Check one budget for several processes, which begin together and ask in turn."""
+    with running(Model(shout)) as model:
+        out = work(tmp_path / "node")
+        one, other = (client(model.url, out, budget=Budget(calls=5)) for _ in range(2))
+        assert len(ask_all(one, map(question, range(4)), out)) == 4
+        with pytest.raises(UserError, match="call: 5 calls"):
+            ask_all(other, map(question, range(4, 8)), out)
+        assert len(model.requests) == 5
+
+
+def test_a_client_asks_more_than_once(tmp_path: Path) -> None:
+    """Check a second and third use, as of GRPO's judge in every step."""
+    with running(Model(shout)) as model:
+        out = work(tmp_path / "node")
+        asking = client(model.url, out)
+        for step in range(3):
+            assert len(ask_all(asking, map(question, range(40 * step, 40 * step + 40)), out)) == 40
+
+
+def test_a_server_that_is_down_costs_nothing(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    out = work(tmp_path / "node")
+    asking = client(url, out, budget=Budget(tokens=900), runtime={"retries": 1})
+    assert ask_all(asking, [question(0)], out) == {"question 0": "the connection broke"}
+    assert asking.spending.input + asking.spending.output == 0
+
+
+def test_the_reason_of_the_end_comes_before_replies_that_it_leaves_out(tmp_path: Path) -> None:
+    with running(Model(shout)) as model:
+        for attempt in range(8):
+            out = work(tmp_path / str(attempt))
+            with pytest.raises(UserError, match="allows no further call"):
+                asking = client(model.url, out, budget=Budget(calls=3))
+                for _, text in run_jobs([asking], [job_of(asking, question(i)) for i in range(100)], out):
+                    assert text != "the stage ends"
 
 
 def test_no_file_stays_open_after_the_last_question(tmp_path: Path) -> None:

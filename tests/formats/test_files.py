@@ -180,7 +180,7 @@ def test_an_open_quote_loses_no_line_silently(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("\n".join(rows) + "\n")
     result = read(tmp_path / "rows.csv")
     assert (len(result.parsed), len(result.bad_rows)) == (5, 15)
-    assert "in the row from line 7 on" in str(result.bad_rows[-1].error)
+    assert "from line 7 on" in str(result.bad_rows[-1].error)
 
 
 def test_a_short_row_of_a_split_table_is_told(tmp_path: Path) -> None:
@@ -188,7 +188,8 @@ def test_a_short_row_of_a_split_table_is_told(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps(table))
     result = read(tmp_path / "rows.json")
     assert [row.messages[0]["content"] for row in result.parsed] == ["a", "d"]
-    assert [(row.line, str(row.error)) for row in result.bad_rows] == [(2, "1 fields, but `columns` has 2")]
+    (bad,) = result.bad_rows
+    assert bad.line == 2 and "`columns` has 2" in str(bad.error)
     (tmp_path / "rows.json").write_text(json.dumps({**table, "columns": ["prompt", "prompt"]}))
     with pytest.raises(UserError, match="'prompt' occurs twice"):
         read(tmp_path / "rows.json")
