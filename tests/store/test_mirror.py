@@ -1,6 +1,8 @@
 """Tests of the store that machines share. The server of S3 is real, and its faults too; real processes are killed."""
 
+import hashlib
 import json
+import os
 import random
 import signal
 import subprocess
@@ -16,6 +18,7 @@ from stages.store import json_log
 from stages.store.mirror import Mirror, name_of
 from stages.store.node import Node
 from stages.store.remote import open_remote
+from stages.store.shared_calls import pull_calls
 from stages.store.store import Store
 from tests.store.machine import build_nodes, machine, some_nodes
 from tests.store.s3 import S3
@@ -197,6 +200,19 @@ def test_calls_and_journals_are_exchanged(url: str, tmp_path: Path) -> None:
             content = (store.root / "cache" / name).read_bytes()
             assert all(content.count(line) == 1 for line in lines), content
     assert len(first.mirror.remote.list("calls")) == 4
+
+
+def test_pulled_answers_come_in_the_order_of_their_pushes(tmp_path: Path) -> None:
+    """Check that a withdrawn answer stays withdrawn: of a person's answers to one question, the last counts."""
+    remote, lines = tmp_path / "remote", [json_log.sealed({"number": number}) for number in range(8)]
+    for number, line in enumerate(lines):
+        segment = remote / "calls" / "people" / "ann.jsonl" / hashlib.sha256(line).hexdigest()
+        segment.parent.mkdir(parents=True, exist_ok=True)
+        segment.write_bytes(line)
+        os.utime(segment, (number, number))
+    calls = tmp_path / "calls"
+    pull_calls(open_remote(str(remote)), tmp_path / "copies", calls)
+    assert (calls / "people" / "ann.jsonl").read_bytes().splitlines(keepends=True) == lines
 
 
 @pytest.mark.parametrize(("fault", "share"), [("lost", 0.5), ("hang", 0.2)])

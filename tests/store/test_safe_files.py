@@ -12,7 +12,7 @@ from stages.config.errors import UserError
 from stages.endpoints.spending import Spending
 from stages.store import locks
 from stages.store.call_cache import Calls
-from stages.store.safe_files import open_regular
+from stages.store.safe_files import link, open_regular
 from stages.store.workspace import CURVES, StageDir
 
 ODD: dict[str, Callable[[Path], object]] = {
@@ -63,3 +63,15 @@ def test_a_device_is_no_file_and_a_file_is_opened() -> None:
     with pytest.raises(UserError, match="is a device"):
         open_regular(Path("/dev/zero"))
     os.close(open_regular(Path(__file__)))
+
+
+def test_a_link_is_replaced_and_a_folder_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = tmp_path / "latest"
+    for target in ("a", "b"):
+        link(place, Path(target))
+        assert place.readlink() == Path(target)
+    place.unlink()
+    place.mkdir()
+    link(place, Path("c"))
+    assert not place.is_symlink() and "is a folder" in caplog.text
+    assert [*tmp_path.iterdir()] == [place]
