@@ -101,10 +101,10 @@ class Phrased(Format):
         rng = random.Random(content_id(sorted(values.items())))
         if "options" in row:
             names, texts = parse_options(row["options"])
-            label, places = self.label_text(row["label"]), range(len(texts))
-            number = row["label"] - (self.first_number or 0) if type(row["label"]) is int else -1
-            # A number is a place, even where it is also the text of an option.
-            by_place = self.first_number is not None and number in places
+            label, number = self.label_text(row["label"]), -1
+            if type(row["label"]) is int and label.isdecimal() and self.first_number is not None:
+                number = int(label) - self.first_number  # a place, even where it is also the text of an option
+            by_place = 0 <= number < len(texts)
             chosen = texts[number] if by_place else chosen_option(label, names, texts, self.first_number)
             if label in texts:  # the right option may be at the same place in every row
                 rng.shuffle(texts)
