@@ -39,8 +39,9 @@ def csv_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
         except csv.Error as error:
             if header is None:
                 raise UserError(f"{file}: line {line}: the header is not CSV: {error}. Mend that line.") from error
+            where = f", in the row from line {line} on" if lines.line_num > line else ""
             for lost in range(line, lines.line_num + 1):  # an open quote takes the lines after it, too
-                yield Row(str(file), lost, None, BadRow("", f"broken CSV: {error}, in the row from line {line} on"))
+                yield Row(str(file), lost, None, BadRow("", f"broken CSV: {error}{where}"))
             continue
         if not fields:
             continue
