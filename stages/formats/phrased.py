@@ -101,11 +101,8 @@ class Phrased(Format):
         rng = random.Random(content_id(sorted(values.items())))
         if "options" in row:
             names, texts = parse_options(row["options"])
-            label, number = self.label_text(row["label"]), -1
-            if type(row["label"]) is int and label.isdecimal() and self.first_number is not None:
-                number = int(label) - self.first_number  # a place, even where it is also the text of an option
-            by_place = 0 <= number < len(texts)
-            chosen = texts[number] if by_place else chosen_option(label, names, texts, self.first_number)
+            label, is_number = self.label_text(row["label"]), type(row["label"]) is int
+            chosen = chosen_option(label, names, texts, self.first_number, is_number)
             if label in texts:  # the right option may be at the same place in every row
                 rng.shuffle(texts)
             values |= option_values(chosen, texts)
@@ -219,17 +216,19 @@ def first_option_number(labels: Iterable[tuple[str, Any]]) -> int | None:
     return min(numbers, default=None)
 
 
-def chosen_option(label: Any, names: list[str], texts: list[str], first_number: int | None) -> str:
-    """Return the text of the option that a label means: by name, text, letter or number (from `first_number`)."""
-    name = str(label).strip()
+def chosen_option(label: str, names: list[str], texts: list[str], first_number: int | None, is_number: bool) -> str:
+    """Return the text of the option that a label means: by name, text, letter or number (from `first_number`). What
+    `is_number` in the file is a place first, even where it is also the text of an option."""
+    name = label.strip()
     if name in names:
         return texts[names.index(name)]
-    if name in texts:
+    place = LETTERS.find(name.upper()) if len(name) == 1 else -1
+    place = int(name) - (first_number or 0) if name.isdecimal() else place
+    is_place = 0 <= place < len(texts)
+    if name in texts and not (is_number and is_place and first_number is not None):
         return name
     if name.isdecimal() and first_number is None:
         raise BadRow("label", f"{name!r}: no row shows if the first option is 0 or 1")
-    place = LETTERS.find(name.upper()) if len(name) == 1 else -1
-    place = int(name) - (first_number or 0) if name.isdecimal() else place
-    if not 0 <= place < len(texts):
+    if not is_place:
         raise BadRow("label", f"{name!r:.40} is not one of the {len(texts)} options")
     return texts[place]
