@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,7 @@ ATTENTION = "plumbline_packed"
 # On these devices every run is a separate attention call; on others one call computes all runs. On a CPU one more call
 # costs 18 µs, and one token of padding 10 µs (one core, fp32, 9 heads of 64, runs of 160 tokens).
 RUN_BY_RUN_DEVICES = ("cpu",)
+VARLEN_ARGUMENTS = signature(varlen_attn).parameters
 ROUNDING = 0.05  # the largest relative difference of two kernels in bf16; with another mask it is about 0.5
 
 
@@ -115,7 +117,8 @@ def attend_varlen(module: nn.Module, states: list[torch.Tensor], layout: RunLayo
     longest = max(layout.lengths), int(layout.totals.max())
     window = (kwargs.get("sliding_window") or 0) - 1  # so many earlier tokens; -1: all
     options: dict[str, Any] = {"scale": kwargs.get("scaling"), "window_size": (window, 0)}
-    options |= {"enable_gqa": True} if query.shape[1] != key.shape[1] else {}  # PyTorch 2.11 lacks this argument
+    if query.shape[1] != key.shape[1] and "enable_gqa" in VARLEN_ARGUMENTS:
+        options["enable_gqa"] = True  # PyTorch 2.11 shares key heads without asking
     return varlen_attn(query, key, value, *layout.boundaries, *longest, **options)[None]  # type: ignore[call-overload,no-any-return]
 
 

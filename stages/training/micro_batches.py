@@ -259,7 +259,8 @@ class MicroBatches(PlumblineTrainer, ABC):
                 reduce = last or self.cfg.runtime.sharding is not Sharding.none
                 try:
                     with contextlib.nullcontext() if reduce else self.accelerator.no_sync(model):
-                        loss += super().training_step(model, send_batch(batch, self.args.device), items)
+                        part_loss = super().training_step(model, send_batch(batch, self.args.device), items)
+                        loss += part_loss.as_subclass(torch.Tensor)  # Trainer reads it, unlike the step's figures
                 except RuntimeError as error:
                     if should_reduce_batch_size(error):
                         raise OutOfMemory(part) from error

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stages.config.choices import Checkpointing
@@ -77,7 +79,6 @@ def test_varlen_attention_over_random_layouts_is_that_of_padded_sequences_and_of
 
 def mislead(change: Callable[[list[Any], dict[str, Any]], None]) -> Callable[..., torch.Tensor]:
     """Return `varlen_attn` with changed arguments, as another version might read them."""
-    varlen_attn = packing.varlen_attn
 
     def changed(*arguments: Any, **options: Any) -> torch.Tensor:
         positional = [*arguments]
@@ -106,16 +107,22 @@ def test_a_varlen_kernel_that_computes_something_else_is_not_used(
     assert not varlen_works(CPU, torch.bfloat16, 4, 2, 8)
 
 
-def test_a_version_without_grouped_heads_serves_models_without_them(
+def test_a_version_without_the_argument_for_shared_key_heads_does_without_it(
     flash: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse_grouped(_: list[Any], options: dict[str, Any]) -> None:
+    """PyTorch 2.11 lacks it, and its kernel shares key heads unasked."""
+
+    def as_in_2_11(_: list[Any], options: dict[str, Any]) -> None:
         if "enable_gqa" in options:
             raise TypeError("varlen_attn() got an unexpected keyword argument 'enable_gqa'")
+        options |= {name: True for name in ("enable_gqa",) if name in signature(varlen_attn).parameters}
 
-    monkeypatch.setattr(packing, "varlen_attn", mislead(refuse_grouped))
+    monkeypatch.setattr(packing, "varlen_attn", mislead(as_in_2_11))
+    assert not varlen_works(CPU, torch.float32, 4, 2, 16) or "enable_gqa" not in packing.VARLEN_ARGUMENTS
+    varlen_works.cache_clear()
+    monkeypatch.setattr(packing, "VARLEN_ARGUMENTS", {})
     assert varlen_works(CPU, torch.float32, 4, 4, 16)
-    assert not varlen_works(CPU, torch.float32, 4, 2, 16)
+    assert varlen_works(CPU, torch.float32, 4, 2, 16)
 
 
 def test_a_version_without_an_argument_or_a_device_without_the_kernel_is_padded(

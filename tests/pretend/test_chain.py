@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from stages.store.records import Candidate, PairLogProbs, load
 from tests.helpers import Chain, build
-from tests.pretend.flows import train_steps
+from tests.pretend.flows import run_stage, train_steps
 
 LONG_CASES = [
     ("sft", ()),
@@ -71,3 +71,13 @@ def test_gradients_of_the_first_step_equal_the_cpus(
     assert len(gradients) == len(expected)
     for gradient, other in zip(gradients, expected, strict=True):
         assert (gradient.cpu() - other).norm() <= 1e-5 * other.norm(), tuple(other.shape)
+
+
+def test_weights_of_pairs_leave_the_loss_readable(pretend: ModuleType, built: Path, tmp_path: Path) -> None:
+    """WPO computes the weights from figures that stay on the device, and Trainer reads the loss."""
+    weighted = "+dpo.trainer.use_weighting=true"
+    with pretend.strict():
+        run_stage("dpo", built, tmp_path / "pretend", weighted)
+    with pretend.available(False):
+        run_stage("dpo", built, tmp_path / "cpu", weighted)
+    assert weight_gap(tmp_path / "pretend", tmp_path / "cpu") < 1e-4
