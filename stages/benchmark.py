@@ -22,7 +22,7 @@ from stages.models.rendering import ContractError
 from stages.models.scoring import batches_by_length, completion_scores, install_scoring
 from stages.samplers.completions import get_sampler
 from stages.samplers.hf import HFSampler
-from stages.samplers.sampler import Decoding, Request
+from stages.samplers.sampler import Decoding, Request, choose_shard_size
 from stages.store.dropped import Dropped
 from stages.store.records import save
 from stages.store.shards import produce_in_shards
@@ -69,7 +69,8 @@ class Respondent:
     def answer(self, contents: dict[str, Any]) -> dict[str, Any]:
         """Return the answers to the engine's questions by key, without those that are dropped."""
         questions = [question for key, content in contents.items() if (question := self.read(key, content))]
-        id_of, size = lambda response: response.id, self.cfg.runtime.shard_size
+        id_of, device = lambda response: response.id, resolve_device(self.cfg.runtime.device).type
+        size = choose_shard_size(self.cfg.runtime, len(questions), 1, device)
         self.dropped.settle(total := len(self.responses) + len(questions), total)
         table = produce_in_shards(questions, id_of, self.respond, Response, id_of, size, "benchmark", self.out)
         responses = {response.id: response for response in table}

@@ -11,6 +11,8 @@ from pathlib import Path
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "WANDB_SILENT": "true"}
 for variable in ("WANDB_API_KEY", "WANDB_MODE", "PLUMBLINE_WANDB_MODE", "PLUMBLINE_COMMAND"):
     os.environ.pop(variable, None)
+# Expected figures are the CPU's, on a machine with a GPU too.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import pytest  # noqa: E402
 

@@ -28,7 +28,7 @@ ATTENTION = "plumbline_packed"
 # On these devices every run is a separate attention call; on others one call computes all runs. On a CPU one more call
 # costs 18 µs, and one token of padding 10 µs (one core, fp32, 9 heads of 64, runs of 160 tokens).
 RUN_BY_RUN_DEVICES = ("cpu",)
-VARLEN_ARGUMENTS = signature(varlen_attn).parameters
+SHARED_HEADS = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}  # not in PyTorch 2.11
 ROUNDING = 0.05  # the largest relative difference of two kernels in bf16; with another mask it is about 0.5
 
 
@@ -116,9 +116,7 @@ def attend_varlen(module: nn.Module, states: list[torch.Tensor], layout: RunLayo
         key, value = (t.index_select(0, layout.attended) for t in (key, value))
     longest = max(layout.lengths), int(layout.totals.max())
     window = (kwargs.get("sliding_window") or 0) - 1  # so many earlier tokens; -1: all
-    options: dict[str, Any] = {"scale": kwargs.get("scaling"), "window_size": (window, 0)}
-    if query.shape[1] != key.shape[1] and "enable_gqa" in VARLEN_ARGUMENTS:
-        options["enable_gqa"] = True  # PyTorch 2.11 shares key heads without asking
+    options: dict[str, Any] = {"scale": kwargs.get("scaling"), "window_size": (window, 0), **SHARED_HEADS}
     return varlen_attn(query, key, value, *layout.boundaries, *longest, **options)[None]  # type: ignore[call-overload,no-any-return]
 
 
@@ -229,8 +227,7 @@ def pack_pairs(model: PreTrainedModel) -> bool:
     Return False if `install_run_attention` fails; the model then reads padded batches, as in TRL."""
     if not install_run_attention(model):
         return False
-    backbone = model.base_model
-    padded_forward = backbone.forward
+    backbone, padded_forward = model.base_model, model.base_model.forward
 
     def forward(
         input_ids: torch.Tensor, attention_mask: Any = None, layout: RunLayout | None = None, **kwargs: Any

@@ -12,9 +12,9 @@ from typing import Any
 from stages.config.blocks.sampling import Sample
 from stages.config.errors import UserError
 from stages.models.contract import Contract
-from stages.models.loading import count_embedding_rows, read_context_length
+from stages.models.loading import count_embedding_rows, read_context_length, resolve_device
 from stages.samplers.hf import HFSampler
-from stages.samplers.sampler import REASONS, Completion, Decoding, Missing, Open, Request, Sampler
+from stages.samplers.sampler import REASONS, Completion, Decoding, Missing, Open, Request, Sampler, choose_shard_size
 from stages.store import plugins
 from stages.store.blocks import cut_blocks
 from stages.store.digests import files_of, signature
@@ -96,10 +96,12 @@ def complete(
         if pending:
             raise UserError(f"{source} returned no completions for {len(pending)} prompts.")
 
-    vocabulary, size, per_prompt = count_embedding_rows(model), decoding.runtime.shard_size, len(decoding.temperatures)
+    vocabulary, per_prompt = count_embedding_rows(model), len(decoding.temperatures)
     id_of, prompt_id_of = lambda prompt: prompt.id, lambda candidate: candidate.prompt_id
-    blocks = None
-    if opener == HFSampler.open:  # other samplers have their own engine or server, and want all requests at once
+    blocks, is_ours = None, opener == HFSampler.open
+    device = resolve_device(decoding.runtime.device).type if is_ours else "cpu"
+    size = choose_shard_size(decoding.runtime, len(prompts), per_prompt, device)
+    if is_ours:  # other samplers have their own engine or server, and want all requests at once
         prepare(prompts, read_context_length(model))
         dropped.settle(len(requests), len(requests))
         blocks = cut_blocks(([e] for e in sorted(prompts, key=id_of) if e.id in requests), id_of, size)

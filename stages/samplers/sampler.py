@@ -1,12 +1,13 @@
 """The protocol of samplers."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.runtimes import InferenceRuntime
+from stages.config.blocks.runtimes import InferenceRuntime, SamplingRuntime
 from stages.config.choices import Precision
 from stages.store.records import Message, content_id
 from stages.store.workspace import StageDir
@@ -31,6 +32,19 @@ class Decoding:
     def runtime_key(self) -> str:
         """The setting with the runtime: demonstrations (`select`) are sampled with that of `sample`."""
         return "sample.runtime" if self.block == "select" else f"{self.block}.runtime"
+
+
+def choose_shard_size(runtime: InferenceRuntime, prompts: int, per_prompt: int, device: str) -> int:
+    """Return how many of the prompts a shard keeps: `runtime.shard_size`, or half a batch of candidates. On an
+    accelerator it is four batches, unless that leaves a process without a shard: a step takes as long for the last
+    candidates of a shard as for a batch. (An H200 draws the 2,000 short candidates of a demo's round in 128 steps;
+    shards of 64 prompts took 720.)"""
+    if runtime.shard_size:
+        return runtime.shard_size
+    if device == "cpu":
+        return max(1, runtime.batch_size // 2 // per_prompt)
+    processes = runtime.world_size if isinstance(runtime, SamplingRuntime) else 1
+    return max(1, min(4 * runtime.batch_size // per_prompt, math.ceil(prompts / processes)))
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The trainers that `dpo` and `gpu_chain` compare, on the same token ids and reference log-probs:
 
 ours               as stage=dpo
+ours_liger         with Liger's kernels for norms, SwiGLU and rotary embeddings
 ours_padded        dpo.forward=padded: every prompt is read twice, and rows are padded
 trl                DPOTrainer with its defaults: gradient checkpointing, the reference model beside the policy
 trl_tuned          without checkpointing, the reference's log-probs given
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 TOKENS, REFERENCE = ("prompt_ids", "chosen_ids", "rejected_ids"), ("ref_chosen_logps", "ref_rejected_logps")
 LEARNING_RATE = 1e-5
+OURS: dict[str, dict[str, Any]] = {"ours": {}, "ours_liger": {"use_liger_kernel": True}, "ours_padded": {}}
 TUNED = {"gradient_checkpointing": False, "precompute_ref_log_probs": True}
 TRL_ARMS: dict[str, dict[str, Any]] = {
     "trl": {},
@@ -29,9 +31,8 @@ def build_trainer(arm: str, cfg: Any, rows: list[dict[str, Any]], tokenizer: Any
     """The trainer of an arm, with the settings of `dpo.Settings`."""
     from datasets import Dataset
 
-    if arm not in TRL_ARMS:
-        forward = "padded" if arm == "ours_padded" else "shared_prefix"
-        return our_trainer(cfg, forward, Dataset.from_list(rows), tokenizer, folder)
+    if arm in OURS:
+        return our_trainer(cfg, arm, Dataset.from_list(rows), tokenizer, folder)
     columns = [*TOKENS, *(REFERENCE if arm != "trl" else ())]
     return trl_trainer(cfg, arm, Dataset.from_list(rows).select_columns(columns), tokenizer, folder)
 
@@ -82,7 +83,7 @@ def trl_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
     return trainer
 
 
-def our_trainer(cfg: Any, forward: str, dataset: Any, tokenizer: Any, folder: Path) -> Any:
+def our_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) -> Any:
     """Build the trainer as stage=dpo does."""
 
     from stages.models.loading import load_model, resolve_device
@@ -96,11 +97,13 @@ def our_trainer(cfg: Any, forward: str, dataset: Any, tokenizer: Any, folder: Pa
     overrides = [
         f"{key}={getattr(cfg, key)}" for key in ("batch_size", "max_length", "precision", "adapter", "epochs")
     ]
+    forward = "padded" if arm == "ours_padded" else "shared_prefix"
     overrides += [f"learning_rate={LEARNING_RATE}", f"forward={forward}", "loss_type=[sigmoid]", "loss_weights=null"]
     overrides += [f"runtime.micro_batch={cfg.our_micro_batch}"]
     overrides += [f"runtime.gradient_checkpointing={cfg.our_checkpointing}"]
     block = settings(*(f"dpo.{override}" for override in overrides)).dpo
-    block.trainer, block.seed = {"lr_scheduler_type": "constant"}, cfg.seed
+    block.trainer = OURS[arm] | {"lr_scheduler_type": "constant", "save_strategy": "no"}
+    block.seed = cfg.seed
     out = StageDir(folder, lambda metrics, step: None)
     args = training_arguments(block, out, **StoredReferenceTrainer.arguments)
     rows = dataset.select_columns([*TOKENS, *REFERENCE])

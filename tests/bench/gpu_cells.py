@@ -11,13 +11,13 @@ from tests.bench import mfu
 from tests.helpers import ROOT
 
 VARIANTS = {
-    "sft": ("ours", "ours_padded"),
-    "dpo": ("ours", "ours_padded", "trl", "trl_tuned", "trl_liger", "trl_padding_free"),
+    "sft": ("ours", "ours_liger", "ours_padded"),
+    "dpo": ("ours", "ours_liger", "ours_padded", "trl", "trl_tuned", "trl_liger", "trl_padding_free"),
     "sample": ("hf", "generate", "vllm"),
 }
 CHAIN = ("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo", "answer", "eval")  # whole nodes
 NODE = "stage"  # the variant of a whole node
-PACKAGES = {"trl_liger": "liger_kernel", "vllm": "vllm"}
+PACKAGES = {"ours_liger": "liger_kernel", "trl_liger": "liger_kernel", "vllm": "vllm"}
 CHAIN_SIZES = ("data.tasks.preference=256", "data.tasks.test=96", "data.tasks.unseen_tasks=48")
 
 

@@ -67,10 +67,12 @@ def measure_sft(size: Size, work: Path, precision: str, variant: str) -> Round:
     from stages.store.records import Example
     from stages.store.workspace import StageDir
     from stages.training.fit import Fit
+    from tests.bench import dpo_trainers
     from tests.bench.dpo import Clock
 
     draw, block = random.Random(0), settings(f"precision={precision}", *size.overrides, "sft.evaluations=0").sft
-    block.packing, block.epochs, block.max_length = variant == "ours", 2.0, size.max_length
+    block.packing, block.epochs, block.max_length = variant != "ours_padded", 2.0, size.max_length
+    block.trainer = dpo_trainers.OURS[variant] | {"save_strategy": "no"}
     block.runtime.micro_batch = "auto"  # the demo's is for a CPU
     block.batch_size = size.batch_size // (4 if block.packing else 1)
     digits = lambda: "".join(draw.choices("0123456789", k=round(size.max_length / draw.uniform(6, 16))))

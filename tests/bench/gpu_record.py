@@ -13,6 +13,7 @@
 alone. A cell without tokens has no rate.
 """
 
+import contextlib
 import json
 import statistics
 import subprocess
@@ -121,8 +122,14 @@ def describe_machine(device: str, processor: str) -> dict[str, Any]:
             subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(", ")
         )
         machine |= {"driver": driver, "power_limit": watts}
-    installed = {each.metadata["Name"]: each.version for each in metadata.distributions()}
-    return machine | {name: installed.get(name) for name in LIBRARIES}
+    return machine | {name: installed_version(name) for name in LIBRARIES}
+
+
+def installed_version(name: str) -> str | None:
+    """Return the version that an import finds first."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
+    return None
 
 
 def worse(earlier: Record, later: Record) -> list[str]:

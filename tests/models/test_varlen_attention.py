@@ -118,9 +118,9 @@ def test_a_version_without_the_argument_for_shared_key_heads_does_without_it(
         options |= {name: True for name in ("enable_gqa",) if name in signature(varlen_attn).parameters}
 
     monkeypatch.setattr(packing, "varlen_attn", mislead(as_in_2_11))
-    assert not varlen_works(CPU, torch.float32, 4, 2, 16) or "enable_gqa" not in packing.VARLEN_ARGUMENTS
+    assert not varlen_works(CPU, torch.float32, 4, 2, 16) or not packing.SHARED_HEADS
     varlen_works.cache_clear()
-    monkeypatch.setattr(packing, "VARLEN_ARGUMENTS", {})
+    monkeypatch.setattr(packing, "SHARED_HEADS", {})
     assert varlen_works(CPU, torch.float32, 4, 4, 16)
     assert varlen_works(CPU, torch.float32, 4, 2, 16)
 

@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,10 @@ from stages.models.packing import has_only_attention, pack_pairs, pack_segments
 from stages.samplers.drawing import nucleus
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import ON_ACCELERATOR, SHORTEST_SHARED, HFSampler, Pace, shared_beginnings
-from stages.samplers.sampler import Completion, Request, Sampler
+from stages.samplers.sampler import Completion, Request, Sampler, choose_shard_size
 from stages.samplers.slots import Slots
 from stages.store.records import Candidate, Example, load
-from tests.helpers import Chain, build
+from tests.helpers import Chain, build, settings
 
 SHAPE = {
     "hidden_size": 32,
@@ -134,6 +135,17 @@ def test_the_pace_of_a_device_changes_no_result(pace: Pace, name: str) -> None:
         for a, b in zip(expected[request.id], completions[request.id], strict=True):
             assert (a.token_ids, a.finish_reason) == (b.token_ids, b.finish_reason)
             assert a.logprob == pytest.approx(b.logprob, abs=1e-4)  # up to 12 tokens in fp32
+
+
+@pytest.mark.parametrize(
+    ("device", "prompts", "processes", "expected"),
+    [("cpu", 5000, 1, 64), ("cpu", 5000, 8, 64), ("cuda", 5000, 1, 512), ("cuda", 500, 1, 500), ("cuda", 500, 4, 125)],
+)
+def test_shards_are_large_on_an_accelerator(device: str, prompts: int, processes: int, expected: int) -> None:
+    """A batch of 512 candidates, four of each prompt. Every process has a shard."""
+    runtime = replace(settings("recipe=tiny").sample.runtime, batch_size=512, processes=processes)
+    assert choose_shard_size(replace(runtime, shard_size=None), prompts, 4, device) == expected
+    assert choose_shard_size(replace(runtime, shard_size=7), prompts, 4, device) == 7
 
 
 def test_samples_do_not_depend_on_batch_order_or_company(built: Path) -> None:

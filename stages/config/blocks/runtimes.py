@@ -77,7 +77,7 @@ class InferenceRuntime:
 
     device: str = words(*DEVICES)
     batch_size: int = between(1, 1_000_000)
-    shard_size: int = between(1, 1_000_000)
+    shard_size: int | None = between(1, 1_000_000)
 
 
 @dataclass
