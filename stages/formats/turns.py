@@ -76,6 +76,17 @@ def first_value(turn: dict[str, Any], keys: tuple[str, ...]) -> Any:
     return next((turn[name] for name in keys if not is_empty(turn.get(name))), None)
 
 
+def is_written_list(text: str) -> bool:
+    """Return True for a text that is a list of objects, unless it is valid and no object has a key of a turn."""
+    if not text.lstrip().startswith("[{"):
+        return False
+    try:
+        objects = parse_list(text, "")
+    except BadRow:
+        return True
+    return any(key in turn for turn in objects if isinstance(turn, dict) for key in (*ROLE_KEYS, *PAIR_KEYS))
+
+
 def role_of(turn: Any) -> str | None:
     """Return the role of a turn: system, user, assistant or tool; None if it is not one of these."""
     return ROLES.get(str(first_value(turn, ROLE_KEYS)).lower()) if isinstance(turn, dict) else None

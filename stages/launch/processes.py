@@ -75,6 +75,7 @@ def execute(
         "config": asdict(node.config),
         "inputs": {role: str(folder.resolve()) for role, folder in inputs.items()},
         "out": str(out.path.resolve()),
+        "calls": str(out.call_folder.resolve()),
         "launch": asdict(launch),
         "divides": stage is not None,
     }

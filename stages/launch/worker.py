@@ -37,7 +37,8 @@ def main(job_file: Path) -> None:
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(message)s")
     place = rank, job["launch"]["processes"] * job["launch"]["nodes"]
     work = partial(save_claimed, place) if job["divides"] else None
-    out = StageDir(Path(job["out"]), lambda metrics, step: None, is_main=rank == 0 and not work, work=work)
+    folder, calls, is_main = Path(job["out"]), Path(job["calls"]), rank == 0 and not work
+    out = StageDir(folder, lambda metrics, step: None, is_main, call_folder=calls, work=work)
     try:
         with allocator.keep_freed_memory():
             metrics = run_stage(job, out)

@@ -112,8 +112,8 @@ def complete(
     if missing:
         (reason, times), expected = missing.most_common(1)[0], (len(prompts) - dropped.reasons.total()) * per_prompt
         message = f"{missing.total()} of {expected} candidates are missing; mostly ({times} times): {reason}"
-        if missing.total() > (max_failed or 0.0) * expected:
-            limit = f"sample.max_failed={max_failed or 0:g} allows fewer"
+        if missing.total() > (max_failed or 0.0) * expected or missing.total() == expected:
+            limit = f"sample.max_failed={max_failed or 0:g} allows fewer, and never all"
             raise UserError(f"{message}. {limit}. Type the same command again to request the missing candidates.")
         out.warn(message)
     return candidates

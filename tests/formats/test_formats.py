@@ -214,6 +214,14 @@ def test_reasoning_is_kept_or_stripped(tmp_path: Path) -> None:
     assert [each.answers[0] for each in read(lines(tmp_path, rows), reasoning="strip").parsed] == ["b", "b"]
 
 
+def test_an_answer_that_is_a_json_array_stays_text(tmp_path: Path) -> None:
+    rows = [{"prompt": "List two users.", "chosen": '[{"name": "Ada"}]', "rejected": '[{"name": "Bo"}, {"age": 3}]'}]
+    assert [*read(lines(tmp_path, rows), Purpose.preferences).parsed[0].answers] == [rows[0]["chosen"], rows[0]["rejected"]]
+    turns = [{"prompt": "a", "chosen": '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'}]
+    turns[0]["rejected"] = "[{'from': 'human', 'value': 'a'}, {'from': 'gpt', 'value': 'c'}]"
+    assert [*read(lines(tmp_path, turns), Purpose.preferences).parsed[0].answers] == ["b", "c"]
+
+
 def test_text_that_was_rendered_for_a_model_is_no_running_text(tmp_path: Path) -> None:
     result = read(lines(tmp_path, [{"text": "b"}, {"text": "b"}, {"text": "[INST] a [/INST] b"}]))
     assert "text: holds '[INST]'" in str(result.bad_rows[0].error)

@@ -97,6 +97,13 @@ def test_what_did_not_come_is_asked_for_again_until_it_has_come_and_nothing_else
         assert not chain.manifest("sample", *line)["warnings"]
 
 
+def test_without_any_candidate_the_stage_stops_whatever_is_allowed(chain: Chain) -> None:
+    with running(Model(says)) as model, running(Proxy(model, 1.0, 0.0, ("500",))) as proxy:
+        line = asking(proxy.url, "sample.endpoint.runtime.retries=0", "sample.max_failed=1")
+        with pytest.raises(UserError, match=f"{COUNT} of {COUNT} candidates are missing.*HTTP 500.*never all"):
+            build(chain.root, "stage=sample", *line)
+
+
 def test_what_cannot_change_an_answer_is_not_in_the_fingerprint(chain: Chain) -> None:
     def fingerprint(*overrides: str) -> str:
         return nodes(chain.root, *asking("http://127.0.0.1:1/v1", *overrides))["sample"].fingerprint
