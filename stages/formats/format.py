@@ -224,7 +224,7 @@ def is_whole(value: Any) -> bool:
 
 
 def is_turns(value: Any) -> bool:
-    """Return True for a list of objects, or a string that is a transcript or a list of turns. An answer may be JSON."""
+    """Return True for a list of objects, or a string that is a transcript or a list of turns."""
     if isinstance(value, str):
         return parse_transcript(value) is not None or parsing.is_written_list(value)
     return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) for turn in value)

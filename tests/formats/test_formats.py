@@ -215,8 +215,9 @@ def test_reasoning_is_kept_or_stripped(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_is_a_json_array_stays_text(tmp_path: Path) -> None:
-    rows = [{"prompt": "List two users.", "chosen": '[{"name": "Ada"}]', "rejected": '[{"name": "Bo"}, {"age": 3}]'}]
-    assert [*read(lines(tmp_path, rows), Purpose.preferences).parsed[0].answers] == [rows[0]["chosen"], rows[0]["rejected"]]
+    answers = ['[{"name": "Ada"}]', '[{"name": "Bo"}, {"age": 3}]']
+    rows = [dict(zip(("prompt", "chosen", "rejected"), ("List two users.", *answers), strict=True))]
+    assert [*read(lines(tmp_path, rows), Purpose.preferences).parsed[0].answers] == answers
     turns = [{"prompt": "a", "chosen": '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'}]
     turns[0]["rejected"] = "[{'from': 'human', 'value': 'a'}, {'from': 'gpt', 'value': 'c'}]"
     assert [*read(lines(tmp_path, turns), Purpose.preferences).parsed[0].answers] == ["b", "c"]
