@@ -55,7 +55,7 @@ def complete(
     Raises:
         UserError: if the sampler omits prompts or completions, or returns an invalid completion.
         UserError: if more candidates than a share of `max_failed` are missing, or too many prompts are too long."""
-    missing, requests = Counter[str](), dict[str, Request]()
+    missing, requests = Counter[tuple[str, bool]](), dict[str, Request]()
 
     def prepare(examples: Sequence[Example], context_length: int | None) -> None:
         """Add the requests of prompts that fit into the context, and drop the others."""
@@ -86,7 +86,7 @@ def complete(
                 raise UserError(f"{source} returned {counts} for prompt {request.id}.")
             if request.id not in pending:
                 raise UserError(f"{source} returned prompt {request.id} twice or without a request.")
-            missing.update(c.reason for c in completions if isinstance(c, Missing))
+            missing.update((c.reason, c.is_reply) for c in completions if isinstance(c, Missing))
             completed = [(i, c) for i, c in enumerate(completions) if not isinstance(c, Missing)]
             for _, completion in completed:
                 validate_completion(completion, source, request.id, contract.stop_ids, vocabulary)
@@ -110,11 +110,15 @@ def complete(
         prompts, id_of, produce, Candidate, prompt_id_of, size, title, out, **counts, blocks=blocks
     )
     if missing:
-        (reason, times), expected = missing.most_common(1)[0], (len(prompts) - dropped.reasons.total()) * per_prompt
+        expected = (len(prompts) - dropped.reasons.total()) * per_prompt
+        [((reason, is_reply), times)] = missing.most_common(1)
         message = f"{missing.total()} of {expected} candidates are missing; mostly ({times} times): {reason}"
         if missing.total() > (max_failed or 0.0) * expected or missing.total() == expected:
             limit = f"sample.max_failed={max_failed or 0:g} allows fewer, and never all"
-            raise UserError(f"{message}. {limit}. Type the same command again to request the missing candidates.")
+            way_out = "Type the same command again to request the missing candidates."
+            if is_reply:
+                way_out = "The same command gets the same replies, which are stored. Raise it, or ask another model."
+            raise UserError(f"{message}. {limit}. {way_out}")
         out.warn(message)
     return candidates
 

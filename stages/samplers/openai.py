@@ -56,7 +56,8 @@ class OpenAISampler(Sampler):
             except NoReply as error:
                 return request, index, Missing(error.reason)
             if reply.finish_reason not in REASONS:
-                return request, index, Missing(f"the reply ended with finish_reason {reply.finish_reason}"[:80])
+                reason = f"the reply ended with finish_reason {reply.finish_reason}"[:80]
+                return request, index, Missing(reason, is_reply=True)
             return request, index, Completion(None, reply.finish_reason, text=reply.text)
 
         return ask
