@@ -168,24 +168,28 @@ def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
     """Join every stage of node 0 in several processes, until the targets are published.
     Raise UserError if a process failed, or no node has been built for PATIENCE_SECONDS."""
     lineage = in_build_order(targets)
+    divided = [node for node in lineage if world_size(node) > 1]
     # `rebuild` replaces these nodes. A node that several machines train is not published before this one has joined.
-    rebuilt_nodes = [node for node in lineage if node.stage == store.rebuild and world_size(node) > 1]
-    replaced = {node: read_manifest(store.folder(node)) for node in rebuilt_nodes}
-    store, seen = Store(store.root), time.monotonic()
-    for node in lineage:
-        job, joined = store.partial(node) / SCRATCH / JOB, None
-        while (manifest := store.find(node)) is None or manifest == replaced.get(node):
-            if store.is_locked(node.stage, node.fingerprint):
-                seen = time.monotonic()
-            elif time.monotonic() - seen > PATIENCE_SECONDS:
-                raise UserError(f"{node}: node 0 has not worked on it for {PATIENCE_SECONDS} s. Start node 0 again.")
+    replaced = {node: read_manifest(store.folder(node)) for node in divided if node.stage == store.rebuild}
+    store, seen, joined = Store(store.root), time.monotonic(), dict[Node, int]()
+
+    def is_left(node: Node) -> bool:
+        return (manifest := store.find(node)) is None or manifest == replaced.get(node)
+
+    while any(map(is_left, (*replaced, *targets))):
+        if any(store.is_locked(node.stage, node.fingerprint) for node in lineage):
+            seen = time.monotonic()
+        elif time.monotonic() - seen > PATIENCE_SECONDS:
+            raise UserError(f"node 0 has not worked on {targets[-1]} for {PATIENCE_SECONDS} s. Start node 0 again.")
+        for node in filter(is_left, divided):
+            job = store.partial(node) / SCRATCH / JOB
             # Each attempt is joined only once, since its publication may take a while.
-            if world_size(node) > 1 and (attempt := modified_at(job)) not in (None, joined):
-                joined = attempt
+            if (attempt := modified_at(job)) not in (None, joined.get(node)):
+                joined[node] = attempt
                 log.info("%s: joining as node %d of %d", node, launch.node_rank, launch.nodes)
                 if (code := run_agent(job, launch.node_rank)) and job.exists():
                     raise UserError(f"{node}: a process failed (exit code {code}). Node 0 prints the reason.")
-            time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def listen_at(rendezvous: str) -> socket.socket:

@@ -322,8 +322,16 @@ def test_a_node_that_follows_does_not_wait_for_ever(chain: Chain, monkeypatch: p
     without(chain, "dpo")
     monkeypatch.setattr(parent, "PATIENCE_SECONDS", 1)
     rendezvous = ("launch=ddp", "launch.nodes=2", "launch.node_rank=1", "launch.rendezvous=127.0.0.1:1")
-    with pytest.raises(UserError, match=r"dpo .* node 0 "):
+    with pytest.raises(UserError, match=r"node 0 .* dpo "):
         build(chain.root, "stage=dpo", *rendezvous, "dpo.runtime.micro_batch=1")
+
+
+def test_a_node_that_follows_needs_no_training_that_node_0_does_not_need(chain: Chain) -> None:
+    """Node 0 leaves out what lies before a target that it got from `store.remote`."""
+    without(chain, "sft")
+    rendezvous = ("launch=ddp", "launch.nodes=2", "launch.node_rank=1", "launch.rendezvous=127.0.0.1:1")
+    build(chain.root, "stage=dpo", *rendezvous, "sft.runtime.micro_batch=1", "dpo.runtime.micro_batch=1")
+    assert not chain.folder("sft").exists()
 
 
 @pytest.mark.parametrize(
