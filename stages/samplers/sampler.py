@@ -35,10 +35,9 @@ class Decoding:
 
 
 def choose_shard_size(runtime: InferenceRuntime, prompts: int, per_prompt: int, device: str) -> int:
-    """Return how many of the prompts a shard keeps: `runtime.shard_size`, or half a batch of candidates. On an
-    accelerator it is four batches, unless that leaves a process without a shard: a step takes as long for the last
-    candidates of a shard as for a batch. (An H200 draws the 2,000 short candidates of a demo's round in 128 steps;
-    shards of 64 prompts took 720.)"""
+    """Return how many of the prompts a shard keeps: `runtime.shard_size`, or those of half a batch of candidates. On
+    an accelerator they fill four batches, unless a process would have no shard: a step takes as long for the last
+    candidates of a shard as for a batch. (2,000 short candidates take 128 steps; in shards of 64 prompts, 720.)"""
     if runtime.shard_size:
         return runtime.shard_size
     if device == "cpu":
