@@ -132,8 +132,9 @@ def needs_graph(stage: str, typed: list[str]) -> bool:
     """Return whether a command needs the nodes of its configuration. Commands that read the whole store do not; chat,
     export and gate only do if typed settings select a run."""
     if stage in (Command.chat, Command.export, Command.gate):
-        keys = {key.partition(".")[0] for key in recipes.typed_values(typed)}
-        return bool(keys - {"stage", "outputs", "chat", "export", "gate", "tracker", "upstream", "hydra"})
+        keys = {re.split("[./]", key)[0] for key in recipes.typed_values(typed)}
+        neutral = "stage outputs chat export gate tracker upstream store launch rebuild hydra".split()
+        return not keys.issubset(neutral)
     return stage not in (Command.compare, Command.sync, Command.doctor, Command.gc, Command.convert)
 
 

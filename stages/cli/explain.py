@@ -43,11 +43,12 @@ def explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (line := explain(error)) is None:
+        line, is_gate = explain(error), "stage=gate" in process.read_typed_arguments()
+        if not is_gate and line is None:
             raise
-        if "stage=gate" not in process.read_typed_arguments():
+        if not is_gate:
             sys.exit(f"error: {line}")
-        sys.stderr.write(f"error: {line}\n")
+        sys.stderr.write(f"error: {line}\n" if line else traceback.format_exc())
         sys.exit(2)  # 1 is for a worse policy
 
 

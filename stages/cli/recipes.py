@@ -71,7 +71,7 @@ def recipes_under(line: list[str]) -> Recipes:
     unchecked = own_labeler or CHECKS not in typed.get("label", CHECKS).split(",")
     other_prompts = not typed.keys().isdisjoint({"data", "data.sources", "sample", "sample.file"})
     one_round = typed.get("align", "dpo") != "dpo" or typed.get("dpo.adapter") == "continued"
-    groups = typed.keys() & {folder.name for folder in CONF.iterdir()}
+    groups = typed.keys() & {*BLOCKS, *(folder.name for folder in CONF.iterdir())}
     for recipe in recipes.values():
         unsuited = ["pairs.min_score"] if unchecked else []
         unsuited += ROUNDS if "rounds" in recipe and (toy or unchecked or other_prompts or one_round) else ()
@@ -184,7 +184,7 @@ def blocks_of(groups: Iterable[str]) -> list[str]:
 
 def typed_values(line: list[str]) -> dict[str, str]:
     """Return the keys and groups that a command line sets, with their values as typed."""
-    matches = (re.fullmatch(r"\+*([\w.]+)=(.*)", argument, re.DOTALL) for argument in line)
+    matches = (re.fullmatch(r"\+*([\w./]+)=(.*)", argument, re.DOTALL) for argument in line)
     return {match[1]: match[2] for match in matches if match}
 
 

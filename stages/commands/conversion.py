@@ -51,7 +51,8 @@ class Conversion:
         for key, value in {**mixture, **file, "dataset_mixture": None}.items():
             if (meanings := table.get("means", {}).get(key)) is None:
                 implied = {table.get("rename", {}).get(key, key): value} if value is not None else {}
-            elif (implied := meanings.get(value)) is None:
+            elif isinstance(value, list | dict) or (implied := meanings.get(value)) is None:
+                implied = {}
                 self.refuse(key, value, f"converted are {', '.join(map(str, meanings))}")
             self.settings |= implied or {}
             self.names |= dict.fromkeys(implied or {}, key)
@@ -165,7 +166,7 @@ def data_sets(this: Conversion) -> list[Settings]:
     folders = [each / inner for each in (Path(), *this.file.resolve().parents)]  # of LLaMA-Factory, or a copy of it
     file = next((each for folder in folders if (each := folder / "dataset_info.json").is_file()), None)
     described = json.loads(file.read_text(encoding="utf-8")) if file else {}
-    for name in filter(None, map(str.strip, names.split(","))):
+    for name in filter(None, map(str.strip, names if isinstance(names, list) else names.split(","))):
         entry = {"file_name": name} | described.get(name, {})
         path = entry.pop("hf_hub_url", None) or str((file.parent if file else Path()) / entry["file_name"])
         if name not in described:

@@ -149,5 +149,5 @@ def training_tables(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
         policy = policy.inputs["policy"]
     if policy and policy.stage == Target.kto:
         tables = [policy.inputs["unpaired"]]
-    sft = models[Role.sft]
+    sft = models.get(Role.sft) or models[Role.policy]
     return tables + ([sft.inputs["data"]] if sft.config["train"] else [])

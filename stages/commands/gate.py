@@ -113,6 +113,8 @@ def evaluations_of(folder: Path) -> list[Path]:
     if manifest["stage"] == Target.eval:
         return [folder]
     evaluations = [entry["fingerprint"] for entry in manifest["inputs"].values() if entry["stage"] == Target.eval]
+    if not evaluations:
+        raise UserError(f"gate.against: {folder} is no evaluation or report. A policy is named by its fingerprint.")
     return [folder.parent.parent / Target.eval / fingerprint for fingerprint in evaluations]
 
 

@@ -233,7 +233,11 @@ def verdict(primary: dict[str, Any], titles: dict[str, str], endings: str = "") 
     of_others = delta.word("passes more", "passes less", "does not measurably differ")
     word = of_others if first == "other" else effect_word(delta)
     prompts = f"{primary['prompts']} held-out prompts of {primary['tasks']} tasks"
-    sentence = f"{titles['policy']} {word}: {delta.points()} over {titles[first]}, on {prompts}{endings}."
+    lead = f"{titles['policy']} {word}"
+    if primary.get("note"):
+        does = "passes more" if first == "other" else "helped"
+        lead = f"{primary['note'].capitalize()} whether {titles['policy']} {does}"
+    sentence = f"{lead}: {delta.points()} over {titles[first]}, on {prompts}{endings}."
     if primary["prompts"] < ENOUGH_PROMPTS:
         sentence += f" Fewer than {ENOUGH_PROMPTS} prompts: a small effect would stay undetected."
     return sentence

@@ -4,6 +4,7 @@ Every model answers every set of prompts (`answer`). With `eval.judged`, each op
 policy's (`versus`), and a labeler judges these pairs of answers (`label`). With `benchmark.tasks`, every model answers
 these (`benchmark`). The node `eval` reads all of them."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +63,7 @@ def wire_evaluation(
         cfg.eval,
         models=titles,
         max_new_tokens=cfg.answer.max_new_tokens,
-        compared={key: titles.get(key) or TITLES.get(key) or Path(name).name for key, name in opponents.items()},
+        compared=name_compared(opponents, titles),
         retention=[],  # other nodes read these texts, and other nodes hold the settings of suites and labeler
         suites=Suites(),
         judged=Judged(labeler=cfg.eval.judged.labeler, max_longer=cfg.eval.judged.max_longer),
@@ -156,8 +157,19 @@ def name_models(cfg: Config, models: Mapping[str, Node]) -> dict[str, str]:
         by_stage |= {"dpo": "SimPO"} if cfg.dpo.reference_free else {}
         return {role: TITLES.get(role) or by_stage[model.stage] for role, model in models.items()}
     paths = [Path(path) for path in (cfg.eval.judged.folders[0], cfg.model.path or "random weights")]
-    names = [path.parent.name if path.name == "model" else path.name for path in paths]  # as in NODE/model
+    names = [*map(folder_name, paths)]
     return dict(zip((Role.other, Role.policy), names if len({*names}) > 1 else map(str, paths), strict=True))
+
+
+def name_compared(opponents: Mapping[str, str], titles: Mapping[str, str]) -> dict[str, str]:
+    """Return the titles of opponents by key: those of roles, or the names of folders, whole paths where two agree."""
+    names = {key: titles.get(key) or TITLES.get(key) or folder_name(Path(name)) for key, name in opponents.items()}
+    shared = {name for name, count in Counter(names.values()).items() if count > 1}
+    return {key: opponents[key] if name in shared else name for key, name in names.items()}
+
+
+def folder_name(path: Path) -> str:
+    return path.parent.name if path.name == "model" else path.name  # as in NODE/model
 
 
 def evaluated_models(nodes: Mapping[str, Node]) -> dict[str, Node]:

@@ -37,6 +37,18 @@ def test_a_recipe_is_a_file_or_a_name(name: str, folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("typed", ["none", "reward_model"])
+def test_a_typed_group_below_another_gives_all_its_values(typed: str, folder: Path) -> None:
+    judged = "{labeler: judge, prompts: 7, against: [sft]}"
+    (folder / "judged.yaml").write_text(f"defaults: [tiny]\neval: {{judged: {judged}}}\n")
+    assert settings("recipe=./judged.yaml").eval.judged.prompts == 7
+    forget_compositions()
+    plain, chosen = (
+        settings(f"recipe={name}", f"eval/judged={typed}").eval.judged for name in ("tiny", "./judged.yaml")
+    )
+    assert chosen == plain
+
+
 def test_the_command_that_comes_next_has_the_path(folder: Path) -> None:
     ran = inside("stage=base", "recipe=./mine.yaml", "tracker=none", cwd=folder)
     assert ran.returncode == 0, ran.stderr

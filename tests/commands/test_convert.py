@@ -286,6 +286,13 @@ def test_names_of_llama_factory_are_looked_up_in_its_list_of_data_sets(folder: P
     assert (value_of(overrides, "label.path"), value_of(overrides, "label.subset")) == ("someone/pairs", "en")
 
 
+def test_a_list_of_data_sets_is_read_and_a_list_for_a_word_is_told(folder: Path) -> None:
+    overrides, remarks = without("llama3_lora_dpo", {"dataset": ["first.json", "second.json"]}, folder)
+    assert value_of(overrides, "label.path") == "first.json"
+    assert any("second.json" in line for line in remarks[WITHOUT])
+    assert any("chatml" in line for line in without("llama3_lora_dpo", {"template": ["chatml"]}, folder)[1][WITHOUT])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from stages.cli.compose import needs_graph
+from stages.cli.explain import explained
 from stages.commands import gate
 from stages.config.errors import UserError
 from stages.evaluation.measures import ENDINGS, FILE, LENGTH, LOOPLESS, PASSES, Measure, measure_answers
 from stages.evaluation.noninferiority import Code, by_measure, compare, outcome
 from stages.evaluation.outcomes import tabulate
+from stages.hardware import process
 from stages.store.records import Candidate, Example, save
 from stages.store.store import Store
 from stages.tasks.generator import generate
@@ -181,6 +184,27 @@ def test_a_run_is_compared_with_itself_and_an_error_has_the_code_of_no_compariso
     assert (missing.returncode, "gate.against=ffffffffffff" in missing.stderr) == (2, True)
     with pytest.raises(UserError, match=r"gate\.against"):
         gate.judge(Store(tmp_path), settings(*TINY), {}, [])
+
+
+def test_a_model_that_is_no_policy_is_no_evaluation(chain: Chain) -> None:
+    with pytest.raises(UserError, match="is no evaluation or report"):
+        gate.earlier_evaluations(Store(chain.root), str(chain.folder("sft")))
+
+
+def test_an_unexpected_error_is_not_the_code_of_a_worse_policy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(process, "read_typed_arguments", lambda: ["stage=gate"])
+    with pytest.raises(SystemExit) as end, explained():
+        raise ZeroDivisionError("planted")
+    assert end.value.code == Code.other_prompts
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("neutral", ["store.remote=folder", "launch.processes=1", "hydra/job_logging=none"])
+def test_what_selects_no_run_leaves_the_last_run(neutral: str) -> None:
+    assert not needs_graph("gate", ["stage=gate", neutral])
+    assert needs_graph("gate", ["stage=gate", neutral, "eval/judged=none"])
 
 
 def test_an_unbuilt_run_names_the_command_that_builds_it(chain: Chain) -> None:

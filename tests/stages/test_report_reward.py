@@ -7,6 +7,7 @@ import pytest
 
 from stages.commands.planning import cost
 from stages.commands.planning.cost import RunHistory
+from stages.pages.environment import environment
 from stages.report import reward_figures
 from stages.store.manifest import manifest_of
 from stages.store.store import Store
@@ -30,6 +31,17 @@ def test_its_figures_stand_in_a_section_of_their_own(chain: Chain, tmp_path: Pat
         row = section.split(f'<th scope="row">{n}</th>')[1].split("</tr>")[0]
         assert f"{point['score']:.3f}" in row and f"{point['checks']:.1%}" in row
     assert page_faults(chain.root / "report.html", tmp_path) == []
+
+
+def test_without_answers_to_match_in_length_the_section_has_a_line_less(chain: Chain) -> None:
+    build(chain.root, "stage=reward", *LINE)
+    trained = chain.manifest("reward", *LINE)["metrics"]
+    section = environment().get_template("section_reward.html.jinja")
+    lines = [
+        section.render(reward={"trained": {k: v for k, v in trained.items() if k != left_out}}).count('scope="row"')
+        for left_out in (None, "length_matched")
+    ]
+    assert lines[0] == lines[1] + 1
 
 
 def test_a_chain_without_one_has_no_section(chain: Chain) -> None:

@@ -12,7 +12,7 @@ from stages.commands.comparing import measured
 from stages.commands.finished_run import FinishedRun
 from stages.config.choices import Role
 from stages.evaluation.intervals import Interval
-from stages.pipeline.evaluation_graph import evaluated_models
+from stages.pipeline.evaluation_graph import evaluated_models, name_compared
 from stages.store.node import Node
 from stages.store.store import Store
 from tests.browser import page_faults
@@ -117,3 +117,10 @@ def test_a_user_names_the_policy_or_its_objective(chain: Chain, five: tuple[Path
     assert run.model(Role.grpo, "chat.model") is by_name["grpo"]
     ran = inside(*TINY, f"outputs={chain.root}", "stage=chat", "chat.model=control")
     assert "error: chat.model=control: this run has" in ran.stderr
+
+
+def test_opponents_have_different_titles() -> None:
+    folders = {"model_1": "outputs/dpo/aaaa/model", "model_2": "outputs/dpo/bbbb/model", "sft": "sft"}
+    assert name_compared(folders, {"sft": "SFT"}) == {"model_1": "aaaa", "model_2": "bbbb", "sft": "SFT"}
+    hub = {"model_1": "one/large", "model_2": "two/large"}
+    assert name_compared(hub, {}) == hub

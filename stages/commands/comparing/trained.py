@@ -4,6 +4,7 @@ share of held-out pairs that they order correctly."""
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -17,7 +18,9 @@ from stages.evaluation.best_model import Comparison, Contender, compare_models, 
 from stages.evaluation.intervals import Interval
 from stages.store.manifest import Manifest
 from stages.store.numbers import points, signed
+from stages.store.records import Pair, stream
 from stages.store.sealed_json import load_json
+from stages.store.single_completions import UnpairedPreference
 from stages.store.store import Store
 
 OF_PAIRS = [name for name, objective in OBJECTIVES.items() if objective.reads in (Reads.pairs, Reads.unpaired)]
@@ -36,6 +39,15 @@ class TrainedRun:
     loss: float
     seconds: float
     held_out: dict[str, float]
+    table: Path | None  # with the prompts of held-out pairs or completions
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The prompt of every row in the table."""
+        if self.table is None or not self.table.exists():
+            return {}
+        kind: Any = Pair if self.table.stem == "pairs" else UnpairedPreference
+        return {row.id: row.prompt_id for row in stream(self.table, kind)}
 
 
 @dataclass
@@ -126,7 +138,10 @@ class Trainings:
         if not row_outcomes[0] or any(rows.keys() != row_outcomes[0].keys() for rows in row_outcomes):
             return None
         outcomes = np.array([[rows[row] for rows in row_outcomes] for row in row_outcomes[0]])
-        return compare_models(outcomes if self.by_pairs else -outcomes, [""] * len(outcomes), shares=self.by_pairs)
+        if not self.by_pairs:
+            return compare_models(-outcomes, [""] * len(outcomes), shares=False)
+        prompts = self.trainings[0].runs[0].prompts  # pairs of one prompt are one draw
+        return compare_models(outcomes, [prompts.get(row, row) for row in row_outcomes[0]], drawn=True)
 
     @property
     def gaps(self) -> list[Interval | None]:
@@ -144,6 +159,7 @@ class Trainings:
 def comparable_trainings(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]) -> list[Trainings]:
     """Return groups of two or more comparable trainings of which at least one is not evaluated."""
     evaluations = [m for (stage, _), (_, m) in nodes.items() if stage == "eval" and m["metrics"]["pass_rate"]]
+    evaluations = [m for m in evaluations if "sft" in m["inputs"]]  # the others are left out above
     evaluated = {input_key(m, role) for m in evaluations for role in m["inputs"]}
     groups: dict[tuple[str, ...], dict[Any, list[TrainedRun]]] = {}
     unevaluated = set[tuple[str, ...]]()
@@ -167,6 +183,8 @@ def best_first(group: Trainings) -> Trainings:
 def read_run(nodes: Nodes, key: Key) -> TrainedRun:
     (folder, manifest), ancestors = nodes[key], lineage(nodes, key)
     held_out = load_json(file, list) if (file := folder / "held_out.json").exists() else []
+    rows = next((role for role in ("pairs", "unpaired") if role in manifest["inputs"]), None)
+    source = nodes.get(input_key(manifest, rows)) if rows else None
     return TrainedRun(
         stage=key[0],
         fingerprint=key[1],
@@ -176,6 +194,7 @@ def read_run(nodes: Nodes, key: Key) -> TrainedRun:
         loss=float(manifest["metrics"]["eval_loss"]),
         seconds=sum(m["wall_seconds"] for m in ancestors),
         held_out={row["id"]: row_outcome(row) for row in held_out},
+        table=source[0] / f"{rows}.parquet" if source else None,
     )
 
 

@@ -187,6 +187,8 @@ def outcome_of(results: dict[str, Any], part: str) -> tuple[bool | None, float |
         if results["learnt"]["note"]:
             return None, None
         interval, no_change = results["learnt"]["ratio"]["policy"], 0.5
+    elif results["primary"].get("note"):
+        return None, None
     else:
         interval, no_change = results["primary"][results["main_difference"]], 0.0
     low, high = interval["low"] - no_change, interval["high"] - no_change
