@@ -63,7 +63,7 @@ def validate_losses(cfg: DPO) -> None:
         "divergence": undiverging,
         "unread by losses": argument,
         "exo_pair": "exo_pair" in losses and not options.get("label_smoothing"),
-        "weighting": options.get("use_weighting") and {"aot", "aot_unpaired", "sft"} & {*losses},
+        "weighting": options.get("use_weighting") and {"aot", "aot_unpaired", "hinge", "sft"} & {*losses},
     }
     if mistake := next((name for name, is_made in mistakes.items() if is_made), None):
         numbers = {"losses": losses, "weights": weights, "of_weights": len(weights or ()), "of_losses": len(losses)}

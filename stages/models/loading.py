@@ -1,6 +1,7 @@
 """Load and save models and tokenizers: the only module that does."""
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,10 +34,11 @@ def resolve_device(name: str) -> torch.device:
     Apple's does not count: it has no fp64, and its memory is the CPU's."""
     if name == "auto":
         device = torch.accelerator.current_accelerator(check_available=True)
-        return device if device and device.type != "mps" else torch.device("cpu")
+        name = device.type if device and device.type != "mps" else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(f"runtime.device={name}: torch {torch.__version__} sees no CUDA device.")
-    return torch.device(name)
+    # A process of a training has its own device, also before Trainer makes that the current one.
+    return torch.device(name, int(os.environ.get("LOCAL_RANK", 0))) if name != "cpu" else torch.device(name)
 
 
 @contextmanager

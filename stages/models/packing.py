@@ -200,7 +200,8 @@ def add_layout(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
 
 def send_batch(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Return a batch with its tensors on the device. (Trainer would wait for the device at each tensor.)"""
-    return {k: send_tensor(v, device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    here = [name for name, value in batch.items() if isinstance(value, torch.Tensor) and value.device != device]
+    return batch | {name: send_tensor(batch[name], device) for name in here}
 
 
 @contextmanager
@@ -251,8 +252,7 @@ def pack_segments(model: PreTrainedModel) -> bool:
     `install_run_attention` fails; such a mask then separates the examples, unless a recurrent state exists."""
     if not install_run_attention(model):
         return False
-    backbone = model.base_model
-    masked_forward = backbone.forward
+    backbone, masked_forward = model.base_model, model.base_model.forward
 
     def forward(*args: Any, position_ids: Any = None, layout: RunLayout | None = None, **kwargs: Any) -> Any:
         if position_ids is not None:

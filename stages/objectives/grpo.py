@@ -216,7 +216,7 @@ class GroupTrainer(MicroBatches):
         options |= {"use_cache": False, "fused_lm_head": True}
         output, shares = model(**options), inputs["shares"]
         log_probs = output.log_probs[0]
-        old_log_probs, figures = log_probs.detach(), {"entropy": output.entropy[0]}
+        old_log_probs, figures = log_probs.detach(), {"entropy": output.entropy[0].detach()}
         costs = -inputs["advantages"]
         if self.cfg.beta:
             gaps = self.reference_log_probs(options) - log_probs

@@ -167,7 +167,8 @@ class IsolationCheck(TrainerCallback):
         batch = send_batch(add_layout(self.trainer.model, self.trainer.data_collator([row])), self.trainer.args.device)
         with autocast(self.cfg.precision, self.trainer.args.device):
             scored = self.trainer.model(**batch, use_cache=False, fused_lm_head=True).log_probs[0].float()
-        first, copy = scored[: count - 1], scored[count:]  # the position before the copy's first token is left out
+        # The position before the copy's first token is left out, and so is padding.
+        first, copy = scored[: count - 1], scored[count : 2 * count - 1]
         return float((copy - first).abs().mean()), float(first.abs().mean())
 
 

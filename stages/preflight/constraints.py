@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -205,11 +206,13 @@ def validate_launch(cfg: Config) -> None:
     launch = cfg.launch
     named = re.fullmatch(r"\S+:(\d{1,5})", launch.rendezvous or "")
     sharded = launch.sharding is not Sharding.none
+    major, minor = map(int, metadata.version("torch").split(".")[:2])
     conditions = {
         "no rendezvous": launch.nodes > 1 and not launch.rendezvous,
         "rendezvous": launch.rendezvous and not (named and 0 < int(named[1]) < 1 << 16),
         "node rank": not 0 <= launch.node_rank < launch.nodes,
         "one process": sharded and launch.processes * launch.nodes == 1,
+        "old PyTorch": launch.sharding is Sharding.fsdp and cfg.planned_gpu is None and (major, minor) < (2, 13),
         "no DeepSpeed": launch.sharding is Sharding.zero3 and find_spec("deepspeed") is None,
         "no Ray": launch.address and find_spec("ray") is None,
         "address": launch.address and not re.fullmatch(r"auto|[^\s/]+:\d{1,5}", launch.address),

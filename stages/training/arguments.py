@@ -49,6 +49,8 @@ def training_arguments(cfg: Training, out: StageDir, **objective_arguments: Any)
         **{argument: copy(getattr(cfg, key)) for argument, key in cfg.objective.typed.items()},
         **objective_arguments,
     )
+    if cfg.trainer.get("use_liger_kernel"):  # its fused head replaces the forward that has ours
+        settings["liger_kernel_config"] = {"fused_linear_cross_entropy": False}
     if "max_length" in arguments_class.__dataclass_fields__:
         settings["max_length"] = cfg.max_length
     if "router_aux_loss_coef" in arguments_class.__dataclass_fields__:

@@ -79,7 +79,8 @@ def leave_unread(tensor: Any) -> Any:
 def leave_figures_unread(_model: torch.nn.Module, _inputs: Any, output: ModelOutput) -> None:
     """Leave what TRL adds up without gradients on the device. On a CPU, where nothing waits, sums keep their order."""
     for name, figures in [*output.items()]:
-        if figures.is_floating_point() and not figures.requires_grad and figures.device.type != "cpu":
+        is_figure = isinstance(figures, torch.Tensor) and figures.is_floating_point()  # others are tuples of layers
+        if is_figure and not figures.requires_grad and figures.device.type != "cpu":
             output[name] = leave_unread(figures)
 
 
@@ -175,6 +176,10 @@ class MicroBatches(PlumblineTrainer, ABC):
         place = device if self.args.world_size > 1 else torch.device("cpu")
         _, items = super().get_batch_samples((self.data_collator(s.rows) for s in steps), num_batches, place)
         return steps, items
+
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
+        """Return a batch on the device. (Under DeepSpeed, Trainer would round the reference's log-probs to bf16.)"""
+        return send_batch(inputs, self.args.device)
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
         """Return the rows in micro-batches, equally many in every process: a forward over sharded weights needs all

@@ -246,6 +246,7 @@ REFUSED = [
     ("pairs.min_margin=nan", "pairs.min_margin=nan: the value must be a difference"),
     ("dpo.batch_size=100000", "at most 48 pairs"),
     ("sft.batch_size=100000", "at most 256 rows"),
+    ("dpo.loss_type=[hinge] +dpo.trainer.use_weighting=true", "hinge and sft cannot weight"),
     ("dpo.loss_weights=[0.0]", "dpo.loss_weights=[0.0]: all weights are 0"),
     ("dpo.loss_weights=[]", "dpo.loss_weights has 0 numbers"),
     (

@@ -22,7 +22,7 @@ from stages.launch import processes as parent
 from stages.preflight import constraints
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH, read_samples
-from tests.helpers import TINY, Chain, build, command, made_once, nodes, refused
+from tests.helpers import TINY, Chain, build, command, made_once, nodes, refused, settings
 
 # Budgets by which the processes would not have as many micro-batches as each other.
 TWO = ("launch=ddp", "launch.processes=2", "sft.runtime.token_budget=120", "dpo.runtime.token_budget=70")
@@ -351,3 +351,13 @@ def test_what_cannot_be_launched_is_told(
     monkeypatch.setattr(constraints, "find_spec", lambda package: package)  # whatever extra is asked for is there
     assert pattern in refused(*TINY, f"outputs={tmp_path}", *TWO, *arguments)
     assert not Chain(tmp_path).count(), "before anything is built"
+
+
+@pytest.mark.parametrize(("version", "is_refused"), [("2.11.0+cu130", True), ("2.13.0", False)])
+def test_fsdp_needs_a_pytorch_that_makes_weights_whole_after_an_evaluation(
+    version: str, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constraints.metadata, "version", lambda package: version)
+    cfg = settings(*TINY, "launch=fsdp", "launch.processes=2")
+    with pytest.raises(UserError, match=r"PyTorch 2\.13") if is_refused else contextlib.nullcontext():
+        constraints.validate_launch(cfg)

@@ -126,6 +126,13 @@ def test_a_copy_behind_an_example_is_scored_like_it(name: str, attention: str, b
     isolation(model, built, tmp_path).on_train_begin(None, None, None)
 
 
+def test_padding_behind_a_copy_is_not_compared(built: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    check = isolation(ARCHITECTURES["llama"](), built, tmp_path)
+    check.trainer.data_collator.pad_to_multiple_of = 64
+    assert check.measure()[0] < 1e-5
+
+
 @pytest.mark.parametrize("adapter", [False, True])
 @pytest.mark.parametrize("attention", ["laid out", "sdpa"])
 def test_a_copy_is_scored_alike_in_bf16_too(attention: str, adapter: bool, built: Path, tmp_path: Path) -> None:

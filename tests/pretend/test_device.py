@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from stages.models.loading import resolve_device
+
 
 def tiny_model(**options: Any) -> LlamaForCausalLM:
     torch.manual_seed(0)
@@ -58,6 +60,15 @@ def test_only_strict_refuses_an_index_on_the_cpu(pretend: ModuleType) -> None:
     assert values[index].tolist() == [2, 0]
     with pretend.strict(), pytest.raises(RuntimeError, match="argument indices"):
         values[index]
+
+
+def test_a_process_has_its_device_before_anything_makes_it_the_current_one(
+    pretend: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert resolve_device("auto") == torch.device("pretend", 0)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert resolve_device("auto") == torch.device("pretend", 1)
+    assert resolve_device("cpu") == torch.device("cpu")
 
 
 def test_the_device_is_found_only_while_it_is_available(pretend: ModuleType) -> None:

@@ -22,6 +22,7 @@ from stages.config.errors import UserError
 from stages.models.loading import load_model
 from stages.models.scoring import autocast, install_scoring
 from stages.store.workspace import StageDir
+from stages.training.arguments import training_arguments
 from tests.helpers import ROOT, Chain, settings
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
@@ -142,6 +143,14 @@ def test_kernels_that_are_refused(name: str, override: str, way_out: str) -> Non
     cfg = settings("recipe=tiny", f"{name}.trainer.{override}")
     with pytest.raises(UserError, match=way_out.format(name)):
         trl_arguments.validate_trainer(name, vars(cfg)[name])
+
+
+@pytest.mark.parametrize("align", ["dpo", "kto", "grpo"])
+def test_liger_keeps_the_forward_that_has_the_fused_head(align: str, tmp_path: Path) -> None:
+    block = vars(settings("recipe=tiny", f"align={align}"))[align]
+    block.trainer = {**block.trainer, "use_liger_kernel": True}
+    args = training_arguments(block, StageDir(tmp_path, lambda metrics, step: None))
+    assert args.liger_kernel_config == {"fused_linear_cross_entropy": False}
 
 
 def test_liger_kernels_need_their_package_and_a_gpu() -> None:
