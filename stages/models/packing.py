@@ -200,8 +200,7 @@ def add_layout(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
 
 def send_batch(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Return a batch with its tensors on the device. (Trainer would wait for the device at each tensor.)"""
-    here = [name for name, value in batch.items() if isinstance(value, torch.Tensor) and value.device != device]
-    return batch | {name: send_tensor(batch[name], device) for name in here}
+    return {k: send_tensor(v, device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 
 @contextmanager

@@ -177,10 +177,6 @@ class MicroBatches(PlumblineTrainer, ABC):
         _, items = super().get_batch_samples((self.data_collator(s.rows) for s in steps), num_batches, place)
         return steps, items
 
-    def _prepare_inputs(self, inputs: Batch) -> Batch:
-        """Return a batch on the device. (Under DeepSpeed, Trainer would round the reference's log-probs to bf16.)"""
-        return send_batch(inputs, self.args.device)
-
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
         """Return the rows in micro-batches, equally many in every process: a forward over sharded weights needs all
         processes. The longest rows come first, to save padding, unless the loss depends on a micro-batch's rows."""

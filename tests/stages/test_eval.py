@@ -246,7 +246,7 @@ def test_the_verdict_follows_the_interval(low: float, high: float, word: str) ->
     assert "Fewer" not in verdict(primary, titles)
     assert "Fewer than 800 prompts" in verdict({**primary, "prompts": 100}, titles)
     noted = verdict({**primary, "note": "too few tasks to say"}, titles)
-    assert noted.startswith("Too few tasks to say whether DPO helped: ")
+    assert noted.startswith("Too few tasks") and "helped: " in noted
 
 
 def test_results_hold_what_the_contract_promises(chain: Chain) -> None:

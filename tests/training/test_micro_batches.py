@@ -11,7 +11,6 @@ from dataclasses import replace
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, Trainer
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from stages import dpo, sft
@@ -29,7 +28,6 @@ from stages.config.errors import UserError
 from stages.models.packing import PackedPairs
 from stages.models.run_attention import RunLayout
 from stages.models.scoring import divide_rows
-from stages.objectives.dpo import StoredReferenceTrainer
 from stages.store.workspace import StageDir, read_curves
 from stages.training.arguments import training_arguments
 from stages.training.budget import decide_open_settings, out_of_memory_error, write_decision
@@ -302,18 +300,6 @@ def test_a_resume_goes_on_with_the_budget_it_had(inputs: Any, tmp_path: Path) ->
     assert decided() == (300, Checkpointing.full)
     assert decided(token_budget=200, gradient_checkpointing=Checkpointing.none) == (200, Checkpointing.none)
     assert decided(micro_batch=2) == (None, Checkpointing.none)
-
-
-def test_under_deepspeed_the_references_log_probs_are_not_rounded() -> None:
-    """Trainer rounds all numbers of a batch to the type that DeepSpeed computes in."""
-    config = SimpleNamespace(dtype=lambda: torch.bfloat16)
-    state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(hf_ds_config=config))
-    trainer: Any = object.__new__(StoredReferenceTrainer)
-    vars(trainer).update(args=SimpleNamespace(device=torch.device("cpu")), is_deepspeed_enabled=True)
-    vars(trainer).update(accelerator=SimpleNamespace(state=state))
-    batch = {"ref_chosen_logps": torch.tensor([-351.37])}
-    assert Trainer._prepare_inputs(trainer, batch)["ref_chosen_logps"].dtype is torch.bfloat16
-    assert trainer._prepare_inputs(batch)["ref_chosen_logps"].dtype is torch.float32
 
 
 def test_outputs_that_are_tuples_of_layers_are_no_figures() -> None:
