@@ -43,13 +43,13 @@ def explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        line, is_gate = explain(error), "stage=gate" in process.read_typed_arguments()
-        if not is_gate and line is None:
+        line = explain(error)
+        if "stage=gate" in process.read_typed_arguments():
+            sys.stderr.write(f"error: {line}\n" if line else traceback.format_exc())
+            sys.exit(2)  # 1 is for a worse policy
+        if line is None:
             raise
-        if not is_gate:
-            sys.exit(f"error: {line}")
-        sys.stderr.write(f"error: {line}\n" if line else traceback.format_exc())
-        sys.exit(2)  # 1 is for a worse policy
+        sys.exit(f"error: {line}")
 
 
 def error_message(error: BaseException) -> str | None:

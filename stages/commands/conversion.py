@@ -54,8 +54,8 @@ class Conversion:
             elif isinstance(value, list | dict) or (implied := meanings.get(value)) is None:
                 implied = {}
                 self.refuse(key, value, f"converted are {', '.join(map(str, meanings))}")
-            self.settings |= implied or {}
-            self.names |= dict.fromkeys(implied or {}, key)
+            self.settings |= implied
+            self.names |= dict.fromkeys(implied, key)
         trl = trl_arguments.argument_defaults("model") | trl_arguments.argument_defaults(self.stage)
         assumed = {name: trl[name] for name in common["trl_defaults"] if name in trl and self.framework == "trl"}
         self.settings = assumed | table["defaults"] | self.settings

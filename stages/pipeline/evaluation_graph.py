@@ -4,7 +4,6 @@ Every model answers every set of prompts (`answer`). With `eval.judged`, each op
 policy's (`versus`), and a labeler judges these pairs of answers (`label`). With `benchmark.tasks`, every model answers
 these (`benchmark`). The node `eval` reads all of them."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -156,20 +155,23 @@ def name_models(cfg: Config, models: Mapping[str, Node]) -> dict[str, str]:
         by_stage = {name: objective.title for name, objective in OBJECTIVES.items()}
         by_stage |= {"dpo": "SimPO"} if cfg.dpo.reference_free else {}
         return {role: TITLES.get(role) or by_stage[model.stage] for role, model in models.items()}
-    paths = [Path(path) for path in (cfg.eval.judged.folders[0], cfg.model.path or "random weights")]
-    names = [*map(folder_name, paths)]
-    return dict(zip((Role.other, Role.policy), names if len({*names}) > 1 else map(str, paths), strict=True))
+    names = name_folders([cfg.eval.judged.folders[0], cfg.model.path or "random weights"])
+    return dict(zip((Role.other, Role.policy), names, strict=True))
 
 
 def name_compared(opponents: Mapping[str, str], titles: Mapping[str, str]) -> dict[str, str]:
-    """Return the titles of opponents by key: those of roles, or the names of folders, whole paths where two agree."""
-    names = {key: titles.get(key) or TITLES.get(key) or folder_name(Path(name)) for key, name in opponents.items()}
-    shared = {name for name, count in Counter(names.values()).items() if count > 1}
-    return {key: opponents[key] if name in shared else name for key, name in names.items()}
+    """Return the titles of opponents by key: those of their roles, or the names of their folders."""
+    titles = {**TITLES, **titles}
+    folders = {key: path for key, path in opponents.items() if key not in titles}
+    names = dict(zip(folders, name_folders([*folders.values()]), strict=True))
+    return {key: names.get(key) or titles[key] for key in opponents}
 
 
-def folder_name(path: Path) -> str:
-    return path.parent.name if path.name == "model" else path.name  # as in NODE/model
+def name_folders(folders: Sequence[str]) -> list[str]:
+    """Return the names of model folders, or their paths where two have the same name. NODE/model is called NODE."""
+    paths = [*map(Path, folders)]
+    names = [path.parent.name if path.name == "model" else path.name for path in paths]
+    return [str(path) if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)]
 
 
 def evaluated_models(nodes: Mapping[str, Node]) -> dict[str, Node]:

@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from stages.config.blocks.labels import Human
 from stages.config.blocks.training import Training
 from stages.config.choices import Adapter, Align, Command, Sharding, Strategy
 from stages.config.errors import Errors, UserError, name_block, require_known
-from stages.config.installation import install_command, read_beside
+from stages.config.installation import install_command, read_beside, version
 from stages.config.schema import Config, Target
 from stages.hardware import machine
 from stages.preflight import capacity, servers, sources, user_files, who_judges
@@ -206,13 +205,13 @@ def validate_launch(cfg: Config) -> None:
     launch = cfg.launch
     named = re.fullmatch(r"\S+:(\d{1,5})", launch.rendezvous or "")
     sharded = launch.sharding is not Sharding.none
-    major, minor = map(int, metadata.version("torch").split(".")[:2])
+    torch_version = [int(number) for number in str(version("torch")).split(".")[:2]]
     conditions = {
         "no rendezvous": launch.nodes > 1 and not launch.rendezvous,
         "rendezvous": launch.rendezvous and not (named and 0 < int(named[1]) < 1 << 16),
         "node rank": not 0 <= launch.node_rank < launch.nodes,
         "one process": sharded and launch.processes * launch.nodes == 1,
-        "old PyTorch": launch.sharding is Sharding.fsdp and cfg.planned_gpu is None and (major, minor) < (2, 13),
+        "old PyTorch": launch.sharding is Sharding.fsdp and cfg.planned_gpu is None and torch_version < [2, 13],
         "no DeepSpeed": launch.sharding is Sharding.zero3 and find_spec("deepspeed") is None,
         "no Ray": launch.address and find_spec("ray") is None,
         "address": launch.address and not re.fullmatch(r"auto|[^\s/]+:\d{1,5}", launch.address),

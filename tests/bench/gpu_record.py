@@ -13,15 +13,14 @@
 alone. A cell without tokens has no rate.
 """
 
-import contextlib
 import json
 import statistics
 import subprocess
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from stages.config.installation import version
 from stages.hardware.model_shape import ModelShape
 from tests.bench import mfu
 from tests.helpers import ROOT
@@ -122,14 +121,7 @@ def describe_machine(device: str, processor: str) -> dict[str, Any]:
             subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(", ")
         )
         machine |= {"driver": driver, "power_limit": watts}
-    return machine | {name: installed_version(name) for name in LIBRARIES}
-
-
-def installed_version(name: str) -> str | None:
-    """Return the version that an import finds first."""
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return metadata.version(name)
-    return None
+    return machine | {name: version(name) for name in LIBRARIES}
 
 
 def worse(earlier: Record, later: Record) -> list[str]:

@@ -357,7 +357,7 @@ def test_what_cannot_be_launched_is_told(
 def test_fsdp_needs_a_pytorch_that_makes_weights_whole_after_an_evaluation(
     version: str, is_refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constraints.metadata, "version", lambda package: version)
+    monkeypatch.setattr(constraints, "version", lambda package: version)
     cfg = settings(*TINY, "launch=fsdp", "launch.processes=2")
     with pytest.raises(UserError, match=r"PyTorch 2\.13") if is_refused else contextlib.nullcontext():
         constraints.validate_launch(cfg)

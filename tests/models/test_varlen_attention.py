@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
@@ -111,11 +110,12 @@ def test_a_version_without_the_argument_for_shared_key_heads_does_without_it(
     flash: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PyTorch 2.11 lacks it, and its kernel shares key heads unasked."""
+    unasked = packing.SHARED_HEADS
 
     def as_in_2_11(_: list[Any], options: dict[str, Any]) -> None:
         if "enable_gqa" in options:
             raise TypeError("varlen_attn() got an unexpected keyword argument 'enable_gqa'")
-        options |= {name: True for name in ("enable_gqa",) if name in signature(varlen_attn).parameters}
+        options |= unasked
 
     monkeypatch.setattr(packing, "varlen_attn", mislead(as_in_2_11))
     assert not varlen_works(CPU, torch.float32, 4, 2, 16) or not packing.SHARED_HEADS

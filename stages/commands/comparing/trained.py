@@ -158,9 +158,9 @@ class Trainings:
 
 def comparable_trainings(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]) -> list[Trainings]:
     """Return groups of two or more comparable trainings of which at least one is not evaluated."""
-    evaluations = [m for (stage, _), (_, m) in nodes.items() if stage == "eval" and m["metrics"]["pass_rate"]]
-    evaluations = [m for m in evaluations if "sft" in m["inputs"]]  # the others are left out above
-    evaluated = {input_key(m, role) for m in evaluations for role in m["inputs"]}
+    # Evaluations without pass rates, or without SFT, are not compared themselves.
+    evaluations = [m for (stage, _), (_, m) in nodes.items() if stage == "eval" and "sft" in m["inputs"]]
+    evaluated = {input_key(m, role) for m in evaluations if m["metrics"]["pass_rate"] for role in m["inputs"]}
     groups: dict[tuple[str, ...], dict[Any, list[TrainedRun]]] = {}
     unevaluated = set[tuple[str, ...]]()
     for key, (_, manifest) in nodes.items():
