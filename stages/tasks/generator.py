@@ -1,10 +1,12 @@
 """Instructions with a reference answer and checks, generated from a seed by task families. A family is a function of a
 random generator. The last phrasing of each family is held out from training, and so are whole families: the FLAN
-experiment (arXiv:2109.01652) in miniature."""
+experiment (arXiv:2109.01652) in miniature. A prompt that needs no reference answer costs little, so those of split
+preference have further phrasings, which no demonstration has; validation has one more that nothing trains on."""
 
 import importlib
 import pkgutil
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,9 +14,10 @@ from typing import Any
 
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.errors import UserError, suggest
+from stages.config.installation import read_beside
 from stages.store.records import Check, Example, Message, content_id, prompt_id
 from stages.tasks import families as family_modules
-from stages.tasks.words import split_wordings, wordings_of
+from stages.tasks.words import split_wordings
 
 
 @dataclass
@@ -32,9 +35,20 @@ class Family:
     name: str
     kind: str
     phrasings: tuple[str, ...]
+    further: tuple[str, ...]  # phrasings of preference prompts alone; the last is of validation prompts alone
     unseen: bool
     trains: tuple[str, ...]  # kinds of constraint that its instructions also train (`constraint.py`)
     make: Callable[[random.Random], Instance]
+
+    def phrasings_of(self, group: str) -> tuple[str, ...]:
+        """Return the phrasings from which those of a group's prompts are drawn, with equal chances."""
+        trained, held_out = self.phrasings[:-1], self.phrasings[-1:]
+        if group == "unseen_phrasings":
+            return held_out
+        if group == "preference":
+            return trained + self.further[:-1]
+        # As in the test, about half of the validation prompts have phrasings that are trained.
+        return trained + self.further[-1:] * len(trained) if group == "validation" else trained
 
 
 FAMILIES: dict[str, Family] = {}
@@ -51,13 +65,17 @@ def family(
     Args:
         kind: the group it is shown under.
         phrasings: one per line, " | " for a blank line; the last is kept out of training. By default, those under the
-            function's name in the YAML file beside its module.
+            function's name in the YAML file beside its module, and further ones under `further`.
         unseen: keeps the family out of training altogether.
         trains: the kinds of constraint on open answers that it asks for as well."""
 
     def register(make: Callable[[random.Random], Instance]) -> Callable[[random.Random], Instance]:
-        forms = wordings_of(make, "\n\n") if phrasings is None else split_wordings(phrasings, "\n\n")
-        FAMILIES[make.__name__] = Family(make.__name__, kind, forms, unseen, tuple(trains.split()), make)
+        name = make.__name__
+        module_file = str(sys.modules[make.__module__].__file__)
+        texts: dict[str, Any] = read_beside(module_file) if phrasings is None else {name: phrasings}
+        blocks = texts[name], texts.get("further", {}).get(name, "")
+        forms, further = (split_wordings(block, "\n\n") for block in blocks)
+        FAMILIES[name] = Family(name, kind, forms, further, unseen, tuple(trains.split()), make)
         return make
 
     return register
@@ -141,11 +159,7 @@ def draw(family: Family, group: str, key: str, earlier: Mapping[str, Example], h
     for attempt in range(1000):
         rng = random.Random(f"{key}/{family.name}/{attempt}")
         instance = family.make(rng)
-        if group == "rephrased":
-            phrasings = family.phrasings
-        else:
-            trained = group != "unseen_phrasings"
-            phrasings = (rng.choice(family.phrasings[:-1] if trained else family.phrasings[-1:]),)
+        phrasings = family.phrasings if group == "rephrased" else (rng.choice(family.phrasings_of(group)),)
         drawn = [example(family, group, instance, phrasing) for phrasing in phrasings]
         if not any(e.id in earlier or e.request in held_out for e in drawn):
             return drawn

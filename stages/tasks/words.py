@@ -1,9 +1,7 @@
 """Words, sentences and wordings of generated instructions, from the YAML file beside the module that uses them."""
 
 import random
-import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from stages.config.installation import read_beside
 
@@ -21,11 +19,6 @@ def texts_of(module: str) -> dict[str, tuple[str, ...]]:
 def patterns_of(module: str) -> dict[str, str]:
     """Return the `patterns` in the YAML file beside a module. A line break inside a pattern does not count."""
     return {name: pattern.replace("\n", "") for name, pattern in read_beside(module)["patterns"].items()}
-
-
-def wordings_of(function: Callable[..., Any], line_break: str) -> tuple[str, ...]:
-    """Return the wordings of a function from the YAML file beside its module, where its name is their key."""
-    return split_wordings(read_beside(str(sys.modules[function.__module__].__file__))[function.__name__], line_break)
 
 
 def split_wordings(text: str, line_break: str) -> tuple[str, ...]:

@@ -97,7 +97,9 @@ def test_no_answer_depends_on_what_else_a_word_means() -> None:
 @pytest.mark.parametrize("name", sorted(known_families()))
 def test_a_request_names_what_it_asks_for(name: str) -> None:
     """Not a slot left open, nor a bar that was taken for a blank line."""
-    for phrasing in known_families()[name].phrasings:
+    family = known_families()[name]
+    assert len(family.further) == (0 if family.unseen else 5)
+    for phrasing in family.phrasings + family.further:
         assert not phrasing.startswith("|")
         assert not phrasing.endswith("|")
         assert all("{" in part or re.search(r"\w{2}", part) for part in phrasing.split("\n\n")), phrasing
@@ -108,6 +110,33 @@ def test_splits_share_no_prompt_and_tests_are_held_out() -> None:
     assert len({e.id for e in EXAMPLES}) == len(EXAMPLES)
     trained = {e.task for e in EXAMPLES if e.split == "sft"}
     assert not trained & {e.task for e in EXAMPLES if e.group == "unseen_tasks"}
+
+
+def words_asked(phrasing: str) -> set[str]:
+    return set(re.sub(r"{\w+}", " ", phrasing).lower().split())
+
+
+@pytest.mark.parametrize("name", sorted(name for name, family in known_families().items() if not family.unseen))
+def test_each_group_has_phrasings_of_its_own(name: str) -> None:
+    """Validation and test have one each that nothing trains on. None that is trained is nearly the test's."""
+    family = FAMILIES[name]
+    names = ("sft", "preference", "validation", "unseen_phrasings")
+    groups = {group: {*family.phrasings_of(group)} for group in names}
+    assert groups["sft"] < groups["preference"]
+    assert len(groups["validation"] - groups["preference"]) == 1
+    assert groups["unseen_phrasings"].isdisjoint(groups["preference"] | groups["validation"])
+    for held_out in groups["unseen_phrasings"]:
+        for phrasing in groups["preference"]:
+            words, trained = words_asked(held_out), words_asked(phrasing)
+            assert len(words & trained) < 0.5 * len(words | trained), phrasing
+
+
+def test_generated_prompts_have_the_phrasings_of_their_group() -> None:
+    drawn = generate(5, {"sft": 60, "preference": 120, "validation": 60, "unseen_phrasings": 10}, ["largest"])
+    texts = {e.split: set[str]() for e in drawn}
+    for e in drawn:
+        texts[e.split].add(re.sub(r"[\d, ]+", " ", e.messages[-1]["content"]).strip())
+    assert {split: len(of) for split, of in texts.items()} == {"sft": 5, "preference": 9, "validation": 6, "test": 1}
 
 
 def test_generation_is_a_function_of_the_seed() -> None:
