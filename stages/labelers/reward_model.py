@@ -93,17 +93,22 @@ class RewardModel(Labeler):
                 readable.append((c, self.reading.ids(prompts[c.prompt_id], c)))
             except ContractError as reason:
                 yield c, [Judgement(c.prompt_id, self.name, c.candidate_id, error=str(reason))]
-        for c, reward in self.rewards(readable, self.reading.pad_id):
+        for c, reward in self.rewards(readable):
             fault = None if isfinite(reward) else f"the reward is {reward}"
             yield (
                 c,
                 [Judgement(c.prompt_id, self.name, c.candidate_id, raw=None if fault else repr(reward), error=fault)],
             )
 
-    def rewards(self, readable: Sequence[Readable], pad_id: int) -> Iterator[tuple[Candidate, float]]:
+    def rewards(self, readable: Sequence[Readable]) -> Iterator[tuple[Candidate, float]]:
         """Yield candidates with rewards, longest first. The batches do not depend on the order of the pool."""
         if not readable:
             return
+        if (
+            pad_id := self.reading.pad_id
+        ) is None:  # any id that no row has, for the reward is read before the padding
+            used = {token for _, ids in readable for token in ids}
+            pad_id = min({*range(len(used) + 1)} - used)
         precision, device = self.cfg.precision or Precision.fp32, loading.resolve_device(self.cfg.runtime.device)
         key = self.folder, loading.sampling_weights(precision), device
         model = self.out.open_resource.get(key, lambda: loading.load_reward_model(*key))  # GRPO asks at every step
@@ -129,8 +134,8 @@ class Reading:
             way_out = "Save the chat template that the model was trained with in its tokenizer_config.json."
             raise UserError(f"label.reward_model.path={folder}: {problem}, {effect}. {way_out}")
         validate_chat_template(self.tokenizer, str(folder))
-        pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
-        self.pad_id = int(end if pad is None else pad)
+        # Not the tokenizer's: the model skips its own padding at the end of a row, which is the end of turn of some.
+        self.pad_id: int | None = loading.load_config(folder).get_text_config().pad_token_id
         self.context_length = loading.read_context_length(folder)
 
     def ids(self, prompt: Example, candidate: Candidate) -> list[int]:

@@ -272,6 +272,27 @@ def test_exported_answers_are_read_back(tmp_path: Path) -> None:
         answer_rows.read(bad, fresh)
 
 
+def test_a_file_that_somebody_filled_in_is_never_overwritten(tmp_path: Path) -> None:
+    session, out = Session(draw_questions(pool(*GIVEN), Human()), [], tmp_path / "people"), work(tmp_path)
+    answer_rows.write(session, out)
+    file = out / answer_rows.FILE
+    blank = file.read_text()
+    answer_rows.write(session, out)
+    assert [path.name for path in out.path.glob("answers*")] == [file.name], "its own file is written anew"
+    filled = blank.replace('"verdict": null', '"verdict": "a"').replace('"annotator": null', '"annotator": "ann"')
+    file.write_text(filled)
+    answer_rows.write(session, out)
+    [kept] = out.path.glob("answers-*")
+    assert (file.read_text(), kept.read_text()) == (blank, filled)
+    assert any(str(kept) in warning for warning in out.warnings)
+    answer_rows.read(kept, session)
+    assert session.complete
+    answer_rows.write(session, out, kept)
+    file.write_text(filled)
+    answer_rows.write(session, out, file)
+    assert len([*out.path.glob("answers*")]) == 2, "a file whose answers are read is not kept twice"
+
+
 def test_the_node_is_complete_when_its_questions_are_and_asks_nobody_again(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,11 +1,13 @@
 """Reward models as labelers: rendering, missing scores, and resuming after a kill."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from stages.config.blocks.labels import Label
 from stages.config.choices import Precision, Weights
@@ -64,6 +66,25 @@ def test_any_model_with_a_chat_template_scores_independently_of_batches(
     tokenizer.save_pretrained(model)
     with pytest.raises(UserError, match=r"^label\.reward_model\.path=.* chat template"):
         judged(model, pool, tmp_path / "none")
+
+
+def test_a_model_without_padding_reads_the_whole_answer(model: Path, pool: Pool, tmp_path: Path) -> None:
+    """As transformers does with a batch of one. The template of the tokenizer ends an answer with its end of turn."""
+    (model / "contract.json").unlink()
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
+    tokenizer = load_tokenizer(model)
+    tokenizer.pad_token = None
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.save_pretrained(model)
+    plain = AutoModelForSequenceClassification.from_pretrained(model)
+    prompts = {prompt.id: prompt.messages for prompt in pool.prompts}
+    rewards = {j.candidate_id: float(str(j.raw)) for j in judged(model, pool, tmp_path / "here")}
+    for c in pool.candidates:
+        turns = [*prompts[c.prompt_id], {"role": "assistant", "content": c.text}]
+        ids = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)["input_ids"]
+        assert rewards[c.candidate_id] == pytest.approx(plain(ids).logits.item(), abs=1e-5)
 
 
 def test_a_reward_that_is_no_number_is_a_failure(

@@ -12,17 +12,28 @@ from stages.config.errors import UserError
 from stages.labelers.people.questions import Question
 from stages.labelers.people.session import Answer, Refused, Session, parse_answer
 from stages.store import safe_files
-from stages.store.sealed_json import WRONG_SHAPE, require_keys
+from stages.store.sealed_json import WRONG_SHAPE, file_digest, require_keys
 from stages.store.workspace import StageDir
 
 FILE = "answers.jsonl"
 Row = dict[str, Any]
 
 
-def write(session: Session, out: StageDir) -> None:
-    """Write a row per answer, and a blank row per open question."""
+def write(session: Session, out: StageDir, answered: Path | None = None) -> None:
+    """Write a row per answer, and a blank row per open question. A file that somebody has changed since it was written
+    is moved aside, unless it is the file `answered`, whose answers the session has."""
     rows = [row for q in session.questions.values() for row in question_rows(q, answers_to(q, session))]
-    safe_files.write(out / FILE, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+    file, written = out / FILE, session.folder / "written"  # the digest of the file as last written
+    digest = file_digest(file) if file.exists() else ""
+    if (
+        digest
+        and not (written.exists() and written.read_text() == digest)
+        and not (answered and answered.samefile(file))
+    ):
+        changed = file.rename(file.with_name(f"answers-{digest[:8]}.jsonl"))
+        out.warn(f"{file} was changed. To use its answers, set label.human.answered={changed}.")
+    safe_files.write(file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+    safe_files.write(written, file_digest(file))
 
 
 def answers_to(question: Question, session: Session) -> list[Answer]:

@@ -52,10 +52,11 @@ def collect_answers(questions: Sequence[Question], cfg: Human, out: StageDir) ->
     # The lock admits one process at a time, because two processes would not see each other's answers.
     with locks.hold_lock(locks.open_lock(folder / "people.lock"), "the page for people", "used"):
         session = Session([*questions], cfg.reasons or [], folder)
+        answered = plugins.user_path(cfg.answered) if cfg.answered else None
+        if answered:
+            out.inform(answer_rows.read(answered, session))
+        answer_rows.write(session, out, answered)
         try:
-            if cfg.answered:
-                out.inform(answer_rows.read(plugins.user_path(cfg.answered), session))
-            answer_rows.write(session, out)
             if not session.complete:
                 out.inform(f"A file for those who judge elsewhere: {out / answer_rows.FILE}")
                 serve(session, cfg, out)
