@@ -24,7 +24,7 @@ from stages.store.workspace import SCRATCH, StageDir
 
 HEAD = 16  # largest number of tokens that a chat template adds to a message
 LIMITS = ("max_tokens", "max_completion_tokens")  # names of the limit on the answer's tokens
-REFUSALS = {401: "refuses the key", 403: "refuses the key", 404: "has no such model or path"}
+REFUSALS = {401: "refuses the key", 402: "asks for payment", 403: "refuses the key", 404: "has no such model or path"}
 RETRYABLE = {408, 409, 425, 429}  # HTTP statuses below 500 that a retry may overcome
 # The errors of OpenAI, vLLM, SGLang and llama.cpp for a request that exceeds the model's context.
 TOO_LONG = re.compile(r"context.(length|size|window)|maximum (context|model) length|max_model_len", re.IGNORECASE)
@@ -125,7 +125,9 @@ class Client:
         Raises:
             NoReply: if every attempt failed.
             UserError: if the endpoint refuses all calls, or the budget is spent."""
-        call = {"endpoint": self.endpoint.base_url, "request": question.request(self.endpoint)}
+        call: dict[str, Any] = {"endpoint": self.endpoint.base_url, "request": question.request(self.endpoint)}
+        if call["request"].get("seed") != question.seed:  # `extra` replaces it, and each draw is a call of its own
+            call["draw"] = question.seed
         key = key_of(call)
         if not fresh and (stored := self.calls.get(key)) is not None:
             self.reused |= {key} - self.answered
@@ -213,7 +215,8 @@ class Client:
             self.requests.rest(wait)
         if 400 <= status < 500 and TOO_LONG.search(server_text):
             return NoReply(f"the prompt is too long for the model (HTTP {status})", retryable=False)
-        return NoReply(f"HTTP {status}", retryable=status in RETRYABLE or status >= 500)
+        retryable = status in RETRYABLE or status >= 500
+        return NoReply(f"HTTP {status}" + (f": {server_text}" if server_text and not retryable else ""), retryable)
 
     def figures(self) -> dict[str, Any]:
         """Return the calls and tokens of all attempts at this node, and the number of used cached replies."""

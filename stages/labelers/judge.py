@@ -103,21 +103,22 @@ class Jury(Labeler):
         Raise UserError if the server does not enforce the schema, or does not reply."""
         schema = one_key_schema("word", {"type": "string", "enum": [WORD]})
         messages = [{"role": "system", "content": SYSTEM.format(mark="0")}, {"role": "user", "content": PROBE}]
-        problem = ""
+        server = f"{judge.name}: {judge.endpoint.model} at {judge.endpoint.base_url}"
+        reply_text = ""
         for fresh in (False, True):
             try:
                 reply_text = (await judge.ask(Question(messages, 64, 0.0, 0, response_format=schema), fresh)).text
-                problem = f"it replied {reply_text[:60]!r}"
                 json_value(reply_text, "word", (WORD,))
                 return
             except NoReply as error:
-                problem = error.reason
+                way_out = "If it accepts no schema, set label.judge.reading=text."
+                raise UserError(
+                    f"{server} does not answer a question with a json_schema: {error.reason}. {way_out}"
+                ) from error
             except NoVerdict:
                 continue
-        raise UserError(
-            f"{judge.name}: {judge.endpoint.model} at {judge.endpoint.base_url} does not follow a json_schema "
-            f"({problem}). Set label.judge.reading=text, which reads the verdict from the last line of the reply."
-        )
+        way_out = "Set label.judge.reading=text, which reads the verdict from the last line of the reply."
+        raise UserError(f"{server} does not follow a json_schema (it replied {reply_text[:60]!r}). {way_out}")
 
     async def judge_score(self, prompt: Example, candidate: Candidate) -> Judgement:
         """Return the mean of the judges' scores as a judgement."""

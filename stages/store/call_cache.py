@@ -20,7 +20,7 @@ from stages.store.sealed_json import WRONG_SHAPE
 
 def key_of(call: Mapping[str, Any]) -> str:
     """Return the key of a call. Equal requests to one endpoint have the same key, whichever stage sends them."""
-    content = {name: call[name] for name in ("endpoint", "request")}
+    content = {name: call[name] for name in ("endpoint", "request", "draw") if name in call}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,26 @@ def test_a_question_that_keeps_failing_is_missing_with_a_reason(tmp_path: Path) 
                 )
                 assert answers == {"question 0": reason}
                 assert proxy.failed[fault] == 2, "one retry"
+
+
+def test_draws_are_calls_of_their_own_where_extra_leaves_out_the_seed(tmp_path: Path) -> None:
+    draws = [replace(question(0), seed=seed) for seed in (0, 1, 1, 2)]
+    with running(Model(shout)) as model:
+        for extra in ({"seed": None}, {"seed": 7}):
+            out, before = work(tmp_path / str(extra["seed"])), len(model.requests)
+            ask_all(client(model.url, out, extra=extra), draws, out)
+            ask_all(client(model.url, out, extra=extra), draws, out)
+            assert len(model.requests) - before == 3, "each draw is asked once"
+
+
+def test_a_refused_request_is_missing_with_the_reason_of_the_server(tmp_path: Path) -> None:
+    with running(Model(shout, status=400)) as model:
+        model.refusal, out = "Unsupported parameter: 'max_tokens'", work(tmp_path / "node")
+        [reason] = ask_all(client(model.url, out), [question(0)], out).values()
+        assert reason.startswith("HTTP 400: ") and model.refusal in reason
+        model.status = 402
+        with pytest.raises(UserError, match=r"asks for payment \(HTTP 402"):
+            ask_all(client(model.url, out), [question(0)], out)
 
 
 def test_equal_questions_on_their_way_are_one_call(tmp_path: Path) -> None:
