@@ -45,7 +45,7 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
         else:
             judgements = labeler.judge_all(pool)
         figures = Figures()
-        complete = complete_judgements(judgements, pool, labeler.name, out / SCRATCH / "judgements")
+        complete = complete_judgements(judgements, pool, labeler.name, out / SCRATCH / "judgements", labeler.compares)
         save(out / "judgements.parquet", figures.count(complete), Judgement)
     limit = cfg.max_failed if pool.prompts else 0.0
     for line in pool.notes:
@@ -82,7 +82,7 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     if labeler.learnt and count:
         curve, best_of_warning = learnt_scores.best_of_n(stored, pool.prompts, pool.candidates)
         metrics |= curve
-        for warning in filter(None, (best_of_warning, learnt_scores.length_warning(metrics["length_correlation"]))):
+        for warning in filter(None, (best_of_warning, learnt_scores.length_warning(metrics.get("length_correlation")))):
             out.warn(warning)
     if cfg.audit:
         metrics["summary"] += f"; {audit(cfg, pool, stored, labeler.people_verdicts, out)}"
@@ -122,10 +122,11 @@ def audit(cfg: Label, pool: Pool, judgements: Records[Judgement], by_people: Map
 
 
 def complete_judgements(
-    judgements: Iterable[Judgement], pool: Pool, labeler: str, folder: Path
+    judgements: Iterable[Judgement], pool: Pool, labeler: str, folder: Path, compares: bool = False
 ) -> Iterator[tuple[dict[str, int], list[Judgement]]]:
     """Yield each prompt's judgements in the order of the pool, with its candidates' lengths in tokens by id. Missing
-    judgements get an error. The judgements may arrive in any order, and are first sorted in `folder`.
+    judgements get an error, unless the labeler `compares`: it was never asked about a candidate that no comparison
+    shows. The judgements may arrive in any order, and are first sorted in `folder`.
     Raise UserError if a judgement is invalid, or scores a candidate a second time."""
     rank_of = {prompt: i for i, prompt in enumerate(column(pool.prompts, "id"))}
     valid = (validate_judgement(j, rank_of, f"the labeler {labeler}") for j in judgements)
@@ -140,7 +141,8 @@ def complete_judgements(
             judged_ids |= {j.candidate_id} if j.candidate_id else set()
         judged_ids |= {name for j in judged for name in reliability.key_of(j)}
         reason = "the labeler gave no judgement"
-        judged += [Judgement(prompt, labeler, name, error=reason) for name in lengths if name not in judged_ids]
+        missing = [] if compares else [name for name in lengths if name not in judged_ids]
+        judged += [Judgement(prompt, labeler, name, error=reason) for name in missing]
         yield lengths, sorted(judged, key=lambda j: [*map([*lengths].index, reliability.key_of(j))])
 
 

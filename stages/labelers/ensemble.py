@@ -119,6 +119,7 @@ class Ensemble(Labeler):
     """Combines the judgements of other label nodes by weighted votes."""
 
     name = "ensemble"
+    compares = True
 
     def __init__(self, cfg: Label, out: StageDir):
         self.cfg, self.out, self.tallies = cfg, out, dict[str, Any]()

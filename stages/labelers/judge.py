@@ -48,6 +48,7 @@ class Jury(Labeler):
     def __init__(self, cfg: Label, out: StageDir):
         self.cfg, self.out, self.rubric = cfg.judge, out, Rubric(cfg.judge)
         self.max_failed, self.disagreements = cfg.max_failed, 0
+        self.compares = self.rubric.kind is Rubrics.pairwise
         self.judges = [Client(e, f"label.judge.endpoints[{i}]", out) for i, e in enumerate(self.cfg.endpoints or ())]
         self.names = numbered([str(judge.endpoint.model) for judge in self.judges])
 

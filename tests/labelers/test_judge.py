@@ -121,6 +121,17 @@ def test_the_summary_counts_comparisons_preferences_and_ties(tmp_path: Path) -> 
     assert [line.split()[:3] for line in out.warnings] == [["2", "of", "18"]]
 
 
+def test_a_candidate_without_a_partner_is_no_failure(tmp_path: Path) -> None:
+    several = pool(["poor 1", "good 2"], ["alone"], ["poor 3", "good 4", "fair 5", "fine 6"])
+    (tmp_path / "pool").mkdir()
+    save(tmp_path / "pool" / "prompts.parquet", several.prompts, Example)
+    save(tmp_path / "pool" / "candidates.parquet", several.candidates, Candidate)
+    with running(Model(lambda r: PROBE if is_probe(r) else judging(better)(r))) as model:
+        cfg = block(tmp_path, model.url, max_failed=0.0, comparisons=1)
+        metrics = label.run(cfg, {"pool": tmp_path / "pool"}, work(tmp_path))
+    assert (metrics["judgements"], metrics["failed"]) == (2, {})
+
+
 REPLIES = {
     "the judge's reply is not JSON": "A is better, 10 of 10",
     "the judge's reply is empty": "",
