@@ -82,7 +82,8 @@ def publish_judged_pool(cfg: Label, inputs: dict[str, Path], out: StageDir) -> d
     if labeler.learnt and count:
         curve, best_of_warning = learnt_scores.best_of_n(stored, pool.prompts, pool.candidates)
         metrics |= curve
-        for warning in filter(None, (best_of_warning, learnt_scores.length_warning(metrics.get("length_correlation")))):
+        length_warning = learnt_scores.length_warning(metrics.get("length_correlation"))
+        for warning in filter(None, (best_of_warning, length_warning)):
             out.warn(warning)
     if cfg.audit:
         metrics["summary"] += f"; {audit(cfg, pool, stored, labeler.people_verdicts, out)}"

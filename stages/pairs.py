@@ -213,11 +213,13 @@ def publish_control(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[
     else:
         ended, pair_counts = share_ended(pool), Counter(p.prompt_id for p in run_pairs)
         cfg = replace(cfg, unfinished=resolve_unfinished(cfg.unfinished, ended))
-        rules, pairs, how = make_admissions(cfg, pool, ended)[0], [], "valid contrasts at random"
+        by_strength, pairs, how = cfg.strategy in BY_STRENGTH, [], "valid contrasts at random"
+        rules = make_admissions(cfg, pool, ended)[by_strength]
         for prompt, _, contrasts, unsound in judged_prompts(cfg, pool):
             if count := pair_counts[prompt.id]:
                 block = replace(cfg, strategy=Strategy.random, max_per_prompt=count)
-                chosen = select_contrasts(rules.admit(contrasts, unsound)[0], Strategy.random, block, prompt.id)
+                variant = rank_contrasts(contrasts) if by_strength else contrasts
+                chosen = select_contrasts(rules.admit(variant, unsound)[0], Strategy.random, block, prompt.id)
                 pairs += [make_pair(prompt, contrast, run_pairs[0].labeler, block) for contrast in chosen]
         if {p.id for p in pairs} == {p.id for p in run_pairs}:
             out.warn("control_pairs=random: no prompt has another valid pair, so these are the run's. Set it to coin.")

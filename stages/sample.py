@@ -66,12 +66,12 @@ def draw(
     with plugins.explain_errors(cfg.own, "sample.own", out.path):
         opener, decoding = choose_opener(cfg, out), make_decoding(cfg)
         candidates = complete(prompts, contract, model, decoding, "sample", out, dropped, opener, cfg.max_failed)
-    tokens = sum(c.n_tokens for c in candidates)
+    tokens, answered = sum(c.n_tokens for c in candidates), {c.prompt_id for c in candidates}
     figures = {
         "device": str(resolve_device(cfg.runtime.device)),
         "prompts_dropped": dict(dropped.reasons),
         "tokens": tokens,
-        "prompt_tokens": sum(len(contract.prompt(e.messages)) for e in prompts),
+        "prompt_tokens": sum(len(contract.prompt(e.messages)) for e in prompts if e.id in answered),
         "stop_rate": sum(c.finish_reason == "stop" for c in candidates) / len(candidates),
         "mean_tokens": tokens / len(candidates),
         **report_endings(cfg, candidates, out),

@@ -4,6 +4,8 @@ to held-out prompts.
 One model is in memory at a time. What stays of it are its hidden states at the scored tokens and its LM head, which
 turns them into distributions over the vocabulary, a chunk of tokens at a time."""
 
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +21,7 @@ from stages.evaluation.intervals import Means
 from stages.evaluation.outcomes import Answers, differences
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device, sampling_weights
+from stages.models.rendering import ContractError
 from stages.models.run_attention import send_tensor
 from stages.models.scoring import batches_by_length
 from stages.store.records import Example
@@ -63,13 +66,18 @@ def score(
 
 
 def readable(prompts: list[Example], sft: Path, out: StageDir) -> list[Example]:
-    """List the prompts whose reference answer fits into the models' context together with the prompt."""
-    sft_contract, longest = load_contract(sft), read_context_length(sft)
-    referenced = [e for e in prompts if e.reference]
-    fit = [e for e in referenced if longest is None or len(sft_contract.example(e.conversation)[0]) <= longest]
-    if too_long := len(referenced) - len(fit):
-        unscored = f"{too_long} of {len(referenced)} reference answers are not scored"
-        out.warn(f"{unscored}: with their prompts they exceed the models' context of {longest:,} tokens.")
+    """List the prompts whose reference answer the template can render after the prompt, within the models' context."""
+    sft_contract, longest = load_contract(sft), read_context_length(sft) or sys.maxsize
+    referenced, fit, unscored = [e for e in prompts if e.reference], list[Example](), Counter[str]()
+    for e, rendered in zip(referenced, sft_contract.examples(e.conversation for e in referenced), strict=True):
+        if isinstance(rendered, ContractError):
+            unscored[str(rendered)] += 1
+        elif len(rendered[0]) > longest:
+            unscored[f"with their prompts they exceed the models' context of {longest:,} tokens"] += 1
+        else:
+            fit.append(e)
+    for reason, count in unscored.items():
+        out.warn(f"{count} of {len(referenced)} reference answers are not scored: {reason}.")
     return fit
 
 

@@ -1,6 +1,5 @@
 """Rows with several answers that have scores or ranks (UltraFeedback, Nectar), or with one answer and its score."""
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from stages.formats.readers.row import BadRow
 from stages.formats.turns import require_list
 
 NAMES = read_beside(__file__)
+LARGEST = 1e300  # of a rating: differences of larger ones may be infinite
 
 
 class Scored(Format):
@@ -80,10 +80,10 @@ def row_lists(row: Mapping[str, Any]) -> dict[str, list[Any]]:
 def parse_number(value: Any) -> float:
     try:
         parsed = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BadRow("scores", f"must be numbers, but one is {value!r:.40}") from None
-    if not math.isfinite(parsed):
-        raise BadRow("scores", "must be finite numbers")
+    if not abs(parsed) < LARGEST:
+        raise BadRow("scores", f"must be numbers below {LARGEST:g}")
     return parsed
 
 

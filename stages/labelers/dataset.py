@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from stages.config.blocks.labels import Label
+from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
 from stages.formats.format import ParsedRow
 from stages.formats.source_reading import ReadReport, convert
@@ -49,9 +50,12 @@ class Dataset(Labeler):
         file.parent.mkdir(exist_ok=True)
         save(file, candidates(), Candidate)
         low, high = min(scores, default=0.0), max(scores, default=0.0)
+        if low == high and not 0 <= low <= 1:
+            problem = f"all {len(scores)} ratings are {low:g}, so that no answer is better than another"
+            raise UserError(f"{self.key}.path={self.source.path}: {problem}. Name a file with different ratings.")
         for j in chain.from_iterable(self.judgements_by_prompt.values()):
-            if j.score is not None:  # if all scores are equal, the file's scale is unknown, and they are only clipped
-                j.score = (j.score - low) / (high - low) if high > low else min(max(j.score, 0.0), 1.0)
+            if j.score is not None:  # if all scores are equal, the file's scale is unknown, and they stay
+                j.score = (j.score - low) / (high - low) if high > low else j.score
         if self.repeated:
             report.notes.append(f"{self.repeated} answers have several scores in the file; only the first one is used")
         unused = {self.source.path: [*report.unused_columns]}

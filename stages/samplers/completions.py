@@ -1,5 +1,5 @@
-"""Completion of prompts, for the stages `sample` and `answer`. It resumes by shards. A prompt that exceeds the model's
-context together with its answer is dropped and counted."""
+"""Completion of prompts, for the stages `sample` and `answer`. It resumes by shards. A prompt that the model's
+template refuses, or that exceeds its context together with an answer, is dropped and counted."""
 
 import inspect
 import math
@@ -13,6 +13,7 @@ from stages.config.blocks.sampling import Sample
 from stages.config.errors import UserError
 from stages.models.contract import Contract
 from stages.models.loading import count_embedding_rows, read_context_length, resolve_device
+from stages.models.rendering import ContractError
 from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import REASONS, Completion, Decoding, Missing, Open, Request, Sampler, choose_shard_size
 from stages.store import plugins
@@ -49,8 +50,8 @@ def complete(
     max_failed: float | None = None,
 ) -> StreamedTable[Candidate] | Records[Candidate]:
     """Return the candidates of every prompt, one per temperature, in the order of the prompts. A prompt that is too
-    long for the model has no candidates and goes to `dropped`. The sampler stays open in `out` for a later stage with
-    the same model and settings.
+    long for the model, or that its template refuses, has no candidates and goes to `dropped`. The sampler stays open
+    in `out` for a later stage with the same model and settings.
 
     Raises:
         UserError: if the sampler omits prompts or completions, or returns an invalid completion.
@@ -58,9 +59,13 @@ def complete(
     missing, requests = Counter[tuple[str, bool]](), dict[str, Request]()
 
     def prepare(examples: Sequence[Example], context_length: int | None) -> None:
-        """Add the requests of prompts that fit into the context, and drop the others."""
+        """Add the requests of prompts that the template accepts and that fit into the context. Drop the others."""
         for example in examples:
-            ids = contract.prompt(example.messages)
+            try:
+                ids = contract.prompt(example.messages)
+            except ContractError as error:
+                dropped.add(example.id, error)
+                continue
             if context_length is None or len(ids) + decoding.max_new_tokens <= context_length:
                 settings = decoding.temperatures, decoding.seed, decoding.first
                 requests[example.id] = Request(example.id, example.messages, ids, *settings)

@@ -16,7 +16,8 @@ from stages.config.choices import Split
 from stages.config.errors import UserError
 from stages.models.contract import load_or_derive_contract
 from stages.models.loading import read_context_length
-from stages.store.records import Candidate, Example, Pair, PairLogProbs, load
+from stages.store.records import Candidate, Example, Pair, PairLogProbs, load, save
+from stages.store.sealed_json import file_digest
 from stages.store.workspace import StageDir
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, nodes, refused, settings
@@ -86,6 +87,25 @@ def test_a_prompt_that_leaves_no_room_for_its_answer_has_no_candidate_and_is_cou
     whole = {c.candidate_id for c in load(chain.folder("sample") / "candidates.parquet", Candidate)}
     if sampler == "hf":
         assert {c.candidate_id for c in candidates} < whole, "all others are drawn as before"
+
+
+def test_a_prompt_that_the_template_refuses_has_no_candidate_and_is_counted(chain: Chain, tmp_path: Path) -> None:
+    data = shutil.copytree(chain.folder("data"), tmp_path / "data")
+    examples = load(data / "examples.parquet", Example)
+    refused_prompt = next(e for e in examples if e.split == Split.preference)
+    refused_prompt.messages = [{"role": "tool", "content": "42"}, *refused_prompt.messages]
+    save(data / "examples.parquet", examples, Example)
+    policy = shortened(chain.folder("sft"), tmp_path / "sft", 512)
+    file = policy / "model" / "chat_template.jinja"
+    refusal = "{% if messages[0]['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+    file.write_text(refusal + file.read_text())
+    contract = json.loads((policy / "model" / "contract.json").read_text())
+    contract["chat_template_sha256"] = file_digest(file)
+    (policy / "model" / "contract.json").write_text(json.dumps(contract))
+    out = work(tmp_path / "sample")
+    metrics = sample.run(CFG.sample, {"policy": policy, "data": data}, out)
+    assert named(out) == {refused_prompt.id}
+    assert [*metrics["prompts_dropped"].values()] == [1] and "no tools" in str(metrics["prompts_dropped"])
 
 
 def test_too_many_stop_with_the_key_and_the_way_out(chain: Chain, tmp_path: Path) -> None:
@@ -176,11 +196,18 @@ def test_a_reference_answer_too_long_is_not_scored_for_any_model(chain: Chain, t
     scored = scored[: cfg.likelihood_prompts]
     contract = load_or_derive_contract(inputs["sft"] / "model")
     limit, long = limit_beyond({e.id: len(contract.example(e.conversation)[0]) for e in scored}, 2)
+    inputs["data"] = shutil.copytree(inputs["data"], tmp_path / "data")
+    examples = load(inputs["data"] / "examples.parquet", Example)
+    unreadable = next(e.id for e in scored if e.id not in long)
+    for e in examples:
+        e.reference = f"{e.reference}{contract.tokenizer.eos_token}" if e.id == unreadable else e.reference
+    save(inputs["data"] / "examples.parquet", examples, Example)
     inputs |= {role: shortened(inputs[role], tmp_path / role, limit) for role in ("sft", "policy")}
     out = work(tmp_path / "eval")
     stages.eval.run(cfg, inputs, out)
     results = json.loads((out / "results.json").read_text())
-    assert results["references"]["prompts"] == len(scored) - len(long)
+    assert results["references"]["prompts"] == len(scored) - len(long) - 1
+    assert any(f"1 of {len(scored)} reference answers are not scored: a message holds" in w for w in out.warnings)
     assert any(f"{len(long)} of {len(scored)} reference answers are not scored" in w for w in out.warnings)
 
 
