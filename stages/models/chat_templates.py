@@ -2,6 +2,8 @@
 
 The template is the tokenizer's own, one from `templates/` whose special tokens the vocabulary has, or a file."""
 
+import re
+from datetime import datetime
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -13,7 +15,9 @@ from stages.models.rendering import GOLDEN, ContractError, tokenize_conversation
 from stages.store.source_files import read_template
 
 TEMPLATES = Path(__file__).parent / "templates"
-WAY_OUT = "Mend the template, or choose another: template=chatml or template=plain"
+# A call for today's date in a template becomes a fixed date, so that every stage renders the same tokens on every day.
+# Llama 3.2's template falls back on this date.
+CLOCK, DATE = re.compile(r"""strftime_now\((["'])(.*?)\1\)"""), datetime(2024, 7, 26)
 INSTEAD = "chatml"  # takes the place of another form that is the model's own
 # The special tokens that each template needs in the vocabulary. `template=auto` takes the first template that fits.
 TURN_TOKENS = {
@@ -30,13 +34,15 @@ def establish_contract(tokenizer: PreTrainedTokenizerBase, cfg: Template, train:
     exactly once; if a prompt's tokens are not a prefix of its conversation's; if no token is free for padding."""
     from trl.chat_template_utils import has_generation_markers  # a slow import that sampling does not need
 
-    tokenizer.chat_template = choose_template(tokenizer, cfg, train)
+    template = choose_template(tokenizer, cfg, train)
+    tokenizer.chat_template = CLOCK.sub(lambda call: repr(DATE.strftime(call[2])), template)
     marked = has_generation_markers(str(tokenizer.chat_template))
     try:
         [(ids, trained)] = tokenize_conversations(tokenizer, GOLDEN[1:])
     except UserError as error:
         reason = f"the template cannot render system, user and assistant: {error}"
-        raise ContractError(f"template={cfg.kind}: {reason}. {WAY_OUT}.") from error
+        way_out = f"Mend the template, or choose another: template={fitting_template(tokenizer)}"
+        raise ContractError(f"template={cfg.kind}: {reason}. {way_out}.") from error
     if marked:
         answers = [i for i, t in zip(ids, trained, strict=True) if t]
     elif train:
@@ -47,7 +53,7 @@ def establish_contract(tokenizer: PreTrainedTokenizerBase, cfg: Template, train:
         answers.pop()  # the template may put white space after the end of turn
     if not answers:
         raise ContractError(f"template={cfg.kind}: no special token ends the assistant's turn.")
-    end_of_turn = answers[-1]
+    end_of_turn = find_end_of_turn(tokenizer, ids, answers[-1])
     if end_of_turn not in (*tokenizer.added_tokens_decoder, tokenizer.eos_token_id):
         problem = f"the last trained token is {tokenizer.convert_ids_to_tokens(end_of_turn)!r}, not an end of turn"
         way_out = "so the model would never learn to stop. Move the end of turn inside {% generation %}."
@@ -64,6 +70,16 @@ def establish_contract(tokenizer: PreTrainedTokenizerBase, cfg: Template, train:
     contract = Contract(tokenizer, stops, marked)
     contract.golden()
     return contract
+
+
+def find_end_of_turn(tokenizer: PreTrainedTokenizerBase, ids: list[int], last: int) -> int:
+    """Return the token that ends every answer in the ids of the golden conversation. It is the `last` special token,
+    unless that occurs once and another one stands before it: Phi-3's template adds EOS to the whole conversation."""
+    content, end = GOLDEN[-1][-1]["content"], len(ids)
+    while content in tokenizer.decode(ids[: end - 1]):
+        end -= 1
+    after_each = [i for i in ids[end:] if i in tokenizer.added_tokens_decoder and ids.count(i) > 1]
+    return after_each[-1] if after_each and ids.count(last) == 1 else last
 
 
 def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: int, resize: bool) -> None:
@@ -101,7 +117,7 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bo
             file = "a file with {% generation %} markers (template=file sft.template.path=…)"
             way_out = f"Use template=auto, or {file}."
             raise ContractError(f"template=own: the tokenizer's chat template {problem}. {way_out}")
-        kind = next((name for name, tokens in TURN_TOKENS.items() if tokens <= vocabulary), "plain")
+        kind = fitting_template(tokenizer)
     if kind == "file":
         assert cfg.path is not None
         return read_template(Path(cfg.path))
@@ -111,6 +127,12 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bo
         raise ContractError(f"template={kind}: the tokenizer has no EOS token that could end a turn.")
     bos = "{{- bos_token -}}\n" if adds_bos(tokenizer) else ""
     return bos + (TEMPLATES / f"{kind}.jinja").read_text(encoding="utf-8")
+
+
+def fitting_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the name of the first template of `templates/` whose special tokens the vocabulary has."""
+    vocabulary = set(tokenizer.get_vocab())
+    return next((name for name, tokens in TURN_TOKENS.items() if tokens <= vocabulary), "plain")
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

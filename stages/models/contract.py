@@ -77,11 +77,11 @@ class Contract:
 
     def _validated_example(self, prompt: list[int], ids: list[int], mask: list[bool]) -> Tokens:
         """Return ids and trained tokens of one conversation, from its prompt's ids and the template's mask. Without
-        marks, every token from the prompt to the last end of turn is trained."""
+        marks, every token from the prompt to the next end of turn is trained."""
         if self.marked:
             trained = self._without_tail(ids, mask)
         else:
-            last = max((i for i, token in enumerate(ids) if token == self.stop_ids[0]), default=-1)
+            last = next((i for i in range(len(prompt), len(ids)) if ids[i] == self.stop_ids[0]), -1)
             trained = [len(prompt) <= i <= last for i in range(len(ids))]
         if ids[: len(prompt)] != prompt:
             raise ContractError("the prompt's tokens are not a prefix of the conversation's tokens")

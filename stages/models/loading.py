@@ -62,7 +62,10 @@ def load_config(folder: Path) -> transformers.PretrainedConfig:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     with name_folder_in_errors(folder, "the tokenizer"):
-        return AutoTokenizer.from_pretrained(folder, **LOCAL_WITHOUT_CODE)  # type: ignore[no-any-return]
+        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL_WITHOUT_CODE)
+    if isinstance(tokenizer.chat_template, dict):  # several templates by name
+        tokenizer.chat_template = tokenizer.chat_template.get("default")
+    return tokenizer  # type: ignore[no-any-return]
 
 
 def count_embedding_rows(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,47 @@ def test_the_end_of_turn_is_trained_and_padding_ends_nothing(
     contract.save(tmp_path)
     loaded = load_contract(tmp_path)
     assert (loaded.facts(), loaded.golden()) == (contract.facts(), contract.golden())
+
+
+TRL = Path(str(files("trl"))) / "chat_templates"
+PHI = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>", "<unk>"]
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["marked", "unmarked"])
+def test_an_eos_after_the_whole_conversation_is_no_end_of_turn(train: bool) -> None:
+    """As in the templates of Phi-3, where each turn ends with <|end|>."""
+    tokenizer = byte_level(PHI, eos_token="<|endoftext|>")
+    tokenizer.chat_template = (TRL / f"phi3{'_training' * train}.jinja").read_text()
+    contract = establish(tokenizer, "auto", train=train)
+    assert [tokenizer.decode([i]) for i in contract.stop_ids] == ["<|end|>", "<|endoftext|>"]
+    question, answer = GOLDEN[0]
+    assert contract.text(contract.completion([question], [answer])[1]) == answer["content"]
+    ids, trained = contract.example([question, answer, *GOLDEN[0]])
+    words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+    assert words == (answer["content"] + "<|end|>") * (1 + train)
+
+
+def test_a_date_in_a_template_is_the_same_on_every_day() -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + OWN
+    contract = establish(tokenizer, "auto", train=False)
+    assert tokenizer.decode(contract.prompt(GOLDEN[0][:1])).startswith("26 Jul 2024<|im_start|>")
+
+
+def test_of_several_templates_the_default_is_used(tmp_path: Path) -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    tokenizer.chat_template = {"default": OWN, "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).chat_template == OWN
+
+
+def test_who_has_a_template_that_cannot_be_used_is_told_one_that_fits() -> None:
+    tokenizer = byte_level(["<start_of_turn>", "<end_of_turn>", "<unk>"], eos_token="<end_of_turn>")
+    system = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    marked = "{% generation %}{{ m['content'] }}<end_of_turn>{% endgeneration %}"
+    tokenizer.chat_template = f"{system}{{% for m in messages %}}{marked}{{% endfor %}}"
+    with pytest.raises(ContractError, match=r"no system.* choose another: template=gemma"):
+        establish(tokenizer, "auto")
 
 
 @pytest.mark.parametrize(
