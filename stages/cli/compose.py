@@ -47,6 +47,7 @@ def normalise(argv: list[str]) -> list[str]:
     options = [a for a in argv if a in recipes.MULTIRUN]
     arguments = [a for a in argv if a not in options]
     for argument in arguments:
+        servers.refuse_typed_secret(argument)
         spelling.validate_argument(argument)
     line = [f"++{a}" if FREE.match(a) else a for a in arguments]
     typed = {key: value for key, value in recipes.typed_values(argv).items() if value != "null"}

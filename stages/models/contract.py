@@ -92,6 +92,11 @@ class Contract:
         while start and trained[start - 1]:
             start -= 1
             trained[start] = False
+        # Qwen 2.5's training template marks the end of the header in every turn. Earlier turns have no such prompt.
+        header = ids[start : len(prompt)]
+        for i in range(start if header else 0):
+            if trained[i] and not trained[i - 1] and ids[i : i + len(header)] == header:
+                trained[i : i + len(header)] = [False] * len(header)
         if not any(trained):
             raise ContractError("no token is trained: the conversation has no assistant turn")
         end = len(trained) - trained[::-1].index(True)

@@ -98,6 +98,16 @@ def test_an_eos_after_the_whole_conversation_is_no_end_of_turn(train: bool) -> N
     assert words == (answer["content"] + "<|end|>") * (1 + train)
 
 
+def test_no_answer_is_trained_with_the_end_of_its_header() -> None:
+    """TRL's template for Qwen 2.5 marks a line feed before each answer."""
+    tokenizer = byte_level(CHATML, eos_token="<|im_end|>")
+    tokenizer.chat_template = (TRL / "qwen2_5_training.jinja").read_text()
+    contract = establish(tokenizer, "auto")
+    ids, trained = contract.example([*GOLDEN[0], *GOLDEN[1][1:]])
+    words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])
+    assert words == "Blue.<|im_end|>4<|im_end|>- ja, 日本<|im_end|>"
+
+
 def test_a_date_in_a_template_is_the_same_on_every_day() -> None:
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
     tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + OWN

@@ -1,9 +1,11 @@
 """Check that an API key in an endpoint's address or `extra` is refused with the setting's name, without the key."""
 
+from pathlib import Path
+
 import pytest
 
 from stages.preflight import servers
-from tests.helpers import SECRET, TINY, refused, settings
+from tests.helpers import SECRET, TINY, inside, refused, settings
 
 SAMPLER = ("sample=openai", "sample.endpoint.model=x", "sample.endpoint.base_url=http://127.0.0.1:1/v1")
 EXTRA = "sample.endpoint.extra"
@@ -68,3 +70,20 @@ def test_an_address_that_is_spelt_in_two_ways_is_one_judge(other: str) -> None:
     judges = f"label.judge.endpoints=[{{base_url: 'http://host/v1', model: x}}, {{base_url: '{other}', model: x}}]"
     assert refused(*TINY, "label=judge", judges).startswith("label.judge.endpoints names a model twice")
     servers.validate_endpoints(settings(*TINY, "label=judge", judges.replace(other, "http://host/v2")))
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        f"{BASE}=http://user:{SECRET}@127.0.0.1:1/v1",
+        f"label.judge.endpoints=[{{base_url: http://{SECRET}@127.0.0.1:1/v1, model: m}}]",
+        f"store.remote=s3://user:{SECRET}@bucket/prefix",
+        f"sample.endpoint.extra.note=sk-{SECRET}",
+        f"{EXTRA}.api_key={SECRET}",
+        f"{BASE}='https://host/v1?api_key={SECRET}'",
+    ],
+)
+def test_a_typed_secret_is_refused_before_anything_is_written(argument: str, tmp_path: Path) -> None:
+    ran = inside("stage=data", *TINY, f"outputs={tmp_path / 'outputs'}", argument)
+    assert ran.returncode and "which would be stored" in ran.stderr and SECRET not in ran.stdout + ran.stderr
+    assert not (tmp_path / "outputs").exists()
