@@ -116,6 +116,8 @@ def collect_tables(nodes: Sequence[Node], folder: Callable[[Node], Path]) -> tup
             examples = pq.read_table(folder(node) / "examples.parquet")
             is_sft_split = pc.is_in(examples["split"], value_set=pa.array([*SFT_SPLITS]))
             answered = examples.filter(pc.and_(is_sft_split, pc.is_valid(examples["reference"])))
+            weights = [not turns or turns[-1] for turns in answered["trained"].to_pylist()]
+            answered = answered.filter(pa.array(weights, pa.bool_()))  # TRL trains on every completion
             conversations = answered.filter(pc.greater(pc.list_value_length(answered["messages"]), 0))
             plain_texts += len(answered) - len(conversations)
             parts["demonstrations"].append(demonstrations(conversations))

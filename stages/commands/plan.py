@@ -40,19 +40,23 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
     default_store = Store(Path(os.environ.get(OUTPUTS) or (ROOT / "outputs" if checkout_project() else "outputs")))
     history = RunHistory(store, *([default_store] if default_store.root.resolve() != store.root.resolve() else []))
     seconds, unmeasured, calls_by_node = dict[str, float](), list[str](), dict[str, list[ExpectedCalls]]()
+    counted = set[str]()  # seeds may share a node
     planned = {name: node for name, node in nodes.items() if not (untested and node.stage in EVALUATING)}
     for name, node in planned.items():
         state = store.state(node)
         costs = cost.expected_cost(node, nodes, store, history)
         notes = changes(node, state, store)
-        if calls := expected_calls.endpoint_calls(node, store, history):
-            calls_by_node[name] = calls
+        calls = expected_calls.endpoint_calls(node, store, history)
         if calls or expected_calls.waits_for_people(node):  # the time depends on servers or people
             costs = replace(costs, seconds=math.nan)
-        if state != "cached" and math.isnan(costs.seconds):
-            unmeasured.append(name)
-        elif state != "cached":
-            seconds[name] = costs.seconds
+        if state != "cached" and node.fingerprint not in counted:
+            counted.add(node.fingerprint)
+            if calls:
+                calls_by_node[name] = calls
+            if math.isnan(costs.seconds):
+                unmeasured.append(name)
+            else:
+                seconds[name] = costs.seconds
         place = "GPU" if uses_gpu(node) else "RAM"
         table.add_row(
             name.replace("_", " "),

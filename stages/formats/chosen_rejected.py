@@ -24,11 +24,22 @@ class ChosenRejected(Format):
         if all(is_whole(row[side]) for side in self.needs):
             parsed = self.compared_row({side: self.read_whole(row, side) for side in self.needs}, [1.0, 0.0])
             self.validate_repeated_prompt(row, parsed.messages)
-            return parsed
+            return parsed._replace(messages=self.with_system(row, parsed.messages))
         if not {"prompt", "messages"} & row.keys():
             raise BadRow("", "the prompt is missing, and chosen and rejected are not whole conversations")
         prompt = self.read_prompt(row)
         return self.compared_row({side: self.read_continuation(row, side, prompt) for side in self.needs}, [1.0, 0.0])
+
+    def with_system(self, row: Mapping[str, Any], prompt: list[Message]) -> list[Message]:
+        """Return the shared prompt, after the system message of the row's own turns if it has none.
+        Raise BadRow unless it begins with those turns."""
+        if not isinstance(row.get("prompt"), list):
+            return prompt
+        given = self.read_prompt(row)
+        spoken, shared = ([t for t in turns if t["role"] != "system"] for turns in (given, prompt))
+        if shared[: len(spoken)] != spoken:
+            raise BadRow("prompt", "is not the beginning of chosen")
+        return [given[0], *prompt] if given[0]["role"] == "system" != prompt[0]["role"] else prompt
 
     def validate_repeated_prompt(self, row: Mapping[str, Any], prompt: list[Message]) -> None:
         """Raise BadRow unless the prompt and the input of a row with whole conversations are in their turns."""

@@ -183,6 +183,12 @@ def format_name(kind: type[Format]) -> str:
     return kind.__module__.rpartition(".")[2]
 
 
+TEXTUAL = (
+    "input",
+    "completion",
+)  # roles of which `[]` and `{}` may be the words: an empty list is the answer to a request
+
+
 def build_mapping(format: Format, columns: list[str], user_columns: Mapping[str, Path | None]) -> ColumnMapping:
     names = {**format.role_names(columns), **PROVENANCE}
     paths = column_paths.resolve_columns(columns, names, user_columns)
@@ -196,7 +202,10 @@ def role_getters(paths: Mapping[str, Path], columns: Iterable[str]) -> Getters:
 
 
 def read_values(getters: Getters, row: dict[str, Any]) -> dict[str, Any]:
-    return {role: value for role, get in getters if not is_empty(value := get(row))}
+    values = ((role, get(row)) for role, get in getters)
+    return {
+        role: value for role, value in values if not is_empty(value) or (role in TEXTUAL and str(value or "").strip())
+    }
 
 
 def unread_columns(

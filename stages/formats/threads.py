@@ -3,10 +3,11 @@
 A tree gives one conversation, with the best reply at each turn; as preferences, each request with ranked replies."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from stages.formats.readers.row import Row
+from stages.formats.readers.row import BadRow, Row
 
 FLAT = {"message_id", "parent_id", "text", "role"}
 TREE = {"message_tree_id", "prompt"}
@@ -35,18 +36,29 @@ def tree_root(row: Row) -> Row:
 def build_trees(rows: Iterable[Row]) -> Iterator[Row]:
     """Yield the trees of messages: rows whose value is the first message, with its answers in `replies`.
     Broken rows come first. A message whose parent is missing is the root of a tree."""
-    nodes, other_rows = dict[str, Row](), list[Row]()
+    nodes, other_rows, roots = dict[str, Row](), list[Row](), list[Row]()
     for row in rows:
         if row.error or not isinstance(row.value, dict) or not row.value.keys() >= FLAT:
             other_rows.append(row)
+        elif (name := str(row.value["message_id"])) in nodes:
+            other_rows.append(replace(row, error=BadRow("message_id", "occurs twice")))
         else:
-            nodes[str(row.value["message_id"])] = Row(row.file, row.line, {**row.value, "replies": []})
+            nodes[name] = Row(row.file, row.line, {**row.value, "replies": []})
     for row in nodes.values():
         if (parent := nodes.get(str(row.value["parent_id"]))) is not None:
             parent.value["replies"].append(row.value)
         else:
-            other_rows.append(row)
+            roots.append(row)
+    pending, in_trees = [row.value for row in roots], set[str]()
+    while pending:
+        node = pending.pop()
+        in_trees.add(str(node["message_id"]))
+        pending += node["replies"]
+    own_parents = [row for name, row in nodes.items() if name not in in_trees]
+    error = BadRow("parent_id", "leads back to the message itself")
     yield from other_rows
+    yield from (Row(row.file, row.line, {**row.value, "replies": []}, error) for row in own_parents)
+    yield from roots
 
 
 def conversations(roots: Iterable[Row], compared: bool) -> Iterator[Row]:

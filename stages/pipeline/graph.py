@@ -31,7 +31,7 @@ from stages.store import source_files
 from stages.store.node import Node
 
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
-VERSIONS = {"base": 5, "source": 5, "data": 11, "select": 4, "sft": 12, "sample": 9, "pool": 1, "label": 9}
+VERSIONS = {"base": 5, "source": 6, "data": 11, "select": 4, "sft": 12, "sample": 9, "pool": 1, "label": 9}
 VERSIONS |= {"pairs": 8, "unpaired": 2, "reference": 10, "dpo": 10, "kto": 1, "grpo": 1, "reward": 1}
 VERSIONS |= {"answer": 11, "versus": 1, "benchmark": 1, "eval": 19, "report": 18}
 
@@ -47,6 +47,7 @@ MISSING_STAGES: dict[str, str] = {  # by stage, the settings that add nodes of t
     Target.select: "Set data.tasks.open_sft, sft.demonstrations=selected or control=true.",
     Target.kto: "Set align=kto or arms=[kto].",
     Target.grpo: "Set align=grpo or arms=[grpo].",
+    Target.pool: "Name further candidates in sample.pool.",
     Target.source: "List files or hub datasets in data.sources.",
     Target.benchmark: "Name tasks: benchmark.tasks=[NAME].",
     Target.versus: "Set eval/judged=judge, reward_model, human or ensemble.",
@@ -185,7 +186,9 @@ def wire_grpo(
     cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: dict[str, Node]
 ) -> dict[str, Node]:
     """Return the node of GRPO, whose own completions `label` scores. `scored_by`: a reward model of this run."""
-    block = ScoredGRPO(**vars(cfg.grpo), label=cfg.label)
+    block = ScoredGRPO(
+        **vars(cfg.grpo), label=replace(cfg.label, audit=None, known=None)
+    )  # of a pool, which it has not
     return {"grpo": make_node("grpo", block, policy=sft, data=data, **scored_by)}
 
 

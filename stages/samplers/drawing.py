@@ -90,7 +90,8 @@ def gumbel_max(
         below = nucleus(below.flatten(1), top_p).view_as(below)
         drawn = (below.exp().sum(-1).log() + noise[:, BLOCK:]).argmax(-1)
         block = torch.where(greedy, block, drawn)
-        inside = (below[rows, block] + noise[:, :BLOCK].masked_fill(greedy[:, None], 0.0)).argmax(-1)
+        inside = (below[rows, block] + noise[:, :BLOCK]).argmax(-1)
+        inside = torch.where(greedy, grid[rows, block].argmax(-1), inside)
     return block * BLOCK + inside, grid[rows, block, inside] - top[:, 0] - total
 
 

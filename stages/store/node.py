@@ -36,7 +36,7 @@ class Node:
             content = {key.name: self._content(getattr(value, key.name)) for key in hashed_fields}
             return {k: v for k, v in content.items() if k != "runtime" and v is not None and v != {}}
         if isinstance(value, dict):  # keys of others: TRL's arguments, options of the user's code
-            return {k: self._content(v) for k, v in value.items()}
+            return {k if isinstance(k, str) else json.dumps(k): self._content(v) for k, v in value.items()}
         if isinstance(value, list):
             return [self._content(v) for v in value]
         return self.path_digests.get(value, value) if isinstance(value, str) else value

@@ -223,6 +223,28 @@ def test_an_answer_that_is_a_json_array_stays_text(tmp_path: Path) -> None:
     assert [*read(lines(tmp_path, turns), Purpose.preferences).parsed[0].answers] == ["b", "c"]
 
 
+def test_an_empty_list_may_be_the_words_of_a_request_or_an_answer(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "How many items does this list have?", "input": "[]", "output": "0"},
+        {"instruction": "Return an empty JSON object.", "input": "", "output": "{}"},
+    ]
+    first, second = summarize(read(lines(tmp_path, rows)))
+    assert first[:2] == (["How many items does this list have?\n\n[]"], ["0"])
+    assert second[:2] == (["Return an empty JSON object."], ["{}"])
+
+
+SYSTEM, QUESTION = {"role": "system", "content": "Answer in French."}, {"role": "user", "content": "q"}
+SIDES = {name: [QUESTION, {"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+
+
+def test_a_system_message_of_the_prompt_stands_before_sides_without_one(tmp_path: Path) -> None:
+    result = read(lines(tmp_path, [{"prompt": [SYSTEM, QUESTION], **SIDES}]), Purpose.preferences)
+    assert [row.messages for row in result.parsed] == [[SYSTEM, QUESTION]]
+    contradicting = {"prompt": [QUESTION | {"content": "other"}], **SIDES}
+    result = read(lines(tmp_path, [contradicting]), Purpose.preferences)
+    assert [str(row.error) for row in result.bad_rows] == ["prompt: is not the beginning of chosen"]
+
+
 def test_text_that_was_rendered_for_a_model_is_no_running_text(tmp_path: Path) -> None:
     result = read(lines(tmp_path, [{"text": "b"}, {"text": "b"}, {"text": "[INST] a [/INST] b"}]))
     assert "text: holds '[INST]'" in str(result.bad_rows[0].error)

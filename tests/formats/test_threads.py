@@ -56,6 +56,19 @@ def test_ranked_replies_are_preferences(rows: list[dict[str, Any]], tmp_path: Pa
     assert summarize(result) == [(["q"], ["best", "worse"], [1, 0])]
 
 
+def test_messages_outside_of_every_tree_are_named(tmp_path: Path) -> None:
+    """A repeated id, and two messages each of which answers the other."""
+    loop = [FLAT[3] | {"message_id": name, "parent_id": parent} for name, parent in (("a", "b"), ("b", "a"))]
+    result = read(lines(tmp_path, [*FLAT, FLAT[1] | {"text": "again"}, *loop]), max_bad=None)
+    assert summarize(result) == [(["q", "best", "more?"], ["no"], None)]
+    n = len(FLAT)
+    assert [(row.line, str(row.error)) for row in result.bad_rows] == [
+        (n + 1, "message_id: occurs twice"),
+        (n + 2, "parent_id: leads back to the message itself"),
+        (n + 3, "parent_id: leads back to the message itself"),
+    ]
+
+
 def test_rows_that_are_no_messages_keep_their_reasons(tmp_path: Path) -> None:
     file = lines(tmp_path, FLAT)
     file.write_text(file.read_text() + "{broken\n[1]\n")

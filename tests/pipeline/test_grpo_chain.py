@@ -59,3 +59,8 @@ def test_two_processes_train_what_one_does(changes: tuple[str, ...], chain: Chai
     assert (manifest["metrics"]["processes"], metrics["processes"]) == (1, 2)
     for name in ("reward", "eval_reward", "entropy", "dead_steps", "tokens", *(["kl"] if changes else [])):
         assert metrics[name] == pytest.approx(manifest["metrics"][name], abs=1e-5), name
+
+
+def test_an_audit_of_labels_trains_nothing_again(tmp_path: Path) -> None:
+    plain, audited = (nodes(tmp_path, "align=grpo", *more)["grpo"] for more in ((), ("label.audit=20",)))
+    assert plain.fingerprint == audited.fingerprint

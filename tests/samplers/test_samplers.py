@@ -30,7 +30,7 @@ from stages.hardware import machine, memory
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.models.packing import has_only_attention, pack_pairs, pack_segments
-from stages.samplers.drawing import nucleus
+from stages.samplers.drawing import BLOCK, gumbel_max, nucleus
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.hf import ON_ACCELERATOR, SHORTEST_SHARED, HFSampler, Pace, shared_beginnings
 from stages.samplers.sampler import Completion, Request, Sampler, choose_shard_size
@@ -283,3 +283,16 @@ def test_the_configured_sampler_samples(chain: Chain) -> None:
     assert {c.sampler for c in by_hf} == {"hf"}
     assert {c.sampler for c in by_generate} == {"generate"}
     assert [(c.candidate_id, c.token_ids) for c in by_hf] == [(c.candidate_id, c.token_ids) for c in by_generate]
+
+
+def test_a_greedy_row_beside_sampled_ones_draws_as_alone() -> None:
+    """Also where two tokens tie and top_p leaves only one of them."""
+    generator = torch.Generator().manual_seed(3)
+    grid = torch.randn(200, 4, BLOCK, generator=generator)
+    for row, ties in zip(grid.view(200, -1), torch.randint(4 * BLOCK, (200, 2), generator=generator), strict=True):
+        row[ties] = row.max() + 20  # half of the probability each
+    noise = torch.rand(200, BLOCK + 4, generator=generator).log().neg().log().neg()
+    alone, _ = gumbel_max(grid, torch.zeros(200), None)
+    heat = torch.arange(200) % 2 * 0.9
+    beside, _ = gumbel_max(grid, heat, noise, top_p=0.4)
+    assert torch.equal(alone[heat == 0], beside[heat == 0])

@@ -255,3 +255,12 @@ def test_every_stage_of_the_graph_has_a_version() -> None:
         "eval",
         "report",
     }
+
+
+def test_keys_of_a_mapping_may_have_several_types(tmp_path: Path) -> None:
+    typed = ("label=dataset", "label.path=docs/examples/comparisons.jsonl")
+    first, second = (
+        nodes(tmp_path, *typed, f"label.labels={{{labels}}}")["label"]
+        for labels in ("1: a, tie: tie", "tie: tie, 1: a")
+    )
+    assert first.fingerprint == second.fingerprint
