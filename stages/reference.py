@@ -88,7 +88,7 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
             yield pair
 
     save(out / "logprobs.parquet", add_up(), PairLogProbs)
-    mean = total / tokens
+    mean, noun = total / tokens, "pairs" if "pairs" in inputs else "completions, each with a mismatched one"
     return {
         "device": str(device),
         "pairs": len(scored),
@@ -98,8 +98,8 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
         "prompt_tokens": sum(rows.tokens("prompt_ids")),
         "mean_logp": mean,
         "ordered": ordered / len(scored),
-        "summary": f"{len(scored)} pairs, {tokens} completion tokens, {signed(mean, '{:z.3f}')} nats per token; the "
-        f"chosen one is already likelier in {ordered / len(scored):.0%}"
+        "summary": f"{len(scored)} {noun}, {tokens} completion tokens, {signed(mean, '{:z.3f}')} nats per token"
+        + (f"; the chosen one is already likelier in {ordered / len(scored):.0%}" if noun == "pairs" else "")
         + (f"; {retokenised} of {2 * len(scored)} completions tokenised from their text" if retokenised else ""),
     }
 

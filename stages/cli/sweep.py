@@ -57,6 +57,8 @@ class Sweep(Callback):
     """The callback `hydra.callbacks.sweep`. It raises SystemExit, as Hydra turns other exceptions into warnings."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        for file in Path(config.hydra.sweep.dir).glob(f"*/{ERROR}"):  # of an earlier sweep into this folder
+            file.unlink()
         with explained():
             if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
                 build_shared(config)
@@ -88,7 +90,8 @@ class Sweep(Callback):
             log.info("Compare: %s", provenance.command("compare", [*outputs, f"compare.sweep={folder}"]))
         split = [] if any(o.startswith("answer.split=") for o in typed) else ["answer.split=validation"]
         # Evaluations reuse the trained models and measure more than held-out pairs.
-        if config.stage in POLICY_STAGES and not is_untested(config, validation=bool(split)):
+        listed = config.hydra.runtime.choices["hydra/sweeper"] == "basic"  # others choose the values of their trials
+        if listed and config.stage in POLICY_STAGES and not is_untested(config, validation=bool(split)):
             log.info("To evaluate them: %s -m", provenance.command("eval", [*typed, *split]))
         if failed := [path.read_text(encoding="utf-8") for path in sorted(folder.glob(f"*/{ERROR}"))]:
             jobs = len(list(folder.glob("*/.hydra")))

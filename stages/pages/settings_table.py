@@ -61,7 +61,8 @@ def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: li
     if policy["stage"] in POLICY_STAGES:
         values[title] = keys(policy)
     if earlier := [role for role in nodes if re.fullmatch(r"pairs_\d+", role)]:
-        values["rounds"] = f"{len(earlier) + 1}; candidates, labels, pairs and {title} are those of the last round"
+        by_pairs = title if policy["stage"] == "dpo" else "DPO"
+        values["rounds"] = f"{len(earlier) + 1}; candidates, labels, pairs and {by_pairs} are those of the last round"
     if "control" in nodes:
         values["control"] = keys(nodes["control"])
     if "control_pairs" in nodes:

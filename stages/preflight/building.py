@@ -3,6 +3,7 @@
 Of row files only the first rows are read, except for people's answers and known labels."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from stages.config.blocks.data import Data, OneSource, Source
@@ -10,7 +11,7 @@ from stages.config.blocks.evaluation import Answer, Benchmark
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import CandidateFile, Sample
-from stages.config.blocks.training import Training
+from stages.config.blocks.training import ScoredGRPO, Training
 from stages.config.choices import Command
 from stages.config.errors import Errors, UserError, name_block
 from stages.config.schema import Config, Target
@@ -101,6 +102,14 @@ def require_readable(file: Path, key: str) -> None:
 
 
 Check = Callable[[Node, Store], None]
+
+
+def of_label(check: Check) -> Check:
+    """Return a check of a `label` block for the nodes of GRPO, which have such a block."""
+    return lambda node, store: check(replace(node, config=node.config.label), store)
+
+
+SCORERS = user_files.require_own, model_files.require_reward_model, servers.require_judges
 CHECKS: dict[type, tuple[Check, ...]] = {
     Data: (user_files.require_own,),
     Model: (model_files.require_model,),
@@ -109,10 +118,8 @@ CHECKS: dict[type, tuple[Check, ...]] = {
     Answer: (user_files.require_vllm,),
     Benchmark: (user_files.require_engine,),
     CandidateFile: (require_candidates,),
-    Label: (
-        *(user_files.require_own, require_preferences, model_files.require_reward_model),
-        *(require_known, require_answered, servers.require_judges, servers.require_page),
-    ),
+    Label: (*SCORERS, require_preferences, require_known, require_answered, servers.require_page),
+    ScoredGRPO: tuple(map(of_label, SCORERS)),
 }
 
 

@@ -24,7 +24,7 @@ PORTS = {"http": 80, "https": 443}
 LONGEST = 2000  # characters in an address
 TEXTS = read_beside(__file__)
 IN_ADDRESS = re.compile(r"://[^/\s'\"]*@|[?&][\w-]*(key|token|secret|password)=", re.IGNORECASE)
-NO_SECRET = re.compile(r"null|true|false|[-+.\d]*|[[{].*")  # what is inside brackets is checked by its own names
+NO_SECRET = re.compile(r"null|true|false|[-+.\d]*|\[.*|{.*")  # what is inside brackets is checked by its own names
 KEY_NAME, KEY = (re.compile(TEXTS[name].replace("\n", "")) for name in ("key_name", "key"))
 REQUEST_FIELDS = {"messages", "model", "stream", "n"}  # fields that every request sets itself
 

@@ -93,6 +93,9 @@ class Mirror:
             warn_once(f"store.remote={self.url}: {node} is not used, since {error}. It is built here.")
             return False
         shutil.rmtree(pulled / SCRATCH)
+        for path in pulled.rglob("*"):  # an interrupted pull of other content may have left some
+            if path.is_file() and path.relative_to(pulled).as_posix() not in manifest["files"]:
+                path.unlink()
         safe_files.write(pulled / "manifest.json", current[0])
         for path in (pulled / "manifest.json", pulled):
             sync(path)

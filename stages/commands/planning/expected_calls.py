@@ -12,6 +12,7 @@ from stages.commands.planning.counts import CHARACTERS, candidates_per_prompt, p
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Judge, Label
 from stages.config.blocks.sampling import Sample
+from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Reading, Rubrics
 from stages.endpoints.spending import MILLION
 from stages.store.node import Node
@@ -51,6 +52,9 @@ def endpoint_calls(node: Node, store: Store, history: RunHistory) -> list[Expect
         return [ExpectedCalls(key, block.endpoint, calls, calls * sizes.prompt, calls * block.max_new_tokens)]
     if isinstance(block, Label) and block.labeler == "judge":
         return judge_calls(block, node.inputs["pool"], store, history)
+    if isinstance(block, ScoredGRPO) and block.label.labeler == "judge":  # groups of equal rewards ask for no more
+        judges = enumerate(block.label.judge.endpoints or ())
+        return [ExpectedCalls(f"label.judge.endpoints[{i}]", e, *[math.nan] * 3) for i, e in judges]
     return []
 
 
