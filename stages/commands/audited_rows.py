@@ -13,6 +13,7 @@ from stages.config.blocks.data import Data, Form, Source
 from stages.config.choices import Split
 from stages.curation.answer_rules import FUNCTION_WORDS
 from stages.curation.audit.auditor import Auditor, best_and_worst, request_of
+from stages.curation.audit.overlap import word_runs
 from stages.curation.harmonize import Harmonizer
 from stages.formats.column_mapping import Purpose, source_purpose
 from stages.formats.format import ParsedRow
@@ -109,17 +110,12 @@ class Diversity:
         return f"{share:.0%} of the first {seen:,} three-word runs in answers are distinct (distinct-3)."
 
 
-def word_runs(words: list[str], length: int) -> Iterator[tuple[str, ...]]:
-    return zip(*(words[i:] for i in range(length)), strict=False)
-
-
 def audited_sources(nodes: dict[str, Node], read_row: Callable[[Any], ParsedRow] | None) -> list[AuditedSource]:
     """Return the sources of stage=data, and the preference set of `label=dataset`."""
     data: Data = nodes["data"].config
     harmonizer, sources = Harmonizer(data.form, data.audit), list[AuditedSource]()
     for block in (node.config for node in nodes["data"].inputs.values()):
-        purpose = source_purpose(block.source)
-        sources.append(AuditedSource(block.key, block.source, purpose, harmonizer, read_row))
+        sources.append(AuditedSource(block.key, block.source, source_purpose(block.source), harmonizer, read_row))
     if "label" in nodes and nodes["label"].config.brings_pool:
         sources.append(AuditedSource("label.path", nodes["label"].config.source, Purpose.preferences))
     return sources

@@ -84,8 +84,7 @@ class Speaker:
         if longest and len(prompt) + self.cfg.max_new_tokens > longest:
             way_out = f"Type {NEW} to start again, or lower" if len(messages) > 1 else "Lower"
             needed = f"{len(prompt)} tokens and an answer of {self.cfg.max_new_tokens}"
-            problem = f"{needed} do not fit in the model's context of {longest}"
-            raise UserError(f"{problem}. {way_out} chat.max_new_tokens.")
+            raise UserError(f"{needed} do not fit in the model's context of {longest}. {way_out} chat.max_new_tokens.")
         request = Request(content_id(messages), messages, prompt, [self.cfg.temperature], self.cfg.seed)
         if isinstance(self.sampler, GenerateSampler):
             self.sampler.streamer = printer

@@ -60,8 +60,7 @@ def sweep_filter(store: Store, sweep: str | None) -> Callable[[Key], bool]:
     """Return the test whether a node belongs to a sweep; without a sweep, every node does."""
     if sweep is None:
         return lambda key: True
-    jobs = [load_json(path, require_keys()) for path in Path(sweep).glob(f"*/{JOB_NODES}")]
-    if not jobs:
+    if not (jobs := [load_json(path, require_keys()) for path in Path(sweep).glob(f"*/{JOB_NODES}")]):
         raise UserError(f"compare.sweep={sweep} is not the folder of a sweep. Sweeps are in {store.root}/multirun/.")
     fingerprints = {fingerprint for job in jobs for fingerprint in job.values()}
     return lambda key: key[1] in fingerprints
@@ -71,11 +70,10 @@ def group_table(group: Group) -> Table:
     """Return the table of results, 80 columns wide."""
     table = empty_table(group.title, "passes, %", "over SFT", "KL", "tokens", "ended")
     for i, (setting, rate, gain) in enumerate(zip(group.settings, group.rates, group.gains, strict=True)):
-        over = "" if gain is None else f"{points(gain.mean)} ({gain.bounds()})"
         table.add_row(
             f"{i + 1}{'*' if group.front[i] else ''}",
             f"{100 * rate.mean:.1f} ({100 * rate.low:.1f} to {100 * rate.high:.1f})",
-            setting.title if setting.is_sft else over,
+            setting.title if gain is None else f"{points(gain.mean)} ({gain.bounds()})",
             f"{setting.kl:.4f}",
             f"{setting.mean('mean_tokens'):.1f}",
             f"{setting.mean('stop_rate'):.1%}",
@@ -112,17 +110,14 @@ def trainings_table(group: Trainings) -> Table:
     for i, (training, line, gap) in enumerate(zip(group.trainings, group.lines, group.gaps, strict=True)):
         figures = [f"{100 * training.accuracy:.1f}"] if group.by_pairs else []
         figures += [f"{training.loss:.4f}"] if group.by_loss else []
-        mean, low, high = map(group.format_gap, (gap.mean, gap.low, gap.high)) if gap else ("", "", "")
-        behind = f"{mean} ({low} to {high})" if gap else ""
+        behind = "{} ({} to {})".format(*map(group.format_gap, (gap.mean, gap.low, gap.high))) if gap else ""
         table.add_row(f"{i + 1}", *figures, behind, f"{training.seconds:.0f} s", visible(line or "as most"))
     return table
 
 
 def empty_table(title: str, *columns: str) -> Table:
-    table = Table("", title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
+    figures = (Column(name, justify="right", no_wrap=True) for name in columns)
+    return Table("", *figures, title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
 
 
 def render_page(groups: list[Group], trained: list[Trainings]) -> str:

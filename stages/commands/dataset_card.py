@@ -90,11 +90,9 @@ def sources_section(tables: Tables) -> str:
 
 def policies_clause(tables: Tables, nodes: Mapping[str, str]) -> str:
     """Return the authors of completions with their counts: a node by its stage, or the name of a source."""
-    counts = Counter[str]()
-    for rows in all_tables(tables):
-        for name in ("chosen_policy", "rejected_policy", "policy"):
-            counts.update(policy for policy in column(rows, name) if policy)
-    authors = [f"{nodes.get(name, escape_cell(name))} ({count})" for name, count in counts.most_common()]
+    names = ("chosen_policy", "rejected_policy", "policy")
+    policies = (policy for rows in all_tables(tables) for name in names for policy in column(rows, name) if policy)
+    authors = [f"{nodes.get(name, escape_cell(name))} ({count})" for name, count in Counter(policies).most_common()]
     return ", ".join(authors) or "not stated"
 
 
@@ -115,8 +113,7 @@ def labels_section(m: Manifest, folder: Path) -> str:
     judges = [str(e["model"]) for e in (m["config"].get("judge") or {}).get("endpoints") or []]
     judge_list = f" ({', '.join(map(escape_cell, judges))})" if judges else ""
     labeler = f"`label {m['fingerprint']}`, by {m['metrics']['labeler']}{judge_list}: {m['metrics']['summary']}."
-    audited = folder / "reliability.json"
-    if not audited.exists():
+    if not (audited := folder / "reliability.json").exists():
         return f"{labeler} These labels are not audited."
     reliability = load_json(audited, require_keys("audited", "known"))
     rows = [

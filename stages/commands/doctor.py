@@ -49,9 +49,8 @@ def leftover_lines(store: Store) -> list[str]:
     lines = [f"{path}: left by a killed command. {way_out}" for path in leftovers]
     for stage in Target:
         for path in sorted((store.root / stage).glob("*")):
-            building = store.is_locked(stage, path.name[:12])
             whole = NODE.fullmatch(path.name) and (path / "manifest.json").exists()
-            if path not in leftovers and not building and not whole:
+            if path not in leftovers and not whole and not store.is_locked(stage, path.name[:12]):
                 lines.append(f"{path}: not created by this store.")
     locks = [lock.name.split("-", 1) for lock in (store.root / "cache" / "locks").glob("*-*")]
     idle = [name for name in locks if not store.is_locked(*name)]

@@ -38,12 +38,11 @@ class FinishedRun:
 
     def model(self, role: Role, key: str) -> Node:
         """Return the model of a role. Raise UserError, naming `key`, if the run has no such model."""
-        policy = self.models.get(Role.policy)
-        if role not in self.models and policy and policy.stage == role:
+        if role in self.models:
+            return self.models[role]
+        if (policy := self.models.get(Role.policy)) and policy.stage == role:
             return policy
-        if role not in self.models:
-            raise UserError(f"{key}={role}: {self.name} has no such model. Use {', '.join(self.models)}.")
-        return self.models[role]
+        raise UserError(f"{key}={role}: {self.name} has no such model. Use {', '.join(self.models)}.")
 
 
 def find_run(cfg: Config, nodes: dict[str, Node], store: Store, typed: list[str]) -> tuple[FinishedRun, list[Node]]:
@@ -88,8 +87,7 @@ def require_nodes(nodes: list[Node], cfg: Config, store: Store, overrides: list[
 
 def last_run(cfg: Config, store: Store) -> FinishedRun:
     """Return the run of the newest link in `outputs/latest`."""
-    end = newest_end(store, *ENDS) or newest_end(store, Target.sft)
-    if not end:
+    if not (end := newest_end(store, *ENDS) or newest_end(store, Target.sft)):
         demo, other = provenance.command("report", []), provenance.command(cfg.stage, ["recipe=NAME"])
         ways = f"{demo} makes the demo run. For another run, type its settings: {other}."
         raise UserError(f"stage={cfg.stage}: there is no finished run in {store.root}. {ways}")
@@ -101,10 +99,9 @@ def last_run(cfg: Config, store: Store) -> FinishedRun:
 def newest_end(store: Store, *stages: Target) -> Node | None:
     """Return the node of these stages, the last ones of a run first, that `outputs/latest` links to since last. If an
     earlier one of them descends from it, it belongs to the same run, and names more roles."""
-    links = [store.root / "latest" / stage for stage in stages]
     times = {
         published_node(store, link.name, manifest["fingerprint"], {}): link.lstat().st_mtime
-        for link in links
+        for link in (store.root / "latest" / stage for stage in stages)
         if (manifest := read_manifest(link))
     }
     if not times:
@@ -126,8 +123,7 @@ def published_node(store: Store, stage: str, fingerprint: str, seen: dict[str, N
 
 def run_of(end: Node, unpaired: Unpaired) -> FinishedRun:
     """Return the run that ends in a report, an evaluation, a policy or an SFT model."""
-    evaluation = end if end.stage == Target.eval else end.inputs.get("eval")
-    if evaluation:
+    if evaluation := (end if end.stage == Target.eval else end.inputs.get("eval")):
         titles = dict(evaluation.config["models"])
         models = {role: evaluation.inputs[role] for role in titles}
     else:

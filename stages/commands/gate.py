@@ -101,8 +101,7 @@ def earlier_evaluations(store: Store, against: str) -> list[Path]:
         return evaluations_of(folder)
     nodes = [*store.manifests(Target.eval), *store.manifests(Target.report)]
     policies = {path: m["inputs"].get("policy", {}).get("fingerprint") for path, m in nodes}
-    named = [path for path, m in nodes if against in (m["fingerprint"], policies[path])]
-    if not named:
+    if not (named := [path for path, m in nodes if against in (m["fingerprint"], policies[path])]):
         raise UserError(f"gate.against={against}: {store.root} has no such evaluation, report or policy.")
     return evaluations_of(named[-1])
 

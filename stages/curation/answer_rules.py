@@ -38,11 +38,10 @@ def is_repetitive(text: str, threshold: float = REPEATED) -> bool:
 
 def is_not_english(text: str) -> bool:
     """Return whether an answer of ENOUGH words, or one in another script, is not in English."""
-    answer_words = lower_words(text)
     letters = [c for c in text if c.isalpha()]
     if letters and sum(c.isascii() for c in letters) < LATIN * len(letters):
         return True
-    prose = [word for word in answer_words if word.isalpha()]
+    prose = [word for word in lower_words(text) if word.isalpha()]
     return len(prose) >= ENOUGH and sum(word in FUNCTION_WORDS for word in prose) < FEWEST * len(prose)
 
 

@@ -90,9 +90,8 @@ class Harmonizer:
         self.rows += 1
         for code in self.fixed:
             row = self.count_change(code, row, FIXES[code](row))
-        if kind := self.form.unicode:
-            normal = cast(Literal["NFC", "NFKC"], kind)
-            normalised = row.rewrite_texts(lambda text, _: unicodedata.normalize(normal, text))
+        if kind := cast(Literal["NFC", "NFKC"] | None, self.form.unicode):
+            normalised = row.rewrite_texts(lambda text, _: unicodedata.normalize(kind, text))
             row = self.count_change("unicode", row, normalised)
         if self.form.whitespace:
             row = self.count_change("whitespace", row, row.rewrite_texts(lambda text, _: normalise_whitespace(text)))

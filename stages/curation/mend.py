@@ -75,8 +75,7 @@ MENDS: dict[str, Callable[..., str]] = {
 def mend_answer(prompt: Example, text: str) -> str | None:
     """Return the answer up to its last whole sentence, with every broken constraint mended. Return None if a
     constraint cannot be mended, or if another check of the prompt then fails."""
-    match = re.match(r"(?s).*[.!?}][\"'”’)*_]*", text)
-    text = match[0] if match else ""
+    text = match[0] if (match := re.match(r"(?s).*[.!?}][\"'”’)*_]*", text)) else ""
     checks = {check.kind: check for check in prompt.checks}
     broken = {kind for kind, check in checks.items() if not known_checks()[kind](text.strip(), **check.params)}
     if not broken <= MENDS.keys():

@@ -33,8 +33,7 @@ def read_prompts(inputs: Mapping[str, Path], split: str | None = None) -> Iterat
         yield from held_out.values()
         return
     if "pairs" not in inputs:
-        examples = stream(inputs["data"] / "examples.parquet", Example)
-        yield from (e for e in examples if split in (None, e.split))
+        yield from (e for e in stream(inputs["data"] / "examples.parquet", Example) if split in (None, e.split))
         return
     seen = set[str]()
     for pair in stream(inputs["pairs"] / "pairs.parquet", Pair):

@@ -105,7 +105,7 @@ def benchmark_results(cfg: Eval, inputs: Mapping[str, Path]) -> tuple[list[dict[
 
 def sentence(rows: Sequence[Mapping[str, Any]], difference: str, titles: Mapping[str, str]) -> str:
     """Return in how many rows a difference is above or below 0; "" without rows. `titles`: of the differences."""
-    signs = ((1, "low"), (-1, "high"))
-    above, below = (sum(sign * row[difference][side] > 0 for row in rows) for sign, side in signs)
+    above = sum(row[difference]["low"] > 0 for row in rows)
+    below = sum(row[difference]["high"] < 0 for row in rows)
     counts = f"{titles[difference]} is above 0 in {above} and below 0 in {below} of {len(rows)} rates, by interval."
     return counts if rows else ""

@@ -24,12 +24,11 @@ def run_engine(cfg: Benchmark, chat: bool, answer: Answer, out: StageDir) -> lis
     list of messages as JSON if `chat`, else a text.
     Raise UserError if the engine fails. Its log is scratch/engine.log."""
     tasks_dir = plugins.user_path(cfg.tasks_dir).resolve() if cfg.tasks_dir else None
-    job = {"tasks": cfg.tasks, "tasks_dir": tasks_dir and str(tasks_dir), "limit": cfg.limit, "chat": chat}
     log, messages = (out / SCRATCH).resolve() / "engine.log", list[dict[str, Any]]()
     environment = os.environ | {"NLTK_DATA": str(write_splitter(log.parent / "nltk_data"))}
     # The task files name their data relative to themselves.
     with closing(PipedProcess(DRIVER, cfg.runtime.python, log, environment, tasks_dir or log.parent)) as child:
-        child.send(job)
+        child.send({"tasks": cfg.tasks, "tasks_dir": tasks_dir and str(tasks_dir), "limit": cfg.limit, "chat": chat})
         while (message := child.read()) is not None:
             if "error" in message:
                 failure = f"benchmark.tasks=[{','.join(cfg.tasks)}]: lm-eval {cfg.engine} failed"

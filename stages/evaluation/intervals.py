@@ -91,8 +91,7 @@ class Means:
         if single.sum() > 1:
             family_of = np.where(single, family_of[single][0], family_of)
         elif single.any() and len(sizes) > 1:
-            sizes_of_families = np.where(sizes > 1, sizes, np.iinfo(int).max)
-            family_of = np.where(single, sizes_of_families.argmin(), family_of)
+            family_of = np.where(single, np.where(sizes > 1, sizes, np.iinfo(int).max).argmin(), family_of)
         self.stratum_of = np.unique(family_of, return_inverse=True)[1]
         sizes = np.bincount(self.stratum_of)
         means = totals(outcomes, self.stratum_of) / sizes[:, None]
@@ -103,8 +102,7 @@ class Means:
     def error(self, residuals: NDArray[Any]) -> tuple[float, float]:
         """The standard error of a mean or difference and its degrees of freedom, from `residuals` (units,)."""
         of_strata = np.bincount(self.stratum_of, residuals**2)
-        variance = of_strata.sum()
-        if variance < 1e-24:
+        if (variance := of_strata.sum()) < 1e-24:
             return 0.0, float(self.freedom.sum())
         return math.sqrt(variance), float(variance**2 / (of_strata**2 / self.freedom).sum())
 
@@ -135,8 +133,7 @@ def totals(outcomes: NDArray[Any], group_of: NDArray[Any]) -> NDArray[np.float64
 
 def score_bounds(mean: float, k: float) -> tuple[float, float]:
     """The two shares θ with (θ − mean)² = k·θ(1 − θ), the lower first; the mean twice if there is no solution."""
-    root = k * k + 4 * k * mean * (1 - mean)
-    if root < 0:
+    if (root := k * k + 4 * k * mean * (1 - mean)) < 0:
         return mean, mean
     low, high = ((2 * mean + k + sign * math.sqrt(root)) / (2 * (1 + k)) for sign in (-1, 1))
     return low, high

@@ -78,15 +78,15 @@ class Labelling:
     def contests(self) -> list[Contest]:
         decided = [j for j in self.preferences if j.preference != "tie"]
         tokens = [[self.candidates[str(name)].n_tokens for name in (j.a, j.b)] for j in decided]
-        unequal = ((j, a, b) for j, (a, b) in zip(decided, tokens, strict=True) if a != b)
-        contests = [contest(j.prompt_id, a, b, 1 if j.preference == "a" else -1) for j, a, b in unequal]
+        unequal = ((j, a > b) for j, (a, b) in zip(decided, tokens, strict=True) if a != b)
+        contests = [Contest(j.prompt_id, a_is_longer == (j.preference == "a")) for j, a_is_longer in unequal]
         for prompt_id, candidates in self.scored.items():
             score = np.array([score for _, score in candidates])
             length = np.array([candidate.n_tokens for candidate, _ in candidates])
             i, j = np.triu_indices(len(candidates), 1)
             differ = (score[i] != score[j]) & (length[i] != length[j])
-            for a, b in zip(i[differ], j[differ], strict=True):
-                contests.append(contest(prompt_id, int(length[a]), int(length[b]), float(score[a] - score[b])))
+            longer_is_better = (length[i] > length[j]) == (score[i] > score[j])
+            contests += [Contest(prompt_id, bool(each)) for each in longer_is_better[differ]]
         return contests
 
     def mean_score(self) -> float | None:
@@ -128,11 +128,6 @@ class Labelling:
             for task in self.prompts[j.prompt_id].tasks:
                 by_task[task].append(j)
         return {task: Labelling(self.prompts, self.candidates, rows) for task, rows in sorted(by_task.items())}
-
-
-def contest(prompt_id: str, a: int, b: int, sign: float) -> Contest:
-    """Build a Contest from two lengths in tokens; `sign` is above 0 if the first answer is better."""
-    return Contest(prompt_id, (a > b) == (sign > 0))
 
 
 def longer(contests: Sequence[Contest]) -> Share | None:

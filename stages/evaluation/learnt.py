@@ -109,10 +109,9 @@ def placements(scores: Array, desirable: NDArray[np.bool_]) -> Array:
 def sentence(figures: dict[str, Any], titles: dict[str, str], but: str = "") -> str:
     """Say in one sentence whether the policy learnt its preferences. `but`: the clause from `cautions`."""
     ratio, policy = Interval(**figures["ratio"]["policy"]), titles["policy"]
-    predicate = "did not measurably learn the preferences"
+    lead = f"{policy} did not measurably learn the preferences"
     if ratio.low > 0.5 or ratio.high < 0.5:
-        predicate = f"learnt {'the opposite of ' * (ratio.high < 0.5)}the preferences"
-    lead = f"{policy} {predicate}"
+        lead = f"{policy} learnt {'the opposite of ' * (ratio.high < 0.5)}the preferences"
     if figures["note"]:
         lead = f"{TOO_FEW.capitalize()} whether {policy} learnt the preferences"
     share = f"{ratio.mean:.1%} ({ratio.low:.1%} to {ratio.high:.1%})"

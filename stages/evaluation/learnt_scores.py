@@ -109,8 +109,7 @@ def best_of_n(
     judgements: Iterable[Judgement], prompts: Iterable[Example], candidates: Iterable[Candidate]
 ) -> tuple[dict[str, Any], str]:
     """Return the mean score and checks for each n, and a warning if checks do not rise with the score."""
-    curves = [curve(graded) for graded in complete_prompts(judgements, prompts, candidates)]
-    if not curves:
+    if not (curves := [curve(graded) for graded in complete_prompts(judgements, prompts, candidates)]):
         return {}, ""
     means = {n: [fmean(c[n][i] for c in curves) for i in range(2)] for n in curves[0]}
     points_by_n = {str(n): {"score": score, "checks": checks} for n, (score, checks) in means.items()}
@@ -118,12 +117,10 @@ def best_of_n(
     first, *_, last = curves[0]
     peak = max(means, key=lambda n: means[n][1])
     shares = " → ".join(f"{checks:.1%}" for _, checks in means.values())
-    gained = paired([c[first][1] for c in curves], [c[last][1] for c in curves])
-    lost = paired([c[peak][1] for c in curves], [c[last][1] for c in curves])
     subject = f"the best of {', '.join(points_by_n)} candidates by score passes {shares} of the checks"
-    if lost.high < 0:
+    if paired([c[peak][1] for c in curves], [c[last][1] for c in curves]).high < 0:
         return figures, f"{subject}: fewer from {peak} on, although the score rises, so higher scores are not better."
-    if not gained.low > 0:
+    if not paired([c[first][1] for c in curves], [c[last][1] for c in curves]).low > 0:
         return figures, f"{subject}: the score rises and the checks do not, so higher scores may not be better."
     return figures, ""
 
@@ -136,8 +133,7 @@ def complete_prompts(
     graded = defaultdict[str, Graded](list)
     for j in judgements:
         if j.score is not None and j.prompt_id in checks:
-            passed = share_passed(checks[j.prompt_id], texts[str(j.candidate_id)])
-            graded[j.prompt_id].append((j.score, passed))
+            graded[j.prompt_id].append((j.score, share_passed(checks[j.prompt_id], texts[str(j.candidate_id)])))
     sizes = Counter(len(rows) for rows in graded.values() if len(rows) > 1)
     return [rows for rows in graded.values() if sizes and len(rows) == sizes.most_common(1)[0][0]]
 

@@ -121,8 +121,7 @@ def broken_tasks(old: Rows, new: Rows, margin: float, confidence: float) -> list
     for place, (p, task) in enumerate(sorted(tests)):
         if p > BROKEN / (len(tests) - place):
             break
-        rows = {unit: old[unit] for unit in tasks[task]}
-        line = compare_measure(f"task {task}", rows, new, margin, confidence)
+        line = compare_measure(f"task {task}", {unit: old[unit] for unit in tasks[task]}, new, margin, confidence)
         lines += [replace(line, code=Code.worse, needed=None)] if line.difference.mean < -margin else []
     return lines
 

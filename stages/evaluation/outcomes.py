@@ -204,8 +204,7 @@ def matched(table: Table, cfg: Eval) -> dict[str, Any]:
 def consistency(table: Table) -> dict[str, Any]:
     """Return prompt sensitivity over requests in several phrasings. By role: the shares of requests right in all, some
     or no phrasings, and the mean standard deviation over phrasings."""
-    requests = [request.passed for request in table.by("request").values()]
-    if not requests:
+    if not (requests := [request.passed for request in table.by("request").values()]):
         return {}
     right = np.array([passed.mean(0) for passed in requests])
     spread = np.array([passed.std(0) for passed in requests]).mean(0)
@@ -231,9 +230,8 @@ def verdict(primary: dict[str, Any], titles: dict[str, str], endings: str = "") 
     """Return the verdict by checks: the main difference on the primary endpoint, and the `endings` clause."""
     delta, first = Interval(**primary[main_difference(titles)]), before(titles)
     of_others = delta.word("passes more", "passes less", "does not measurably differ")
-    word = of_others if first == "other" else effect_word(delta)
     prompts = f"{primary['prompts']} held-out prompts of {primary['tasks']} tasks"
-    lead = f"{titles['policy']} {word}"
+    lead = f"{titles['policy']} {of_others if first == 'other' else effect_word(delta)}"
     if primary.get("note"):
         does = "passes more" if first == "other" else "helped"
         lead = f"{primary['note'].capitalize()} whether {titles['policy']} {does}"

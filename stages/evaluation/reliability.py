@@ -123,8 +123,7 @@ def reliability(
         "audited": len(audit),
         "known": sum(key_of(j) in known_words for j in audit),
     }
-    audited = [(j, str(word_of(j)), known_words[key_of(j)]) for j in audit if key_of(j) in known_words]
-    if not audited:
+    if not (audited := [(j, str(word_of(j)), known_words[key_of(j)]) for j in audit if key_of(j) in known_words]):
         return figures
     words = WORDS[single := bool(audited[0][0].candidate_id)]
     right = [judge == truth for _, judge, truth in audited]
@@ -146,9 +145,8 @@ def reliability(
     positives = [word_of(j) == words[0] for j in countable(judgements, candidates) if key_of(j) not in audited_keys]
     if positives:
         count, errors = len(positives), (right1, known1, right0, known0)
-        judged, rate = agreement.share(sum(positives), count), None
-        if agreement.discriminates(*errors):
-            rate = agreement.corrected_rate(sum(positives) / count, count, *errors).as_dict()
+        judged, is_usable = agreement.share(sum(positives), count), agreement.discriminates(*errors)
+        rate = agreement.corrected_rate(judged.mean, count, *errors).as_dict() if is_usable else None
         figures["positive_rate"] = {"of": words[0], "judged": judged.as_dict(), "corrected": rate}
     return figures
 

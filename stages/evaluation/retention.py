@@ -79,14 +79,13 @@ def claims(
         measured += [Measure(TEXT_MEASURE, content_id(text), "texts", v) for text, v in values if math.isfinite(v)]
         scored = {role: log_p[readable] for role, log_p in scored.items()}
         for against, margin in TEXT.items():
-            if against not in scored:
-                continue
-            tested.append(mean_claim(TEXT_MEASURE, against, (scored["policy"], scored[against]), alpha, margin))
+            if against in scored:
+                tested.append(mean_claim(TEXT_MEASURE, against, (scored["policy"], scored[against]), alpha, margin))
     if (open_prompts := everything.group("open_plain").prompts) and "base" in cfg.models:
         varied = measure_answers(open_prompts, answers, "base", variety)
         measured += rows_of("different pairs of words", open_prompts, varied[0])
         tested.append(mean_claim("different pairs of words", "base", varied, alpha, share=VARIETY, bounded=True))
-        loopfree = measure_answers(open_prompts, answers, "base", loopless)
+        loopfree = measure_answers(open_prompts, answers, "base", lambda _, answer: not is_repetitive(answer.text))
         tested.append(share_claim(LOOPLESS, "base", loopfree, alpha, LOOPS))
     sized = [e for e in everything.prompts if asked_length(e)]
     for against in (role for role in TEXT if sized and role in cfg.models):
@@ -133,8 +132,7 @@ def p_of_shares(policy: Array, other: Array, margin: float) -> float:
     b = -gained - lost - (2 * n - gained + lost) * margin
     c = lost * margin * (1 + margin)
     losing = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)  # P(loss) of a policy worse by the margin
-    error = math.sqrt(n * (2 * losing - margin * (1 + margin)))
-    score = (gained - lost + n * margin) / error
+    score = (gained - lost + n * margin) / math.sqrt(n * (2 * losing - margin * (1 + margin)))
     return max(1 - NormalDist().cdf(score), binomial(max(0, lost - gained), n, margin))
 
 
@@ -162,8 +160,7 @@ def mark_holding(tested_claims: list[Claim], alpha: float) -> None:
 
 def sentence(tested: list[Claim], titles: dict[str, str]) -> str:
     """Say in one or two sentences which claims hold."""
-    not_shown = [f"{c.what} (against {titles[c.against]})" for c in tested if not c.holds]
-    if not not_shown:
+    if not (not_shown := [f"{c.what} (against {titles[c.against]})" for c in tested if not c.holds]):
         return f"{titles['policy']} keeps what it could do before: all {len(tested)} claims of retention hold."
     count = f"{len(tested) - len(not_shown)} of {len(tested)} claims of retention hold."
     return f"{count} {titles['policy']} is not shown to keep: {'; '.join(not_shown)}."
@@ -181,11 +178,6 @@ def variety(prompt: Example, answer: Candidate) -> float:
     """The share of distinct pairs of neighbours among an answer's first words (distinct-2: arXiv:1510.03055)."""
     pairs = list(pairwise(lower_words(answer.text)[:FIRST]))
     return len(set(pairs)) / len(pairs) if pairs else 0.0
-
-
-def loopless(prompt: Example, answer: Candidate) -> float:
-    """Return 1 for an answer that does not loop, else 0."""
-    return float(not is_repetitive(answer.text))
 
 
 def asked_length(prompt: Example) -> tuple[float, float]:

@@ -18,8 +18,7 @@ from stages.store.manifest import Manifest
 def compare_rounds(inputs: Mapping[str, Path], confidence: float) -> dict[str, Any]:
     """Return SFT's and each round's pass rate (`rates`), each round's difference to SFT (`gains`), the number of the
     best round, and its difference to the last one. Return {} if the evaluation has no answers by rounds."""
-    numbers = sorted(int(name.removeprefix(ROUND)) for name in inputs if name.startswith(ROUND))
-    if not numbers:
+    if not (numbers := sorted(int(name.removeprefix(ROUND)) for name in inputs if name.startswith(ROUND))):
         return {}
     answers, _ = read_answers({f"{ROUND}{number}": inputs[f"{ROUND}{number}"] for number in numbers})
     answered = next(iter(answers.values()))

@@ -47,15 +47,12 @@ def suite_results(
 ) -> tuple[dict[str, Any], list[Measure]]:
     """Return the results of each suite by name, and the policy's score and lack of the fault by pair. `answers` are
     those in each model's own form, and in every other."""
-    by_suite, results, measured = dict[str, list[Example]](), dict[str, Any](), list[Measure]()
-    for example in prompts:
-        by_suite.setdefault(example.task, []).append(example)
-    for name, examples in by_suite.items():
-        outcomes = outcomes_of(name, examples, answers)
+    results, measured = dict[str, Any](), list[Measure]()
+    for name in dict.fromkeys(e.task for e in prompts):
+        outcomes = outcomes_of(name, [e for e in prompts if e.task == name], answers)
         results[name] = rates(SUITES[name], outcomes, cfg.confidence)
         units = [content_id(*map(unit_of, twins)) for twins in zip(*outcomes.prompts.values(), strict=True)]
-        of_policy = {"score": outcomes.score, "no fault": 1 - outcomes.fault}
-        for measure, values in of_policy.items():
+        for measure, values in {"score": outcomes.score, "no fault": 1 - outcomes.fault}.items():
             column = values[:, outcomes.roles.index("policy")].tolist()
             measured += map(Measure, repeat(f"{name}: {measure}"), units, repeat(name), column)
     return results, measured
@@ -77,8 +74,7 @@ def outcomes_of(name: str, prompts: list[Example], answers: Mapping[str, Answers
     roles = [role for role in answers[OWN] if all(role in answers[form] for form in forms)]
     sides = {side: [e for e in prompts if e.kind == side] for side in suite["checks"]}
     passed = {side: table(examples, answers[OWN], roles) for side, examples in sides.items()}
-    by_form = {form: table(sides["own"], answers[form], roles) for form in forms}
-    if by_form:
+    if by_form := {form: table(sides["own"], answers[form], roles) for form in forms}:
         passed = {"other": np.mean([*by_form.values()], axis=0), **passed}
     hard, plain = passed.values()
     if suite["fault"] == "stance":

@@ -126,8 +126,7 @@ def matched_rate(won: Array, longer_by: NDArray[Any], confidence: float, max_lon
     bin_of = np.digitize(distance, np.quantile(distance[is_rarer], np.linspace(0, 1, BINS + 1)[1:-1]))
     bin_of[equal | (distance > distance[is_rarer].max())] = BINS
     bins = [[won[(bin_of == b) & sign] for sign in (longer, shorter)] for b in range(BINS)]
-    bins = [cells for cells in bins if min(map(len, cells)) > 1]
-    if not bins:
+    if not (bins := [cells for cells in bins if min(map(len, cells)) > 1]):
         return "no size of length difference occurs in both directions (policy longer, policy shorter)"
     bins += [[won[equal]]] if equal.sum() > 1 else []
     effective = np.array([len(cells) ** 2 / sum(1 / len(cell) for cell in cells) for cells in bins])

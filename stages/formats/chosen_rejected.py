@@ -35,11 +35,11 @@ class ChosenRejected(Format):
         Raise BadRow unless it begins with those turns."""
         if not isinstance(row.get("prompt"), list):
             return prompt
-        given = self.read_prompt(row)
-        spoken, shared = ([t for t in turns if t["role"] != "system"] for turns in (given, prompt))
+        turns = self.read_prompt(row)
+        spoken, shared = ([t for t in side if t["role"] != "system"] for side in (turns, prompt))
         if shared[: len(spoken)] != spoken:
             raise BadRow("prompt", "is not the beginning of chosen")
-        return [given[0], *prompt] if given[0]["role"] == "system" != prompt[0]["role"] else prompt
+        return [turns[0], *prompt] if turns[0]["role"] == "system" != prompt[0]["role"] else prompt
 
     def validate_repeated_prompt(self, row: Mapping[str, Any], prompt: list[Message]) -> None:
         """Raise BadRow unless the prompt and the input of a row with whole conversations are in their turns."""

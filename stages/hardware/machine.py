@@ -100,10 +100,8 @@ def processor_name(on_gpu: bool) -> str:
     Processor 6/167/1` with cores, family, model and stepping, which a hypervisor's name lacks."""
     if on_gpu:
         return first_gpu.name if (first_gpu := gpu()) else "GPU"
-    fields = dict[str, str]()
-    if CPUINFO.exists():
-        first, *_ = CPUINFO.read_text(encoding="utf-8").split("\n\n")
-        fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    first = CPUINFO.read_text(encoding="utf-8").split("\n\n")[0] if CPUINFO.exists() else ""
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
     kind = "/".join(fields[key] for key in ("cpu family", "model", "stepping") if key in fields)
     name = fields.get("model name") or platform.processor() or platform.machine()
     return f"{os.cpu_count()} x {name} {kind}".strip()
@@ -174,17 +172,14 @@ def give_back_gpu_memory() -> None:
 
 def peak_gpu_memory() -> int | None:
     """Return the peak of bytes allocated on the GPU since `reset_peak_memory`; None without a GPU."""
-    accelerator = accelerator_in_use()
-    return accelerator.max_memory_allocated() if accelerator else None
+    return accelerator.max_memory_allocated() if (accelerator := accelerator_in_use()) else None
 
 
 def peak_memory() -> int:
     """Return the peak of resident memory since `reset_peak_memory`, in bytes."""
     status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
+    if status.exists() and (peak := re.search(r"VmHWM:\s+(\d+)", status.read_text(encoding="utf-8"))):
+        return int(peak[1]) * 1024
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)

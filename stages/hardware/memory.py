@@ -177,8 +177,7 @@ def training_bytes(
     state, sharding = sum(held_parts(shape, block)) + gathered_bytes(shape, block), block.runtime.sharding
     at_backward = state + tokens * activation_bytes(shape, block, kind)
     if device == "cpu":  # a recomputed layer takes the place of the one before it
-        layers = 1 if kind is Checkpointing.full else shape.layers
-        at_backward += tokens * layers * freed_bytes(shape, block)
+        at_backward += tokens * (1 if kind is Checkpointing.full else shape.layers) * freed_bytes(shape, block)
     if not accumulated:
         at_backward -= 4 * count_trained(shape, block) / (1 if sharding is Sharding.none else block.runtime.world_size)
     first_work = head_bytes(shape, block.objective.labelled * tokens, block.precision, device, backward=True)

@@ -72,10 +72,8 @@ def untested_libraries() -> list[str]:
     from packaging.requirements import Requirement  # this slow import is not needed for `--help` or a plan
 
     libraries = []
-    requirements = checkout_project().get("dependencies")
-    if not requirements and version(DISTRIBUTION):
-        requirements = metadata.requires(DISTRIBUTION)
-    for requirement in map(Requirement, requirements or ()):
+    ranges = checkout_project().get("dependencies") or (version(DISTRIBUTION) and metadata.requires(DISTRIBUTION))
+    for requirement in map(Requirement, ranges or ()):
         installed = None if requirement.marker else version(requirement.name)  # those of extras have a marker
         if installed and not requirement.specifier.contains(installed, prereleases=True):
             bounds = ",".join(sorted(map(str, requirement.specifier), reverse=True))

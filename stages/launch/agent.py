@@ -154,8 +154,7 @@ class Watch:
 
     def ask(self, rank: int, worker: subprocess.Popen[bytes]) -> str:
         """Return the stack that a worker has written since it was last asked, and ask for the next one."""
-        file = self.folder / str(rank)
-        if not file.exists():  # it is starting
+        if not (file := self.folder / str(rank)).exists():  # it is starting
             return ""
         stack = file.read_text(encoding="utf-8")
         os.truncate(file, 0)
@@ -169,8 +168,7 @@ class Watch:
             ranks[place_of(stack)].append(rank)
         places = sorted(ranks.items(), key=lambda item: len(item[1]))
         stand = " ".join(f"Rank {', '.join(map(str, group))}: {place}." for place, group in places)
-        step = read_last_step(self.out / CURVES)
-        since = "the start" if step is None else f"step {step}"
+        since = "the start" if (step := read_last_step(self.out / CURVES)) is None else f"step {step}"
         return f"no process has moved on for {seconds:.0f} s, since {since}. {stand}"
 
 

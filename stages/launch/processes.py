@@ -48,8 +48,7 @@ def world_size(node: Node) -> int:
 
 def runtime_of(node: Node) -> Any:
     """Return the block `runtime` of a node, or None. A label's is that of its reward model."""
-    block = node.config
-    if isinstance(block, Label):
+    if isinstance(block := node.config, Label):
         block = block.reward_model if block.labeler == "reward_model" else None
     return getattr(block, "runtime", None)
 

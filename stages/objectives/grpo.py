@@ -169,8 +169,7 @@ class GroupTrainer(MicroBatches):
         of its completion, and the sampler's log-prob of every completion."""
         completions = [completion for row in rows for completion in row["completions"]]
         lengths = torch.tensor([len(completion.token_ids) for completion in completions])
-        batch = pack_groups((row["prompt_ids"], [c.token_ids for c in row["completions"]]) for row in rows)
-        return batch | {
+        return pack_groups((row["prompt_ids"], [c.token_ids for c in row["completions"]]) for row in rows) | {
             "advantages": torch.tensor([c.advantage for c in completions]).repeat_interleave(lengths),
             "shares": torch.tensor([c.share for c in completions]).repeat_interleave(lengths),
             "completion": torch.arange(len(lengths)).repeat_interleave(lengths),
@@ -187,7 +186,9 @@ class GroupTrainer(MicroBatches):
         groups = self.rollouts.of_step([row["id"] for row in inputs])
         live, loss = group_rows(groups, self.rollouts.token_ids, self.cfg), torch.zeros((), device=self.args.device)
         if live:
-            loss = super().training_step(model, StepRows(self.rows_here(live)), num_items_in_batch)
+            # The groups of this process, or an idle row if there are none.
+            rows_here = live[self.args.process_index :: self.args.world_size] or [idle_row(live[0])]
+            loss = super().training_step(model, StepRows(rows_here), num_items_in_batch)
         self._metrics["train"] |= {name: [value] for name, value in describe_step(groups).items()}
         counts = [entry["live_groups"] for entry in self.state.log_history if "live_groups" in entry][1 - MOST_DEAD :]
         if not live and len(counts) == MOST_DEAD - 1 and not any(counts):
@@ -196,10 +197,6 @@ class GroupTrainer(MicroBatches):
             ways = f"Raise {keys}, or use prompts that the model answers rightly now and then."
             raise UserError(f"align=grpo: {problem}, so nothing is learnt. {ways}")
         return loss
-
-    def rows_here(self, live: list[Row]) -> list[Row]:
-        """Return this process's groups of the step, or an idle row if there are none."""
-        return live[self.args.process_index :: self.args.world_size] or [idle_row(live[0])]
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
         """Divide the groups by the budget, which may have fallen since the step began, into equally many parts in each

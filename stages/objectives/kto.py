@@ -130,8 +130,8 @@ class CompletionTrainer(MicroBatches):
         ratios, z = log_probs - inputs["ref_logps"], self.divergence.clamp(min=0).to(log_probs)
         weights = torch.where(desirable, cfg.desirable_weight or 0.0, cfg.undesirable_weight or 0.0)
         losses = weights * (1 - torch.sigmoid(cfg.beta * torch.where(desirable, ratios - z, z - ratios)))
-        metrics, kinds = self._metrics["train" if self.model.training else "eval"], {"chosen": desirable}
-        for kind, chosen in (kinds | {"rejected": ~desirable}).items():
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for kind, chosen in {"chosen": desirable, "rejected": ~desirable}.items():
             for name, values in (("rewards", cfg.beta * ratios), ("logps", log_probs)):
                 mean = torch.where(chosen, values, 0).sum() / chosen.sum()  # NaN if none is of this kind
                 metrics[f"{name}/{kind}"].append(mean.detach() if self.model.training else float(mean))

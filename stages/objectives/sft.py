@@ -102,9 +102,7 @@ def lost_thoughts(row: Demonstration, contract: Contract) -> list[str]:
     """Return the texts in `<think>…</think>` that the template leaves out, as some do in earlier answers."""
     answers = (turn["content"] for turn in row.example.conversation if turn["role"] == "assistant")
     thoughts = [thought for answer in answers for thought in THOUGHT.findall(answer) if thought]
-    if not thoughts:
-        return []
-    rendered = contract.tokenizer.decode(row.ids)
+    rendered = contract.tokenizer.decode(row.ids) if thoughts else ""
     return [thought for thought in thoughts if thought not in rendered]
 
 
@@ -154,8 +152,7 @@ class IsolationCheck(TrainerCallback):
         # If the model attends to the first copy, it predicts the second from it, and the log-probs of a trained model
         # rise by nats. `allowed_gap` is 1e-5 in fp32 and 0.03 in bf16.
         if not gap <= allowed_gap(self.cfg.precision, nats):
-            attention = attention_name(self.trainer.model)
-            problem = f"this model ({attention} attention) does not separate packed examples"
+            problem = f"this model ({attention_name(self.trainer.model)} attention) does not separate packed examples"
             evidence = f"after a copy of itself, an example's log-probs move by {gap:.2g} nats per token"
             raise UserError(f"sft.packing=true: {problem}: {evidence}. Set sft.packing=false.")
 

@@ -71,8 +71,7 @@ def read_audit(audit: Path, labelling: Labelling) -> dict[Key, str]:
         keys = {tuple(json.loads(row)["judged"]) for row in audit.read_text(encoding="utf-8").splitlines()}
     except WRONG_SHAPE as error:
         raise Damaged(audit, error) from error
-    audited = [j for j in labelling.valid if key_of(j) in keys]
-    return known_by_checks(audited, labelling.prompts, labelling.candidates)
+    return known_by_checks([j for j in labelling.valid if key_of(j) in keys], labelling.prompts, labelling.candidates)
 
 
 def judgement_case(labelling: Labelling, j: Judgement, lines: Iterable[str], known_word: str | None) -> Case:

@@ -54,8 +54,7 @@ def panel(title: str, curve: Curve, series: dict[str, str], xlabel: str = "step"
         figure, axes = plt.subplots(figsize=PANEL)
         styles = chain([(COLOURS[role], "-")], repeat((INK, "--")))
         for (metric, label), (colour, line) in zip(series.items(), styles, strict=False):
-            points = [(p["step"], p[metric]) for p in curve if metric in p]
-            if points:
+            if points := [(p["step"], p[metric]) for p in curve if metric in p]:
                 marked = "o" if metric.startswith("eval_") else ""
                 axes.plot(*zip(*points, strict=True), marked + line, color=colour, label=label, ms=4)
                 first, last = (signed(points[i][1], "{:z.3g}") for i in (0, -1))

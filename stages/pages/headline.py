@@ -63,9 +63,8 @@ class Headline:
         names = [name for name in SCOPES if name in self.groups and name != self.results["endpoint"]]
         sentences += [f"On {self.scope(name)}: {self.change_clause(self.groups[name], self.main)}." for name in names]
         if "control" in self.models:
-            change = self.change_clause(self.primary, "policy-control")
             control = f"the control, {self.before} trained further on the chosen answers alone"
-            sentences.append(f"Against {control}: {change}.")
+            sentences.append(f"Against {control}: {self.change_clause(self.primary, 'policy-control')}.")
         for arm in arms(self.models):
             gain, difference = (self.change_clause(self.primary, name) for name in (f"{arm}-sft", f"policy-{arm}"))
             sentences.append(f"{self.models[arm]} over {self.before}: {gain}; {self.policy} over it: {difference}.")
@@ -85,9 +84,8 @@ class Headline:
         share = f"{within(learnt['ratio']['policy'])} of {of_pairs(learnt)}"
         chance = (learnt["note"] or f"{word} the 50% of chance") + (f" (other seeds: {seeds})" if seeds else "")
         finding = f"{self.policy}'s log-ratio to {self.before} favours the better answer in {share}, {chance}"
-        return (
-            f"{finding}. This shows what {self.policy} learnt of these preferences, not that its answers are better."
-        )
+        limit = f"This shows what {self.policy} learnt of these preferences, not that its answers are better."
+        return f"{finding}. {limit}"
 
     def comparison(self, judged: dict[str, Any]) -> str:
         """Return the judgements of the policy's answers against those of one opponent."""
@@ -179,6 +177,5 @@ def next_steps(results: Results, evaluation: Manifest, seeds: list[int], why: Di
     use = [("Chat with the model:", f"{run} stage=chat"), ("Export the model as one file:", f"{run} stage=export")]
     steps += [] if doubt else use[:1]
     if len(seeds) == 1:
-        further = f"'seeds=[{seeds[0] + 1},{seeds[0] + 2}]'"
-        steps.append(("To test the recipe, train two more seeds:", f"{run} {further}"))
+        steps.append(("To test the recipe, train two more seeds:", f"{run} 'seeds=[{seeds[0] + 1},{seeds[0] + 2}]'"))
     return (steps or use[:1] if doubt else steps + use[1:])[:MOST_STEPS]

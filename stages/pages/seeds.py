@@ -45,8 +45,7 @@ def summary(runs: list[dict[str, Any]], inputs: dict[str, Path], confidence: flo
         f"{points(min(gains))} to {points(max(gains))}; helped in {better}, hurt in {worse}."
     )
     if "policy-base" in first["differences"] and main != "policy-base":
-        whole = Interval(**groups[endpoint]["policy-base"])
-        sentence += f" {first['differences']['policy-base']}: {whole.points()}."
+        sentence += f" {first['differences']['policy-base']}: {Interval(**groups[endpoint]['policy-base']).points()}."
     if len(runs) < ENOUGH_SEEDS:
         sentence += f" Fewer than {ENOUGH_SEEDS} seeds say little about the recipe."
     return {"groups": groups, "sentence": sentence}

@@ -114,8 +114,7 @@ def rollouts(manifest: Manifest) -> str:
     s = manifest["settings"]
     labeler = "label.own" if "own" in s["label"] else s["label"]["labeler"]
     drawn = f"{s['completions']} for each of {manifest['metrics']['prompts']:,} prompts"
-    limits = f"temperature {s['temperature']:g}, {s['max_new_tokens']} tokens at most"
-    return f"{drawn}, {limits}; scores by {labeler}"
+    return f"{drawn}, temperature {s['temperature']:g}, {s['max_new_tokens']} tokens at most; scores by {labeler}"
 
 
 def as_typed(value: Any) -> str:

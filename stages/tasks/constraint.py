@@ -11,9 +11,8 @@ from functools import cache
 from typing import Any
 
 from stages.config.installation import read_beside
-from stages.store.records import Check
 from stages.tasks import constraints as modules
-from stages.tasks.words import split_wordings
+from stages.tasks.words import listed, split_wordings
 
 WHOLE = "whole"  # the claim of a kind that shapes the whole answer and allows no other kind
 Draw = Callable[[random.Random, str], dict[str, Any]]  # draws the parameters of a constraint for a request
@@ -42,9 +41,6 @@ class Constraint:
         """Return whether a stripped answer satisfies the constraint. An empty answer never does."""
         return bool(answer) and self.holds(answer, **params)
 
-    def check(self, params: dict[str, Any]) -> Check:
-        return Check(self.name, params)
-
     def word(self, rng: random.Random, params: dict[str, Any]) -> str:
         """Return a sentence that asks for the constraint."""
         return rng.choice(self.wordings).format(**{name: format_value(value) for name, value in params.items()})
@@ -58,10 +54,9 @@ def known_constraints() -> dict[str, Constraint]:
     for each in pkgutil.iter_modules(modules.__path__):
         module = importlib.import_module(f"{modules.__name__}.{each.name}")
         checkers, draws = vars(module) | getattr(module, "CHECKS", {}), getattr(module, "DRAWS", {})
-        areas = {
-            area: of for area, of in read_beside(str(module.__file__)).items() if area not in ("words", "patterns")
-        }
-        for area, name, kind in ((area, name, kind) for area, of in areas.items() for name, kind in of.items()):
+        table = read_beside(str(module.__file__))
+        areas = [area for area in table if area not in ("words", "patterns")]
+        for area, name, kind in ((key, *item) for key in areas for item in table[key].items()):
             draw = draws.get(name) or choice_of(kind.get("options", {}))
             wordings, claims = split_wordings(kind["wordings"], "\n"), frozenset(kind["claims"].split())
             kinds[name] = Constraint(name, area, Side(kind["side"]), wordings, claims, draw, checkers[name])
@@ -82,5 +77,4 @@ def format_value(value: Any) -> str:
     """Return a parameter as text for a wording: lists as `"a", "b" and "c"`."""
     if not isinstance(value, list):
         return str(value)
-    quoted = [f'"{v}"' for v in value]
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
+    return listed([f'"{v}"' for v in value])

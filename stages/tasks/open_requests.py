@@ -117,9 +117,8 @@ def draw(rng: random.Random, kinds: list[Constraint], i: int, several: bool) -> 
     """Return the i-th prompt's constraints: the next kind in turn; if `several`, HOW_MANY that do not clash."""
     if not kinds:
         return []
-    first = kinds[i % len(kinds)]
     count = rng.choices([*HOW_MANY], [*HOW_MANY.values()])[0] if several else 1
-    chosen = [first] if count else []
+    chosen = [kinds[i % len(kinds)]] if count else []
     for kind in rng.sample(kinds, len(kinds)):
         if len(chosen) < count and not any(may_clash(kind, c) for c in chosen):
             chosen.append(kind)
@@ -129,7 +128,7 @@ def draw(rng: random.Random, kinds: list[Constraint], i: int, several: bool) -> 
 def example(group: str, open_request: Request, kinds: list[Constraint], rng: random.Random) -> Example:
     """Return the example of a request with constraints. Its checks are the constraints and the topic."""
     params = [kind.draw(rng, open_request.text) for kind in kinds]
-    checks = [kind.check(values) for kind, values in zip(kinds, params, strict=True)]
+    checks = [Check(kind.name, values) for kind, values in zip(kinds, params, strict=True)]
     if not any(NO_TOPIC in kind.claims for kind in kinds):
         checks.append(Check("on_topic", {"topics": [list(stems) for stems in open_request.topics]}))
     sentences = [kind.word(rng, values) for kind, values in zip(kinds, params, strict=True)]

@@ -11,7 +11,7 @@ from typing import Any
 from stages.config.blocks.data import Suites
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
-from stages.store.records import Check, Example, Message, content_id, prompt_id
+from stages.store.records import Check, Example, content_id, prompt_id
 
 SUITES: dict[str, dict[str, Any]] = read_beside(__file__)["suites"]
 ROLES = {"S: ": "system", "U: ": "user", "A: ": "assistant"}  # beginnings of the lines of a conversation
@@ -57,7 +57,9 @@ def write_twins(name: str, form: Mapping[str, Any], slots: Slots) -> list[Exampl
     """Return the prompts of one pair."""
     suite, twins = SUITES[name], list[Example]()
     for side, checks in suite["checks"].items():
-        messages = read_messages(form[side].format(**slots))
+        text = form[side].format(**slots)
+        lines = text.splitlines() if text[:3] in ROLES else [f"U: {text}"]  # a line is a message, or all is the user's
+        messages = [{"role": ROLES[line[:3]], "content": line[3:]} for line in lines]
         filled = slots | {"request": "\n".join(message["content"] for message in messages)}
         twins.append(
             Example(
@@ -78,9 +80,3 @@ def write_twins(name: str, form: Mapping[str, Any], slots: Slots) -> list[Exampl
 
 def fill(params: dict[str, str], slots: Slots) -> dict[str, str]:
     return {key: text.format(**slots) for key, text in params.items()}
-
-
-def read_messages(text: str) -> list[Message]:
-    """Return the messages of a conversation with a line for each, or the user's only message."""
-    lines = text.splitlines() if text[:3] in ROLES else [f"U: {text}"]
-    return [{"role": ROLES[line[:3]], "content": line[3:]} for line in lines]

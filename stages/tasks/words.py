@@ -52,8 +52,7 @@ def article(noun_phrase: str) -> str:
 
 def fill(rng: random.Random, texts: Sequence[str], **slots: str) -> str:
     """Return one of the texts with its slots filled. `{a_item}` is the slot `item` with its article."""
-    with_articles = {f"a_{name}": article(value) for name, value in slots.items()}
-    return rng.choice(texts).format(**slots, **with_articles)
+    return rng.choice(texts).format(**slots, **{f"a_{name}": article(value) for name, value in slots.items()})
 
 
 def items(rng: random.Random, low: int, high: int) -> list[str]:

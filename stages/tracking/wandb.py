@@ -153,8 +153,7 @@ def link_run(api: Any, run: Path, path: str, artifacts: Iterable[str]) -> list[s
     user = api.run(path)
     missing = list[str]()
     for name in artifacts:
-        place = f"{path.rpartition('/')[0]}/{name}"
-        if api.artifact_exists(place):
+        if api.artifact_exists(place := f"{path.rpartition('/')[0]}/{name}"):
             user.use_artifact(api.artifact(place))
         else:
             missing.append(name)

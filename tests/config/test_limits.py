@@ -233,7 +233,7 @@ REFUSED = [
     ("sample.prompts_per_round=2 sample.candidates_per_prompt=2 dpo.batch_size=8", "from 2 prompts"),
     ("sample=openai", "sample.endpoint.base_url is not an address"),
     (f"{ENDPOINT} sample.endpoint.base_url=localhost:8000", "sample.endpoint.base_url is not an address"),
-    (f"{ENDPOINT} sample.endpoint.base_url=https://me:word@host/v1", "base_url holds a user"),
+    (f"{ENDPOINT} sample.endpoint.base_url=https://me:word@host/v1", "base_url holds a key or a password"),
     (f"{ENDPOINT} sample.endpoint.api_key_env=sk-1234", "sample.endpoint.api_key_env must name"),
     (f"{ENDPOINT} sample.endpoint.budget.money=2", "budget.money=2: the price of"),
     (f"{ENDPOINT} sample.endpoint.price.input=-1", "sample.endpoint.price.input=-1.0: the value must be"),

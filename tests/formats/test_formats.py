@@ -225,12 +225,12 @@ def test_an_answer_that_is_a_json_array_stays_text(tmp_path: Path) -> None:
 
 def test_an_empty_list_may_be_the_words_of_a_request_or_an_answer(tmp_path: Path) -> None:
     rows = [
-        {"instruction": "How many items does this list have?", "input": "[]", "output": "0"},
-        {"instruction": "Return an empty JSON object.", "input": "", "output": "{}"},
+        {"instruction": "How many items?", "input": "[]", "output": "0"},
+        {"instruction": "An empty JSON object.", "input": "", "output": "{}"},
     ]
     first, second = summarize(read(lines(tmp_path, rows)))
-    assert first[:2] == (["How many items does this list have?\n\n[]"], ["0"])
-    assert second[:2] == (["Return an empty JSON object."], ["{}"])
+    assert first[:2] == (["How many items?\n\n[]"], ["0"])
+    assert second[:2] == (["An empty JSON object."], ["{}"])
 
 
 SYSTEM, QUESTION = {"role": "system", "content": "Answer in French."}, {"role": "user", "content": "q"}
@@ -242,7 +242,7 @@ def test_a_system_message_of_the_prompt_stands_before_sides_without_one(tmp_path
     assert [row.messages for row in result.parsed] == [[SYSTEM, QUESTION]]
     contradicting = {"prompt": [QUESTION | {"content": "other"}], **SIDES}
     result = read(lines(tmp_path, [contradicting]), Purpose.preferences)
-    assert [str(row.error) for row in result.bad_rows] == ["prompt: is not the beginning of chosen"]
+    assert [row.error.field for row in result.bad_rows if row.error] == ["prompt"]
 
 
 def test_text_that_was_rendered_for_a_model_is_no_running_text(tmp_path: Path) -> None:

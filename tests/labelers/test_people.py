@@ -282,12 +282,12 @@ def test_a_file_that_somebody_filled_in_is_never_overwritten(tmp_path: Path) -> 
     filled = blank.replace('"verdict": null', '"verdict": "a"').replace('"annotator": null', '"annotator": "ann"')
     file.write_text(filled)
     answer_rows.write(session, out)
-    [kept] = out.path.glob("answers-*")
-    assert (file.read_text(), kept.read_text()) == (blank, filled)
-    assert any(str(kept) in warning for warning in out.warnings)
-    answer_rows.read(kept, session)
+    [moved] = out.path.glob("answers-*")
+    assert (file.read_text(), moved.read_text()) == (blank, filled)
+    assert any(str(moved) in warning for warning in out.warnings)
+    answer_rows.read(moved, session)
     assert session.complete
-    answer_rows.write(session, out, kept)
+    answer_rows.write(session, out, moved)
     file.write_text(filled)
     answer_rows.write(session, out, file)
     assert len([*out.path.glob("answers*")]) == 2, "a file whose answers are read is not kept twice"

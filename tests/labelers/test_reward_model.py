@@ -69,7 +69,7 @@ def test_any_model_with_a_chat_template_scores_independently_of_batches(
 
 
 def test_a_model_without_padding_reads_the_whole_answer(model: Path, pool: Pool, tmp_path: Path) -> None:
-    """As transformers does with a batch of one. The template of the tokenizer ends an answer with its end of turn."""
+    """Compare with transformers and a batch of one. The template ends an answer with the end of turn."""
     (model / "contract.json").unlink()
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))

@@ -86,7 +86,7 @@ PHI = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|endoftext|>", "<
 
 @pytest.mark.parametrize("train", [True, False], ids=["marked", "unmarked"])
 def test_an_eos_after_the_whole_conversation_is_no_end_of_turn(train: bool) -> None:
-    """As in the templates of Phi-3, where each turn ends with <|end|>."""
+    """Check the templates of Phi-3, where each turn ends with <|end|>."""
     tokenizer = byte_level(PHI, eos_token="<|endoftext|>")
     tokenizer.chat_template = (TRL / f"phi3{'_training' * train}.jinja").read_text()
     contract = establish(tokenizer, "auto", train=train)

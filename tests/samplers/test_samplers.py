@@ -294,5 +294,5 @@ def test_a_greedy_row_beside_sampled_ones_draws_as_alone() -> None:
     noise = torch.rand(200, BLOCK + 4, generator=generator).log().neg().log().neg()
     alone, _ = gumbel_max(grid, torch.zeros(200), None)
     heat = torch.arange(200) % 2 * 0.9
-    beside, _ = gumbel_max(grid, heat, noise, top_p=0.4)
-    assert torch.equal(alone[heat == 0], beside[heat == 0])
+    mixed, _ = gumbel_max(grid, heat, noise, top_p=0.4)
+    assert torch.equal(alone[heat == 0], mixed[heat == 0])

@@ -201,7 +201,6 @@ def shortened(name: str) -> str:
 
 
 def group_by_prompts(rows: list[Row]) -> list[Group]:
-    by_prompts: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        by_prompts.setdefault(row.prompts, []).append(row)
-    return sorted(map(Group, by_prompts.values()), key=lambda group: -len(group.settings))
+    prompt_sets = dict.fromkeys(row.prompts for row in rows)
+    groups = [Group([row for row in rows if row.prompts == prompts]) for prompts in prompt_sets]
+    return sorted(groups, key=lambda group: -len(group.settings))

@@ -108,10 +108,6 @@ class Trainings:
         return SettingDifferences([t.settings for t in self.trainings])
 
     @property
-    def common_settings(self) -> dict[str, str]:
-        return self.differences.common
-
-    @property
     def lines(self) -> list[str]:
         """The settings of each training that differ from the common ones."""
         return self.differences.lines

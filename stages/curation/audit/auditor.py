@@ -64,11 +64,10 @@ class Auditor:
         """Return the evidence of faults of a preference, by code."""
         if best is None or worst is None:
             return {}
-        best_pairs, worst_pairs = word_pairs(best), word_pairs(worst)
         long, short = sorted((len(words(best)), len(words(worst))), reverse=True)
         reverse = (prompt_id(row.messages), worst, best)
         evidence_by_code = {}
-        if (common := jaccard(best_pairs, worst_pairs)) >= self.thresholds["alike"]:
+        if (common := jaccard(word_pairs(best), word_pairs(worst))) >= self.thresholds["alike"]:
             evidence_by_code["alike"] = f"{common:.0%} in common"
         if long > max(self.thresholds["lopsided"] * short, SHORT):
             evidence_by_code["lopsided"] = f"{long} words, {short} words"

@@ -25,7 +25,7 @@ REQUEST: dict[str, Finder] = {
     "asks_for_picture": lambda q, _: faults.asks_for_picture(q),
 }
 ANSWER: dict[str, Finder] = {
-    "one_character": lambda _, a: faults.one_character(a),
+    "one_character": lambda _, a: a if len(a.strip()) == 1 else None,
     "no_answer": lambda _, a: faults.no_answer(a),
     "echo": faults.echo,
     "unfinished": lambda _, a: faults.unfinished(a),

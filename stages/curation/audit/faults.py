@@ -17,8 +17,7 @@ PROSE = 25  # words of a last line without closing mark that is truncated, not a
 
 def first_match(name: str, text: str) -> str | None:
     """Return the first words that match a pattern."""
-    match = PATTERNS[name].search(text)
-    return match[0] if match else None
+    return match[0] if (match := PATTERNS[name].search(text)) else None
 
 
 def last_paragraph(request: str) -> str:
@@ -34,8 +33,7 @@ def says_no_input(request: str) -> str | None:
 
 def needs_link(request: str) -> str | None:
     """Return the address of a web page that the model would have to read."""
-    match = PATTERNS["link"].search(request)
-    if not match or PATTERNS["code"].search(request):
+    if not (match := PATTERNS["link"].search(request)) or PATTERNS["code"].search(request):
         return None
     alone = len(last_paragraph(request).split()) <= 3 and PATTERNS["link"].search(last_paragraph(request))
     return match[0] if alone or PATTERNS["reads"].search(PATTERNS["link"].sub("", request)) else None
@@ -51,10 +49,6 @@ def needs_attachment(request: str) -> str | None:
 def asks_for_picture(request: str) -> str | None:
     """Return the words that ask for a picture, unless the request wants text or code about a picture."""
     return None if PATTERNS["words_about"].search(request) else first_match("picture", request)
-
-
-def one_character(answer: str) -> str | None:
-    return answer if len(answer.strip()) == 1 else None
 
 
 def no_answer(answer: str) -> str | None:
@@ -88,15 +82,12 @@ def damaged(text: str) -> str | None:
 def repeats(request: str, answer: str, threshold: float = answer_rules.REPEATED) -> str | None:
     """Return the end of a repetitive answer. Verse and code may repeat themselves."""
     may_repeat = PATTERNS["verse"].search(request) or PATTERNS["code"].search(answer)
-    if may_repeat or not answer_rules.is_repetitive(answer, threshold):
-        return None
-    return answer.strip()[-80:]
+    return None if may_repeat or not answer_rules.is_repetitive(answer, threshold) else answer.strip()[-80:]
 
 
 def echo(request: str, answer: str) -> str | None:
     """Return the beginning of an answer that copies the words of the request, or of one of its paragraphs."""
-    answer_words = plain_words(answer)
-    if len(answer_words) < FEWEST:
+    if len(answer_words := plain_words(answer)) < FEWEST:
         return None
     is_copy = any(answer_words == plain_words(part) for part in (request, *paragraphs(request)))
     return answer.strip()[:80] if is_copy else None

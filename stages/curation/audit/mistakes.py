@@ -91,8 +91,7 @@ def excess_length(request: str, answer: str) -> str | None:
     """Return the number of words or sentences, if it exceeds the limit in the request."""
     for count, unit, count_or_fewer, unit_or_fewer in MOST.findall(request):
         limit, kind = parse_count(count or count_or_fewer), (unit or unit_or_fewer).lower().rstrip("s")
-        length = len(COUNTED[kind](answer))
-        if length > (limit * SLACK if kind == "word" else limit):
+        if (length := len(COUNTED[kind](answer))) > (limit * SLACK if kind == "word" else limit):
             return f"{length} {kind}s of {limit}"
     return None
 

@@ -6,6 +6,7 @@ by runs of words, as in the decontamination of GPT-3 (arXiv:2005.14165, appendix
 
 import zlib
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -95,7 +96,7 @@ class HeldOut:
 
     def add(self, prompt: str, name: str) -> None:
         words = plain_words(prompt)
-        number, runs = len(self.prompts), set(runs_of(words))
+        number, runs = len(self.prompts), set(word_runs(words, RUN))
         self.prompt_by_words.setdefault(tuple(words), number)
         for run in runs if len(runs) > 1 else ():
             self.prompts_by_run[run].append(number)
@@ -109,7 +110,7 @@ class HeldOut:
         if words and exact is not None:
             return Match(*self.prompts[exact][:2], 1.0)
         places = defaultdict[int, list[tuple[int, tuple[str, ...]]]](list)
-        for i, run in enumerate(runs_of(words)):
+        for i, run in enumerate(word_runs(words, RUN)):
             for number in self.prompts_by_run.get(run, ()):
                 places[number].append((i, run))
         matches = [Match(*self.prompts[n][:2], self.share_in_stretch(n, hits)) for n, hits in places.items()]
@@ -131,5 +132,5 @@ class HeldOut:
         return best / runs if best >= min_share * runs else 0.0
 
 
-def runs_of(words: list[str]) -> list[tuple[str, ...]]:
-    return list(zip(*(words[i:] for i in range(RUN)), strict=False))
+def word_runs(words: list[str], length: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[i:] for i in range(length)), strict=False)

@@ -45,8 +45,7 @@ def cut_off(run: Evidence) -> Finding | None:
 
 
 def longer(run: Evidence) -> Finding | None:
-    unequal = [chosen > rejected for chosen, rejected in run.lengths if chosen != rejected]
-    if len(unequal) < ENOUGH:
+    if len(unequal := [chosen > rejected for chosen, rejected in run.lengths if chosen != rejected]) < ENOUGH:
         return None
     correlation = run.label_metrics.get("length_correlation")
     mean_difference = sum(chosen - rejected for chosen, rejected in run.lengths) / len(run.lengths)
@@ -79,13 +78,11 @@ def contradictory(run: Evidence) -> Finding:
 
 
 def repeated(run: Evidence) -> Finding:
-    copies = Counter(p.id for p in run.pairs)
-    return Finding.of("repeated", 1 - len(copies) / len(run.pairs), more_prompts=run.more_prompts)
+    return Finding.of("repeated", 1 - len({p.id for p in run.pairs}) / len(run.pairs), more_prompts=run.more_prompts)
 
 
 def near_the_line(run: Evidence) -> Finding | None:
-    margins = [p.margin for p in run.pairs if p.margin is not None]
-    if not margins:
+    if not (margins := [p.margin for p in run.pairs if p.margin is not None]):
         return None
     detail = f"mean margin {signed(sum(margins) / len(margins), '{:z.2f}')}"
     return Finding.of("near_the_line", sum(margin <= NEAR for margin in margins) / len(margins), detail, near=NEAR)

@@ -42,18 +42,15 @@ def overfit(run: Evidence) -> Finding | None:
 
 
 def risen(run: Evidence) -> Finding | None:
-    losses = run.held_out("loss")
-    if losses is None:
+    if not (losses := run.held_out("loss")):
         return None
-    detail = " → ".join(signed(loss, "{:z.3f}") for loss in losses)
-    return Finding.of("risen", losses[1] / losses[0], detail)
+    return Finding.of("risen", losses[1] / losses[0], " → ".join(signed(loss, "{:z.3f}") for loss in losses))
 
 
 def reach(run: Evidence) -> Finding | None:
     if not (kl := run.results["kl"].get("policy")):
         return None
-    normal = Normal(0.01, FAR_KL, 0.001, 2.0)
-    return Finding.of("reach", kl["per_token"], f"on {kl['answers']} of its answers", normal)
+    return Finding.of("reach", kl["per_token"], f"on {kl['answers']} of its answers", Normal(0.01, FAR_KL, 0.001, 2.0))
 
 
 def margin(run: Evidence) -> Finding | None:

@@ -173,8 +173,7 @@ def _plain(line: str) -> str:
 def _numbered(answer: str, label: str) -> int:
     """Return how many parts begin with a line that matches the label, whose group is the part's number. Return 0
     unless the numbers are 1, 2, 3, … and text follows each label."""
-    numbers: list[str] = []
-    texts: list[str] = []
+    numbers, texts = list[str](), list[str]()
     for line in map(_plain, answer.splitlines()):
         if match := re.match(label, line):
             numbers.append(match[1])

@@ -48,12 +48,8 @@ def markdown_table(answer: str, count: int) -> bool:
 def answer_tags(answer: str, tag: str) -> bool:
     opened, closed, lowered = f"<{tag}>", f"</{tag}>", answer.lower()
     inside = lowered.removeprefix(opened).removesuffix(closed)
-    return (
-        lowered == opened + inside + closed
-        and opened not in inside
-        and closed not in inside
-        and re.search(r"[^\W_]", inside) is not None
-    )
+    tagged_once = lowered == opened + inside + closed and opened not in inside and closed not in inside
+    return tagged_once and re.search(r"[^\W_]", inside) is not None
 
 
 def fenced_block(answer: str) -> bool:
@@ -76,5 +72,4 @@ def _is_text(value: Any) -> bool:
 
 def _cells(line: str) -> list[str]:
     """Return the cells of a Markdown table's row, whose outer bars are optional."""
-    row = line.strip().removeprefix("|")
-    return [cell.strip() for cell in re.split(r"(?<!\\)\|", row.removesuffix("|"))]
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))]

@@ -95,8 +95,7 @@ def same_start_and_end(answer: str) -> bool:
 
 
 def highlighted_parts(answer: str, count: int) -> bool:
-    single = _passages(SINGLE, BOLD.sub(r"\1", answer))
-    return len(_passages(BOLD, answer)) + len(single) >= count
+    return len(_passages(BOLD, answer)) + len(_passages(SINGLE, BOLD.sub(r"\1", answer))) >= count
 
 
 def first_sentence_bold(answer: str) -> bool:
