@@ -69,17 +69,16 @@ def test_what_the_template_or_the_context_does_not_hold_is_left_out_and_counted(
     inputs, whole = inputs_of(chain), work(tmp_path / "whole")
     before = read_held_out(inputs, whole)
     lengths = [len(i.prompt_ids) + max(len(i.chosen_ids), len(i.rejected_ids)) for _, i in before]
-    assert lengths == sorted(lengths)
-    monkeypatch.setattr(scoring, "read_context_length", lambda model: lengths[-1] - 1)
+    monkeypatch.setattr(scoring, "read_context_length", lambda model: max(lengths) - 1)
     table = tmp_path / "changed" / "pairs.parquet"
     table.parent.mkdir()
     pairs = load(inputs["pairs"] / "pairs.parquet", Pair)
-    shortest = next(pair for pair in pairs if pair.id == before[0][1].id)
+    shortest = next(pair for pair in pairs if pair.id == before[lengths.index(min(lengths))][1].id)
     shortest.chosen, shortest.chosen_token_ids = [{"role": "assistant", "content": "<|im_end|>"}], None
     save(table, pairs, Pair)
     out = work(tmp_path / "some")
     after = read_held_out(inputs | {"pairs": table.parent}, out)
-    longest = lengths.count(lengths[-1])
+    longest = lengths.count(max(lengths))
     assert len(after) == len(before) - longest - 1
     assert [f"{longest + 1} of {len(before)} held-out pairs" in warning for warning in out.warnings] == [True]
     monkeypatch.setattr(scoring, "read_context_length", lambda model: 1)

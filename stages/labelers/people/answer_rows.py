@@ -24,9 +24,9 @@ def write(session: Session, out: StageDir, answered: Path | None = None) -> None
     is moved aside, unless it is the file `answered`, whose answers the session has."""
     rows = [row for q in session.questions.values() for row in question_rows(q, answers_to(q, session))]
     file, written = out / FILE, session.folder / "written"  # the digest of the file as last written
-    known = written.read_text(encoding="utf-8") if written.exists() else ""
-    digest = file_digest(file) if file.exists() else known
-    if digest != known and not (answered and answered.samefile(file)):
+    recorded = written.read_text(encoding="utf-8") if written.exists() else ""
+    digest = file_digest(file) if file.exists() else recorded
+    if digest != recorded and not (answered and answered.samefile(file)):
         changed = file.rename(file.with_name(f"answers-{digest[:8]}.jsonl"))
         out.warn(f"{file} was changed. To use its answers, set label.human.answered={changed}.")
     safe_files.write(file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
