@@ -154,7 +154,7 @@ def test_a_rejected_completion_that_was_cut_off_does_not_teach_not_to_stop(
     train(cfg, inputs, tmp_path / "dpo")
     train(cfg, text, tmp_path / "dpo of text")
     before, after, added = (stops(f) for f in (inputs["policy"], tmp_path / "dpo", tmp_path / "dpo of text"))
-    assert after > before > added, f"{before:.2f} nats before, {after:.2f} as drawn, {added:.2f} with an end of turn"
+    assert after > max(before, added), f"{before:.2f} nats before, {after:.2f} as drawn, {added:.2f} with an end"
 
 
 @pytest.mark.parametrize("changes", [{"forward": Forward.padded}, {"trainer": {"ld_alpha": 0.5}}, {"micro": 1}])
