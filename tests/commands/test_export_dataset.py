@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -143,6 +144,7 @@ def test_plain_text_has_no_prompt_and_is_counted(chain: Chain) -> None:
     data = nodes(chain.root)["data"]
     rows = [Example(str(i), [], "plain", "s", "t", "sft") for i in range(3)]
     rows += [Example("q", [{"role": "user", "content": "q"}], answer, "s", "t", "sft") for answer in ("a", None)]
+    rows += [replace(rows[3], id="masked", reference="of weight 0", trained=[False])]
     save(chain.folder("data") / "examples.parquet", rows, Example)
     tables, plain = export.collect_tables([data], Store(chain.root).folder)
     assert tables["demonstrations"]["train"]["completion"].to_pylist() == [[{"role": "assistant", "content": "a"}]]

@@ -504,6 +504,9 @@ def test_comparisons_are_pairs_and_what_was_left_out(strategy: Strategy, keys: d
             "answers another prompt",
         ),
         ([], "holds no rows"),
+        ([{"prompt": "q", "completions": ["a", "b"], "scores": [7, 7]}], "all 2 ratings are 7"),
+        ([{"prompt": "q", "completions": ["a", "b"], "scores": [10**400, 7]}], "must be numbers"),
+        ([{"prompt": "q", "completions": ["a", "b"], "scores": [1.5e308, 7]}], "numbers below"),
     ],
 )
 def test_a_preference_file_that_cannot_be_used_is_told(rows: list[dict], pattern: str, tmp_path: Path) -> None:
