@@ -10,9 +10,10 @@ from stages.tasks.words import NAMES, patterns_of, words_of
 KNOWN = {language: frozenset(frequent) for language, frequent in words_of(__file__).items()}
 # Exceptions: "I would like a boat" and "as soon as it rains" are not comparisons.
 LIKING = frozenset("i you we they would d to who people may might not t".split())
-AS_AS = re.compile(patterns_of(__file__)["as_as"])
+PATTERNS = patterns_of(__file__)
+AS_AS = re.compile(PATTERNS["as_as"])
 UNITS = "k?m|cm|k?g|ml|(?:kilo)?met(?:re|er)s|feet|miles|degrees|calories|(?:kilo)?grams|lit(?:re|er)s|dollars|euros"
-_CLOSING, _DAY, _MONTH, _PICTURE = (patterns_of(__file__)[name] for name in ("closing", "day", "month", "picture"))
+_CLOSING, _DAY, _MONTH, _PICTURE = (PATTERNS[name] for name in ("closing", "day", "month", "picture"))
 _DATE = (
     rf"(?:{_DAY}(?:st|nd|rd|th)?(?: of)? {_MONTH},? [0-9]{{4}}|{_MONTH} {_DAY}(?:st|nd|rd|th)?,? [0-9]{{4}}"
     r"|[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01]))"
