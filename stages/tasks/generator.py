@@ -4,9 +4,9 @@ experiment (arXiv:2109.01652) in miniature. A prompt that needs no reference ans
 preference have further phrasings, which no demonstration has; validation has one more that nothing trains on."""
 
 import importlib
+import inspect
 import pkgutil
 import random
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -71,10 +71,9 @@ def family(
 
     def register(make: Callable[[random.Random], Instance]) -> Callable[[random.Random], Instance]:
         name = make.__name__
-        module_file = str(sys.modules[make.__module__].__file__)
-        texts: dict[str, Any] = read_beside(module_file) if phrasings is None else {name: phrasings}
-        blocks = texts[name], texts.get("further", {}).get(name, "")
-        forms, further = (split_wordings(block, "\n\n") for block in blocks)
+        texts: Any = read_beside(inspect.getfile(make)) if phrasings is None else {name: phrasings}
+        forms = split_wordings(texts[name], "\n\n")
+        further = split_wordings(texts.get("further", {}).get(name, ""), "\n\n")
         FAMILIES[name] = Family(name, kind, forms, further, unseen, tuple(trains.split()), make)
         return make
 
