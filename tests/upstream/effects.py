@@ -61,7 +61,7 @@ from trl.trainer import utils as trl_utils
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from stages import base
-from stages.cli import explain
+from stages.cli import explain, recipes
 from stages.config import trl_arguments
 from stages.config.blocks.models import Model
 from stages.config.blocks.training import OBJECTIVES
@@ -860,6 +860,7 @@ def a_worker_meets_the_others_in_the_store_of_the_agent(parts: Parts) -> None:
 @contextlib.contextmanager
 def config_loader() -> Iterator[ConfigLoaderImpl]:
     GlobalHydra.instance().clear()
+    recipes.register([])  # whichever an earlier test registered
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
 
@@ -908,8 +909,8 @@ def a_grid_is_split_into_its_jobs(parts: Parts) -> None:
 )
 def the_loader_composes_a_job(parts: Parts) -> None:
     with config_loader() as loader:
-        master = loader.load_configuration("config", ["recipe=tiny"], run_mode=RunMode.MULTIRUN)
-        job = loader.load_sweep_config(master, ["recipe=tiny", "dpo.beta=0.5"])
+        master = loader.load_configuration("config", ["seed=1"], run_mode=RunMode.MULTIRUN)
+        job = loader.load_sweep_config(master, ["seed=1", "dpo.beta=0.5"])
     assert job.dpo.beta == 0.5 != master.dpo.beta
 
 
