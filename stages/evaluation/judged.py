@@ -112,7 +112,7 @@ def judged_results(cfg: Eval, inputs: Mapping[str, Path]) -> tuple[dict[str, dic
         labeler = cfg.judged.labeler or "own"
         row = {"title": title, "labeler": labeler, "prompts": prompts, "alike": alike}
         if f"judged_{key}" in inputs:
-            measured += measure_wins(comparison, key, title, labeler)
+            measured += measure_wins(comparison, key, title, labeler, str(cfg.judge))
         elif alike < prompts:
             results[key] = row | {"waiting": prompts - alike, "detectable": detectable(prompts)}
             continue
@@ -122,11 +122,12 @@ def judged_results(cfg: Eval, inputs: Mapping[str, Path]) -> tuple[dict[str, dic
     return results, measured
 
 
-def measure_wins(comparison: Comparison, key: str, title: str, labeler: str) -> Iterator[Measure]:
-    """Yield the outcome of each judged pair of answers: 1 if the policy's answer won, 0.5 for a tie, 0 if it lost."""
+def measure_wins(comparison: Comparison, key: str, title: str, labeler: str, judge: str) -> Iterator[Measure]:
+    """Yield the outcome of each judged pair of answers: 1 if the policy's answer won, 0.5 for a tie, 0 if it lost.
+    `judge`: a digest of the labeler, since the verdicts of two judges cannot be compared."""
     for (_, other), won in zip(comparison.sides, comparison.outcomes.won.tolist(), strict=True):
         if not math.isnan(won):
-            yield Measure(f"wins against {title} by {labeler}", content_id(other.prompt_id, other.text), key, won)
+            yield Measure(f"wins against {title} by {labeler}", content_id(other.prompt_id, other.text, judge), key, won)
 
 
 def sentence(row: Mapping[str, Any], policy: str) -> str:

@@ -68,7 +68,7 @@ def compare(
     before, after, lines = mean_of_seeds(old), mean_of_seeds(new), list[Line]()
     for name in before:
         if before[name].keys() != after.get(name, {}).keys():
-            note = "the new run asks other prompts, or checks them otherwise"
+            note = "the new run asks other prompts, or checks or judges them otherwise"
             note = note if name in after else "the new run does not measure this"
             lines.append(Line(name, 0, 0, 0, Interval(0, 0, 0), margin, Code.other_prompts, note=note))
             continue

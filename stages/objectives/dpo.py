@@ -23,7 +23,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 from stages.config.blocks.training import DPO
 from stages.models.contract import Contract
 from stages.models.loading import read_context_length
-from stages.models.packing import ATTENTION, attention_name, send_batch
+from stages.models.packing import send_batch
 from stages.models.run_attention import send_tensor
 from stages.models.scoring import join_reference, require_same_tokens, round_weights_once, tokenize_pairs
 from stages.objectives.first_step import read_reference, score_in_batches
@@ -60,10 +60,6 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """Skip TRL's computation of the reference's log-probs: the rows have them."""
         return dataset
-
-    @property
-    def is_padded(self) -> bool:
-        return attention_name(self.model) != ATTENTION
 
     def count_tokens(self, row: Row) -> int:
         prompt, chosen, rejected = (len(row[f"{part}_ids"]) for part in ("prompt", "chosen", "rejected"))

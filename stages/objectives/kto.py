@@ -22,7 +22,7 @@ from stages.config.blocks.training import KTO
 from stages.models import lm_head
 from stages.models.contract import Contract
 from stages.models.loading import load_model
-from stages.models.packing import ATTENTION, attention_name, pack_pairs, send_batch
+from stages.models.packing import pack_pairs, send_batch
 from stages.models.scoring import autocast, require_same_tokens, round_weights_once
 from stages.objectives.first_step import score_in_batches
 from stages.store.records import PairLogProbs, stream
@@ -100,10 +100,6 @@ class CompletionTrainer(MicroBatches):
         self._total_train_tokens: Any = 0
         collator = partial(pad_rows, pad_id=processing_class.pad_token_id)
         super().__init__(*args, data_collator=collator, processing_class=processing_class, **kwargs)
-
-    @property
-    def is_padded(self) -> bool:
-        return attention_name(self.model) != ATTENTION
 
     def count_tokens(self, row: Row) -> int:
         return len(row["prompt_ids"]) + len(row["completion_ids"])

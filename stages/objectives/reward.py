@@ -18,7 +18,7 @@ from stages.config.errors import UserError
 from stages.evaluation.learnt_scores import Scored
 from stages.models.contract import Contract
 from stages.models.loading import create_reward_model
-from stages.models.packing import ATTENTION, attention_name, send_batch
+from stages.models.packing import send_batch
 from stages.models.rendering import ContractError
 from stages.models.scoring import autocast, round_weights_once, tokenize_pair
 from stages.store.numbers import signed
@@ -40,10 +40,6 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         """Skip TRL's filter, which drops long rows silently: every row here fits."""
         return dataset
-
-    @property
-    def is_padded(self) -> bool:
-        return attention_name(self.model) != ATTENTION
 
     def count_tokens(self, row: Row) -> int:
         chosen, rejected = row["chosen_ids"], row["rejected_ids"]

@@ -57,12 +57,13 @@ def wire_evaluation(
         tasks = replace(cfg.benchmark, engine=engine_version(cfg.benchmark.runtime.python))
         answers |= {f"benchmark_{role}": make_node("benchmark", tasks, model=model) for role, model in models.items()}
     eval_inputs = {name: node for name, node in judged.items() if name.startswith(("versus_", "judged_"))}
-    titles = name_models(cfg, models)
+    label, titles = cfg.eval.judged.label, name_models(cfg, models)
     block = replace(
         cfg.eval,
         models=titles,
         max_new_tokens=cfg.answer.max_new_tokens,
         compared=name_compared(opponents, titles),
+        judge=make_node("label", label, **reward if label.by_reward else {}).fingerprint if judged else None,
         retention=[],  # other nodes read these texts, and other nodes hold the settings of suites and labeler
         suites=Suites(),
         judged=Judged(labeler=cfg.eval.judged.labeler, max_longer=cfg.eval.judged.max_longer),

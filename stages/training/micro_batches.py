@@ -22,7 +22,7 @@ from transformers.utils import ModelOutput
 from stages.config.blocks.training import Training
 from stages.config.choices import Checkpointing, Sharding
 from stages.models import lm_head
-from stages.models.packing import add_layout, send_batch
+from stages.models.packing import ATTENTION, add_layout, attention_name, send_batch
 from stages.models.run_attention import send_tensor
 from stages.models.scoring import divide_rows
 from stages.store.workspace import StageDir
@@ -140,9 +140,9 @@ class MicroBatches(PlumblineTrainer, ABC):
             enable_checkpointing(self.model, self.checkpointing)
 
     @property
-    @abstractmethod
     def is_padded(self) -> bool:
         """True if the rows of a micro-batch are padded to the longest."""
+        return attention_name(self.model) != ATTENTION
 
     @abstractmethod
     def count_tokens(self, row: Row) -> int:

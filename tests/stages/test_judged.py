@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from stages.evaluation.measures import FILE, Measure
+from stages.evaluation.noninferiority import Code, by_measure, compare
 from stages.pipeline.graph import requested_nodes
 from stages.store.records import Candidate, Example, Judgement, load, stream
 from tests.endpoints.servers import Model, running
@@ -88,6 +90,20 @@ def test_ones_own_prompts_are_all_asked_and_equal_answers_are_ties(chain: Chain,
     assert evaluation["gives_verdict"] == ["checks", "judged"]
     assert evaluation["verdict"].startswith("DPO ") and "The judge " in evaluation["verdict"]
     assert row["nulls"]["one constant answer"]["mean"] < 1
+
+
+def test_the_gate_compares_no_win_rates_of_two_judges(chain: Chain, tmp_path: Path) -> None:
+    prompts, runs = own_prompts(tmp_path, chain, 10), []
+    with running(Model(judging(longer))) as server:
+        for temperature in (0, 1):
+            typed = [*judge_at(server.url), prompts, *NO_TESTS, f"eval.judged.judge.temperature={temperature}"]
+            build(chain.root, "stage=eval", *typed)
+            runs.append(by_measure(load(folder(chain.root, "eval", *typed) / FILE, Measure)))
+            judge = nodes(chain.root, *typed)["eval"].config.judge
+            assert judge == nodes(chain.root, *typed, "seed=1")["eval"].config.judge, "another run, the same judge"
+    [wins] = [name for name in runs[0] if name.startswith("wins")]
+    lines = compare(runs[:1], runs[1:], margin=0.05, confidence=0.95)
+    assert {line.measure for line in lines if line.code is Code.other_prompts} == {wins}
 
 
 def test_a_report_does_not_wait_for_people_and_reads_what_they_said(
