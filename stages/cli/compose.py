@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
@@ -47,7 +49,9 @@ def normalise(argv: list[str]) -> list[str]:
     options = [a for a in argv if a in recipes.MULTIRUN]
     arguments = [a for a in argv if a not in options]
     for argument in arguments:
-        servers.refuse_typed_secret(argument)
+        key, _, value = argument.partition("=")
+        inside = servers.texts_in(parsed(argument), key) if "extra" in argument else ()
+        servers.refuse_secret([*inside, (key.partition(".extra.")[0], value)])
         spelling.validate_argument(argument)
     line = [f"++{a}" if FREE.match(a) else a for a in arguments]
     typed = {key: value for key, value in recipes.typed_values(argv).items() if value != "null"}
@@ -60,6 +64,12 @@ def normalise(argv: list[str]) -> list[str]:
     added = [each for each in [*implied, *unlogged_overrides(argv)] if each not in line]
     place = next((i for i, argument in enumerate(line) if i and argument.startswith("-")), len(line))
     return [*options, *line[:place], *added, *line[place:]]  # overrides stand together, before or behind an option
+
+
+def parsed(argument: str) -> Any:
+    """Return the value of an argument as Hydra reads it, or None if it cannot: Hydra will refuse it."""
+    with suppress(HydraException):
+        return OverridesParser.create().parse_override(argument).value()
 
 
 def unlogged_overrides(argv: list[str]) -> list[str]:

@@ -29,6 +29,7 @@ from stages.config.errors import UserError
 from stages.config.installation import read_beside
 from stages.config.schema import CONF, group_defaults
 from stages.hardware.model_shape import ModelShape
+from stages.preflight import servers
 from stages.preflight.model_files import model_config
 from stages.store.sealed_json import Damaged
 
@@ -56,6 +57,7 @@ def register(line: list[str]) -> None:
     """Register the recipes with Hydra, in place of those of an earlier command line."""
     ConfigStore.instance().repo.pop("recipe", None)
     for name, recipe in recipes_under(line).items():
+        servers.refuse_secret(servers.texts_in(OmegaConf.to_container(recipe), ""))
         *folders, file = (part for part in f"recipe/{name}".split("/") if part)
         group = "/".join(folders)
         ConfigStore.instance().store(group=group, name=file, node=recipe, package="_global_", provider="recipes")

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -24,22 +24,19 @@ PORTS = {"http": 80, "https": 443}
 LONGEST = 2000  # characters in an address
 TEXTS = read_beside(__file__)
 IN_ADDRESS = re.compile(r"://[^/\s'\"]*@|[?&][\w-]*(key|token|secret|password)=", re.IGNORECASE)
-NO_SECRET = re.compile(r"null|true|false|[-+.\d]*|\[.*|{.*")  # what is inside brackets is checked by its own names
 KEY_NAME, KEY = (re.compile(TEXTS[name].replace("\n", "")) for name in ("key_name", "key"))
 REQUEST_FIELDS = {"messages", "model", "stream", "n"}  # fields that every request sets itself
 
 
-def refuse_typed_secret(argument: str) -> None:
-    """Raise UserError for an argument with an API key, or with an address that holds a user, a password or a key. It
-    must come before Hydra, which writes every argument into the folder of the run."""
-    key, _, value = argument.partition("=")
-    named = ".extra." in key and KEY_NAME.search(key.rpartition(".")[2]) and not NO_SECRET.fullmatch(value)
-    if named or KEY.search(value) or IN_ADDRESS.search(value):
-        setting = (
-            re.sub(r"(base_url|extra)\b.*", "api_key_env", key) if key.startswith("sample.endpoint") else "api_key_env"
-        )
-        way_out = f"Put it in an environment variable; {setting}=NAME names that of an endpoint"
-        raise UserError(f"{key} holds a key or a password, which would be stored. {way_out}.")
+def refuse_secret(texts: Iterable[tuple[str, str]]) -> None:
+    """Raise UserError for a setting with an API key, or with an address that holds a user, a password or a key. This
+    must come before Hydra, which writes all settings into the folder of the run. `texts`: keys and values."""
+    for key, value in texts:
+        named = ".extra." in key and KEY_NAME.search(key.rpartition(".")[2])
+        if named or KEY.search(value) or IN_ADDRESS.search(value):
+            setting = f"{'sample.endpoint.' if key.startswith('sample.endpoint') else ''}api_key_env"
+            way_out = f"Put it in an environment variable; {setting}=NAME names that of an endpoint"
+            raise UserError(f"{key} holds a key or a password, which would be stored. {way_out}.")
 
 
 def validate_endpoints(cfg: Config) -> None:
@@ -117,7 +114,7 @@ def texts_in(value: Any, place: str) -> Iterator[tuple[str, str]]:
     """Yield the key and the value of every text inside a setting."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from texts_in(inner, f"{place}.{name}")
+            yield from texts_in(inner, f"{place}.{name}".lstrip("."))
     elif isinstance(value, list):
         for i, inner in enumerate(value):
             yield from texts_in(inner, f"{place}[{i}]")

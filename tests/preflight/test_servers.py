@@ -54,6 +54,14 @@ def test_what_is_no_key_is_taken() -> None:
     servers.validate_endpoints(cfg)
 
 
+def test_a_recipes_secret_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"defaults: [tiny]\nsample: {{endpoint: {{extra: {{auth: {{token: {SECRET}}}}}}}}}\n")
+    ran = inside("stage=data", f"recipe={recipe}", f"outputs={tmp_path / 'outputs'}")
+    assert ran.returncode and "sample.endpoint.extra.auth.token holds a" in ran.stderr
+    assert SECRET not in ran.stdout + ran.stderr and not (tmp_path / "outputs").exists()
+
+
 ODD = (
     "http://host:99999/v1 http://host:word/v1 http://host:0/v1 http://[::1/v1 http://256.1.1.1/v1 http://a..b/v1 "
     f"ftp://host/v1 http:///v1 http://{'a' * 70}.b/v1"
@@ -80,6 +88,8 @@ def test_an_address_that_is_spelt_in_two_ways_is_one_judge(other: str) -> None:
         f"store.remote=s3://user:{SECRET}@bucket/prefix",
         f"sample.endpoint.extra.note=sk-{SECRET}",
         f"{EXTRA}.api_key={SECRET}",
+        f"{EXTRA}={{routing: {{x-api-key: '{SECRET}'}}}}",
+        f"label.judge.endpoints=[{{base_url: 'http://h/v1', model: m, extra: {{auth: {{token: {SECRET}}}}}}}]",
         f"{BASE}='https://host/v1?api_key={SECRET}'",
     ],
 )
