@@ -42,7 +42,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     prompts = {name: prompts_in(name, inputs, answers["policy"]) for name, answers in by_set.items()}
     checked, unchecked = with_checks(cfg, inputs, prompts, by_set, out), without_checks(prompts, by_set)
     labelled = not inputs.keys().isdisjoint(("pairs", "unpaired"))
-    pairs = learnt.learnt_results(cfg, inputs, outcomes.before(titles), out) if labelled else {}
+    pairs, favoured = learnt.learnt_results(cfg, inputs, outcomes.before(titles), out) if labelled else ({}, [])
     comparisons, wins = judged.judged_results(cfg, inputs)
     parts = parts_of_verdict(checked, pairs, comparisons, own="answer_held_out_policy" in inputs)
     if not parts:
@@ -86,7 +86,10 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     results["verdict"] = verdict_of(results)
     save(out / "outcomes.parquet", checked.verdict_table.outcomes(), Outcome)
     tables = [checked.everything, *checked.outside.values(), *unchecked.values()]
-    measured += measures.measure_answers(tables, checked.primary, answers["policy"])
+    passes = {measures.PASSES: checked.primary} if checked.primary else {}
+    passes |= {f"{measures.PASSES} of {name}": table for name, table in checked.outside.items()}
+    measured += measures.measure_answers(tables, passes, answers["policy"])
+    measured += favoured if parts[0] == "learnt" else []  # other held-out pairs are of each run's own samples
     save(out / measures.FILE, [*measured, *measured_by_suite, *wins, *scores], measures.Measure)
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
     main, groups = results["primary"], results["groups"]

@@ -60,6 +60,8 @@ class Sweep(Callback):
         for file in Path(config.hydra.sweep.dir).glob(f"*/{ERROR}"):  # of an earlier sweep into this folder
             file.unlink()
         with explained():
+            if config.stage == Command.gate:
+                raise UserError("stage=gate has one exit code, so it compares one run. Leave out -m.")
             if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
                 build_shared(config)
             else:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,10 @@ COLUMNS = ("measure", "prompts", "before", "after", "difference", "± noise", "o
 
 @dataclass(frozen=True)
 class Side:
-    """The evaluations of one policy, one per seed: their folders, measures and results."""
+    """The evaluations of one policy, one per seed: their folders, measures and results. `version`: of `stage=eval`."""
 
     folders: list[Path]
+    version: int
     runs: list[dict[str, dict[str, Measure]]]
     results: dict[str, Any]
 
@@ -51,13 +53,16 @@ class Side:
                 raise UserError(f"{folder} is of an earlier version. To make it again: {rebuild_command(folder)}")
         rows = [load(folder / measures.FILE, Measure) for folder in folders]
         results = load_json(folders[0] / "results.json", require_keys("models", "decoding", "endpoint"))
-        return cls(folders, [by_measure(each) for each in rows], results)
+        return cls(folders, manifest_of(folders[0])["version"], [by_measure(each) for each in rows], results)
 
 
 def judge(store: Store, cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> int:
     """Print and write the comparison of the run's policy with that of `gate.against`, and return the exit code.
     `nodes`: the graph of the typed settings, empty without any.
     Raise UserError if an evaluation is missing."""
+    for name in ("gate.json", "gate.md"):
+        with suppress(OSError):  # none, or another user's: an earlier comparison must not be taken for this one
+            (store.root / name).unlink()
     if not cfg.gate.against:
         raise UserError("gate.against=null: name an evaluation or report by its fingerprint, or a folder with one.")
     typed = [node for node in nodes.values() if node.stage == Target.eval]
@@ -66,6 +71,9 @@ def judge(store: Store, cfg: Config, nodes: dict[str, Node], overrides: list[str
     new = Side.read([*map(store.folder, typed)] or latest_evaluations(store), store)
     differing = [key for key in ("decoding", "endpoint") if old.results[key] != new.results[key]]
     reasons = [f"{key}: {old.results[key]} before, {new.results[key]} now" for key in differing]
+    if old.version != new.version:
+        remade = rebuild_command(min(old, new, key=lambda side: side.version).folders[0])
+        reasons.append(f"versions of the checks: {old.version} before, {new.version} now. To make it again: {remade}")
     lines = compare(old.runs, new.runs, cfg.gate.margin, cfg.gate.confidence)
     code = Code.other_prompts if reasons else outcome(lines)
     reasons += [f"{line.measure}: {outcome_text(line)}" for line in lines if line.code is code and code]

@@ -17,6 +17,7 @@ from stages.evaluation.outcomes import means_and_differences
 from stages.store.records import Message, content_id, load
 from stages.store.table_schema import Int32
 
+LESS = " (less is better)"  # the end of such a metric's name
 PREFIX = "benchmark_"  # of the names of inputs, before the model's role
 
 
@@ -46,9 +47,11 @@ class Response:
 
 @dataclass
 class SampleScore:
-    """A model's score in [0, 1] for a prompt (`doc_hash`) of a task. `questions`: the ids of its responses."""
+    """A model's score in [0, 1] for a prompt (`doc_hash`) of a task, which is a part of the `benchmark` that was asked
+    for. `questions`: the ids of its responses."""
 
     task: str
+    benchmark: str
     metric: str
     doc_hash: str
     doc_id: int
@@ -74,10 +77,11 @@ def score_samples(
     task: Mapping[str, Any], is_mean: Mapping[str, bool], responses: Mapping[str, Response]
 ) -> list[SampleScore]:
     """Return the scores of a task by metrics that are means, for prompts whose questions all have responses."""
+    names = {metric: metric + LESS * (metric.partition(",")[0] in task["less_is_better"]) for metric in is_mean}
     return [
-        SampleScore(task["task"], metric, sample["doc_hash"], sample["doc_id"], sample["questions"], score)
+        SampleScore(task["task"], task["benchmark"], names[metric], sample["doc_hash"], sample["doc_id"], asked, score)
         for sample in task["samples"]
-        if responses.keys() >= {*sample["questions"]}
+        if responses.keys() >= {*(asked := sample["questions"])}
         for metric, score in sample["scores"].items()
         if is_mean[metric]
     ]
@@ -93,8 +97,9 @@ def benchmark_results(cfg: Eval, inputs: Mapping[str, Path]) -> tuple[list[dict[
         for s in load(inputs[f"{PREFIX}{role}"] / "samples.parquet", SampleScore):
             scores[s.task, s.metric][s.doc_id][role] = s.score
             if role == "policy":
-                unit = content_id(s.task, s.doc_id, s.doc_hash)
-                measured.append(Measure(f"{s.task} {s.metric}", unit, s.task, s.score))
+                unit = content_id(s.task, s.doc_id, s.doc_hash, cfg.instruments["benchmark"])
+                value = 1 - s.score if s.metric.endswith(LESS) else s.score
+                measured.append(Measure(f"{s.benchmark} {s.metric}", unit, s.task, value))
     rows = list[dict[str, Any]]()
     for (task, metric), by_prompt in scores.items():
         if table := [[row[role] for role in roles] for row in by_prompt.values() if len(row) == len(roles)]:

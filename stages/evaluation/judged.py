@@ -112,7 +112,7 @@ def judged_results(cfg: Eval, inputs: Mapping[str, Path]) -> tuple[dict[str, dic
         labeler = cfg.judged.labeler or "own"
         row = {"title": title, "labeler": labeler, "prompts": prompts, "alike": alike}
         if f"judged_{key}" in inputs:
-            measured += measure_wins(comparison, key, title, labeler, str(cfg.judge))
+            measured += measure_wins(comparison, key, title, labeler, cfg.instruments["judge"])
         elif alike < prompts:
             results[key] = row | {"waiting": prompts - alike, "detectable": detectable(prompts)}
             continue

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from stages.config.blocks.evaluation import Eval
 from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.intervals import Interval, Means
+from stages.evaluation.measures import FAVOURED, Measure
 from stages.evaluation.outcomes import ENOUGH_PAIRS, main_difference, of_pairs
 from stages.evaluation.retention import LOOPS
 from stages.models import scoring
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
 from stages.store.dropped import Dropped
-from stages.store.records import Pair, PairLogProbs
+from stages.store.records import Pair, PairLogProbs, content_id
 from stages.store.single_completions import MismatchedPair, stream_pairs
 from stages.store.workspace import Progress, StageDir
 
@@ -28,31 +29,39 @@ TOO_FEW = "too few to say"
 Array = NDArray[np.float64]
 
 
-def learnt_results(cfg: Eval, inputs: dict[str, Path], before: str, out: StageDir) -> dict[str, Any]:
+def learnt_results(
+    cfg: Eval, inputs: dict[str, Path], before: str, out: StageDir
+) -> tuple[dict[str, Any], list[Measure]]:
     """Return the shares of held-out pairs whose chosen answer a model favours; an equal score counts half. A model
     favours the chosen answer by its log-ratio to `before` (chance: one half), by summed log-prob, or by log-prob per
     token. `longer` is the share in which the chosen answer is the longer one. In the intervals, pairs of one prompt
     are one draw. Only models with SFT's template are scored, so the result is empty without SFT. Without pairs, the
-    rows are single completions, of which the desirable ones are compared with the undesirable ones."""
+    rows are single completions, of which the desirable ones are compared with the undesirable ones. Also return what
+    was measured of the policy, by its log-ratio."""
     if before != "sft" or not (pairs := read_held_out(inputs, out)):
-        return {}
+        return {}, []
     labels = np.array([pair.label for pair, _ in pairs if isinstance(pair, MismatchedPair)])
     if len(labels) and labels.all() == labels.any():
-        return {}
+        return {}, []
     roles, main = [r for r in cfg.models if r != "base"], main_difference(cfg.models)
     prompts = [pair.prompt_id for pair, _ in pairs]
     sums = {role: log_probs(cfg, role, inputs[role] / "model", [ids for _, ids in pairs]) for role in roles}
     masked = np.array([[(m or []).count(False) for m in (p.chosen_mask, p.rejected_mask)] for _, p in pairs])
     tokens = np.array([[len(p.chosen_ids), len(p.rejected_ids)] for _, p in pairs], float) - masked
 
+    def right(scores: Array) -> Array:
+        return placements(scores[:, 0], labels) if len(labels) else favoured(scores)
+
     def shares(scores: dict[str, Array]) -> dict[str, Any]:
-        values = [placements(s[:, 0], labels) if len(labels) else favoured(s) for s in scores.values()]
-        means = Means(np.stack(values, 1), prompts, drawn=True)
+        means = Means(np.stack([*map(right, scores.values())], 1), prompts, drawn=True)
         row = {name: asdict(means.share(i, cfg.confidence)) for i, name in enumerate(scores)}
         if before in scores:
             row[main] = asdict(means.difference([*scores].index("policy"), 0, cfg.confidence))
         return row
 
+    units = [content_id(pair.prompt_id, pair.chosen, pair.rejected) for pair, _ in pairs]
+    values = right(sums["policy"] - sums[before]).tolist()
+    measured = [Measure(FAVOURED, unit, "held-out", value) for unit, value in zip(units, values, strict=True)]
     noun = "held-out completions, each desirable one with each other one" if len(labels) else "held-out pairs"
     return {
         "pairs": len(pairs),
@@ -63,7 +72,7 @@ def learnt_results(cfg: Eval, inputs: dict[str, Path], before: str, out: StageDi
         "per_token": shares({role: sums[role] / tokens for role in roles}),
         **shares({"longer": tokens}),
         "note": TOO_FEW if len(pairs) < ENOUGH_PAIRS else "",
-    }
+    }, measured
 
 
 def read_held_out(inputs: dict[str, Path], out: StageDir) -> list[tuple[Pair, PairLogProbs]]:

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that a task sets
@@ -32,6 +33,9 @@ class OtherProgram:
 
     def generate_until(self, requests: list[Any]) -> list[str]:
         """Return greedy answers, cut at the first of the strings that end an answer of the task."""
+        options = [request.args[1] for request in requests]
+        if any(each.get("do_sample") and each.get("temperature", 1) for each in options):
+            raise ValueError("a task samples its answers (do_sample), and here all answers are greedy")
         answers = zip(self.ask(requests), requests, strict=True)
         return [cut(text or "", request.args[1].get("until") or []) for text, request in answers]
 
@@ -54,7 +58,7 @@ def question_of(arguments: tuple[Any, ...]) -> dict[str, Any]:
     """Return a request's prompt and either its continuation or the length of its answer."""
     prompt, rest = arguments
     if not prompt:
-        raise ValueError("a task scores choices without a prompt (acc_mutual_info)")
+        raise ValueError("a task scores choices without a prompt (its doc_to_text is empty, or acc_mutual_info)")
     if isinstance(rest, str):
         return {"prompt": prompt, "continuation": rest}
     length = next((rest[name] for name in LENGTHS if rest.get(name)), DEFAULT_LENGTH)
@@ -93,6 +97,14 @@ def sample_of(sample: dict[str, Any]) -> dict[str, Any]:
     return {"doc_hash": sample["doc_hash"], "doc_id": sample["doc_id"], "questions": questions, "scores": scores}
 
 
+def tasks_of(name: str, parts: dict[str, list[str]]) -> Iterator[str]:
+    """Yield the tasks of a group and of the groups in it, or the task itself. `parts`: by name, those of a group."""
+    if not parts.get(name):
+        yield name
+    for part in parts.get(name, []):
+        yield from tasks_of(part, parts)
+
+
 def as_number(score: Any) -> float | None:
     score = score.item() if hasattr(score, "item") else score
     return float(score) if isinstance(score, bool | int | float) else None
@@ -112,9 +124,14 @@ def main() -> None:
         traceback.print_exc()
         send(channel, {"error": f"{type(error).__name__}: {error}"})
         sys.exit(1)
+    parts = results.get("group_subtasks", {})
+    benchmarks = {task: name for name in job["tasks"] for task in tasks_of(name, parts)}
     for task, samples in results["samples"].items():
         figures = {name.replace(",none", "").replace(",", ", "): v for name, v in results["results"][task].items()}
-        send(channel, {"task": task, "samples": [*map(sample_of, samples)], "figures": figures})
+        message = {"task": task, "benchmark": benchmarks.get(task, task), "figures": figures}
+        directions = results["higher_is_better"].get(task, {})
+        message["less_is_better"] = [metric for metric, higher in directions.items() if higher is False]
+        send(channel, message | {"samples": [*map(sample_of, samples)]})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from stages.evaluation.outcomes import Table
 from stages.store.records import Candidate, Example, content_id
 
 PASSES = "passes all checks"
+FAVOURED = "better answers of held-out labels favoured"
 ENDINGS = "answers that end"
 LOOPLESS = "answers without a loop"
 LENGTH = "tokens of an answer"
@@ -37,13 +38,16 @@ def rows_of(measure: str, prompts: Sequence[Example], values: Iterable[float]) -
     return [Measure(measure, unit_of(e), e.task, float(value)) for e, value in zip(prompts, values, strict=True)]
 
 
-def measure_answers(tables: Sequence[Table], primary: Table | None, answers: Mapping[str, Candidate]) -> list[Measure]:
-    """Return endings, loops and lengths of the policy's answers in all tables, and its passes in the primary one."""
+def measure_answers(
+    tables: Sequence[Table], checked: Mapping[str, Table], answers: Mapping[str, Candidate]
+) -> list[Measure]:
+    """Return endings, loops and lengths of the policy's answers in all tables, and its passes in the checked ones, by
+    the measure's name."""
     prompts = [*{e.id: e for table in tables for e in table.prompts}.values()]
     candidates = [answers[e.id] for e in prompts]
     rows = rows_of(ENDINGS, prompts, (a.finish_reason == "stop" for a in candidates))
     rows += rows_of(LOOPLESS, prompts, (not is_repetitive(a.text) for a in candidates))
     rows += rows_of(LENGTH, prompts, (a.n_tokens for a in candidates))
-    if primary:
-        rows += rows_of(PASSES, primary.prompts, primary.passed[:, primary.roles.index("policy")])
+    for name, table in checked.items():
+        rows += rows_of(name, table.prompts, table.passed[:, table.roles.index("policy")])
     return rows

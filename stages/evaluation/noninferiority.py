@@ -1,7 +1,8 @@
 """Is a new policy worse than an earlier one? Each measure is a test of non-inferiority by a paired interval.
 
 A measure passes if its interval excludes a loss of `margin` or more. It is worse if it does not pass and its interval
-is below zero. Otherwise the prompts are too few to tell. The mean answer's length may change by LENGTH_DRIFT either
+is below zero, at a confidence that is corrected for the number of measures (Bonferroni). Otherwise the prompts are too
+few to tell. The mean answer's length may change by LENGTH_DRIFT either
 way. A task counts as broken if it loses more than the margin by a one-sided sign test (McNemar's exact test), which
 Holm's method corrects for the number of tasks: few prompts of one task move the mean of all tasks too little."""
 
@@ -72,7 +73,7 @@ def compare(
             note = note if name in after else "the new run does not measure this"
             lines.append(Line(name, 0, 0, 0, Interval(0, 0, 0), margin, Code.other_prompts, note=note))
             continue
-        line = compare_measure(name, before[name], after[name], margin, confidence)
+        line = compare_measure(name, before[name], after[name], margin, confidence, measures=len(before))
         if len(new) > 1:
             each = [compare_measure(name, before[name], run[name], margin, confidence).difference.mean for run in new]
             line = replace(line, seeds=(min(each), max(each)))
@@ -82,16 +83,17 @@ def compare(
     return lines
 
 
-def compare_measure(name: str, old: Rows, new: Rows, margin: float, confidence: float) -> Line:
-    """Compare the values of the same units before and after."""
+def compare_measure(name: str, old: Rows, new: Rows, margin: float, confidence: float, measures: int = 1) -> Line:
+    """Compare the values of the same units before and after. `measures`: the number of such comparisons."""
     values = pairs_of(old, new, [*old])
     before, after = map(float, values.mean(0))
     either_way = name == LENGTH
     if either_way:
         margin, values = LENGTH_DRIFT, values / max(before, 1.0)
     shares = not either_way and bool(values.min() >= 0 and values.max() <= 1)
-    change = Means(values, [row.group for row in old.values()], shares=shares).difference(1, 0, confidence)
-    code = code_of(change, margin, either_way)
+    means = Means(values, [row.group for row in old.values()], shares=shares)
+    change, wider = (means.difference(1, 0, c) for c in (confidence, 1 - (1 - confidence) / measures))
+    code = code_of(change, wider, margin, either_way)
     needed = None
     if code is Code.cannot_tell:
         room = margin + (-abs(change.mean) if either_way else change.mean)
@@ -99,11 +101,12 @@ def compare_measure(name: str, old: Rows, new: Rows, margin: float, confidence: 
     return Line(name, len(values), before, after, change, margin, code, needed)
 
 
-def code_of(change: Interval, margin: float, either_way: bool) -> Code:
-    """Return the outcome of one measure. `either_way`: a rise by the margin is as bad as a fall."""
+def code_of(change: Interval, wider: Interval, margin: float, either_way: bool) -> Code:
+    """Return the outcome of one measure. `wider`: the interval for several measures, all of which hold their mean.
+    `either_way`: a rise by the margin is as bad as a fall."""
     if change.low > -margin and (not either_way or change.high < margin):
         return Code.passes
-    is_worse = max(change.low, -change.high) > margin if either_way else change.high < 0
+    is_worse = max(wider.low, -wider.high) > margin if either_way else wider.high < 0
     return Code.worse if is_worse else Code.cannot_tell
 
 

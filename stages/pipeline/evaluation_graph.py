@@ -53,17 +53,22 @@ def wire_evaluation(
         name = [*prompts][-1]  # the prompts of `eval.judged.source`, else of held-out pairs, else of the data
         compared = (name, *prompts[name])
         judged = wire_comparisons(cfg, make_node, models, opponents, answers, compared, reward, is_built)
+    instruments = dict[str, Node]()
+    if judged:
+        label = cfg.eval.judged.label
+        instruments["judge"] = make_node("label", label, **reward if label.by_reward else {})
     if cfg.benchmark.tasks:
         tasks = replace(cfg.benchmark, engine=engine_version(cfg.benchmark.runtime.python))
         answers |= {f"benchmark_{role}": make_node("benchmark", tasks, model=model) for role, model in models.items()}
+        instruments["benchmark"] = make_node("benchmark", tasks)
     eval_inputs = {name: node for name, node in judged.items() if name.startswith(("versus_", "judged_"))}
-    label, titles = cfg.eval.judged.label, name_models(cfg, models)
+    titles = name_models(cfg, models)
     block = replace(
         cfg.eval,
         models=titles,
         max_new_tokens=cfg.answer.max_new_tokens,
         compared=name_compared(opponents, titles),
-        judge=make_node("label", label, **reward if label.by_reward else {}).fingerprint if judged else None,
+        instruments={name: node.fingerprint for name, node in instruments.items()},
         retention=[],  # other nodes read these texts, and other nodes hold the settings of suites and labeler
         suites=Suites(),
         judged=Judged(labeler=cfg.eval.judged.labeler, max_longer=cfg.eval.judged.max_longer),

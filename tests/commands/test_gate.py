@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stages.cli.compose import needs_graph
@@ -57,7 +58,7 @@ def measured(seed: int, fault: Fault = right_or_wrong, ends: bool = True) -> lis
         answer.finish_reason = "stop" if ends else "length"
         answers[e.id] = answer
     table = tabulate([*prompts()], {"policy": answers})
-    return measure_answers([table], table, answers)
+    return measure_answers([table], {PASSES: table}, answers)
 
 
 def code(new: list[Measure], *seeds: list[Measure], old: Sequence[list[Measure]] = ()) -> Code:
@@ -80,6 +81,23 @@ def test_a_broken_task_is_named_although_the_mean_of_all_tasks_hardly_moves() ->
     [task] = [name for name, line in lines.items() if line.code is Code.worse]
     assert task == f"task {prompts()[0].task}"
     assert lines[task].after < lines[task].before - 0.3
+
+
+def test_many_measures_do_not_fail_an_equal_policy_more_often() -> None:
+    draw, ends = np.random.default_rng(0), list[Code]()
+    for _ in range(40):
+        before = (draw.random((12, 100)) < RIGHT).astype(float)
+        after = np.where(draw.random(before.shape) < NOISE, 1 - before, before)
+        rows = [
+            [
+                Measure(str(i), str(j), "task", value)
+                for i, line in enumerate(side.tolist())
+                for j, value in enumerate(line)
+            ]
+            for side in (before, after)
+        ]
+        ends.append(outcome(compare([by_measure(rows[0])], [by_measure(rows[1])], MARGIN, CONFIDENCE)))
+    assert ends.count(Code.worse) <= 3, "each measure by itself failed 11 of them"
 
 
 def test_few_prompts_cannot_tell_and_enough_of_them_would() -> None:
@@ -164,6 +182,20 @@ def test_the_command_ends_with_the_code_and_writes_the_reasons(built: Path, tmp_
     (old / FILE).write_bytes(b"another content")
     damaged = inside("stage=gate", f"outputs={tmp_path / 'same'}", f"gate.against={old}")
     assert (damaged.returncode, FILE in damaged.stderr) == (2, True)
+    assert not [*(tmp_path / "same").glob("gate.*")], "an earlier comparison is not taken for this one"
+
+
+def test_evaluations_of_two_versions_are_not_compared(built: Path, tmp_path: Path) -> None:
+    old, _ = (published(built, tmp_path / name, measured(1)) for name in ("old", "new"))
+    manifest = json.loads((old / "manifest.json").read_text())
+    (old / "manifest.json").write_text(json.dumps(manifest | {"version": manifest["version"] - 1}))
+    ran = inside("stage=gate", f"outputs={tmp_path / 'new'}", f"gate.against={old}")
+    assert ran.returncode == 2 and "rebuild=eval" in ran.stdout and str(tmp_path / "old") in ran.stdout
+
+
+def test_a_sweep_has_no_exit_code_of_a_gate(chain: Chain) -> None:
+    ran = inside("-m", "stage=gate", "recipe=tiny", f"outputs={chain.root}", f"gate.against={chain.root},other")
+    assert (ran.returncode, "Leave out -m" in ran.stderr) == (2, True)
 
 
 def test_a_run_is_compared_with_itself_and_an_error_has_the_code_of_no_comparison(

@@ -42,8 +42,9 @@ def test_the_shares_are_those_of_the_margins_that_the_training_measured(chain: C
     beta = chain.manifest("dpo")["config"]["beta"]
     scores = dict(zip([ids.id for ids in rows], beta * (ratios[:, 0] - ratios[:, 1]), strict=True))
     assert scores == pytest.approx(margins, abs=1e-4)
-    figures = learnt_results(cfg, inputs, "sft", out)
+    figures, measured = learnt_results(cfg, inputs, "sft", out)
     assert figures["ratio"]["policy"]["mean"] == np.mean([margin > 0 for margin in margins.values()])
+    assert np.mean([m.value for m in measured]) == figures["ratio"]["policy"]["mean"]
     assert (figures["pairs"], figures["note"]) == (len(margins), "too few to say")
     assert figures["sum"]["sft"]["mean"] == np.mean(favoured(sums["sft"]))
     assert figures["sum"].keys() == figures["per_token"].keys() == {"sft", "policy", "policy-sft"}
@@ -58,7 +59,7 @@ def test_the_shares_are_those_of_the_margins_that_the_training_measured(chain: C
 def test_the_same_weights_twice_have_learnt_nothing(chain: Chain, tmp_path: Path) -> None:
     inputs = inputs_of(chain)
     copied = shutil.copytree(inputs["sft"], tmp_path / "copied")
-    figures = learnt_results(evaluation(), inputs | {"policy": copied}, "sft", work(tmp_path))
+    figures, _ = learnt_results(evaluation(), inputs | {"policy": copied}, "sft", work(tmp_path))
     assert figures["ratio"]["policy"]["mean"] == 0.5
     assert figures["sum"]["policy-sft"]["mean"] == 0
 
@@ -83,14 +84,14 @@ def test_what_the_template_or_the_context_does_not_hold_is_left_out_and_counted(
     assert [f"{longest + 1} of {len(before)} held-out pairs" in warning for warning in out.warnings] == [True]
     monkeypatch.setattr(scoring, "read_context_length", lambda model: 1)
     none = work(tmp_path / "none")
-    assert learnt_results(evaluation(), inputs, "sft", none) == {}
+    assert learnt_results(evaluation(), inputs, "sft", none) == ({}, [])
     assert len(none.warnings) == 1
 
 
 def test_models_that_share_no_template_are_not_scored(chain: Chain, tmp_path: Path) -> None:
     inputs = inputs_of(chain)
     for before in ("base", "other"):
-        assert learnt_results(evaluation(**{before: "A", "policy": "SFT"}), inputs, before, work(tmp_path)) == {}
+        assert learnt_results(evaluation(**{before: "A", "policy": "SFT"}), inputs, before, work(tmp_path)) == ({}, [])
 
 
 def preferences(file: Path, chosen: Any) -> tuple[str, ...]:
@@ -107,7 +108,7 @@ def test_learnable_preferences_are_learnt_and_a_coins_are_not(chain: Chain, tmp_
     for name, chosen in {"rule": lambda i: 0, "coin": coin}.items():
         line = preferences(tmp_path / f"{name}.jsonl", chosen)
         build(chain.root, "stage=dpo", *line)
-        figures[name] = learnt_results(evaluation(), inputs_of(chain, *line), "sft", work(tmp_path / name))
+        figures[name], _ = learnt_results(evaluation(), inputs_of(chain, *line), "sft", work(tmp_path / name))
         assert figures[name]["pairs"] >= ENOUGH_PAIRS and figures[name]["note"] == ""
     rule, coin = (figures[name]["ratio"]["policy"] for name in ("rule", "coin"))
     assert rule["low"] > 0.9

@@ -44,7 +44,8 @@ def main() -> None:
             samples.append({"doc_hash": str(i), "doc_id": i, "questions": keys, "scores": scores})
         name = "acc" if "acc" in samples[0]["scores"] else "exact_match"
         figures = {name: sum(sample["scores"][name] for sample in samples) / len(samples)}
-        send({"task": task, "samples": samples, "figures": figures})
+        message = {"task": task, "benchmark": task, "samples": samples, "figures": figures}
+        send(message | {"less_is_better": rows[task][0].get("less_is_better", [])})
 
 
 if __name__ == "__main__":

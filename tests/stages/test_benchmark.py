@@ -9,7 +9,9 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +21,17 @@ from stages.commands import compare
 from stages.config.blocks.evaluation import Eval
 from stages.config.installation import ENGINE, engine_version, install_command
 from stages.config.schema import Compare
-from stages.evaluation.benchmarks import Response, SampleScore, benchmark_results, mean_metrics, sentence
+from stages.evaluation.benchmarks import (
+    LESS,
+    Response,
+    SampleScore,
+    benchmark_results,
+    mean_metrics,
+    score_samples,
+    sentence,
+)
 from stages.evaluation.engine import write_splitter
+from stages.evaluation.lm_eval_driver import tasks_of
 from stages.models.contract import PlainText, load_contract, load_or_derive_contract
 from stages.models.loading import load_model
 from stages.store.records import Example, load, save
@@ -257,14 +268,38 @@ def test_only_prompts_that_all_models_answered_are_compared(tmp_path: Path) -> N
     scores = {"sft": [0, 0, 1, 1], "policy": [1, 0, 1]}
     for role, of_role in scores.items():
         (tmp_path / role).mkdir()
-        rows = [SampleScore("told", "acc", "", i, [], float(score)) for i, score in enumerate(of_role)]
+        rows = [SampleScore("told", "own", "acc", "", i, [], float(score)) for i, score in enumerate(of_role)]
         save(tmp_path / role / "samples.parquet", rows, SampleScore)
-    cfg = Eval(models={"sft": "SFT", "policy": "DPO"}, confidence=0.95)
-    [row], _ = benchmark_results(cfg, {f"benchmark_{role}": tmp_path / role for role in scores})
+    cfg = Eval(models={"sft": "SFT", "policy": "DPO"}, confidence=0.95, instruments={"benchmark": "of 5 shots"})
+    [row], measured = benchmark_results(cfg, {f"benchmark_{role}": tmp_path / role for role in scores})
     assert row["prompts"] == 3
     assert row["policy-sft"]["mean"] == pytest.approx(1 / 3)
     assert benchmark_results(cfg, {}) == ([], [])
+    assert {(m.measure, m.group) for m in measured} == {("own acc", "told")}, (
+        "a benchmark of many tasks is one measure"
+    )
+    otherwise = replace(cfg, instruments={"benchmark": "of 0 shots"})
+    _, asked_otherwise = benchmark_results(otherwise, {f"benchmark_{role}": tmp_path / role for role in scores})
+    assert {m.unit for m in measured}.isdisjoint(m.unit for m in asked_otherwise)
     assert " 0 of 1 " in sentence([row], "policy-sft", {"policy-sft": "DPO − SFT"})
+
+
+def test_where_less_is_better_more_is_worse_for_the_gate(tmp_path: Path) -> None:
+    task: dict[str, Any] = {"task": "toxic", "benchmark": "toxic", "less_is_better": ["share"]}
+    task["samples"] = [{"doc_hash": "", "doc_id": 0, "questions": [], "scores": {"share, first": 0.25, "acc": 0.75}}]
+    (tmp_path / "policy").mkdir()
+    scores = score_samples(task, {"share, first": True, "acc": True}, {})
+    save(tmp_path / "policy" / "samples.parquet", scores, SampleScore)
+    cfg = Eval(models={"policy": "DPO"}, confidence=0.95, instruments={"benchmark": ""})
+    rows, measured = benchmark_results(cfg, {"benchmark_policy": tmp_path / "policy"})
+    assert [(row["metric"], row["policy"]["mean"]) for row in rows] == [("share, first" + LESS, 0.25), ("acc", 0.75)]
+    assert [m.value for m in measured] == [0.75, 0.75]
+
+
+@pytest.mark.parametrize("form", ["plain", "grouped"])
+def test_the_tasks_of_a_group_are_those_of_its_groups_too(form: str) -> None:
+    parts = {"mmlu": ["stem", "other"], "stem": ["algebra", "physics"], "algebra": []} if form == "grouped" else {}
+    assert [*tasks_of("mmlu", parts)] == (["algebra", "physics", "other"] if parts else ["mmlu"])
 
 
 def test_a_metric_is_a_mean_only_if_the_figure_is_that_of_its_scores() -> None:

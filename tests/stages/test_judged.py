@@ -99,8 +99,8 @@ def test_the_gate_compares_no_win_rates_of_two_judges(chain: Chain, tmp_path: Pa
             typed = [*judge_at(server.url), prompts, *NO_TESTS, f"eval.judged.judge.temperature={temperature}"]
             build(chain.root, "stage=eval", *typed)
             runs.append(by_measure(load(folder(chain.root, "eval", *typed) / FILE, Measure)))
-            judge = nodes(chain.root, *typed)["eval"].config.judge
-            assert judge == nodes(chain.root, *typed, "seed=1")["eval"].config.judge, "another run, the same judge"
+            judge, of_another_run = (nodes(chain.root, *typed, seed)["eval"].config for seed in ("seed=0", "seed=1"))
+            assert judge.instruments == of_another_run.instruments
     [wins] = [name for name in runs[0] if name.startswith("wins")]
     lines = compare(runs[:1], runs[1:], margin=0.05, confidence=0.95)
     assert {line.measure for line in lines if line.code is Code.other_prompts} == {wins}

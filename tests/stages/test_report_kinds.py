@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from stages import report
+from stages.evaluation.measures import FAVOURED, FILE, Measure
 from stages.pages.glossary import NOT_ASKED_FOR
+from stages.store.records import load
 from stages.store.store import Store
 from stages.store.workspace import StageDir
 from tests.browser import page_faults
@@ -121,6 +123,8 @@ def test_preferences_of_ones_own_are_told_by_held_out_pairs(
     assert results["gives_verdict"] == ["learnt"] and results["primary"] is None
     assert not {"results", "kinds", "judged", "retention", "outside"} & {*page}
     learnt = results["learnt"]
+    measured = load(chain.folder("eval", *line) / FILE, Measure)
+    assert sum(m.measure == FAVOURED for m in measured) == learnt["pairs"], "the gate compares what gives the verdict"
     assert (
         f"{learnt['ratio']['policy']['mean']:.1%}" in page["learnt"]
         and f"{learnt['pairs']} held-out pairs" in page["learnt"]

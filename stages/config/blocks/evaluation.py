@@ -108,5 +108,5 @@ class Eval:
     models: dict[str, str] = computed({})  # set by the pipeline: {ROLE: TITLE} of the evaluated models
     max_new_tokens: int | None = computed(None)  # set by the pipeline: of an answer, at most
     compared: dict[str, str] = computed({})  # set by the pipeline: {NAME: TITLE} of the policy's opponents
-    judge: str | None = computed(None)  # set by the pipeline: a digest of the labeler that compares the answers
+    instruments: dict[str, str] = computed({})  # set by the pipeline: digests of the judge and of the benchmarks
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)
