@@ -7,18 +7,12 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from stages.config.blocks.models import Model, RandomInit
 from stages.config.errors import UserError
 from stages.models.hub import download_model
-from stages.models.loading import load_gguf, load_model, load_tokenizer, save_model
+from stages.models.loading import Loaded, load_gguf, load_model, load_tokenizer, save_model
 from stages.models.rendering import validate_chat_template
 from stages.store.sealed_json import file_digest
 from stages.store.source_files import locate
@@ -51,7 +45,7 @@ def run(cfg: Model, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     }
 
 
-def read_folder(folder: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def read_folder(folder: Path, cfg: Model) -> Loaded:
     """Load model and tokenizer from a Hugging Face folder; never from pickled weights."""
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{cfg.key}={cfg.path}: {folder} has no *.safetensors. Convert the weights to safetensors.")
@@ -60,7 +54,7 @@ def read_folder(folder: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTo
     return load_model(folder), tokenizer
 
 
-def read_gguf(file: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def read_gguf(file: Path, cfg: Model) -> Loaded:
     """Load weights, dequantised to fp32, and tokenizer of a GGUF file."""
     if file.suffix != ".gguf":
         raise UserError(f"{cfg.key}={cfg.path}: a single file must be a .gguf; for safetensors, name the folder.")
@@ -78,7 +72,7 @@ def read_gguf(file: Path, cfg: Model) -> tuple[PreTrainedModel, PreTrainedTokeni
     return model, tokenizer
 
 
-def build_random_model(cfg: RandomInit) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def build_random_model(cfg: RandomInit) -> Loaded:
     """Return a small Llama with random weights, and a byte-level BPE tokenizer trained on generated instructions."""
     examples = generate(cfg.seed, {"sft": 400}, families=[])
     corpus = [text for e in examples for text in [*(m["content"] for m in e.messages), e.reference or ""]]

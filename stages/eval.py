@@ -78,7 +78,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     }
     if by_round := rounds.compare_rounds(inputs, cfg.confidence):
         results["rounds"] = by_round
-    by_suite, measured_by_suite = read_suites(cfg, inputs)
+    by_suite, measured_by_suite = read_suites(cfg, inputs, out)
     results |= {"suites": by_suite} if by_suite else {}
     by_task, scores = benchmarks.benchmark_results(cfg, inputs)
     results |= {"benchmarks": by_task} if by_task else {}

@@ -48,7 +48,8 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         ties = records.stream(pool / "judgements.parquet", Judgement) if tied else ()
         way_out = f" {admission.order_message(ties) or rules.advice[reasons[0][0]]}." if reasons else ""
         raise UserError(f"{cfg.key}: no pair could be made from {stats.prompts} prompts ({note}).{way_out}")
-    left_out = +(rules.refused_by_name() + result.left_out)
+    refused = Counter({rules.refused_names[reason]: count for reason, count in rules.refused.items()})
+    left_out = +(refused + result.left_out)
     copies, passed_over = (rules.refused[admission.COPIES], stats.passed_over) if stats.preferred else (0, 0)
     if copies:
         out.warn(f"{copies} preferences are left out because they repeat another preference with the same two texts")

@@ -125,14 +125,9 @@ def answer_prompts(cfg: Select, pool: Path, refused: Counter[str]) -> Iterator[B
                 repaired.append(ended)
         if good or repaired:
             answer = max(good or repaired, key=lambda c: (likelihood(c), c.candidate_id))
-            example = demonstration(prompt, answer, "selected" if good else "mended", cfg)
+            source, split = "selected" if good else "mended", draw_side(prompt.id, cfg.validation_fraction, Split.sft)
+            example = replace(prompt, reference=answer.text.strip(), source=source, split=split)
             yield BestAnswer(**vars(example), good=len(good), limited=prompt.limited_tasks)
-
-
-def demonstration(prompt: Example, answer: Candidate, source: str, cfg: Select) -> Example:
-    """Return the prompt with an answer as reference, in split `sft` or `validation`."""
-    split = draw_side(prompt.id, cfg.validation_fraction, Split.sft)
-    return replace(prompt, reference=answer.text.strip(), source=source, split=split)
 
 
 def likelihood(candidate: Candidate) -> float:

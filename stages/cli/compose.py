@@ -33,8 +33,7 @@ from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
 FREE = re.compile(rf"({spelling.FREE})=")
-CACHES = {"HF_DATASETS_CACHE": "datasets", "HF_MODULES_CACHE": "modules"}  # a folder for each variable
-CACHES |= {"MPLCONFIGDIR": "matplotlib"}
+CACHES = {"HF_DATASETS_CACHE": "datasets", "HF_MODULES_CACHE": "modules", "MPLCONFIGDIR": "matplotlib"}
 ConfigStore.instance().store(name="schema", node=Config)  # here, as it takes a third of a second each time
 
 

@@ -6,7 +6,6 @@ every row with a code, and `audit.html` shows the counts and examples."""
 import logging
 import os
 import tempfile
-import uuid
 from collections import Counter
 from pathlib import Path
 
@@ -52,14 +51,9 @@ def audit(data: Data, sources: list[AuditedSource], store: Store) -> None:
     last = read_note(counts, require_keys("sources", "codes"))
     previous = Counter[str](last["codes"]) if last and last["sources"] == source_paths(sources) else None
     counts.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{ROWS}-{uuid.uuid4().hex}.draft")
-    try:
-        with open(draft, "w", encoding="utf-8", errors="backslashreplace") as rows:
-            for source in sources:
-                audited_rows.audit_source(source, auditor, diversity, rows)
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
+    with safe_files.draft_of(file) as draft, open(draft, "w", encoding="utf-8", errors="backslashreplace") as rows:
+        for source in sources:
+            audited_rows.audit_source(source, auditor, diversity, rows)
     for source in sources:
         for line in source.report.notes:
             log.info("%s", visible(f"{source.key}: {line}"))

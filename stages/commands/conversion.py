@@ -6,25 +6,24 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from stages.config import trl_arguments
 from stages.config.blocks.training import DPO, WITH_TRL, Training
 from stages.config.choices import LOSS_TYPES, Adapter, Checkpointing, Sharding
+from stages.config.installation import read_beside
 from stages.config.schema import group_defaults
 
 Settings = dict[str, Any]
 NOTHING: tuple[Any, ...] = (None, False, 0, -1, "", "no", "none", [], {})  # values that ask for nothing
 
 
-@cache
 def load_table(name: str) -> Mapping[str, Any]:
-    return yaml.safe_load(Path(__file__).with_name("frameworks").joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+    return read_beside(str(Path(__file__).with_name("frameworks") / name))
 
 
 HEADINGS: Mapping[str, str] = load_table("common")["headings"]  # of remarks, by kind

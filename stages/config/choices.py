@@ -9,21 +9,9 @@ TABLES = read_beside(__file__)
 Command = StrEnum("Command", "plan compare gate gc doctor audit chat export sync parity convert")
 
 
-class Role(StrEnum):
-    """The role of a model in the evaluation: an objective's name is that of its arm. `other` is a model from outside
-    the run that the policy is compared with. In settings, an objective's name means the policy too, if it trained it.
-    """
-
-    base = "base"
-    sft = "sft"
-    control = "control"
-    control_pairs = "control_pairs"
-    policy = "policy"
-    other = "other"
-    dpo = "dpo"
-    kto = "kto"
-    grpo = "grpo"
-
+# The role of a model in the evaluation: an objective's name is that of its arm. `other` is a model from outside the
+# run that the policy is compared with. In settings, an objective's name means the policy too, if it trained it.
+Role = StrEnum("Role", "base sft control control_pairs policy other dpo kto grpo")
 
 # The training after SFT: DPO on pairs, KTO on labelled completions, GRPO on the model's own scored answers; or none:
 # the SFT model is the policy.

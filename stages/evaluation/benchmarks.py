@@ -79,9 +79,9 @@ def score_samples(
     """Return the scores of a task by metrics that are means, for prompts whose questions all have responses."""
     names = {metric: metric + LESS * (metric.partition(",")[0] in task["less_is_better"]) for metric in is_mean}
     return [
-        SampleScore(task["task"], task["benchmark"], names[metric], sample["doc_hash"], sample["doc_id"], asked, score)
+        SampleScore(task["task"], task["benchmark"], names[metric], sample["doc_hash"], sample["doc_id"], ids, score)
         for sample in task["samples"]
-        if responses.keys() >= {*(asked := sample["questions"])}
+        if responses.keys() >= {*(ids := sample["questions"])}
         for metric, score in sample["scores"].items()
         if is_mean[metric]
     ]

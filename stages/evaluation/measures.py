@@ -13,7 +13,7 @@ PASSES = "passes all checks"
 FAVOURED = "better answers of held-out labels favoured"
 ENDINGS = "answers that end"
 LOOPLESS = "answers without a loop"
-LENGTH = "tokens of an answer"
+LENGTH = "characters of an answer"
 FILE = "measures.parquet"
 
 
@@ -47,7 +47,7 @@ def measure_answers(
     candidates = [answers[e.id] for e in prompts]
     rows = rows_of(ENDINGS, prompts, (a.finish_reason == "stop" for a in candidates))
     rows += rows_of(LOOPLESS, prompts, (not is_repetitive(a.text) for a in candidates))
-    rows += rows_of(LENGTH, prompts, (a.n_tokens for a in candidates))
+    rows += rows_of(LENGTH, prompts, (len(a.text) for a in candidates))
     for name, table in checked.items():
         rows += rows_of(name, table.prompts, table.passed[:, table.roles.index("policy")])
     return rows

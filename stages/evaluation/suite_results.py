@@ -18,13 +18,14 @@ from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.measures import Measure, unit_of
 from stages.evaluation.outcomes import Answers, before, main_difference, means_and_differences, read_answers
 from stages.store.records import Example, Records, content_id
+from stages.store.workspace import StageDir
 from stages.tasks.checks import share_passed
 from stages.tasks.suites import SUITES
 
 OWN = "suites"  # the answers in each model's own form
 
 
-def read_suites(cfg: Eval, inputs: Mapping[str, Path]) -> tuple[dict[str, Any], list[Measure]]:
+def read_suites(cfg: Eval, inputs: Mapping[str, Path], out: StageDir) -> tuple[dict[str, Any], list[Measure]]:
     """Return results and measures on pairs that every model answered and the data does not contain."""
     if OWN not in inputs:
         return {}, []
@@ -39,6 +40,8 @@ def read_suites(cfg: Eval, inputs: Mapping[str, Path]) -> tuple[dict[str, Any], 
         for form, of_form in answers.items()
         if e.id in seen or (e.id not in of_form["policy"] and (form == OWN or e.task == "templates"))
     }
+    if unusable:
+        out.warn(f"eval.suites: {len(unusable)} pairs are left out: a model did not answer both, or the data has one.")
     return suite_results([e for e in prompts if e.request not in unusable], answers, cfg)
 
 
@@ -116,4 +119,4 @@ def sentence(suites: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     fewer = [f"{title}, {delta.points()}" for title, delta in deltas.items() if delta.high < 0]
     lists = [f"{word} faults in {'; '.join(each)}" for word, each in (("more", more), ("fewer", fewer)) if each]
     clause = " and ".join(lists) or "neither more nor fewer faults, measurably, in any suite"
-    return f"Against {titles[before(titles)]}, {titles['policy']} shows {clause}."
+    return f"Against {titles[before(titles)]}, {titles['policy']} shows {clause}." if deltas else ""

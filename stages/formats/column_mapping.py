@@ -183,10 +183,7 @@ def format_name(kind: type[Format]) -> str:
     return kind.__module__.rpartition(".")[2]
 
 
-TEXTUAL = (
-    "input",
-    "completion",
-)  # roles of which `[]` and `{}` may be the words: an empty list is the answer to a request
+TEXTUAL = ("input", "completion")  # roles of which `[]` and `{}` may be the words: the answer to a request
 
 
 def build_mapping(format: Format, columns: list[str], user_columns: Mapping[str, Path | None]) -> ColumnMapping:
@@ -203,9 +200,7 @@ def role_getters(paths: Mapping[str, Path], columns: Iterable[str]) -> Getters:
 
 def read_values(getters: Getters, row: dict[str, Any]) -> dict[str, Any]:
     values = ((role, get(row)) for role, get in getters)
-    return {
-        role: value for role, value in values if not is_empty(value) or (role in TEXTUAL and str(value or "").strip())
-    }
+    return {role: v for role, v in values if not is_empty(v) or (role in TEXTUAL and str(v or "").strip())}
 
 
 def unread_columns(

@@ -63,14 +63,12 @@ class RewardModel(Labeler):
 
     def judge_all(self, pool: Pool) -> Iterator[Judgement]:
         """Yield judgements with the reward in `raw`. A candidate that the model cannot read gets an error."""
-        score_shard = partial(self.score, {prompt.id: prompt for prompt in pool.prompts})
+        score = partial(self.score, {prompt.id: prompt for prompt in pool.prompts})
         size, name = self.cfg.runtime.shard_size, f"label {self.name}"
         key = lambda c: c.candidate_id
         candidates = [*pool.candidates]
         blocks = cut_blocks(([c] for c in sorted(candidates, key=key)), key, size)
-        judgements = [
-            *produce_in_shards(candidates, key, score_shard, Judgement, key, size, name, self.out, blocks=blocks)
-        ]
+        judgements = [*produce_in_shards(candidates, key, score, Judgement, key, size, name, self.out, blocks=blocks)]
         rewards = sorted(float(j.raw) for j in judgements if j.raw is not None)
         for j in judgements:
             if j.raw is not None:
@@ -94,19 +92,15 @@ class RewardModel(Labeler):
             except ContractError as reason:
                 yield c, [Judgement(c.prompt_id, self.name, c.candidate_id, error=str(reason))]
         for c, reward in self.rewards(readable):
-            fault = None if isfinite(reward) else f"the reward is {reward}"
-            yield (
-                c,
-                [Judgement(c.prompt_id, self.name, c.candidate_id, raw=None if fault else repr(reward), error=fault)],
-            )
+            raw, fault = (repr(reward), None) if isfinite(reward) else (None, f"the reward is {reward}")
+            yield c, [Judgement(c.prompt_id, self.name, c.candidate_id, raw=raw, error=fault)]
 
     def rewards(self, readable: Sequence[Readable]) -> Iterator[tuple[Candidate, float]]:
         """Yield candidates with rewards, longest first. The batches do not depend on the order of the pool."""
         if not readable:
             return
-        if (
-            pad_id := self.reading.pad_id
-        ) is None:  # any id that no row has, for the reward is read before the padding
+        if (pad_id := self.reading.pad_id) is None:
+            # Any id that no row has, for the reward is read before the padding.
             used = {token for _, ids in readable for token in ids}
             pad_id = min({*range(len(used) + 1)} - used)
         precision, device = self.cfg.precision or Precision.fp32, loading.resolve_device(self.cfg.runtime.device)

@@ -39,7 +39,7 @@ class Contract:
 
     def prompt(self, messages: list[Message]) -> list[int]:
         """Return the token ids of a conversation up to the point where the assistant begins."""
-        [(ids, _)] = self._render([messages], to_answer=True)
+        [(ids, _)] = self.render([messages], to_answer=True)
         return ids
 
     def example(self, messages: list[Message]) -> Tokens:
@@ -69,7 +69,7 @@ class Contract:
         if any(end_of_turn in message["content"] for message in chain.from_iterable(conversations)):
             raise ContractError(f"a message holds {end_of_turn}, which ends a turn")
         questions = [messages[:-1] for messages in conversations if len(messages) > 1]
-        prompts, wholes = iter(self._render(questions, to_answer=True)), self._render(conversations)
+        prompts, wholes = iter(self.render(questions, to_answer=True)), self.render(conversations)
         return [
             self._validated_example(next(prompts)[0] if len(messages) > 1 else [], ids, marked)
             for messages, (ids, marked) in zip(conversations, wholes, strict=True)
@@ -154,7 +154,7 @@ class Contract:
         """The hash of vocabulary, template and stop tokens: with equal digests, token ids have the same meaning."""
         return content_id(self.tokenizer.get_vocab(), self.tokenizer.chat_template, self.stop_ids)
 
-    def _render(self, conversations: list[list[Message]], to_answer: bool = False) -> list[Tokens]:
+    def render(self, conversations: list[list[Message]], to_answer: bool = False) -> list[Tokens]:
         try:
             return tokenize_conversations(self.tokenizer, conversations, to_answer)
         except TemplateFault as error:
@@ -237,6 +237,21 @@ class Continuation(Contract):
         return super().text(ids).split("\n\n")[0]
 
 
+class WithoutSystem(Contract):
+    """The contract of a base model whose chat template refuses system turns: their text leads the first user turn."""
+
+    def render(self, conversations: list[list[Message]], to_answer: bool = False) -> list[Tokens]:
+        return super().render([*map(lead_with_system, conversations)], to_answer)
+
+
+def lead_with_system(conversation: list[Message]) -> list[Message]:
+    """Return a conversation whose system turn is the beginning of its first user turn."""
+    system, *turns = conversation
+    if system["role"] != "system" or not turns:
+        return conversation
+    return [turns[0] | {"content": f"{system['content']}\n\n{turns[0]['content']}"}, *turns[1:]]
+
+
 class PlainText(Contract):
     """The prompt format of benchmarks for such a base model: the text of the first message, to continue."""
 
@@ -255,7 +270,8 @@ class PlainText(Contract):
 
 def load_or_derive_contract(model: Path) -> Contract:
     """Read the contract of a model folder, or derive one from the tokenizer of a base model, which has none yet. A
-    base without a chat template gets a `Continuation`: its training never had chat tokens.
+    base without a chat template gets a `Continuation`: its training never had chat tokens. One whose template refuses
+    system turns is `WithoutSystem`.
     Raise ContractError if the tokenizer breaks the contract in the folder."""
     if (model / "contract.json").exists():
         return load_contract(model)
@@ -264,4 +280,11 @@ def load_or_derive_contract(model: Path) -> Contract:
     stops = load_json(generation, require_keys()).get("eos_token_id") if generation.exists() else None
     ends = [tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])]  # the first is the end of turn
     stop_ids = [i for i in dict.fromkeys(ends) if i is not None]
-    return (Contract if tokenizer.chat_template else Continuation)(tokenizer, stop_ids)
+    if not tokenizer.chat_template:
+        return Continuation(tokenizer, stop_ids)
+    contract = Contract(tokenizer, stop_ids)
+    try:
+        contract.prompt([{"role": role, "content": role} for role in ("system", "user")])
+    except ContractError:
+        contract = WithoutSystem(tokenizer, stop_ids)
+    return contract

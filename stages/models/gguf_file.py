@@ -137,8 +137,9 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, r
     for name in ("bos_token_id", "eos_token_id", "unk_token_id", "pad_token_id"):
         if (token := getattr(tokenizer, name)) is not None:
             getattr(writer, f"add_{name}")(token)
-    if tokenizer.chat_template:
-        writer.add_chat_template(without_markers(tokenizer.chat_template))
+    if template := tokenizer.chat_template:
+        # Only training needs `{% generation %}`, which most readers refuse: it is commented out.
+        writer.add_chat_template(re.sub(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}", r"{#\1 \2#}", template))
 
 
 def pre_tokenizer_name(definition: dict[str, Any]) -> str:
@@ -155,11 +156,6 @@ def pre_tokenizer_name(definition: dict[str, Any]) -> str:
                 if parts[0]["pattern"] == {"Regex": split}:
                     return str(name)
     raise UserError(f"the tokenizer splits text by a rule that has no name in GGUF ({', '.join(kinds)}).")
-
-
-def without_markers(template: str) -> str:
-    """Return the template with `{% generation %}` commented out, which only training needs and most readers refuse."""
-    return re.sub(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}", r"{#\1 \2#}", template)
 
 
 def read_back(file: Path, config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:

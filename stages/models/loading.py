@@ -23,6 +23,7 @@ from stages.models import safe_folder
 if TYPE_CHECKING:
     from peft import PeftModel
 
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 AutoRewardModel = transformers.AutoModelForSequenceClassification  # with one output
 LAYER = re.compile(r"(.*?)\.\d+\.")  # the start of the name of a layer's weight
 # Without trust_remote_code=False, transformers asks on the terminal whether to run a folder's code.
@@ -198,7 +199,7 @@ def isolated_gguf(file: Path) -> Iterator[dict[str, Any]]:
         yield {"pretrained_model_name_or_path": folder, "gguf_file": file.name, **LOCAL_WITHOUT_CODE}
 
 
-def load_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_gguf(file: Path) -> Loaded:
     """Load the weights of a GGUF file, dequantised to fp32, and its tokenizer. A damaged file raises any exception."""
     with isolated_gguf(file) as options:
         tokenizer = AutoTokenizer.from_pretrained(**options)

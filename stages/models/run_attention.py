@@ -7,6 +7,7 @@ gradients are added in place. In bf16, plain matrix products compute the gradien
 quarters of the time of the kernel's backward."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -45,15 +46,11 @@ class RunLayout:
 
     @classmethod
     def from_lengths(
-        cls,
-        lengths: list[int],
-        device: torch.device,
-        prefixes: list[int] | None = None,
-        continued: list[int] | None = None,
+        cls, lengths: list[int], device: torch.device, prefixes: Sequence[int] = (), continued: Sequence[int] = ()
     ) -> "RunLayout":
         """Return the layout of runs with these lengths. By default, each is a sequence or continues the one before."""
-        continued = continued or [max(0, run - 1) for run in range(len(lengths))]
-        return cls(lengths, prefixes or [0] * len(lengths), continued, device)
+        continues = [*continued] or [max(0, run - 1) for run in range(len(lengths))]
+        return cls(lengths, [*prefixes] or [0] * len(lengths), continues, device)
 
     @classmethod
     def from_positions(cls, position_ids: torch.Tensor) -> "RunLayout":
@@ -143,9 +140,7 @@ def join_ranges(starts: list[int] | NDArray[Any], lengths: list[int] | NDArray[A
 def send_tensor(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy a tensor of the CPU to the device. To an accelerator the copy starts from pinned memory, as otherwise the
     CPU would wait for all earlier work of the device."""
-    if device.type in ("cpu", "meta"):
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device) if device.type in ("cpu", "meta") else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def autocast_dtype(states: torch.Tensor) -> torch.dtype:

@@ -100,10 +100,6 @@ class Admission:
         within = [c for c in different if low <= c.distance <= high]
         return self.count_refused(different, within, OUTSIDE_QUANTILES, reason)
 
-    def refused_by_name(self) -> Counter[str]:
-        """Return the numbers of refused contrasts by their names."""
-        return Counter({self.refused_names[reason]: count for reason, count in self.refused.items()})
-
     def filter_messages(self) -> list[str]:
         """Return a message for each setting that refused contrasts, with the way to switch the setting off."""
         settings = {reason: way for reason, way in self.advice.items() if way not in self.ways_out}

@@ -4,7 +4,7 @@ Every model answers every set of prompts (`answer`). With `eval.judged`, each op
 policy's (`versus`), and a labeler judges these pairs of answers (`label`). With `benchmark.tasks`, every model answers
 these (`benchmark`). The node `eval` reads all of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from stages.config.choices import Role, Split
 from stages.config.installation import engine_version
 from stages.config.schema import Config
 from stages.pipeline.subgraphs import MakeNode, wire_labels
-from stages.store.node import Node
+from stages.store.node import Built, Graph, Node
 
 TITLES = {Role.base: "Base", Role.control: "Control", Role.control_pairs: "Control pairs", REFERENCE: REFERENCES}
 CONSTANT_PROMPTS = 50  # at most: enough prompts to see that a labeler often prefers a constant answer
@@ -24,14 +24,8 @@ WAITING = "waiting_"  # prefix of the names of judgements that people still owe:
 
 
 def wire_evaluation(
-    cfg: Config,
-    make_node: MakeNode,
-    models: Mapping[str, Node],
-    sets: Mapping[str, Node],
-    reward: Mapping[str, Node],
-    is_built: Callable[[Node], bool],
-    rounds: Sequence[Node] = (),
-) -> dict[str, Node]:
+    cfg: Config, make_node: MakeNode, models: Graph, sets: Graph, reward: Graph, is_built: Built, *rounds: Node
+) -> Graph:
     """Return the nodes of the evaluation by name. `models` are the evaluated models by role. `sets` are the nodes with
     prompts (`data`, `pairs` or `unpaired` for held-out labels, `outside`, `judged_prompts`, `suites`) and with texts
     (`retained`). `reward` is this run's reward model, if it labels. `rounds`: SFT and the policy of every round, if
@@ -48,7 +42,7 @@ def wire_evaluation(
         f"{ROUND}{number}": make_node("answer", on_validation, model=model, data=sets["data"])
         for number, model in enumerate(rounds if cfg.generates(Split.validation) else ())
     }
-    judged, opponents = dict[str, Node](), name_opponents(cfg, models) if cfg.eval.judged.is_requested else {}
+    judged, opponents = Graph(), name_opponents(cfg, models) if cfg.eval.judged.is_requested else {}
     if opponents:
         name = [*prompts][-1]  # the prompts of `eval.judged.source`, else of held-out pairs, else of the data
         compared = (name, *prompts[name])
@@ -77,10 +71,10 @@ def wire_evaluation(
     return answers | by_round | judged | {"eval": make_node("eval", block, **inputs)}
 
 
-def prompt_sets(cfg: Config, sets: Mapping[str, Node]) -> dict[str, tuple[Answer, dict[str, Node]]]:
+def prompt_sets(cfg: Config, sets: Graph) -> dict[str, tuple[Answer, Graph]]:
     """Return, by the name of the answers, the `answer` block and the node that holds the prompts. Prompts of held-out
     pairs are a set if the user's file brought them, or if there are no other prompts."""
-    by_name = dict[str, tuple[Answer, dict[str, Node]]]()
+    by_name = dict[str, tuple[Answer, Graph]]()
     if "suites" in sets:
         forms = FORMS if "templates" in (cfg.eval.suites.names or ()) else ()
         block, source = replace(cfg.answer, split=Split.test), {"data": sets["suites"]}
@@ -98,7 +92,7 @@ def prompt_sets(cfg: Config, sets: Mapping[str, Node]) -> dict[str, tuple[Answer
     return by_name
 
 
-def name_opponents(cfg: Config, models: Mapping[str, Node]) -> dict[str, str]:
+def name_opponents(cfg: Config, models: Graph) -> dict[str, str]:
     """Return the models of `eval.judged.against`: the name of each comparison, and the opponent's role or path."""
     opponents, folders = dict[str, str](), cfg.eval.judged.folders
     for number, name in enumerate(cfg.eval.judged.against, 1):
@@ -114,20 +108,20 @@ def name_opponents(cfg: Config, models: Mapping[str, Node]) -> dict[str, str]:
 def wire_comparisons(
     cfg: Config,
     make_node: MakeNode,
-    models: Mapping[str, Node],
+    models: Graph,
     opponents: Mapping[str, str],
-    answers: Mapping[str, Node],
-    compared: tuple[str, Answer, dict[str, Node]],
-    reward: Mapping[str, Node],
-    is_built: Callable[[Node], bool],
-) -> dict[str, Node]:
+    answers: Graph,
+    compared: tuple[str, Answer, Graph],
+    reward: Graph,
+    is_built: Built,
+) -> Graph:
     """Return the nodes of `eval.judged` by name: for each opponent, both models' answers side by side, and labels.
     `answers` are nodes by name. `compared` is the name of the compared answers, their `answer` block and the node of
     their prompts by role."""
     name, block, prompts = compared
     label, max_prompts = cfg.eval.judged.label, cfg.eval.judged.prompts or 0
     by_people, by_reward = "human" in label.labelers, reward if label.by_reward else {}
-    nodes, opponent_answers = dict[str, Node](), dict[str, Node]()
+    nodes, opponent_answers = Graph(), Graph()
     for key, path in opponents.items():
         if key in models:
             opponent_answers[key] = answers[f"{name}_{key}"]
@@ -154,7 +148,7 @@ def other_model_block(cfg: Config, path: str) -> Model:
     return Model(path, None, of=f"eval.judged.against[{cfg.eval.judged.against.index(path)}]")
 
 
-def name_models(cfg: Config, models: Mapping[str, Node]) -> dict[str, str]:
+def name_models(cfg: Config, models: Graph) -> dict[str, str]:
     """Return the models' titles for the report by role: the role or the objective that trained the model. If the run
     trains nothing, the two compared models are named by their folders."""
     if Role.other not in models:
@@ -180,6 +174,6 @@ def name_folders(folders: Sequence[str]) -> list[str]:
     return [str(path) if names.count(name) > 1 else name for path, name in zip(paths, names, strict=True)]
 
 
-def evaluated_models(nodes: Mapping[str, Node]) -> dict[str, Node]:
+def evaluated_models(nodes: Mapping[str, Node]) -> Graph:
     """Return the nodes of the evaluated models by role, in the order of the evaluation."""
     return {role: nodes["eval"].inputs[role] for role in nodes["eval"].config.models}

@@ -28,7 +28,7 @@ from stages.pipeline.pair_training import round_suffixes, wire_control, wire_con
 from stages.pipeline.provenance import target_stage
 from stages.pipeline.subgraphs import MakeNode, set_read_limits, wire_draws, wire_judged, wire_judgements, wire_sources
 from stages.store import source_files
-from stages.store.node import Node
+from stages.store.node import Built, Graph, Node
 
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
 VERSIONS = {"base": 5, "source": 6, "data": 11, "select": 4, "sft": 12, "sample": 9, "pool": 1, "label": 9}
@@ -38,9 +38,8 @@ VERSIONS |= {"answer": 11, "versus": 1, "benchmark": 2, "eval": 20, "report": 18
 # The stage to suggest after each stage, on the command line.
 NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sample": "label", "pool": "label"}
 NEXT |= {"label": "pairs", "pairs": "reference", "reference": "dpo", "unpaired": "pairs", "answer": "eval"}
-NEXT |= {"versus": "eval", "benchmark": "eval", "eval": "report"} | {
-    objective.name: objective.next for objective in OBJECTIVES.values()
-}
+NEXT |= {"versus": "eval", "benchmark": "eval", "eval": "report"}
+NEXT |= {objective.name: objective.next for objective in OBJECTIVES.values()}
 
 MISSING_STAGES: dict[str, str] = {  # by stage, the settings that add nodes of this stage to the graph
     Target.reference: "dpo.loss_type=[simpo] needs no reference.",
@@ -61,9 +60,7 @@ SEEDED_BLOCKS = ("sample", *OBJECTIVES)  # blocks with a seed; its default is th
 Pin = Callable[[Any, Path], tuple[Any, dict[str, str]]]  # from block and digest cache to pinned block and digests
 
 
-def wire_graph(
-    cfg: Config, cache: Path, pin: Pin = source_files.pin, is_built: Callable[[Node], bool] = lambda node: True
-) -> dict[str, Node]:
+def wire_graph(cfg: Config, cache: Path, pin: Pin = source_files.pin, is_built: Built = lambda node: True) -> Graph:
     """Return all nodes of a configuration by name: the roots, a chain per seed, the evaluations and the report. `pin`
     replaces files and hub revisions in a block by fixed versions, and returns the files' digests; `cache` is the file
     that remembers these. `is_built` tells if a node is in the store: the report waits for no unfinished judgements of
@@ -94,7 +91,7 @@ def wire_graph(
         roots = {"suites": make_node("data", block), **roots}
     if cfg.selects:  # all seeds share these demonstrations, as they share the base model
         roots |= wire_demonstrations(cfg, make_node, roots["base"], roots["data"])
-    seed_nodes = dict[str, Node]()
+    seed_nodes = Graph()
     for seed in cfg.seeds:
         chain = wire_chain(with_seed(cfg, seed), make_node, is_built, **roots)
         seed_nodes |= {f"{name}_seed_{seed}": node for name, node in chain.items()}
@@ -109,7 +106,7 @@ def wire_graph(
     return nodes | {"report": make_node("report", cfg.report, **reported)}
 
 
-def wire_imported_candidates(cfg: Config, make_node: MakeNode) -> dict[str, Node]:
+def wire_imported_candidates(cfg: Config, make_node: MakeNode) -> Graph:
     """Return the nodes of a run that reads its candidates, or labelled candidates, from a file. It needs no model."""
     if cfg.label.brings_pool:
         return wire_judgements(cfg, make_node, make_node("label", cfg.label))
@@ -118,7 +115,7 @@ def wire_imported_candidates(cfg: Config, make_node: MakeNode) -> dict[str, Node
     return {"sample": pool} | label_nodes | wire_judgements(cfg, make_node, judged)
 
 
-def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node) -> dict[str, Node]:
+def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node) -> Graph:
     """Return the nodes that select demonstrations for SFT from the base model's own answers. The base model answers
     the prompts that have no reference answer. A labeler scores its answers, and `select` keeps the best. By default,
     the labeler is the verifier, since generated requests carry checks, and no endpoint is asked. With
@@ -139,25 +136,18 @@ def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node
     return {"sample_base": pool, "label_base": judged, "select": select}
 
 
-def wire_chain(
-    cfg: Config,
-    make_node: MakeNode,
-    is_built: Callable[[Node], bool],
-    base: Node,
-    data: Node,
-    select: Node | None = None,
-    **roots: Node,
-) -> dict[str, Node]:
+def wire_chain(cfg: Config, make_node: MakeNode, is_built: Built, base: Node, data: Node, **roots: Node) -> Graph:
     """Return the nodes of one seed: SFT, a reward model, the objectives that train it further, the control and the
-    evaluation. SFT learns from `select`, the selected demonstrations, if there are any, else from `data`. `roots` are
-    further data by name, of which the evaluation reads `EVALUATION_SETS`."""
-    demonstrations = Demonstrations.selected if select else Demonstrations.given
-    sft = make_node("sft", replace(cfg.sft, demonstrations=demonstrations), base=base, data=select or data)
+    evaluation. `roots` are further data by name: SFT learns from `select`, the selected demonstrations, if there are
+    any, else from `data`, and the evaluation reads `EVALUATION_SETS`."""
+    demonstrations = Demonstrations.selected if "select" in roots else Demonstrations.given
+    block = replace(cfg.sft, demonstrations=demonstrations)
+    sft = make_node("sft", block, base=base, data=roots.get("select", data))
     nodes, sets = {"sft": sft}, {"data": data} | {name: roots[name] for name in roots if name in EVALUATION_SETS}
     if cfg.reward.source.path:
         nodes |= wire_reward_model(cfg, make_node, sft)
     reward = {"reward": nodes["reward"]} if "reward" in nodes else {}
-    models: dict[str, Node] = {Role.base: base, Role.sft: sft}
+    models: Graph = {Role.base: base, Role.sft: sft}
     if cfg.align is Align.none:
         if cfg.sft.train:
             models = {Role.base: base, Role.policy: sft}
@@ -179,22 +169,17 @@ def wire_chain(
     sets |= {"pairs": nodes["pairs"]} if cfg.by_pairs else {"unpaired": nodes["unpaired"]} if cfg.by_labels else {}
     policies = [nodes[f"dpo{suffix}"] for suffix in round_suffixes(cfg)] if cfg.by_pairs else []
     rounds = [sft, *policies] if len(policies) > 1 else []
-    return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built, rounds)
+    return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built, *rounds)
 
 
-def wire_grpo(
-    cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: dict[str, Node]
-) -> dict[str, Node]:
+def wire_grpo(cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: Graph) -> Graph:
     """Return the node of GRPO, whose own completions `label` scores. `scored_by`: a reward model of this run."""
-    block = ScoredGRPO(
-        **vars(cfg.grpo), label=replace(cfg.label, audit=None, known=None)
-    )  # of a pool, which it has not
+    label = replace(cfg.label, audit=None, known=None)  # both are of a pool, which GRPO has not
+    block = ScoredGRPO(**vars(cfg.grpo), label=label)
     return {"grpo": make_node("grpo", block, policy=sft, data=data, **scored_by)}
 
 
-def wire_kto(
-    cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: dict[str, Node]
-) -> dict[str, Node]:
+def wire_kto(cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: Graph) -> Graph:
     """Return the nodes of KTO. Beside DPO, candidates and labels are those of its first round, whose nodes have names
     already. `scored_by`: a reward model of this run."""
     judged, nodes = wire_judged(cfg, make_node, [], sft, data, {"base": base, "sft": sft}, scored_by)
@@ -207,7 +192,7 @@ def wire_kto(
     return nodes | {"label": judged, "unpaired": unpaired, "reference": reference, "kto": kto}
 
 
-def wire_reward_model(cfg: Config, make_node: MakeNode, sft: Node) -> dict[str, Node]:
+def wire_reward_model(cfg: Config, make_node: MakeNode, sft: Node) -> Graph:
     """Return the nodes of a reward model trained on `reward.source`, preferences that DPO does not train on."""
     source, label_keys = cfg.reward.source, {key.name for key in fields(Label)}
     source_settings = {key.name: getattr(source, key.name) for key in fields(Source) if key.name in label_keys}
@@ -226,14 +211,14 @@ def with_seed(cfg: Config, seed: int) -> Config:
     return replace(cfg, seed=seed, **blocks)
 
 
-def dataset_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
+def dataset_nodes(cfg: Config, nodes: Graph) -> list[Node]:
     """Return the nodes that an exported dataset is made of: each round's pairs and unpaired labels, and SFT's data."""
     tables = [f"{name}{suffix}" for suffix in round_suffixes(cfg) for name in ("pairs", "unpaired")]
     preferences = [nodes[table] for table in tables if table in nodes]
     return preferences + ([nodes["sft"].inputs["data"]] if cfg.sft.train else [])
 
 
-def requested_nodes(cfg: Config, nodes: dict[str, Node]) -> list[Node]:
+def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
     """Return the nodes that `stage` asks for. `stage=sample` and `stage=label` ask for preferences, without further
     draws, and neither for demonstrations nor for compared answers. The control is trained after DPO, so `stage=sft`
     does not ask for it."""

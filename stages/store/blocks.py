@@ -70,12 +70,6 @@ def claim(lock: Path, use_lock: bool = True) -> Iterator[int | None]:
         os.close(descriptor)
 
 
-def count_claim(lock: Path) -> None:
-    """Add a claim, as a byte, to the file of a lock that this process holds."""
-    with open(lock, "ab") as file:
-        file.write(b".")
-
-
 def try_lock(descriptor: int) -> bool:
     """Return whether this process has got the lock at once."""
     try:
@@ -119,7 +113,8 @@ def claim_blocks(blocks: Sequence[Block[Item]], folder: Path, place: tuple[int, 
                 if earlier_claims is None:
                     others_work = True
                 elif not block.shard(folder).exists() and earlier_claims < DEATHS:
-                    count_claim(lock)
+                    with open(lock, "ab") as file:
+                        file.write(b".")  # the lock's file has a byte for each claim
                     claimed = True
                     yield block
         if claimed:

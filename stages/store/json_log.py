@@ -9,13 +9,12 @@ import json
 import logging
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from stages.store.safe_files import open_regular
+from stages.store.safe_files import draft_of, open_regular
 from stages.store.sealed_json import WRONG_SHAPE, sync
 
 log = logging.getLogger(__name__)
@@ -81,18 +80,14 @@ def read(path: Path, shape: Callable[[Any], T], loss: str) -> list[Line[T]]:
 
 def move_aside(path: Path, numbers: set[int]) -> None:
     """Move the lines with these numbers to the end of PATH.unreadable. A kill at any point loses no line."""
-    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}.draft")
-    try:
-        with open(path, "rb") as file, open(draft, "xb") as good, open(f"{path}.unreadable", "ab") as unreadable:
+    with draft_of(path) as draft, open(draft, "xb") as good, open(f"{path}.unreadable", "ab") as unreadable:
+        with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 (unreadable if number in numbers else good).write(line.removesuffix(b"\n") + b"\n")
-            for written in (unreadable, good):
-                written.flush()
-                os.fsync(written.fileno())
-        draft.replace(path)
-        sync(path.parent)
-    finally:
-        draft.unlink(missing_ok=True)
+        for written in (unreadable, good):
+            written.flush()
+            os.fsync(written.fileno())
+    sync(path.parent)
 
 
 def append(descriptor: int, line: bytes) -> int:

@@ -67,10 +67,8 @@ class Mirror:
 
     def is_synced(self, node: Node, manifest: Manifest) -> bool:
         """Return whether the remote holds this content of a node, as this store has seen."""
-        mark = self.copies / name_of(node)
-        return (
-            name_of(node) in self.listed and mark.exists() and mark.read_text(encoding="utf-8") == manifest["digest"]
-        )
+        name, mark = name_of(node), self.copies / name_of(node)
+        return name in self.listed and mark.exists() and mark.read_text(encoding="utf-8") == manifest["digest"]
 
     def _mark_synced(self, node: Node, manifest: Manifest) -> None:
         mark = self.copies / name_of(node)
@@ -197,10 +195,8 @@ class Mirror:
             if (match := NODE_NAME.fullmatch(name)) and (current := self.remote.get(name)):
                 try:
                     manifests[match[1], match[2]] = parse_manifest(current[0])
-                except WRONG_SHAPE as error:
-                    raise UserError(
-                        f"store.remote={self.url}: {name} is not a manifest ({error}). Remove it."
-                    ) from error
+                except WRONG_SHAPE as bad:
+                    raise UserError(f"store.remote={self.url}: {name} is not a manifest ({bad}). Remove it.") from bad
         young = {key for key in manifests if ages[f"nodes/{key[0]}/{key[1]}.json"] < KEPT_SECONDS}
         unchecked = [*needed, *young, *(key for key in manifests if key[0] == "report")]
         while unchecked:

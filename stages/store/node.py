@@ -2,12 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
 from stages.config.limits import NEUTRAL
+
+Graph = dict[str, "Node"]  # nodes by name: those of a run, or a part of them
+Built = Callable[["Node"], bool]  # tells if a node is in the store
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -119,10 +120,7 @@ class Remote:
             if file.tell() > size:
                 file.truncate(0)
             while (start := file.seek(0, os.SEEK_END)) < size:
-                length = min(CHUNK, size - start)
-                read = lambda start=start, length=length: self.api.get_range(
-                    self.store, name, start=start, length=length
-                )
+                read = partial(self.api.get_range, self.store, name, start=start, length=min(CHUNK, size - start))
                 file.write(self.attempt(f"get {name}", read))
 
     def list(self, prefix: str) -> dict[str, float]:

@@ -7,6 +7,8 @@ import logging
 import os
 import stat
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from stages.config.errors import READ_ONLY, UserError
@@ -47,14 +49,22 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
     return descriptor
 
 
-def write(file: Path, content: str | bytes) -> None:
-    """Replace a file in one step. Several processes may do so at the same time, since each writes another draft."""
+@contextmanager
+def draft_of(file: Path) -> Iterator[Path]:
+    """Yield the path of a draft that replaces the file at the end, in one step. An error removes the draft. Several
+    processes may do so at the same time, since each writes another draft."""
     draft = file.with_name(f".{file.name}-{uuid.uuid4().hex}.draft")
     try:
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield draft
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write(file: Path, content: str | bytes) -> None:
+    """Replace a file in one step."""
+    with draft_of(file) as draft:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_if_allowed(file: Path, content: str | bytes) -> bool:
@@ -73,9 +83,5 @@ def link(place: Path, target: Path) -> None:
     """Let a symbolic link point to `target`. A link that exists is replaced in one step, a folder never."""
     if place.is_dir() and not place.is_symlink():
         return log.warning("%s is a folder, perhaps a copy of the link that was there. Remove it.", place)
-    draft = place.with_name(f".{place.name}-{uuid.uuid4().hex}.draft")
-    try:
+    with draft_of(place) as draft:
         draft.symlink_to(target)
-        draft.replace(place)
-    finally:
-        draft.unlink(missing_ok=True)

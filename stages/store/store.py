@@ -180,9 +180,7 @@ class Store:
             self._hashed |= signatures
 
     def state(self, node: Node) -> str:
-        if self.is_built(node):
-            return "cached"
-        return "resumable" if self.partial(node).exists() else "to build"
+        return "cached" if self.is_built(node) else "resumable" if self.partial(node).exists() else "to build"
 
     def lock_file(self, stage: str, fingerprint: str) -> Path:
         return self.root / "cache" / "locks" / f"{stage}-{fingerprint}"

@@ -17,9 +17,8 @@ def share_ended(pool: Path) -> float:
 
 def resolve_unfinished(rule: Unfinished, share: float) -> Unfinished:
     """Return keep or drop for truncated completions. `share` is the share of candidates that ended by themselves."""
-    if rule is Unfinished.auto:
-        return Unfinished.keep if share > MOST else Unfinished.drop
-    return rule
+    decided = Unfinished.keep if share > MOST else Unfinished.drop
+    return decided if rule is Unfinished.auto else rule
 
 
 def ending_advice(share: float, block: str = "sample") -> str:

@@ -75,6 +75,4 @@ def may_clash(first: Constraint, second: Constraint) -> bool:
 
 def format_value(value: Any) -> str:
     """Return a parameter as text for a wording: lists as `"a", "b" and "c"`."""
-    if not isinstance(value, list):
-        return str(value)
-    return listed([f'"{v}"' for v in value])
+    return listed([f'"{v}"' for v in value]) if isinstance(value, list) else str(value)

@@ -80,13 +80,11 @@ class PlumblineTrainer(Trainer):
     def average_over_rows(self, rows_here: int) -> None:
         """Replace the values of TRL's validation metrics, of each row in turn, by their mean over all processes' rows.
         In this process the first `rows_here` values count. A row that a metric is not about has NaN."""
-        metrics = {
-            name: [v for v in values[:rows_here] if not math.isnan(v)]
-            for name, values in self._metrics["eval"].items()
-        }
+        evaluated = self._metrics["eval"]
+        metrics = {name: [v for v in row[:rows_here] if not math.isnan(v)] for name, row in evaluated.items()}
         here = torch.tensor([[sum(values), len(values)] for values in metrics.values()], dtype=torch.float64)
         totals = self.accelerator.reduce(send_tensor(here, self.args.device), "sum").tolist()
-        self._metrics["eval"] |= {name: [s / n] if n else [] for name, (s, n) in zip(metrics, totals, strict=True)}
+        evaluated |= {name: [s / n] if n else [] for name, (s, n) in zip(metrics, totals, strict=True)}
 
 
 def count_warmup_steps(warmup: float, steps: int) -> int:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from stages.config.blocks.models import Template
 from stages.config.errors import UserError
 from stages.models import chat_templates
-from stages.models.contract import RENDERED_AT_ONCE, Contract, load_contract
+from stages.models.contract import RENDERED_AT_ONCE, Contract, load_contract, load_or_derive_contract
 from stages.models.loading import load_tokenizer
 from stages.models.rendering import GOLDEN, ContractError
 from tests.helpers import refused
@@ -266,6 +266,20 @@ def test_a_conversation_that_the_template_refuses_costs_that_row() -> None:
     called = [*GOLDEN[0], {"role": "tool", "content": "2"}, {"role": "assistant", "content": "Two."}]
     with pytest.raises(ContractError, match="line 1: no tools here"):
         contract.example(called)
+
+
+def test_a_base_whose_template_refuses_system_turns_is_asked_without_one(tmp_path: Path) -> None:
+    tokenizer = byte_level(CHATML, eos_token="<|im_end|>")
+    refusal = "{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    tokenizer.chat_template = OWN.replace("<|im_start|>{{ m", f"{refusal}<|im_start|>{{{{ m", 1)
+    tokenizer.save_pretrained(tmp_path)
+    contract = load_or_derive_contract(tmp_path)
+    messages = [{"role": "system", "content": "Brief."}, {"role": "user", "content": "2?"}]
+    text = tokenizer.decode(contract.prompt(messages))
+    assert text == "<|im_start|>user: Brief.\n\n2?<|im_end|>\n<|im_start|>assistant: "
+    tokenizer.chat_template = OWN
+    tokenizer.save_pretrained(tmp_path)
+    assert "<|im_start|>system: Brief." in tokenizer.decode(load_or_derive_contract(tmp_path).prompt(messages))
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["marked", "unmarked"])

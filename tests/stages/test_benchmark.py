@@ -296,6 +296,18 @@ def test_where_less_is_better_more_is_worse_for_the_gate(tmp_path: Path) -> None
     assert [m.value for m in measured] == [0.75, 0.75]
 
 
+@NEEDS_HARNESS
+def test_a_group_is_one_benchmark_and_less_is_better_where_the_task_says_so(tasks: Path, chain: Chain) -> None:
+    (tasks / "both.yaml").write_text("group: both\ntask: [told, claims]\n")
+    claims = (tasks / "claims.yaml").read_text()
+    (tasks / "claims.yaml").write_text(claims.replace("higher_is_better: true", "higher_is_better: false"))
+    arguments = ["benchmark.tasks=[both]", f"benchmark.tasks_dir={tasks}", f"benchmark.runtime.python={HARNESS}"]
+    build(chain.root, "stage=benchmark", *arguments, "benchmark.limit=4")
+    scores = load(chain.folder("benchmark_sft", *arguments, "benchmark.limit=4") / "samples.parquet", SampleScore)
+    named = {(s.benchmark, s.task, s.metric) for s in scores}
+    assert named == {("both", "told", "exact_match"), ("both", "claims", "acc" + LESS)}
+
+
 @pytest.mark.parametrize("form", ["plain", "grouped"])
 def test_the_tasks_of_a_group_are_those_of_its_groups_too(form: str) -> None:
     parts = {"mmlu": ["stem", "other"], "stem": ["algebra", "physics"], "algebra": []} if form == "grouped" else {}

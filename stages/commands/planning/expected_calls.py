@@ -71,18 +71,14 @@ def judge_calls(block: Label, pool: Node, store: Store, history: RunHistory) -> 
         calls = sum(prompts * questions_per_prompt(judge, int(n)) for n, prompts in lengths["texts"].items())
         texts = pool_lengths(manifest)
     else:
-        sizes, drawn = expected_pool_sizes(pool, store, history), pool_candidates(pool)
+        sizes = expected_pool_sizes(pool, store, history)
+        drawn = 2.0 if pool.stage == "versus" else sum(map(candidates_per_prompt, pool_sources(pool)))
         calls = (sizes.rows / drawn if sizes.rows else math.nan) * questions_per_prompt(judge, drawn)
         texts = sizes.prompt, sizes.answer
     calls += judge.reading is Reading.json  # the probe
     input_tokens, output_tokens = calls * question_tokens(block, *texts), calls * (judge.max_tokens or 0)
     keys = {f"{block.name}.judge.endpoints[{i}]": endpoint for i, endpoint in enumerate(judge.endpoints or ())}
     return [ExpectedCalls(key, endpoint, calls, input_tokens, output_tokens) for key, endpoint in keys.items()]
-
-
-def pool_candidates(pool: Node) -> float:
-    """Return the candidates per prompt, which are two if the answers of two models are compared."""
-    return 2.0 if pool.stage == "versus" else sum(map(candidates_per_prompt, pool_sources(pool)))
 
 
 def questions_per_prompt(judge: Judge, candidates: float) -> float:

@@ -63,11 +63,6 @@ class ReadLimits:
     line: int = 64  # of one line, or of one value in a JSON array
     unpacked: int = 16_000  # of a compressed file, after decompression
 
-    @classmethod
-    def of(cls, line: int | None, unpacked: int | None) -> "ReadLimits":
-        """Return the limits that a user set, with the default for each one that is null."""
-        return cls(cls.line if line is None else line, cls.unpacked if unpacked is None else unpacked)
-
 
 @dataclass
 class Source:
@@ -173,7 +168,7 @@ class Data:
 
     @property
     def limits(self) -> ReadLimits:
-        return ReadLimits.of(self.max_line, self.max_file)
+        return ReadLimits(self.max_line or ReadLimits.line, self.max_file or ReadLimits.unpacked)
 
     def key(self, i: int) -> str:
         """Return the setting that holds the path of source `i`."""

@@ -55,9 +55,7 @@ class Normal:
     def in_words(self, form: str) -> str:
         """Return the range as text: `25% to 75%`, `at least 300`."""
         low, high = (None if limit is None else write_number(form, limit) for limit in (self.low, self.high))
-        if low and high:
-            return f"{low} to {high}"
-        return f"at least {low}" if low else f"at most {high}"
+        return f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}"
 
 
 @dataclass(frozen=True)
@@ -105,9 +103,7 @@ class Finding:
     @property
     def cause(self) -> Cause | None:
         """The likely meaning of this value; None in its range."""
-        if self.normal.below(self.value):
-            return self.below
-        return self.above if self.normal.above(self.value) else None
+        return self.below if self.normal.below(self.value) else self.above if self.normal.above(self.value) else None
 
 
 Measure = Callable[[Evidence], Finding | None]  # None if the run has nothing to measure the quantity by

@@ -175,7 +175,10 @@ class Page:
             raise Refused(403, "open this page as 127.0.0.1 or localhost")
         if foreign := {*request.headers.getlist("origin")} - {f"http://{host}", f"https://{host}"}:
             raise Refused(403, f"requests from {min(foreign)} are not allowed")
-        if self.token is not None and not hmac.compare_digest(token_of(request).encode(), self.token.encode()):
+        sent = request.headers.get("authorization", "").removeprefix("Bearer ") or request.query_params.get(
+            "token", ""
+        )
+        if self.token is not None and not hmac.compare_digest(sent.encode(), self.token.encode()):
             raise Refused(401, "the token is missing or wrong. Use the link that ends with ?token= and the token")
 
     def answer(self, body: Body) -> None:
@@ -217,11 +220,6 @@ def question_as_shown(question: Question, annotator: str) -> dict[str, Any]:
         "messages": [{"role": shown_text(m["role"]), "spans": spans(m["content"])} for m in question.prompt.messages],
         "answers": [{"spans": spans(text)} for text in texts],
     }
-
-
-def token_of(request: Request) -> str:
-    """Return the token in a request's Authorization header, else in its address; '' if there is none."""
-    return request.headers.get("authorization", "").removeprefix("Bearer ") or request.query_params.get("token", "")
 
 
 async def read_body(request: Request) -> bytes:

@@ -9,9 +9,8 @@ from stages.tasks.constraint import Draw
 from stages.tasks.words import ADJECTIVES, words_of
 
 FREQUENT, COMMON, LIKELY = (words_of(__file__)[name] for name in ("frequent", "common", "likely"))
-FIRST_PERSON = re.compile(  # without the `I` of `i.e.` and `A.I.`
-    r"(?<![^\W_])(?:(?<!\b\w\.)i(?!\.\w\b)|me|my|mine|myself)(?![^\W_])", re.IGNORECASE
-)
+# without the `I` of `i.e.` and `A.I.`
+FIRST_PERSON = re.compile(r"(?<![^\W_])(?:(?<!\b\w\.)i(?!\.\w\b)|me|my|mine|myself)(?![^\W_])", re.IGNORECASE)
 MARKER = re.compile(r"(?m)^[ \t#*>_+-]*\d{1,2}[.):][*_]*(?=\s|$)")  # marks a numbered item, also in bold or a heading
 FIGURE = re.compile(r"(?<![^\W_])\d+(?:[.,:]\d+)*")  # `1,000` and `10:30` are one figure each; the 2 of `H2O` is none
 QUOTES = "\"'“”‘’«»"
