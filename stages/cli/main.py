@@ -21,7 +21,7 @@ from stages.config.schema import CONF, DOCS, POLICY_STAGES, Config, Target
 from stages.hardware import process
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
-from stages.pipeline.graph import NEXT, requested_nodes
+from stages.pipeline.graph import INSTEAD, NEXT, requested_nodes
 from stages.preflight import constraints
 from stages.store import safe_files
 from stages.store.node import Node
@@ -182,7 +182,7 @@ def next_command(cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> s
     """Return the command for the next stage, or None if these settings allow no stage after `cfg.stage`."""
     stage = NEXT.get(cfg.stage)
     while stage and not is_allowed(replace(cfg, stage=stage), nodes, overrides):
-        stage = NEXT.get(stage)
+        stage = INSTEAD.get(stage) or NEXT.get(stage)
     if stage is None and cfg.stage in POLICY_STAGES:  # no prompt evaluates this policy
         stage = Command.chat
     return provenance.command(stage, overrides) if stage else None

@@ -40,6 +40,7 @@ NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sample
 NEXT |= {"label": "pairs", "pairs": "reference", "reference": "dpo", "unpaired": "pairs", "answer": "eval"}
 NEXT |= {"versus": "eval", "benchmark": "eval", "eval": "report"}
 NEXT |= {objective.name: objective.next for objective in OBJECTIVES.values()}
+INSTEAD = {"dpo": "kto", "kto": "grpo"}  # what a run trains that does not train this
 
 MISSING_STAGES: dict[str, str] = {  # by stage, the settings that add nodes of this stage to the graph
     Target.reference: "dpo.loss_type=[simpo] needs no reference.",

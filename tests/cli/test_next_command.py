@@ -31,6 +31,8 @@ LINES = {
     "recipe=tiny sample.candidates_per_prompt=1": {"sft": "sample", "sample": "label", "label": None},
     f"recipe=tiny reward.source.path={FILE} label=reward_model": {"sft": "sample", "reward": "report"},
     f"recipe=tiny {SOURCE} label=dataset label.path={FILE}": {"source": "data", "dpo": "eval", "reward": "report"},
+    "recipe=tiny align=grpo": {"sft": "grpo", "grpo": "eval"},
+    "recipe=tiny align=kto": {"sft": "sample", "reference": "kto", "kto": "eval"},
     "recipe=tiny align=none": {"sft": "eval", "answer": "eval"},
     "recipe=tiny pairs.validation_fraction=0 NO_TESTS": {"dpo": "chat"},
     "recipe=tiny sample.file=ROWS": {"sample": "label", "label": "pairs"},
