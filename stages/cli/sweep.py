@@ -190,8 +190,9 @@ def validate_sweep(config: DictConfig) -> None:
         raise UserError(f"answer.split=test must not be optimised. {way_out}.")
     if config.sweep_metric is SweepMetric.validation_loss:
         loss_keys = {f"{config.stage}.{key}" for key in OBJECTIVES[config.stage].of_loss}
-        if changed_loss := [key for key in swept_keys(config) if key in loss_keys]:
-            problem = f"{changed_loss[0]} changes the definition of the {config.stage} loss"
+        if other := [key for key in swept_keys(config) if key in loss_keys or not key.startswith(f"{config.stage}.")]:
+            changed = f"the definition of the {config.stage} loss" if other[0] in loss_keys else "its held-out rows"
+            problem = f"{other[0]} changes {changed}"
             way_out = "Use stage=eval answer.split=validation sweep_metric=pass_rate"
             raise UserError(f"{problem}, so losses cannot choose it. {way_out}.")
     if str(config.hydra.sweeper.direction).rpartition(".")[2] != direction:

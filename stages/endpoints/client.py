@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-from stages.config.blocks.endpoints import Endpoint
+from stages.config.blocks.endpoints import LIMITS, Endpoint
 from stages.config.errors import UserError
 from stages.config.installation import install_command
 from stages.endpoints.reply import KeyMask, NoReply, Redirected, Reply, decode, parse_reply
@@ -23,7 +23,6 @@ from stages.store.records import Message
 from stages.store.workspace import SCRATCH, StageDir
 
 HEAD = 16  # largest number of tokens that a chat template adds to a message
-LIMITS = ("max_tokens", "max_completion_tokens")  # names of the limit on the answer's tokens
 REFUSALS = {401: "refuses the key", 402: "asks for payment", 403: "refuses the key", 404: "has no such model or path"}
 RETRYABLE = {408, 409, 425, 429}  # HTTP statuses below 500 that a retry may overcome
 # The errors of OpenAI, vLLM, SGLang and llama.cpp for a request that exceeds the model's context.

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from stages.config.blocks.endpoints import SHORTEST_KEY, Endpoint
+from stages.config.blocks.endpoints import LIMITS, SHORTEST_KEY, Endpoint
 from stages.config.blocks.labels import Label
 from stages.config.choices import Demonstrations, Rubrics
 from stages.config.errors import Errors, UserError, name_block
@@ -53,6 +53,9 @@ def validate_endpoints(cfg: Config) -> None:
             validate_extra(key, endpoint)
         if endpoint.budget.money and not endpoint.price.is_complete:
             errors.add(TEXTS["no_price"].format(key=key, endpoint=endpoint))
+        limits = {"max_tokens": True, **endpoint.extra}
+        if (endpoint.budget.money or endpoint.budget.tokens) and not any(limits.get(name) for name in LIMITS):
+            errors.add(TEXTS["no_limit"].format(key=key))
     errors.raise_all()
 
 

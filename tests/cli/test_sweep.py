@@ -191,6 +191,7 @@ def test_a_sweeper_that_optimises_may_not_read_test_nor_go_the_wrong_way(
         ("dpo", {"dpo.beta": "interval(0.1,0.5)"}, [], "dpo.beta changes the definition of the dpo loss"),
         ("dpo", {}, ["dpo.loss_type=choice([hinge],[ipo])"], "dpo.loss_type changes the definition of the dpo loss"),
         ("dpo", {}, ["dpo.beta=0.2", "dpo.learning_rate=interval(1e-5,1e-4)"], None),
+        ("dpo", {}, ["pairs.min_score=choice(0.5,1.0)"], "pairs.min_score changes its held-out rows"),
         ("sft", {"sft.trainer.label_smoothing_factor": "0.0,0.1"}, [], "sft.trainer.label_smoothing_factor changes"),
     ],
 )

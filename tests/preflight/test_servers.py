@@ -62,6 +62,13 @@ def test_a_recipes_secret_is_refused_before_anything_is_written(tmp_path: Path) 
     assert SECRET not in ran.stdout + ran.stderr and not (tmp_path / "outputs").exists()
 
 
+def test_a_budget_needs_a_limit_of_an_answer() -> None:
+    budget, unlimited = "sample.endpoint.budget.tokens=1000", f"{EXTRA}.max_tokens=null"
+    assert f"{EXTRA}.max_tokens=null" in refused(*TINY, *SAMPLER, budget, unlimited)
+    servers.validate_endpoints(settings(*TINY, *SAMPLER, unlimited))
+    servers.validate_endpoints(settings(*TINY, *SAMPLER, budget, unlimited, f"{EXTRA}.max_completion_tokens=64"))
+
+
 ODD = (
     "http://host:99999/v1 http://host:word/v1 http://host:0/v1 http://[::1/v1 http://256.1.1.1/v1 http://a..b/v1 "
     f"ftp://host/v1 http:///v1 http://{'a' * 70}.b/v1"

@@ -5,6 +5,7 @@ from typing import Any
 
 from stages.config.limits import between, neutral, positive
 
+LIMITS = ("max_tokens", "max_completion_tokens")  # names of the limit on an answer's tokens
 SHORTEST_KEY = 8  # characters: a shorter API key (EMPTY, ollama) is an ordinary word, not a secret to hide
 
 
