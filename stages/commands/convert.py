@@ -20,6 +20,7 @@ from stages.config.errors import UserError, require_known, visible
 from stages.config.schema import Config
 from stages.pipeline import provenance
 from stages.store.plugins import user_path
+from stages.store.sealed_json import WRONG_SHAPE
 
 FRAMEWORKS = ("axolotl", "llama_factory", "trl")  # TRL last: its keys are in the others' files, too
 STAGES = {"rm": "reward", "ipo": "dpo"}  # words of others for a stage
@@ -37,13 +38,11 @@ def show(cfg: Config) -> None:
     framework = detect_framework(settings, where)
     stage = cfg.convert.stage or detect_stage(settings, framework, where)
     this = Conversion(stage, framework, vars(cfg)[stage], cfg.convert.processes, path)
-    this.rename(settings)
-    types = trl_arguments.argument_types("model") | trl_arguments.argument_types(stage)
-    for name, key in this.names.items():
-        if kind := required_type(types.get(name, ""), this.settings[name]):
-            place = f"{where}: line {line_of(path, key)}, {key}={this.settings[name]}"
-            raise UserError(f"{place}: the value must be {kind}. Correct the file.")
-    convert(this)
+    try:
+        translate(this, settings, where)
+    except WRONG_SHAPE as error:
+        problem = f"{where}: a setting is not of the kind that {framework} reads ({type(error).__name__}: {error})"
+        raise UserError(f"{problem}. Correct it, or leave it out.") from error
     line = [f"{key}={spell(value)}" for key, value in this.overrides.items()]
     title = load_table(framework)["title"]
     sys.stdout.write(f"{cfg.convert.file}: {stage}, by the keys of {title}\n\n{provenance.command(stage, line)}\n")
@@ -51,6 +50,17 @@ def show(cfg: Config) -> None:
         lines = [f"  {': '.join(filter(None, (', '.join(each), why)))}" for why, each in this.remarks[kind].items()]
         if lines:
             sys.stdout.write(visible("\n".join(["", f"{heading}:", *lines, ""]), keep="\n"))
+
+
+def translate(this: Conversion, settings: Settings, where: str) -> None:
+    """Translate the settings of a file. Raise UserError for a value of another type than its key has in TRL."""
+    this.rename(settings)
+    types = trl_arguments.argument_types("model") | trl_arguments.argument_types(this.stage)
+    for name, key in this.names.items():
+        if kind := required_type(types.get(name, ""), this.settings[name]):
+            place = f"{where}: line {line_of(this.file, key)}, {key}={this.settings[name]}"
+            raise UserError(f"{place}: the value must be {kind}. Correct the file.")
+    convert(this)
 
 
 def read_settings(path: Path, where: str) -> Settings:

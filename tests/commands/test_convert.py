@@ -303,6 +303,7 @@ def test_a_list_of_data_sets_is_read_and_a_list_for_a_word_is_told(folder: Path)
         ("learning_rate: fast\nbeta: 0.1\n", "line 1, learning_rate=fast: the value must be a number"),
         ("learning_rate: 1e-5\nbeta: 0.1\nbf16: 3\n", "line 3, bf16=3: the value must be true or false"),
         ("learning_rate: 1e-5\noutput_dir: x\n", "Type convert.stage=sft|dpo|reward"),
+        ("learning_rate: 1e-5\nbeta: 0.1\ndataset_mixture: [a]\n", "Correct it, or leave it out."),
         ("stage: ppo\ntemplate: llama3\n", "training=ppo: ppo is not a known value"),
     ],
 )
