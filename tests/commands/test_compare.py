@@ -73,7 +73,20 @@ def measured(name: str, rate: float, kl: float, **settings: str) -> Row:
         "kl": {"policy": {"per_token": kl}},
     }
     prompts, passed = ("validation", "seen tasks", ""), np.arange(10) < 10 * rate
-    return Row("policy", name, prompts, {"a.name": name, **settings}, results, 1.0, 1.0, "", [""] * 10, False, passed)
+    return Row(
+        "policy",
+        "policy",
+        name,
+        prompts,
+        {"a.name": name, **settings},
+        results,
+        1.0,
+        1.0,
+        "",
+        [""] * 10,
+        False,
+        passed,
+    )
 
 
 def test_rows_are_those_of_the_store_with_what_differs_and_what_came_out(compared: Chain) -> None:
@@ -112,11 +125,23 @@ def flops_by_hand(chain: Chain, overrides: tuple[str, ...]) -> float:
 
 def test_a_model_is_one_setting_in_any_role_and_its_time_is_a_mean_over_runs() -> None:
     policy = measured("same", 0.5, 0.1)
-    arm = replace(
-        policy, role="dpo", seconds=3.0, results={k: {**v, "dpo": v["policy"]} for k, v in policy.results.items()}
-    )
+    results = {k: {**v, "dpo": v["policy"]} for k, v in policy.results.items()}
+    arm = replace(policy, role="dpo", named="dpo", seconds=3.0, results=results)
     [setting] = Group([policy, arm]).settings
     assert (setting.seconds, setting.rate, len(setting.runs)) == (2.0, 0.5, 2)
+
+
+def test_models_of_sft_alone_are_settings_to_choose_from(chain: Chain) -> None:
+    rates = ("sft.learning_rate=1e-3", "sft.learning_rate=3e-3")
+    for rate in rates:
+        build(chain.root, *VALIDATION, "align=none", rate)
+    build(chain.root, "stage=compare")
+    group = groups(chain)["validation"]
+    assert [setting.name.startswith("SFT (sft.learning_rate=") for setting in group.settings] == [True, True]
+    best = max(chain.manifest("eval", *VALIDATION, "align=none", r)["metrics"]["pass_rate"]["policy"] for r in rates)
+    assert group.sentence.startswith("Of 2 settings, ") and group.settings[0].rate == best
+    assert (group.gains, group.marks, group.sft_index) == ([None] * 2, [""] * 2, None)
+    assert group.settings[0].name in (chain.root / compare.PAGE).read_text()
 
 
 def test_it_concludes_from_what_every_prompt_came_to(compared: Chain) -> None:

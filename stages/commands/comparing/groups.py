@@ -20,15 +20,13 @@ NAMED = 90  # characters; longer settings are cut off in a sentence
 
 @dataclass
 class Setting:
-    """One model (policy, control or SFT) under one setting: its runs differ only in their seeds."""
+    """One model (policy, control or SFT) under one setting: its runs differ only in their seeds. `is_sft`: others of
+    the group start from this model, so it is no setting to choose."""
 
     runs: list[Row]
+    is_sft: bool = False
     name: str = ""  # `dpo.beta=0.1`, `SFT`
     line: str = ""  # the settings that differ from the common ones
-
-    @property
-    def is_sft(self) -> bool:
-        return self.runs[0].role == "sft"
 
     @property
     def title(self) -> str:
@@ -54,7 +52,7 @@ class Setting:
     def benchmarks(self) -> dict[str, float]:
         """The mean over runs of each benchmark rate that all runs have, by task, metric and number of prompts."""
         by_run = [
-            {f"{r['task']} {r['metric']} ({r['prompts']})": r[run.role]["mean"] for r in run.results["benchmarks"]}
+            {f"{r['task']} {r['metric']} ({r['prompts']})": r[run.named]["mean"] for r in run.results["benchmarks"]}
             for run in self.runs
             if "benchmarks" in run.results
         ]
@@ -64,7 +62,7 @@ class Setting:
 
     def mean(self, name: str) -> float:
         """Return the mean over runs of `mean_tokens` or `stop_rate`."""
-        return fmean(run.results[name][run.role] for run in self.runs)
+        return fmean(run.results[name][run.named] for run in self.runs)
 
 
 @dataclass
@@ -97,7 +95,8 @@ class Group:
         for row in self.rows:
             key = (row.role == "sft", *sorted(without_seeds(row.settings).items()))
             rows_by_settings.setdefault(key, []).append(row)
-        settings = [Setting(runs) for runs in rows_by_settings.values()]
+        alone = all(row.role == "sft" for row in self.rows)
+        settings = [Setting(runs, runs[0].role == "sft" and not alone) for runs in rows_by_settings.values()]
         for role in {s.runs[0].role for s in settings}:
             same_role = [s for s in settings if s.runs[0].role == role]
             titles = Counter(s.title for s in same_role)
@@ -123,9 +122,9 @@ class Group:
         return [*dict.fromkeys(name for setting in self.settings for name in setting.benchmarks)]
 
     @property
-    def sft_index(self) -> int:
-        """The index of the SFT model with the highest rate."""
-        return next(i for i, setting in enumerate(self.settings) if setting.is_sft)
+    def sft_index(self) -> int | None:
+        """The index of the SFT model with the highest rate, from which others start; None if all are SFT models."""
+        return next((i for i, setting in enumerate(self.settings) if setting.is_sft), None)
 
     @cached_property
     def comparison(self) -> Comparison:
@@ -140,20 +139,22 @@ class Group:
     @property
     def gains(self) -> list[Interval | None]:
         """The gain of each setting over the best SFT, with its uncorrected interval; None for SFT."""
-        gain = self.comparison.uncorrected
-        return [None if setting.is_sft else gain(self.sft_index, i) for i, setting in enumerate(self.settings)]
+        gain, start = self.comparison.uncorrected, self.sft_index
+        return [None if start is None or s.is_sft else gain(start, i) for i, s in enumerate(self.settings)]
 
     @property
     def marks(self) -> list[str]:
         """`better` or `worse` for each setting that differs from the best SFT after correction, else ''."""
-        gains = [self.comparison.corrected(self.sft_index, i) for i in range(len(self.settings))]
-        return [gain.word("better", "worse", "") for gain in gains]
+        corrected, start = self.comparison.corrected, self.sft_index
+        each = range(len(self.settings))
+        return ["" if start is None else corrected(start, i).word("better", "worse", "") for i in each]
 
     @property
     def rivals(self) -> list[int]:
         """The indices of settings that may be as good as the best one; empty if SFT is the best."""
         settings = [i for i, setting in enumerate(self.settings) if not setting.is_sft]
-        return [] if settings[0] > self.sft_index else self.comparison.rivals(settings[0], settings)
+        start = self.sft_index
+        return [] if start is not None and settings[0] > start else self.comparison.rivals(settings[0], settings)
 
     @property
     def sentence(self) -> str:

@@ -29,6 +29,7 @@ class Row:
     they took. `flops`: what its training took. `passed`: 0 or 1 for each prompt."""
 
     role: str
+    named: str  # the role's name in the evaluation: with align=none, SFT is the policy
     fingerprint: str  # the evaluation's
     prompts: tuple[str, ...]  # the split, the endpoint, and which prompts these are
     settings: dict[str, str]
@@ -43,11 +44,11 @@ class Row:
 
     @property
     def title(self) -> str:
-        return str(self.results["models"][self.role])
+        return str(self.results["models"][self.named])
 
     @property
     def rate(self) -> float:
-        return float(self.results["primary"][self.role]["mean"])
+        return float(self.results["primary"][self.named]["mean"])
 
     @property
     def kl(self) -> float:
@@ -78,7 +79,7 @@ def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]
     passes, latest_rows = Passes(store, nodes), dict[tuple[Any, ...], Row]()
     for key in readable:  # oldest first
         result = results[key]
-        if not result["primary"] or "sft" not in result["models"]:
+        if not result["primary"] or not {"sft", sft_role(nodes[key][1])} & {*result["models"]}:
             log.info("eval %s is left out, as it has no pass rates of SFT: %s", key[1], result["verdict"])
             continue
         if not passes.examples(input_key(nodes[key][1], "data")):
@@ -87,8 +88,13 @@ def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]
         for role in (role for role in result["models"] if role != "base"):
             row = read_row(nodes, key, role, result, passes)
             answers = input_key(nodes[key][1], f"answer_{role}")  # a model may be the policy here and an arm there
-            latest_rows[row.prompts, role == "sft", answers] = row
+            latest_rows[row.prompts, row.role == "sft", answers] = row
     return list(latest_rows.values())
+
+
+def sft_role(manifest: Manifest) -> str:
+    """Return the role of the SFT model in an evaluation: with `align=none` it is the policy."""
+    return "policy" if manifest["inputs"]["policy"]["stage"] == "sft" else "sft"
 
 
 def is_intact(store: Store, nodes: Nodes, key: Key) -> bool:
@@ -109,7 +115,8 @@ def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], passes:
     endpoint = str(results.get("endpoint", "seen tasks"))  # the only endpoint of earlier versions
     examples, passed = passes.read(key, endpoint)
     row = Row(
-        role=role,
+        role="sft" if role == sft_role(manifest) else role,
+        named=role,
         fingerprint=key[1],
         prompts=(split, endpoint, content_id([[e.id, [vars(c) for c in e.checks]] for e in examples])),
         settings=lineage_settings(ancestors),
@@ -121,7 +128,7 @@ def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], passes:
         tasks_drawn=speaks_for_other_tasks(examples),
         passed=passed[role],
     )
-    if role != "sft":
+    if row.role != "sft":
         row.gain = Means(np.stack([passed["sft"], passed[role]], 1), row.tasks, row.tasks_drawn).difference(1, 0)
     return row
 
