@@ -10,8 +10,8 @@ import runpy
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, chdir, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
@@ -23,6 +23,9 @@ import hydra
 import pytest
 from filelock import FileLock
 from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
@@ -182,12 +185,48 @@ def stand_in(script: Path, program: Path) -> Path:
     return program
 
 
+def sets_hydra(group: dict[str, Any]) -> bool:
+    """Return whether a recipe of this group of Hydra's store has keys of Hydra's own."""
+    return any(sets_hydra(each) if isinstance(each, dict) else "hydra" in each.node for each in group.values())
+
+
+@contextmanager
+def few_compositions() -> Iterator[None]:
+    """Spare Hydra's repeated compositions of the same line, of half a second each.
+
+    Hydra composes a command once more to look for `hydra.mode`, and a job of a sweep three times.
+    """
+    mode_of, load_job, jobs = Hydra.get_mode, ConfigLoaderImpl.load_sweep_config, dict[tuple[str, ...], bytes]()
+
+    def quick_mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        may_be_set = any("hydra" in each for each in overrides) or sets_hydra(ConfigStore.instance().repo["recipe"])
+        return mode_of(hydra, config_name, overrides) if may_be_set else None
+
+    def load_once(loader: ConfigLoaderImpl, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        if (key := tuple(sweep_overrides)) in jobs:
+            return pickle.loads(jobs[key])
+        cfg = load_job(loader, master_config, sweep_overrides)
+        jobs[key] = pickle.dumps(cfg)
+        return cfg
+
+    patched = mock.patch.multiple(ConfigLoaderImpl, load_sweep_config=load_once)
+    with mock.patch.multiple(Hydra, get_mode=quick_mode), patched:
+        yield
+
+
 def inside(*arguments: str, typed: str = "", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run `python run.py …` in this process, where all imports are loaded. Return its exit status and output."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     singletons, handlers, level = Singleton.get_state(), logging.root.handlers[:], logging.root.level
     patched_input = mock.patch.multiple(sys, argv=["run.py", *arguments], stdin=io.StringIO(typed))
-    with patched_input, mock.patch.dict(os.environ), redirect_stdout(out), redirect_stderr(err), chdir(cwd):
+    with (
+        few_compositions(),
+        patched_input,
+        mock.patch.dict(os.environ),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        chdir(cwd),
+    ):
         try:
             runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
         except SystemExit as end:

@@ -90,7 +90,10 @@ def test_a_room_over_its_budget_fails_the_run_though_its_tests_pass(tmp_path: Pa
     assert rows["all"] == [5, pytest.approx(used + rows["start"][0] + rows["session fixtures"][0], abs=0.5)]
 
 
-@pytest.mark.parametrize(("option", "budget", "over"), [("--budget-factor=10", 4, False), ("-q", 0.4, True)])
+@pytest.mark.parametrize(
+    ("option", "budget", "over"),
+    [pytest.param("--budget-factor=10", 4, False, marks=pytest.mark.slow), ("-q", 0.4, True)],
+)
 def test_a_run_passes_within_its_budgets_or_where_none_is_to_be_kept(
     option: str, budget: float, over: bool, tmp_path: Path
 ) -> None:

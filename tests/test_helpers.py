@@ -1,11 +1,15 @@
 """Tests of the helpers: the quick composition of a configuration equals Hydra's."""
 
+from contextlib import nullcontext
+from pathlib import Path
+
 import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from stages.cli import compose
-from tests.helpers import TINY, composed, composed_by_hydra, forget_compositions
+from tests import helpers
+from tests.helpers import TINY, composed, composed_by_hydra, forget_compositions, inside
 
 LINES = [
     "seed=7 seeds=[1,2] dpo.beta=0.5 dpo.loss_type=[sigmoid,sft] dpo.loss_weights=[1.0,0.5] sft.epochs=2",
@@ -35,3 +39,21 @@ def test_what_hydra_refuses_is_refused_in_its_words(override: str) -> None:
     forget_compositions()
     with pytest.raises(HydraException):
         composed(*TINY, override)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", [("stage=plan",), ("stage=data", "dpo.beta=0.1,0.2", "-m")])
+def test_with_few_compositions_a_command_runs_with_what_hydra_composes(
+    line: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compare what Hydra saves of each job: its configuration and its overrides, those of Hydra's own included."""
+
+    def saved(root: Path) -> list[str]:
+        ran = inside(*TINY, *line, f"outputs={root}")
+        assert ran.returncode == 0, ran.stderr
+        texts = [path.read_text() for path in sorted(root.rglob(".hydra/*.yaml")) if path.name != "hydra.yaml"]
+        return [text.replace(str(root), "ROOT") for text in texts]
+
+    quick = saved(tmp_path / "quick")
+    monkeypatch.setattr(helpers, "few_compositions", nullcontext)
+    assert quick == saved(tmp_path / "whole") != []

@@ -1,9 +1,10 @@
-"""Tests of `stage=chat`: a process at a pipe, the contract's tokens, and the sampler's draws."""
+"""Tests of `stage=chat`: lines that are piped in, the contract's tokens, and the sampler's draws."""
 
 import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,35 +26,38 @@ from stages.store.store import Store
 from tests.helpers import ROOT, TINY, Chain, build, command, inside, nodes, refused, settings, stand_in
 
 
-def chat(root: Path, lines: list[str], *overrides: str, piped: bool = False) -> str:
-    """Return the output of `stage=chat` from the first prompt on, run in this process or (`piped`) in another one."""
-    arguments, typed = (*TINY, f"outputs={root}", "stage=chat", *overrides), "\n".join(lines)
-    ran = command(*arguments, input=typed) if piped else inside(*arguments, typed=typed)
+def chat(root: Path, lines: list[str], *overrides: str) -> str:
+    """Return the output of `stage=chat` from the first prompt on."""
+    ran = inside(*TINY, f"outputs={root}", "stage=chat", *overrides, typed="\n".join(lines))
     assert ran.returncode == 0, ran.stderr
     return ran.stdout[ran.stdout.index("> ") :]
 
 
-def greedy(model: Path, conversation: list[str]) -> str:
-    """Return the next turn of a conversation by the batch sampler of `answer`."""
+def greedy(model: Path) -> Callable[[list[str]], str]:
+    """Return a function that gives the next turn of a conversation by the batch sampler of `answer`."""
     contract = load_contract(model)
-    roles = ["user", "assistant"] * len(conversation)
-    messages = [{"role": r, "content": c} for r, c in zip(roles, conversation, strict=False)]
     sampler = HFSampler(load_model(model), contract.stop_ids, 24, 1.0, rows=1)
-    [(_, [completion])] = sampler.complete([Request("0", messages, contract.prompt(messages), [0.0], 0)])
-    return contract.text(completion.token_ids).strip()
+
+    def next_turn(conversation: list[str]) -> str:
+        roles = ["user", "assistant"] * len(conversation)
+        messages = [{"role": r, "content": c} for r, c in zip(roles, conversation, strict=False)]
+        [(_, [completion])] = sampler.complete([Request("0", messages, contract.prompt(messages), [0.0], 0)])
+        return contract.text(completion.token_ids).strip()
+
+    return next_turn
 
 
 def test_a_conversation_is_remembered_until_it_is_forgotten(chain: Chain) -> None:
-    model = chain.folder("dpo") / "model"
+    turn = greedy(chain.folder("dpo") / "model")
     requests = [e.messages[-1]["content"] for e in load(chain.folder("data") / "examples.parquet", Example)]
     lines = [text for text in requests if "\n" not in text and text == text.strip()]
     opening = lines[0]
-    reply = greedy(model, [opening])
+    reply = turn([opening])
     # A request with another answer after the opening than alone.
-    request = next(t for t in lines[1:] if greedy(model, [opening, reply, t]) != greedy(model, [t]))
-    later, alone = greedy(model, [opening, reply, request]), greedy(model, [request])
+    request = next(t for t in lines[1:] if turn([opening, reply, t]) != turn([t]))
+    later, alone = turn([opening, reply, request]), turn([request])
     typed = [opening, "", request, "/new", request, "/quit", "more"]
-    output = chat(chain.root, typed, "chat.max_new_tokens=24", piped=True)
+    output = chat(chain.root, typed, "chat.max_new_tokens=24")
     assert output == f"> {opening}\n{reply}\n> {request}\n{later}\n> /new\n> {request}\n{alone}\n"
 
 
@@ -97,7 +101,7 @@ def test_without_settings_the_run_that_was_last_made_is_asked(chain: Chain) -> N
 
 
 def test_a_run_that_trains_no_policy_is_asked_and_its_sft_is_compared(chain: Chain) -> None:
-    other = ("align=none", "sft.learning_rate=2e-3")
+    other = ("align=none", "sft.epochs=1")
     build(chain.root, *other, "stage=eval")
     ran = inside("stage=chat", f"outputs={chain.root}", "chat.max_new_tokens=8", typed="Name a colour.")
     assert (ran.returncode, "last run: eval" in ran.stdout) == (0, True), ran.stderr
@@ -169,12 +173,13 @@ def test_a_conversation_longer_than_the_model_reads_is_told(built: Path) -> None
 
 @pytest.mark.parametrize("side_by_side", ["true", "false"])
 def test_a_prompt_that_is_too_long_is_told_and_the_next_one_answered(chain: Chain, side_by_side: str) -> None:
-    long, options = "colour " * 2100, ("chat.max_new_tokens=8", f"chat.side_by_side={side_by_side}")
-    output = chat(chain.root, [long, "Name a colour."], *options)
-    _, error, answered = re.split("^(?:> .*\n)", output, flags=re.MULTILINE)
+    long, prompt, options = "colour " * 2100, "Name a colour.", ("chat.max_new_tokens=8",)
+    forgotten = ["/new"] if side_by_side == "false" else []  # side by side, nothing is remembered
+    typed = [prompt, *forgotten, long, prompt]
+    output = chat(chain.root, typed, *options, f"chat.side_by_side={side_by_side}")
+    _, alone, *_, error, answered = re.split("^(?:> .*\n)", output, flags=re.MULTILINE)
     assert "of 2048. " in error
-    _, alone = re.split("^(?:> .*\n)", chat(chain.root, ["Name a colour."], *options), flags=re.MULTILINE)
-    assert answered == alone
+    assert answered.strip() == alone.strip() != ""
 
 
 def test_side_by_side_there_is_no_conversation_to_forget(chain: Chain) -> None:

@@ -372,7 +372,7 @@ def test_losses_are_shown_and_order_trainings_only_where_they_are_one_quantity(c
         assert not pairs.by_loss
         ranks = [(-t.accuracy, t.loss) for t in pairs.trainings]
         assert ranks == sorted(ranks, key=lambda rank: rank[0])
-    build(chain.root, "stage=sft", "sft.trainer.label_smoothing_factor=0.1")
+    build(chain.root, "stage=sft", "sft.trainer.label_smoothing_factor=0.1", "sft.epochs=1")
     assert not [group for group in trained(chain) if not group.by_pairs], (
         "a smoothed loss is another, in no table with SFT's"
     )

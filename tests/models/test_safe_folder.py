@@ -150,8 +150,9 @@ def test_weights_that_are_no_safetensors_in_the_folder_are_refused(
 
 
 def test_an_adapter_is_read_from_safetensors_alone(chain: Chain) -> None:
-    build(chain.root, "stage=sft", "sft.adapter=lora")
-    folder = chain.folder("sft", "sft.adapter=lora") / "adapter"
+    line = ("sft.adapter=lora", "sft.epochs=1")
+    build(chain.root, "stage=sft", *line)
+    folder = chain.folder("sft", *line) / "adapter"
     weights = folder / "adapter_model.safetensors"
     torch.save(load_file(weights), folder / "adapter_model.bin")
     weights.unlink()

@@ -272,16 +272,15 @@ def flip(path: Path) -> None:
 
 
 def test_training_hashes_what_it_reads(chain: Chain) -> None:
-    digest = chain.manifest("data")["digest"]
-    shutil.rmtree(chain.folder("sft"))
+    digest, shorter = chain.manifest("data")["digest"], "sft.epochs=1"
     flip(chain.folder("data") / "examples.parquet")
-    message = refused(*TINY, f"outputs={chain.root}", "stage=sft")
+    message = refused(*TINY, f"outputs={chain.root}", "stage=sft", shorter)
     assert f"{chain.folder('data') / 'examples.parquet'} is damaged" in message
     assert "rebuild=data" in message
-    assert not chain.folder("sft").exists()
-    build(chain.root, "stage=sft", "rebuild=data")
+    assert not chain.folder("sft", shorter).exists()
+    build(chain.root, "stage=sft", shorter, "rebuild=data")
     assert chain.manifest("data")["digest"] == digest
-    assert chain.folder("sft").exists()
+    assert chain.folder("sft", shorter).exists()
 
 
 # Nodes that read others and train nothing, and one of the nodes that each of them reads.

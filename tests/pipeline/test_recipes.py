@@ -84,7 +84,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(common(tmp_path_factory) / "recipes")
 
 
-@pytest.mark.parametrize("name", slow_but(NAMES, "demo", "zephyr_7b"))
+@pytest.mark.parametrize("name", slow_but(NAMES, "zephyr_7b"))
 def test_it_runs_to_its_report_at_toy_scale(
     name: str, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ def test_a_second_machine_builds_nothing(s3: S3, tmp_path: Path) -> None:
     for name in ("a", "b"):
         home = tmp_path / name
         home.mkdir()
-        line = (*TINY, "stage=base", f"outputs={home / 'outputs'}", f"store.remote={s3.url}")
+        line = (*TINY, "stage=data", f"outputs={home / 'outputs'}", f"store.remote={s3.url}")
         ran = command(*line, env={**os.environ, "HOME": str(home)})
         assert ran.returncode == 0, ran.stderr
         outputs.append(ran.stdout + ran.stderr)
@@ -20,7 +20,7 @@ def test_a_second_machine_builds_nothing(s3: S3, tmp_path: Path) -> None:
     assert ": built " in outputs[0]
     assert ": built " not in outputs[1] and "pulled from s3://" in outputs[1]
     first, second = (
-        {str(path.relative_to(root)): path.read_bytes() for path in root.glob("base/*/**/*") if path.is_file()}
+        {str(path.relative_to(root)): path.read_bytes() for path in root.glob("data/*/**/*") if path.is_file()}
         for root in (tmp_path / "a" / "outputs", tmp_path / "b" / "outputs")
     )
     assert first and first == second

@@ -1,6 +1,7 @@
 """Runs of single stages on the inputs of a built chain, in this process."""
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,17 @@ def run_stage(name: str, root: Path, folder: Path, *overrides: str) -> dict[str,
     return importlib.import_module(f"stages.{node.stage}").run(node.config, inputs, out)
 
 
-def train_steps(steps: int, name: str, root: Path, folder: Path, *overrides: str) -> list[list[torch.Tensor]]:
-    """Run a training stage for some optimizer steps. Return the gradients before each, in the optimizer's order."""
+def train_steps(
+    steps: int, name: str, root: Path, folder: Path, *overrides: str, before_step: Callable[[], None] = lambda: None
+) -> list[list[torch.Tensor]]:
+    """Run a training stage for some optimizer steps. Return the gradients before each, in the optimizer's order.
+
+    `before_step` is called before each of them.
+    """
     gradients: list[list[torch.Tensor]] = []
 
     def keep(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        before_step()
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
         gradients.append([weight.grad.detach().clone() for weight in weights])
         if len(gradients) == steps:

@@ -10,7 +10,7 @@ from tests.helpers import Chain, slow_but
 from tests.pretend.flows import flow
 from tests.pretend.plants import PLANTS, Plant, planted
 
-QUICK = tuple({plant.file: plant for plant in PLANTS}.values())  # one of each file
+QUICK = tuple({plant.flow: plant for plant in PLANTS}.values())  # one of each flow
 
 
 # The second wording is torch's own, of `index_copy_` and others.

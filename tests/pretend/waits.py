@@ -10,6 +10,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -47,6 +48,11 @@ def place(frame: FrameType | None) -> str:
     return "a backward"  # autograd's threads have no Python stack
 
 
+def note(waits: Waits, counts: list[Waits]) -> None:
+    """Add the waits so far to the counts."""
+    counts.append(waits.copy())
+
+
 def training(stage: str, *overrides: str) -> Callable[[Path, Path], dict[str, Waits]]:
     """Return the flow that measures a training stage under these overrides."""
     title = " ".join((stage, *overrides))
@@ -55,13 +61,12 @@ def training(stage: str, *overrides: str) -> Callable[[Path, Path], dict[str, Wa
         """Return the waits of a micro-batch, from steps of 4 and of 2, and what a step has beyond them."""
         step = {}
         for rows in (1, 2):
-            counts = []
-            for steps in (2, 3):
-                options = [f"{stage}.batch_size=4", f"{stage}.runtime.micro_batch={rows}", f"{stage}.evaluations=1"]
-                with recorded_waits() as waits:
-                    train_steps(steps, stage, root, folder / f"{title}-{rows}-{steps}", *options, *overrides)
-                counts.append(waits)
-            step[4 // rows] = counts[1] - counts[0]
+            options = [f"{stage}.batch_size=4", f"{stage}.runtime.micro_batch={rows}", f"{stage}.evaluations=1"]
+            counts = list[Waits]()
+            with recorded_waits() as waits:
+                count = partial(note, waits, counts)
+                train_steps(3, stage, root, folder / f"{title}-{rows}", *options, *overrides, before_step=count)
+            step[4 // rows] = counts[2] - counts[1]  # the third, as the first ones also prepare
         two = step[4] - step[2]
         micro_batch = Waits({key: count // 2 for key, count in two.items()})
         return {f"{title} micro-batch": micro_batch, f"{title} step": step[2] - two}

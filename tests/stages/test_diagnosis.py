@@ -21,8 +21,8 @@ from stages.store.manifest import manifest_of
 from stages.store.records import Pair, load
 from stages.store.workspace import StageDir
 from tests.bench.diagnosis import named, plants
-from tests.browser import page_faults
-from tests.helpers import CHROMIUM, TINY, Chain, browse, build, composed, nodes, settings
+from tests.browser import browser, page_faults
+from tests.helpers import CHROMIUM, TINY, Chain, build, composed, nodes, settings
 
 # Settings that are not themselves out of range, with pairs enough to tell a coin from checks.
 RIGHT = (*TINY, "dpo.learning_rate=3e-4", "pairs=random", "pairs.max_per_prompt=4")
@@ -155,16 +155,14 @@ def test_it_stands_under_the_headline_unless_the_policy_helped(chain: Chain, tmp
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_every_measured_value_is_inside_the_window(chain: Chain, tmp_path: Path) -> None:
-    html = reported(chain, tmp_path / "page", -0.1, 0.1)
+    reported(chain, tmp_path / "page", -0.1, 0.1)
     cells = "[...document.querySelectorAll('#why td, #why tbody th')]"
     sees = f"{cells}.every(c => c.getBoundingClientRect().right <= innerWidth)"
-    page = tmp_path / "page" / "report.html"
-    unfold = "document.querySelectorAll('details').forEach(d => d.open = true);"
-    probe = f"<script>{unfold} document.title = {sees} ? `sees ${{{cells}.length}}` : 'cut off'</script>"
-    page.write_text(html.replace("</body>", probe + "</body>"))
-    for width in (390, 1280):
-        dom = browse(page, tmp_path, f"--window-size={width},900", "--dump-dom")
-        assert int(re.findall(r"<title>sees (\d+)</title>", dom)[0]) > 20
+    with browser(tmp_path / "browser") as tab:
+        for width in (390, 1280):
+            tab.open(tmp_path / "page" / "report.html", width)
+            tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+            assert tab.evaluate(sees) and tab.evaluate(f"{cells}.length") > 20, width
 
 
 def test_a_diverged_run_says_so_first_and_can_be_read(chain: Chain, tmp_path: Path) -> None:

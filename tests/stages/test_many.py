@@ -1,10 +1,10 @@
-"""Many prompts: neither labels nor pairs hold candidates, and twice as many take twice as long."""
+"""Many prompts: labels, pairs and selected demonstrations hold no candidates, and twice as many take twice as long."""
 
 import time
 import tracemalloc
 from pathlib import Path
 
-from stages import label, pairs
+from stages import label, pairs, select
 from stages.labelers.labeler import Pool
 from stages.store.records import Candidate, Check, Example, Judgement, content_id, save
 from tests.helpers import settings
@@ -26,19 +26,24 @@ def candidates(i: int) -> list[Candidate]:
 
 
 def peaks(folder: Path, count: int) -> list[int]:
-    """The most that Python's objects take in either stage."""
-    folder.mkdir()
+    """The most that Python's objects take in each stage."""
+    (folder / "data").mkdir(parents=True)
+    save(folder / "data" / "examples.parquet", [], Example)
     save(folder / "prompts.parquet", map(prompt, range(count)), Example)
     save(folder / "candidates.parquet", (c for i in range(count) for c in candidates(i)), Candidate)
-    pairs_by_seed = []
-    stages = (label.run, CFG.label, {"pool": folder}), (pairs.run, CFG.pairs, {"judged": folder / "label"})
-    for name, (run, block, inputs) in zip(("label", "pairs"), stages, strict=True):
+    highest, judged = list[int](), {"judged": folder / "label"}
+    stages = {
+        "label": (label.run, CFG.label, {"pool": folder}),
+        "pairs": (pairs.run, CFG.pairs, judged),
+        "select": (select.run, CFG.select, judged | {"data": folder / "data"}),
+    }
+    for name, (run, block, inputs) in stages.items():
         out = work(folder / name)
         tracemalloc.start()
         run(block, inputs, out)
-        pairs_by_seed.append(tracemalloc.get_traced_memory()[1])
+        highest.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    return pairs_by_seed
+    return highest
 
 
 def test_memory_grows_by_a_small_part_of_the_candidates(tmp_path: Path) -> None:

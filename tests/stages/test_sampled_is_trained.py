@@ -29,6 +29,7 @@ from tests.stages.test_dpo import block, distance, train
 
 # Half of what is rejected is cut off, and half of it is cut up otherwise than it was drawn.
 CUT = ("sample.max_new_tokens=4", "sample.temperatures=[0.7,2.0]")
+STAGE_BY_ROLE = {"policy": "sft", "pairs": "pairs", "reference": "reference"}
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +44,9 @@ def sampled(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
 @pytest.fixture
 def inputs(sampled: Chain, tmp_path: Path) -> dict[str, Path]:
     """Copy the inputs of DPO, so that a test may change them."""
-    stage_by_role = {"policy": "sft", "pairs": "pairs", "reference": "reference"}
     return {
         role: Path(shutil.copytree(sampled.folder(name, *CUT), tmp_path / name))
-        for role, name in stage_by_role.items()
+        for role, name in STAGE_BY_ROLE.items()
     }
 
 
@@ -157,17 +157,29 @@ def test_a_rejected_completion_that_was_cut_off_does_not_teach_not_to_stop(
     assert after > max(before, added), f"{before:.2f} nats before, {after:.2f} as drawn, {added:.2f} with an end"
 
 
+@pytest.fixture(scope="module")
+def as_ever(
+    sampled: Chain, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The weights and the metrics of DPO on these pairs, in its usual form."""
+    inputs = {role: sampled.folder(name, *CUT) for role, name in STAGE_BY_ROLE.items()}
+    return train(block(), inputs, tmp_path_factory.mktemp("as-ever") / "dpo")
+
+
 @pytest.mark.parametrize("changes", [{"forward": Forward.padded}, {"trainer": {"ld_alpha": 0.5}}, {"micro": 1}])
 def test_completions_without_an_end_train_the_same_in_every_form(
-    changes: dict[str, Any], inputs: dict[str, Path], tmp_path: Path
+    changes: dict[str, Any],
+    as_ever: tuple[dict[str, torch.Tensor], dict[str, Any]],
+    inputs: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
     """The start is checked in each; equal weights to 1e-5 in fp32 where the loss is the same, else another model."""
-    as_ever, metrics = train(block(), inputs, tmp_path / "ours")
+    weights, metrics = as_ever
     other, other_metrics = train(block(**changes), inputs, tmp_path / "other")
     assert metrics["step_0_gap"] < 1e-5
     assert other_metrics["step_0_gap"] < 1e-5
     assert other_metrics["step_0_loss"] == pytest.approx(metrics["step_0_loss"], abs=1e-5)
-    assert (distance(as_ever, other) < 1e-5) == ("trainer" not in changes)
+    assert (distance(weights, other) < 1e-5) == ("trainer" not in changes)
 
 
 def test_what_fits_is_measured_without_an_end_that_is_not_there(

@@ -1,8 +1,9 @@
 """Tests of another user's read-only store: commands that read it work, and commands that write end in one line.
 
-Each command is a process, as only a process can be somebody else.
+The commands run in one process, as only a process can be somebody else.
 """
 
+import json
 import os
 import re
 import shutil
@@ -41,22 +42,36 @@ def foreign(built: Path) -> Iterator[Path]:
                 path.chmod(0o755)
 
 
+# Runs every line that it reads, a JSON list, and writes the status, output and errors of each.
+SOMEBODY = """
+import json, sys
+from tests.helpers import inside
+
+for line in sys.stdin:
+    ran = inside(*json.loads(line), typed="Name a colour.\\n")
+    print(json.dumps([ran.returncode, ran.stdout, ran.stderr]), flush=True)
+"""
+
+
 @pytest.fixture(scope="module")
-def command(foreign: Path) -> Command:
+def command(foreign: Path) -> Iterator[Command]:
     """Run `python run.py …` on the store as a user who cannot write to it."""
     prefix = WITHOUT if os.getuid() == 0 else []
     tried = subprocess.run([*prefix, "touch", str(foreign / "mine")], capture_output=True, check=False)
     if tried.returncode == 0 or (foreign / "mine").exists():
         pytest.skip("this machine lets everybody write everywhere")
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        line = [*prefix, sys.executable, str(ROOT / "run.py"), f"outputs={foreign}", *arguments]
-        user_input = "Name a colour.\n"
-        return subprocess.run(
-            line, cwd=ROOT, input=user_input, capture_output=True, text=True, check=False, timeout=300
-        )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*prefix, sys.executable, "-c", SOMEBODY], cwd=ROOT, **pipes) as somebody:
 
-    return run
+        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+            line = (f"outputs={foreign}", *arguments)
+            somebody.stdin.write(f"{json.dumps(line)}\n")
+            somebody.stdin.flush()
+            return subprocess.CompletedProcess(line, *json.loads(somebody.stdout.readline()))
+
+        yield run
+        somebody.stdin.close()
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_the_optimizer_is_fused(name: str, chain: Chain, tmp_path: Path, monkeyp
         optimizers.append(trainer.optimizer)
 
     monkeypatch.setattr(stages.training.fit, "train_with_callbacks", watched)
-    cfg = vars(settings("recipe=tiny"))[name]
+    cfg = vars(settings("recipe=tiny", "sft.epochs=1"))[name]
     inputs = {
         "sft": {"base": chain.folder("base"), "data": chain.folder("data")},
         "dpo": {"policy": chain.folder("sft"), "pairs": chain.folder("pairs"), "reference": chain.folder("reference")},
