@@ -74,6 +74,7 @@ MAPPINGS = {  # and who looks into them
     "data.mixture.quotas": "sources.validate_mixture",
     "eval.models": "set by the pipeline",
     "eval.compared": "set by the pipeline",
+    "eval.instruments": "set by the pipeline",
     "eval.judged.own.options": "plugins.fitting",
     "sample.endpoint.extra": "the server",
     "sample.columns": "column_mapping",
