@@ -17,6 +17,8 @@ from stages.evaluation.asked import read_prompts
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.measures import Measure, unit_of
 from stages.evaluation.outcomes import Answers, before, main_difference, means_and_differences, read_answers
+from stages.models.chat_templates import other_form
+from stages.models.contract import load_contract
 from stages.store.records import Example, Records, content_id
 from stages.store.workspace import StageDir
 from stages.tasks.checks import share_passed
@@ -42,7 +44,12 @@ def read_suites(cfg: Eval, inputs: Mapping[str, Path], out: StageDir) -> tuple[d
     }
     if unusable:
         out.warn(f"eval.suites: {len(unusable)} pairs are left out: a model did not answer both, or the data has one.")
-    return suite_results([e for e in prompts if e.request not in unusable], answers, cfg)
+    results, measured = suite_results([e for e in prompts if e.request not in unusable], answers, cfg)
+    tokenizer = load_contract(inputs["policy"] / "model").tokenizer
+    names = {f"right in {form}": f"right in {other_form(tokenizer, form)}" for form in FORMS}
+    for row in results.values():
+        row["parts"] = {names.get(title, title): part for title, part in row["parts"].items()}
+    return results, measured
 
 
 def suite_results(

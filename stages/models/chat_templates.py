@@ -125,8 +125,7 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bo
         raise ContractError(f"template={kind}: the vocabulary lacks {lacking}. Use template=plain.")
     if kind not in TURN_TOKENS and tokenizer.eos_token is None:
         raise ContractError(f"template={kind}: the tokenizer has no EOS token that could end a turn.")
-    bos = "{{- bos_token -}}\n" if adds_bos(tokenizer) else ""
-    return bos + (TEMPLATES / f"{kind}.jinja").read_text(encoding="utf-8")
+    return template_of(tokenizer, kind)
 
 
 def fitting_template(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -167,7 +166,16 @@ def in_form(contract: Contract, form: str) -> Contract:
     tokenizer = contract.tokenizer
     if form == "text":
         return Continuation(tokenizer, contract.stop_ids, contract.marked)
-    bos = "{{- bos_token -}}\n" if adds_bos(tokenizer) else ""
-    templates = [bos + (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8") for name in (form, INSTEAD)]
-    tokenizer.chat_template = next(template for template in templates if template != tokenizer.chat_template)
+    tokenizer.chat_template = template_of(tokenizer, other_form(tokenizer, form))
     return OtherTemplate(tokenizer, contract.stop_ids, contract.marked)
+
+
+def other_form(tokenizer: PreTrainedTokenizerBase, form: str) -> str:
+    """Return the form, or INSTEAD if it is the model's own."""
+    return INSTEAD if form != "text" and template_of(tokenizer, form) == tokenizer.chat_template else form
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase, kind: str) -> str:
+    """Return a template of `templates/`, which writes BOS where the tokenizer adds it to a text."""
+    bos = "{{- bos_token -}}\n" if adds_bos(tokenizer) else ""
+    return bos + (TEMPLATES / f"{kind}.jinja").read_text(encoding="utf-8")

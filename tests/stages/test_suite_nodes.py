@@ -7,7 +7,7 @@ from pathlib import Path
 from stages.config.blocks.evaluation import FORMS
 from stages.config.choices import SUITES
 from stages.evaluation.asked import read_prompts
-from stages.models.chat_templates import in_form
+from stages.models.chat_templates import in_form, other_form
 from stages.models.contract import load_contract
 from stages.store.records import Candidate, load
 from tests.helpers import TINY, Chain, build, inside, nodes, refused
@@ -65,6 +65,8 @@ def test_a_form_that_is_the_models_own_is_replaced(chain: Chain) -> None:
     assert zephyr.text(zephyr.tokenizer("Blue.<|user|>").input_ids) == "Blue."
     replaced = in_form(zephyr, "zephyr")
     assert replaced.tokenizer.decode(replaced.prompt(messages)).startswith("<|im_start|>user")
+    own = in_form(load_contract(model), "zephyr").tokenizer
+    assert [other_form(own, form) for form in ("zephyr", "llama3", "text")] == ["chatml", "llama3", "text"]
 
 
 def test_an_unknown_suite_is_refused() -> None:
