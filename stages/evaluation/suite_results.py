@@ -17,8 +17,6 @@ from stages.evaluation.asked import read_prompts
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.measures import Measure, unit_of
 from stages.evaluation.outcomes import Answers, before, main_difference, means_and_differences, read_answers
-from stages.models.chat_templates import other_form
-from stages.models.contract import load_contract
 from stages.store.records import Example, Records, content_id
 from stages.store.workspace import StageDir
 from stages.tasks.checks import share_passed
@@ -31,6 +29,9 @@ def read_suites(cfg: Eval, inputs: Mapping[str, Path], out: StageDir) -> tuple[d
     """Return results and measures on pairs that every model answered and the data does not contain."""
     if OWN not in inputs:
         return {}, []
+    from stages.models.chat_templates import other_form  # imported late: a report needs no torch
+    from stages.models.contract import load_contract
+
     seen = {*Records(inputs["data"] / "examples.parquet", Example).column("id")}
     folders = {form: {role: inputs.get(f"answer_{form}_{role}") for role in cfg.models} for form in (OWN, *FORMS)}
     present = {form: {role: folder for role, folder in each.items() if folder} for form, each in folders.items()}
