@@ -47,7 +47,7 @@ def wire_evaluation(
         name = [*prompts][-1]  # the prompts of `eval.judged.source`, else of held-out pairs, else of the data
         compared = (name, *prompts[name])
         judged = wire_comparisons(cfg, make_node, models, opponents, answers, compared, reward, is_built)
-    instruments = dict[str, Node]()
+    instruments = Graph()
     if judged:
         label = cfg.eval.judged.label
         instruments["judge"] = make_node("label", label, **reward if label.by_reward else {})
