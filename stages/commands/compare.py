@@ -40,7 +40,8 @@ def show(store: Store, cfg: Compare) -> None:
     console = Console(width=None if os.isatty(1) else 160, markup=False)
     for group in groups:
         tables = [group_table(group), *([benchmarks_table(group)] if group.benchmarks else []), settings_table(group)]
-        console.print(visible(group.sentence), *tables)
+        caveat = f" {group.caveat.capitalize()}." if group.caveat else ""
+        console.print(visible(group.sentence) + caveat, *tables)
         if group.note:
             log.info("%s", group.note)
     for compared in trained:

@@ -136,7 +136,8 @@ def run_of(end: Node, unpaired: Unpaired) -> FinishedRun:
 
 def training_tables(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
     """Return the nodes of a dataset as `graph.published` does: pairs and labels of every round, and SFT's examples."""
-    policy, tables = models.get(Role.policy), list[Node]()
+    of_labels = (models[role] for role in (Role.dpo, Role.policy, Role.kto) if role in models)  # an arm may have them
+    policy, tables = next((m for m in of_labels if m.stage in (Target.dpo, Target.kto)), None), list[Node]()
     while policy and policy.stage == Target.dpo:
         pairs = policy.inputs["pairs"]
         rules = {name: pairs.config[name] for name in ("unfinished", "validation_fraction")}

@@ -116,14 +116,9 @@ class SettingDifferences:
         return [(keys, values) for values, keys in keys_by_values.items()]
 
     @property
-    def values_by_name(self) -> dict[str, list[str]]:
-        """The values by row under the name of each differing setting."""
-        return {joint_name(keys): list(values) for keys, values in self.varying}
-
-    @property
     def common(self) -> dict[str, str]:
         """The value of each differing setting that more than half of the rows share."""
-        most = {key: Counter(values).most_common(1)[0] for key, values in self.values_by_name.items()}
+        most = {joint_name(keys): Counter(values).most_common(1)[0] for keys, values in self.varying}
         return {key: value for key, (value, rows) in most.items() if 2 * rows > len(self.rows)}
 
     @property

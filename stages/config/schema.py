@@ -213,6 +213,11 @@ class Config:
         return self.by_pairs or choices.Align.kto in self.objectives
 
     @property
+    def right_from(self) -> float:
+        """The score from which a candidate is right: of a chosen one, or without pairs of a desirable one."""
+        return self.pairs.min_score if self.by_pairs else self.unpaired.threshold
+
+    @property
     def selects(self) -> bool:
         """True if SFT also learns from the base model's best answers to prompts without a reference answer."""
         if self.sft.demonstrations is None:

@@ -111,7 +111,9 @@ class Means:
         error, freedom = self.error(self.residuals[:, model])
         mean, t = float(self.means[model]), student_quantile((1 + confidence) / 2, freedom)
         plain = mean * (1 - mean) / self.prompts  # the variance if prompts were a simple random sample
-        low, high = score_bounds(mean, t * t * (error**2 / plain if plain and error else 1) / self.prompts)
+        # Equal outcomes count as one draw per unit: a prompt, or a family where families are the sample.
+        k = error**2 / plain / self.prompts if plain and error else 1 / len(self.residuals)
+        low, high = score_bounds(mean, t * t * k)
         return Interval(mean, low, high)
 
     def difference(self, a: int, b: int, confidence: float = 0.95) -> Interval:

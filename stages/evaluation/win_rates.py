@@ -146,10 +146,10 @@ def variance_of_mean(outcomes: Array) -> float:
 def people_rate(c: Comparisons, confidence: float) -> dict[str, Any] | None:
     """Return the win rate by people, who saw a random part of the comparisons that are not alike; None if too few.
     From 50 verdicts on, the judge stands in for people on the other prompts, and people's verdicts correct its mean.
-    The judge's weight minimises the variance (Angelopoulos et al. 2023, arXiv:2311.01453). A missing verdict of the
-    judge counts as a tie, which leaves the estimate unbiased. Alike answers count as ties."""
+    The judge's weight minimises the variance (Angelopoulos et al. 2023, arXiv:2311.01453). Comparisons without a
+    verdict of the judge are left out: people see none of them. Alike answers count as ties."""
     distinct = ~c.alike
-    people, judge = c.people[distinct], np.nan_to_num(c.won[distinct], nan=EVEN)
+    people, judge = (each[distinct & ~np.isnan(c.won)] for each in (c.people, c.won))
     answered = ~np.isnan(people)
     words, judge_on_words, judge_on_rest = people[answered], judge[answered], judge[~answered]
     n, weight = len(words), 0.0

@@ -22,7 +22,7 @@ class Scored(Format):
     def fits(self, row: Mapping[str, Any]) -> bool:
         answers = row["completions"]
         if isinstance(answers, str):  # each answer to a request has its own row
-            return isinstance(row.get("scores"), int | float)
+            return isinstance(row.get("scores"), int | float | str)
         if not isinstance(answers, list) or len(answers) < 2:
             return False
         return "completions" in self.split_objects(answers)
@@ -68,13 +68,14 @@ class Scored(Format):
             scores = [(high - rank) / (high - low or 1.0) for rank in scores]
         messages = self.read_prompt(row)
         answers = [self.read_answer(completion, "completions", messages) for completion in lists["completions"]]
-        return ParsedRow(messages, answers, scores, graded=True)
+        return ParsedRow(messages, answers, scores, graded=not by_rank)  # ranks order one row's answers
 
 
 def row_lists(row: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Return the scores and ranks from the row's own columns, as lists."""
     columns = {role: row[role] for role in ("scores", "ranks") if role in row}
-    return {r: [value] if isinstance(value, int | float) else require_list(value, r) for r, value in columns.items()}
+    one = isinstance(row["completions"], str)
+    return {r: [value] if one else require_list(value, r) for r, value in columns.items()}
 
 
 def parse_number(value: Any) -> float:

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 
 from stages.config.blocks.labels import Label
@@ -62,7 +62,7 @@ class Dataset(Labeler):
         return Pool([*prompts.values()], Records(file, Candidate), report.bad_rows, unused, report.notes, report.rows)
 
     def judgements(self, row: ParsedRow, prompt: str, of: list[Candidate], judged: set[str | None]) -> list[Judgement]:
-        """Return a row's preference, or its scores (on the file's scale) for candidates that are not in `judged`."""
+        """Return a row's preferences, or its scores (on the file's scale) for candidates that are not in `judged`."""
         scores = row.scores or []
         if row.graded:
             new = dict[str, float]()
@@ -70,9 +70,9 @@ class Dataset(Labeler):
                 if c.candidate_id not in judged:
                     new.setdefault(c.candidate_id, score)
             return [Judgement(prompt, self.name, name, score) for name, score in new.items()]
-        a, b = of
-        better = "tie" if scores[0] == scores[1] else "ab"[scores[0] < scores[1]]
-        return [Judgement(prompt, self.name, a=a.candidate_id, b=b.candidate_id, preference=better)]
+        pairs = combinations(((c.candidate_id, score) for c, score in zip(of, scores, strict=True)), 2)
+        words = ((a, b, "tie" if high == low else "ab"[high < low]) for (a, high), (b, low) in pairs)
+        return [Judgement(prompt, self.name, a=a, b=b, preference=word) for a, b, word in words]
 
     def figures(self) -> dict[str, int]:
         return {"judged_again": self.repeated}

@@ -16,10 +16,7 @@ SWAPPED = {"A": "B", "B": "A", "tie": "tie"}  # the same choice when the answers
 SCALE = tuple(range(1, 11))  # scores from useless to perfect
 KEY = {Rubrics.pairwise: "verdict", Rubrics.pointwise: "score"}
 ALLOWED: Mapping[Rubrics, tuple[Any, ...]] = {Rubrics.pairwise: SIDES, Rubrics.pointwise: SCALE}
-LINE = {
-    Rubrics.pairwise: re.compile(r"Verdict: *(A|B|tie)\.?"),
-    Rubrics.pointwise: re.compile(r"Score: *(10|[1-9])\.?"),
-}
+LINE = {Rubrics.pairwise: r"Verdict: *(A|B|tie)\.?", Rubrics.pointwise: r"Score: *(10|[1-9])\.?"}
 ENDS = ("stop", "length", "refusal", "content_filter")
 
 
@@ -63,7 +60,7 @@ def verdict(reply: Reply, kind: Rubrics, reading: Reading) -> Any:
     if not reply.text.strip():
         raise NoVerdict("the judge's reply is empty")
     if reading is Reading.text:
-        match = LINE[kind].fullmatch(reply.text.strip().splitlines()[-1].strip(" *_`"))
+        match = re.fullmatch(LINE[kind], reply.text.strip().splitlines()[-1].strip(" *_`"))
         if not match:
             raise NoVerdict("the last line of the judge's reply is not a verdict")
         return int(match[1]) if kind is Rubrics.pointwise else match[1]

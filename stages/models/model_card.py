@@ -19,8 +19,8 @@ from stages.store.records import Pair, stream
 from stages.store.sealed_json import load_json, require_keys
 
 UNTRAINED = "A causal language model: {base} without further training, with the chat template in this folder."
-SETTINGS = "adapter loss_type loss_weights beta desirable_weight undesirable_weight margin learning_rate epochs"
-SETTINGS += " batch_size max_length packing precision seed"
+SETTINGS = "adapter loss_type loss_weights beta simpo_gamma desirable_weight undesirable_weight margin baseline"
+SETTINGS += " completions temperature max_new_tokens learning_rate epochs batch_size max_length packing precision seed"
 STEP = "1. "  # Markdown numbers the items of a list
 TEXTS: dict[str, str] = read_beside(__file__)
 TEXT, LAST_STEP, CHAT, SCORE = (TEXTS[name] for name in ("text", "last_step", "chat", "score"))
@@ -33,7 +33,8 @@ def write_card(model: Path, cfg: Training, inputs: dict[str, Path], figures: dic
     manifests = {role: manifest_of(folder) for role, folder in inputs.items() if trained or role == "base"}
     header, steps = read_earlier_steps(manifests, inputs)
     made_from = ", ".join(f"`{m['stage']} {m['fingerprint']}`" for m in manifests.values())
-    data_line = data_message(manifests, inputs) if trained else "not trained here"
+    split = Split.preference if objective.name == "grpo" else Split.sft
+    data_line = data_message(manifests, inputs, split) if trained else "not trained here"
     steps.append(f"{STEP}`{objective.name} {model.parent.stem}` <- {made_from}: {data_line}")
     header |= {
         "library_name": "transformers",
@@ -81,8 +82,8 @@ def read_earlier_steps(manifests: dict[str, Manifest], inputs: dict[str, Path]) 
     return metadata_load(card) or {}, [line for line in lines if line.startswith(STEP)]
 
 
-def data_message(manifests: dict[str, Manifest], inputs: dict[str, Path]) -> str:
-    """Describe the training data in one line."""
+def data_message(manifests: dict[str, Manifest], inputs: dict[str, Path], split: Split) -> str:
+    """Describe the training data in one line. `split`: the one of `data` that was trained on."""
     if "pairs" in manifests:
         pairs, first_pair = manifests["pairs"]["metrics"], next(stream(inputs["pairs"] / "pairs.parquet", Pair))
         source = f" of {first_pair.chosen_policy}" if first_pair.labeler == "dataset" else ""  # the pairs' file
@@ -90,13 +91,13 @@ def data_message(manifests: dict[str, Manifest], inputs: dict[str, Path]) -> str
     if "unpaired" in manifests:
         return f"single completions, {manifests['unpaired']['metrics']['summary']}"
     data, stated = manifests["data"], licences.licences_message(manifests["data"]["metrics"])
-    rows, held_out = (data["metrics"]["examples"].get(split, 0) for split in (Split.sft, Split.validation))
+    rows, held_out = (data["metrics"]["examples"].get(each, 0) for each in (split, Split.validation))
     counts = f"{rows:,} examples, {held_out:,} more held out{stated}"
     if data["stage"] == "select":
         selected, mended = data["metrics"]["selected"], data["metrics"]["mended"]
         answers = f"{selected:,} of a model's own answers, {mended:,} of them mended"
         return f"{'chosen completions of pairs' if 'pairs' in data['inputs'] else answers} ({counts})"
-    sources = ["generated instructions with checks"] if data["config"]["tasks"]["sft"] else []
+    sources = ["generated instructions with checks"] if data["config"]["tasks"][split] else []
     return f"{', '.join([*sources, *map(source_name, sft_sources(manifests))])} ({counts})"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -43,7 +43,7 @@ class PackedPairs:
     width: int
 
     @classmethod
-    def from_batch(cls, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> "PackedPairs":
+    def from_batch(cls, input_ids: Tensor, attention_mask: Tensor) -> "PackedPairs":
         count, width = input_ids.shape
         if count % 2:
             input_ids, attention_mask = (nn.functional.pad(t, (0, 0, 0, 1)) for t in (input_ids, attention_mask))
@@ -56,18 +56,18 @@ class PackedPairs:
         return cls(RunLayout.from_lengths(lengths[:count], input_ids.device, prefixes[:count]), width)
 
     @cached_property
-    def places(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def places(self) -> tuple[Tensor, Tensor]:
         """Places in the flattened batch: of every token of the row, and of every token that the runs attend to."""
         runs, layout = np.arange(len(self.layout.lengths)), self.layout
         starts = (runs // 2 + runs % 2 * -(-len(runs) // 2)) * self.width  # chosen sequences are above rejected ones
         own = join_ranges(starts + layout.prefixes, layout.lengths)
         return layout.on_device(own), layout.on_device(join_ranges(starts, layout.totals))
 
-    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+    def pack(self, padded: Tensor) -> Tensor:
         """Return a (2 pairs, width, …) batch as one row, (1, tokens, …)."""
         return padded.flatten(0, 1).index_select(0, self.places[0])[None]
 
-    def spread(self, packed: torch.Tensor) -> torch.Tensor:
+    def spread(self, packed: Tensor) -> Tensor:
         """Return one row, (1, tokens, …), as a (2 pairs, width, …) batch with 0 as padding. (Joining slices of the row
         would have a backward that copies the whole gradient once per slice.)"""
         padded = packed.new_zeros(len(self.layout.lengths) * self.width, *packed.shape[2:])
@@ -77,13 +77,13 @@ class PackedPairs:
 
 def attention(
     module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     layout: RunLayout | None = None,
     **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
+) -> tuple[Tensor, None]:
     """Compute attention within the runs of `layout`; without a layout, transformers' SDPA attention, causal, with
     padding on the right if any. Query, key and value: (batch, heads, tokens, dim)."""
     window = kwargs.get("sliding_window")
@@ -103,12 +103,12 @@ def attention(
     return (attend_varlen if works else attend_padded)(module, states, layout, **kwargs), None
 
 
-def attend_by_run(module: nn.Module, states: list[torch.Tensor], layout: RunLayout, **kwargs: Any) -> torch.Tensor:
+def attend_by_run(module: nn.Module, states: list[Tensor], layout: RunLayout, **kwargs: Any) -> Tensor:
     """Call the kernel once per run: without padding, and computing attention of a shared prefix once."""
     return RunAttention.apply(*states, layout, kwargs.get("scaling"), kwargs.get("sliding_window"))  # type: ignore[no-any-return,no-untyped-call]
 
 
-def attend_varlen(module: nn.Module, states: list[torch.Tensor], layout: RunLayout, **kwargs: Any) -> torch.Tensor:
+def attend_varlen(module: nn.Module, states: list[Tensor], layout: RunLayout, **kwargs: Any) -> Tensor:
     """Call `varlen_attn` once over the row, in autocast's precision if that is on. No state is padded; keys and values
     of a prefix are copied for the run that continues it."""
     query, key, value = (t[0].transpose(0, 1).to(autocast_dtype(states[0])) for t in states)
@@ -120,7 +120,7 @@ def attend_varlen(module: nn.Module, states: list[torch.Tensor], layout: RunLayo
     return varlen_attn(query, key, value, *layout.boundaries, *longest, **options)[None]  # type: ignore[call-overload,no-any-return]
 
 
-def attend_padded(module: nn.Module, states: list[torch.Tensor], layout: RunLayout, **kwargs: Any) -> torch.Tensor:
+def attend_padded(module: nn.Module, states: list[Tensor], layout: RunLayout, **kwargs: Any) -> Tensor:
     """Call SDPA once over padded sequences, each with its prefix in front. This is plain causal attention."""
     rows, sources = layout.sequences
     padded = (t[0].transpose(0, 1)[rows].transpose(1, 2) for t in states)
@@ -200,7 +200,7 @@ def add_layout(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:
 
 def send_batch(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Return a batch with its tensors on the device. (Trainer would wait for the device at each tensor.)"""
-    return {k: send_tensor(v, device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    return {k: send_tensor(v, device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
 @contextmanager
@@ -229,9 +229,7 @@ def pack_pairs(model: PreTrainedModel) -> bool:
         return False
     backbone, padded_forward = model.base_model, model.base_model.forward
 
-    def forward(
-        input_ids: torch.Tensor, attention_mask: Any = None, layout: RunLayout | None = None, **kwargs: Any
-    ) -> Any:
+    def forward(input_ids: Tensor, attention_mask: Any = None, layout: RunLayout | None = None, **kwargs: Any) -> Any:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         layout = replace(layout or PackedPairs.from_batch(input_ids, mask).layout, device=input_ids.device)
         pairs = PackedPairs(layout, input_ids.shape[1])
@@ -289,7 +287,7 @@ def read_groups(model: PreTrainedModel) -> bool:
     backbone = model.base_model
     plain_forward = backbone.forward
 
-    def forward(input_ids: torch.Tensor, layout: RunLayout, scored: torch.Tensor, **kwargs: Any) -> Any:
+    def forward(input_ids: Tensor, layout: RunLayout, scored: Tensor, **kwargs: Any) -> Any:
         layout = replace(layout, device=input_ids.device)
         output = plain_forward(**kwargs | {"input_ids": input_ids, "position_ids": layout.positions, "layout": layout})
         output.last_hidden_state = output.last_hidden_state.index_select(1, scored)

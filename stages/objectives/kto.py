@@ -15,15 +15,15 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
-from trl.trainer import add_fused_lm_head, disable_dropout_in_model
+from trl.trainer import disable_dropout_in_model
 from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import KTO
-from stages.models import lm_head
+from stages.config.choices import Forward
 from stages.models.contract import Contract
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs, send_batch
-from stages.models.scoring import autocast, require_same_tokens, round_weights_once
+from stages.models.scoring import autocast, install_scoring, require_same_tokens, round_weights_once
 from stages.objectives.first_step import score_in_batches
 from stages.store.records import PairLogProbs, stream
 from stages.store.single_completions import UnpairedPreference, mismatched_pairs
@@ -76,9 +76,7 @@ def load_start(policy: Path, cfg: KTO, device: torch.device, out: StageDir) -> P
     if not pack_pairs(model):
         out.warn("this model's attention cannot be packed, so completions are padded.")
     disable_dropout_in_model(model)
-    lm_head.install_cpu_head()
-    add_fused_lm_head(model, outputs=("log_probs", "entropy"))
-    return model
+    return install_scoring(model, Forward.padded, ("log_probs", "entropy"))
 
 
 def with_weights(cfg: KTO, desirable: int, undesirable: int) -> KTO:
@@ -94,6 +92,7 @@ class CompletionTrainer(MicroBatches):
     cfg: KTO
     arguments: ClassVar = {"remove_unused_columns": False, "label_names": ["label"]}
     divergence = torch.zeros(())  # z before the clamp: of a step, or of the validation rows
+    loss_is_scaled_for_ga = False  # a micro-batch's loss is its rows' mean, which Trainer must weight by their number
 
     def __init__(self, *args: Any, processing_class: Any, **kwargs: Any):
         self._metrics = {mode: defaultdict[str, list[Any]](list) for mode in ("train", "eval")}

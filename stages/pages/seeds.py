@@ -39,8 +39,10 @@ def summary(runs: list[dict[str, Any]], inputs: dict[str, Path], confidence: flo
     differences = [Interval(**run["primary"][main]) for run in runs]
     gains = [of_seed.mean for of_seed in differences]
     better, worse = sum(of_seed.low > 0 for of_seed in differences), sum(of_seed.high < 0 for of_seed in differences)
+    note = groups[endpoint]["note"]  # too few tasks to say
     sentence = (
-        f"Over {len(runs)} seeds, each prompt's outcomes averaged, {policy} {effect_word(delta)}: "
+        f"Over {len(runs)} seeds, each prompt's outcomes averaged, "
+        f"{f'{note} whether {policy} helped' if note else f'{policy} {effect_word(delta)}'} on {endpoint}: "
         f"{points(delta.mean)} points ({delta.bounds()}; for these seeds only). By seed from "
         f"{points(min(gains))} to {points(max(gains))}; helped in {better}, hurt in {worse}."
     )

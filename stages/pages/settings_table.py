@@ -63,6 +63,7 @@ def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: li
     if earlier := [role for role in nodes if re.fullmatch(r"pairs_\d+", role)]:
         by_pairs = title if policy["stage"] == "dpo" else "DPO"
         values["rounds"] = f"{len(earlier) + 1}; candidates, labels, pairs and {by_pairs} are those of the last round"
+        values["rounds"] += "; KTO learns from the first round's candidates alone" * ("kto" in nodes)
     if "control" in nodes:
         values["control"] = keys(nodes["control"])
     if "control_pairs" in nodes:

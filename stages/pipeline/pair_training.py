@@ -69,7 +69,8 @@ def control_block(cfg: Config) -> SFT:
     arguments = trl_arguments.allowed_arguments("sft")
     dpo_settings["trainer"] = {key: cfg.dpo.trainer[key] for key in cfg.dpo.trainer if key in arguments}
     control_settings = {"train": True, "learning_rate": cfg.control_learning_rate, "packing": False, "control": True}
-    return replace(cfg.sft, **dpo_settings | control_settings)
+    # Without evaluations its last step is published, as DPO's is, and not the best by validation.
+    return replace(cfg.sft, **dpo_settings | control_settings | {"evaluations": 0})
 
 
 def round_suffixes(cfg: Config) -> list[str]:

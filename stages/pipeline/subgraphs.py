@@ -84,7 +84,7 @@ def wire_candidates(
     judged = Graph()
     if earlier and cfg.sample.draw == MIXED:
         judged = {f"judged_{number}": node for number, node in enumerate(earlier, 1)}
-        block = replace(block, draw=MIXED, right_from=cfg.pairs.min_score)
+        block = replace(block, draw=MIXED, right_from=cfg.right_from)
     if not block.pool:
         pool = wire_candidate_source(replace(block, pool=None), make_node, policy, data, **judged)
         return pool, {"sample": pool}
@@ -134,7 +134,7 @@ def wire_draws(cfg: Config, make_node: MakeNode, pool: Node, **reward: Node) -> 
     """
     judged, nodes = wire_labels(cfg.label, make_node, pool, **reward)
     for number in range(1, (cfg.sample.until_pair or 0) + 1):
-        block = replace(pool.config, until_pair=number, right_from=cfg.pairs.min_score)
+        block = replace(pool.config, until_pair=number, right_from=cfg.right_from)
         draw = make_node("sample", block, policy=pool.inputs["policy"], data=pool.inputs["data"], judged=judged)
         nodes |= {f"label_draw_{number}": nodes.pop("label"), f"sample_draw_{number + 1}": draw}
         nodes["label"] = judged = make_node("label", cfg.label, pool=draw, judged=judged)

@@ -171,7 +171,7 @@ def validate_draws(cfg: Config) -> None:
     # A reward model's quantiles of one draw cannot be compared with another's.
     if label.prefers or not {"reward_model", SOURCE_ORDER}.isdisjoint(label.labelers):
         raise UserError(TEXTS["no score"].format(key=key, labeler=label.labeler))
-    if not cfg.pairs.min_score:
+    if not cfg.right_from:
         raise UserError(f"{key}: pairs.min_score=0 accepts every candidate. Set pairs.min_score=1 or another score.")
     if sample.draw == MIXED and not sample.prompts_per_round:
         raise UserError("sample.draw=mixed: rounds divide all prompts. Set sample.prompts_per_round=N to choose some.")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from stages.samplers.sampler import Request
 
@@ -20,9 +21,9 @@ class Draws:
     """The random state of a batch on the device of its logits: seeds, steps and temperatures, each of shape (rows,).
     `sampled`: at least one temperature is above 0. The host knows it, so the device is not asked."""
 
-    seeds: torch.Tensor
-    steps: torch.Tensor
-    heat: torch.Tensor
+    seeds: Tensor
+    steps: Tensor
+    heat: Tensor
     sampled: bool
 
     @classmethod
@@ -32,10 +33,10 @@ class Draws:
         temperatures = [request.temperatures[index] for request, index in candidates]
         return cls(seeds, torch.zeros_like(seeds), torch.tensor(temperatures, device=device), any(temperatures))
 
-    def choose(self, logits: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def choose(self, logits: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
         """Return the next token of every row, and its log-prob at temperature 1, each of shape (rows,), from logits of
         shape (rows, vocabulary). The state moves to the next step. Nothing is transferred to the host."""
-        chosen, state = list[tuple[torch.Tensor, torch.Tensor]](), (self.seeds, self.steps, self.heat)
+        chosen, state = list[tuple[Tensor, Tensor]](), (self.seeds, self.steps, self.heat)
         size = CHUNK if logits.device.type == "cpu" else len(logits)
         for chunk, seeds, steps, heat in zip(*(torch.split(x, size) for x in (logits, *state)), strict=True):
             grid = to_blocks(chunk)
@@ -46,7 +47,7 @@ class Draws:
         return torch.cat(tokens), torch.cat(logprobs)
 
 
-def gumbel(seeds: torch.Tensor, steps: torch.Tensor, width: int) -> torch.Tensor:
+def gumbel(seeds: Tensor, steps: Tensor, width: int) -> Tensor:
     """Return Gumbel noise in fp32, shape (rows, width), for rows of these seeds and steps, each of shape (rows,). Bits
     and uniform numbers are exact on every device; fp64 logarithms, rounded to fp32, differ once in about 2^28."""
     bits = splitmix64(seeds, steps << 32, width)
@@ -54,7 +55,7 @@ def gumbel(seeds: torch.Tensor, steps: torch.Tensor, width: int) -> torch.Tensor
     return uniform.log_().neg_().log_().neg_().float()
 
 
-def splitmix64(seeds: torch.Tensor, first: torch.Tensor, count: int) -> torch.Tensor:
+def splitmix64(seeds: Tensor, first: Tensor, count: int) -> Tensor:
     """Return 64 bits, as int64, of shape (rows, count): what SplitMix64 draws from each seed after the `first` numbers
     (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195). Sums and products wrap around at 64 bits."""
     bits = (seeds + first * GOLDEN_GAMMA)[:, None] + torch.arange(1, count + 1, device=seeds.device) * GOLDEN_GAMMA
@@ -63,16 +64,14 @@ def splitmix64(seeds: torch.Tensor, first: torch.Tensor, count: int) -> torch.Te
     return bits.bitwise_xor_((bits >> 31).bitwise_and_((1 << 33) - 1))
 
 
-def to_blocks(logits: torch.Tensor) -> torch.Tensor:
+def to_blocks(logits: Tensor) -> Tensor:
     """Return logits of shape (rows, vocabulary) as (rows, blocks, BLOCK) in fp32, padded with -inf."""
     short = -logits.shape[1] % BLOCK
     logits = torch.nn.functional.pad(logits.float(), (0, short), value=-torch.inf) if short else logits.float()
     return logits.reshape(len(logits), -1, BLOCK)
 
 
-def gumbel_max(
-    grid: torch.Tensor, heat: torch.Tensor, noise: torch.Tensor | None, top_p: float = 1.0
-) -> tuple[torch.Tensor, torch.Tensor]:
+def gumbel_max(grid: Tensor, heat: Tensor, noise: Tensor | None, top_p: float = 1.0) -> tuple[Tensor, Tensor]:
     """Draw a token per row from softmax(logits / heat) in two steps: a block of the vocabulary, then a token in the
     block. This has the distribution of one draw over the whole vocabulary, without noise for every token. A row with
     heat 0 gets its most likely token; `noise` is None if all rows do. Shapes: grid (rows, blocks, BLOCK), heat
@@ -95,7 +94,7 @@ def gumbel_max(
     return block * BLOCK + inside, grid[rows, block, inside] - top[:, 0] - total
 
 
-def nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
+def nucleus(logits: Tensor, top_p: float) -> Tensor:
     """Mask all but the smallest set of tokens whose probability reaches `top_p` (arXiv:1904.09751)."""
     if top_p >= 1:
         return logits

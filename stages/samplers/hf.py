@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from stages.hardware import memory
@@ -135,7 +136,7 @@ class HFSampler(Sampler):
     def _decode(self, active: list[Row], slots: Slots) -> None:
         """Append the next tokens to every row: `pace.steps`, or fewer if the row ends."""
         draws, longest = slots.load(active, self.pace.rows), max(row.length for row in active)
-        chosen = list[tuple[torch.Tensor, torch.Tensor]]()
+        chosen = list[tuple[Tensor, Tensor]]()
         for step in range(min(self.pace.steps, max(self.limit - len(row.tokens) for row in active))):
             slots.end = round_up(longest + step, self.pace.tokens, slots.length)
             chosen.append(self._step(slots, draws))
@@ -146,7 +147,7 @@ class HFSampler(Sampler):
                     row.tokens.append(token)
                     row.logprob += logprob
 
-    def _step(self, slots: Slots, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
+    def _step(self, slots: Slots, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return the next token of every row, and its log-prob. Inputs are those of the next step afterwards: the host
         neither sends nor receives anything."""
         ids, positions = slots.inputs[:2, : slots.active]
@@ -175,9 +176,7 @@ class HFSampler(Sampler):
         return retired
 
 
-def attention_masks(
-    model: PreTrainedModel, positions: torch.Tensor, end: int
-) -> torch.Tensor | dict[str, torch.Tensor]:
+def attention_masks(model: PreTrainedModel, positions: Tensor, end: int) -> Tensor | dict[str, Tensor]:
     """Return the mask of tokens to attend to: (rows or 1, 1, tokens, end), by kind of layer if some have a window."""
     config = model.config.get_text_config()
     distance = positions[:, None, :, None] - torch.arange(end, device=positions.device)
@@ -189,7 +188,7 @@ def attention_masks(
     return prepare_mask(model, full if kinds else sliding)
 
 
-def prepare_mask(model: PreTrainedModel, mask: torch.Tensor) -> torch.Tensor:
+def prepare_mask(model: PreTrainedModel, mask: Tensor) -> Tensor:
     """Return a mask in the form of the model's attention: eager attention adds it, other kinds read a boolean."""
     if attention_name(model) != "eager":
         return mask
@@ -219,7 +218,7 @@ class Prepacked(torch.nn.Module):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
         self.bias = linear.bias
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: Tensor) -> Tensor:
         """Return the product, from (…, in) to (…, out)."""
         return torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stages.models.run_attention import send_tensor
 from stages.samplers.drawing import Draws
@@ -35,10 +36,10 @@ class Slots:
 
     def __init__(self, rows: int, length: int, device: torch.device):
         self.rows, self.length, self.device = rows, length, device
-        self.keys: list[torch.Tensor] = []
-        self.values: list[torch.Tensor] = []
-        self.prompt_states: list[tuple[torch.Tensor, torch.Tensor]] | None = None
-        self.packed_places: torch.Tensor | None = None  # (prompts, width): positions in the packed row
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.prompt_states: list[tuple[Tensor, Tensor]] | None = None
+        self.packed_places: Tensor | None = None  # (prompts, width): positions in the packed row
         self.inputs = torch.zeros(4, rows, dtype=torch.long, device=device)  # tokens, positions, seeds, steps
         self.heat = torch.zeros(rows, device=device)
         self.row = torch.arange(rows, device=device)
@@ -54,9 +55,7 @@ class Slots:
         self.active = n = round_up(len(rows), multiple, self.rows)
         return Draws(self.inputs[2, :n], self.inputs[3, :n], self.heat[:n], any(temperatures))
 
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Store new keys and values, and return those to attend to: of prompts, or while decoding all of a row's."""
         if self.prompt_states is not None:
             self.prompt_states.append((keys, values))
@@ -67,7 +66,7 @@ class Slots:
         self.values[layer][rows, :, positions] = values[:, :, 0]
         return self.keys[layer][: self.active, :, : self.end], self.values[layer][: self.active, :, : self.end]
 
-    def fill(self, first: int, source: torch.Tensor) -> None:
+    def fill(self, first: int, source: Tensor) -> None:
         """Copy the prompts' keys and values to rows from `first` on; `source` is the prompt's index for each row."""
         assert self.prompt_states is not None
         places = None if self.packed_places is None else self.packed_places[source]
@@ -78,7 +77,7 @@ class Slots:
                 store[layer][first : first + len(source), :, : selected.shape[2]] = selected
         self.prompt_states = None
 
-    def _allocate(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def _allocate(self, layer: int, keys: Tensor, values: Tensor) -> None:
         if layer == len(self.keys):
             for store, states in ((self.keys, keys), (self.values, values)):
                 store.append(states.new_zeros(self.rows, states.shape[1], self.length, states.shape[3]))

@@ -118,7 +118,7 @@ def average_over_step(
     table = torch.cat([sums, counts.sum(0), tokens_here[None]])
     *totals, tokens = accelerator.reduce(table, "sum").tolist()
     step_means = zip(names, totals[: len(names)], totals[len(names) :], strict=True)
-    metrics |= {name: [total / max(1, count)] for name, total, count in step_means}
+    metrics |= {name: [total / count] if count else [] for name, total, count in step_means}
     trainer._total_train_tokens = tokens_before + int(tokens)
     metrics["num_tokens"] = [trainer._total_train_tokens]
 

@@ -16,7 +16,7 @@ from stages.commands.compare import published_nodes
 from stages.commands.comparing.groups import Group, group_by_prompts
 from stages.commands.comparing.measured import Row, measured_rows
 from stages.commands.comparing.trained import Trainings, comparable_trainings
-from stages.commands.node_settings import SettingDifferences, lineage, lineage_settings, without_seeds
+from stages.commands.node_settings import SettingDifferences, joint_name, lineage, lineage_settings, without_seeds
 from stages.config.errors import UserError
 from stages.models.contract import load_contract
 from stages.pipeline.graph import with_seed
@@ -200,7 +200,7 @@ def test_the_front_holds_settings_that_no_other_beats() -> None:
     assert [setting.runs[0].fingerprint for setting in group.settings] == ["a", "b", "c", "e", "d"]
     assert group.front == [True, True, False, True, False]
     together = SettingDifferences([{"sft.epochs": n, "dpo.epochs": n, "dpo.beta": "0.1"} for n in ("1", "2")])
-    assert together.values_by_name == {"dpo.epochs, sft.epochs": ["1", "2"]}, "what moves together shares a column"
+    assert [joint_name(keys) for keys, _ in together.varying] == ["dpo.epochs, sft.epochs"], "one column"
     stages = ("answer", "dpo", "reference", "sft")
     precise = SettingDifferences([{f"{stage}.precision": value for stage in stages} for value in ("fp32", "bf16")])
     assert precise.lines == ["precision=fp32", "precision=bf16"]

@@ -71,6 +71,17 @@ def test_a_family_of_one_prompt_has_a_spread_too() -> None:
     assert Means(outcomes, families).difference(1, 0) == Means(outcomes, joined).difference(1, 0)
 
 
+def test_tasks_that_all_fail_or_pass_alike_are_so_many_draws_of_other_tasks() -> None:
+    """Not as many as they have prompts: twelve tasks at 0% leave room for one in six."""
+    families = [str(i % 12) for i in range(240)]
+    for outcome in (0.0, 1.0):
+        many, few = (Means(np.full((n, 1), outcome), families[:n], drawn=True).share(0) for n in (240, 12))
+        assert many == few
+        assert 0.15 < many.high - many.low < 0.3
+        of_prompts = Means(np.full((240, 1), outcome), families).share(0)
+        assert of_prompts.high - of_prompts.low < 0.03
+
+
 def test_a_table_of_one_prompt_tells_nothing() -> None:
     difference = Means(np.array([[0.0, 1.0]]), ["a"]).difference(1, 0)
     assert (difference.mean, difference.low, difference.high) == (1, -1, 1)

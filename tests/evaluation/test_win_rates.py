@@ -173,15 +173,15 @@ def test_a_judge_that_knows_nothing_does_not_widen_the_interval(right: tuple[flo
 
 @pytest.mark.parametrize("truth", [0.5, 0.7])
 def test_people_are_not_asked_about_alike_answers_and_their_rate_counts_them(truth: float) -> None:
-    """Half of 800 answers are alike and the judge misses a tenth of the others."""
+    """Half of 800 answers are alike and the judge misses a fifth of the others, which people do not see either."""
     rng, covering, tables = np.random.default_rng(0), 0, 300
     for _ in range(tables):
         c = audited(rng, truth, (0.8, 0.8), 0)
         people = (rng.random(800) < truth).astype(float)
         won = np.where(rng.random(800) < 0.8, people, 1 - people)
-        won[rng.random(800) < 0.1] = np.nan
+        won[rng.random(800) < 0.2] = np.nan
         alike = rng.random(800) < 0.5
-        won[alike], people[alike | (rng.random(800) < 0.5)] = 0.5, np.nan
+        won[alike], people[alike | np.isnan(won) | (rng.random(800) < 0.5)] = 0.5, np.nan
         estimate = people_rate(replace(c, won=won, people=people, alike=alike), 0.95)
         assert estimate
         assert estimate["by"] == "people and judge"

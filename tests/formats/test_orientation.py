@@ -106,7 +106,7 @@ def test_every_kind_of_preferences_shows_what_is_better(tmp_path: Path) -> None:
             "better (score 3): c | worse (score 1): b",
             "",
         ),
-        ({"prompt": "a", "completions": ["b", "c"], "ranks": [2, 1]}, "better (score 1): c | worse (score 0): b", ""),
+        ({"prompt": "a", "completions": ["b", "c"], "ranks": [2, 1]}, "better: c | worse: b", ""),
         (
             {"prompt": "a", "response_a": "b", "response_b": "c", "score_a": 1, "score_b": 2},
             "better: c | worse: b",

@@ -99,6 +99,10 @@ def test_a_card_counts_what_was_trained_on_and_says_by_which_adapter(chain: Chai
     [_, sft] = steps_of(chain.folder("sft"))
     rows, held_out = examples["sft"], examples["validation"]
     assert sft.endswith(f": generated instructions with checks ({rows} examples, {held_out} more held out)")
+    build(chain.root, "stage=grpo", "align=grpo")
+    [*_, grpo] = steps_of(chain.folder("grpo", "align=grpo"))
+    assert f"({examples['preference']} examples, " in grpo
+    assert "completions=" in (chain.folder("grpo", "align=grpo") / "model" / "README.md").read_text()
     line = ("sft.adapter=lora", "dpo.adapter=continued")
     build(chain.root, "stage=dpo", *line)
     text = {name: (chain.folder(name, *line) / "model" / "README.md").read_text() for name in ("sft", "dpo")}

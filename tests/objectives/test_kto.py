@@ -65,9 +65,10 @@ def trainer_of(cfg: KTO, inputs: dict[str, Path], folder: Path) -> objective.Com
 
 
 def step_of(trainer: objective.CompletionTrainer) -> tuple[float, dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the loss, the gradients and TRL's metrics of a step."""
+    """Return the loss, the gradients and TRL's metrics of a step, with the arguments that Trainer's loop gives."""
     rows = StepRows([trainer.train_dataset[i] for i in range(ROWS)])
-    loss = float(trainer.training_step(trainer.model, rows))
+    steps, items = trainer.get_batch_samples(iter([rows]), 1, trainer.args.device)
+    loss = float(trainer.training_step(trainer.model, steps[0], items))
     gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
     return loss, gradients, {name: values[0] for name, values in trainer._metrics["train"].items()}
 
@@ -143,6 +144,15 @@ def test_validation_rows_count_for_their_own_kind(inputs: dict[str, Path], tmp_p
     expected = [fmean(v for v in values if v == v) for values in rewards]
     trainer.average_over_rows(ROWS)
     assert [by_name["rewards/chosen"], by_name["rewards/rejected"]] == [[pytest.approx(mean)] for mean in expected]
+
+
+def test_a_step_without_a_kind_has_no_mean_of_it(inputs: dict[str, Path], tmp_path: Path) -> None:
+    trainer = trainer_of(block(), inputs, tmp_path / "ours")
+    rows = [row for row in trainer.train_dataset if not row["label"]][:4]
+    trainer.training_step(trainer.model, StepRows(rows))
+    metrics = trainer._metrics["train"]
+    assert metrics["rewards/chosen"] == metrics["logps/chosen"] == []
+    assert metrics["logps/rejected"][0] < 0
 
 
 def test_a_repeated_row_counts_nowhere_in_the_divergence(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -96,6 +96,12 @@ def test_what_cannot_say_which_candidate_is_right_is_refused(typed: str, reason:
     assert reason in refused(*TINY, "sample.until_pair=1", *typed.split())
 
 
+def test_kto_draws_again_by_the_score_of_a_desirable_completion(tmp_path: Path) -> None:
+    typed = ("align=kto", "sample.until_pair=1", "unpaired.threshold=0.5")
+    assert nodes(tmp_path, *typed)["sample_draw_2"].config.right_from == 0.5
+    assert "align=kto trains on no pairs" in refused(*TINY, *typed, "pairs.min_score=1")
+
+
 def test_rounds_that_draw_by_outcomes_share_all_nodes_of_a_run_with_fewer(chain: Chain) -> None:
     """The third round reads the labels of all draws of the first two, and asks a prompt of neither."""
     typed = (*DRAWN, "sample.until_pair=1", "sample.prompts_per_round=12", "sample.draw=mixed", "dpo.batch_size=2")

@@ -73,6 +73,7 @@ MAKERS = {"generator_1": "m", "generator_2": "n"}
 SCORED = [{"model": "m", "response": text, "overall_score": int(text[0])} for text in ("3 a", "1 b", "2 c", "2 d")]
 SAME = {"rejected: is the same as chosen": 1}
 ALL_NINE = (7, {TIE: 2, COPIES: 1})
+ONE_A_ROW = ("KTO", "rated, one a row as text")
 # Rows of a file, settings, the pairs that come of it, the comparisons that are left out, the rows that are unusable.
 FILES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], int, dict[str, int], dict[str, int]]] = {
     "HH": (
@@ -113,6 +114,20 @@ FILES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], int, dict[str, int
     ),
     "UltraFeedback": ([{"instruction": f"q{i}", "completions": SCORED} for i in range(3)], (), 15, {EQUAL: 3}, {}),
     "ranks": ([{"prompt": "q", "completions": ["1 c", "3 a", "2 b"], "ranks": [3, 1, 2]}], (), 3, {}, {}),
+    "ranks of a prompt in two rows, which compare no answers of the other": (
+        [{"prompt": "q", "completions": words, "ranks": [1, 2]} for words in (["9 a", "8 b"], ["3 c", "2 d"])],
+        (),
+        2,
+        {},
+        {},
+    ),
+    "rated, one a row as text": (
+        [{"prompt": "q", "response": words, "score": words[0]} for words in ("3 a", "1 b", "2 c")],
+        ("label.columns={completions: response, scores: score}",),
+        3,
+        {},
+        {},
+    ),
     "KTO": (
         [
             {"prompt": f"q{i}", "completion": text, "label": text[0] == "2"}
@@ -194,7 +209,7 @@ def test_every_row_is_a_pair_the_right_way_round_or_counted_by_its_reason(name: 
     assert usage.pairs["comparisons"] == count + sum(left_out.values())
     wrong = [p for p in usage.built if p.chosen[0]["content"][0] <= p.rejected[0]["content"][0]]
     assert (len(usage.built), wrong) == (count, [])
-    assert ("better" in usage.messages[0]) == (name != "KTO"), "an example shows which is which"
+    assert ("better" in usage.messages[0]) == (name not in ONE_A_ROW), "an example shows which is which"
 
 
 ASK, MORE = turn("q", "user"), turn("and?", "user")

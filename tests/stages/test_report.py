@@ -182,5 +182,7 @@ def test_settings_say_of_which_round_they_are(chain: Chain) -> None:
     manifests = {name: chain.manifest(name) for name in nodes(chain.root)}
     title = {"policy": manifests["dpo"], "title": "DPO", "seeds": [0]}
     assert "rounds" not in settings_of(manifests, **title)
+    with_arm = settings_of(manifests | {"pairs_1": manifests["pairs"], "kto": manifests["dpo"]}, **title)
+    assert "KTO" in with_arm["rounds"]
     values = settings_of(manifests | {"pairs_1": manifests["pairs"]}, **title)
     assert values["rounds"].startswith("2; ") and "DPO" in values["rounds"] and "last round" in values["rounds"]

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from stages import report
+from stages.commands.compare import published_nodes
+from stages.commands.comparing.measured import measured_rows
 from stages.evaluation.measures import FAVOURED, FILE, Measure
 from stages.pages.glossary import NOT_ASKED_FOR
 from stages.store.records import load
@@ -66,6 +68,8 @@ def test_two_folders_are_models_as_they_came(chain: Chain, tmp_path: Path) -> No
     assert page["words"].count("A model without any training here") == 2 and "seed" not in page[""]
     assert "parameters against two, 0.2 M" in page["settings"]
     assert page_faults(chain.root / "report.html", tmp_path / "browser") == []
+    rows = measured_rows(store := Store(chain.root), published_nodes(store), lambda _: True)
+    assert {"sft", "policy"} <= {row.named for row in rows}, "stage=compare reads this store's evaluations"
 
 
 def test_comparisons_that_wait_for_people_are_counted_beside_the_checks(chain: Chain) -> None:

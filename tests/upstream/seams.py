@@ -129,7 +129,7 @@ SEAMS = [
     ),
     Seam(
         "trl.trainer:add_fused_lm_head",
-        ("models/scoring.py", "objectives/grpo.py", "objectives/kto.py"),
+        ("models/scoring.py", "objectives/grpo.py"),
         "called: the reference is scored by the head that trains",
         "policy and reference differ by their arithmetic",
         takes="model, temperature, cast_lm_head_to_fp32, outputs",

@@ -85,7 +85,7 @@ def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]
         if not passes.examples(input_key(nodes[key][1], "data")):
             log.info("eval %s is left out, as its prompts are deleted or damaged.", key[1])
             continue
-        for role in (role for role in result["models"] if role != "base"):
+        for role in (role for role in result["models"] if role not in ("base", "other")):
             row = read_row(nodes, key, role, result, passes)
             answers = input_key(nodes[key][1], f"answer_{role}")  # a model may be the policy here and an arm there
             latest_rows[row.prompts, row.role == "sft", answers] = row
@@ -110,8 +110,9 @@ def is_intact(store: Store, nodes: Nodes, key: Key) -> bool:
 def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], passes: "Passes") -> Row:
     manifest = nodes[key][1]
     starts = [input_key(manifest, name) for name in (f"answer_{role}", role)]
-    ancestors, eval_lineage = lineage(nodes, *starts), lineage(nodes, key)
-    split = next((str(m["settings"]["split"]) for m in eval_lineage if m["stage"] == "answer"), "held-out")
+    ancestors = lineage(nodes, *starts)
+    answers = (m for m in (*ancestors, *lineage(nodes, key)) if m["stage"] == "answer")  # its own may be deleted
+    split = next((str(m["settings"]["split"]) for m in answers), "held-out")
     endpoint = str(results.get("endpoint", "seen tasks"))  # the only endpoint of earlier versions
     examples, passed = passes.read(key, endpoint)
     row = Row(

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
+from stages.formats.readers.json_array import start_of_next
 from stages.formats.readers.json_lines import BLANK, COMMENT, DECODER, json_message, line_rows, parse_value
 from stages.formats.readers.row import BadRow, Row, validate_columns
 from stages.formats.turns import ROLE_KEYS
@@ -47,12 +48,12 @@ def read_through_next(stream: BinaryIO) -> Iterator[bytes]:
 def json_values(file: Path, content: bytes) -> list[tuple[int, Any]]:
     """Return the JSON values that follow each other in a file, with their lines; [] if there is anything else.
     Raise UserError for a comment between or inside the values."""
-    values, position = list[tuple[int, Any]](), 0
+    values, start, position, line = list[tuple[int, Any]](), 0, 0, 1
     try:
         text = content.decode("utf-8-sig")
-        while position < len(text.rstrip()):
-            position = len(text) - len(text[position:].lstrip())
-            line = text.count("\n", 0, position) + 1
+        while (position := start_of_next(text, position)) < len(text):
+            line += text.count("\n", start, position)
+            start = position
             value, position = parse_value(text, lambda whole, at=position: DECODER.raw_decode(whole, at))  # type: ignore[misc]
             values.append((line, value))
     except json.JSONDecodeError as error:
