@@ -82,11 +82,6 @@ def share(default: Any = MISSING) -> Any:
     return limited(Limit(0, "must be a share from 0 to 1", high=1), default)
 
 
-def limits_of(key: Field[Any]) -> Limit | None:
-    limit: Limit | None = key.metadata.get(LIMIT)
-    return limit
-
-
 def validate_block(block: Any, prefix: str = "") -> None:
     """Raise UserError with all values of a block, and of the blocks inside it, that are outside their limits, not an
     accepted word, or empty. `prefix` is put before the names of keys."""
@@ -98,7 +93,7 @@ def validate_block(block: Any, prefix: str = "") -> None:
 
 
 def validate_value(name: str, key: Field[Any], value: Any) -> None:
-    limit = limits_of(key)
+    limit: Limit | None = key.metadata.get(LIMIT)
     if COMPUTED in key.metadata and value != key.metadata[COMPUTED]:
         raise UserError(f"{name}={value}: only the pipeline sets {name}. Leave it out.")
     if isinstance(value, str):

@@ -96,7 +96,7 @@ def parse_reply(body: str) -> Reply:
     tokens = [parse_token_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
     if isinstance(refusal, str) and refusal:
         return Reply(replace_surrogates(refusal), "refusal", *tokens)
-    if finish == "content_filter":
+    if finish in ("content_filter", "length"):  # a model that thinks up to its limit has no text yet
         return Reply(replace_surrogates(text) if isinstance(text, str) else "", finish, *tokens)
     if not isinstance(text, str) or not isinstance(finish, str):
         raise NoReply("the body is no chat completion", retryable=True)

@@ -71,7 +71,7 @@ class Dataset(Labeler):
                     new.setdefault(c.candidate_id, score)
             return [Judgement(prompt, self.name, name, score) for name, score in new.items()]
         pairs = combinations(((c.candidate_id, score) for c, score in zip(of, scores, strict=True)), 2)
-        words = ((a, b, "tie" if high == low else "ab"[high < low]) for (a, high), (b, low) in pairs)
+        words = ((a, b, "tie" if high == low else "ab"[high < low]) for (a, high), (b, low) in pairs if a != b)
         return [Judgement(prompt, self.name, a=a, b=b, preference=word) for a, b, word in words]
 
     def figures(self) -> dict[str, int]:

@@ -229,7 +229,7 @@ class Continuation(Contract):
     """The prompt format for a base model without a chat template: text to continue, up to the first blank line."""
 
     def prompt(self, messages: list[Message]) -> list[int]:
-        names = {"system": "Instruction", "user": "Question", "assistant": "Answer"}
+        names = {"system": "Instruction", "user": "Question", "assistant": "Answer", "tool": "Result"}
         text = "\n\n".join(f"{names[m['role']]}: {m['content']}" for m in messages)
         return self.tokenizer(f"{text}\n\nAnswer:").input_ids  # type: ignore[no-any-return]
 

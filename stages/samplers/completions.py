@@ -134,6 +134,9 @@ def make_candidate(
     """Return a completion as the candidate at this index of its prompt, by the model named `policy`."""
     ids = completion.token_ids
     text = str(completion.text) if ids is None else contract.text(ids)
+    cut = ids is not None and text != Contract.text(
+        contract, ids
+    )  # its format ends an answer where the model does not
     return Candidate(
         prompt_id=request.id,
         candidate_id=content_id(request.id, request.first + index, text if ids is None else ids),
@@ -143,7 +146,7 @@ def make_candidate(
         seed=request.seed_of(index),
         text=text,
         token_ids=ids,
-        finish_reason=completion.finish_reason,
+        finish_reason="stop" if cut else completion.finish_reason,
         logprob=completion.logprob,
         n_tokens=contract.length(text) if ids is None else len(ids),
         tokenizer=None if ids is None else contract.digest,

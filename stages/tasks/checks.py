@@ -21,7 +21,7 @@ def letters(text: str) -> str:
 
 def last_number(text: str) -> float | None:
     """Return the last number of a text, which is the result of a worked solution, or None."""
-    numerals = re.findall(r"-?\d+(?:\.\d+)?", text.replace(",", ""))
+    numerals = re.findall(r"(?:(?<!\w)-)?\d+(?:\.\d+)?", text.replace(",", "").replace("−", "-"))
     return float(numerals[-1]) if numerals else None
 
 

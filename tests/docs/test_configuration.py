@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 
 from stages.config.choices import Command
 from stages.config.installation import ROOT
-from stages.config.limits import COMPUTED, Limit, limits_of
+from stages.config.limits import COMPUTED, LIMIT, Limit
 from stages.config.schema import RECIPES, Config, Target
 from stages.store import plugins
 from tests.helpers import composed
@@ -249,7 +249,7 @@ def keys(kind: type, prefix: str, plain: dict[str, Any], demo: dict[str, Any]) -
         key, hint = f"{prefix}{field.name}", hints[field.name]
         if COMPUTED in field.metadata:  # nobody can type it
             continue
-        limit = limits_of(field)
+        limit = field.metadata.get(LIMIT)
         meanings = [said_in_yaml().get(key, ""), comments_in_schema.get(field.name, "")]
         inner = nested(hint)
         several = {list: "list", dict: "mapping"}.get(typing.get_origin(members(hint)[0]))

@@ -414,6 +414,12 @@ def test_any_body_is_a_reply_or_a_reason(body: str) -> None:
     assert reply.text in ("", message.get("refusal"), message.get("content"))
 
 
+def test_a_model_that_thinks_up_to_its_limit_has_an_empty_answer_that_is_kept() -> None:
+    """As a retryable failure, it would be asked and paid again with every retry."""
+    choice = {"message": {"content": None, "reasoning_content": "Hm"}, "finish_reason": "length"}
+    assert parse_reply(json.dumps({"choices": [choice]})) == Reply("", "length", None, None)
+
+
 def test_deep_and_broken_json_raises_no_traceback() -> None:
     for body in ("[" * 100_000, "", "null", "\ufeff{}"):
         with pytest.raises(NoReply):

@@ -21,6 +21,7 @@ from stages.labelers.people import answer_rows, server
 from stages.labelers.people.questions import Question, draw_questions
 from stages.labelers.people.session import Answer, Session
 from stages.store.records import Pair, load
+from stages.store.workspace import StageDir
 from tests.helpers import Chain, build, nodes, refused
 from tests.labelers.asking import Asking, Person, asking, kept_of, somebody
 from tests.labelers.pools import pool, work
@@ -277,6 +278,9 @@ def test_a_file_that_somebody_filled_in_is_never_overwritten(tmp_path: Path) -> 
     answer_rows.write(session, out)
     file = out / answer_rows.FILE
     blank = file.read_text()
+    answer_rows.write(session, out)
+    (other := tmp_path / "other").mkdir()  # another node's file, from the same folder of people's answers
+    answer_rows.write(Session(draw_questions(pool(*GIVEN[:1]), Human()), [], session.folder), StageDir(other, print))
     answer_rows.write(session, out)
     assert [path.name for path in out.path.glob("answers*")] == [file.name], "its own file is written anew"
     filled = blank.replace('"verdict": null', '"verdict": "a"').replace('"annotator": null', '"annotator": "ann"')

@@ -25,8 +25,10 @@ from stages.evaluation.outcomes import (
     verdict,
     with_intervals,
 )
-from stages.models.contract import load_contract
+from stages.models.contract import load_contract, load_or_derive_contract
 from stages.models.loading import load_model
+from stages.samplers.completions import make_candidate
+from stages.samplers.sampler import Completion, Request
 from stages.store.records import Candidate, Check, Example, Pair, load, save
 from stages.store.store import Store
 from stages.store.workspace import StageDir
@@ -287,6 +289,15 @@ def test_the_base_is_asked_in_a_form_that_suits_it(built: Path) -> None:
     folder = next(p for p in (built / "answer").iterdir() if "Continuation" in (p / "manifest.json").read_text())
     answers = load(folder / "answers.parquet", Candidate)
     assert not any("<|im_" in a.text for a in answers)
+
+
+def test_an_answer_that_its_form_ends_is_finished_whatever_the_base_writes_on(built: Path) -> None:
+    contract = load_or_derive_contract(next((built / "base").glob("*/model")))
+    request = Request("p", [], [], [0.0, 0.0], 0)
+    for text, reason in (("Paris.\n\nQuestion: Who?", "stop"), ("Paris. It is", "length")):
+        completion = Completion(contract.tokenizer(text).input_ids, "length")
+        candidate = make_candidate(request, 0, completion, contract, "base", "hf")
+        assert (candidate.text, candidate.finish_reason) == (text.split("\n\n")[0], reason)
 
 
 @torch.no_grad()

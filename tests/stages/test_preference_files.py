@@ -114,6 +114,13 @@ FILES: dict[str, tuple[list[dict[str, Any]], tuple[str, ...], int, dict[str, int
     ),
     "UltraFeedback": ([{"instruction": f"q{i}", "completions": SCORED} for i in range(3)], (), 15, {EQUAL: 3}, {}),
     "ranks": ([{"prompt": "q", "completions": ["1 c", "3 a", "2 b"], "ranks": [3, 1, 2]}], (), 3, {}, {}),
+    "ranks with an answer twice": (
+        [{"prompt": "q", "completions": ["9 a", "9 a", "8 b"], "ranks": [1, 2, 3]}],
+        (),
+        1,
+        {COPIES: 1},
+        {},
+    ),
     "ranks of a prompt in two rows, which compare no answers of the other": (
         [{"prompt": "q", "completions": words, "ranks": [1, 2]} for words in (["9 a", "8 b"], ["3 c", "2 d"])],
         (),

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from stages.tasks.checks import CHECKS
+from stages.tasks.checks import CHECKS, last_number
 from stages.tasks.constraint import known_constraints
 
 BY_HAND = Path(__file__).parent / "answers"
@@ -50,6 +50,11 @@ def test_a_checker_separates_good_answers_from_near_misses() -> None:
             decided = [holds(answer.strip(), **params) for answer in answers[sort]]
             wrong += [f"{kind}: {sort} {i + 1}" for i, holds_it in enumerate(decided) if holds_it != (sort == "good")]
     assert not wrong
+
+
+def test_the_last_number_has_its_own_sign_and_no_hyphen() -> None:
+    texts = {"pages 10-12": 12, "COVID-19": 19, "x=-5": -5, "x = \u22125": -5, "3 - 4 = -1": -1, "1,200 in all": 1200}
+    assert {text: last_number(text) for text in texts} == texts
 
 
 def test_every_wording_has_its_parameters() -> None:
