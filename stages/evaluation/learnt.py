@@ -50,7 +50,9 @@ def learnt_results(
     tokens = np.array([[len(p.chosen_ids), len(p.rejected_ids)] for _, p in pairs], float) - masked
 
     def right(scores: Array) -> Array:
-        return placements(scores[:, 0], labels) if len(labels) else favoured(scores)
+        if len(labels):
+            return placements(scores[:, 0], labels)
+        return (1 + np.sign(scores[:, 0] - scores[:, 1])) / 2  # 1 where chosen is higher, 0.5 where they are equal
 
     def shares(scores: dict[str, Array]) -> dict[str, Any]:
         means = Means(np.stack([*map(right, scores.values())], 1), prompts, drawn=True)
@@ -97,11 +99,6 @@ def log_probs(cfg: Eval, role: str, folder: Path, pairs: list[PairLogProbs]) -> 
             sums[batch] = [(sum(chosen), sum(rejected)) for chosen, rejected in scored]
             progress.update(len(batch))
     return sums
-
-
-def favoured(scores: Array) -> Array:
-    """Return 1 where the first of two numbers is higher, 0 where the second is, 0.5 where they are equal."""
-    return (1 + np.sign(scores[:, 0] - scores[:, 1])) / 2
 
 
 def placements(scores: Array, desirable: NDArray[np.bool_]) -> Array:

@@ -66,7 +66,8 @@ def driver_gpus() -> dict[str, GPU]:
     gpus, named = dict[str, GPU](), dict[str, GPU]()
     for line in ask_driver(fields, "--format=csv,noheader,nounits"):
         index, uuid, mig, capability, free, name = line.split(", ", 5)
-        gpus[index] = GPU(name, float(capability), 0 if mig == "Enabled" else int(free) * 2**20, uuid)
+        size = int(free) * 2**20 if free.isdecimal() else free_memory()  # [N/A]: it shares the machine's memory
+        gpus[index] = GPU(name, float(capability), 0 if mig == "Enabled" else size, uuid)
         if mig != "Enabled":
             named |= {index: gpus[index], uuid: gpus[index]}
     index = ""

@@ -170,7 +170,7 @@ def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
     divided = [node for node in lineage if world_size(node) > 1]
     # `rebuild` replaces these nodes. A node that several machines train is not published before this one has joined.
     replaced = {node: read_manifest(store.folder(node)) for node in divided if node.stage == store.rebuild}
-    store, seen, joined = Store(store.root), time.monotonic(), dict[Node, int]()
+    store, seen, joined = Store(store.root), time.monotonic(), dict[Node, int | None]()
 
     def is_left(node: Node) -> bool:
         return (manifest := store.find(node)) is None or manifest == replaced.get(node)
@@ -183,11 +183,11 @@ def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
         for node in filter(is_left, divided):
             job = store.partial(node) / SCRATCH / JOB
             # Each attempt is joined only once, since its publication may take a while.
-            if (attempt := modified_at(job)) not in (None, joined.get(node)):
-                joined[node] = attempt
+            if modified_at(job) not in (None, joined.get(node)):
                 log.info("%s: joining as node %d of %d", node, launch.node_rank, launch.nodes)
                 if (code := run_agent(job, launch.node_rank)) and job.exists():
                     raise UserError(f"{node}: a process failed (exit code {code}). Node 0 prints the reason.")
+                joined[node] = modified_at(job)  # node 0 may have written it anew since, over a killed attempt's
         time.sleep(POLL_SECONDS)
 
 

@@ -4,6 +4,7 @@ With r = log π(y|x)/π_ref(y|x), a desirable completion has the loss λ_D (1 - 
 λ_U (1 - σ(β (z - r))) (Eq. 7). z is the mean log-ratio of the step's mismatched completions, or 0 if that is negative.
 It is computed before the step's first micro-batch, without gradients, so micro-batches do not change it."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -167,7 +168,8 @@ class CompletionTrainer(MicroBatches):
         """Add the metrics, with the margin between the mean rewards of both kinds."""
         training = self.model.training
         metrics = self._metrics["train" if training else "eval"]
-        figures = {name: fmean(map(float, values)) for name, values in metrics.items() if values}
+        measured = {name: [v for v in map(float, values) if not math.isnan(v)] for name, values in metrics.items()}
+        figures = {name: fmean(values) for name, values in measured.items() if values}
         if {"rewards/chosen", "rewards/rejected"} <= figures.keys():
             figures["rewards/margins"] = figures["rewards/chosen"] - figures["rewards/rejected"]
         metrics.clear()

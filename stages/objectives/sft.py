@@ -117,6 +117,9 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
     -log π(token | preceding tokens) over the trained tokens of a step."""
 
     arguments: ClassVar = {"eval_packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    model_accepts_loss_kwargs = property(
+        lambda _: True, lambda *_: None
+    )  # some models say no: no step's tokens are counted
 
     @property
     def is_padded(self) -> bool:

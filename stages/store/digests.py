@@ -20,10 +20,12 @@ def signature(file: Path) -> Signature:
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the file itself, all files in a folder, or all files that match a pattern."""
+    """Return the file itself, all files in a folder but the hidden ones, or all files that match a pattern."""
     if is_pattern(path):
         return sorted(p for p in map(Path, glob(str(path), recursive=True)) if p.is_file())
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    return sorted(p for p in path.rglob("*") if p.is_file() and "/." not in f"/{p.relative_to(path)}")
 
 
 def is_pattern(path: Path) -> bool:

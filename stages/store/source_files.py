@@ -160,9 +160,9 @@ def data_files(local: Path, key: str) -> list[Path]:
             raise UserError(f"{key}: {file} is a pipe, a device or a broken link, not a regular file. Remove it.")
         if file != local and not is_inside(file, local):
             raise UserError(f"{key}: {file} is a link to {file.resolve()}, outside of {local}. Copy that file here.")
-    files = [file for file in paths if file.is_file()]
+    files = files_of(local)
     if local.is_dir():
-        files = [f for f in files if f.name[0] not in "._" and DATA & {*f.suffixes} and f.name not in METADATA_FILES]
+        files = [f for f in files if f.name[0] != "_" and DATA & {*f.suffixes} and f.name not in METADATA_FILES]
     if (size := sum(file.stat().st_size for file in files)) > MEMORY:
         problem = f"{size / 2**30:.0f} GiB are more than this machine's memory ({MEMORY / 2**30:.0f} GiB)"
         raise UserError(f"{key}={local}: {problem}. Name fewer files, or use a larger machine.")

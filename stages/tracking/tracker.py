@@ -43,12 +43,6 @@ def artifact_name(stage: str, fingerprint: str, digest: str) -> str:
     return f"{stage}-{fingerprint}:{digest[:12]}"
 
 
-def artifact_metadata(manifest: Manifest) -> dict[str, Any]:
-    """Return the metadata of an artifact: the key figures of the manifest."""
-    keys = ("digest", "seed", "device", "wall_seconds", "peak_memory", "metrics", "remote")
-    return {key: manifest[key] for key in keys if key in manifest}
-
-
 @contextmanager
 def track(settings: Tracker, node: Node, root: Path) -> Iterator[Run]:
     """Yield a tracker's run for this attempt. If the stage raises an error, the run is marked as failed."""

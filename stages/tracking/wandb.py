@@ -20,7 +20,7 @@ from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.text_units import transcript
 from stages.store.workspace import read_samples
-from stages.tracking.tracker import Run, artifact_metadata, describe_inputs
+from stages.tracking.tracker import Run, describe_inputs
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,9 @@ def artifact(folder: Path, manifest: Manifest, upload: bool) -> Any:
     import wandb
 
     name = f"{manifest['stage']}-{manifest['fingerprint']}"
-    logged = wandb.Artifact(name, type=manifest["stage"], metadata=artifact_metadata(manifest))
+    key_figures = ("digest", "seed", "device", "wall_seconds", "peak_memory", "metrics", "remote")
+    metadata = {key: manifest[key] for key in key_figures if key in manifest}
+    logged = wandb.Artifact(name, type=manifest["stage"], metadata=metadata)
     for file, entry in manifest["files"].items():
         path = (folder / file).resolve()
         if upload:

@@ -6,6 +6,7 @@ over the step. Evaluations are divided likewise; their losses and metrics are co
 
 import contextlib
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -118,7 +119,7 @@ def average_over_step(
     table = torch.cat([sums, counts.sum(0), tokens_here[None]])
     *totals, tokens = accelerator.reduce(table, "sum").tolist()
     step_means = zip(names, totals[: len(names)], totals[len(names) :], strict=True)
-    metrics |= {name: [total / count] if count else [] for name, total, count in step_means}
+    metrics |= {name: [total / count if count else math.nan] for name, total, count in step_means}
     trainer._total_train_tokens = tokens_before + int(tokens)
     metrics["num_tokens"] = [trainer._total_train_tokens]
 

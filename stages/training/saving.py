@@ -50,7 +50,7 @@ class Checkpoints(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # Of sharded weights, Trainer saves only the copy beside the optimizer state.
-        args.save_only_model = state.global_step >= state.max_steps and not args.fsdp
+        args.save_only_model = state.global_step >= state.max_steps and not (args.fsdp or args.deepspeed)
         self.save_start = time.monotonic()
         due = self.save_start - self.last_save >= max(self.interval, SAVE_TIME_FACTOR * self.save_seconds)
         if args.world_size > 1:  # every process takes part in saving, so the clock of the first one decides for all

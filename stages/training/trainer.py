@@ -84,7 +84,7 @@ class PlumblineTrainer(Trainer):
         metrics = {name: [v for v in row[:rows_here] if not math.isnan(v)] for name, row in evaluated.items()}
         here = torch.tensor([[sum(values), len(values)] for values in metrics.values()], dtype=torch.float64)
         totals = self.accelerator.reduce(send_tensor(here, self.args.device), "sum").tolist()
-        evaluated |= {name: [s / n] if n else [] for name, (s, n) in zip(metrics, totals, strict=True)}
+        evaluated |= {name: [s / n if n else math.nan] for name, (s, n) in zip(metrics, totals, strict=True)}
 
 
 def count_warmup_steps(warmup: float, steps: int) -> int:

@@ -415,7 +415,7 @@ def test_any_body_is_a_reply_or_a_reason(body: str) -> None:
 
 
 def test_a_model_that_thinks_up_to_its_limit_has_an_empty_answer_that_is_kept() -> None:
-    """As a retryable failure, it would be asked and paid again with every retry."""
+    """Otherwise every retry would pay for it again."""
     choice = {"message": {"content": None, "reasoning_content": "Hm"}, "finish_reason": "length"}
     assert parse_reply(json.dumps({"choices": [choice]})) == Reply("", "length", None, None)
 

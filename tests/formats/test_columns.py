@@ -12,6 +12,7 @@ from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
 from stages.formats.detection import PEEKED
 from stages.formats.source_reading import ReadReport, convert
+from stages.store.digests import files_of
 from tests.formats.reading import lines, read, summarize
 from tests.helpers import refused
 
@@ -168,7 +169,10 @@ def test_rows_of_every_file_have_a_layout_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "two.jsonl").write_text(json.dumps({"messages": [ASK, REPLY]}))
     (tmp_path / "README.md").write_text("# Files that are not data")
     (tmp_path / "dataset_info.json").write_text("{}")
+    (note := tmp_path / ".cache" / "huggingface" / "two.jsonl.metadata").parent.mkdir(parents=True)
+    note.write_text("of the hub's client")
     assert summarize(read(tmp_path)) == [(["a"], ["b"], None)] * 2
+    assert note not in files_of(tmp_path), "nor does it change the folder's digest"
     assert summarize(read(tmp_path / "t*.jsonl")) == [(["a"], ["b"], None)]
 
 

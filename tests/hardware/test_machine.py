@@ -1,6 +1,7 @@
 """Tests of the GPUs that a machine describes. A script with nvidia-smi's output formats stands in for the driver."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -104,6 +105,13 @@ def test_a_gpu_and_an_instance_have_their_own_memory(driver: Path) -> None:
         assert gpus[index] == (name, float(capability), free * 2**20, UUIDS[index])
     assert [gpus[uuid].free_memory for uuid in INSTANCES] == [20 * 10**9, 5 * 10**9]
     assert {gpus[uuid].compute_capability for uuid in INSTANCES} == {float(KINDS["2"][1])}
+
+
+def test_a_gpu_without_memory_of_its_own_has_the_machines(driver: Path) -> None:
+    answers = json.loads((file := driver.with_suffix(".json")).read_text())
+    answers["cards"][1]["memory.free"] = "[N/A]"
+    file.write_text(json.dumps(answers))
+    assert 0 < machine.driver_gpus()["1"].free_memory <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_without_a_divided_gpu_the_driver_is_asked_once(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """KTO on the real trainer: TRL's loss on the same mismatches, any micro-batch, mismatched completions, first loss."""
 
+import math
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -151,8 +152,11 @@ def test_a_step_without_a_kind_has_no_mean_of_it(inputs: dict[str, Path], tmp_pa
     rows = [row for row in trainer.train_dataset if not row["label"]][:4]
     trainer.training_step(trainer.model, StepRows(rows))
     metrics = trainer._metrics["train"]
-    assert metrics["rewards/chosen"] == metrics["logps/chosen"] == []
+    assert all(math.isnan(metrics[name][0]) for name in ("rewards/chosen", "logps/chosen"))
     assert metrics["logps/rejected"][0] < 0
+    trainer.log({"loss": 0.5})
+    logged = trainer.state.log_history[-1].keys()
+    assert not {"rewards/chosen", "rewards/margins"} & logged and "rewards/rejected" in logged
 
 
 def test_a_repeated_row_counts_nowhere_in_the_divergence(inputs: dict[str, Path], tmp_path: Path) -> None:

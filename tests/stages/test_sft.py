@@ -1,6 +1,7 @@
 """SFT on real trainers: what is trained, what runtime may not change, and when it stops."""
 
 import json
+import math
 import shutil
 import tempfile
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from stages.config.blocks.models import Template
 from stages.config.blocks.training import SFT
@@ -135,6 +136,14 @@ def test_diverging_training_stops_and_names_the_step(inputs: dict[str, Path], tm
     with pytest.raises(UserError, match=r"diverged at step 2: .* nan\. Lower sft\.learning_rate "):
         train(block(learning_rate=1e30, trainer={"warmup_steps": 0}), inputs, tmp_path / "sft")
     assert not (tmp_path / "sft" / "model").exists()
+
+
+def test_a_base_without_numbers_is_told_by_its_first_validation(inputs: dict[str, Path], tmp_path: Path) -> None:
+    base = Path(shutil.copytree(inputs["base"], tmp_path / "base"))
+    weights = load_file(file := base / "model" / "model.safetensors")
+    save_file({name: tensor.float() * math.nan for name, tensor in weights.items()}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"the validation loss is nan"):
+        train(block(), inputs | {"base": base}, tmp_path / "sft")
 
 
 def test_exploding_gradients_stop_at_their_step() -> None:

@@ -20,10 +20,23 @@ from tests.helpers import nodes
 def due(saving: Checkpoints, folder: Path) -> bool:
     """Return True if a checkpoint is saved after the current step."""
     world = PartialState(cpu=True).num_processes
-    args = SimpleNamespace(device=torch.device("cpu"), output_dir=str(folder), world_size=world, fsdp=None)
+    args = SimpleNamespace(
+        device=torch.device("cpu"), output_dir=str(folder), world_size=world, fsdp=None, deepspeed=None
+    )
     control = TrainerControl()
     saving.on_step_end(args, TrainerState(max_steps=100), control)
     return control.should_save
+
+
+@pytest.mark.parametrize(("fsdp", "deepspeed", "alone"), [(None, None, True), ("on", None, False), (None, "a", False)])
+def test_the_last_checkpoint_of_sharded_weights_has_what_a_resume_reads(
+    fsdp: str | None, deepspeed: str | None, alone: bool, tmp_path: Path
+) -> None:
+    """DeepSpeed and FSDP load the weights from beside the optimizer state."""
+    args = SimpleNamespace(device=torch.device("cpu"), world_size=1, fsdp=fsdp, deepspeed=deepspeed)
+    for step in (1, 2):
+        Checkpoints(300).on_step_end(args, TrainerState(global_step=step, max_steps=2), TrainerControl())
+        assert args.save_only_model is (alone and step == 2)
 
 
 def test_a_checkpoint_is_due_after_minutes_or_twenty_times_what_saving_took(
