@@ -67,9 +67,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         **checked.results(answers, cfg),
         **measure_form(table, answers, cfg, out),
         "shown_on": next((name for name, each in unchecked.items() if each is table), checked.endpoint),
-        "open": {
-            name: {"prompts": len(each.prompts), **measure_answers(each, answers)} for name, each in unchecked.items()
-        },
+        "open": {name: {"prompts": len(t.prompts), **measure_answers(t, answers)} for name, t in unchecked.items()},
         "learnt": pairs,
         "judged": comparisons,
         "gives_verdict": parts,

@@ -44,7 +44,7 @@ STARTED = ("sft", "dpo", "grpo")  # blocks with starting values for another mode
 ROWS: dict[str, dict[str, list[dict[str, Any]]]] = read_beside(__file__)
 TRAINED = [name for name, objective in OBJECTIVES.items() if objective.in_chain]
 CHECKS = "verifier"  # the labeler that the recipes' pairs.min_score was chosen for
-LENGTH = "sft.max_length"  # SFT drops longer rows
+LENGTH, OF_CONTROL = "sft.max_length", "control_learning_rate"  # SFT drops longer rows
 # What suits several rounds of DPO, over as many prompts and checks as the recipe itself has
 ROUNDS = ("rounds", "sample.prompts_per_round", "dpo.evaluations", "dpo.trainer", "dpo.runtime.samples")
 
@@ -123,6 +123,9 @@ def start_block(block: str, typed: dict[str, str], used: list[DictConfig], param
     rate = cap_rate(rate_key, used, row.get("learning_rate", math.inf))
     if rate is not None and rate_key not in typed:
         changes.append(f"{rate_key}={rate:g}")
+    if block == "sft" and row:  # the control is SFT, too
+        own = OmegaConf.select(used[-1], OF_CONTROL, default=row["learning_rate"])
+        OmegaConf.update(used[-1], OF_CONTROL, min(own, row["learning_rate"], 5e-5), force_add=True)
     fits = {*re.findall(r"\w+", stated("loss_type", "sigmoid"))} <= {"sigmoid", "sft", *GROUP_LOSSES}
     if "beta" in row and fits and not stated("beta", ""):  # other losses of DPO have betas of another size
         OmegaConf.update(used[0], beta_key, row["beta"], force_add=True)

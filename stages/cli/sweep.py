@@ -189,6 +189,8 @@ def validate_sweep(config: DictConfig) -> None:
         way_out = "Add answer.split=validation, and evaluate the best settings on test once"
         raise UserError(f"answer.split=test must not be optimised. {way_out}.")
     if config.sweep_metric is SweepMetric.validation_loss:
+        if config.stage == Target.grpo or not config[config.stage].evaluations:
+            raise UserError(f"stage={config.stage} has no validation loss here. Set {config.stage}.evaluations=4.")
         loss_keys = {f"{config.stage}.{key}" for key in OBJECTIVES[config.stage].of_loss}
         if other := [key for key in swept_keys(config) if key in loss_keys or not key.startswith(f"{config.stage}.")]:
             changed = f"the definition of the {config.stage} loss" if other[0] in loss_keys else "its held-out rows"

@@ -98,7 +98,8 @@ def policies_clause(tables: Tables, nodes: Mapping[str, str]) -> str:
 
 def left_out_lines(manifests: Sequence[Manifest], plain: int) -> list[str]:
     """Return a line for each kind of rows that are left out, with the reasons and counts."""
-    lines = [f"{plain} demonstrations are left out, as they are plain text without a prompt."] if plain else []
+    text = f"{plain} demonstrations are left out: plain text, or a last answer that is not trained."
+    lines = [text] if plain else []
     for m in manifests:
         metric = {"pairs": "prompts_without_pair", "unpaired": "left_out"}.get(m["stage"])
         if metric and (reasons := m["metrics"][metric]):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from stages.commands.dataset_card import Tables, dataset_card
 from stages.config.choices import ExportFormat
-from stages.config.errors import visible
+from stages.config.errors import UserError, visible
 from stages.config.installation import read_beside
 from stages.config.schema import Export
 from stages.evaluation.intervals import Interval
@@ -88,7 +88,9 @@ def publish_dataset(cfg: Export, nodes: Sequence[Node], store: Store) -> None:
 
 
 def write_folder(folder: Path, name: str, nodes: Sequence[Node], store: Store) -> None:
-    tables_by_name, plain_texts = collect_tables(nodes, store.folder)
+    tables_by_name, left_out = collect_tables(nodes, store.folder)
+    if not tables_by_name:
+        raise UserError("export.format=dataset: this run has no pairs, labels or demonstrations to export.")
     draft = folder.with_suffix(".partial")
     remove(draft)
     for configuration, splits in tables_by_name.items():
@@ -97,15 +99,15 @@ def write_folder(folder: Path, name: str, nodes: Sequence[Node], store: Store) -
             pq.write_table(table, draft / configuration / f"{split}.parquet")
     manifests = [manifest_of(store.folder(n)) for n in in_build_order([*nodes]) if store.folder(n).exists()]
     label_folders = dict.fromkeys(store.folder(n.inputs["judged"]) for n in nodes if "judged" in n.inputs)
-    text = dataset_card(f"Plumbline {name}", tables_by_name, plain_texts, manifests, [*label_folders])
+    text = dataset_card(f"Plumbline {name}", tables_by_name, left_out, manifests, [*label_folders])
     (draft / "README.md").write_text(text, encoding="utf-8")
     replace_folder(draft, folder)
 
 
 def collect_tables(nodes: Sequence[Node], folder: Callable[[Node], Path]) -> tuple[Tables, int]:
-    """Return the tables by configuration and split, and the number of plain-text demonstrations, left out."""
+    """Return the tables by configuration and split, and the number of demonstrations that are left out."""
     parts: dict[str, list[pa.Table]] = {"preferences": [], "unpaired": [], "demonstrations": []}
-    plain_texts = 0
+    left_out = 0
     for node in nodes:
         if node.stage in ("pairs", "unpaired"):
             prompts = pq.read_table(folder(node.inputs["judged"]) / "prompts.parquet")
@@ -116,13 +118,14 @@ def collect_tables(nodes: Sequence[Node], folder: Callable[[Node], Path]) -> tup
             examples = pq.read_table(folder(node) / "examples.parquet")
             is_sft_split = pc.is_in(examples["split"], value_set=pa.array([*SFT_SPLITS]))
             answered = examples.filter(pc.and_(is_sft_split, pc.is_valid(examples["reference"])))
+            rows = len(answered)
             weights = [not turns or turns[-1] for turns in answered["trained"].to_pylist()]
             answered = answered.filter(pa.array(weights, pa.bool_()))  # TRL trains on every completion
             conversations = answered.filter(pc.greater(pc.list_value_length(answered["messages"]), 0))
-            plain_texts += len(answered) - len(conversations)
+            left_out += rows - len(conversations)
             parts["demonstrations"].append(demonstrations(conversations))
     whole = {name: pa.concat_tables(tables) for name, tables in parts.items() if tables}
-    return {name: by_split(table) for name, table in whole.items() if len(table)}, plain_texts
+    return {name: by_split(table) for name, table in whole.items() if len(table)}, left_out
 
 
 def add_origin(table: pa.Table, prompts: pa.Table) -> pa.Table:

@@ -130,10 +130,8 @@ def compare_rows(
     return differences, example
 
 
-def find_differences(
-    own: Tokens, trl: Tokens, tokenizer: PreTrainedTokenizerBase, every_turn: bool | None
-) -> set[str]:
-    """Return the differences of a sequence. `every_turn`: whether TRL trains the assistant's turns; None for pairs."""
+def find_differences(own: Tokens, trl: Tokens, tokenizer: PreTrainedTokenizerBase, all_turns: bool | None) -> set[str]:
+    """Return the differences of a sequence. `all_turns`: whether TRL trains the assistant's turns; None for pairs."""
     (ids, marks), (trl_ids, trl_marks), end = own, trl, str(tokenizer.eos_token)
     text, trl_text, same_ids = tokenizer.decode(ids), tokenizer.decode(trl_ids), trl_ids[: len(ids)] == ids
     if not same_ids:  # a template may trim an answer's text, but not its sampled tokens
@@ -142,10 +140,10 @@ def find_differences(
     differences, rest = set() if same_ids else {SAMPLED}, trl_text.removeprefix(text)
     if rest.startswith(end) and not text.endswith(end):
         differences, rest = differences | {TRUNCATED}, rest.removeprefix(end)
-    if rest.strip() or not trl_text.startswith(text) or not (same_ids or every_turn is None):
+    if rest.strip() or not trl_text.startswith(text) or not (same_ids or all_turns is None):
         return {IDS}
     if same_ids and marks != trl_marks[: len(ids)]:
-        differences.add(SOME_TURNS if every_turn and all(map(operator.le, marks, trl_marks)) else MASK)
+        differences.add(SOME_TURNS if all_turns and all(map(operator.le, marks, trl_marks)) else MASK)
     return differences | ({TAIL} if rest else set())
 
 

@@ -97,6 +97,8 @@ def validate_rollouts(cfg: Config) -> None:
         raise UserError(TEXTS["no score"].format(cfg=cfg))
     if cfg.grpo.runtime.sharding is not Sharding.none:
         raise UserError("GRPO samples from whole weights, which no process has. Use launch=ddp or launch=local.")
+    if cfg.grpo.max_new_tokens >= cfg.grpo.max_length:
+        raise UserError(f"grpo.max_length={cfg.grpo.max_length} has no room for a prompt before grpo.max_new_tokens.")
     prompts, size = split_rows(cfg, "preference"), cfg.grpo.batch_size
     if prompts is not None and prompts < size:
         raise UserError(TEXTS["prompts"].format(size=size, prompts=prompts))

@@ -64,6 +64,8 @@ def validate_judged(cfg: Config) -> None:
         raise UserError(TEXTS["untrained"])
     if not judged.is_requested:
         return
+    if "verifier" in judged.label.labelers and (judged.source or cfg.own_prompts):
+        raise UserError("eval.judged.ensemble.members: the compared prompts have no checks. Leave verifier out.")
     controls = [name for name in (Role.control, Role.control_pairs) if vars(cfg)[name]]
     roles = [Role.base, Role.sft, *controls, *cfg.arms, REFERENCE]
     if cfg.align is Align.none:

@@ -159,11 +159,9 @@ def produce_in_shards(
     return results.in_order(folder.parent / "sorted")
 
 
-def count_finished(
-    blocks: Sequence[Block[Item]], folder: Path, rows: int, progress: Progress, counted: set[str]
-) -> None:
-    """Add the blocks that workers have saved since the last call to the progress bar. `counted`: names of blocks."""
+def count_finished(blocks: Sequence[Block[Item]], folder: Path, rows: int, progress: Progress, done: set[str]) -> None:
+    """Add the blocks that workers have saved since the last call to the progress bar. `done`: the names of these."""
     for block in blocks:
-        if block.name not in counted and block.shard(folder).exists():
-            counted.add(block.name)
+        if block.name not in done and block.shard(folder).exists():
+            done.add(block.name)
             progress.update(rows * len(block.items))

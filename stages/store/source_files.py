@@ -242,10 +242,8 @@ def hold_files_unchanged(node: Node, cache: Path, folder: Path) -> Iterator[None
         return {path: {str(f): signature(f) for f in files_of(place) if f.exists()} for path, place in places.items()}
 
     def changed_error(path: str, when: str) -> UserError:
-        unpublished = f"{node} was meant for the earlier content, so it is not published"
-        return UserError(
-            f"{path} changed {when}. {unpublished}. Type the same command again: it uses the new content."
-        )
+        result = f"{node} was meant for the earlier content, so it is not published"
+        return UserError(f"{path} changed {when}. {result}. Type the same command again: it uses the new content.")
 
     before = signatures()
     for path, digest in pinned.items():

@@ -23,6 +23,7 @@ from tests.helpers import TINY, command, inside, refused, settings
 
 NO_TESTS = ("data.tasks.test=0", "data.tasks.unseen_phrasings=0", "data.tasks.unseen_tasks=0")
 NOTHING_MEASURES = (*NO_TESTS, "pairs.validation_fraction=0")
+ENSEMBLE = "eval.judged.ensemble.members=[{labeler: verifier}, {labeler: reward_model}]"
 
 
 def one_line(*arguments: str, run: Callable[..., CompletedProcess[str]] = inside) -> str:
@@ -141,6 +142,10 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         (
             ("eval/judged=human", "eval.judged.against=[control]"),
             "eval.judged.against[0]=control: not in this run. Use base",
+        ),
+        (
+            ("eval/judged=ensemble", "eval.judged.source=[{path: docs/examples/prompts.jsonl}]", ENSEMBLE),
+            "have no checks. Leave verifier out",
         ),
         (("eval/judged=human", "eval.judged.against=[sft,sft]"), "eval.judged.against[1]=sft is named twice"),
         (("eval/judged=human", "eval.judged.against=[no/such/folder]"), "eval.judged.against[0]=no/such/folder"),

@@ -208,6 +208,13 @@ def test_a_sweeper_may_not_choose_by_losses_that_do_not_compare(
         sweep.validate_sweep(config)
 
 
+@pytest.mark.parametrize("line", [("stage=dpo", "dpo.evaluations=0"), ("stage=grpo", "align=grpo")])
+def test_a_sweeper_may_not_choose_by_a_loss_that_is_not_measured(line: tuple[str, ...]) -> None:
+    config = composed(*TINY, "sweep_metric=validation_loss", *line)
+    with pytest.raises(UserError, match="has no validation loss here"):
+        sweep.validate_sweep(config)
+
+
 @pytest.mark.parametrize(("arguments", "direction", "message"), ASTRAY)
 def test_optuna_may_not_either(arguments: tuple[str, ...], direction: str, message: str, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")

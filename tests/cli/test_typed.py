@@ -215,6 +215,14 @@ def made_of(chain: Chain) -> list[dict[str, object]]:
     return [manifest["settings"] for _, manifest in Store(chain.root).manifests("pairs")]
 
 
+def test_the_control_of_another_model_has_at_most_the_rate_of_its_sft() -> None:
+    for recipe, model in (("bakeoff", "llama31_8b"), ("instructions", "llama32_1b")):
+        line = (f"recipe={recipe}", f"model={model}")
+        forget_compositions()
+        assert settings(*line).control_learning_rate == settings(*line).sft.learning_rate
+        assert settings(*line, "control_learning_rate=3e-5").control_learning_rate == 3e-5
+
+
 @pytest.mark.parametrize(
     ("line", "rates", "message"),
     [

@@ -34,6 +34,7 @@ UNREAD = [
     ("label.reward_model.revision=main label=reward_model label.reward_model.path=.", "label.reward_model.path=a/b"),
     ("label.ensemble.people=5", "label=ensemble label.ensemble.members=[{labeler:verifier},{labeler:own}]"),
     ("unpaired.threshold=0.5 label=human", "label=verifier"),
+    ("pairs.min_score=0.5 label=human", "label=verifier"),
     (f"sample=generate label=dataset label.path={FILE}", "label=verifier label.path=null"),
     (f"sample.temperatures=[0.5] label=dataset label.path={FILE}", "label=verifier label.path=null"),
     (f"sample.prompts=5 label=dataset label.path={FILE}", "label=verifier label.path=null"),

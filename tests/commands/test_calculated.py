@@ -158,6 +158,16 @@ def test_arithmetic_is_counted_as_by_torch() -> None:
     assert backward.get_total_flops() == pytest.approx(2 * forward.get_total_flops(), rel=0.01)
 
 
+def test_what_processes_divide_takes_a_share_of_the_time_each() -> None:
+    shape = ModelShape.from_config(settings("model=mistral_7b").model.config)
+    assert shape is not None
+    machine.plan_for("h100_80gb")
+    for name in ("sample", "answer", "reference"):
+        alone, four = (vars(settings("recipe=tiny", f"launch.processes={n}"))[name] for n in (1, 4))
+        times = [calculated.seconds_per_token(shape, block, 60, "h100_80gb") for block in (alone, four)]
+        assert times[0] == pytest.approx(4 * times[1]), name
+
+
 def test_twice_the_bandwidth_generates_in_half_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     block, shape = settings("recipe=tiny").answer, ModelShape.from_config(settings("model=mistral_7b").model.config)
     assert shape is not None

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from stages.commands import dataset_card, export
+from stages.config.errors import UserError
 from stages.store.manifest import manifest_of
 from stages.store.records import Example, Pair, load, save
 from stages.store.store import Store
@@ -148,8 +149,15 @@ def test_plain_text_has_no_prompt_and_is_counted(chain: Chain) -> None:
     save(chain.folder("data") / "examples.parquet", rows, Example)
     tables, plain = export.collect_tables([data], Store(chain.root).folder)
     assert tables["demonstrations"]["train"]["completion"].to_pylist() == [[{"role": "assistant", "content": "a"}]]
-    assert plain == 3
-    assert "3 demonstrations are left out" in dataset_card.dataset_card("t", tables, plain, [], [])
+    assert plain == 4
+    assert "4 demonstrations are left out" in dataset_card.dataset_card("t", tables, plain, [], [])
+
+
+def test_a_run_without_a_table_has_nothing_to_export(chain: Chain) -> None:
+    rows = [Example("0", [], "plain", "s", "t", "sft")]
+    save(chain.folder("data") / "examples.parquet", rows, Example)
+    with pytest.raises(UserError, match="no pairs, labels or demonstrations"):
+        export.write_folder(chain.root / "folder", "run", [nodes(chain.root)["data"]], Store(chain.root))
 
 
 def test_a_push_sends_the_folder_to_a_dataset_repository(chain: Chain, hub: tuple[str, list[Request]]) -> None:

@@ -351,6 +351,7 @@ def test_warnings() -> None:
     ("overrides", "words"),
     [
         (("grpo.batch_size=64",), "grpo.batch_size=64: there are at most 48 prompts"),
+        (("grpo.max_new_tokens=1024",), "grpo.max_length=1024 has no room for a prompt"),
         (("rounds=2",), "rounds=1"),
         (("control=true",), "control=false"),
         (("label=dataset", "label.path=x.jsonl"), "needs a score of every completion"),

@@ -32,6 +32,5 @@ def operations(m: Manifest) -> int:
     if stage not in OBJECTIVES:
         return 0
     backward = BACKWARD if settings.get("adapter", "none") == "none" else ADAPTER_BACKWARD
-    if stage == "kto":  # half of its tokens are of mismatched completions, which are only read
-        return FORWARD + backward // 2
-    return FORWARD + backward + (FORWARD if stage == "grpo" else 0)
+    trained = 2 if stage == "kto" else 1  # half of KTO's tokens are of mismatched completions, which are only read
+    return FORWARD + backward // trained + (FORWARD if stage == "grpo" else 0)

@@ -96,12 +96,12 @@ def seconds_per_token(shape: ModelShape, block: object, row: float, gpu: str) ->
         size, length = memory.element_bytes(precision), row + block.max_new_tokens
         weights = shape.parameters * size
         rows = memory.decoded_at_once(shape, size, block.runtime.batch_size, length, "cuda", weights)
-        return (weights / rows + length * memory.cache_bytes(shape, size)) / bandwidth / 1e12
+        processes = 1 if block.sampler == "vllm" else block.runtime.world_size
+        return (weights / rows + length * memory.cache_bytes(shape, size)) / (processes * bandwidth * 1e12)
     weights = replace(shape, experts=shape.active, tied=True).parameters
     forward = 2 * weights + 2 * shape.layers * shape.query * row
-    passes, processes = 1, 1
+    passes, processes = 1, getattr(getattr(block, "runtime", None), "world_size", 1)
     if isinstance(block, Training):
         _, checkpointing, _ = memory.micro_batch(shape, block, row, "cuda")
         passes = (3 if block.adapter is Adapter.none else 2) + (checkpointing is Checkpointing.full)
-        processes = block.runtime.world_size
     return passes * forward / (processes * rates[precision is not Precision.bf16] * 1e12)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from stages.commands.planning import counts
 from stages.commands.planning.counts import Sizes, asked_prompts, to_tokens
-from stages.commands.planning.peak import expected_peak, measured_peak, memory_settings, model_shape, uses_gpu
+from stages.commands.planning.peak import expected_parts, measured_peak, memory_settings, model_shape, uses_gpu
 from stages.config.blocks.sampling import CandidateFile
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Split
@@ -119,7 +119,7 @@ def expected_cost(node: Node, nodes: dict[str, Node], store: Store, history: Run
     shape = model_shape(node, base, store)
     size = history.parameters.get(base.fingerprint) or (shape.parameters if shape else math.nan)
     disk = 4.0 * size if node.stage in PUBLISHES_WEIGHTS else 2.0**20
-    peak = expected_peak(node, nodes, shape)
+    peak = sum(expected_parts(node, nodes, shape)) if shape else math.nan
     alike = [m for m in history.of_stage(node.stage) if m["roots"] == node.roots]
     if alike and memory_settings(asdict(node.config)) == memory_settings(alike[-1]["config"]):
         peak = measured_peak(alike[-1])

@@ -1,6 +1,5 @@
 """Predict a node's peak memory from the shape of its model (stages/hardware/memory.py), or read the measured one."""
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -38,11 +37,6 @@ def memory_settings(config: dict[str, Any]) -> dict[str, Any]:
 
 def measured_peak(manifest: Manifest) -> float:
     return float(manifest["peak_gpu_memory"] or manifest["peak_memory"])
-
-
-def expected_peak(node: Node, nodes: dict[str, Node], shape: ModelShape | None) -> float:
-    """Return the predicted peak in bytes, or nan if the model's shape is not known."""
-    return sum(expected_parts(node, nodes, shape)) if shape else math.nan
 
 
 def expected_parts(node: Node, nodes: dict[str, Node], shape: ModelShape) -> Parts:
@@ -133,7 +127,7 @@ def block_parts(shape: ModelShape, block: Any, row: float, device: str) -> Parts
             parts = training_parts(shape, block, row, device)
         case Reference():
             parts = reference_parts(shape, block, scored_tokens(block, row, device), device)
-        case Sample() | Answer():
+        case Sample() | Answer() if block.sampler != "openai":
             parts = sampling_parts(shape, block, row + block.max_new_tokens, device)
         case Label() if block.labelers == ["reward_model"]:
             parts = reward_parts(shape, block.reward_model, scored_tokens(block.reward_model, row, device))
