@@ -53,7 +53,7 @@ def recognise_format(
     Raise UserError if no format fits, or several readings do. The message has the columns, and a setting to type."""
     block, _, _ = key.rpartition(".")
     if not allowed_formats(source, purpose):
-        names = ", ".join(map(format_name, FORMATS[purpose]))
+        names = ", ".join(dict.fromkeys(map(format_name, FORMATS[purpose])))
         raise UserError(f"{block}.format={source.format}: this format does not hold {purpose}. Type one of {names}.")
     if not rows:
         return None
