@@ -44,7 +44,7 @@ STARTED = ("sft", "dpo", "grpo")  # blocks with starting values for another mode
 ROWS: dict[str, dict[str, list[dict[str, Any]]]] = read_beside(__file__)
 TRAINED = [name for name, objective in OBJECTIVES.items() if objective.in_chain]
 CHECKS = "verifier"  # the labeler that the recipes' pairs.min_score was chosen for
-LENGTH, OF_CONTROL = "sft.max_length", "control_learning_rate"  # SFT drops longer rows
+LENGTH = "sft.max_length"  # SFT drops longer rows
 # What suits several rounds of DPO, over as many prompts and checks as the recipe itself has
 ROUNDS = ("rounds", "sample.prompts_per_round", "dpo.evaluations", "dpo.trainer", "dpo.runtime.samples")
 
@@ -124,8 +124,7 @@ def start_block(block: str, typed: dict[str, str], used: list[DictConfig], param
     if rate is not None and rate_key not in typed:
         changes.append(f"{rate_key}={rate:g}")
     if block == "sft" and row:  # the control is SFT, too
-        own = OmegaConf.select(used[-1], OF_CONTROL, default=row["learning_rate"])
-        OmegaConf.update(used[-1], OF_CONTROL, min(own, row["learning_rate"], 5e-5), force_add=True)
+        cap_rate("control_learning_rate", used, row["learning_rate"])
     fits = {*re.findall(r"\w+", stated("loss_type", "sigmoid"))} <= {"sigmoid", "sft", *GROUP_LOSSES}
     if "beta" in row and fits and not stated("beta", ""):  # other losses of DPO have betas of another size
         OmegaConf.update(used[0], beta_key, row["beta"], force_add=True)
@@ -229,9 +228,9 @@ def cap_rate(key: str, used: list[DictConfig], most: float) -> float | None:
 
 
 def default_value(key: str) -> Any:
-    """Return the default of a trained block's key without a recipe."""
-    block, _, name = key.partition(".")
-    return OmegaConf.select(group_defaults(block), name)
+    """Return the default, without a recipe, of a trained block's key or of a key outside of blocks."""
+    block, _, name = key.rpartition(".")
+    return OmegaConf.select(group_defaults(block) if block else OmegaConf.load(CONF / "config.yaml"), name)
 
 
 def use_plain_lora(used: list[DictConfig]) -> None:

@@ -25,8 +25,8 @@ CARD: dict[str, Any] = read_beside(__file__)
 TASKS, TRAINERS, MEASURES, TEXT = (CARD[name] for name in ("tasks", "trainers", "measures", "text"))
 
 
-def dataset_card(title: str, tables: Tables, plain: int, manifests: list[Manifest], label_folders: list[Path]) -> str:
-    """Return the `README.md` of a dataset. `plain`: the number of plain-text rows left out; `manifests`: those of all
+def dataset_card(title: str, tables: Tables, unused: int, manifests: list[Manifest], label_folders: list[Path]) -> str:
+    """Return the `README.md` of a dataset. `unused`: the number of demonstrations left out; `manifests`: those of all
     nodes that it was made from; `label_folders`: the folders of its labels."""
     licences = {name for rows in all_tables(tables) for name in column(rows, "licence") if name}
     splits = list(dict.fromkeys(split for splits_of_one in tables.values() for split in splits_of_one))
@@ -54,7 +54,7 @@ def dataset_card(title: str, tables: Tables, plain: int, manifests: list[Manifes
             f"| `{name}` | {TRAINERS[name]} | {' | '.join(str(len(tables_by_split.get(s, ()))) for s in splits)} |"
             for name, tables_by_split in tables.items()
         ),
-        left_out="\n".join(f"- {line}" for line in left_out_lines(manifests, plain)),
+        left_out="\n".join(f"- {line}" for line in left_out_lines(manifests, unused)),
         sources=sources_section(tables),
         policies=policies_clause(tables, {m["fingerprint"]: f"{m['stage']} {m['fingerprint']}" for m in manifests}),
         base=" ".join(f"Model: {source_name(m['config'])}." for m in manifests if m["stage"] == "base"),
@@ -96,10 +96,9 @@ def policies_clause(tables: Tables, nodes: Mapping[str, str]) -> str:
     return ", ".join(authors) or "not stated"
 
 
-def left_out_lines(manifests: Sequence[Manifest], plain: int) -> list[str]:
+def left_out_lines(manifests: Sequence[Manifest], unused: int) -> list[str]:
     """Return a line for each kind of rows that are left out, with the reasons and counts."""
-    text = f"{plain} demonstrations are left out: plain text, or a last answer that is not trained."
-    lines = [text] if plain else []
+    lines = [f"{unused} demonstrations are left out: plain text, or an untrained last answer."] if unused else []
     for m in manifests:
         metric = {"pairs": "prompts_without_pair", "unpaired": "left_out"}.get(m["stage"])
         if metric and (reasons := m["metrics"][metric]):

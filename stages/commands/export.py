@@ -118,11 +118,10 @@ def collect_tables(nodes: Sequence[Node], folder: Callable[[Node], Path]) -> tup
             examples = pq.read_table(folder(node) / "examples.parquet")
             is_sft_split = pc.is_in(examples["split"], value_set=pa.array([*SFT_SPLITS]))
             answered = examples.filter(pc.and_(is_sft_split, pc.is_valid(examples["reference"])))
-            rows = len(answered)
             weights = [not turns or turns[-1] for turns in answered["trained"].to_pylist()]
-            answered = answered.filter(pa.array(weights, pa.bool_()))  # TRL trains on every completion
-            conversations = answered.filter(pc.greater(pc.list_value_length(answered["messages"]), 0))
-            left_out += rows - len(conversations)
+            trained = answered.filter(pa.array(weights, pa.bool_()))  # TRL trains on every completion
+            conversations = trained.filter(pc.greater(pc.list_value_length(trained["messages"]), 0))
+            left_out += len(answered) - len(conversations)
             parts["demonstrations"].append(demonstrations(conversations))
     whole = {name: pa.concat_tables(tables) for name, tables in parts.items() if tables}
     return {name: by_split(table) for name, table in whole.items() if len(table)}, left_out

@@ -40,9 +40,9 @@ def summary(runs: list[dict[str, Any]], inputs: dict[str, Path], confidence: flo
     gains = [of_seed.mean for of_seed in differences]
     better, worse = sum(of_seed.low > 0 for of_seed in differences), sum(of_seed.high < 0 for of_seed in differences)
     note = groups[endpoint]["note"]  # too few tasks to say
+    effect = f"{note} whether {policy} helped" if note else f"{policy} {effect_word(delta)}"
     sentence = (
-        f"Over {len(runs)} seeds, each prompt's outcomes averaged, "
-        f"{f'{note} whether {policy} helped' if note else f'{policy} {effect_word(delta)}'} on {endpoint}: "
+        f"Over {len(runs)} seeds, each prompt's outcomes averaged, {effect} on {endpoint}: "
         f"{points(delta.mean)} points ({delta.bounds()}; for these seeds only). By seed from "
         f"{points(min(gains))} to {points(max(gains))}; helped in {better}, hurt in {worse}."
     )

@@ -23,9 +23,11 @@ def files_of(path: Path) -> list[Path]:
     """Return the file itself, all files in a folder but the hidden ones, or all files that match a pattern."""
     if is_pattern(path):
         return sorted(p for p in map(Path, glob(str(path), recursive=True)) if p.is_file())
-    if not path.is_dir():
-        return [path]
-    return sorted(p for p in path.rglob("*") if p.is_file() and "/." not in f"/{p.relative_to(path)}")
+    return sorted(p for p in path.rglob("*") if p.is_file() and not is_hidden(p, path)) if path.is_dir() else [path]
+
+
+def is_hidden(file: Path, folder: Path) -> bool:
+    return "/." in f"/{file.relative_to(folder)}"
 
 
 def is_pattern(path: Path) -> bool:

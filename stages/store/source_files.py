@@ -22,7 +22,7 @@ from stages.config.blocks.training import SFT, ScoredGRPO
 from stages.config.errors import Errors, UserError, name_block
 from stages.config.installation import ROOT
 from stages.store import plugins
-from stages.store.digests import Signature, digests, files_of, is_pattern, signature
+from stages.store.digests import Signature, digests, files_of, is_hidden, is_pattern, signature
 from stages.store.manifest import COMMIT
 from stages.store.node import Node
 from stages.store.sealed_json import remove
@@ -160,9 +160,10 @@ def data_files(local: Path, key: str) -> list[Path]:
             raise UserError(f"{key}: {file} is a pipe, a device or a broken link, not a regular file. Remove it.")
         if file != local and not is_inside(file, local):
             raise UserError(f"{key}: {file} is a link to {file.resolve()}, outside of {local}. Copy that file here.")
-    files = files_of(local)
+    files = [file for file in paths if file.is_file()]
     if local.is_dir():
-        files = [f for f in files if f.name[0] != "_" and DATA & {*f.suffixes} and f.name not in METADATA_FILES]
+        files = [f for f in files if not (f.name[0] == "_" or is_hidden(f, local))]
+        files = [f for f in files if DATA & {*f.suffixes} and f.name not in METADATA_FILES]
     if (size := sum(file.stat().st_size for file in files)) > MEMORY:
         problem = f"{size / 2**30:.0f} GiB are more than this machine's memory ({MEMORY / 2**30:.0f} GiB)"
         raise UserError(f"{key}={local}: {problem}. Name fewer files, or use a larger machine.")
