@@ -1,7 +1,7 @@
 """Stage `versus`: make candidates for a labeler from two models' answers to the same prompts.
 
-A candidate's id is a hash of its model's role and its prompt. So equal answers of the two models remain two candidates
-and count as a tie, while a training pool would drop one of them as a copy."""
+A candidate's id is a hash of its model's role, its prompt and its text. So equal answers of the two models remain two
+candidates and count as a tie, and what people said of other answers is not taken for these."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -54,4 +54,4 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 def side(answer: Candidate, role: str, contract: Contract) -> Candidate:
     """Return an answer as a candidate of a role, its length counted by the policy's tokenizer so lengths compare."""
     tokens = answer.n_tokens if answer.tokenizer == contract.digest else contract.length(answer.text)
-    return replace(answer, candidate_id=content_id(role, answer.prompt_id), policy=role, n_tokens=tokens)
+    return replace(answer, candidate_id=content_id(role, answer.prompt_id, answer.text), policy=role, n_tokens=tokens)

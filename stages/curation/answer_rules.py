@@ -92,6 +92,5 @@ def logprob_limits(candidates: Iterable[Candidate | TokenCount]) -> tuple[float,
 
 def is_within(candidate: Candidate, limits: tuple[float, float]) -> bool:
     """Return whether a candidate's mean log-prob per token is within the limits. A candidate without log-prob is."""
-    if candidate.logprob is None or not candidate.n_tokens:
-        return True
-    return limits[0] <= candidate.logprob / candidate.n_tokens <= limits[1]
+    low, high = limits
+    return candidate.logprob is None or not candidate.n_tokens or low <= candidate.logprob / candidate.n_tokens <= high

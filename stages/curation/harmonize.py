@@ -16,11 +16,12 @@ from stages.store.records import Message, content_id
 # Bytes from 0x80 by their letter in Windows-1252; the five undefined bytes by their character in Latin-1.
 BYTE_OF_LETTER = {bytes([byte]).decode("cp1252", "ignore") or chr(byte): byte for byte in range(0x80, 0x100)}
 LETTER_OF_BYTE = {byte: letter for letter, byte in BYTE_OF_LETTER.items()}
+SEEN = {chr(byte): letter for byte, letter in LETTER_OF_BYTE.items() if letter.isprintable()}
 UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f\u200b\u202a-\u202e\u2060\ufeff]")
 TIMES = 3  # wrong decodings, one on top of the other, that are undone
 ENDS = re.compile(r"\r\n?|[\x85\u2028\u2029]")  # line ends of other systems
 SPACES = re.compile(r"[\u00a0\u2000-\u200a\u202f\u205f]")  # spaces of any width except the ideographic space
-TRAILING = re.compile(r"[ \t]+$", re.MULTILINE)
+TRAILING = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
 LEADING = re.compile(r"\A(?:[ \t]*\n)+")  # blank lines; the first line with words keeps its indentation
 
 NORMALISED = {"unicode": "characters", "whitespace": "white space"}  # words for a summary, by key of `data.form`
@@ -49,14 +50,11 @@ def repair_encoding(text: str) -> str:
     """Return a text with wrong decodings undone and invisible characters removed. U+FFFD, ESC and private-use
     characters stay. A text without damage is returned unchanged."""
     for _ in range(TIMES):
-        if not faults.damaged(text):
+        letters = text.translate(LETTER_OF_BYTE)  # the bytes may have been read as Latin-1, too
+        if not faults.first_match("misread", letters):
             break
-        text = MISREAD.sub(decode_misread, text)
-    return UNSEEN.sub("", text) if faults.damaged(text) else text
-
-
-def mend_damage(row: ParsedRow) -> ParsedRow:
-    return row.rewrite_texts(lambda text, where: require_text(repair_encoding(text), where))
+        text = MISREAD.sub(decode_misread, letters)
+    return UNSEEN.sub(lambda match: SEEN.get(match[0], ""), text) if faults.damaged(text) else text
 
 
 def remove_marker(row: ParsedRow) -> ParsedRow:
@@ -69,7 +67,10 @@ def remove_marker(row: ParsedRow) -> ParsedRow:
 
 
 # The repair of each audit code.
-FIXES: dict[str, Callable[[ParsedRow], ParsedRow]] = {"damaged": mend_damage, "input_marker": remove_marker}
+FIXES: dict[str, Callable[[ParsedRow], ParsedRow]] = {
+    "damaged": lambda row: row.rewrite_texts(lambda text, where: require_text(repair_encoding(text), where)),
+    "input_marker": remove_marker,
+}
 
 
 def normalise_whitespace(text: str) -> str:

@@ -40,29 +40,23 @@ def word_of(j: Judgement) -> str | None:
 
 def countable(judgements: Iterable[Judgement], candidates: Candidates) -> list[Judgement]:
     """List the judgements that are present and needed a judge: two copies are a tie without one. If several judgements
-    are about the same texts, only the one that `draw_audit` draws first counts."""
+    are about the same texts, only the one that `draw_audit` draws first counts. If there are scores and preferences,
+    only the kind that it draws first counts."""
     of_texts = dict[Key, Judgement]()
-    for j in judgements:
+    for j in draw_audit(judgements):
         if j.error is None and (j.candidate_id or not is_copy(j, candidates)):
-            texts = j.prompt_id, *sorted(candidates[name].stripped_text for name in key_of(j))
-            first = of_texts.setdefault(texts, j)
-            if first is not j and draw_key(j) < draw_key(first):
-                of_texts[texts] = j
-    return [*of_texts.values()]
+            of_texts.setdefault((j.prompt_id, *sorted(candidates[name].stripped_text for name in key_of(j))), j)
+    countable = [*of_texts.values()]
+    return [j for j in countable if bool(j.candidate_id) == bool(countable[0].candidate_id)]
 
 
 def is_copy(j: Judgement, candidates: Candidates) -> bool:
     return candidates[str(j.a)].stripped_text == candidates[str(j.b)].stripped_text
 
 
-def draw_audit(judgements: Iterable[Judgement], count: int) -> list[Judgement]:
-    """Draw `count` judgements at random, the same ones every time."""
-    return sorted(judgements, key=draw_key)[:count]
-
-
-def draw_key(j: Judgement) -> str:
-    """Return the hash that orders judgements for the draw; it does not depend on the verdict."""
-    return content_id("audit", *key_of(j))
+def draw_audit(judgements: Iterable[Judgement], count: int | None = None) -> list[Judgement]:
+    """Draw `count` judgements at random, the same ones every time and for all verdicts; None: all in that order."""
+    return sorted(judgements, key=lambda j: content_id("audit", *key_of(j)))[:count]
 
 
 def audit_rows(audit: Sequence[Judgement], prompts: Prompts, candidates: Candidates) -> list[Any]:

@@ -30,7 +30,7 @@ def compare_rounds(inputs: Mapping[str, Path], confidence: float) -> dict[str, A
         "rates": [asdict(means.share(number, confidence)) for number in numbers],
         "gains": [asdict(means.difference(number, 0, confidence)) for number in numbers[1:]],
         "best": best,
-        "over_last": asdict(means.difference(best, last, confidence)),
+        "over_last": asdict(means.difference(best, last, 1 - (1 - confidence) / max(1, last - 1))),
     }
 
 

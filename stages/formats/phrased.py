@@ -20,7 +20,7 @@ import yaml
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError, suggest
-from stages.formats.columns import Path
+from stages.formats.columns import Path, parse_cell
 from stages.formats.format import Format, ParsedRow
 from stages.formats.readers.row import BadRow
 from stages.formats.turns import require_list, require_text
@@ -59,7 +59,7 @@ class Phrased(Format):
             self.first_number = first_option_number((str(row["label"]), row["options"]) for row in rows)
             return
         for row in rows if "label" in self.roles else ():
-            if "label" in row and str(row["label"]) != NO_LABEL:
+            if "label" in row and (str(row["label"]) != NO_LABEL or NO_LABEL in self.words):
                 try:
                     distinct_words[self.label_word(row["label"])] = None
                 except BadRow as error:
@@ -211,7 +211,7 @@ def first_option_number(labels: Iterable[tuple[str, Any]]) -> int | None:
     """Return the number of the first option, 0 or 1, from rows of a label and its options; None if none reveals it."""
     numbers = set[int]()
     for label, options in labels:
-        if label.isdecimal() and isinstance(options, list):
+        if label.isdecimal() and isinstance(options := parse_cell(options), list):
             numbers |= {0} if int(label) == 0 else {1} if int(label) == len(options) else set()
     return min(numbers, default=None)
 

@@ -50,8 +50,7 @@ def build_trees(rows: Iterable[Row]) -> Iterator[Row]:
         else:
             roots.append(row)
     pending, in_trees = [row.value for row in roots], set[str]()
-    while pending:
-        node = pending.pop()
+    for node in pending:  # which grows
         in_trees.add(str(node["message_id"]))
         pending += node["replies"]
     own_parents = [row for name, row in nodes.items() if name not in in_trees]

@@ -66,7 +66,7 @@ def parse_list(value: str, field: str) -> Any:
     for read in (json.loads, ast.literal_eval):
         try:
             return read(value)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
     raise BadRow(field, "must be a list, but is not JSON")
 

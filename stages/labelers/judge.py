@@ -80,7 +80,7 @@ class Jury(Labeler):
                 progress.update()
         if len(self.judges) == 2 and self.rubric.kind is Rubrics.pairwise:
             self.out.inform(
-                f"label.judge.endpoints: two judges must agree. They differ on {self.disagreements} of "
+                f"judge.endpoints: two judges must agree. They differ on {self.disagreements} of "
                 f"{len(questions)} comparisons, which count as ties. Add a third judge to get a majority."
             )
 
@@ -104,11 +104,12 @@ class Jury(Labeler):
         Raise UserError if the server does not enforce the schema, or does not reply."""
         schema = one_key_schema("word", {"type": "string", "enum": [WORD]})
         messages = [{"role": "system", "content": SYSTEM.format(mark="0")}, {"role": "user", "content": PROBE}]
+        question = Question(messages, max(64, self.cfg.max_tokens or 64), 0.0, 0, response_format=schema)
         server = f"{judge.name}: {judge.endpoint.model} at {judge.endpoint.base_url}"
         reply_text = ""
         for fresh in (False, True):
             try:
-                reply_text = (await judge.ask(Question(messages, 64, 0.0, 0, response_format=schema), fresh)).text
+                reply_text = (await judge.ask(question, fresh)).text
                 json_value(reply_text, "word", (WORD,))
                 return
             except NoReply as error:
@@ -161,7 +162,7 @@ class Jury(Labeler):
 
     async def ask_verdict(self, judge: Client, prompt: Example, texts: Sequence[str]) -> VerdictReply:
         """Return a judge's verdict, its reply, and the error if there is no verdict. After a reply that is not a
-        verdict, the next attempt has another seed. Without a reply the seed stays: network faults decide nothing."""
+        verdict, the next attempt has another seed. The client has already retried what can be retried."""
         stored_reply = reason = None
         seed = 0
         for _ in range(self.cfg.attempts or 1):
@@ -170,7 +171,7 @@ class Jury(Labeler):
                 stored_reply = {"text": reply.text, "finish_reason": reply.finish_reason}
                 return verdict(reply, self.rubric.kind, self.rubric.reading), stored_reply, None
             except NoReply as error:
-                reason = error.reason
+                return None, stored_reply, error.reason
             except NoVerdict as error:
                 reason, seed = str(error), seed + 1
         return None, stored_reply, reason

@@ -68,7 +68,7 @@ def read_audit(audit: Path, labelling: Labelling) -> dict[Key, str]:
     if not audit.exists():
         return {}
     try:
-        keys = {tuple(json.loads(row)["judged"]) for row in audit.read_text(encoding="utf-8").splitlines()}
+        keys = {tuple(json.loads(row)["judged"]) for row in audit.read_bytes().splitlines()}
     except WRONG_SHAPE as error:
         raise Damaged(audit, error) from error
     return known_by_checks([j for j in labelling.valid if key_of(j) in keys], labelling.prompts, labelling.candidates)

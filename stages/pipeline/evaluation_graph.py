@@ -19,6 +19,7 @@ from stages.pipeline.subgraphs import MakeNode, wire_labels
 from stages.store.node import Built, Graph, Node
 
 TITLES = {Role.base: "Base", Role.control: "Control", Role.control_pairs: "Control pairs", REFERENCE: REFERENCES}
+MAX_PROMPTS = 1_000_000  # that are compared, without eval.judged.prompts
 CONSTANT_PROMPTS = 50  # at most: enough prompts to see that a labeler often prefers a constant answer
 WAITING = "waiting_"  # prefix of the names of judgements that people still owe: the report does not wait for them
 
@@ -87,7 +88,7 @@ def prompt_sets(cfg: Config, sets: Graph) -> dict[str, tuple[Answer, Graph]]:
     if held_out and (cfg.own_prompts or not cfg.tested):
         by_name["answer_held_out"] = cfg.answer, {held_out: sets[held_out]}
     if "judged_prompts" in sets:
-        block = replace(cfg.answer, split=Split.test, open=cfg.eval.judged.prompts or 0)
+        block = replace(cfg.answer, split=Split.test, open=cfg.eval.judged.prompts or MAX_PROMPTS)
         by_name["answer_judged"] = block, {"data": sets["judged_prompts"]}
     return by_name
 
@@ -119,7 +120,10 @@ def wire_comparisons(
     `answers` are nodes by name. `compared` is the name of the compared answers, their `answer` block and the node of
     their prompts by role."""
     name, block, prompts = compared
-    label, max_prompts = cfg.eval.judged.label, cfg.eval.judged.prompts or 0
+    label = cfg.eval.judged.label
+    # People are not asked about answers that are alike: those are limited with the others, or would count for more.
+    of_people = label.human.prompts if label.labeler == "human" else None
+    max_prompts = min(filter(None, (cfg.eval.judged.prompts, of_people)), default=MAX_PROMPTS)
     by_people, by_reward = "human" in label.labelers, reward if label.by_reward else {}
     nodes, opponent_answers = Graph(), Graph()
     for key, path in opponents.items():

@@ -28,8 +28,8 @@ from stages.store.node import Node
 from stages.store.sealed_json import remove
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-DATA = set(".json .jsonl .ndjson .gz .bz2 .xz .zst .csv .tsv .parquet .arrow .feather .txt .text".split())
-METADATA_FILES = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of `datasets`
+DATA = set(".json .jsonl .ndjson .gz .bz2 .xz .zst .csv .tsv .parquet .arrow .feather .txt .text .md".split())
+NO_DATA = {"README.md", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of `datasets`
 FILES = {*DATA, ".gguf", ".safetensors"}
 PACKAGE = "package:"
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # this machine's memory in bytes
@@ -163,7 +163,7 @@ def data_files(local: Path, key: str) -> list[Path]:
     files = [file for file in paths if file.is_file()]
     if local.is_dir():
         files = [f for f in files if not (f.name[0] == "_" or is_hidden(f, local))]
-        files = [f for f in files if DATA & {*f.suffixes} and f.name not in METADATA_FILES]
+        files = [f for f in files if DATA & {end.lower() for end in f.suffixes} and f.name not in NO_DATA]
     if (size := sum(file.stat().st_size for file in files)) > MEMORY:
         problem = f"{size / 2**30:.0f} GiB are more than this machine's memory ({MEMORY / 2**30:.0f} GiB)"
         raise UserError(f"{key}={local}: {problem}. Name fewer files, or use a larger machine.")

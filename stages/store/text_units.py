@@ -6,6 +6,9 @@ from typing import Any
 
 BULLET = re.compile(r"\s*[-*•+]\s+(?=\S)")
 NUMBER = re.compile(r"\s*\d+[.)]\s+(?=\S)")
+UNSPACED = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff"  # Thai, Lao, Japanese, Chinese
+VOWELS = r"[\u0900-\u0963\u0966-\u0dff]"  # of Indian scripts: marks, which \w leaves out
+PLAIN_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:{VOWELS}+[^\W_{UNSPACED}]*)*")
 
 
 def words(text: str) -> list[str]:
@@ -47,8 +50,9 @@ def numbered_items(text: str) -> list[str]:
 
 
 def plain_words(text: str) -> list[str]:
-    """Return the words in lower case. Compounds are divided, so that marks of emphasis (`_word_`) hide no word."""
-    return re.findall(r"[^\W_]+", text.lower())
+    """Return the words in lower case. Compounds are divided, so that marks of emphasis (`_word_`) hide no word. In
+    scripts without spaces, every character is a word."""
+    return PLAIN_WORD.findall(text.lower())
 
 
 def find_runs(words: Sequence[str], run: Sequence[str]) -> Iterator[int]:

@@ -3,6 +3,7 @@ prompts inside rows, verbatim and changed."""
 
 import json
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -218,6 +219,46 @@ def test_sums_that_hold_and_sums_that_do_not() -> None:
 )
 def test_algebra_and_code_are_no_sums(text: str) -> None:
     assert mistakes.find_wrong_sum(text) is None
+
+
+def test_a_long_sum_without_a_result_takes_no_time() -> None:
+    """Each further term would double the time if every reading of the earlier ones were tried."""
+    terms, start = [str(i) for i in range(2000)], time.process_time()
+    for text in (" + ".join(terms), " - ".join(terms), "7" * 20_000, f"{'9' * 5000} + 0 = {'9' * 5000}"):
+        assert mistakes.find_wrong_sum(text) is None
+    assert mistakes.find_wrong_sum(f"{' + '.join(terms)} = 1")
+    assert time.process_time() - start < 5, "20 terms took 10 s, and each further one doubles that"
+
+
+def test_real_addresses_are_personal_data() -> None:
+    for address in ("ivan.petrov@mail.ru", "j.smith@mail.utoronto.ca", "212-736-5000"):
+        assert faults.personal(f"Write to {address}.") == address
+    for invented in ("ann@example.com", "555-123-4567", "212-000-1234"):
+        assert faults.personal(f"Write to {invented}.") is None
+
+
+def test_every_turn_and_every_answer_is_searched_for_what_must_not_be_learnt() -> None:
+    key = "key = AKIA" + "ABCDEFGHIJKLMNOP"
+    turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": key}]
+    earlier = ParsedRow([*turns, {"role": "user", "content": "Thanks."}], ["You are welcome."])
+    assert "secret" in audit_rows(earlier)[0]
+    assert "secret" in audit_rows(row("Name a tree.", "An oak.", key, scores=[1.0, 0.0]))[0]
+
+
+def test_a_system_message_makes_no_near_copies() -> None:
+    system = {"role": "system", "content": next(texts(1, 60))}
+    rows = [ParsedRow([system, *row(text).messages], [text[::-1]]) for text in texts(3, 8, seed=1)]
+    assert audit_rows(*rows) == [set()] * 3
+
+
+def test_texts_of_other_scripts_are_compared_by_their_own_words() -> None:
+    prompts = HeldOut()
+    prompts.add("请解释为什么海水会涨落并举一个例子", "eval.jsonl:1")
+    assert prompts.find_in("今天老师问：请解释为什么海水会涨落并举一个例子，谢谢你。")
+    hindi = HeldOut()
+    hindi.add("मोर कहाँ है", "eval.jsonl:1")
+    assert hindi.find_in("मोर कहाँ है") and not hindi.find_in("मीर कहीं हो"), "vowel signs are letters"
+    assert audit_rows(row("🙂🙂", "🎉🎉"), row("😭", "💔!")) == [set(), set()]
 
 
 def test_numbers_are_personal_data_only_with_right_check_digits() -> None:

@@ -41,6 +41,19 @@ def test_what_was_read_in_a_wrong_encoding_is_read_again(text: str, times: int) 
     assert repair_encoding(broken) == f"café {text}"
 
 
+@pytest.mark.parametrize(
+    ("broken", "mended"),
+    [
+        ("„Gruß“\u200b", "„Gruß“"),  # an invisible character is no sign of a wrong decoding
+        ("PASSÉ\u00a0! \u200b", "PASSÉ\u00a0! "),
+        ("donâ\x80\x99t", "don’t"),  # UTF-8 that was read as Latin-1
+        ("it\x92s", "it’s"),  # Windows-1252 that was read as Latin-1
+    ],
+)
+def test_each_kind_of_damage_is_mended_by_its_own_repair(broken: str, mended: str) -> None:
+    assert damaged(broken) and repair_encoding(broken) == mended
+
+
 @pytest.mark.parametrize("text", ["a\ufffdb", "\x1b[0mred", "\ue000 item"])
 def test_what_could_mean_several_things_is_not_mended(text: str) -> None:
     assert repair_encoding(text) == text

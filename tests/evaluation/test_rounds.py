@@ -52,6 +52,13 @@ def test_a_lead_within_noise_is_called_so_and_the_last_round_may_be_the_best(inp
     assert rising["best"] == 2 and "rounds=" not in sentence(rising)
 
 
+def test_the_best_of_many_rounds_needs_a_larger_lead(inputs: dict[str, Path]) -> None:
+    of_three = compare_rounds(inputs, 0.95)["over_last"]
+    two = {"round_1": inputs["round_2"], "round_2": inputs["round_3"]}
+    of_two = compare_rounds({name: inputs[name] for name in ("data", "round_0")} | two, 0.95)["over_last"]
+    assert of_three["mean"] == of_two["mean"] and of_three["low"] < of_two["low"]
+
+
 def test_a_run_of_one_round_has_nothing_to_compare(inputs: dict[str, Path]) -> None:
     assert compare_rounds({"data": inputs["data"]}, 0.95) == {}
 

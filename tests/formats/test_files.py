@@ -260,6 +260,9 @@ def test_a_list_in_a_cell_may_be_as_python_shows_it(tmp_path: Path) -> None:
          "data/train*"),
         (["train/data.jsonl", "validation/data.jsonl"], "train"),
         (["train.jsonl", "dev.jsonl"], "train*"),
+        (["gsm8k_train.jsonl", "gsm8k_test.jsonl"], "gsm8k_train*"),
+        (["Train.jsonl", "Test.jsonl"], "Train*"),
+        (["training.jsonl", "testing.jsonl"], "training*"),
     ],
 )  # fmt: skip
 def test_a_folder_with_a_split_that_is_held_out_is_refused(names: list[str], train: str, tmp_path: Path) -> None:
@@ -269,4 +272,20 @@ def test_a_folder_with_a_split_that_is_held_out_is_refused(names: list[str], tra
     with pytest.raises(UserError, match="holds the splits") as raised:
         read(tmp_path)
     assert f"data.sources[0].path='{tmp_path / train}'" in str(raised.value)
-    assert len(read(tmp_path / train).parsed) == 2 * sum("train" in name for name in names)
+    assert len(read(tmp_path / train).parsed) == 2 * sum("train" in name.lower() for name in names)
+
+
+def test_every_file_of_a_folder_is_read_however_its_name_ends(tmp_path: Path) -> None:
+    (tmp_path / "A.JSONL").write_text(LINES)
+    (tmp_path / "trainer-evaluated.jsonl").write_text(LINES)
+    assert len(read(tmp_path).parsed) == 4
+    (tmp_path / "texts").mkdir()
+    for name in ("a.md", "b.txt"):
+        (tmp_path / "texts" / name).write_text("[Verse 1] A tide rises.")
+    (tmp_path / "texts" / "README.md").write_text("About these texts.")
+    assert len(read(tmp_path / "texts", documents="lines").parsed) == 2
+
+
+def test_an_object_may_go_on_behind_its_first_field(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text('{"prompt": "q",\n "completion": "a"}\n{"prompt": "r",\n "completion": "b"}\n')
+    assert summarize(read(tmp_path / "rows.json")) == [(["q"], ["a"], None), (["r"], ["b"], None)]

@@ -190,6 +190,19 @@ def test_labels_that_are_none_are_kept_apart_and_lists_of_them_are_refused(tmp_p
     assert "joy" in str(read(file, task="sentiment", columns={"label": "label.0"}).parsed[0])
 
 
+def test_a_label_of_minus_one_with_a_word_is_an_option(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "label": i % 3 - 1} for i in range(60)]
+    labels = {"-1": "negative", "0": "neutral", "1": "positive"}
+    result = read(lines(tmp_path, rows), task="sentiment", labels=labels)
+    assert "3 labels: negative, neutral, positive" in result.notes[1]
+
+
+def test_options_in_a_cell_tell_the_number_of_the_first(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("question,options,label\n" + "".join(f'q {i}?,"[""a{i}"", ""b{i}""]",{i % 2}\n' for i in range(4)))
+    assert [row.answers[0][-2] for row in read(file, task="multiple_choice").parsed] == ["a", "b", "a", "b"]
+
+
 def test_what_an_annotator_rejected_is_no_label(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"text": "t", "label": "POSITIVE", "answer": word} for word in ("accept", "reject")])
     with pytest.raises(UserError, match=r"line 2: .*'answer' is 'reject'"):

@@ -150,6 +150,18 @@ def test_what_is_no_verdict_is_missing_with_its_reason_after_another_attempt(
         assert len(model.requests) == 1 + 2 * 3, "the probe, and three attempts in each order"
 
 
+def test_a_reply_that_cannot_be_used_is_paid_once(tmp_path: Path) -> None:
+    with running(Model(lambda r: PROBE if is_probe(r) else "long " * 500_000)) as model:
+        [judgement] = judged(tmp_path, pool(["poor 1", "good 2"]), model.url, max_failed=1.0, attempts=3)
+        assert judgement.error and len(model.requests) == 1 + 2, "the probe, and one call in each order"
+
+
+def test_a_judge_that_thinks_first_has_room_in_the_probe(tmp_path: Path) -> None:
+    with running(Model(judging(better))) as model:
+        judged(tmp_path, pool(["poor 1", "good 2"]), model.url, max_tokens=2000)
+        assert {r["max_tokens"] for r in model.requests} == {2000}
+
+
 def test_too_many_missing_judgements_stop_the_run_early(tmp_path: Path) -> None:
     many = pool(*([f"poor {i}", f"good {i + 1}"] for i in range(100)))
     with running(Model(lambda r: PROBE if is_probe(r) else "I cannot choose.")) as model:

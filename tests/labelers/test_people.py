@@ -5,6 +5,7 @@ import random
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from stages.config.blocks.labels import Human
 from stages.config.errors import UserError
-from stages.labelers.human import question_judgements
+from stages.labelers.human import People, question_judgements
 from stages.labelers.labeler import Pool
 from stages.labelers.people import answer_rows, server
 from stages.labelers.people.questions import Question, draw_questions
@@ -23,6 +24,7 @@ from stages.labelers.people.session import Answer, Session
 from stages.store.records import Pair, load
 from stages.store.workspace import StageDir
 from tests.helpers import Chain, build, nodes, refused
+from tests.helpers import settings as configured
 from tests.labelers.asking import Asking, Person, asking, kept_of, somebody
 from tests.labelers.pools import pool, work
 
@@ -231,6 +233,17 @@ def test_several_people_decide_by_majority(verdicts: Any, expected: list[str | N
     assert [j.preference for j in preferences] == expected
     assert all((j.error is None) == (j.preference is not None) for j in preferences)
     assert [json.loads(str(j.raw))["person-0"]["verdict"] for j in preferences] == [verdicts[0]] * 2
+
+
+def test_the_earliest_answers_count_where_more_came_than_were_needed(tmp_path: Path) -> None:
+    session = Session(draw_questions(pool(*GIVEN), Human()), [], tmp_path / "people")
+    for question_id in session.questions:
+        session.save(Answer(question_id, "ann", "a", at="2026-11-26T10:00:01+00:00"))
+        session.save(Answer(question_id, "bob", "b", at="2026-11-26T10:00:00+00:00"))
+    answer_rows.write(session, source := work(tmp_path))
+    cfg = Human(answered=str(source / answer_rows.FILE))
+    judgements = list(People(replace(configured("label=human").label, human=cfg), source).judge_all(pool(*GIVEN)))
+    assert judgements and {j.preference for j in judgements} == {"b"}
 
 
 def test_exported_answers_are_read_back(tmp_path: Path) -> None:

@@ -86,6 +86,12 @@ def test_ties_of_equal_texts_are_not_audited() -> None:
     assert [key_of(j) for j in countable(ties, texts)] == [(first, other)]
 
 
+def test_of_scores_and_preferences_one_kind_is_audited() -> None:
+    preferences, _ = labelled(0.8)
+    both = [*preferences[:50], *(Judgement(j.prompt_id, "own", str(j.a), score=1.0) for j in preferences[50:60])]
+    assert {len(key_of(j)) for j in countable(both, CANDIDATES)} in ({1}, {2})
+
+
 def test_copies_are_audited_once_and_earlier_audits_keep_their_rows() -> None:
     copies = pool(*([f"one {i}", f"two {i}", f" one {i}", f"two {i}"] for i in range(30)))
     candidates = {c.candidate_id: c for c in copies.candidates}

@@ -159,10 +159,15 @@ def test_a_verifiers_page_says_nothing_of_judges(chain: Chain) -> None:
     assert "label.audit" not in html, "its labels are what is known"
 
 
-def test_an_audit_of_all_judgements_leaves_no_rate_of_the_others(chain: Chain) -> None:
+def test_an_audit_of_all_judgements_leaves_no_rate_of_the_others(chain: Chain, tmp_path: Path) -> None:
     build(chain.root, "stage=label", "label.audit=100000")
-    html = label_page.page(chain.folder("label", "label.audit=100000"))
+    folder = chain.folder("label", "label.audit=100000")
+    html = label_page.page(folder)
     assert "judgements, drawn at random" in html and "there is none" not in html
+    shutil.copytree(folder, copy := tmp_path / "label")
+    audit = copy / "audit.jsonl"
+    audit.write_text(audit.read_text().replace('"answer": "', '"answer": "next\x85\u2028line '))
+    assert label_page.page(copy) == html, "a line of JSON may hold characters that end lines elsewhere"
 
 
 def test_an_ensembles_page_tells_members_vetoes_people_and_where_they_differ(

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 
 from stages.evaluation.measures import FILE, Measure
 from stages.evaluation.noninferiority import Code, by_measure, compare
+from stages.models.contract import load_or_derive_contract
 from stages.pipeline.graph import requested_nodes
 from stages.store.records import Candidate, Example, Judgement, load, stream
+from stages.versus import side
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, build, nodes, refused, settings
 from tests.labelers.asking import somebody
@@ -53,6 +56,24 @@ def own_prompts(tmp_path: Path, chain: Chain, count: int) -> str:
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts[:count]))
     return f"eval.judged.source=[{{path: {file}}}]"
+
+
+def test_what_people_said_of_another_answer_is_not_known_of_this_one(chain: Chain) -> None:
+    contract = load_or_derive_contract(chain.folder("sft") / "model")
+    answer = load(chain.folder("answer_sft") / "answers.parquet", Candidate)[0]
+    texts = ("one", "two", "one")
+    ids = [side(replace(answer, text=text), "policy", contract).candidate_id for text in texts]
+    assert ids[0] == ids[2] != ids[1]
+
+
+def test_the_compared_prompts_are_limited_for_people_as_a_whole(chain: Chain) -> None:
+    """Answers that are alike count as ties: if all of them stayed, and few others were asked, ties would win."""
+
+    def limit(*overrides: str) -> int:
+        return int(nodes(chain.root, *PEOPLE, *overrides)["versus_sft"].config.prompts)
+
+    assert limit("eval.judged.human.prompts=7") == 7 < limit()
+    assert limit("eval.judged.prompts=null") > limit(), "null is no limit"
 
 
 def test_the_same_checkpoint_twice_is_even_and_nobody_is_asked(chain: Chain, tmp_path: Path) -> None:

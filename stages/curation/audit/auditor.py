@@ -6,7 +6,7 @@ from functools import lru_cache, partial
 
 from stages.config.blocks.data import Audit, Form
 from stages.config.errors import UserError
-from stages.curation.audit.codes import ALONE, ANSWER, THRESHOLDS
+from stages.curation.audit.codes import ALONE, ANSWER, TEXT, THRESHOLDS
 from stages.curation.audit.faults import repeats
 from stages.curation.audit.overlap import RUN, HeldOut, SeenTexts, jaccard, sketch, word_pairs
 from stages.curation.harmonize import Harmonizer
@@ -37,8 +37,10 @@ class Auditor:
     def findings(self, row: ParsedRow, split: str) -> dict[str, str]:
         """Return the evidence of every fault of a row, by code."""
         request, best, worst = request_of(row), *best_and_worst(row)
+        everything = "\n".join([*(turn["content"] for turn in row.messages), *row.answers])
         finders = [item for item in self.finders.items() if best is not None or item[0] not in ANSWER]
-        evidence_by_code = {name: evidence for name, find in finders if (evidence := find(request, best or ""))}
+        texts = {name: everything if name in TEXT else request for name, _ in finders}
+        evidence_by_code = {name: evidence for name, find in finders if (evidence := find(texts[name], best or ""))}
         return evidence_by_code | self.compare_with_earlier(row, split, best) | self.compare_answers(row, best, worst)
 
     def compare_with_earlier(self, row: ParsedRow, split: str, best: str | None) -> dict[str, str]:
@@ -147,7 +149,9 @@ def best_and_worst(row: ParsedRow) -> tuple[str | None, str | None]:
 
 
 def text_of(row: ParsedRow, answer: str | None = None) -> str:
-    return "\n\n".join([*(turn["content"] for turn in row.messages), *([answer] if answer else [])])
+    """Return the turns and the answer, without a system message, which many different rows share."""
+    turns = [turn["content"] for turn in row.messages if turn["role"] != "system"]
+    return "\n\n".join([*turns, *([answer] if answer else [])])
 
 
 def row_id(row: ParsedRow) -> str:

@@ -75,7 +75,7 @@ def unfinished(answer: str) -> str | None:
 
 def damaged(text: str) -> str | None:
     """Return the surroundings of characters that were decoded wrongly or are invisible, in ASCII."""
-    match = PATTERNS["damaged"].search(text)
+    match = PATTERNS["misread"].search(text) or PATTERNS["damaged"].search(text)
     return ascii(text[max(match.start() - 10, 0) : match.end() + 10]) if match else None
 
 

@@ -8,8 +8,9 @@ from fractions import Fraction
 from stages.config.installation import read_beside
 from stages.store.text_units import bullet_items, numbered_items, sentences, words
 
-NUMBER = r"\$?\s?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?%?"
-EQUATION = re.compile(rf"({NUMBER}(?:\s?[-+*/×÷−]\s?{NUMBER}|\sx\s{NUMBER})+)\s*=\s*(-?{NUMBER})")
+NUMBER = r"\$?\s?(?:\d{1,3}(?:,\d{3}){1,99}|\d{1,99})(?:\.\d{1,99})?%?"
+# `++` and the look behind: a long sum without a result is not tried from every term in every way.
+EQUATION = re.compile(rf"(?<!\d)({NUMBER}(?:\s?[-+*/×÷−]\s?{NUMBER}|\sx\s{NUMBER})++)\s*=\s*(-?{NUMBER})")
 TERM = re.compile(rf"({NUMBER})|([-+*/×÷−x])")
 # An equation next to these characters is part of a longer expression.
 BEFORE = re.compile(r"([-+*/×÷−^(.,:_=<>\[&|~\d]|\b[b-zB-HJ-Z]|\d and)$")
@@ -103,8 +104,6 @@ def invalid_json(request: str, answer: str) -> str | None:
         return None
     try:
         json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"no JSON: {error}"
-    except RecursionError:
-        return "no JSON: nested too deeply"
     return None

@@ -69,7 +69,7 @@ def sketch(text: str) -> Sketch:
 def word_pairs(text: str) -> NDArray[np.uint32]:
     """Return the sorted hashes of a text's different pairs of neighbouring words, or of its single word."""
     plain = " ".join(plain_words(text)).encode().split()
-    words = np.array([zlib.crc32(word) for word in plain] or [0], dtype=np.uint64)
+    words = np.array([zlib.crc32(word) for word in plain] or [zlib.crc32(text.encode())], dtype=np.uint64)
     mixed = words[:-1] * MIX + words[1:] if len(words) > 1 else words
     return np.unique((mixed * MIX >> np.uint64(32)).astype(np.uint32))
 

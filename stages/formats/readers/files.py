@@ -41,7 +41,7 @@ PEEK_BYTES = 1 << 16  # the beginning of a file, from which its kind is detected
 ENDS = dict(zip(DOCUMENTS, (r"\Z", r"\n\s*\n\s*\n", r"\n\s*\n", r"\n"), strict=True))
 
 # The hub names files and folders by split, and the shards of a split like train-00000-of-00002.parquet.
-SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])")
+SPLIT = re.compile(r"(?:.*[-_. ])?(train|test|validation|valid|val|dev|eval)(?:ing)?(?![a-z])", re.IGNORECASE)
 SHARD = re.compile(r"-\d{5}-of-\d{5}|\.")
 HELD_OUT = dict.fromkeys(("valid", "val", "dev", "eval"), "validation")
 
@@ -90,7 +90,7 @@ def refuse_splits(folder: Path, files: list[Path], key: str) -> None:
             if named := SPLIT.match(part):
                 place = folder / Path(*below.parts[: below.parts.index(part)])
                 shards = f"{SHARD.split(part)[0]}*" if part == below.name else part
-                path_by_split.setdefault(HELD_OUT.get(named[1], named[1]), str(place / shards))
+                path_by_split.setdefault(HELD_OUT.get(split := named[1].lower(), split), str(place / shards))
                 break
     if len(path_by_split) > 1:
         splits = sorted(path_by_split)
@@ -112,10 +112,8 @@ def hub_rows(name: str, dataset: Any, watch: Watch) -> Iterator[Row]:
     from datasets import ClassLabel
 
     classes = {name: feature.names for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
-    number = 0
     watch(lambda: number)
-    for value in dataset:
-        number += 1
+    for number, value in enumerate(dataset, 1):
         yield Row(name, number, with_class_names(value, classes))
 
 
@@ -151,7 +149,7 @@ def stream_rows(file: Path, stream: BoundedLines, documents: str | None, watched
     refuse_unsupported(file, start)
     refuse_encoding(file, start)
     kinds, first = {suffix.lower() for suffix in file.suffixes}, start.lstrip(BLANK)[:1]
-    if kinds & {".txt", ".text", ".md"} and first not in (b"{", b"["):
+    if kinds & {".txt", ".text", ".md"} and (documents or first not in (b"{", b"[")):
         return text_rows(file, stream.read(), documents)
     watched()
     if kinds & {".csv", ".tsv"} and first not in (b"{", b"["):

@@ -22,7 +22,7 @@ MAX_SHOWN = 9  # keys in an error
 def object_rows(file: Path, stream: BinaryIO) -> Iterator[Row]:
     """Yield the rows of a file that begins with an object; raise UserError for one object that has no rows."""
     read = [*read_through_next(stream)]
-    pretty = read[-1].strip(BLANK) == b"{"
+    pretty = not read[-1].rstrip(BLANK).endswith(b"}")  # the object goes on in the next line
     more = [] if pretty else [*read_through_next(stream)]
     if any(line.strip() for line in more):
         yield from line_rows(file, chain(read, more, stream))

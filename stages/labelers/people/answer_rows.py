@@ -28,7 +28,7 @@ def write(session: Session, out: StageDir, answered: Path | None = None) -> None
     digest = file_digest(file) if file.exists() else recorded
     if digest != recorded and not (answered and answered.samefile(file)):
         changed = file.rename(file.with_name(f"answers-{digest[:8]}.jsonl"))
-        out.warn(f"{file} was changed. To use its answers, set label.human.answered={changed}.")
+        out.warn(f"{file} was changed. To use its answers, set human.answered={changed} where people are asked.")
     safe_files.write(file, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
     safe_files.write(written, file_digest(file))
 
@@ -49,7 +49,7 @@ def question_rows(question: Question, answers: list[Answer]) -> Iterator[Row]:
 def read(file: Path, session: Session) -> str:
     """Save a file's new answers in the journals of the session, and return a line that counts what the file has.
     Raise UserError if a row is unusable, before any answer is saved; if all answers are to questions of other runs."""
-    placed, repeated, blanks, foreign = list[tuple[str, Answer]](), 0, 0, 0
+    placed, blanks, foreign = list[tuple[str, Answer]](), 0, 0
     for place, answer in parse_answers(file):
         if answer is None:
             blanks += 1
@@ -70,10 +70,9 @@ def read(file: Path, session: Session) -> str:
             raise row_error(file, place, str(refused)) from refused
         if first.content != answer.content:
             raise row_error(file, place, f"{answer.annotator} already answered {first.verdict!r} to this question")
-    for _, answer in placed:
-        repeated += not session.save(answer)
-    new = len(placed) - repeated
-    return f"{file}: {new} new answers, {repeated} already stored, {blanks} blank, {foreign} to other runs' questions"
+    new = sum(session.save(answer) for _, answer in placed)
+    old = len(placed) - new
+    return f"{file}: {new} new answers, {old} already stored, {blanks} blank, {foreign} to other runs' questions"
 
 
 def parse_answers(file: Path) -> Iterator[tuple[str, Answer | None]]:

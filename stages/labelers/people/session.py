@@ -64,14 +64,10 @@ class Journal:
 
     path: Path
 
-    @property
-    def annotator(self) -> str:
-        return self.path.stem
-
     def read(self) -> Iterator[Answer]:
         """Return the answers, oldest first."""
         lines = json_log.read(self.path, parse_answer, "Their questions are asked again.")
-        return (replace(line.value, annotator=self.annotator) for line in lines)
+        return (replace(line.value, annotator=self.path.stem) for line in lines)
 
     def append(self, answer: Answer) -> None:
         """Append an answer durably."""
@@ -100,7 +96,7 @@ class Session:
 
     def __init__(self, questions: list[Question], reasons: list[str], folder: Path):
         self.questions, self.reasons, self.folder = {q.id: q for q in questions}, reasons, folder
-        self.journals, self.answers = dict[str, Journal](), dict[str, dict[str, Answer]]()
+        self.answers = dict[str, dict[str, Answer]]()
         self.answer_counts = Counter[str]()  # answers to each question
         self.showing = dict[str, str]()  # the question on each person's page
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +106,7 @@ class Session:
                     self.apply_answer(answer)
 
     def journal(self, annotator: str) -> Journal:
-        return self.journals.setdefault(annotator, Journal(self.folder / f"{annotator}.jsonl"))
+        return Journal(self.folder / f"{annotator}.jsonl")
 
     def apply_answer(self, answer: Answer) -> None:
         """Make an answer the annotator's current one. Ignore answers to other runs' questions, or other verdicts."""
