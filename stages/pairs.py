@@ -143,8 +143,7 @@ def generate_pairs(
     audit: PairAudit | None,
 ) -> Iterator[Pair]:
     """Yield the pairs of the configured strategy, prompt by prompt, and collect the results of all strategies.
-    Strategies in BY_STRENGTH choose from the ranking of a prompt's candidates, the others from the judged contrasts.
-    """
+    Strategies in BY_STRENGTH choose from the ranking of a prompt's candidates, the others from judged contrasts."""
     labeler = next((j.labeler for j in records.stream(pool / "judgements.parquet", Judgement)), "")
     for prompt, judgements, contrasts, unsound in judged_prompts(cfg, pool):
         stats.prompts += 1
@@ -178,8 +177,7 @@ def judged_prompts(cfg: Pairs, pool: Path) -> Iterator[tuple[Example, list[Judge
 
 def make_admissions(cfg: Pairs, pool: Path, ended: float) -> list[admission.Admission]:
     """Return two filters of contrasts: for judged contrasts, and for those of a ranking. The quantiles of
-    `cfg.margin_quantiles` are over the margins of all prompts. `ended`: the share of candidates that ended their turn.
-    """
+    `cfg.margin_quantiles` are over the margins of all prompts. `ended`: the share of candidates that ended."""
     samplers = {*Records(pool / "candidates.parquet", Candidate).column("sampler")}
     way_out = admission.GIVE.get(samplers.pop(), admission.DRAW) if len(samplers) == 1 else admission.DRAW
     ways_out = admission.WaysOut(way_out, way_out)
@@ -230,8 +228,7 @@ def publish_control(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[
 
 
 def turn_around(pair: Pair) -> Pair:
-    """Return the pair with chosen and rejected exchanged, or the pair itself if its rejected one is cut off: a chosen
-    one always ended."""
+    """Return the pair with its sides exchanged, or as it is if its rejected one is cut off: a chosen one has ended."""
     if pair.rejected_finish_reason != "stop":
         return pair
     names = [name.removeprefix("chosen") for name in vars(pair) if name.startswith("chosen")]

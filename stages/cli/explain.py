@@ -69,17 +69,12 @@ def error_message(error: BaseException) -> str | None:
     config_errors = [e for e in reversed(chain) if isinstance(e, OmegaConfBaseException)]
     if config_errors:  # the innermost error with a key says most
         return setting_message(next((e for e in config_errors if e.full_key), config_errors[0]), place)
-    if isinstance(error, PermissionError) and is_unreadable(error.filename):
+    name = str(getattr(error, "filename", ""))
+    if isinstance(error, PermissionError) and os.path.exists(name) and not os.access(name, os.R_OK):
         return f"{error.filename}: {error.strerror}. Its owner can let others read it: chmod -R go+rX FOLDER."
     if isinstance(error, OSError) and (error.errno in MENDABLE or is_mkdir_failure(error)):
         return f"{error.filename}: {error.strerror}. No node is lost. To use another store, set outputs=FOLDER."
-    if isinstance(error, HydraException):
-        return " ".join(str(error).split())
-    return None
-
-
-def is_unreadable(path: Any) -> bool:
-    return isinstance(path, str | os.PathLike) and os.path.exists(path) and not os.access(path, os.R_OK)
+    return " ".join(str(error).split()) if isinstance(error, HydraException) else None
 
 
 def is_mkdir_failure(error: BaseException) -> bool:
@@ -132,7 +127,7 @@ def unknown_setting_message(key: str, kind: type) -> str:
     if issubclass(kind, Training) and name in trl_arguments.allowed_arguments(kind.__name__.lower()):
         return f"{key} is not a setting. Did you mean {f'{key.removesuffix(name)}trainer.{name}'!r}?"
     elsewhere = [other for other in spelling.setting_types() if other.rpartition(".")[2] == name]
-    if elsewhere and SYNONYMS.get(name) not in field_names:
+    if elsewhere and SYNONYMS.get(name) not in field_names and not nearest(name, field_names, 0.8):
         return f"{key} is not a setting. Did you mean {' or '.join(elsewhere)}?"
     return f"{key} is not a setting.{suggest(name, field_names)}"
 
@@ -140,7 +135,7 @@ def unknown_setting_message(key: str, kind: type) -> str:
 def corrected_top_level(key: str) -> list[str]:
     """Return the typed arguments with the right group or block: `label=judge` for `labels=judge`."""
     names = ["recipe", *(f.name for f in fields(Config)), *(path.name for path in CONF.iterdir() if path.is_dir())]
-    if key in names or not (name := nearest(key, names, 0.8)):
+    if key in names or "." in key or not (name := nearest(key, names, 0.8)):
         return []
     typed = [argument.lstrip("+") for argument in process.read_typed_arguments()]
     return [shlex.quote(name + argument.removeprefix(key)) for argument in typed if re.match(rf"{key}\b", argument)]
@@ -149,7 +144,7 @@ def corrected_top_level(key: str) -> list[str]:
 def missing_group_message(error: MissingConfigException) -> str:
     """Return the message for an option of a group that does not exist, or for a recipe that cannot be read."""
     missing = str(error.missing_cfg_file or "")
-    group, _, name = missing.partition("/") if missing.startswith("recipe/") else missing.rpartition("/")
+    group, _, name = missing.rpartition("/") if missing.startswith(("eval/", "hydra/")) else missing.partition("/")
     if not group:
         return str(error).splitlines()[0]
     path = spelling.recipe_files(name).get(name) if group == "recipe" else None
@@ -158,7 +153,8 @@ def missing_group_message(error: MissingConfigException) -> str:
             return f"{option_file(group, name)} is not valid YAML{place}. Correct the file."
         keys = ", ".join(forbidden_keys(OmegaConf.load(path)))
         return f"{option_file(group, name)} sets {keys}. It may only set {', '.join(sorted(OF_HYDRA))} of Hydra."
-    return f"{group}={name} does not exist.{suggest(name, error.options or [])}"
+    path_key = f" For a folder or a hub id, type {group}.path={name}." if group in ("model", "label") else ""
+    return f"{group}={name} does not exist.{suggest(name, error.options or spelling.recipe_files())}{path_key}"
 
 
 def forbidden_keys(recipe: Any) -> list[str]:

@@ -44,6 +44,12 @@ def validate_argument(argument: str) -> None:
         if options and word not in options:
             raise UserError(f"{group}={word} does not exist.{suggest(word, sorted(options))}")
 
+    name, _, value = argument.lstrip("+").partition("=")
+    block, _, entry = re.sub(r"\[\d+\]", "", name).rpartition(".")
+    if typing.get_origin(type_of(block)) is list:
+        item = f"{{…, {entry}: {value}}}" if is_dataclass(typing.get_args(type_of(block))[0]) else value
+        raise UserError(f"{argument}: {block} is a list. Write {shlex.quote(f'{block}=[{item}]')}.")
+
 
 def recipe_files(*chosen: str) -> dict[str, Path]:
     """Return the recipe files by name: built-in ones, those in recipes/ of the working directory, and the paths in
@@ -100,7 +106,7 @@ def correct_form(key: str, value: str) -> str:
         first = fields(inner)[0].name
         items = [item if item.startswith("{") else f"{{{first}: {quote_word(item)}}}" for item in items]
     unknown = ""
-    if allowed := setting_types()[key][1].get(ONE_OF):
+    if allowed := setting_types()[key][1].get(ONE_OF) or [*getattr(inner, "__members__", ())]:
         unknown = "".join(f" {item} is unknown.{suggest(item, allowed)}" for item in items if item not in allowed)
         items = [item for item in items if item in allowed] or [allowed[0]]
     form = f"{key}=[{', '.join(items)}]"

@@ -48,8 +48,8 @@ def show(cfg: Config, node: Node, store: Store, overrides: list[str]) -> None:
     """Build the inputs, train the first steps by both trainers, and print. Raise UserError, naming what differs."""
     if isinstance(node.config, SFT) and not node.config.train:
         raise UserError("parity.stage=sft: sft=none trains nothing. Set parity.stage=dpo.")
-    if isinstance(node.config, DPO) and node.config.reference_free:
-        raise UserError("stage=parity: TRL's DPOTrainer does not have simpo. Set parity.stage=sft.")
+    if isinstance(node.config, DPO) and (node.config.reference_free or node.config.first_difference):
+        raise UserError("stage=parity: TRL has neither simpo in DPO nor first_difference. Set parity.stage=sft.")
     require_known("parity.trl", cfg.parity.trl, argument_types(node.stage))
     if cfg.upstream is Upstream.require:
         require_inputs([node], store, overrides)

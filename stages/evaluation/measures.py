@@ -41,8 +41,7 @@ def rows_of(measure: str, prompts: Sequence[Example], values: Iterable[float]) -
 def measure_answers(
     tables: Sequence[Table], checked: Mapping[str, Table], answers: Mapping[str, Candidate]
 ) -> list[Measure]:
-    """Return endings, loops and lengths of the policy's answers in all tables, and its passes in the checked ones, by
-    the measure's name."""
+    """Return endings, loops and lengths of the policy's answers, and its passes in checked tables, by measure."""
     prompts = [*{e.id: e for table in tables for e in table.prompts}.values()]
     candidates = [answers[e.id] for e in prompts]
     rows = rows_of(ENDINGS, prompts, (a.finish_reason == "stop" for a in candidates))

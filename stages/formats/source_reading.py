@@ -185,8 +185,8 @@ def quarantine(bad: list[Row], total: int, limit: float, out: StageDir, key: str
     first_error = f"{first.file}: line {first.line}: {first.error}"
     if len(bad) > limit * total:
         problem = f"{first_error}. {len(bad)} of {total} rows are unusable, more than {key}={limit:g} allows"
-        way_out = f"Mend the rows listed in {out / 'quarantine.jsonl'}, or type {key}=SHARE to allow more"
-        raise UserError(f"{problem}. {way_out}.")
+        way_out = f"Mend the rows listed in {out / 'quarantine.jsonl'}"
+        raise UserError(f"{problem}. {way_out}{f', or type {key}=SHARE to allow more' if len(bad) < total else ''}.")
     reasons = ", ".join(f"{rows} ({reason})" for reason, rows in count_reasons(bad).most_common())
     out.warn(f"{len(bad)} of {total} rows are unusable, see quarantine.jsonl: {reasons}. The first: {first_error}")
 

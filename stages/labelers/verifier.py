@@ -15,5 +15,5 @@ class Verifier(Labeler):
     def judge(self, prompt: Example, candidates: list[Candidate]) -> list[Judgement]:
         judgement = partial(Judgement, prompt.id, self.name)
         if not prompt.checks:
-            return [judgement(c.candidate_id, error="the prompt has no checks") for c in candidates]
+            return [judgement(c.candidate_id, error="the prompt has no checks (judges need none)") for c in candidates]
         return [judgement(c.candidate_id, score=share_passed(prompt.checks, c.text)) for c in candidates]

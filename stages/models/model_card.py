@@ -19,8 +19,6 @@ from stages.store.records import Pair, stream
 from stages.store.sealed_json import load_json, require_keys
 
 UNTRAINED = "A causal language model: {base} without further training, with the chat template in this folder."
-SETTINGS = "adapter loss_type loss_weights beta simpo_gamma desirable_weight undesirable_weight margin baseline"
-SETTINGS += " completions temperature max_new_tokens learning_rate epochs batch_size max_length packing precision seed"
 STEP = "1. "  # Markdown numbers the items of a list
 TEXTS: dict[str, str] = read_beside(__file__)
 TEXT, LAST_STEP, CHAT, SCORE = (TEXTS[name] for name in ("text", "last_step", "chat", "score"))
@@ -56,7 +54,7 @@ def write_card(model: Path, cfg: Training, inputs: dict[str, Path], figures: dic
 
 def last_step_text(cfg: Training, figures: dict[str, Any]) -> str:
     """Return the section of a card about the last training: its settings and its figures."""
-    settings = {key: vars(cfg)[key] for key in SETTINGS.split() if vars(cfg).get(key) is not None}
+    settings = {key: vars(cfg)[key] for key in TEXTS["settings"].split() if vars(cfg).get(key) is not None}
     if cfg.adapter in (Adapter.lora, Adapter.qlora):
         settings["lora"] = {"rank": cfg.lora.rank, "alpha": cfg.lora.alpha}
     numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}

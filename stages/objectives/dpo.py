@@ -5,6 +5,7 @@ rejected y_l it is -log σ(β log π(y_w|x)/π_ref(y_w|x) - β log π(y_l|x)/π_
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -29,6 +30,7 @@ from stages.models.scoring import join_reference, require_same_tokens, round_wei
 from stages.objectives.first_step import read_reference, score_in_batches
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs, stream
+from stages.store.text_units import count_shared_prefix
 from stages.store.workspace import StageDir, last_values, read_curves
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
@@ -171,6 +173,15 @@ def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
     }
 
 
+def cut_at_difference(scored: PairLogProbs) -> PairLogProbs:
+    """Return the pair with the rejected completion up to its first token that differs from the chosen one. The equal
+    tokens before it cancel out in the loss, and those after it may be right where they stand."""
+    end = 1 + count_shared_prefix(scored.chosen_ids, scored.rejected_ids)
+    mask = scored.rejected_mask and scored.rejected_mask[:end]
+    logps = scored.rejected_logps[: sum(mask) if mask else end]
+    return replace(scored, rejected_ids=scored.rejected_ids[:end], rejected_logps=logps, rejected_mask=mask)
+
+
 def read_rows(inputs: dict[str, Path], contract: Contract, cfg: DPO, out: StageDir) -> SplitRows[PreferenceRows]:
     """Return the pairs whose completions fit into `max_length`, as rows of `trl_row`."""
     rows = SplitRows(PreferenceRows, cfg, out)
@@ -181,7 +192,8 @@ def read_rows(inputs: dict[str, Path], contract: Contract, cfg: DPO, out: StageD
             continue
         if not cfg.reference_free:
             require_same_tokens(pair, reference, contract)
-        rows.add(pair.split, pair.id, trl_row(reference, cfg.trainer.get("ld_alpha")), pair.prompt)
+        scored = cut_at_difference(reference) if cfg.first_difference else reference
+        rows.add(pair.split, pair.id, trl_row(scored, cfg.trainer.get("ld_alpha")), pair.prompt)
     rows.settle()
     return rows
 

@@ -199,8 +199,7 @@ class GroupTrainer(MicroBatches):
         return loss
 
     def micro_batches(self, rows: list[Row]) -> list[list[Row]]:
-        """Divide the groups by the budget, which may have fallen since the step began, into equally many parts in each
-        process."""
+        """Divide the groups by the budget, which may have fallen by now, into equally many parts in each process."""
         parts = [part for row in rows for part in divide_group(row, self.token_budget)]
         return super().micro_batches(parts + [idle_row(rows[0])] * (max(gather_object([len(parts)])) - len(parts)))
 

@@ -29,8 +29,7 @@ def wire_evaluation(
 ) -> Graph:
     """Return the nodes of the evaluation by name. `models` are the evaluated models by role. `sets` are the nodes with
     prompts (`data`, `pairs` or `unpaired` for held-out labels, `outside`, `judged_prompts`, `suites`) and with texts
-    (`retained`). `reward` is this run's reward model, if it labels. `rounds`: SFT and the policy of every round, if
-    there are several."""
+    (`retained`). `reward` is this run's reward model, if it labels. `rounds`: SFT and policies of several rounds."""
     prompts = prompt_sets(cfg, sets)
     answers = {
         f"{name}_{role}": make_node("answer", block, model=model, **source)

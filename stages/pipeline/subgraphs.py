@@ -76,8 +76,7 @@ def wire_candidates(
     cfg: Config, make_node: MakeNode, earlier: Sequence[Node], policy: Node, data: Node, models: Graph
 ) -> tuple[Node, Graph]:
     """Return the node of the candidates of a round, and by name all nodes that make them. `earlier` are the labels of
-    the rounds before it. `models` are those that a member of `sample.pool` can name; any other name is a folder or a
-    hub id."""
+    the rounds before it. `models` are those that a member of `sample.pool` can name; others are folders or hub ids."""
     # Prompts of its own do not depend on the number of rounds: runs with more or fewer rounds share this one's nodes.
     rounds = 1 if cfg.sample.prompts_per_round else cfg.rounds
     block = replace(cfg.sample, round=len(earlier), rounds=rounds, draw=None, until_pair=None)
@@ -130,8 +129,7 @@ def wire_labels(cfg: Label, make_node: MakeNode, pool: Node, **reward: Node) -> 
 def wire_draws(cfg: Config, make_node: MakeNode, pool: Node, **reward: Node) -> tuple[Node, Graph]:
     """Return the node of the labels of a pool and of its further draws, and by name all these nodes. Each of the
     `sample.until_pair` further draws asks the prompts that have no right candidate in the labels so far, which its own
-    labels are added to. So a run with more draws shares the nodes of a run with fewer. `reward`: as in `wire_labels`.
-    """
+    labels are added to. So a run with more draws shares the nodes of one with fewer. `reward`: as in `wire_labels`."""
     judged, nodes = wire_labels(cfg.label, make_node, pool, **reward)
     for number in range(1, (cfg.sample.until_pair or 0) + 1):
         block = replace(pool.config, until_pair=number, right_from=cfg.right_from)

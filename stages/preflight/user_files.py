@@ -94,8 +94,7 @@ def validate_task(key: str, path: str) -> None:
 
 
 def require_own(node: Node, store: Store) -> None:
-    """Raise UserError if the file of a user-defined part imports a package that is not installed, or does not define
-    the part's name."""
+    """Raise UserError if the file of a user-defined part imports a missing package, or does not define the name."""
     if not (own := node.config.own):
         return
     key = "data.own" if isinstance(node.config, OneSource) else f"{type(node.config).__name__.lower()}.own"

@@ -38,8 +38,7 @@ def endings(candidates: Iterable[Candidate]) -> dict[float, Endings]:
 
 
 def report_endings(cfg: Sample, candidates: Iterable[Candidate], out: StageDir) -> dict[str, Any]:
-    """Return the statistics of candidates by temperature. Print them for several temperatures, and warn if few
-    candidates end."""
+    """Return the statistics by temperature. Print them for several temperatures, and warn if few candidates end."""
     by_temperature = endings(candidates)
     count = sum(row.candidates for row in by_temperature.values())
     share = sum(row.candidates * row.ended for row in by_temperature.values()) / count

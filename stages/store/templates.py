@@ -47,8 +47,7 @@ def template_errors() -> Iterator[None]:
 
 @contextmanager
 def guard_template(setting: str, way_out: str) -> Iterator[None]:
-    """Add the template's setting and the way out to errors of a template that is used inside. In the main thread, stop
-    it after SECONDS."""
+    """Add setting and way out to errors of a template used inside. In the main thread, stop it after SECONDS."""
     main = threading.current_thread() is threading.main_thread()  # only this thread can handle signals
     handler = signal.signal(signal.SIGVTALRM, stop_computing) if main else None
     if main:

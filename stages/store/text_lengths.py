@@ -15,8 +15,7 @@ PAIRS, POOL = "pairs", "pool"  # keys of the lengths; for examples, the keys are
 def text_lengths(stage: str, folder: Path) -> dict[str, dict[str, Any]]:
     """Return the mean characters of `prompt` and `answer`, for each split of examples, for pairs or completions, or
     for a pool. Examples also have the share of rows that are `answered`. A pool has the mean `tokens` of a candidate,
-    and in `texts` the number of prompts by the number of their different texts. Return {} for other stages and
-    unreadable tables."""
+    and in `texts` the number of prompts by that of their different texts. Return {} for all else."""
     try:
         match stage:
             case "data" | "source" | "select":

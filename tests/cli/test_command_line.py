@@ -153,6 +153,14 @@ def test_the_version_is_ours_and_of_the_libraries() -> None:
         (("eval.judged.labeler=dataset",), "eval.judged.labeler=dataset: "),
         (("seeds=[0]",), "seeds=[0] and seed=0"),
         (("data=file", "data.sources=[{path: README.md}]", NOTHING_MEASURES[-1]), "(data.tasks.test)"),
+        (("data.sources.path=x",), "Write 'data.sources=[{…, path: x}]'"),
+        (("label=judge", "label.judge.endpoints.model=m"), "Write 'label.judge.endpoints=[{…, model: m}]'"),
+        (("seeds.a=1",), "Write 'seeds=[1]'"),
+        (("model=someone/a-model",), "type model.path=someone/a-model"),
+        (("reward.lr=1e-5",), "Did you mean 'learning_rate'?"),
+        (("dpo.beta=null",), "null is not allowed"),
+        (("label=dataset", "label.path=x", "label.columns=[a]"), "a mapping is needed"),
+        (("arms=[ppo]",), "ppo is unknown"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(

@@ -125,7 +125,7 @@ def test_a_chain_without_a_reference(chain: Chain) -> None:
         ("dpo.simpo_gamma=1", "Add dpo.loss_type=[simpo], or leave the key out"),
         ("dpo.loss_type=[simpo] +dpo.trainer.ld_alpha=0.5", "the loss simpo does not read this"),
         ("dpo.loss_type=[simpo] +dpo.trainer.use_weighting=true", "the loss simpo does not read this"),
-        ("dpo.loss_type=[simpo] stage=parity parity.stage=dpo", "TRL's DPOTrainer does not have simpo"),
+        ("dpo.loss_type=[simpo] stage=parity parity.stage=dpo", "TRL has neither simpo"),
     ],
 )
 def test_what_cannot_be_is_refused(typed: str, message: str, chain: Chain) -> None:

@@ -19,7 +19,7 @@ from stages.evaluation.diagnosis.effects import displacement
 from stages.models.contract import load_contract
 from stages.models.loading import load_model
 from stages.models.scoring import ROUNDING_GAP
-from stages.objectives.dpo import StoredReferenceTrainer, starting_loss, trl_row
+from stages.objectives.dpo import StoredReferenceTrainer, cut_at_difference, starting_loss, trl_row
 from stages.store.records import Pair, PairLogProbs, load, save
 from stages.store.workspace import StageDir, read_curves
 from stages.training.arguments import training_arguments
@@ -62,7 +62,8 @@ def trainers(inputs: dict[str, Path], cfg: DPO, folder: Path) -> tuple[DPOTraine
         model = load_model(inputs["policy"] / "model")
         return kind(model, args=args, processing_class=contract.tokenizer, **own)
 
-    rows = Dataset.from_list([trl_row(reference[p.id], cfg.trainer.get("ld_alpha")) for p in pairs])
+    scored = [cut_at_difference(reference[p.id]) if cfg.first_difference else reference[p.id] for p in pairs]
+    rows = Dataset.from_list([trl_row(each, cfg.trainer.get("ld_alpha")) for each in scored])
     turns = EpochSchedule([p.id for p in pairs], cfg.batch_size, cfg.seed, "dpo")
     trl_trainer = build_trainer(
         DPOTrainer, train_dataset=conversational(pairs), ref_model=load_model(inputs["policy"] / "model")
@@ -83,11 +84,11 @@ def loss_of(trainer: DPOTrainer, rows: list[dict[str, Any]], shift: float = 0.0)
     return value
 
 
-@pytest.mark.parametrize("trl_arguments", [{}, {"ld_alpha": 0.3}])
+@pytest.mark.parametrize("changes", [{}, {"trainer": {"ld_alpha": 0.3}}, {"first_difference": True}])
 def test_stored_log_probs_give_the_loss_of_a_reference_model(
-    trl_arguments: dict[str, float], inputs: dict[str, Path], tmp_path: Path
+    changes: dict[str, Any], inputs: dict[str, Path], tmp_path: Path
 ) -> None:
-    trl_trainer, our_trainer = trainers(inputs, block(trainer=trl_arguments), tmp_path)
+    trl_trainer, our_trainer = trainers(inputs, block(**changes), tmp_path)
     rows, plain = list(our_trainer.train_dataset), list(trl_trainer.train_dataset)
     # Ours leaves out the newline that the template puts after the end of turn.
     for row, other in zip(rows, plain, strict=True):
@@ -96,6 +97,28 @@ def test_stored_log_probs_give_the_loss_of_a_reference_model(
     for shift in (0.0, 0.3):
         assert loss_of(our_trainer, rows, shift) == pytest.approx(loss_of(trl_trainer, same_tokens, shift), abs=1e-5)
     assert loss_of(our_trainer, rows, 0.3) != pytest.approx(loss_of(our_trainer, rows, 0.0), abs=1e-3)
+
+
+def test_of_a_rejected_completion_the_tokens_up_to_the_first_difference_are_read() -> None:
+    def cut(chosen: list[int], rejected: list[int], mask: list[bool] | None = None) -> tuple[list[int], list[float]]:
+        logps = [
+            -float(token) for token, scored in zip(rejected, mask or [True] * len(rejected), strict=True) if scored
+        ]
+        pair = cut_at_difference(PairLogProbs("p", [1], chosen, rejected, [], logps, None, mask))
+        assert pair.chosen_ids == chosen and (mask is None or pair.rejected_mask == mask[: len(pair.rejected_ids)])
+        return pair.rejected_ids, pair.rejected_logps
+
+    assert cut([5, 6, 9], [5, 7, 8, 9]) == ([5, 7], [-5.0, -7.0])
+    assert cut([5, 6, 9], [4, 6, 9]) == ([4], [-4.0])
+    assert cut([5, 6, 9], [5, 6]) == ([5, 6], [-5.0, -6.0]), "a completion that ends like the chosen one begins"
+    assert cut([5, 6, 9], [5, 3, 7, 9], [True, False, True, True]) == ([5, 3], [-5.0])
+
+
+def test_what_follows_the_first_difference_trains_nothing(inputs: dict[str, Path], tmp_path: Path) -> None:
+    short, metrics = train(block(first_difference=True), inputs, tmp_path / "short")
+    whole, metrics_of_whole = train(block(), inputs, tmp_path / "whole")
+    assert distance(short, whole) > 1e-4 and metrics["tokens"] < metrics_of_whole["tokens"]
+    assert metrics["step_0_loss"] == pytest.approx(metrics_of_whole["step_0_loss"], abs=1e-5)
 
 
 def test_garbage_in_the_store_changes_the_loss(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -137,6 +137,7 @@ class DPO(Training):
     loss_type: list[str] = words(*choices.LOSS_TYPES, choices.SIMPO)
     loss_weights: list[float] | None = between(0, 1_000_000)
     simpo_gamma: float | None = between(0, 1000, None)
+    first_difference: bool = MISSING
     reference: choices.DPOReference = MISSING
     forward: choices.Forward = MISSING
     runtime: SampledRuntime = field(default_factory=SampledRuntime)
