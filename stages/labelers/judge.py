@@ -162,7 +162,7 @@ class Jury(Labeler):
 
     async def ask_verdict(self, judge: Client, prompt: Example, texts: Sequence[str]) -> VerdictReply:
         """Return a judge's verdict, its reply, and the error if there is no verdict. After a reply that is not a
-        verdict, the next attempt has another seed. The client has already retried what can be retried."""
+        verdict, the next attempt has another seed. Without a reply the seed stays: network faults decide nothing."""
         stored_reply = reason = None
         seed = 0
         for _ in range(self.cfg.attempts or 1):
@@ -171,7 +171,9 @@ class Jury(Labeler):
                 stored_reply = {"text": reply.text, "finish_reason": reply.finish_reason}
                 return verdict(reply, self.rubric.kind, self.rubric.reading), stored_reply, None
             except NoReply as error:
-                return None, stored_reply, error.reason
+                reason = error.reason
+                if not error.retryable:
+                    break
             except NoVerdict as error:
                 reason, seed = str(error), seed + 1
         return None, stored_reply, reason

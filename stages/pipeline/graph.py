@@ -64,8 +64,7 @@ Pin = Callable[[Any, Path], tuple[Any, dict[str, str]]]  # from block and digest
 def wire_graph(cfg: Config, cache: Path, pin: Pin = source_files.pin, is_built: Built = lambda node: True) -> Graph:
     """Return all nodes of a configuration by name: the roots, a chain per seed, the evaluations and the report. `pin`
     replaces files and hub revisions in a block by fixed versions, and returns the files' digests; `cache` is the file
-    that remembers these. `is_built` tells if a node is in the store: the report waits for no unfinished judgements of
-    people."""
+    that remembers these. `is_built` tells if a node is in the store: the report waits for no judgements of people."""
 
     def make_node(stage: str, block: Any, **inputs: Node) -> Node:
         block, digests = pin(set_read_limits(block, cfg.data.limits), cache)
