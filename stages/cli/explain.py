@@ -147,14 +147,14 @@ def missing_group_message(error: MissingConfigException) -> str:
     group, _, name = missing.rpartition("/") if missing.startswith(("eval/", "hydra/")) else missing.partition("/")
     if not group:
         return str(error).splitlines()[0]
-    path = spelling.recipe_files(name).get(name) if group == "recipe" else None
-    if path and path.is_file():
+    if group == "recipe" and (path := spelling.recipe_files(name).get(name)) and path.is_file():
         if place := yaml_problem(path):
             return f"{option_file(group, name)} is not valid YAML{place}. Correct the file."
         keys = ", ".join(forbidden_keys(OmegaConf.load(path)))
         return f"{option_file(group, name)} sets {keys}. It may only set {', '.join(sorted(OF_HYDRA))} of Hydra."
     path_key = f" For a folder or a hub id, type {group}.path={name}." if group in ("model", "label") else ""
-    return f"{group}={name} does not exist.{suggest(name, error.options or spelling.recipe_files())}{path_key}"
+    options = spelling.recipe_files() if group == "recipe" else error.options or []
+    return f"{group}={name} does not exist.{suggest(name, options)}{path_key}"
 
 
 def forbidden_keys(recipe: Any) -> list[str]:

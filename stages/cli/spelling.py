@@ -43,7 +43,6 @@ def validate_argument(argument: str) -> None:
         options = recipe_files() if group == "recipe" else {path.stem for path in (CONF / group).glob("*.yaml")}
         if options and word not in options:
             raise UserError(f"{group}={word} does not exist.{suggest(word, sorted(options))}")
-
     name, _, value = argument.lstrip("+").partition("=")
     block, _, entry = re.sub(r"\[\d+\]", "", name).rpartition(".")
     if typing.get_origin(type_of(block)) is list:

@@ -46,8 +46,8 @@ def countable(judgements: Iterable[Judgement], candidates: Candidates) -> list[J
     for j in draw_audit(judgements):
         if j.error is None and (j.candidate_id or not is_copy(j, candidates)):
             of_texts.setdefault((j.prompt_id, *sorted(candidates[name].stripped_text for name in key_of(j))), j)
-    countable = [*of_texts.values()]
-    return [j for j in countable if bool(j.candidate_id) == bool(countable[0].candidate_id)]
+    drawn = [*of_texts.values()]
+    return [j for j in drawn if bool(j.candidate_id) == bool(drawn[0].candidate_id)]
 
 
 def is_copy(j: Judgement, candidates: Candidates) -> bool:

@@ -53,8 +53,7 @@ class People(Labeler):
         """Yield judgements after all questions are answered, on the page or by a file."""
         session = collect_answers(draw_questions(pool, self.cfg), self.cfg, self.out)
         for question in session.questions.values():
-            answers = sorted(answer_rows.answers_to(question, session), key=lambda answer: answer.at)
-            yield from question_judgements(question, answers[: question.needed])  # two may have answered the last one
+            yield from question_judgements(question, answer_rows.answers_to(question, session, question.needed))
 
 
 def question_judgements(question: Question, answers: list[Answer]) -> list[Judgement]:

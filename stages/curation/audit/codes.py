@@ -39,9 +39,9 @@ ANSWER: dict[str, Finder] = {
     "stale": lambda _, a: faults.first_match("stale", a),
     "placeholder": lambda _, a: faults.first_match("placeholder", a),
 }
-TEXT: dict[str, Finder] = {
-    "damaged": lambda q, a: faults.damaged(f"{q}\n{a}"),
-    "secret": lambda q, a: faults.secret(f"{q}\n{a}"),
-    "personal": lambda q, a: faults.personal(f"{q}\n{a}"),
+TEXT: dict[str, Finder] = {  # these get all turns and answers of a row as the request
+    "damaged": lambda text, _: faults.damaged(text),
+    "secret": lambda text, _: faults.secret(text),
+    "personal": lambda text, _: faults.personal(text),
 }
 ALONE = REQUEST | ANSWER | TEXT

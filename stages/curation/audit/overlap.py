@@ -67,7 +67,7 @@ def sketch(text: str) -> Sketch:
 
 
 def word_pairs(text: str) -> NDArray[np.uint32]:
-    """Return the sorted hashes of a text's different pairs of neighbouring words, or of its single word."""
+    """Return the sorted hashes of a text's different pairs of neighbouring words, of its single word, or of itself."""
     plain = " ".join(plain_words(text)).encode().split()
     words = np.array([zlib.crc32(word) for word in plain] or [zlib.crc32(text.encode())], dtype=np.uint64)
     mixed = words[:-1] * MIX + words[1:] if len(words) > 1 else words

@@ -33,9 +33,10 @@ def write(session: Session, out: StageDir, answered: Path | None = None) -> None
     safe_files.write(written, file_digest(file))
 
 
-def answers_to(question: Question, session: Session) -> list[Answer]:
-    """Return the answers to a question, in the order of the annotators' names."""
-    return [answers[question.id] for _, answers in sorted(session.answers.items()) if question.id in answers]
+def answers_to(question: Question, session: Session, earliest: int | None = None) -> list[Answer]:
+    """Return the answers to a question, by annotators' names; or so many `earliest`, since two may answer the last one."""
+    answers = [answers[question.id] for _, answers in sorted(session.answers.items()) if question.id in answers]
+    return answers if earliest is None else sorted(answers, key=lambda answer: answer.at)[:earliest]
 
 
 def question_rows(question: Question, answers: list[Answer]) -> Iterator[Row]:
