@@ -34,7 +34,7 @@ def write(session: Session, out: StageDir, answered: Path | None = None) -> None
 
 
 def answers_to(question: Question, session: Session, earliest: int | None = None) -> list[Answer]:
-    """Return the answers to a question, by annotators' names; or so many `earliest`, since two may answer the last one."""
+    """Return the answers to a question, by annotators' names; or so many `earliest`: two may answer the last one."""
     answers = [answers[question.id] for _, answers in sorted(session.answers.items()) if question.id in answers]
     return answers if earliest is None else sorted(answers, key=lambda answer: answer.at)[:earliest]
 
