@@ -223,10 +223,16 @@ def test_the_control_of_another_model_has_at_most_the_rate_of_its_sft() -> None:
         assert settings(*line, "control_learning_rate=3e-5").control_learning_rate == 3e-5
 
 
+def rates_of(recipe: str) -> tuple[float, float]:
+    """Return the learning rates of SFT and DPO as the recipe's file types them."""
+    typed = OmegaConf.load(RECIPES / f"{recipe}.yaml")
+    return typed.sft.learning_rate, typed.dpo.learning_rate
+
+
 @pytest.mark.parametrize(
     ("line", "rates", "message"),
     [
-        ((), (1e-4, 3e-5), None),
+        ((), rates_of("demo"), None),
         ((OTHER,), (5e-5, 1e-5), f"recipe=demo's .* with {OTHER}: sft.learning_rate=5e-05, dpo.learning_rate=1e-05"),
         (("model=smollm2_360m",), (1e-4, 1e-5), r"with model=smollm2_360m: dpo.learning_rate=1e-05 \(135M"),
         (("model=llama32_1b",), (2e-5, 1e-6), "dpo.beta=0.5"),
@@ -238,8 +244,8 @@ def test_the_control_of_another_model_has_at_most_the_rate_of_its_sft() -> None:
         pytest.param(
             (OTHER, "sft.learning_rate=2e-4", "dpo.learning_rate=2e-5"), (2e-4, 2e-5), None, marks=pytest.mark.slow
         ),
-        (("model=embedded",), (1e-4, 3e-5), None),
-        (("recipe=smollm2_135m", "model.path=HuggingFaceTB/SmolLM2-135M"), (1e-4, 3e-5), None),
+        (("model=embedded",), rates_of("demo"), None),
+        (("recipe=smollm2_135m", "model.path=HuggingFaceTB/SmolLM2-135M"), rates_of("demo"), None),
         (("recipe=zephyr_7b", OTHER), (2e-5, 5e-7), None),  # rates below the defaults are not raised
         pytest.param(
             ("recipe=smollm2_360m", OTHER), (5e-5, 1e-6), "sft.learning_rate=5e-05. Type", marks=pytest.mark.slow
