@@ -3,9 +3,10 @@
 Hydra composes a recipe after the groups, so the recipe's values would win over a typed group. To let the typed group
 win, all blocks of typed groups are removed from the recipes. Likewise, a recipe that names a group takes nothing of
 its blocks from the recipes that it is based on. Some values only suit the recipe's own choices, so the general
-defaults replace them: learning rates above the default with another model, `pairs.min_score` with other labels, a
-shorter `sft.max_length` with other data, and rounds of new prompts with other prompts, labels or objectives. Typed
-keys win anyway. The recipes change, not the command line, so all of this also holds in every job of a sweep."""
+defaults replace them: learning rates above the default with another model, `pairs.min_score` and
+`dpo.first_difference` with other labels, a shorter `sft.max_length` with other data, and rounds of new prompts with
+other prompts, labels or objectives. Typed keys win anyway. The recipes change, not the command line, so all of this
+also holds in every job of a sweep."""
 
 import logging
 import math
@@ -43,7 +44,8 @@ STARTED = ("sft", "dpo", "grpo")  # blocks with starting values for another mode
 # Learning rates and beta of published runs, by objective, adapter and number of parameters
 ROWS: dict[str, dict[str, list[dict[str, Any]]]] = read_beside(__file__)
 TRAINED = [name for name, objective in OBJECTIVES.items() if objective.in_chain]
-CHECKS = "verifier"  # the labeler that the recipes' pairs.min_score was chosen for
+CHECKS = "verifier"  # the labeler that the recipes' values of CHECKED were chosen for
+CHECKED = ("pairs.min_score", "dpo.first_difference")
 LENGTH = "sft.max_length"  # SFT drops longer rows
 # What suits several rounds of DPO, over as many prompts and checks as the recipe itself has
 ROUNDS = ("rounds", "sample.prompts_per_round", "dpo.evaluations", "dpo.trainer", "dpo.runtime.samples")
@@ -75,7 +77,7 @@ def recipes_under(line: list[str]) -> Recipes:
     one_round = typed.get("align", "dpo") != "dpo" or typed.get("dpo.adapter") == "continued"
     groups = typed.keys() & {*BLOCKS, *(folder.name for folder in CONF.iterdir())}
     for recipe in recipes.values():
-        unsuited = ["pairs.min_score"] if unchecked else []
+        unsuited = [*CHECKED] if unchecked else []
         unsuited += ROUNDS if "rounds" in recipe and (toy or unchecked or other_prompts or one_round) else ()
         if "data.sources" in typed and OmegaConf.select(recipe, LENGTH, default=math.inf) < default_value(LENGTH):
             unsuited.append(LENGTH)

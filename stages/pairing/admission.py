@@ -60,9 +60,6 @@ ACCEPTS: dict[str, Accepts] = {
     "min_score": lambda c, cfg, unsound: c.score is None or c.score >= cfg.min_score,
     "min_margin": lambda c, cfg, unsound: c.margin is None or c.margin > cfg.min_margin,
     "max_length_ratio": lambda c, cfg, unsound: c.length_ratio <= (cfg.max_length_ratio or inf),
-    "max_rejected_ratio": lambda c, cfg, unsound: (
-        c.worse.n_tokens <= (cfg.max_rejected_ratio or inf) * max(1, c.better.n_tokens)
-    ),
     "max_length_difference": lambda c, cfg, unsound: (
         cfg.max_length_difference is None or abs(c.longer_by) <= cfg.max_length_difference
     ),
@@ -139,7 +136,6 @@ def quantile_margins(distances: Sequence[float], quantiles: Sequence[float]) -> 
 def build_rules(cfg: Pairs, ways_out: WaysOut) -> list[Rule]:
     """Return the rules in the order of their use."""
     worse_ended = ways_out.worse_ended or f"{LONGER}, or set {cfg.key}.unfinished=keep"
-    ratios = {"ratio": cfg.max_length_ratio or 0, "rejected_ratio": cfg.max_rejected_ratio or 0}
-    values = {"cfg": cfg, "ways": ways_out, "worse_ended": worse_ended, **ratios}
+    values = {"cfg": cfg, "ways": ways_out, "worse_ended": worse_ended, "ratio": cfg.max_length_ratio or 0}
     texts = {rule: {key: text.format(**values) for key, text in RULES[rule].items()} for rule in RULES}
     return [Rule(**texts[rule], accepts=ACCEPTS[rule]) for rule in RULES]

@@ -162,9 +162,10 @@ def test_what_a_recipe_asks_of_checks_is_not_asked_of_other_scores(recipe: str) 
     typed = (f"recipe={recipe}", "sft.demonstrations=null")
     assert settings(*typed).pairs.min_score == settings(*typed, "label=verifier").pairs.min_score == 1.0
     assert settings(*typed, "label.own={file: a.py, name: A}").pairs.min_score == 0.0
+    assert settings(*typed).dpo.first_difference == (recipe == "demo")
     judge = settings(*typed, "label=judge")
-    lengths = judge.pairs.max_length_ratio, judge.pairs.max_rejected_ratio
-    assert judge.pairs.min_score == 0.0 and 1.5 in lengths
+    assert judge.pairs.min_score == 0.0 and not judge.dpo.first_difference
+    assert settings(*typed, "label=judge", "dpo.first_difference=true").dpo.first_difference
     assert settings(*typed, "label=judge", "pairs.min_score=0.5").pairs.min_score == 0.5
 
 

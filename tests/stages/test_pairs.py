@@ -172,7 +172,6 @@ LEVELS = (("a", 1.0), ("b", 0.5), ("c", 0.0))
 LOW = {"q": [(candidate("q", "a"), 0.5), (candidate("q", "b"), 0.0)]}
 CUT = {"q": [(candidate("q", "a", finished=False), 1.0), (candidate("q", "b"), 0.0)]}
 LONG = {"q": [(candidate("q", "a", 30), 1.0), (candidate("q", "b"), 0.0)]}
-SHORT = {"q": [(candidate("q", "a"), 1.0), (candidate("q", "b", 30), 0.0)]}
 
 
 @pytest.mark.parametrize(
@@ -181,7 +180,6 @@ SHORT = {"q": [(candidate("q", "a"), 1.0), (candidate("q", "b", 30), 0.0)]}
         (LOW, {"min_score": 1.0}, r"Lower pairs\.min_score=1 \(0: any score\)\.", {"min_score": 0.5}),
         (LOW, {"min_score": 0.0, "min_margin": 0.5}, r"Lower pairs\.min_margin=0\.5 .*", {"min_margin": 0.4}),
         (LONG, {"max_length_ratio": 2.0}, r"Raise pairs\.max_length_ratio=2 \(null: .*", {"max_length_ratio": None}),
-        (SHORT, {"max_rejected_ratio": 2.0}, r"Raise pairs\.max_rejected_ratio=2 .*", {"max_rejected_ratio": None}),
     ],
 )
 def test_who_gets_no_pair_is_told_the_rule_that_was_in_the_way_and_no_other(
@@ -192,11 +190,6 @@ def test_who_gets_no_pair_is_told_the_rule_that_was_in_the_way_and_no_other(
         build_pairs(tmp_path / "out", cfg, judged)
     built, _ = build_pairs(tmp_path / "loosened", replace(cfg, **loosened), judged)
     assert built == [("a", "b")], "as it says, there is one then"
-
-
-def test_a_bound_on_rejected_completions_keeps_those_that_leave_something_out(tmp_path: Path) -> None:
-    built, _ = build_pairs(tmp_path / "out", block(max_rejected_ratio=1.5), pool(tmp_path / "pool", LONG))
-    assert built == [("a", "b")]
 
 
 def tied(folder: Path, agrees: list[bool | None], sampler: str = "file") -> Path:

@@ -30,7 +30,6 @@ class Pairs:
     min_margin: float = limited(Limit(0, "must be a difference of two scores, from 0 to below 1", high=1, below=True))
     margin_quantiles: list[float] | None = between(0, 1, None)
     max_length_ratio: float | None = between(1, 1_000_000)
-    max_rejected_ratio: float | None = between(1, 1_000_000)
     max_length_difference: int | None = between(0, 1_000_000)
     max_per_prompt: int = between(1, 1_000_000)
     max_per_task: int | None = between(1, 1_000_000)
