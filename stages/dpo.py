@@ -14,8 +14,8 @@ from stages.models.loading import load_model
 from stages.objectives import dpo as objective
 from stages.objectives.dpo import ReferenceFreeTrainer
 from stages.objectives.first_step import FirstStepCheck
+from stages.objectives.sft import load_start
 from stages.store.workspace import StageDir
-from stages.training.end_of_turn import separate_end_of_turn
 from stages.training.fit import Fit
 from stages.training.trainer import EvalHistory, risen_loss_message
 
@@ -58,6 +58,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 def load_frozen(
     folder: Path, contract: Contract, cfg: DPO, weights: Weights, device: torch.device | None = None
 ) -> PreTrainedModel:
-    """Return the policy, or the base of a continued adapter, with the row that SFT gave its end of turn."""
-    model = load_model(folder, weights, device)
-    return separate_end_of_turn(model, contract) if cfg.adapter is Adapter.continued else model
+    """Return the policy, or the base of a continued adapter with the rows and stop tokens that SFT gave it."""
+    if cfg.adapter is Adapter.continued:
+        return load_start(folder, contract, cfg, weights, device)
+    return load_model(folder, weights, device)

@@ -68,8 +68,7 @@ def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 
 def example_of_chosen(pair: Pair) -> Example:
-    """Return a pair's chosen completion as an example with the pair's id. If it parts early from the rejected one, its
-    assistant turns from there on are trained."""
+    """Return a pair's chosen completion as an example with the pair's id. From where it parts, it is trained."""
     split, messages = Split.sft if pair.split == "train" else Split.validation, [*pair.prompt, *pair.chosen]
     example = Example(pair.id, messages[:-1], pair.chosen[-1]["content"], "selected", "chosen", split)
     if pair.parts_early:
@@ -80,8 +79,7 @@ def example_of_chosen(pair: Pair) -> Example:
 
 @dataclass
 class BestAnswer(Example):
-    """A prompt with its best answer as reference, the number of its good candidates (0: the answer was mended), and
-    its tasks with a limit."""
+    """A prompt with its best answer as reference, its number of good candidates, and its tasks with a limit."""
 
     good: Int32 = 0
     limited: list[str] = field(default_factory=list)

@@ -6,7 +6,7 @@ from typing import Any
 from stages.config.blocks.training import SFT
 from stages.models import model_card
 from stages.models.chat_templates import establish_contract
-from stages.models.contract import Contract, load_contract
+from stages.models.contract import Contract, load_contract, load_or_derive_contract
 from stages.models.loading import count_embedding_rows, load_model, load_tokenizer, read_context_length, save_model
 from stages.objectives import sft as objective
 from stages.store.records import Example, stream
@@ -28,7 +28,8 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     if cfg.control:  # DPO's control run continues the SFT model
         contract = load_contract(base)
     else:
-        contract = establish_contract(load_tokenizer(base), cfg.template, cfg.train, count_embedding_rows(base))
+        stops = () if cfg.train else load_or_derive_contract(base).stop_ids
+        contract = establish_contract(load_tokenizer(base), cfg.template, cfg.train, count_embedding_rows(base), stops)
     if not cfg.train:
         return publish_base(cfg, base, contract, inputs, out)
     examples = stream(inputs["data"] / "examples.parquet", Example)

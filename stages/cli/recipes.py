@@ -5,8 +5,7 @@ win, all blocks of typed groups are removed from the recipes. Likewise, a recipe
 its blocks from the recipes that it is based on. Some values only suit the recipe's own choices, so the general
 defaults replace them: learning rates above the default with another model, `pairs.min_score` and
 `dpo.first_difference` with other labels, a shorter `sft.max_length` with other data, and rounds of new prompts with
-other prompts, labels or objectives. Typed keys win anyway. The recipes change, not the command line, so all of this
-also holds in every job of a sweep."""
+other prompts, labels or objectives. Typed keys win. The recipes change, not the command line: so it is in sweeps."""
 
 import logging
 import math
@@ -77,7 +76,7 @@ def recipes_under(line: list[str]) -> Recipes:
     one_round = typed.get("align", "dpo") != "dpo" or typed.get("dpo.adapter") == "continued"
     groups = typed.keys() & {*BLOCKS, *(folder.name for folder in CONF.iterdir())}
     for recipe in recipes.values():
-        unsuited = [*CHECKED] if unchecked else []
+        unsuited = [*CHECKED] if unchecked else ["dpo.first_difference"] if "dpo.loss_type" in typed else []
         unsuited += ROUNDS if "rounds" in recipe and (toy or unchecked or other_prompts or one_round) else ()
         if "data.sources" in typed and OmegaConf.select(recipe, LENGTH, default=math.inf) < default_value(LENGTH):
             unsuited.append(LENGTH)

@@ -4,8 +4,7 @@ All of this is one Hydra callback, so it works with every launcher (this process
 jobs start, the callback builds each node that two or more of them need. The builds run through the sweep's launcher,
 since the GPUs are there, and jobs that wait for each other's locks would keep GPUs idle. The builds run in waves: one
 build makes all nodes that the same set of jobs needs, and builds for more jobs are in earlier waves. Every job that
-needs a node also needs its inputs, so these are in the same build or an earlier wave, and no build waits for another
-of its wave.
+needs a node also needs its inputs, so these are in the same build or an earlier wave: none waits within its wave.
 
 A sweeper that chooses settings step by step (Optuna) has no list of jobs at the start. Its jobs only share nodes
 through the store's locks."""

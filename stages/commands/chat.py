@@ -1,7 +1,6 @@
 """`stage=chat`: talk to one model in the terminal, or compare the answers of all models side by side.
 
-Prompts come from the terminal or, one per line, from a pipe. Answers only depend on the conversation and the seed, so
-the same prompt gets the same answer."""
+Prompts come from the terminal or, one per line, from a pipe. Answers only depend on the conversation and the seed."""
 
 import io
 import sys

@@ -1,8 +1,7 @@
 """`stage=compare`: compare the runs of a store or a sweep in the terminal and in `outputs/compare.html`.
 
 Evaluations are compared by pass rates, trainings without evaluation by their held-out rows. Each set of prompts has a
-separate table. The rate of the best setting is optimistic, because the same prompts chose it: evaluate the chosen
-setting once on test. Nothing is built."""
+separate table. The best setting's rate is optimistic, as the same prompts chose it: evaluate it once on test."""
 
 import logging
 import os

@@ -13,8 +13,7 @@ Command = StrEnum("Command", "plan compare gate gc doctor audit chat export sync
 # run that the policy is compared with. In settings, an objective's name means the policy too, if it trained it.
 Role = StrEnum("Role", "base sft control control_pairs policy other dpo kto grpo")
 
-# The training after SFT: DPO on pairs, KTO on labelled completions, GRPO on the model's own scored answers; or none:
-# the SFT model is the policy.
+# The training after SFT: DPO on pairs, KTO on labelled completions, GRPO on the model's own scored answers; or none.
 Align = StrEnum("Align", "dpo kto grpo none")
 
 # The pairs of a control: another valid contrast of the prompt, at random; or the run's own, the better one by a coin.

@@ -54,6 +54,7 @@ def validate_losses(cfg: DPO) -> None:
     divergence = options.get("f_divergence_type", "reverse_kl")
     argument = unread_argument(cfg)
     undiverging = [loss for loss in losses if loss not in OF_ANY_DIVERGENCE] if divergence != "reverse_kl" else []
+    of_whole = {*losses}.difference(TABLES["of_margins"].split())
     mistakes = {
         "no loss": not losses,
         "number of weights": weights is not None and len(weights) != len(losses),
@@ -61,6 +62,7 @@ def validate_losses(cfg: DPO) -> None:
         "simpo and others": SIMPO in losses and len(losses) > 1,
         "unread by simpo": unread,
         "divergence": undiverging,
+        "first difference": cfg.first_difference and (of_whole or {"ld_alpha", "f_divergence_type"} & options.keys()),
         "unread by losses": argument,
         "exo_pair": "exo_pair" in losses and not options.get("label_smoothing"),
         "weighting": options.get("use_weighting") and {"aot", "aot_unpaired", "hinge", "sft"} & {*losses},
@@ -120,8 +122,9 @@ def allowed_arguments(name: str) -> set[str]:
 
 @cache
 def argument_types(name: str) -> dict[str, str]:
-    """Return the types of all arguments of an objective's TRL configuration, as its source writes them."""
-    return {key: ast.unparse(field.annotation) for key, field in argument_fields(name).items()}
+    """Return the types of an objective's arguments in its TRL configuration, as its source writes them."""
+    unread = () if name == "sft" else ("label_smoothing_factor",)
+    return {key: ast.unparse(field.annotation) for key, field in argument_fields(name).items() if key not in unread}
 
 
 @cache

@@ -1,5 +1,4 @@
-"""Rules for answers that a model learns from. Correctness is judged elsewhere. An answer must be complete, in English,
-and neither an echo, a repetition nor a refusal."""
+"""Rules for answers that a model learns from: complete, in English, and no echo, repetition or refusal."""
 
 import re
 from array import array

@@ -1,5 +1,4 @@
-"""Parsing of a server's reply. The API key, which a server may repeat, is masked before anything is parsed or stored.
-A malformed body raises NoReply with a reason."""
+"""Parsing of a server's reply, with any API key masked first. A malformed body raises NoReply with a reason."""
 
 import base64
 import json

@@ -29,8 +29,7 @@ def amounts_in(row: Any) -> tuple[int, int, int]:
 
 class Spending(json_log.Appender):
     """The calls, tokens and money that a node spends. A call reserves its upper bound before it starts, and returns
-    the unused part when it ends. A file records both, so that a resumed node knows what was spent; interrupted calls
-    count in full. Use it inside `opened`."""
+    the unused part when it ends. A file records both for a resumed node. Interrupted calls count in full."""
 
     def __init__(self, file: Path, budget: Budget, price: Price, key: str):
         self.budget, self.price, self.key = budget, price, key

@@ -87,8 +87,7 @@ def discriminates(right1: float, known1: float, right0: float, known0: float, co
 
 
 def coincidences(labels: Iterable[Sequence[int]], k: int) -> Array:
-    """Krippendorff's coincidence matrix (k, k), halved, which `alpha` accepts as a confusion matrix. `labels`: for
-    each item, the labels from two or more labellers."""
+    """Krippendorff's coincidence matrix (k, k), halved, as `alpha` takes a confusion matrix. `labels`: per item."""
     total = np.zeros((k, k))
     for item_labels in labels:
         counts = np.bincount(item_labels, minlength=k)

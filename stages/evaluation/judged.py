@@ -26,8 +26,7 @@ SENTENCES: dict[str, str] = read_beside(__file__)
 @dataclass(frozen=True)
 class Comparison:
     """Two answers to every prompt with their judgements. `sides`: the policy's answer first. `preferences`: by prompt;
-    `scores`: by candidate. `missing`: judgements without a verdict, by reason. `words_of_people`: people's verdicts by
-    the two candidates' ids."""
+    `scores`: by candidate. `missing`: judgements without a verdict, by reason. `words_of_people`: verdicts by ids."""
 
     sides: list[tuple[Candidate, Candidate]]
     preferences: dict[str, Judgement]

@@ -48,8 +48,7 @@ def arms(roles: Iterable[str]) -> list[str]:
 
 
 def differences(roles: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return the differences reported between these models, by name: `{"policy-sft": ("policy", "sft")}`. An arm is
-    compared with SFT, and the policy with it."""
+    """Return the reported differences, also of arms, by name: `{"policy-sft": ("policy", "sft")}`."""
     present = {*roles}
     of_arms = [pair for arm in arms(roles) for pair in (("policy", arm), (arm, "sft"))]
     return {f"{a}-{b}": (a, b) for a, b in [*DIFFERENCES, *of_arms] if {a, b} <= present}

@@ -63,8 +63,7 @@ def claims(
     cfg: Eval, inputs: dict[str, Path], everything: Table, answers: Answers, out: StageDir
 ) -> tuple[dict[str, Any], list[Measure]]:
     """Test the claims on running text (`eval.retention`), open requests without constraints, and requested lengths.
-    Returns the claims that have data and a sentence about them (an empty dictionary if none has), and what they
-    measured of the policy."""
+    Returns the claims that have data and a sentence about them ({} if none has), and what they measured."""
     tested, measured, alpha = list[Claim](), list[Measure](), 1 - cfg.confidence
     if "retained" in inputs:
         texts = [e.reference for e in stream(inputs["retained"] / "examples.parquet", Example) if e.reference]

@@ -1,6 +1,4 @@
-"""Rounds of DPO on validation prompts: how far each policy is above SFT, and which round is best.
-
-No test prompt chooses the number of rounds."""
+"""Rounds of DPO on validation prompts: how far each policy is above SFT, and which round is best."""
 
 from collections.abc import Mapping
 from dataclasses import asdict

@@ -1,7 +1,6 @@
 """The base class of formats: a format parses the columns of a row into a prompt, its answers and their scores.
 
-Weights of a row or a turn select the answers that are trained. The loss is a mean over equally weighted tokens, so a
-weight other than 0 and 1 is refused."""
+Weights of a row or a turn select the trained answers. Only 0 and 1 are accepted, as the loss is a plain mean."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping

@@ -49,8 +49,7 @@ class PipedProcess:
             self.process.stdin.flush()
 
     def read(self) -> dict[str, Any] | None:
-        """Return the next line, or None after the last one. If the program fails, sends something else or is stuck,
-        return the reason as `error`."""
+        """Return the next line, or None after the last one. `error` says why a program failed or is stuck."""
         assert self.process.stdout
         with self.watch():
             line = self.process.stdout.readline()

@@ -3,6 +3,7 @@
 The template is the tokenizer's own, one from `templates/` whose special tokens the vocabulary has, or a file."""
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -27,9 +28,11 @@ TURN_TOKENS = {
 }
 
 
-def establish_contract(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, rows: int) -> Contract:
+def establish_contract(
+    tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bool, rows: int, stops: Sequence[int] = ()
+) -> Contract:
     """Fix template, end of turn and padding on a base model's tokenizer, whose model has `rows` embeddings. Without
-    `train` the model had its SFT elsewhere: the tokenizer's own template stays as it is.
+    `train` the model had its SFT elsewhere: the tokenizer's own template stays as it is, and so do its `stops`.
     Raise ContractError if the template does not mark the assistant's tokens, train the end of turn, or render BOS
     exactly once; if a prompt's tokens are not a prefix of its conversation's; if no token is free for padding."""
     from trl.chat_template_utils import has_generation_markers  # a slow import that sampling does not need
@@ -64,10 +67,11 @@ def establish_contract(tokenizer: PreTrainedTokenizerBase, cfg: Template, train:
     if cfg.kind == "file" and adds_bos(tokenizer) and ids[:1] != [bos]:
         problem = f"this tokenizer puts BOS ({tokenizer.bos_token}) before every text, and the template does not"
         raise ContractError(f"template=file: {problem}. Begin it with {{{{ bos_token }}}}.")
-    stops = [end_of_turn] + ([tokenizer.eos_token_id] if tokenizer.eos_token_id not in (None, end_of_turn) else [])
+    ends = (end_of_turn, tokenizer.eos_token_id, *stops)
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_of_turn)
-    choose_padding(tokenizer, stops, rows, cfg.resize)
-    contract = Contract(tokenizer, stops, marked)
+    stop_ids = [i for i in dict.fromkeys(ends) if i is not None]
+    choose_padding(tokenizer, stop_ids, rows, cfg.resize)
+    contract = Contract(tokenizer, stop_ids, marked)
     contract.golden()
     return contract
 

@@ -44,8 +44,7 @@ def resolve_device(name: str) -> torch.device:
 
 @contextmanager
 def name_folder_in_errors(folder: Path, part: str) -> Iterator[None]:
-    """Around a library that reads a model folder, turn every exception into a UserError of one line that names folder
-    and part. Out-of-memory errors pass through."""
+    """Around a library that reads a model folder, turn errors, but of memory, into a UserError of folder and part."""
     safe_folder.validate_folder(folder)
     try:
         yield

@@ -36,8 +36,7 @@ ROUNDING = 0.05  # the largest relative difference of two kernels in bf16; with 
 class PackedPairs:
     """The packing of a TRL batch of pairs into one row. TRL's batch is (2 pairs, width), padded on the right, all
     chosen above all rejected sequences. The row contains a pair's shared prefix once: its runs are the chosen
-    sequence, and the remaining tokens of the rejected one. Any other sequences are packed likewise; of an odd number
-    of them, one has no partner."""
+    sequence, and the remaining tokens of the rejected one. Other sequences are packed likewise, an odd one alone."""
 
     layout: RunLayout
     width: int

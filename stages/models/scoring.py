@@ -19,11 +19,11 @@ from stages.models import lm_head
 from stages.models.contract import Contract
 from stages.models.packing import add_layout, pack_pairs, send_batch
 from stages.models.rendering import ContractError
-from stages.models.run_attention import send_tensor
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs
 from stages.store.text_units import count_shared_prefix
 
+IGNORED = -100  # the label of a token that does not count
 # The mean gap of log-probs per token, in nats, that rounding explains. In bf16, 62 short pairs had a gap of 0.021.
 ROUNDING_GAP = {Precision.fp32: 1e-5, Precision.bf16: 0.03}
 
@@ -153,16 +153,8 @@ def pair_log_probs(
     This is one forward of a model with a fused LM head. In fp32, other pairs change it by less than 1e-5 per token."""
     sequences = [(p.prompt_ids, p.chosen_ids, p.chosen_mask) for p in pairs]
     sequences += [(p.prompt_ids, p.rejected_ids, p.rejected_mask) for p in pairs]
-    length = max(len(prompt) + len(completion) for prompt, completion, _ in sequences)
-    ids = torch.full((len(sequences), length), pad_id)
-    attention, marked = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
-    for i, (prompt, completion, mask) in enumerate(sequences):
-        end = len(prompt) + len(completion)
-        ids[i, :end] = torch.tensor(prompt + completion)
-        attention[i, :end] = 1
-        marked[i, len(prompt) : end] = torch.tensor(mask or [True])
-    batch = {"input_ids": ids, "attention_mask": attention, "labels": ids.masked_fill(~marked, -100)}
-    batch = send_batch(add_layout(model, batch), model.device)
+    padded = pad_completions(sequences, pad_id)
+    batch, marked = send_batch(add_layout(model, padded), model.device), padded["labels"] != IGNORED
     with autocast(precision, model.device):
         output = model(**batch, use_cache=False, fused_lm_head=True)
     scored = output.log_probs.float().cpu()  # (rows, length - 1): position t scores token t + 1
@@ -170,17 +162,25 @@ def pair_log_probs(
     return list(zip(log_probs[: len(pairs)], log_probs[len(pairs) :], strict=True))
 
 
+def pad_completions(
+    rows: Sequence[tuple[list[int], list[int], list[bool] | None]], pad_id: int
+) -> dict[str, torch.Tensor]:
+    """Return prompts with completions as a batch on the CPU, (rows, tokens), padded on the right. `labels` are the
+    tokens of completions, or those that a mask marks."""
+    ids = [torch.tensor(prompt + completion) for prompt, completion, _ in rows]
+    marks = [torch.tensor([False] * len(prompt) + (mask or [True] * len(ids))) for prompt, ids, mask in rows]
+    padded, attention = pad_sequence(ids, True, pad_id), pad_sequence([torch.ones_like(t) for t in ids], True)
+    labels = padded.masked_fill(~pad_sequence(marks, True), IGNORED)
+    return {"input_ids": padded, "attention_mask": attention, "labels": labels}
+
+
 @torch.no_grad()
 def completion_scores(model: PreTrainedModel, rows: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
     """Return each completion's log-prob in nats, and whether the model finds each of its tokens the likeliest. `rows`:
     the token ids of a prompt and of its completion."""
-    ids = pad_sequence([torch.tensor(prompt + completion) for prompt, completion in rows], batch_first=True)
-    labels = torch.full_like(ids, -100)
-    for i, (prompt, completion) in enumerate(rows):
-        labels[i, len(prompt) : len(prompt) + len(completion)] = torch.tensor(completion)
-    # Causal attention ignores the padding on the right.
-    batch = {"input_ids": send_tensor(ids, model.device), "labels": send_tensor(labels, model.device)}
-    output = model(**batch, use_cache=False, fused_lm_head=True)
+    padded = pad_completions([(prompt, completion, None) for prompt, completion in rows], 0)
+    del padded["attention_mask"]  # causal attention ignores the padding on the right
+    output = model(**send_batch(padded, model.device), use_cache=False, fused_lm_head=True)
     sums, hits = output.log_probs.float().sum(-1).tolist(), output.is_top1.sum(-1).tolist()
     return [(total, hit == len(row[1])) for total, hit, row in zip(sums, hits, rows, strict=True)]
 

@@ -26,7 +26,7 @@ from stages.models.contract import Contract
 from stages.models.loading import read_context_length
 from stages.models.packing import send_batch
 from stages.models.run_attention import send_tensor
-from stages.models.scoring import join_reference, require_same_tokens, round_weights_once, tokenize_pairs
+from stages.models.scoring import IGNORED, join_reference, require_same_tokens, round_weights_once, tokenize_pairs
 from stages.objectives.first_step import read_reference, score_in_batches
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs, stream
@@ -35,7 +35,7 @@ from stages.store.workspace import StageDir, last_values, read_curves
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
 from stages.training.micro_batches import Batch, MicroBatches, select_row
-from stages.training.token_rows import IGNORED, PreferenceRows, Row
+from stages.training.token_rows import PreferenceRows, Row
 
 MASKS = ("chosen_mask", "rejected_mask")  # columns next to TRL's; TRL stacks chosen over rejected
 
@@ -175,9 +175,11 @@ def trl_row(scored: PairLogProbs, ld_alpha: float | None) -> dict[str, Any]:
 
 def cut_at_difference(scored: PairLogProbs) -> PairLogProbs:
     """Return the pair with the rejected completion up to its first token that differs from the chosen one. The equal
-    tokens before it cancel out in the loss, and those after it may be right where they stand."""
+    tokens before it cancel out in the loss, and later ones may be right. Pairs that part in a user turn stay whole."""
     end = 1 + count_shared_prefix(scored.chosen_ids, scored.rejected_ids)
     mask = scored.rejected_mask and scored.rejected_mask[:end]
+    if mask and not mask[-1]:
+        return scored
     logps = scored.rejected_logps[: sum(mask) if mask else end]
     return replace(scored, rejected_ids=scored.rejected_ids[:end], rejected_logps=logps, rejected_mask=mask)
 
@@ -247,7 +249,7 @@ def starting_loss(cfg: DPO) -> float | None:
 
 def reward_margins(trainer: StoredReferenceTrainer, pairs: list[PairLogProbs]) -> list[dict[str, Any]]:
     """Return the trained policy's reward margin of every pair, in nats: β log π(y_w|x)/π_ref(y_w|x) - β log
-    π(y_l|x)/π_ref(y_l|x), or SimPO's. TRL's rewards/margins is its mean."""
+    π(y_l|x)/π_ref(y_l|x), or SimPO's. TRL's rewards/margins is its mean, with `first_difference` of cut ones."""
     trainer.model.eval()
     with round_weights_once(trainer.args.device):
         scores = trainer.log_probs(pairs)

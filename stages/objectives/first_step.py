@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from stages.config.blocks.training import DPO
 from stages.config.choices import DPOReference, Precision, Sharding
 from stages.config.errors import UserError
-from stages.models.scoring import allowed_gap, autocast, pair_log_probs
+from stages.models.scoring import allowed_gap, pair_log_probs
 from stages.store.manifest import manifest_of
 from stages.store.records import PairLogProbs, stream
 from stages.store.sealed_json import read_note, write_note
@@ -105,10 +105,9 @@ def mean_nats(scored: list[PairLogProbs]) -> float:
 def mean_loss(trainer: MicroBatches, pairs: int) -> float:
     """The mean of TRL's loss over the first pairs, computed in micro-batches."""
     total = 0.0
-    with autocast(trainer.cfg.precision, trainer.args.device):
-        for rows in trainer.micro_batches([trainer.train_dataset[i] for i in range(pairs)]):
-            loss, _, _ = trainer.prediction_step(trainer.model, trainer.collate(rows), prediction_loss_only=True)
-            total += float(loss) * len(rows)
+    for rows in trainer.micro_batches([trainer.train_dataset[i] for i in range(pairs)]):
+        loss, _, _ = trainer.prediction_step(trainer.model, trainer.collate(rows), prediction_loss_only=True)
+        total += float(loss) * len(rows)
     trainer._metrics["eval"].clear()
     return total / pairs
 

@@ -13,7 +13,6 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from trl.trainer import disable_dropout_in_model
@@ -24,14 +23,14 @@ from stages.config.choices import Forward
 from stages.models.contract import Contract
 from stages.models.loading import load_model
 from stages.models.packing import pack_pairs, send_batch
-from stages.models.scoring import autocast, install_scoring, require_same_tokens, round_weights_once
+from stages.models.scoring import autocast, install_scoring, pad_completions, require_same_tokens, round_weights_once
 from stages.objectives.first_step import score_in_batches
 from stages.store.records import PairLogProbs, stream
 from stages.store.single_completions import UnpairedPreference, mismatched_pairs
 from stages.store.workspace import StageDir
 from stages.training.fit import SplitRows
 from stages.training.micro_batches import Batch, MicroBatches, select_row
-from stages.training.token_rows import IGNORED, PreferenceRows, Row
+from stages.training.token_rows import PreferenceRows, Row
 
 WEIGHTS = ("desirable_weight", "undesirable_weight")
 
@@ -184,10 +183,7 @@ class CompletionTrainer(MicroBatches):
 
 def pad_rows(rows: Sequence[Row], pad_id: int) -> Batch:
     """Return rows as a batch on the CPU, padded on the right; `labels`, (rows, tokens), are those of completions."""
-    ids = [torch.tensor(row["prompt_ids"] + row["completion_ids"]) for row in rows]
-    labels = [torch.tensor([IGNORED] * len(row["prompt_ids"]) + row["completion_ids"]) for row in rows]
-    batch = {"input_ids": pad_sequence(ids, True, pad_id), "labels": pad_sequence(labels, True, IGNORED)}
-    batch["attention_mask"] = pad_sequence([torch.ones_like(t) for t in ids], True, 0)
+    batch = pad_completions([(row["prompt_ids"], row["completion_ids"], None) for row in rows], pad_id)
     return batch | {name: torch.tensor([row[name] for row in rows]) for name in ("label", "ref_logps")}
 
 

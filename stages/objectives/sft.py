@@ -13,7 +13,7 @@ from trl import SFTTrainer
 from trl.trainer import disable_dropout_in_model
 from trl.trainer.utils import FusedCausalLMOutput
 
-from stages.config.blocks.training import SFT
+from stages.config.blocks.training import SFT, Training
 from stages.config.choices import Split, TrainedTurns, Weights
 from stages.config.errors import UserError
 from stages.models.contract import Contract, mask_turns
@@ -182,7 +182,7 @@ def trainable_model(base: Path, contract: Contract, cfg: SFT, device: torch.devi
 
 
 def load_start(
-    base: Path, contract: Contract, cfg: SFT, weights: Weights, device: torch.device | None = None
+    base: Path, contract: Contract, cfg: Training, weights: Weights, device: torch.device | None = None
 ) -> PreTrainedModel:
     """Return the base model under the contract, with a row of its own for the end of turn."""
     return separate_end_of_turn(apply_contract(load_model(base, weights, device), contract, cfg.seed), contract)

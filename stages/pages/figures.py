@@ -47,8 +47,7 @@ def svg(figure: Figure, title: str, description: str) -> str:
 
 
 def panel(title: str, curve: Curve, series: dict[str, str], xlabel: str = "step", role: str = "policy") -> str:
-    """Draw metrics of a curve over steps: the first in the model's colour, others dashed, held-out ones with marks.
-    The description gives the first and last values."""
+    """Draw metrics of a curve over steps: the first in the model's colour, others dashed, held-out ones with marks."""
     descriptions = []
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=PANEL)

@@ -31,8 +31,8 @@ from stages.store import source_files
 from stages.store.node import Built, Graph, Node
 
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
-VERSIONS = {"base": 5, "source": 7, "data": 11, "select": 4, "sft": 12, "sample": 10, "pool": 1, "label": 10}
-VERSIONS |= {"pairs": 8, "unpaired": 2, "reference": 10, "dpo": 10, "kto": 2, "grpo": 1, "reward": 1}
+VERSIONS = {"base": 5, "source": 7, "data": 11, "select": 4, "sft": 13, "sample": 10, "pool": 1, "label": 10}
+VERSIONS |= {"pairs": 8, "unpaired": 2, "reference": 10, "dpo": 11, "kto": 2, "grpo": 1, "reward": 1}
 VERSIONS |= {"answer": 12, "versus": 2, "benchmark": 2, "eval": 22, "report": 19}
 
 # The stage to suggest after each stage, on the command line.
@@ -180,8 +180,7 @@ def wire_grpo(cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Nod
 
 
 def wire_kto(cfg: Config, make_node: MakeNode, base: Node, data: Node, sft: Node, scored_by: Graph) -> Graph:
-    """Return the nodes of KTO. Beside DPO, candidates and labels are those of its first round, whose nodes have names
-    already. `scored_by`: a reward model of this run."""
+    """Return the nodes of KTO. Beside DPO it reads the first round's labels. `scored_by`: a reward model."""
     judged, nodes = wire_judged(cfg, make_node, [], sft, data, {"base": base, "sft": sft}, scored_by)
     unpaired = make_node("unpaired", cfg.unpaired, judged=judged)
     scoring = replace(cfg.reference, weights=cfg.kto.start_weights)

@@ -103,8 +103,7 @@ def wire_candidates(
 
 def wire_candidate_source(block: Sample, make_node: MakeNode, policy: Node, data: Node, **judged: Node) -> Node:
     """Return the node of candidates that a sampler draws or that a file holds. A node that reads a file has no model
-    among its inputs, so errors in the file appear before any training. If the file brings prompts too, the node does
-    not need the data either."""
+    among its inputs, and no data if the file brings prompts, so errors in the file appear before any training."""
     if not (file := block.candidate_file):
         return make_node("sample", block, policy=policy, data=data, **judged)
     return make_node("sample", file) if file.own_prompts else make_node("sample", file, data=data)

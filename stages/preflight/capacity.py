@@ -20,7 +20,6 @@ TEXTS = read_beside(__file__)
 AS_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma3_text", "olmo", "olmo2", "olmo3")
 ALL_LINEAR = "all-linear"
 ATTENTION = LINEAR[:4]
-ENDS = ("embed_tokens", "lm_head")  # peft adapts these layers, too
 CONTEXT = ("max_position_embeddings", "n_positions")
 
 
@@ -143,6 +142,6 @@ def validate_adapter(key: str, lora: LoRA, config: dict[str, Any]) -> None:
             *parents, name = target.split(".")
             parent = "self_attn" if name in ATTENTION else "mlp"
             is_misplaced = name in LINEAR and parents and parents[-1] != parent
-            if is_misplaced or name not in (*LINEAR, *ENDS, ALL_LINEAR):
-                problem = f"{key}.target_modules={target} is not a linear layer of the model."
+            if is_misplaced or name not in (*LINEAR, ALL_LINEAR):
+                problem = f"{key}.target_modules={target} is not a linear layer of its blocks."
                 raise UserError(f"{problem}{suggest(target, [*LINEAR, ALL_LINEAR])}")

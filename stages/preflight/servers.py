@@ -23,7 +23,7 @@ NAME = re.compile(r"[A-Z][A-Z0-9_]*")  # the name of an environment variable
 PORTS = {"http": 80, "https": 443}
 LONGEST = 2000  # characters in an address
 TEXTS = read_beside(__file__)
-IN_ADDRESS = re.compile(r"://[^/\s'\"]*@|[?&][\w-]*(key|token|secret|password)=", re.IGNORECASE)
+IN_ADDRESS = re.compile(r"://[^/\s'\"]*@|[?&][\w-]*(key|token|secret|password|sig|signature)=", re.IGNORECASE)
 KEY_NAME, KEY = (re.compile(TEXTS[name].replace("\n", "")) for name in ("key_name", "key"))
 REQUEST_FIELDS = {"messages", "model", "stream", "n"}  # fields that every request sets itself
 
@@ -32,7 +32,8 @@ def refuse_secret(texts: Iterable[tuple[str, str]]) -> None:
     """Raise UserError for a setting with an API key, or with an address that holds a user, a password or a key. This
     must come before Hydra, which writes all settings into the folder of the run. `texts`: keys and values."""
     for key, value in texts:
-        named = ".extra." in key and KEY_NAME.search(key.rpartition(".")[2])
+        named = ".extra." in key and bool(KEY_NAME.search(key.rpartition(".")[2]))
+        named = named or (key.endswith("api_key_env") and not NAME.fullmatch(value))
         if named or KEY.search(value) or IN_ADDRESS.search(value):
             setting = f"{'sample.endpoint.' if key.startswith('sample.endpoint') else ''}api_key_env"
             way_out = f"Put it in an environment variable; {setting}=NAME names that of an endpoint"
@@ -88,8 +89,6 @@ def validate_address(key: str, endpoint: Endpoint) -> None:
     for place, value in texts_in(endpoint.extra, f"{key}.extra"):
         if KEY_NAME.search(place.rpartition(".")[2]) or KEY.search(value) or any(each in value for each in secrets):
             raise UserError(f"{place} holds an API key, which would be stored. {way_out}")
-    if endpoint.api_key_env and not NAME.fullmatch(endpoint.api_key_env):
-        raise UserError(f"{key}.api_key_env must name an environment variable, such as OPENAI_API_KEY, not be a key.")
 
 
 def parse_address(address: str | None) -> SplitResult | None:

@@ -148,8 +148,7 @@ class HFSampler(Sampler):
                     row.logprob += logprob
 
     def _step(self, slots: Slots, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Return the next token of every row, and its log-prob. Inputs are those of the next step afterwards: the host
-        neither sends nor receives anything."""
+        """Return the next token of every row, and its log-prob. The host neither sends nor receives anything."""
         ids, positions = slots.inputs[:2, : slots.active]
         mask = attention_masks(self.model, positions[:, None], slots.end)
         options = {"position_ids": positions[:, None], "attention_mask": mask, "past_key_values": slots}

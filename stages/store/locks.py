@@ -47,8 +47,7 @@ def open_lock(path: Path) -> int:
 
 @contextmanager
 def hold_lock(descriptor: int, name: str, work: str = "built") -> Iterator[None]:
-    """Wait for a lock, hold it, and close its descriptor at the end. `name` and `work` describe the lock for messages:
-    "NAME is being WORK by process 7"."""
+    """Wait for a lock, hold it, and close its descriptor at the end. Messages: NAME is being WORK by process 7."""
     try:
         if not filelock.lock_descriptor(descriptor, blocking=False):
             holder = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"

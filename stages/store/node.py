@@ -29,8 +29,7 @@ class Node:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The settings that enter the fingerprint: all except `runtime` and neutral fields, with digests for paths.
-        Null keys, and blocks with only null keys, are left out. So a key that is added later with the default null
-        changes no fingerprint."""
+        Null keys, and blocks with only null keys, are left out: keys that are added later as null change none."""
         return {**self._content(self.config), **self.fixed}
 
     def _content(self, value: Any) -> Any:
@@ -76,6 +75,19 @@ class PublishedNode(Node):
     @cached_property
     def fingerprint(self) -> str:
         return self.folder_name
+
+
+def nearest_by_stage(targets: Sequence[Node]) -> dict[str, Node]:
+    """Return by stage the node that the targets are made of: the nearest, and of several the one that its role names
+    as the stage's or the policy's. Policies that a later round samples from are left out."""
+    level, nearest = [*targets], {node.stage: node for node in targets}
+    while level:
+        edges = [(node.stage, role, n) for node in level for role, n in node.inputs.items()]
+        inputs = [(role, n) for stage, role, n in edges if (stage, n.stage) != ("sample", "dpo")]
+        inputs.sort(key=lambda each: each[0] in (each[1].stage, "policy", "answer_policy"))
+        nearest = {node.stage: node for _, node in inputs} | nearest
+        level = [*{node.fingerprint: node for _, node in inputs}.values()]
+    return nearest
 
 
 def in_build_order(targets: Sequence[Node]) -> list[Node]:

@@ -134,8 +134,7 @@ class Candidate:
 
 @dataclass
 class Judgement:
-    """A judgement of one candidate (`score` in [0, 1]) or of two (`a`, `b`, and `preference`: a, b or tie). If the
-    judgement failed, only `error` is set."""
+    """A judgement of one candidate (`score` in [0, 1]) or of two (`a`, `b`, `preference`: a, b or tie), or `error`."""
 
     prompt_id: str
     labeler: str

@@ -19,7 +19,7 @@ from stages.store import locks, safe_files, sealed_json
 from stages.store.digests import Signature, digests, signature
 from stages.store.manifest import WEIGHTS, Manifest, check_files, digest_of, manifest_of, read_manifest
 from stages.store.mirror import Mirror
-from stages.store.node import Node, PublishedNode, in_build_order
+from stages.store.node import Node, PublishedNode, in_build_order, nearest_by_stage
 from stages.store.sealed_json import NODE, Damaged, file_digests, read_note, remove, require_keys, sync, write_note
 from stages.store.workspace import SCRATCH
 
@@ -277,10 +277,10 @@ class Store:
         sealed_json.replace_folder(self.partial(node), self.folder(node))
 
     def link_latest(self, targets: list[Node]) -> None:
-        """Let the links in `latest/` point at the nodes of the targets' lineage. A read-only store stays unchanged."""
+        """Let the links in `latest/` point at the nodes that targets are made of. A read-only store stays as it is."""
         if not self.is_writable:
             return
-        for node in (node for target in targets for node in target.lineage):
+        for node in nearest_by_stage(targets).values():
             if self.folder(node).exists():
                 latest = self.root / "latest" / node.stage
                 latest.parent.mkdir(parents=True, exist_ok=True)

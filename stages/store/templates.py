@@ -28,8 +28,7 @@ class Refusal(TemplateFault):
 
 @contextmanager
 def template_errors() -> Iterator[None]:
-    """Raise the errors of a template used inside as TemplateFault, or as UserError if the template is not valid Jinja
-    or computes for too long."""
+    """Raise the errors of a template used inside as TemplateFault, or as UserError if it is invalid or too slow."""
     from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError  # imported late: a tenth of a second
 
     try:

@@ -31,8 +31,7 @@ class Closable(Protocol):
 
 
 class OpenResource(AbstractContextManager["OpenResource"]):
-    """One object, such as a loaded model, that a stage leaves open for the next stage in the same process. Its key
-    holds everything that it was opened with."""
+    """One object, such as a loaded model, that a stage leaves open for the next. Its key: all it was opened with."""
 
     def __init__(self) -> None:
         self.key: Any = None

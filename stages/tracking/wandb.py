@@ -6,8 +6,9 @@ import logging
 import netrc
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from stages.config.schema import Tracker
 from stages.store.manifest import Manifest
 from stages.store.node import Node
+from stages.store.sealed_json import warn_once
 from stages.store.text_units import transcript
 from stages.store.workspace import read_samples
 from stages.tracking.tracker import Run, describe_inputs
@@ -29,6 +31,19 @@ LINKED, CUT_OFF = "inputs.told", "cut.off"
 ROWS = 50  # of a table
 
 Table = tuple[list[str], list[list[Any]]]  # columns, rows
+
+
+def or_warn(method: Callable[..., None]) -> Callable[..., None]:
+    """Let a method that fails only warn, once in a process: a tracker stops no training."""
+
+    @wraps(method)
+    def attempt(*values: Any, **named: Any) -> None:
+        try:
+            method(*values, **named)
+        except Exception as error:
+            warn_once(f"W&B failed ({type(error).__name__}: {error}), so it lacks a part of this run.")
+
+    return attempt
 
 
 class WandbRun(Run):
@@ -54,9 +69,11 @@ class WandbRun(Run):
             except wandb.errors.Error as error:
                 log.warning("warning: W&B did not accept this run's inputs (%s). stage=sync tries again.", error)
 
+    @or_warn
     def log(self, metrics: dict[str, Any], step: int) -> None:
         self.run.log(metrics, step=step)
 
+    @or_warn
     def published(self, folder: Path, manifest: Manifest) -> None:
         import wandb
 
@@ -64,11 +81,9 @@ class WandbRun(Run):
         for name, (columns, rows) in read_tables(manifest["stage"], folder).items():
             self.run.log({name: wandb.Table(columns=columns, data=rows)})
         aliases = [manifest["fingerprint"], manifest["digest"][:12], "latest"]
-        try:
-            self.run.log_artifact(artifact(folder, manifest, self.upload), aliases=aliases)
-        except wandb.errors.Error as error:
-            log.warning("warning: W&B did not accept %s as an artifact: %s", folder, error)
+        self.run.log_artifact(artifact(folder, manifest, self.upload), aliases=aliases)
 
+    @or_warn
     def finish(self, failed: bool) -> None:
         try:
             self.run.finish(exit_code=int(failed))

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners import lora
 from transformers import PreTrainedModel
 
 from stages.config.blocks.training import LoRA, Training
@@ -36,14 +37,18 @@ def apply_adapter(
 def attach_new_adapter(model: PreTrainedModel, cfg: LoRA, seed: int, task: str = "CAUSAL_LM") -> PeftModel:
     """Put a new adapter on the model. Its second factor starts at zero, so outputs do not change yet. With the task
     SEQ_CLS, the whole reward head is trained too.
-    Raise UserError if the model has no layer that `target_modules` names."""
+    Raise UserError if the model has no layer that `target_modules` names, or if one is an embedding or the output
+    layer: the losses read the latter's frozen weights, and both may be one, so the merged model would be another."""
     torch.manual_seed(seed)
     modules = ALL_LINEAR if cfg.target_modules == [ALL_LINEAR] else list(cfg.target_modules)
     config = LoraConfig(task_type=task, r=cfg.rank, lora_alpha=cfg.alpha, target_modules=modules)
     try:
-        return get_peft_model(model, config)  # type: ignore[return-value]
+        adapted = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"lora.target_modules={cfg.target_modules}: {' '.join(str(error).split())[:200]}") from error
+    if {type(model.get_input_embeddings()), type(model.get_output_embeddings())} & {lora.Embedding, lora.Linear}:
+        raise UserError(f"lora.target_modules={cfg.target_modules}: embedding and output layer cannot be adapted.")
+    return adapted  # type: ignore[return-value]
 
 
 def cast_trained_to_fp32(model: PeftModel) -> None:

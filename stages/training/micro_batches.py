@@ -216,8 +216,7 @@ class MicroBatches(PlumblineTrainer, ABC):
         return [dataloader.dataset[i] for i in itertools.chain.from_iterable(dataloader.batch_sampler or ())]
 
     def prediction_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate one row with TRL's code, on the output stored for it in a forward of many rows, if any. Loss and
-        metrics equal those of rows evaluated one by one."""
+        """Evaluate one row with TRL's code, on its stored output, if any. Loss and metrics equal a single row's."""
         if self.rows_to_score:
             rows, self.rows_to_score = self.rows_to_score, []
             outputs = dict[int, ModelOutput]()

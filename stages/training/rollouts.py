@@ -167,7 +167,7 @@ def curve_warnings(steps: Sequence[dict[str, Any]], held_out: Sequence[list[floa
         return values[:fifth], values[-fifth:]
 
     if not held_out:
-        yield "no prompt is held out, so it is unknown if a higher reward is a gain. Add validation prompts."
+        yield "no held-out prompt was asked, so a gain is not shown. Set grpo.evaluations, or add validation prompts."
     elif paired(*ends("reward")).low > 0 and not has_gain(held_out[0], held_out[-1]):
         first, last = map(fmean, ends("reward"))
         gain = f"the reward rose from {first:.3f} to {last:.3f}, but on {len(held_out[0])} held-out prompts no gain is"

@@ -25,8 +25,7 @@ def precision_policy(precision: Precision) -> MixedPrecisionPolicy:
 
 
 def replace_meta_parameters(model: torch.nn.Module) -> None:
-    """Give parameters on the meta device an address, as TRL copies an adapter's and accelerate tells them apart by it.
-    Memory that nothing writes takes no space."""
+    """Give parameters on the meta device an address, by which TRL and accelerate tell them apart, and no memory."""
     for parameter in model.parameters():
         if parameter.is_meta:
             empty = torch.nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)

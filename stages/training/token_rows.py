@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from trl import pack_dataset
 
+from stages.models.scoring import IGNORED
 from stages.store.records import content_id
 from stages.training.batches import fill_batches
 
 ROWS_PER_TABLE = 250  # so many rows are lists until they become columns
-IGNORED = -100  # the label of an untrained token
 KINDS = {"ids": pa.list_(pa.int32()), "mask": pa.list_(pa.bool_())}  # by the end of a column's name
 Row = dict[str, Any]
 RowValue = TypeVar("RowValue")
@@ -60,8 +60,7 @@ class ColumnRows(ABC, Generic[RowValue]):
 
 
 class TokenRows(ColumnRows[tuple[list[int], list[bool]]]):
-    """Demonstrations. A row is token ids, and True for each trained token. The columns have TRL's names: `input_ids`,
-    `labels` and, in packed rows, `seq_lengths`."""
+    """Demonstrations as token ids, and True per trained token, under TRL's names. Packed ones have `seq_lengths`."""
 
     noun = "rows"
 

@@ -98,6 +98,8 @@ def test_an_address_that_is_spelt_in_two_ways_is_one_judge(other: str) -> None:
         f"{EXTRA}={{routing: {{x-api-key: '{SECRET}'}}}}",
         f"label.judge.endpoints=[{{base_url: 'http://h/v1', model: m, extra: {{auth: {{token: {SECRET}}}}}}}]",
         f"{BASE}='https://host/v1?api_key={SECRET}'",
+        f"label.judge.endpoints=[{{base_url: 'http://h/v1', model: m, api_key_env: {SECRET.lower()}}}]",
+        f"store.remote='az://account/container?sv=2024&sig={SECRET}'",
     ],
 )
 def test_a_typed_secret_is_refused_before_anything_is_written(argument: str, tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ def test_of_a_rejected_completion_the_tokens_up_to_the_first_difference_are_read
     assert cut([5, 6, 9], [5, 7, 8, 9]) == ([5, 7], [-5.0, -7.0])
     assert cut([5, 6, 9], [4, 6, 9]) == ([4], [-4.0])
     assert cut([5, 6, 9], [5, 6]) == ([5, 6], [-5.0, -6.0]), "a completion that ends like the chosen one begins"
-    assert cut([5, 6, 9], [5, 3, 7, 9], [True, False, True, True]) == ([5, 3], [-5.0])
+    parts_in_a_user_turn = [5, 3, 7, 9], [True, False, True, True]
+    assert cut([5, 6, 9], *parts_in_a_user_turn) == ([5, 3, 7, 9], [-5.0, -7.0, -9.0]), "whole"
+    assert cut([5, 6, 9], [5, 3, 7, 9], [True, True, False, True]) == ([5, 3], [-5.0, -3.0])
 
 
 def test_what_follows_the_first_difference_trains_nothing(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -155,6 +155,16 @@ def test_exploding_gradients_stop_at_their_step() -> None:
         watch.on_log(None, state, None, logs={"loss": 1.0, "grad_norm": 5000.0})
 
 
+def test_a_loss_that_is_mostly_at_its_floor_does_not_explode() -> None:
+    """Hinge has no gradient where every pair of a batch keeps its margin."""
+    watch = callbacks.DivergenceCheck(block())
+    state = type("State", (), {"global_step": 9, "max_steps": 100})
+    for norm in (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.3):
+        watch.on_log(None, state, None, logs={"loss": 0.1, "grad_norm": norm})
+    with pytest.raises(UserError, match="diverged at step 9"):
+        watch.on_log(None, state, None, logs={"loss": 0.1, "grad_norm": 5000.0})
+
+
 def test_a_short_wrecked_training_stops_before_its_last_checkpoint(inputs: dict[str, Path], tmp_path: Path) -> None:
     """Five packed rows at a rate far too high: the loss climbs, finite, and no gradient explodes."""
     cfg = block(packing=True, batch_size=1, max_length=2048, learning_rate=2.0)

@@ -307,6 +307,19 @@ def test_a_line_feed_behind_gemmas_end_of_turn_is_no_end_of_turn(tmp_path: Path)
         assert ids[-1] == contract.stop_ids[0]
 
 
+def test_an_instruct_checkpoints_further_stop_tokens_stay(tmp_path: Path) -> None:
+    """Its generation config names them: a sampled end of text would else be no end."""
+    for train in (False, True):
+        tokenizer = gemma3(tmp_path)
+        tokenizer.chat_template = gemma3_chat_template
+        more = tokenizer.convert_tokens_to_ids("<mask>")
+        contract = chat_templates.establish_contract(
+            tokenizer, Template("auto", None, False), train, len(tokenizer), [more] * (not train)
+        )
+        assert (more in contract.stop_ids) == (not train)
+        assert tokenizer.pad_token_id not in contract.stop_ids
+
+
 def test_a_template_of_ones_own_must_begin_with_bos_where_the_tokenizer_does(tmp_path: Path) -> None:
     file = tmp_path / "template.jinja"
     file.write_text((chat_templates.TEMPLATES / "plain.jinja").read_text())

@@ -16,7 +16,7 @@ import pytest
 from stages.config.installation import ROOT
 from stages.pipeline.graph import VERSIONS
 from stages.store import safe_files, source_files
-from stages.store.node import Node
+from stages.store.node import Node, nearest_by_stage
 from stages.store.store import Store
 from stages.store.workspace import SCRATCH, StageDir, read_curves
 from tests.helpers import nodes, settings
@@ -50,6 +50,20 @@ def test_aot_losses_are_not_neutral_to_the_micro_batch(tmp_path: Path) -> None:
     one, four = (nodes(tmp_path, aot, f"dpo.runtime.micro_batch={n}")["dpo"] for n in (1, 4))
     assert one.fingerprint != four.fingerprint
     assert one.fixed == {"micro_batch": 1, "processes": 1}
+
+
+@pytest.mark.parametrize(
+    ("line", "target"), [("control=true control_pairs=coin", "eval"), ("rounds=2", "report"), ("rounds=2", "pairs")]
+)
+def test_the_latest_links_name_the_models_that_the_run_is_about(line: str, target: str, tmp_path: Path) -> None:
+    """Neither a control, nor a round's policy, nor its answers to validation prompts."""
+    graph = nodes(tmp_path, *line.split())
+    nearest = nearest_by_stage([graph[target]])
+    assert all(nearest[stage] is graph[stage] for stage in ("pairs", "label", "sample") if stage != target)
+    if target != "pairs":
+        assert all(nearest[stage] is graph[stage] for stage in ("sft", "dpo", "reference"))
+        assert nearest["answer"] is graph["answer_policy"]
+    assert nearest.get("dpo") is not graph.get("dpo_1") or "dpo_1" not in graph
 
 
 def test_a_file_is_named_by_its_content(tmp_path: Path) -> None:

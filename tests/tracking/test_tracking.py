@@ -2,6 +2,8 @@
 
 import json
 import struct
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from wandb.proto import wandb_internal_pb2
 from stages.store.workspace import read_samples
 from stages.tracking import wandb as tracked_tables
 from stages.tracking.tracker import artifact_name
-from tests.helpers import SECRET, command
+from tests.helpers import ROOT, SECRET, command
 
 
 def records(file: Path) -> list[Any]:
@@ -100,6 +102,34 @@ def test_the_configurations_of_the_runs_hold_the_lineage(tracked: Path) -> None:
         named = {role: (i["fingerprint"], i["artifact"]) for role, i in run.config["inputs"].items()}
         assert named == {role: (i["fingerprint"], artifact_name(**i)) for role, i in inputs.items()}
         assert {artifact for _, artifact in named.values()} <= logged
+
+
+DYING = """
+import sys
+from pathlib import Path
+import psutil
+from stages.store.node import Node
+from stages.tracking.wandb import WandbRun
+from tests.helpers import settings
+run = WandbRun(settings("tracker=wandb").tracker, Node("dpo", 1, settings().dpo), Path(sys.argv[1]))
+services = psutil.Process().children(recursive=True)
+for service in services:
+    service.kill()
+    service.wait()
+for step in range(3):
+    run.log({"loss": 1.0}, step)
+run.finish(failed=False)
+print(len(services), "killed")
+"""
+
+
+def test_a_tracker_that_dies_stops_no_training(tmp_path: Path) -> None:
+    """As when the kernel kills W&B's own process for want of memory."""
+    words = [sys.executable, "-c", DYING, str(tmp_path)]
+    ran = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    assert "killed" in ran.stdout and not ran.stdout.startswith("0 ")
+    assert "W&B failed" in ran.stderr
 
 
 @pytest.mark.parametrize("stage, name", [("label", "candidates"), ("pairs", "pairs")])

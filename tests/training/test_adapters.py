@@ -7,12 +7,15 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from stages import dpo
+from stages.config.blocks.training import LoRA
 from stages.config.choices import Weights
 from stages.config.errors import UserError
 from stages.models.loading import load_model
 from stages.store.workspace import StageDir
+from stages.training.adapters import attach_new_adapter
 from tests.helpers import QLORA, Chain, build, settings
 
 IDS = torch.arange(20, 52)[None]
@@ -47,6 +50,23 @@ def test_what_is_published_is_the_frozen_weights_with_the_adapter(trained: tuple
         # Two matrix products replace one, which changes fp32 logits of about 10 by rounding.
         assert torch.allclose(published, with_adapter, atol=1e-4)
         assert not torch.allclose(published, before, atol=1e-2), "the adapter has learnt something"
+
+
+def test_the_policy_stops_and_pads_as_the_sft_model(trained: tuple[Chain, str]) -> None:
+    chain, kind = trained
+    sft, policy = (
+        (chain.folder(stage, *overrides(kind)) / "model" / "generation_config.json").read_text()
+        for stage in ("sft", "dpo")
+    )
+    assert sft == policy
+
+
+@pytest.mark.parametrize("layer", ["wte", "lm_head"])
+def test_an_embedding_or_output_layer_is_not_adapted(layer: str) -> None:
+    """The losses read the output layer's frozen weights, and in this model both layers are one."""
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=1))
+    with pytest.raises(UserError, match="embedding and output layer cannot be adapted"):
+        attach_new_adapter(model, LoRA(4, 8, ["c_attn", layer]), seed=0)
 
 
 def test_every_factor_was_trained_and_nothing_else(trained: tuple[Chain, str]) -> None:

@@ -195,8 +195,7 @@ def read_run(nodes: Nodes, key: Key) -> TrainedRun:
 
 
 def row_outcome(row: dict[str, Any]) -> float:
-    """Return 1 if chosen has the higher reward in a held-out pair, or the reward's sign is that of a completion's
-    label, else 0; for SFT the loss of the row."""
+    """Return 1 if chosen has the higher reward, or a reward its label's sign, else 0; for SFT the loss of the row."""
     if "loss" in row:
         return float(row["loss"])
     if "desirable" in row:

@@ -118,8 +118,7 @@ def training_parts(shape: ModelShape, block: Training, row: float, device: str) 
 
 
 def block_parts(shape: ModelShape, block: Any, row: float, device: str) -> Parts:
-    """Return the parts of a node's peak for rows of `row` tokens. A pair's row is its prompt and both completions. On
-    the CPU the libraries count as activations."""
+    """Return the parts of a node's peak for rows of `row` tokens. A pair's row is its prompt and both completions."""
     match block:
         case SFT(train=False) | Model():  # weights are copied tensor by tensor
             parts = Parts(memory.weight_bytes(shape, Weights.fp32))

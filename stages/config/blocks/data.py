@@ -99,8 +99,7 @@ class Source:
 
 @dataclass
 class Audit:
-    """The actions on rows in which an audit finds a problem. `stage=audit` lists the codes of problems with examples.
-    Without an action for its code, a row is kept."""
+    """The actions on rows in which an audit finds a problem, by its code (see `stage=audit`). Other rows are kept."""
 
     actions: dict[str, str] = field(default_factory=dict)  # {CODE: ACTION}: keep, drop, quarantine or fix
     thresholds: dict[str, float] = field(default_factory=dict)  # {CODE: NUMBER}, for codes with a threshold

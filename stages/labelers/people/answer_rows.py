@@ -1,6 +1,4 @@
-"""Questions and answers in the file `answers.jsonl`, for people who judge outside the page: one JSON object per line.
-
-`label.human.answered` reads the filled-in file."""
+"""Questions and answers in `answers.jsonl`, one JSON object per line. `label.human.answered` reads it filled in."""
 
 import json
 from collections.abc import Iterator
