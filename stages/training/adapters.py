@@ -9,7 +9,6 @@ from typing import TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners import lora
 from transformers import PreTrainedModel
 
 from stages.config.blocks.training import LoRA, Training
@@ -46,7 +45,7 @@ def attach_new_adapter(model: PreTrainedModel, cfg: LoRA, seed: int, task: str =
         adapted = get_peft_model(model, config)
     except ValueError as error:
         raise UserError(f"lora.target_modules={cfg.target_modules}: {' '.join(str(error).split())[:200]}") from error
-    if {type(model.get_input_embeddings()), type(model.get_output_embeddings())} & {lora.Embedding, lora.Linear}:
+    if any(hasattr(layer, "base_layer") for layer in (model.get_input_embeddings(), model.get_output_embeddings())):
         raise UserError(f"lora.target_modules={cfg.target_modules}: embedding and output layer cannot be adapted.")
     return adapted  # type: ignore[return-value]
 

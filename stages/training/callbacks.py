@@ -54,8 +54,8 @@ class DivergenceCheck(TrainerCallback):
         if "grad_norm" not in logs:
             return
         loss, norm = logs["loss"], logs["grad_norm"]
-        usual = statistics.median([*filter(None, self.norms[:-1])] or [norm])  # a pair that hinge is done with has 0
-        exploded = len(self.norms) > 8 and norm > EXPLOSION * usual
+        median = statistics.median([*filter(None, self.norms[:-1])] or [norm])  # a pair that hinge is done with has 0
+        exploded = len(self.norms) > 8 and norm > EXPLOSION * median
         if not math.isfinite(loss) or not math.isfinite(norm) or exploded:
             figures = f"loss {loss:.3g}, gradient norm {norm:.3g}"
             self.stop(f"at step {state.global_step}: {figures}", ", or lengthen the warm-up")

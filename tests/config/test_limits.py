@@ -209,16 +209,10 @@ REFUSED = [
     ("dpo.adapter=lora dpo.lora.rank=65", "width of 64"),
     ("dpo.adapter=lora dpo.lora.target_modules=[q_prj]", "Did you mean 'q_p"),
     ("sft.adapter=lora sft.lora.target_modules=[]", "sft.lora.target_modules is empty. [all-linear]"),
-    (
-        "dpo.adapter=lora dpo.lora.target_modules=[q_proj,lm_head]",
-        "target_modules=lm_head is not a linear layer of its",
-    ),
+    ("dpo.adapter=lora dpo.lora.target_modules=[q_proj,lm_head]", "target_modules=lm_head is not"),
     ("dpo.first_difference=true dpo.loss_type=[ipo]", "Set dpo.first_difference=false."),
     ("dpo.first_difference=true dpo.trainer.ld_alpha=0.3", "Set dpo.first_difference=false."),
-    (
-        "align=kto kto.trainer.label_smoothing_factor=0.1",
-        "kto.trainer.label_smoothing_factor: TRL's trainer does not have this",
-    ),
+    ("align=kto kto.trainer.label_smoothing_factor=0.1", "kto.trainer.label_smoothing_factor: TRL's"),
     ("dpo.trainer.adam_beta1=2", "dpo.trainer.adam_beta1=2: the value must be"),
     ("dpo.trainer.label_smoothing=5", "dpo.trainer.label_smoothing=5: the value must be from"),
     ("dpo.trainer.f_divergence_type=bogus", "Known: alpha_divergence, forward_kl"),
