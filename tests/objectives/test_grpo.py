@@ -342,7 +342,7 @@ def test_warnings() -> None:
     assert [word in text for word, text in zip(words, texts, strict=True)] == [True] * 4
     calm = [{"reward": 0.5, "completion_tokens": 4, "ended": 1.0, "entropy": 1.0} for _ in range(15)]
     assert [*curve_warnings(calm, [[0.0, 1.0], [0.0, 1.0]])] == []
-    assert "no prompt is held out" in next(iter(curve_warnings(calm, [])))
+    assert "no held-out prompt was asked" in next(iter(curve_warnings(calm, [])))
     gained = [[0.0] * 8, [1.0, 0.9] * 4]
     assert not any("no gain" in text for text in curve_warnings(steps, gained))
 

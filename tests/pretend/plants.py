@@ -28,8 +28,8 @@ PLANTS = [
     ),
     Plant(
         "models/scoring.py",
-        "send_batch(add_layout(model, batch), model.device)",
-        "add_layout(model, batch)",
+        "send_batch(add_layout(model, padded), model.device)",
+        "add_layout(model, padded)",
         "reference",
     ),
     Plant("models/packing.py", "self.places[1], packed", "self.places[1].cpu(), packed", "dpo"),
