@@ -5,7 +5,7 @@ win, all blocks of typed groups are removed from the recipes. Likewise, a recipe
 its blocks from the recipes that it is based on. Some values only suit the recipe's own choices, so the general
 defaults replace them: learning rates above the default with another model, `pairs.min_score` and
 `dpo.first_difference` with other labels, a shorter `sft.max_length` with other data, and rounds of new prompts with
-other prompts, labels or objectives. Typed keys win. The recipes change, not the command line: so it is in sweeps."""
+other prompts, labels or objectives. Typed keys win. Recipes change, not the command line, so jobs of a sweep agree."""
 
 import logging
 import math

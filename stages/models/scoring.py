@@ -168,7 +168,7 @@ def pad_completions(
     """Return prompts with completions as a batch on the CPU, (rows, tokens), padded on the right. `labels` are the
     tokens of completions, or those that a mask marks."""
     ids = [torch.tensor(prompt + completion) for prompt, completion, _ in rows]
-    marks = [torch.tensor([False] * len(prompt) + (mask or [True] * len(ids))) for prompt, ids, mask in rows]
+    marks = [torch.tensor([False] * len(prompt) + (mask or [True] * len(answer))) for prompt, answer, mask in rows]
     padded, attention = pad_sequence(ids, True, pad_id), pad_sequence([torch.ones_like(t) for t in ids], True)
     labels = padded.masked_fill(~pad_sequence(marks, True), IGNORED)
     return {"input_ids": padded, "attention_mask": attention, "labels": labels}
