@@ -19,6 +19,7 @@ OF_ANY_DIVERGENCE = (*READ_BY["f_divergence_type"], "sft")
 SET_ELSEWHERE: dict[str, str] = {name: key for key, names in TABLES["set_elsewhere"].items() for name in names.split()}
 SET_BY_STAGE = {*TABLES["set_by_stage"].split()}
 SET_BY_LAUNCH, COMPILED = TABLES["set_by_launch"].split(), TABLES["compiled"].split()
+OF_MARGINS = TABLES["of_margins"].split()
 MISTAKES: dict[str, str] = TABLES["mistakes_of_losses"]
 
 
@@ -54,7 +55,6 @@ def validate_losses(cfg: DPO) -> None:
     divergence = options.get("f_divergence_type", "reverse_kl")
     argument = unread_argument(cfg)
     undiverging = [loss for loss in losses if loss not in OF_ANY_DIVERGENCE] if divergence != "reverse_kl" else []
-    of_whole = {*losses}.difference(TABLES["of_margins"].split())
     mistakes = {
         "no loss": not losses,
         "number of weights": weights is not None and len(weights) != len(losses),
@@ -62,7 +62,8 @@ def validate_losses(cfg: DPO) -> None:
         "simpo and others": SIMPO in losses and len(losses) > 1,
         "unread by simpo": unread,
         "divergence": undiverging,
-        "first difference": cfg.first_difference and (of_whole or {"ld_alpha", "f_divergence_type"} & options.keys()),
+        "first difference": cfg.first_difference
+        and ({*losses}.difference(OF_MARGINS) or {"ld_alpha", "f_divergence_type"} & options.keys()),
         "unread by losses": argument,
         "exo_pair": "exo_pair" in losses and not options.get("label_smoothing"),
         "weighting": options.get("use_weighting") and {"aot", "aot_unpaired", "hinge", "sft"} & {*losses},
@@ -70,8 +71,9 @@ def validate_losses(cfg: DPO) -> None:
     if mistake := next((name for name, is_made in mistakes.items() if is_made), None):
         numbers = {"losses": losses, "weights": weights, "of_weights": len(weights or ()), "of_losses": len(losses)}
         words = {"argument": argument, "readers": ", ".join(READ_BY.get(str(argument), ()))}
+        words |= {"of_margins": ", ".join(OF_MARGINS), "diverging": ", ".join(OF_ANY_DIVERGENCE)}
         words |= {"unread": min(unread, default=""), "divergence": divergence, "loss": "".join(undiverging[:1])}
-        raise UserError(MISTAKES[mistake].format(**numbers, **words, diverging=", ".join(OF_ANY_DIVERGENCE)))
+        raise UserError(MISTAKES[mistake].format(**numbers, **words))
 
 
 def unread_argument(cfg: DPO) -> str | None:

@@ -33,8 +33,9 @@ def refuse_secret(texts: Iterable[tuple[str, str]]) -> None:
     must come before Hydra, which writes all settings into the folder of the run. `texts`: keys and values."""
     for key, value in texts:
         named = ".extra." in key and bool(KEY_NAME.search(key.rpartition(".")[2]))
-        named = named or (key.endswith("api_key_env") and not NAME.fullmatch(value))
-        if named or KEY.search(value) or IN_ADDRESS.search(value):
+        words = [word.strip("'\" ") for word in value.split(",")] if key.endswith("api_key_env") else []  # of a sweep
+        is_key = any(not NAME.fullmatch(word) for word in words if word not in ("", "null"))
+        if named or is_key or KEY.search(value) or IN_ADDRESS.search(value):
             setting = f"{'sample.endpoint.' if key.startswith('sample.endpoint') else ''}api_key_env"
             way_out = f"Put it in an environment variable; {setting}=NAME names that of an endpoint"
             raise UserError(f"{key} holds a key or a password, which would be stored. {way_out}.")

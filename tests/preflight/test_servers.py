@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.cli.compose import normalise
 from stages.preflight import servers
 from tests.helpers import SECRET, TINY, inside, refused, settings
 
@@ -52,6 +53,12 @@ def test_what_is_no_key_is_taken() -> None:
     cfg = settings(*TINY, *SAMPLER, *(f"{EXTRA}.{each}" for each in extra))
     assert len(cfg.sample.endpoint.extra) == len(extra)
     servers.validate_endpoints(cfg)
+
+
+@pytest.mark.parametrize("value", ["null", "A_KEY", "'A_KEY'", "A_KEY,B_KEY", ""])
+def test_the_name_of_an_environment_variable_is_no_key(value: str) -> None:
+    typed = f"sample.endpoint.api_key_env={value}"
+    assert typed in normalise([typed])
 
 
 def test_a_recipes_secret_is_refused_before_anything_is_written(tmp_path: Path) -> None:
