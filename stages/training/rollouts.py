@@ -6,7 +6,7 @@ are compared with the trainer's: rollouts of older weights would train in a wron
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import gcd, isfinite
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -30,7 +30,7 @@ from stages.store.workspace import SCRATCH, StageDir
 from stages.training.samples import inference_copy
 
 ROWS = 256  # completions that are decoded at once, or fewer if memory is short
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per element
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per integer
 LENGTHENED, FEWER_ENDINGS, COLLAPSED = 1.5, 0.05, 0.2  # changes from a training's first to its last fifth
 STAY_NEAR = "set grpo.beta=0.04"
 
@@ -76,9 +76,8 @@ class Rollouts:
 
     def held_out(self, ids: Sequence[str]) -> list[Rollout]:
         """Return a greedy answer to each of these prompts, which are the same in every process."""
-        rank, world = self.trainer.args.process_index, self.trainer.args.world_size
-        digest = weights_digest(self.trainer.model, self.dtype)
-        answers = gather_object(self.complete(ids[rank::world], [0.0], 0, digest))
+        args, digest = self.trainer.args, weights_digest(self.trainer.model, self.dtype)
+        answers = gather_object(self.complete(ids[args.process_index :: args.world_size], [0.0], 0, digest))
         return sorted(answers, key=lambda answer: ids.index(answer.prompt_id))
 
     def complete(self, ids: Sequence[str], temperatures: list[float], seed: int, policy: str) -> list[Rollout]:
@@ -131,12 +130,13 @@ def read_shard(shard: Path, policy: str) -> list[Rollout] | None:
 
 @torch.no_grad()
 def weights_digest(model: torch.nn.Module, dtype: torch.dtype) -> str:
-    """Return a digest of all weights as they are in this type: of the sums of every parameter's bits as integers. An
-    optimizer step changes nearly all sums. Unlike those of a cryptographic hash, they are computed on the device."""
+    """Return a digest of all weights as they are in this type: of the sums of every parameter's bits, read as the
+    widest integers that fit. An optimizer step changes nearly all sums. They are computed on the device."""
     sums = []
     for parameter in model.parameters():
-        values = parameter.to(dtype) if parameter.is_floating_point() else parameter
-        sums.append(values.contiguous().view(BITS[values.element_size()]).sum(dtype=torch.int64))
+        values = (parameter.to(dtype) if parameter.is_floating_point() else parameter).contiguous().view(-1)
+        size = gcd(8, values.nbytes, values.storage_offset() * values.itemsize)
+        sums.append(values.view(BITS[size]).sum(dtype=torch.int64))
     return content_id(torch.stack(sums).tolist())
 
 
