@@ -91,15 +91,8 @@ def build_random_model(cfg: RandomInit) -> Loaded:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
     torch.manual_seed(cfg.seed)
     config = LlamaConfig(
-        hidden_size=cfg.hidden_size,
-        intermediate_size=3 * cfg.hidden_size,
-        num_hidden_layers=cfg.layers,
-        num_attention_heads=cfg.heads,
-        num_key_value_heads=max(cfg.heads // 2, 1),
-        vocab_size=len(tokenizer),
-        max_position_embeddings=2048,
+        **cfg.shape | {"vocab_size": len(tokenizer)},
         initializer_range=cfg.hidden_size**-0.5,  # wide enough for training an adapter on these weights
-        tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )

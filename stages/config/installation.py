@@ -55,23 +55,22 @@ def engine_version(python: str | None) -> str | None:
     """Return the version of lm-evaluation-harness that a Python has (None: this Python), or None without it."""
     if python is None:
         return version(ENGINE)
-    return run_script(python, f"from importlib.metadata import version; print(version('{ENGINE}'))")
+    return output_of(python, "-I", "-c", f"from importlib.metadata import version; print(version('{ENGINE}'))")
 
 
 @cache
 def has_package(python: str | None, package: str) -> bool:
     """Return whether a Python (None: this Python) can import a package."""
     script = f"from importlib.util import find_spec; print(bool(find_spec('{package}')))"
-    return run_script(python or sys.executable, script) == "True"
+    return output_of(python or sys.executable, "-I", "-c", script) == "True"
 
 
-def run_script(python: str, script: str) -> str | None:
-    """Return what a script prints under a Python, or None if it fails."""
+def output_of(*command: str, cwd: Path | None = None) -> str | None:
+    """Return what a program prints, without white space around it, or None if it fails."""
     try:
-        ran = subprocess.run([python, "-I", "-c", script], capture_output=True, text=True, check=True)
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return ran.stdout.strip()
 
 
 def program() -> list[str]:

@@ -30,9 +30,10 @@ class Limit:
 LIMIT, ONE_OF, COMPUTED, NEUTRAL = "limit", "one of", "computed", "neutral"  # keys of a dataclass field's metadata
 
 
-def limited(limit: Limit, default: Any = MISSING) -> Any:
-    """Return a field whose numbers must keep a limit. Other values (null, auto) are checked by the field's type."""
-    return field(default=default, metadata={LIMIT: limit})
+def limited(limit: Limit, default: Any = MISSING, neutral: bool = False) -> Any:
+    """Return a field whose numbers must keep a limit. Other values (null, auto) are checked by the field's type.
+    `neutral`: it is not part of the fingerprint, such as a bound that only ends a stage with an error."""
+    return field(default=default, metadata={LIMIT: limit, NEUTRAL: neutral})
 
 
 def words(*accepted: str, default: Any = MISSING) -> Any:
@@ -62,20 +63,14 @@ def positive(high: float = float("inf"), default: Any = MISSING) -> Any:
     return limited(Limit(0, f"must be positive and {most}", high, open=True), default)
 
 
-def between(low: float, high: float, default: Any = MISSING) -> Any:
+def between(low: float, high: float, default: Any = MISSING, neutral: bool = False) -> Any:
     """Return a number field with a wide range. A number outside it is a typing error that would fill the memory."""
-    return limited(Limit(low, f"must be from {low:,} to {high:,}", high), default)
+    return limited(Limit(low, f"must be from {low:,} to {high:,}", high), default, neutral)
 
 
 def random_seed(default: Any = MISSING) -> Any:
     """Return a field for a seed, in the range that both NumPy and torch accept."""
     return limited(Limit(0, "must be from 0 to 4294967295", 2**32 - 1), default)
-
-
-def reading_bound(low: int, high: int) -> Any:
-    """Return a field for a bound that only ends a stage with an error, so it is outside the fingerprint."""
-    limit = Limit(low, f"must be from {low:,} to {high:,}", high)
-    return field(default=None, metadata={LIMIT: limit, NEUTRAL: True})
 
 
 def share(default: Any = MISSING) -> Any:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from stages.config.blocks.endpoints import LIMITS, Endpoint
 from stages.config.errors import UserError
 from stages.config.installation import install_command
-from stages.endpoints.reply import KeyMask, NoReply, Redirected, Reply, decode, parse_reply
+from stages.endpoints.reply import KeyMask, NoReply, Redirected, Reply, parse_reply
 from stages.endpoints.spending import Pace, Spending, backoff, retry_after
 from stages.store.call_cache import Calls, key_of
 from stages.store.records import Message
@@ -196,8 +196,11 @@ class Client:
         return reply
 
     def _parse(self, content: bytes) -> tuple[str, Reply]:
-        """Return the body of a chat completion without the API key, and the reply in it."""
-        body = self.mask(decode(content))
+        """Return the body of a chat completion without the API key, and the reply in it. JSON is UTF-8 (RFC 8259)."""
+        try:
+            body = self.mask(content.decode())
+        except UnicodeDecodeError as error:
+            raise NoReply("the body is not UTF-8", retryable=True) from error
         return body, parse_reply(body)
 
     def _error_for(self, error: Any) -> Exception:

@@ -71,14 +71,6 @@ class Reply:
         return input_tokens, output_tokens
 
 
-def decode(content: bytes) -> str:
-    """Return a body as text. JSON is UTF-8 (RFC 8259), whatever the charset says. Raise NoReply for other bytes."""
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise NoReply("the body is not UTF-8", retryable=True) from error
-
-
 def parse_reply(body: str) -> Reply:
     """Return the reply of a chat completion, with null for NaN and Infinity. Raise NoReply for another body."""
     try:

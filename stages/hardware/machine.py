@@ -5,7 +5,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stages.config.choices import GPUS
+from stages.config.installation import output_of
 
 
 class GPU(NamedTuple):
@@ -83,8 +83,7 @@ def driver_gpus() -> dict[str, GPU]:
 
 def ask_driver(*options: str) -> list[str]:
     """Return the lines that nvidia-smi prints; none if it finds no driver."""
-    answer = subprocess.run(["nvidia-smi", *options], capture_output=True, text=True, check=False)
-    return answer.stdout.splitlines() if answer.returncode == 0 else []
+    return (output_of("nvidia-smi", *options) or "").splitlines()
 
 
 def may_have_gpu() -> bool:

@@ -56,13 +56,11 @@ class Contract:
             try:
                 yield from self._examples_at_once(batch)
             except ContractError:  # rendering one by one finds the conversation at fault
-                yield from map(self._example_or_error, batch)
-
-    def _example_or_error(self, messages: list[Message]) -> Tokens | ContractError:
-        try:
-            return self.example(messages)
-        except ContractError as error:
-            return error
+                for messages in batch:
+                    try:
+                        yield self.example(messages)
+                    except ContractError as error:
+                        yield error
 
     def _examples_at_once(self, conversations: list[list[Message]]) -> list[Tokens]:
         end_of_turn = str(self.tokenizer.eos_token)

@@ -2,7 +2,6 @@
 
 import platform
 import shlex
-import subprocess
 import time
 from dataclasses import asdict
 from functools import cache
@@ -10,7 +9,7 @@ from typing import Any
 
 from stages.config.blocks.pairs import Pairs
 from stages.config.blocks.training import SFT
-from stages.config.installation import DISTRIBUTION, ROOT, program, version
+from stages.config.installation import DISTRIBUTION, ROOT, output_of, program, version
 from stages.config.schema import Target
 from stages.hardware import machine
 from stages.store.manifest import Manifest
@@ -92,13 +91,13 @@ def read_environment() -> dict[str, Any]:
     tells if the code differs from the commit. The commit is None if git does not track this file."""
     versions = {DISTRIBUTION: version(DISTRIBUTION), "python": platform.python_version()}
     versions |= {name: version(name) for name in LIBRARIES}
-    tracked = run_git("ls-files", "--error-unmatch", __file__) is not None
+    tracked = output_of("git", "ls-files", "--error-unmatch", __file__, cwd=ROOT) is not None
     return {
         "versions": {name: number for name, number in versions.items() if number},
         "machine": f"{platform.system()} {platform.machine()}",
         "git": {
-            "commit": run_git("rev-parse", "HEAD") if tracked else None,
-            "dirty": tracked and bool(run_git("status", "--porcelain", "--untracked-files=no")),
+            "commit": output_of("git", "rev-parse", "HEAD", cwd=ROOT) if tracked else None,
+            "dirty": tracked and bool(output_of("git", "status", "--porcelain", "--untracked-files=no", cwd=ROOT)),
         },
     }
 
@@ -110,11 +109,3 @@ def describe_installation() -> str:
     if origin["commit"]:
         project += f" (commit {origin['commit'][:12]}{', with changes' if origin['dirty'] else ''})"
     return f"{project}\n{', '.join(libraries)}\n{environment['machine']}"
-
-
-def run_git(*arguments: str) -> str | None:
-    try:
-        process = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return process.stdout.strip() if process.returncode == 0 else None

@@ -5,7 +5,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from stages.config.blocks.models import Model, RandomInit
+from stages.config.blocks.models import Model
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
 from stages.hardware import model_shape
@@ -100,28 +100,13 @@ def model_config(cfg: Model, published: Path | None = None) -> dict[str, Any] | 
     if published and (published / "config.json").exists():
         return model_shape.read_config(published)
     if cfg.random_init:
-        return random_init_config(cfg.random_init)
+        return cfg.random_init.shape
     if cfg.config and cfg.config.get("_name_or_path", cfg.path) == cfg.path:  # else a group's, for its own path
         return cfg.config
     local = locate(str(cfg.path), "model.path")
     if local is None:
         return hub_config(str(cfg.path), cfg.revision)
     return model_shape.read_config(local) if local.is_dir() else None
-
-
-def random_init_config(cfg: RandomInit) -> dict[str, Any]:
-    """Return the config of the small Llama that `base` creates with random weights."""
-    return {
-        "model_type": "llama",
-        "hidden_size": cfg.hidden_size,
-        "intermediate_size": 3 * cfg.hidden_size,
-        "num_hidden_layers": cfg.layers,
-        "num_attention_heads": cfg.heads,
-        "num_key_value_heads": max(cfg.heads // 2, 1),
-        "vocab_size": cfg.vocab_size,
-        "max_position_embeddings": 2048,
-        "tie_word_embeddings": True,
-    }
 
 
 def hub_config(repo: str, revision: str | None) -> dict[str, Any] | None:

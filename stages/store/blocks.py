@@ -2,7 +2,6 @@
 and a resume, cut the same blocks, so they compute the same numbers. A lock of the kernel keeps a block for the process
 that works on it. If the process dies, another one takes the block over."""
 
-import fcntl
 import hashlib
 import os
 import time
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+import filelock
 
 from stages.config.errors import UserError
 from stages.store.safe_files import open_regular
@@ -62,7 +63,7 @@ def claim(lock: Path, use_lock: bool = True) -> Iterator[int | None]:
     process holds the lock. A claim that did not end with a shard was the death of its process."""
     descriptor = open_regular(lock, os.O_RDWR | os.O_CREAT | os.O_APPEND)  # child processes do not inherit it
     try:
-        if use_lock and not try_lock(descriptor):
+        if use_lock and not filelock.lock_descriptor(descriptor, blocking=False):
             yield None
             return
         yield os.fstat(descriptor).st_size
@@ -70,21 +71,13 @@ def claim(lock: Path, use_lock: bool = True) -> Iterator[int | None]:
         os.close(descriptor)
 
 
-def try_lock(descriptor: int) -> bool:
-    """Return whether this process has got the lock at once."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def locks_hold(folder: Path) -> bool:
     """Return whether a lock in this folder keeps out a second holder. Some network file systems have no such locks."""
     probe = folder / f"probe-{os.getpid()}.lock"
     first, second = (os.open(probe, os.O_RDWR | os.O_CREAT, 0o644) for _ in range(2))
     try:
-        return try_lock(first) and not try_lock(second)
+        first_holds, second_holds = (filelock.lock_descriptor(each, blocking=False) for each in (first, second))
+        return first_holds and not second_holds
     except OSError:
         return False
     finally:

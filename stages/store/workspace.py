@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from stages.store.blocks import Block
 from stages.store.safe_files import open_regular
@@ -23,11 +23,6 @@ SCRATCH = "scratch"  # a subfolder with files that are only needed for a resume,
 CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"
 LOGS = (CURVES, SAMPLES)  # logs of a stage, which are not part of its result
 SaveBlock = Callable[[Block[Any]], object]  # writes a block's shard
-
-
-@runtime_checkable
-class Closable(Protocol):
-    def close(self) -> None: ...
 
 
 class OpenResource(AbstractContextManager["OpenResource"]):
@@ -47,8 +42,8 @@ class OpenResource(AbstractContextManager["OpenResource"]):
     def clear(self) -> None:
         """Drop the open object, and close it first if it can be closed."""
         value, self.key, self.value = self.value, None, None
-        if isinstance(value, Closable):
-            value.close()
+        if close := getattr(value, "close", None):
+            close()
 
     def __exit__(self, *_: object) -> None:
         self.clear()

@@ -227,7 +227,8 @@ def test_a_process_works_on_its_own_blocks_first_and_then_on_free_ones(tmp_path:
 
 def test_without_locks_blocks_go_by_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert blocks.locks_hold(tmp_path)
-    monkeypatch.setattr(blocks, "try_lock", lambda descriptor: True)  # a file system that grants every lock
+    # a file system that grants every lock
+    monkeypatch.setattr(blocks.filelock, "lock_descriptor", lambda descriptor, blocking: True)
     assert not blocks.locks_hold(tmp_path)
     cut = ten_ids_in_blocks()
     claims = [blocks.claim_blocks(cut, tmp_path, (rank, 2)) for rank in (0, 1)]

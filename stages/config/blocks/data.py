@@ -10,7 +10,7 @@ from omegaconf import MISSING
 
 from stages.config.blocks.models import Own
 from stages.config.choices import DOCUMENTS, OF_ROWS_AMONG_ROWS, SOURCE_CHECKS, SUITES
-from stages.config.limits import between, computed, internal, positive, random_seed, reading_bound, share, words
+from stages.config.limits import between, computed, internal, positive, random_seed, share, words
 
 
 @dataclass
@@ -160,8 +160,8 @@ class Data:
     form: Form = field(default_factory=Form)
     audit: Audit = field(default_factory=Audit)
     own: Own = field(default_factory=Own)
-    max_line: int | None = reading_bound(1, 100_000)  # megabytes of a line in any data file; null: 64
-    max_file: int | None = reading_bound(1, 100_000_000)  # megabytes of a compressed file, unpacked; null: 16,000
+    max_line: int | None = between(1, 100_000, None, neutral=True)  # megabytes of a line in any data file; null: 64
+    max_file: int | None = between(1, 100_000_000, None, neutral=True)  # MB of an unpacked file; null: 16,000
     of: str | None = computed(None)  # set by the pipeline
     suites: Any = computed(None)  # Suites, set by the pipeline from eval.suites
 

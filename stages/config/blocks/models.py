@@ -18,6 +18,21 @@ class RandomInit:
     vocab_size: int = between(260, 1_000_000)  # at least 256 bytes and four special tokens
     seed: int = random_seed()
 
+    @property
+    def shape(self) -> dict[str, Any]:
+        """Its config.json, before the tokenizer is trained."""
+        return {
+            "model_type": "llama",
+            "hidden_size": self.hidden_size,
+            "intermediate_size": 3 * self.hidden_size,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": max(self.heads // 2, 1),
+            "vocab_size": self.vocab_size,
+            "max_position_embeddings": 2048,
+            "tie_word_embeddings": True,
+        }
+
 
 @dataclass
 class Model:
