@@ -51,7 +51,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     trained = [run["seed"] for run in runs if run["seed"] is not None]
     over_seeds = seeds.summary(runs, inputs, confidence)
     taught = trained_on_tasks(nodes, models)
-    headline = Headline(results, len(trained), taught, [run["learnt"] for run in runs], f"{confidence:.0%}")
+    headline = Headline(results, len(trained), taught, [run["learnt"] for run in runs], f"{100 * confidence:g}%")
     answers = side_by_side(inputs, results, cfg.side_by_side)
     reward, lineage = reward_figures(nodes), lineage_rows(nodes)
     examples = {"A training example": inputs["sft"] / "token_example.json"}
@@ -99,7 +99,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         roles={role: glossary.ROLES[model_kind(role, nodes[name])] for role, name in model_names.items()},
         glossary=glossary.GLOSSARY,
         settings=settings,
-        level=f"{confidence:.0%} interval",
+        level=f"{100 * confidence:g}% interval",
         differences={name: titles[name] for name in compared},
         runs=runs,
         over_seeds=over_seeds,

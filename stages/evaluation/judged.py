@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.config.blocks.evaluation import CONSTANT, REFERENCES, Eval
+from stages.config.blocks.evaluation import CONSTANT, NOBODY, REFERENCES, Eval
 from stages.config.installation import read_beside
 from stages.evaluation.intervals import Interval
 from stages.evaluation.measures import Measure
@@ -26,12 +26,13 @@ SENTENCES: dict[str, str] = read_beside(__file__)
 @dataclass(frozen=True)
 class Comparison:
     """Two answers to every prompt with their judgements. `sides`: the policy's answer first. `preferences`: by prompt;
-    `scores`: by candidate. `missing`: judgements without a verdict, by reason. `words_of_people`: verdicts by ids."""
+    `scores`: by candidate. `missing`: why there is no verdict, by prompt or candidate. `words_of_people`: verdicts by
+    ids."""
 
     sides: list[tuple[Candidate, Candidate]]
     preferences: dict[str, Judgement]
     scores: dict[str | None, float]
-    missing: Counter[str]
+    missing: Mapping[str | None, str]
     words_of_people: Mapping[Key, str]
 
     @classmethod
@@ -44,7 +45,7 @@ class Comparison:
             [*zip(candidates, candidates, strict=True)],
             {j.prompt_id: j for j in judgements if j.preference},
             {j.candidate_id: j.score for j in judgements if j.score is not None},
-            Counter(j.error for j in judgements if j.error),
+            {j.candidate_id or j.prompt_id: j.error for j in judgements if j.error},
             read_known_words(words) if words.exists() else {},
         )
 
@@ -61,7 +62,8 @@ class Comparison:
     def shown_first(self, policy: Candidate) -> float:
         """Return 1 if the policy's answer was shown first, 0 if the other was, 0.5 for both orders or neither."""
         judgement = self.preferences.get(policy.prompt_id)
-        if judgement is None or judgement.order_swapped_agrees is not None:
+        several = ("human", "ensemble")  # each of several people, and of the members, has an order of its own
+        if judgement is None or judgement.order_swapped_agrees is not None or judgement.labeler in several:
             return 0.5
         return float(judgement.a == policy.candidate_id)
 
@@ -81,6 +83,13 @@ class Comparison:
             alike=np.array([policy.stripped_text == other.stripped_text for policy, other in self.sides], bool),
         )
 
+    def reasons(self) -> Iterator[str]:
+        """Yield for each comparison without a verdict why it has none."""
+        for (policy, other), won in zip(self.sides, self.outcomes.won, strict=True):
+            if math.isnan(won):
+                reasons = map(self.missing.get, (policy.prompt_id, policy.candidate_id, other.candidate_id))
+                yield next(filter(None, reasons), "no reason given")
+
     @property
     def figures(self) -> dict[str, Any]:
         """Counts and mean lengths that are reported with the win rates."""
@@ -88,7 +97,7 @@ class Comparison:
         swapped = [j.order_swapped_agrees for j in self.preferences.values() if j.order_swapped_agrees is not None]
         return {
             "judged": int(np.isfinite(won).sum()),
-            "missing": dict(self.missing),
+            "missing": dict(Counter(self.reasons())),
             "ties": int((won == POINTS["tie"]).sum()),
             "flips": swapped.count(False) if swapped else None,
             "tokens": dict(zip(("policy", "other"), map(float, self.lengths.mean(0)), strict=True)),
@@ -108,7 +117,7 @@ def judged_results(cfg: Eval, inputs: Mapping[str, Path]) -> tuple[dict[str, dic
         comparison = Comparison.read(inputs[f"versus_{key}"], inputs.get(f"judged_{key}"))
         outcomes, prompts = comparison.outcomes, len(comparison.sides)
         alike = int(outcomes.alike.sum())
-        labeler = cfg.judged.labeler or "own"
+        labeler = "own" if cfg.judged.labeler in (None, NOBODY) else cfg.judged.labeler
         row = {"title": title, "labeler": labeler, "prompts": prompts, "alike": alike}
         if f"judged_{key}" in inputs:
             measured += measure_wins(comparison, key, title, labeler, cfg.instruments["judge"])
@@ -137,8 +146,11 @@ def sentence(row: Mapping[str, Any], policy: str) -> str:
     opposed = REFERENCES if row["title"] == REFERENCES else f"{row['title']}'s answers"
     if "waiting" in row:
         return f"People have not said yet whether {answers} are better than {opposed}. Run stage=versus to ask them."
-    verbs = ("find", "prefer") if row["labeler"] == "human" else ("finds", "prefers")
+    people = row["people"] if row["people"] and row["people"]["decides"] else None
+    who = people["by"].capitalize() if people else who
+    verbs = ("find", "prefer") if people or row["labeler"] == "human" else ("finds", "prefers")
     says = SENTENCES[row["effect"]].format(who=who, finds=verbs[0], prefers=verbs[1], answers=answers, others=opposed)
-    rate = Interval(**(row["people"] or row)["win_rate"])
+    rate = Interval(**(people or row)["win_rate"])
     share = f"{rate.mean:.1%} ({rate.low:.1%} to {rate.high:.1%})"
-    return f"{says}: {answers} win {share} of {row['judged']} comparisons (a tie counts half)."
+    judged = f"{row['judged']} comparisons" + (f", {people['known']} of them judged by people" if people else "")
+    return f"{says}: {answers} win {share} of {judged} (a tie counts half)."

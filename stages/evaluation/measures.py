@@ -41,8 +41,9 @@ def rows_of(measure: str, prompts: Sequence[Example], values: Iterable[float]) -
 def measure_answers(
     tables: Sequence[Table], checked: Mapping[str, Table], answers: Mapping[str, Candidate]
 ) -> list[Measure]:
-    """Return endings, loops and lengths of the policy's answers, and its passes in checked tables, by measure."""
-    prompts = [*{e.id: e for table in tables for e in table.prompts}.values()]
+    """Return endings, loops and lengths of the policy's answers, and its passes in checked tables, by measure. The
+    phrasings of one request, which are not independent, are left out."""
+    prompts = [*{e.id: e for table in tables for e in table.prompts if e.group != "rephrased"}.values()]
     candidates = [answers[e.id] for e in prompts]
     rows = rows_of(ENDINGS, prompts, (a.finish_reason == "stop" for a in candidates))
     rows += rows_of(LOOPLESS, prompts, (not is_repetitive(a.text) for a in candidates))

@@ -50,15 +50,11 @@ def by_measure(rows: Sequence[Measure]) -> dict[str, dict[str, Measure]]:
 
 
 def mean_of_seeds(runs: Sequence[Mapping[str, Rows]]) -> dict[str, dict[str, Measure]]:
-    """Return the mean value of each unit over several runs, for the measures and units that all of them have."""
+    """Return the mean value of each unit over several runs, for the measures with the same units in all of them."""
     return {
-        name: {
-            unit: replace(row, value=fmean(run[name][unit].value for run in runs))
-            for unit, row in rows.items()
-            if all(unit in run[name] for run in runs)
-        }
+        name: {unit: replace(row, value=fmean(run[name][unit].value for run in runs)) for unit, row in rows.items()}
         for name, rows in runs[0].items()
-        if all(name in run for run in runs)
+        if all(run.get(name, {}).keys() == rows.keys() for run in runs)
     }
 
 
@@ -67,10 +63,10 @@ def compare(
 ) -> list[Line]:
     """Compare the measures of two policies, each a run or several seeds, and test the tasks of PASSES one by one."""
     before, after, lines = mean_of_seeds(old), mean_of_seeds(new), list[Line]()
-    for name in before:
-        if before[name].keys() != after.get(name, {}).keys():
-            note = "the new run asks other prompts, or checks or judges them otherwise"
-            note = note if name in after else "the new run does not measure this"
+    for name in old[0]:
+        if name not in before or before[name].keys() != after.get(name, {}).keys():
+            note = "the runs ask other prompts, check or judge them otherwise, or are judged against other answers"
+            note = note if name in new[0] else "the new run does not measure this"
             lines.append(Line(name, 0, 0, 0, Interval(0, 0, 0), margin, Code.other_prompts, note=note))
             continue
         line = compare_measure(name, before[name], after[name], margin, confidence, measures=len(before))

@@ -34,14 +34,15 @@ def compare_rounds(inputs: Mapping[str, Path], confidence: float) -> dict[str, A
 
 def table_rows(nodes: Mapping[str, Manifest], by_round: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a row per round. `right`: the share of its candidates, by the policy before it, that pass all checks
-    (None without scores). `ordered`: the share of its pairs whose chosen completion that policy already prefers."""
+    (None unless the verifier scored). `ordered`: the share of its pairs whose chosen answer that policy prefers."""
     rows = list[dict[str, Any]]()
     for number, (rate, gain) in enumerate(zip(by_round["rates"][1:], by_round["gains"], strict=True), 1):
         suffix = f"_{number}" if number < len(by_round["gains"]) else ""
         drawn = nodes.get(f"label_draw_1{suffix}", nodes[f"label{suffix}"])  # further draws ask only the hard prompts
         label, dpo = drawn["metrics"], nodes[f"dpo{suffix}"]["metrics"]
         reference = nodes.get(f"reference{suffix}")  # SimPO has none
-        made_of = {"right": label.get("pass_rate"), "ordered": reference and reference["metrics"]["ordered"]}
+        right = label.get("pass_rate") if label["labeler"] == "verifier" else None
+        made_of = {"right": right, "ordered": reference and reference["metrics"]["ordered"]}
         rows.append({"number": number, "rate": rate, "gain": gain, **made_of, **dpo})
     return rows
 

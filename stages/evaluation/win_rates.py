@@ -58,6 +58,7 @@ def comparison_results(c: Comparisons, confidence: float, max_longer: float) -> 
     rate = win_rate(won, confidence)
     matched = matched_rate(won, longer_by, confidence, max_longer)
     people = people_rate(c, confidence)
+    deciding = Interval(**people["win_rate"]) if people and people["decides"] else rate
     nulls = {"longer wins": EVEN + np.sign(longer_by) / 2, "first wins": c.shown_first[judged].astype(float)}
     return {
         "win_rate": asdict(rate),
@@ -67,7 +68,7 @@ def comparison_results(c: Comparisons, confidence: float, max_longer: float) -> 
         "people": people,
         "nulls": {name: asdict(win_rate(of_null, confidence)) for name, of_null in nulls.items()},
         "detectable": detectable(len(won), float((won == EVEN).mean()) if len(won) else 1.0, confidence),
-        "effect": effect_of(len(won), Interval(**people["win_rate"]) if people else rate, matched),
+        "effect": effect_of(len(won), deciding, matched),
     }
 
 
@@ -145,7 +146,7 @@ def variance_of_mean(outcomes: Array) -> float:
 
 def people_rate(c: Comparisons, confidence: float) -> dict[str, Any] | None:
     """Return the win rate by people, who saw a random part of the comparisons that are not alike; None if too few.
-    From 50 verdicts on, the judge stands in for people on the other prompts, and people's verdicts correct its mean.
+    From 50 verdicts on it `decides`: the judge stands in for people on the other prompts, and they correct its mean.
     The judge's weight minimises the variance (Angelopoulos et al. 2023, arXiv:2311.01453). Comparisons without a
     verdict of the judge are left out: people see none of them. Alike answers count as ties."""
     distinct = ~c.alike
@@ -169,7 +170,8 @@ def people_rate(c: Comparisons, confidence: float) -> dict[str, Any] | None:
     low, high = (math.hypot(share * (bound - rate.mean), share_error) for bound in (rate.low, rate.high))
     mean = EVEN + share * (rate.mean - EVEN)
     rate = Interval(mean, max(0.0, mean - low), min(1.0, mean + high))
-    return {"known": n, "win_rate": asdict(rate), "by": "people and judge" if weight else "people alone"}
+    by = "people and judge" if weight else "people alone"
+    return {"known": n, "decides": n >= TOGETHER, "win_rate": asdict(rate), "by": by}
 
 
 def detectable(prompts: int, ties: float = 0.3, confidence: float = 0.95, power: float = 0.8) -> float:

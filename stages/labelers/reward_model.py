@@ -50,8 +50,10 @@ class RewardModel(Labeler):
         return super().pool(inputs)
 
     def figures(self) -> dict[str, Any]:
-        """Return the device and, if a model was loaded, its number of parameters: both determine the run time."""
-        return {"device": str(loading.resolve_device(self.cfg.runtime.device)), **self.model_figures}
+        """Return the device and, if a model was loaded, its number of parameters: both determine the run time. A score
+        is a place among the candidates, so there is no pass rate."""
+        device = str(loading.resolve_device(self.cfg.runtime.device))
+        return {"device": device, "pass_rate": None, **self.model_figures}
 
     @cached_property
     def reading(self) -> "Reading":

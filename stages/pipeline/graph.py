@@ -33,7 +33,7 @@ from stages.store.node import Built, Graph, Node
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
 VERSIONS = {"base": 5, "source": 7, "data": 11, "select": 4, "sft": 13, "sample": 10, "pool": 1, "label": 10}
 VERSIONS |= {"pairs": 8, "unpaired": 2, "reference": 10, "dpo": 11, "kto": 2, "grpo": 1, "reward": 1}
-VERSIONS |= {"answer": 12, "versus": 2, "benchmark": 2, "eval": 22, "report": 19}
+VERSIONS |= {"answer": 12, "versus": 2, "benchmark": 2, "eval": 23, "report": 19}
 
 # The stage to suggest after each stage, on the command line.
 NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sample": "label", "pool": "label"}

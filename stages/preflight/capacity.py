@@ -94,6 +94,8 @@ def validate_rollouts(cfg: Config) -> None:
     prefers = any(label.prefers for label in scorers)
     if prefers or {"dataset", "human", SOURCE_ORDER}.intersection(cfg.label.labelers):
         raise UserError(TEXTS["no score"].format(cfg=cfg))
+    if any(voter.labeler == "reward_model" and voter.veto is not None for voter in cfg.label.voters):
+        raise UserError(TEXTS["veto"])
     if cfg.grpo.runtime.sharding is not Sharding.none:
         raise UserError("GRPO samples from whole weights, which no process has. Use launch=ddp or launch=local.")
     if cfg.grpo.max_new_tokens >= cfg.grpo.max_length:

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -142,6 +143,13 @@ def test_seeds_are_averaged_and_their_range_is_told() -> None:
     assert line.difference.mean == pytest.approx(line.after - line.before)
 
 
+def test_seeds_of_other_units_cannot_be_compared() -> None:
+    """Each seed has its own SFT, so answers are judged against other ones."""
+    rows, differing = measured(0), [replace(m, unit=f"{m.unit} of another SFT") for m in measured(1)]
+    assert code(rows, differing, old=[rows, differing]) is Code.other_prompts
+    assert code(rows, [*rows[1:], differing[0]]) is Code.other_prompts
+
+
 def test_other_prompts_or_a_measure_less_cannot_be_compared() -> None:
     rows = measured(0)
     assert code([*filter(lambda m: m.unit != rows[0].unit, rows)]) is Code.other_prompts
@@ -209,6 +217,7 @@ def test_a_run_is_compared_with_itself_and_an_error_has_the_code_of_no_compariso
     imports = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
     ran = command("stage=gate", "recipe=tiny", f"outputs={chain.root}", f"gate.against={fingerprint}", env=imports)
     assert ran.returncode == Code.cannot_tell, ran.stderr
+    assert f"Both sides are the evaluation {chain.folder('eval')}" in ran.stdout + ran.stderr
     assert "stages.commands.gate\n" in ran.stderr and "| torch\n" not in ran.stderr, "takes no ten seconds to load"
     lines = json.loads((chain.root / "gate.json").read_text())["lines"]
     assert {line["difference"]["mean"] for line in lines} == {0.0}

@@ -66,6 +66,8 @@ def test_a_run_of_one_round_has_nothing_to_compare(inputs: dict[str, Path]) -> N
 def test_the_share_of_right_candidates_is_of_the_first_draw(inputs: dict[str, Path]) -> None:
     """Further draws ask the prompts without a right candidate alone."""
     rates = {"label_1": 0.3, "label_draw_1_1": 0.5, "label_2": 0.6, "label": 0.4, "label_draw_1": 0.7}
-    labels = {name: {"metrics": {"pass_rate": rate}} for name, rate in rates.items()}
+    labels = {name: {"metrics": {"labeler": "verifier", "pass_rate": rate}} for name, rate in rates.items()}
     nodes = labels | {name: {"metrics": {}} for name in ("dpo_1", "dpo_2", "dpo")}
     assert [row["right"] for row in table_rows(nodes, compare_rounds(inputs, 0.95))] == [0.5, 0.6, 0.7]
+    nodes["label_2"]["metrics"]["labeler"] = "judge"  # whose best score is no pass of checks
+    assert [row["right"] for row in table_rows(nodes, compare_rounds(inputs, 0.95))] == [0.5, None, 0.7]

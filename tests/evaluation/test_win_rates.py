@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stages.evaluation.judged import Comparison, sentence
 from stages.evaluation.win_rates import Comparisons, comparison_results, detectable, people_rate, win_rate
+from stages.store.records import Judgement
 from tests.bench.win_rates import (
     CERTAIN,
     GAIN,
@@ -25,6 +27,7 @@ from tests.bench.win_rates import (
     verdicts,
 )
 from tests.helpers import DATA
+from tests.labelers.pools import pool
 
 NEEDS_DATA = pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
 LONGER_WINS = Judge("longer always wins", longer=CERTAIN, ties=0.0)
@@ -192,10 +195,11 @@ def test_people_are_not_asked_about_alike_answers_and_their_rate_counts_them(tru
 def test_few_words_of_people_stand_alone_and_fewer_say_nothing() -> None:
     c = audited(np.random.default_rng(0), 0.6, (0.8, 0.8), 49)
     estimate = people_rate(c, 0.95)
-    assert estimate == {"known": 49, "win_rate": asdict(win_rate(c.people[:49])), "by": "people alone"}
+    alone = {"decides": False, "by": "people alone"}
+    assert estimate == {"known": 49, "win_rate": asdict(win_rate(c.people[:49])), **alone}
     assert people_rate(replace(c, people=np.where(np.arange(800) < 9, c.people, np.nan)), 0.95) is None
     everybody = people_rate(replace(c, people=c.won), 0.95)
-    assert everybody == {"known": 800, "win_rate": asdict(win_rate(c.won)), "by": "people alone"}
+    assert everybody == {"known": 800, "win_rate": asdict(win_rate(c.won)), **alone, "decides": True}
 
 
 def test_people_overrule_the_judge() -> None:
@@ -204,6 +208,28 @@ def test_people_overrule_the_judge() -> None:
     figures = results(table(np.ones(800), people=people))
     assert figures["people"]["win_rate"]["high"] < 0.5
     assert figures["effect"] == "rejected, perhaps for length"
+    row = {"labeler": "judge", "title": "SFT", "judged": 800}
+    assert "People alone prefer SFT's answers" in sentence(row | figures, "DPO")
+    assert "800 comparisons, 200 of them" in sentence(row | figures, "DPO")
+    few = results(table(np.ones(800), people=np.where(np.arange(800) < 49, 0.0, np.nan)))
+    assert few["people"]["win_rate"]["high"] < 0.5, "too few to decide"
+    assert "The judge finds DPO's answers" in sentence(row | few, "DPO")
+
+
+def test_every_comparison_without_a_verdict_has_one_reason() -> None:
+    candidates = iter(pool(["a", "b"], ["c", "d"], ["e", "e"], ["f", "g"]).candidates)
+    sides = [*zip(candidates, candidates, strict=True)]
+    errors = {each.candidate_id: "too long" for each in (*sides[0], *sides[2])}
+    figures = Comparison(sides, {}, {c.candidate_id: 1.0 for c in sides[3]}, errors, {}).figures
+    assert (figures["judged"], figures["ties"]) == (2, 2)
+    assert figures["missing"] == {"too long": 1, "no reason given": 1}
+
+
+def test_who_sees_an_order_of_its_own_has_no_first_answer() -> None:
+    policy, other = pool(["a", "b"]).candidates
+    for labeler, first in {"human": 0.5, "ensemble": 0.5, "mine": 1.0}.items():
+        judgement = Judgement("p0", labeler, preference="a", a=policy.candidate_id, b=other.candidate_id)
+        assert Comparison([(policy, other)], {"p0": judgement}, {}, {}, {}).shown_first(policy) == first
 
 
 @pytest.mark.parametrize(("prompts", "points"), [(100, 12), (400, 6), (800, 4)])

@@ -210,6 +210,12 @@ JUDGE = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9', model: m}]"
         ("[{labeler: verifier, veto: 2}, {labeler: judge}]", (), f"{MEMBERS}[0].veto", "from 0 to 1"),
         ("[{labeler: verifier, weight: 0}, {labeler: judge, weight: 0}]", (JUDGE,), f"{MEMBERS}: every weight", ""),
         (
+            "[{labeler: verifier}, {labeler: reward_model, veto: 0.5}]",
+            ("label.reward_model.path=reward", "align=grpo"),
+            f"{MEMBERS}: align=grpo",
+            "Take its veto away",
+        ),
+        (
             "[{labeler: verifier}, {labeler: judge, veto: 0.5}]",
             (JUDGE,),
             f"{MEMBERS}[1].veto",

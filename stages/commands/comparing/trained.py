@@ -159,8 +159,9 @@ def comparable_trainings(store: Store, nodes: Nodes, is_included: Callable[[Key]
     evaluated = {input_key(m, role) for m in evaluations if m["metrics"]["pass_rate"] for role in m["inputs"]}
     groups: dict[tuple[str, ...], dict[Any, list[TrainedRun]]] = {}
     unevaluated = set[tuple[str, ...]]()
-    for key, (_, manifest) in nodes.items():
+    for key, (folder, manifest) in nodes.items():
         is_training = key[0] in OBJECTIVES and "eval_loss" in manifest["metrics"]
+        is_training &= key[0] not in OF_PAIRS or (folder / "held_out.json").exists()  # older ones had none
         if is_training and is_included(key) and is_intact(store, nodes, key):
             run = read_run(nodes, key)
             settings = tuple(sorted(without_seeds(run.settings).items()))
