@@ -9,7 +9,7 @@ from typing import Any
 
 from stages.config import trl_values
 from stages.config.blocks.training import DPO, OBJECTIVES, Training
-from stages.config.choices import SIMPO, Checkpointing
+from stages.config.choices import SIMPO, Checkpointing, Forward
 from stages.config.errors import UserError, suggest
 from stages.config.installation import install_command, read_beside
 
@@ -62,6 +62,7 @@ def validate_losses(cfg: DPO) -> None:
         "simpo and others": SIMPO in losses and len(losses) > 1,
         "unread by simpo": unread,
         "divergence": undiverging,
+        "alpha": "f_alpha_divergence_coef" in options and divergence != "alpha_divergence",
         "first difference": cfg.first_difference
         and ({*losses}.difference(OF_MARGINS) or {"ld_alpha", "f_divergence_type"} & options.keys()),
         "unread by losses": argument,
@@ -113,6 +114,9 @@ def validate_trainer_keys(name: str, block: Training) -> None:
             raise UserError(f"{name}.trainer.{key}: another setting does this. Set {name}.{elsewhere[key]} instead.")
         if key not in types:
             raise UserError(f"{name}.trainer.{key}: TRL's trainer does not have this argument.{suggest(key, types)}")
+    packed = getattr(block, "packing", True) and getattr(block, "forward", None) is not Forward.padded
+    if "neftune_noise_alpha" in block.trainer and packed:
+        raise UserError(f"{name}.trainer.neftune_noise_alpha: long packed rows get too little noise. Leave it out.")
     trl_values.validate_values(f"{name}.trainer", block.trainer, types, enumerations() if block.trainer else {})
 
 

@@ -24,6 +24,7 @@ SCHEDULES: dict[str, list[str]] = TABLES["schedules"]  # with the options of whi
 TEXTS = ("warmup_type", "decay_type")  # options of schedules that are words; all others are numbers
 # Keys of arguments that are mappings. torch would only refuse other keys in the first backward pass.
 OPTIONS = {argument: words.split() for argument, words in TABLES["options"].items()}
+SCHEDULE_OPTIONS = {schedule: words.split() for schedule, words in TABLES["schedule_options"].items()}
 # Schedules that follow TRL's own evaluations, which a stage turns off.
 METRIC_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 
@@ -67,6 +68,7 @@ def validate_schedule(name: str, chosen: str, options: Any) -> None:
     if chosen in METRIC_SCHEDULES:
         problem = "this schedule needs TRL's evaluations, which the stage replaces by its own"
         raise UserError(f"{name}.lr_scheduler_type={chosen}: {problem}. Set cosine, linear or constant_with_warmup.")
+    require_known(f"{name}.lr_scheduler_kwargs", options, SCHEDULE_OPTIONS.get(chosen, [*options]))
     for option, value in options.items():
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if option not in TEXTS and not number:

@@ -4,7 +4,6 @@ import base64
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from stages.config.blocks.endpoints import SHORTEST_KEY
 
@@ -84,7 +83,8 @@ def parse_reply(body: str) -> Reply:
     except (TypeError, LookupError, AttributeError) as error:
         raise NoReply("the body is no chat completion", retryable=True) from error
     usage = content.get("usage")
-    tokens = [parse_token_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
+    counts = [isinstance(usage, dict) and usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    tokens = [count if type(count) is int and count >= 0 else None for count in counts]
     if isinstance(refusal, str) and refusal:
         return Reply(replace_surrogates(refusal), "refusal", *tokens)
     if finish in ("content_filter", "length"):  # a model that thinks up to its limit has no text yet
@@ -92,11 +92,6 @@ def parse_reply(body: str) -> Reply:
     if not isinstance(text, str) or not isinstance(finish, str):
         raise NoReply("the body is no chat completion", retryable=True)
     return Reply(replace_surrogates(text), finish, *tokens)
-
-
-def parse_token_count(usage: Any, name: str) -> int | None:
-    value = usage.get(name) if isinstance(usage, dict) else None
-    return value if type(value) is int and value >= 0 else None
 
 
 def replace_surrogates(text: str) -> str:

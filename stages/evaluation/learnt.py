@@ -14,7 +14,7 @@ from stages.config.blocks.evaluation import Eval
 from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.measures import FAVOURED, Measure
-from stages.evaluation.outcomes import ENOUGH_PAIRS, main_difference, of_pairs
+from stages.evaluation.outcomes import ENOUGH_PAIRS, main_difference
 from stages.evaluation.retention import LOOPS
 from stages.models import scoring
 from stages.models.contract import load_contract
@@ -121,7 +121,7 @@ def sentence(figures: dict[str, Any], titles: dict[str, str], but: str = "") -> 
     if figures["note"]:
         lead = f"{TOO_FEW.capitalize()} whether {policy} learnt the preferences"
     share = f"{ratio.mean:.1%} ({ratio.low:.1%} to {ratio.high:.1%})"
-    return f"{lead}: it favours the better answer in {share} of {of_pairs(figures)} (chance 50%){but}."
+    return f"{lead}: it favours the better answer in {share} of {figures['of']} (chance 50%){but}."
 
 
 def cautions(results: dict[str, Any]) -> str:

@@ -215,11 +215,6 @@ def consistency(table: Table) -> dict[str, Any]:
     return results
 
 
-def of_pairs(learnt: dict[str, Any]) -> str:
-    """Return the number and kind of the held-out labels. Results of earlier versions are of pairs."""
-    return str(learnt.get("of") or f"{learnt['pairs']:,} held-out pairs")
-
-
 def effect_word(delta: Interval) -> str:
     """Return the verdict's words for a difference between the policy and the model that it was trained from."""
     return delta.word("helped", "hurt", "made no measurable change")

@@ -111,17 +111,10 @@ def judge_votes(j: Judgement, kind: Rubrics, reading: Reading) -> dict[str, Judg
     votes = {}
     for judge, stored in json.loads(j.raw or "{}").items():
         by_order = stored if kind is Rubrics.pairwise else {"": stored}
-        replies = {order: stored_reply(stored_replies) for order, stored_replies in by_order.items()}
+        replies = {order: each and Reply(each["text"], each["finish_reason"]) for order, each in by_order.items()}
         verdicts = {order: verdict_or_none(reply, kind, reading) for order, reply in replies.items()}
         votes[judge] = JudgeVote(replies, verdicts)
     return votes
-
-
-def stored_reply(stored: Any) -> Reply | None:
-    """Return a reply from its form in `raw`. Older runs stored only the text, without a finish reason."""
-    if isinstance(stored, str):
-        return Reply(stored, "stop")
-    return None if stored is None else Reply(str(stored["text"]), str(stored["finish_reason"]))
 
 
 def verdict_or_none(reply: Reply | None, kind: Rubrics, reading: Reading) -> Any:

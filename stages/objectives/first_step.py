@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -66,9 +67,11 @@ class FirstStepCheck(TrainerCallback):
         trainer, cfg, scored = self.trainer, self.trainer.cfg, self.scored
         was_training = trainer.model.training
         trainer.model.eval()
-        gap, loss = mean_gap(trainer, scored), mean_loss(trainer, len(scored))
+        stored = [log_prob for p in scored for log_prob in (*p.chosen_logps, *p.rejected_logps)]
+        now = [log_prob for sides in trainer.log_probs(scored) for side in sides for log_prob in side]
+        gap, loss = fmean(abs(a - b) for a, b in zip(now, stored, strict=True)), mean_loss(trainer, len(scored))
         trainer.model.train(was_training)
-        allowed = allowed_gap(cfg.precision, mean_nats(scored))
+        allowed = allowed_gap(cfg.precision, fmean(map(abs, stored)))
         if not gap <= allowed:
             raise UserError(
                 f"{names} differ by {gap:.2g} nats per token on {len(scored)} pairs ({allowed:.2g} is allowed in "
@@ -85,21 +88,6 @@ def parse_first_figures(value: Any) -> dict[str, float]:
     if not isinstance(value, dict) or not value.keys() <= {"step_0_gap", "step_0_loss"}:
         raise ValueError("these are not the figures of a first step")
     return {name: float(figure) for name, figure in value.items()}
-
-
-def mean_gap(trainer: Any, scored: list[PairLogProbs]) -> float:
-    """The mean of |log π - log π_ref| over completion tokens, in nats, with π_ref from the store."""
-    gaps: list[float] = []
-    for p, scores in zip(scored, trainer.log_probs(scored), strict=True):
-        for log_probs, stored in zip(scores, (p.chosen_logps, p.rejected_logps), strict=True):
-            gaps += [abs(a - b) for a, b in zip(log_probs, stored, strict=True)]
-    return sum(gaps) / len(gaps)
-
-
-def mean_nats(scored: list[PairLogProbs]) -> float:
-    """The mean of |log π_ref| over completion tokens, in nats."""
-    values = [abs(value) for p in scored for value in (*p.chosen_logps, *p.rejected_logps)]
-    return sum(values) / len(values)
 
 
 def mean_loss(trainer: MicroBatches, pairs: int) -> float:

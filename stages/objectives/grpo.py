@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel
-from trl.trainer import add_fused_lm_head, disable_dropout_in_model
+from trl.trainer import add_fused_lm_head
 
 from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Split
@@ -86,7 +86,6 @@ def load_start(policy: Path, cfg: ScoredGRPO, device: torch.device) -> PreTraine
     model = load_model(policy, cfg.start_weights, device)
     if not read_groups(model):
         raise UserError("align=grpo: this model's attention cannot read a group as one row. Use align=dpo.")
-    disable_dropout_in_model(model)
     lm_head.install_cpu_head()
     add_fused_lm_head(model, cfg.temperature, outputs=("log_probs", "entropy"))
     return model

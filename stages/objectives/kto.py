@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
-from trl.trainer import disable_dropout_in_model
 from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import KTO
@@ -75,7 +74,6 @@ def load_start(policy: Path, cfg: KTO, device: torch.device, out: StageDir) -> P
     model = load_model(policy, cfg.start_weights, device)
     if not pack_pairs(model):
         out.warn("this model's attention cannot be packed, so completions are padded.")
-    disable_dropout_in_model(model)
     return install_scoring(model, Forward.padded, ("log_probs", "entropy"))
 
 

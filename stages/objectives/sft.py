@@ -10,7 +10,6 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
-from trl.trainer import disable_dropout_in_model
 from trl.trainer.utils import FusedCausalLMOutput
 
 from stages.config.blocks.training import SFT, Training
@@ -177,7 +176,6 @@ def trainable_model(base: Path, contract: Contract, cfg: SFT, device: torch.devi
     model = load_start(base, contract, cfg, cfg.start_weights, device)
     if cfg.packing:
         pack_segments(model)
-    disable_dropout_in_model(model)  # dropout draws a mask per micro-batch, so its division would change results
     return apply_adapter(model, cfg)
 
 

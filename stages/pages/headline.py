@@ -7,7 +7,7 @@ from stages.evaluation.diagnosis.diagnose import Diagnosis
 from stages.evaluation.diagnosis.effects import TEST_PROMPTS
 from stages.evaluation.diagnosis.finding import NUMBER, write_number
 from stages.evaluation.intervals import Interval
-from stages.evaluation.outcomes import ENOUGH_TASKS, arms, of_pairs
+from stages.evaluation.outcomes import ENOUGH_TASKS, arms
 from stages.pages.glossary import TEXTS
 from stages.store.manifest import Manifest
 from stages.store.numbers import points
@@ -81,7 +81,7 @@ class Headline:
         ratio = Interval(**learnt["ratio"]["policy"])
         word = "above" if ratio.low > HALF else "below" if ratio.high < HALF else "not clearly different from"
         seeds = ", ".join(f"{run['ratio']['policy']['mean']:.1%}" for run in self.runs_learnt[1:] if run)
-        share = f"{within(learnt['ratio']['policy'])} of {of_pairs(learnt)}"
+        share = f"{within(learnt['ratio']['policy'])} of {learnt['of']}"
         chance = (learnt["note"] or f"{word} the 50% of chance") + (f" (other seeds: {seeds})" if seeds else "")
         finding = f"{self.policy}'s log-ratio to {self.before} favours the better answer in {share}, {chance}"
         limit = f"This shows what {self.policy} learnt of these preferences, not that its answers are better."

@@ -9,8 +9,8 @@ from pathlib import Path
 from stages.config import choices, limits, trl_arguments
 from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.labels import Human
-from stages.config.blocks.training import Training
-from stages.config.choices import Adapter, Align, Command, Sharding, Strategy
+from stages.config.blocks.training import DPO, KTO, Training
+from stages.config.choices import Adapter, Align, Command, Precision, Sharding, Strategy
 from stages.config.errors import Errors, UserError, name_block, require_known
 from stages.config.installation import install_command, read_beside, version
 from stages.config.schema import Config, Target
@@ -80,7 +80,19 @@ def validate_trainers(cfg: Config) -> None:
     for name, block in cfg.trained.items():
         with errors:
             trl_arguments.validate_trainer(name, block)
+        with errors:
+            validate_reference(name, block, cfg.reference.precision)
     errors.raise_all()
+
+
+def validate_reference(name: str, block: Training, precision: Precision) -> None:
+    """Raise UserError if the stored log-probs would be too coarse for the first-step check, or all weights are 0."""
+    compared = isinstance(block, KTO) or (isinstance(block, DPO) and not block.reference_free)
+    if compared and (block.precision, precision) == (Precision.fp32, Precision.bf16):
+        problem = "log-probs of the reference in bf16 are too coarse for a training in fp32"
+        raise UserError(f"{name}.precision=fp32: {problem}. Set reference.precision=fp32.")
+    if isinstance(block, KTO) and (block.desirable_weight, block.undesirable_weight) == (0, 0):
+        raise UserError("kto.desirable_weight=0: both weights are 0, so nothing is learnt. Leave them out.")
 
 
 def validate_combinations(cfg: Config) -> None:

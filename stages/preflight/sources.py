@@ -7,14 +7,17 @@ from stages.config.blocks.data import Audit, Form, Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import SOURCE_ORDER, Label
 from stages.config.blocks.sampling import MIXED, OWN_PROMPTS, Member
-from stages.config.choices import AUDIT_ACTIONS, AUDIT_CODES, AUDIT_FIXES, AUDIT_THRESHOLDS, Command, Split
+from stages.config.choices import AUDIT_ACTIONS, AUDIT_CODES, AUDIT_FIXES, AUDIT_THRESHOLDS, Align, Command, Split
 from stages.config.errors import Errors, UserError, require_known
 from stages.config.installation import read_beside
-from stages.config.schema import Config
+from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.store import plugins
 from stages.store.source_files import locate
 
 TEXTS = read_beside(__file__)
+# Targets that are made of labelled candidates or rollouts
+OF_LABELS = (Target.label, Target.pairs, Target.unpaired, Target.reference, Target.eval, Target.report)
+LABELLED = [Command.plan, *POLICY_STAGES, *OF_LABELS]
 DRAWN = ("sampler", "temperature", "top_p", "n")  # keys of a source whose candidates a model samples
 
 
@@ -135,6 +138,14 @@ def validate_mixture(cfg: Config) -> None:
         raise UserError(f"data.mixture.quotas.{empty_tasks[0]} must be at least 1. For no row, leave the source out.")
 
 
+def lacks_checks(cfg: Config) -> bool:
+    """Return True if label=verifier would score only prompts without checks, after hours of training perhaps."""
+    if cfg.label.labelers != ["verifier"] or cfg.stage not in LABELLED or cfg.sample.brings_prompts or cfg.data.own:
+        return False
+    checked = any(source.check and source.shares.get("preference") for source in cfg.data.sources)
+    return (cfg.by_labels or Align.grpo in cfg.objectives) and not checked and not cfg.generates("preference")
+
+
 def validate_sample(cfg: Config) -> None:
     """Raise UserError for the first setting of `sample` that cannot work."""
     sample, samplers = cfg.sample, plugins.plugin_words("samplers", "Sampler")
@@ -143,6 +154,8 @@ def validate_sample(cfg: Config) -> None:
         raise UserError("sample=file needs a file of prompts and completions. Add sample.file=FILE.")
     if sample.brings_prompts and "verifier" in cfg.label.labelers:
         raise UserError(TEXTS["no checks"])
+    if lacks_checks(cfg):
+        raise UserError(TEXTS["no check"])
     if sample.file and (sample.pool or sample.own):
         other = "sample.pool" if sample.pool else "sample.own"
         raise UserError(f"sample.file and {other} exclude each other. Use sample.pool for several sources.")

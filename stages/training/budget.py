@@ -47,7 +47,10 @@ def decide_open_settings(cfg: Block, args: TrainingArguments, model: Path, out: 
     elif decided := read_note(file, parse_decision):
         tokens, checkpointing = decided
     else:
-        tokens, checkpointing = decide_from_memory(cfg, args.device.type, model)
+        shape, device = ModelShape.from_config(load_json(model / "config.json", require_keys())), args.device.type
+        # For a model of unknown shape this is the largest budget, which is halved when memory runs out.
+        most = (memory.most_tokens(device), Checkpointing.none)
+        tokens, checkpointing = memory.token_budget(shape, cfg, device) if shape else most
         write_decision(out, tokens, checkpointing)
     tokens = tokens if runtime.token_budget is None else runtime.token_budget
     if runtime.gradient_checkpointing is not Checkpointing.auto:
@@ -57,13 +60,6 @@ def decide_open_settings(cfg: Block, args: TrainingArguments, model: Path, out: 
     checkpointing = max(gather_object([checkpointing]), key=[*Checkpointing].index)
     args.activation_checkpointing = args.gradient_checkpointing = checkpointing is Checkpointing.full
     return replace(cfg, runtime=replace(runtime, token_budget=tokens, gradient_checkpointing=checkpointing))
-
-
-def decide_from_memory(cfg: Training, device: str, model: Path) -> tuple[int, Checkpointing]:
-    """Return the token budget and gradient checkpointing that memory allows. For a model of unknown shape this is the
-    largest budget, which is halved when memory runs out, and no checkpointing."""
-    shape = ModelShape.from_config(load_json(model / "config.json", require_keys()))
-    return memory.token_budget(shape, cfg, device) if shape else (memory.most_tokens(device), Checkpointing.none)
 
 
 def write_decision(out: StageDir, tokens: int | None, checkpointing: Checkpointing) -> None:

@@ -48,7 +48,8 @@ class SplitRows(Generic[Rows]):
     def add(self, split: str, name: str, row: Any, prompt: list[Message]) -> None:
         if split == Split.validation:
             self.validation.add(name, row)
-            self.prompts.add(prompt)
+            if prompt:  # a document has none
+                self.prompts.add(prompt)
         else:
             self.train.add(name, row)
 

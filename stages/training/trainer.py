@@ -32,20 +32,37 @@ def keep_here(figures: Figures) -> Figures:
     return figures
 
 
+def disable_dropout(model: torch.nn.Module) -> None:
+    """Set every probability of dropout to 0: of modules, as TRL's `disable_dropout_in_model` does, and those that OPT,
+    Phi or StarCoder2 keep as numbers. Masks are drawn per micro-batch, so its division would change results."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        vars(module).update({name: 0.0 for name, v in vars(module).items() if "drop" in name and isinstance(v, float)})
+
+
 class PlumblineTrainer(Trainer):
-    """A trainer with a schedule: the rows of every epoch, as indices into `train_dataset`."""
+    """A trainer with a schedule: the rows of every epoch, as indices into `train_dataset`. Unless TRL's argument
+    `disable_dropout` is false, it trains without dropout."""
 
     def __init__(self, *args: Any, schedule: EpochSchedule, **kwargs: Any):
         self.schedule, self.row_losses = schedule, list[torch.Tensor]()
         self.lr_scheduler: Any  # Trainer sets it
+        self.cfg: Training  # MicroBatches sets both
+        self.out: StageDir
         self._metrics: dict[str, dict[str, list[float]]]  # TRL sets it
         super().__init__(*args, **kwargs)
+        if getattr(self.args, "disable_dropout", True):
+            disable_dropout(self.model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return EpochSampler(self.schedule, lambda: self.state.global_step)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         warmup = self.args.warmup_steps
+        if warmup >= num_training_steps > 1:
+            key = f"{self.cfg.block}.trainer.warmup_steps={warmup:g}"
+            self.out.warn(f"{key}: training ends before, after {num_training_steps} steps, at a low learning rate.")
         if self.lr_scheduler is not None or not (steps := count_warmup_steps(warmup, num_training_steps)):
             return super().create_scheduler(num_training_steps, optimizer)
         self.args.warmup_steps = steps + 1

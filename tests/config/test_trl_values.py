@@ -1,12 +1,14 @@
 """Check that TRL and transformers accept every trainer argument that the configuration accepts."""
 
 import re
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer, get_scheduler
+from transformers import SchedulerType, Trainer, get_scheduler
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from trl import DPOConfig, RewardConfig, SFTConfig
 
 from stages.config import trl_arguments, trl_values
@@ -60,6 +62,17 @@ def test_a_schedule_that_is_let_through_runs(word: str) -> None:
             return
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=1.0)
     get_scheduler(word, optimizer, 1, 10, scheduler_specific_kwargs=options)
+
+
+@pytest.mark.parametrize("word", trl_values.SCHEDULE_OPTIONS)
+def test_a_schedule_reads_the_options_that_are_let_through(word: str) -> None:
+    parameters = signature(TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(word)]).parameters.keys()
+    of_trainer = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+    assert parameters - of_trainer == {*trl_values.SCHEDULE_OPTIONS[word]}
+
+
+def test_every_schedule_has_its_options() -> None:
+    assert trl_values.SCHEDULE_OPTIONS.keys() | {*trl_values.METRIC_SCHEDULES} == {*ENUMERATIONS["SchedulerType"]}
 
 
 def test_the_words_of_trls_texts_are_all_of_them() -> None:

@@ -68,9 +68,9 @@ def test_a_stored_reply_has_its_finish_reason_and_parses_to_the_same_verdict(tmp
     assert json.loads(judgement.raw) == {"judge-0": {"ab": reply, "ba": reply}}
     [voice] = judge_votes(judgement, Rubrics.pairwise, Reading.text).values()
     assert voice.word is None
-    judgement.raw = json.dumps({"judge-0": {"ab": "Verdict: A", "ba": None}})
-    [earlier] = judge_votes(judgement, Rubrics.pairwise, Reading.text).values()
-    assert earlier.verdicts == {"ab": "A", "ba": None}, "older runs stored no finish reason"
+    judgement.raw = json.dumps({"judge-0": {"ab": {"text": "Verdict: A", "finish_reason": "stop"}, "ba": None}})
+    [half] = judge_votes(judgement, Rubrics.pairwise, Reading.text).values()
+    assert half.verdicts == {"ab": "A", "ba": None}
 
 
 def sentence(request: Request) -> str:

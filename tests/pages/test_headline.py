@@ -102,11 +102,11 @@ def test_form_stands_beside_the_strict_rate() -> None:
 def test_held_out_pairs_never_say_that_it_helped() -> None:
     words = {(0.62, 0.58, 0.66): "above", (0.41, 0.33, 0.49): "below", (0.53, 0.4, 0.6): "not clearly different from"}
     for (mean, low, high), word in words.items():
-        learnt = {"pairs": 500, "ratio": {"policy": share(mean, low, high)}, "note": ""}
+        learnt = {"of": "500 held-out pairs", "pairs": 500, "ratio": {"policy": share(mean, low, high)}, "note": ""}
         line = headline({}, learnt=learnt, gives_verdict=["learnt"]).learnt()
         assert f"in {mean:.1%} ({low:.1%} to {high:.1%}) of 500 held-out pairs, {word} the 50% of chance" in line
         assert "helped" not in line
-    few = learnt | {"pairs": 26, "note": "too few to say"}
+    few = learnt | {"of": "26 held-out pairs", "pairs": 26, "note": "too few to say"}
     assert "of 26 held-out pairs, too" in headline({}, learnt=few).learnt()
     seeds = Headline(results({}, learnt=few), 3, learnt=[few, learnt, learnt])
     assert "(other seeds: 53.0%, 53.0%)" in seeds.learnt()

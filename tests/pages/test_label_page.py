@@ -144,7 +144,7 @@ def spoilt(folder: Path, copy: Path) -> Path:
                     record.text = "" if i % 3 == 0 else f"{i} " + HOSTILE * 200
                 case Judgement():
                     reply = {"text": HOSTILE * 200, "finish_reason": HOSTILE * 200}
-                    record.raw = record.raw and json.dumps({HOSTILE: {"ab": reply, "ba": reply["text"]}})
+                    record.raw = record.raw and json.dumps({HOSTILE: {"ab": reply, "ba": reply}})
         save(copy / f"{name}.parquet", records, kind)
     return copy
 

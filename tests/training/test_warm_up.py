@@ -64,6 +64,16 @@ def test_longer_trainings_and_numbers_of_steps_are_as_transformers_has_them(
     )
 
 
+def test_a_warm_up_that_outlasts_the_training_is_told(parts: Parts) -> None:
+    for steps, warnings in ((11, 0), (10, 1)):
+        trainer = parts.supervised(4)
+        trainer.args.warmup_steps = 10
+        trainer.create_optimizer_and_scheduler(steps)
+        assert [f"training ends before, after {steps} steps" in each for each in trainer.out.warnings] == [
+            True
+        ] * warnings
+
+
 def test_a_schedule_without_warm_up_has_none(parts: Parts) -> None:
     assert rates(parts, 4, lr_scheduler_type="constant") == [1.0] * 4
     assert count_warmup_steps(0.1, 4) > 0

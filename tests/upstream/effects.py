@@ -70,7 +70,7 @@ from stages.config.installation import ROOT
 from stages.launch import agent
 from stages.models import gguf_file, lm_head, packing, run_attention, scoring
 from stages.models.loading import load_model
-from stages.objectives import dpo, sft
+from stages.objectives import dpo
 from stages.objectives.dpo import StoredReferenceTrainer, completion_tokens
 from stages.samplers import hf
 from stages.samplers.generate import GenerateSampler
@@ -354,13 +354,6 @@ def the_head_runs_the_backbone_that_stands_there(parts: Parts) -> None:
 
 
 # TRL, the rest
-
-
-@effect("trl.trainer:disable_dropout_in_model", put(sft, "disable_dropout_in_model", nothing))
-def dropout_is_off(parts: Parts) -> None:
-    model = torch.nn.Sequential(torch.nn.Dropout(0.5))
-    sft.disable_dropout_in_model(model)
-    assert model[0].p == 0
 
 
 @effect(

@@ -162,13 +162,6 @@ SEAMS = [
         "outputs",
     ),
     Seam(
-        "trl.trainer:disable_dropout_in_model",
-        ("objectives/sft.py", "objectives/grpo.py", "objectives/kto.py"),
-        "called, since a dropout mask is drawn per micro-batch",
-        "SFT depends on the micro-batch",
-        takes="model",
-    ),
-    Seam(
         "trl.chat_template_utils:has_generation_markers",
         ("models/chat_templates.py",),
         "called: whether a template marks the assistant's tokens",
