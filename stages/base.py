@@ -5,6 +5,7 @@ The source is a hub id, a local folder, a GGUF file (dequantised once), or rando
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -66,10 +67,23 @@ def read_gguf(file: Path, cfg: Model) -> Loaded:
     except Exception as error:  # a damaged or unknown file may raise any exception
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{cfg.key}={cfg.path}: cannot be read as GGUF: {reason}") from error
+    if (scaling := unread_scaling(file)) and model.config.rope_parameters.get("rope_type") == "default":
+        problem = f"{scaling} scales the rotary positions, which transformers does not read from GGUF"
+        raise UserError(f"{cfg.key}={cfg.path}: {problem}. Use the model's safetensors.")
     validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")
     # The weights are fp32 tensors now, but the config still says quantised, which save_pretrained refuses.
     model.hf_quantizer.remove_quantization_config(model)
     return model, tokenizer
+
+
+def unread_scaling(file: Path) -> str | None:
+    """Return the first entry by which a GGUF file scales rotary positions, as Llama 3.1's do; None if it has none."""
+    reader, tensors = gguf.GGUFReader(file), ("rope_freqs", "rope_factors")
+    names = [tensor.name for tensor in reader.tensors if tensor.name.startswith(tensors)]
+    scaled = [key for key, entry in reader.fields.items() if key.endswith("rope.scaling.type")]
+    return next(
+        (name for name in (*names, *scaled) if name in names or reader.fields[name].contents() != "none"), None
+    )
 
 
 def build_random_model(cfg: RandomInit) -> Loaded:

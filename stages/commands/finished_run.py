@@ -2,10 +2,9 @@
 
 Neither command trains anything. Without typed settings, models and roles come from the last run's manifests alone."""
 
-import errno
 import logging
-import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from stages.config.blocks.pairs import Unpaired
 from stages.config.choices import Command, ExportFormat, Role
@@ -27,14 +26,13 @@ ENDS = (Target.report, Target.eval, *POLICY_STAGES)  # stages at which a run wit
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run in the store: models and titles by role, in the order of the evaluation; the evaluation, if any; and the
-    nodes of its dataset. `name` stands for the run in messages."""
+    """A run in the store: models and titles by role in the evaluation's order, and the evaluation, if any. `name`: the
+    run's, in messages."""
 
     name: str
     models: dict[str, Node]
     titles: dict[str, str]
     evaluation: Node | None
-    dataset: list[Node] = field(default_factory=list)
 
     def model(self, role: Role, key: str) -> Node:
         """Return the model of a role. Raise UserError, naming `key`, if the run has no such model."""
@@ -51,16 +49,16 @@ def find_run(cfg: Config, nodes: dict[str, Node], store: Store, typed: list[str]
     Raise UserError if no run has ended in this store, or a node that the command needs is missing."""
     publishes = cfg.stage == Command.export and cfg.export.format is ExportFormat.dataset
     if nodes:
-        data = dataset_nodes(cfg, nodes) if publishes else []
-        run = FinishedRun("this run", evaluated_models(nodes), nodes["eval"].config.models, nodes["eval"], data)
+        run = FinishedRun("this run", evaluated_models(nodes), nodes["eval"].config.models, nodes["eval"])
     else:
         run = last_run(cfg, store)
     if publishes:  # builds the tables of pairs and completions, which is fast
+        dataset = dataset_nodes(cfg, nodes) if nodes else training_tables(run.models, cfg.unpaired)
         if not nodes:
-            require_nodes([node for node in run.dataset if node.stage != Target.unpaired], cfg, store, typed)
-        require_inputs(run.dataset, store, typed)
-        build(run.dataset, store, cfg, typed)
-        return run, run.dataset
+            require_nodes([node for node in dataset if node.stage != Target.unpaired], cfg, store, typed)
+        require_inputs(dataset, store, typed)
+        build(dataset, store, cfg, typed)
+        return run, dataset
     if cfg.stage == Command.chat and cfg.chat.side_by_side:
         chosen = [*run.models.values()]
     else:
@@ -77,9 +75,6 @@ def require_nodes(nodes: list[Node], cfg: Config, store: Store, overrides: list[
         if manifest and (damage := store.damage_message(store.folder(node), manifest)):
             rebuild = rebuild_command(store.folder(node))
             raise UserError(f"stage={cfg.stage}: {store.folder(node)} is damaged ({damage}). To rebuild it: {rebuild}")
-        for name in manifest["files"] if manifest else ():
-            if not os.access(file := store.folder(node) / name, os.R_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
         if not store.find(node):
             build_line = provenance.command(provenance.target_stage(node), overrides)
             raise UserError(f"stage={cfg.stage}: {node} is not in {store.root}. Build it first: {build_line}")
@@ -91,7 +86,7 @@ def last_run(cfg: Config, store: Store) -> FinishedRun:
         demo, other = provenance.command("report", []), provenance.command(cfg.stage, ["recipe=NAME"])
         ways = f"{demo} makes the demo run. For another run, type its settings: {other}."
         raise UserError(f"stage={cfg.stage}: there is no finished run in {store.root}. {ways}")
-    run, command = run_of(end, cfg.unpaired), manifest_of(store.folder(end)).get("command", "")
+    run, command = run_of(end), manifest_of(store.folder(end)).get("command", "")
     log.info("No settings are typed, so stage=%s uses the last run: %s, %s", cfg.stage, run.name, command)
     return run
 
@@ -121,17 +116,24 @@ def published_node(store: Store, stage: str, fingerprint: str, seen: dict[str, N
     return seen[fingerprint]
 
 
-def run_of(end: Node, unpaired: Unpaired) -> FinishedRun:
+def config_of(node: Node) -> dict[str, Any]:
+    """Return the settings of a published node. Raise UserError if the node is not in the store."""
+    if not node.config:
+        raise UserError(f"{node} is not in this store, so its run is not known. Type the run's settings.")
+    return node.config  # type: ignore[no-any-return]
+
+
+def run_of(end: Node) -> FinishedRun:
     """Return the run that ends in a report, an evaluation, a policy or an SFT model."""
     if evaluation := (end if end.stage == Target.eval else end.inputs.get("eval")):
-        titles = dict(evaluation.config["models"])
+        titles = dict(config_of(evaluation)["models"])
         models = {role: evaluation.inputs[role] for role in titles}
     else:
         sft = next(node for node in end.lineage if node.stage == Target.sft)
         models = {str(Role.base): sft.inputs["base"], str(Role.sft): sft}
         models |= {str(Role.policy): end} if end.stage in POLICY_STAGES else {}
         titles = {role: TITLES.get(Role(role), model.stage.upper()) for role, model in models.items()}
-    return FinishedRun(str(end), models, titles, evaluation, training_tables(models, unpaired))
+    return FinishedRun(str(end), models, titles, evaluation)
 
 
 def training_tables(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
@@ -140,11 +142,11 @@ def training_tables(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
     policy, tables = next((m for m in of_labels if m.stage in (Target.dpo, Target.kto)), None), list[Node]()
     while policy and policy.stage == Target.dpo:
         pairs = policy.inputs["pairs"]
-        rules = {name: pairs.config[name] for name in ("unfinished", "validation_fraction")}
+        rules = {name: config_of(pairs)[name] for name in ("unfinished", "validation_fraction")}
         single = Node("unpaired", VERSIONS["unpaired"], replace(unpaired, **rules), {"judged": pairs.inputs["judged"]})
         tables = [pairs, single, *tables]
         policy = policy.inputs["policy"]
     if policy and policy.stage == Target.kto:
         tables = [policy.inputs["unpaired"]]
     sft = models.get(Role.sft) or models[Role.policy]
-    return tables + ([sft.inputs["data"]] if sft.config["train"] else [])
+    return tables + ([sft.inputs["data"]] if config_of(sft)["train"] else [])

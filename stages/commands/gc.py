@@ -10,6 +10,7 @@ from stages.config.errors import UserError
 from stages.config.schema import Target
 from stages.pipeline.provenance import JOB_NODES
 from stages.store import locks, sealed_json
+from stages.store.manifest import read_manifest
 from stages.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,9 @@ def collect(store: Store, remove: bool) -> None:
 def list_unreached(store: Store, remove: bool) -> None:
     """List unneeded nodes and leftover folders, and remove them if `remove` is set."""
     nodes = published_nodes(store)
+    if remove and (unread := [folder for folder in store.published_folders() if not read_manifest(folder)]):
+        problem = f"{unread[0]} cannot be read, so what it needs is unknown"
+        raise UserError(f"gc.remove=true: nothing is removed. {problem}. Build it again, or delete its folder first.")
     roots = [key for key in nodes if key[0] == "report"]
     roots += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
     files = store.root.glob(f"multirun/**/{JOB_NODES}")

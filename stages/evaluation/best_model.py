@@ -30,13 +30,9 @@ class Comparison:
         """The difference j − i, corrected for the number of models compared with i."""
         return self.means.difference(j, i, float(self.level[i]))
 
-    def is_better(self, j: int, i: int) -> bool:
-        """Return True if j is above i after the correction for multiple comparisons."""
-        return self.corrected(i, j).low > 0
-
     def rivals(self, best: int, among: list[int]) -> list[int]:
         """List the models besides `best` that no model in `among` beats significantly: each may truly be the best."""
-        return [i for i in among if i != best and not any(self.is_better(j, i) for j in among)]
+        return [i for i in among if i != best and not any(self.corrected(i, j).low > 0 for j in among)]
 
 
 def compare_models(outcomes: Array, families: Sequence[str], drawn: bool = False, shares: bool = True) -> Comparison:

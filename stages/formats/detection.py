@@ -1,19 +1,16 @@
 """Recognise the format of a file from its first rows.
 
-`known.yaml` lists widely used data sets whose column names do not say what the columns hold, or say it wrongly. Each
+`detection.yaml` lists known data sets whose column names do not say what the columns hold, or say it wrongly. Each
 entry there gives the `columns` and `labels` that a user would otherwise have to type."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from itertools import islice
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from stages.config.blocks.data import Source
 from stages.config.errors import UserError
+from stages.config.installation import read_beside
 from stages.formats import refusal_messages as refusals
 from stages.formats.column_mapping import FORMATS, ColumnMapping, Purpose, allowed_formats, build_mapping, format_name
 from stages.formats.columns import ChangesMeaning, list_unread
@@ -22,7 +19,6 @@ from stages.formats.readers.row import validate_columns
 from stages.formats.texts import Texts
 from stages.formats.turns import is_empty
 
-KNOWN_FILE = Path(__file__).with_name("known.yaml")
 PEEKED = 200  # rows
 
 
@@ -77,7 +73,7 @@ def best_mapping(
     source: Source, purpose: Purpose, columns: list[str], rows: list[dict[str, Any]]
 ) -> ColumnMapping | None:
     """Return the first format that fits at least half of the rows, else the one that fits most; None if none fits.
-    Formats with the columns from `known.yaml` are tried first, then formats by the names of the columns."""
+    Formats with the columns from `detection.yaml` are tried first, then formats by the names of the columns."""
     most_rows, best = 0, None
     known_source = with_known_columns(source, {column for row in rows for column in row})
     candidates = [(each, kind) for each in (known_source, source) for kind in allowed_formats(each, purpose)]
@@ -120,7 +116,7 @@ def learn_from_rows(table: Table, mapping: ColumnMapping, rows: list[dict[str, A
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """An entry of `known.yaml`. `of`: columns by which a data set is recognised; with `alone` it has no others."""
+    """An entry of `detection.yaml`. `of`: columns by which a data set is recognised; with `alone` it has no others."""
 
     name: str
     of: list[str]
@@ -129,17 +125,15 @@ class KnownDataset:
     alone: bool = False
 
 
-@cache
-def known_datasets() -> list[KnownDataset]:
-    return [KnownDataset(**entry) for entry in yaml.safe_load(KNOWN_FILE.read_text(encoding="utf-8"))]
+KNOWN = [KnownDataset(**entry) for entry in read_beside(__file__)]
 
 
 def with_known_columns(source: Source, columns: Collection[str]) -> Source:
-    """Return the source with `columns` and `labels` from `known.yaml`, unless the user named roles or a task."""
+    """Return the source with `columns` and `labels` from `detection.yaml`, unless the user named roles or a task."""
     dropped = {column for column, path in source.columns.items() if path is None}
     if source.task or {*source.columns} - dropped:
         return source
-    for dataset in known_datasets():
+    for dataset in KNOWN:
         if {*dataset.of} <= {*columns} - dropped and not (dataset.alone and {*columns} - {*dataset.of}):
             merged = {**dataset.columns, **source.columns}
             return replace(source, columns=merged, labels={**dataset.labels, **source.labels})

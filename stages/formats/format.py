@@ -11,7 +11,7 @@ from stages.config.installation import read_beside
 from stages.formats import turns as parsing
 from stages.formats.columns import WEIGHTS, ChangesMeaning, Path
 from stages.formats.readers.row import BadRow
-from stages.formats.transcripts import parse_open_transcript, parse_transcript
+from stages.formats.transcripts import parse_open_transcript, parse_transcript, without_end
 from stages.store.records import Message
 from stages.store.text_units import count_shared_prefix, transcript
 
@@ -92,7 +92,7 @@ class Format(ABC):
     def parse_turns(self, value: Any, field: str) -> list[Message]:
         """Parse turns from a list of objects, a list of alternating texts, or a transcript in one string."""
         if (messages := parse_transcript(value, plain=True)) is not None:
-            return with_texts(messages, field)
+            return with_texts(messages, field, self.strip)
         turns = parsing.turn_objects(parsing.require_list(value, field))
         return [parsing.parse_turn(turn, field, self.strip) for turn in turns]
 
@@ -104,8 +104,8 @@ class Format(ABC):
             raise BadRow("prompt", "the column is missing, or empty")
         elif isinstance(prompt := only_text(row["prompt"], "prompt"), list | dict):
             turns = with_context(row, self.parse_turns(prompt if isinstance(prompt, list) else [prompt], "prompt"))
-        elif dialogue := parse_open_transcript(prompt):
-            turns = with_context(row, with_texts(dialogue, "prompt"))
+        elif (dialogue := parse_open_transcript(prompt)) and any(turn["role"] == "user" for turn in dialogue):
+            turns = with_context(row, with_texts(dialogue, "prompt", self.strip))
         else:
             request = parsing.require_text(prompt, "prompt")
             if "input" in row:
@@ -182,7 +182,8 @@ class Format(ABC):
             return turns[-1]["content"]
         if reasoning is not None and str(reasoning := only_text(reasoning, "reasoning")).lower() in SWITCHES:
             raise ChangesMeaning("reasoning", f"is {reasoning!r}, which is a switch and not a reasoning text")
-        return parsing.with_reasoning(parsing.require_text(value, field), reasoning, field, self.strip)
+        answer = without_end(parsing.require_text(value, field))
+        return parsing.with_reasoning(answer, reasoning, field, self.strip)
 
     def answer_word(self, value: Any, field: str) -> str:
         """Return the word from `labels` for an answer that is true, false or a number."""
@@ -192,9 +193,14 @@ class Format(ABC):
         return word
 
 
-def with_texts(turns: list[Message], field: str) -> list[Message]:
-    """Return the turns of a transcript. Raise BadRow if one of them has no text, or text that is no Unicode."""
-    return [{**turn, "content": parsing.require_text(turn["content"], field)} for turn in turns]
+def with_texts(turns: list[Message], field: str, strip: bool) -> list[Message]:
+    """Return the turns of a transcript; with `strip`, without reasoning. Raise BadRow if one of them has no text, or
+    text that is no Unicode."""
+    texts = [parsing.require_text(turn["content"], field) for turn in turns]
+    return [
+        {**turn, "content": parsing.with_reasoning(text, None, field, strip and turn["role"] == "assistant")}
+        for turn, text in zip(turns, texts, strict=True)
+    ]
 
 
 def with_context(row: Mapping[str, Any], turns: list[Message]) -> list[Message]:

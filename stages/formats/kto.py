@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from stages.formats.chat import ends_with_request
 from stages.formats.columns import Path, label_word
 from stages.formats.format import COMPLETION, CONTEXT, PROMPT, THOUGHT, TURNS, Format, ParsedRow, roles_of
 from stages.formats.readers.row import BadRow
@@ -38,7 +39,7 @@ class KTO(Format):
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         if (score := self.label_score(row["label"])) is None:
             raise BadRow("label", f"must be true, false, good or bad, is {row['label']!r:.40}")
-        if "completion" in row and "messages" not in row:
+        if "completion" in row and ("messages" not in row or ends_with_request(row["messages"])):
             messages = self.read_prompt(row)
             answer: str | None = self.read_answer(row["completion"], "completion", messages, row.get("reasoning"))
         else:

@@ -83,7 +83,7 @@ class Phrased(Format):
             hint = "type `columns: {label: COLUMN.0}` to read the first"
             raise BadRow("label", f"must be one label, is {label!r:.40}: {hint}")
         name = str(label).strip()
-        return self.words.get(name.lower(), name)
+        return self.words.get(name.lower()) or self.words.get(name.lower().removesuffix(".0"), name)
 
     def label_word(self, label: Any) -> str:
         """Return a label in words: banking's `card_arrival` is card arrival."""

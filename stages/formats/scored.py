@@ -55,8 +55,10 @@ class Scored(Format):
             raise UserError(f"{column} holds {holds}, but no scores. Type {ways}.")
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
-        completions = [row["completions"]] if isinstance(row["completions"], str) else row["completions"]
-        lists = self.split_completions(completions) | row_lists(row)
+        one = isinstance(row["completions"], str)  # each answer to a request has its own row
+        lists = self.split_completions([row["completions"]] if one else row["completions"])
+        own = {role: row[role] for role in ("scores", "ranks") if role in row}
+        lists |= {role: [value] if one else require_list(value, role) for role, value in own.items()}
         if "scores" not in lists and "ranks" not in lists:
             raise BadRow("scores", "the answers have no scores: type `columns: {scores: COLUMN.KEY}`")
         by_rank = "scores" not in lists
@@ -69,13 +71,6 @@ class Scored(Format):
         messages = self.read_prompt(row)
         answers = [self.read_answer(completion, "completions", messages) for completion in lists["completions"]]
         return ParsedRow(messages, answers, scores, graded=not by_rank)  # ranks order one row's answers
-
-
-def row_lists(row: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return the scores and ranks from the row's own columns, as lists."""
-    columns = {role: row[role] for role in ("scores", "ranks") if role in row}
-    one = isinstance(row["completions"], str)
-    return {r: [value] if one else require_list(value, r) for r, value in columns.items()}
 
 
 def parse_number(value: Any) -> float:

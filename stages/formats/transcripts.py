@@ -16,6 +16,7 @@ SPEAKERS = ROLES | {name: role for role, names in MARKED["speakers"].items() for
 MARKS = {re.compile(mark): end for mark, end in MARKED["marks"].items()}
 PLAIN_MARKS = {re.compile(mark): "" for mark in MARKED["plain_marks"]}
 END_MARKS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")  # of any model's text
+ENDS = (*filter(None, MARKED["marks"].values()), *END_MARKS)
 # A sentence before the first mark is the system message.
 PREAMBLE = re.compile(r"\s*((?:Below is an instruction|A chat between|You are )[^\n]*?)(?=\s*(?:### |USER:|User:))")
 SYSTEM = re.compile(r"\A<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)  # in Llama 2's first request
@@ -52,6 +53,14 @@ def as_turn(speaker: str, content: str, end: str) -> Message:
     for mark in (end, *END_MARKS):
         content = content.removesuffix(mark).rstrip()
     return {"role": SPEAKERS[speaker.lower()], "content": content}
+
+
+def without_end(answer: str) -> str:
+    """Return an answer without marks of a chat template at its end, unless it is nothing else."""
+    text = answer.rstrip()
+    while mark := next((mark for mark in ENDS if text.endswith(mark)), None):
+        text = text.removesuffix(mark).rstrip()
+    return answer if not text or text == answer.rstrip() else text
 
 
 def merge_turns(turns: list[Message]) -> list[Message]:

@@ -172,7 +172,9 @@ def call_text(call: Any, field: str) -> str:
         raise BadRow(field, "a tool call must have a name and arguments")
     arguments = call["arguments"]
     if isinstance(arguments, str):
-        [arguments] = list(parse_calls(f"[{arguments or '{}'}]", field))
+        if len(values := list(parse_calls(f"[{arguments.strip() or '{}'}]", field))) != 1:
+            raise BadRow(field, "the arguments of a tool call must be one JSON value")
+        arguments = values[0]
     call_json = json.dumps({"name": call["name"], "arguments": arguments}, ensure_ascii=False)
     return f"<tool_call>\n{require_text(call_json, field)}\n</tool_call>"
 
@@ -182,7 +184,7 @@ def with_reasoning(answer: str, reasoning: Any, field: str, strip: bool) -> str:
     if strip:
         solution_text = answer[match.end() :] if (match := THOUGHT.match(answer)) else answer
         return require_text(SOLUTION.sub(lambda solution: solution[1].strip(), solution_text), field)
-    if reasoning is None:
+    if reasoning is None or THOUGHT.match(answer):
         return answer
     return f"<think>\n{require_text(reasoning, field).strip()}\n</think>\n\n{answer}"
 

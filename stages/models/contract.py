@@ -63,9 +63,9 @@ class Contract:
                         yield error
 
     def _examples_at_once(self, conversations: list[list[Message]]) -> list[Tokens]:
-        end_of_turn = str(self.tokenizer.eos_token)
-        if any(end_of_turn in message["content"] for message in chain.from_iterable(conversations)):
-            raise ContractError(f"a message holds {end_of_turn}, which ends a turn")
+        for end in map(str, self.tokenizer.convert_ids_to_tokens(self.stop_ids)):
+            if any(end in message["content"] for message in chain.from_iterable(conversations)):
+                raise ContractError(f"a message holds {end}, which ends a turn")
         questions = [messages[:-1] for messages in conversations if len(messages) > 1]
         prompts, wholes = iter(self.render(questions, to_answer=True)), self.render(conversations)
         return [

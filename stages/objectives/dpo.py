@@ -261,6 +261,4 @@ def reward_margins(trainer: StoredReferenceTrainer, pairs: list[PairLogProbs]) -
 def read_last_figures(node: Path) -> dict[str, float]:
     """Return the last values of TRL's training and validation metrics in the curves of a node."""
     names = ("rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
-    curve = read_curves(node)
-    figures = last_values(curve, *names) | last_values(curve, "eval_loss", *(f"eval_{name}" for name in names[:2]))
-    return figures | last_values(curve, *(f"eval_{name}" for name in names[2:]))
+    return last_values(read_curves(node), *names, "eval_loss", *(f"eval_{name}" for name in names))

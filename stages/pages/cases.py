@@ -55,7 +55,7 @@ def cases(folder: Path, labelling: Labelling, votes: Votes, words: VotesByMember
     yield (f"Against the checks: {len(wrong)} of {counted(len(truth), 'audited judgement')}", first(wrong, truth))
     turned = [j for j in labelling.preferences if j.order_swapped_agrees is False]
     total = counted(len(labelling.preferences), "comparison")
-    yield f"Another choice in the other order: {len(turned)} of {total}", first(turned, truth)
+    yield f"Another choice of a judge in the other order: {len(turned)} of {total}", first(turned, truth)
     differing = [j for j in labelling.valid if len({*words.get(key_of(j), {}).values()} - {None}) > 1]
     total = counted(len(labelling.valid), "judgement")
     yield (f"{'Judges' if votes else 'Members'} that disagree: {len(differing)} of {total}", first(differing, truth))

@@ -82,7 +82,7 @@ def headline(labelling: Labelling, reliability: dict[str, Any], metrics: dict[st
         agreeing_share = Share(reliability["known"], Estimate(**reliability["accuracy"]))
         sentences.append(f"The known labels agree with {share_clause(agreeing_share, 'judgement')}, drawn at random.")
     if flips := labelling.flips():
-        sentences.append(f"The order of two answers changes the choice in {share_clause(flips, 'comparison')}.")
+        sentences.append(f"The order of two answers changes a judge's choice in {share_clause(flips, 'comparison')}.")
     if length := longer(labelling.contests):
         sentences.append(f"The longer answer is the better one in {share_clause(length, 'pair')} of unequal length.")
     return sentences
@@ -112,7 +112,7 @@ def shares(labelling: Labelling) -> dict[str, Share]:
     """Return the shares on ties, order and length that have data."""
     rates = {
         "the longer of two answers is better": longer(labelling.contests),
-        "the order of two answers changes the choice": labelling.flips(),
+        "the order of two answers changes a judge's choice": labelling.flips(),
         "ties between answers that differ": labelling.ties(),
         "prompts in which no answer is better than another": labelling.undecided(),
     }

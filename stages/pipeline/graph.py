@@ -22,7 +22,8 @@ from stages.config.blocks.labels import Label
 from stages.config.blocks.training import OBJECTIVES, SFT, ScoredGRPO, Training
 from stages.config.choices import Align, Demonstrations, Role, Split
 from stages.config.errors import UserError
-from stages.config.schema import Config, Target
+from stages.config.installation import read_beside
+from stages.config.schema import Config
 from stages.pipeline.evaluation_graph import WAITING, other_model_block, wire_evaluation
 from stages.pipeline.pair_training import round_suffixes, wire_control, wire_control_pairs, wire_dpo
 from stages.pipeline.provenance import target_stage
@@ -31,7 +32,7 @@ from stages.store import source_files
 from stages.store.node import Built, Graph, Node
 
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
-VERSIONS = {"base": 5, "source": 7, "data": 11, "select": 4, "sft": 14, "sample": 10, "pool": 1, "label": 10}
+VERSIONS = {"base": 5, "source": 8, "data": 12, "select": 4, "sft": 14, "sample": 10, "pool": 1, "label": 10}
 VERSIONS |= {"pairs": 8, "unpaired": 2, "reference": 10, "dpo": 12, "kto": 3, "grpo": 2, "reward": 2}
 VERSIONS |= {"answer": 12, "versus": 2, "benchmark": 2, "eval": 23, "report": 19}
 
@@ -42,16 +43,7 @@ NEXT |= {"versus": "eval", "benchmark": "eval", "eval": "report"}
 NEXT |= {objective.name: objective.next for objective in OBJECTIVES.values()}
 INSTEAD = {"dpo": "kto", "kto": "grpo"}  # what a run trains that does not train this
 
-MISSING_STAGES: dict[str, str] = {  # by stage, the settings that add nodes of this stage to the graph
-    Target.reference: "dpo.loss_type=[simpo] needs no reference.",
-    Target.select: "Set data.tasks.open_sft, sft.demonstrations=selected or control=true.",
-    Target.kto: "Set align=kto or arms=[kto].",
-    Target.grpo: "Set align=grpo or arms=[grpo].",
-    Target.pool: "Name further candidates in sample.pool.",
-    Target.source: "List files or hub datasets in data.sources.",
-    Target.benchmark: "Name tasks: benchmark.tasks=[NAME].",
-    Target.versus: "Set eval/judged=judge, reward_model, human or ensemble.",
-}
+MISSING_STAGES: dict[str, str] = read_beside(__file__)  # by stage, the settings that add nodes of it to the graph
 # Stages that align=none and align=grpo leave out.
 PREFERENCE_STAGES = "sample pool label pairs unpaired reference dpo".split()
 EVALUATION_SETS = ("outside", "judged_prompts", "retained", "suites")  # data that only the evaluation reads
@@ -122,7 +114,7 @@ def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node
     `sft.demonstrations=selected`, the candidates' sampler and labeler work here too."""
     label, sample = cfg.label, cfg.sample
     if cfg.sft.demonstrations is None:
-        label = Label(labeler="verifier", path=None, revision=None, hub_split="train", max_failed=label.max_failed)
+        label = Label(labeler="verifier", path=None, revision=None, hub_split="train", max_failed=0.1)
         if sample.sampler == "openai":
             sample = replace(sample, sampler="hf", endpoint=Endpoint(), max_failed=None)
     if sample.brings_prompts:  # that sampler reads candidates from a file and cannot answer other prompts

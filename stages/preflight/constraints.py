@@ -101,6 +101,8 @@ def validate_combinations(cfg: Config) -> None:
         raise UserError(f"seeds={cfg.seeds} and seed={cfg.seed} must all differ. Name each seed once.")
     if cfg.sample.rounds != cfg.rounds:
         raise UserError(f"sample.rounds={cfg.sample.rounds}: rounds sets it. Type rounds={cfg.sample.rounds} instead.")
+    if cfg.tracker.name == "wandb" and re.search(r"[/\\#?%:]", cfg.tracker.project):
+        raise UserError(f"tracker.project={cfg.tracker.project}: a project is one word. Set tracker.entity.")
     if not cfg.sample.temperatures:
         raise UserError("sample.temperatures is empty. [0.9] samples every candidate at temperature 0.9.")
     lists = {f"{name}.lora.target_modules": block.lora.target_modules for name, block in cfg.trained.items()}

@@ -25,6 +25,11 @@ def lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
+def unmarked(text: str) -> str:
+    """Return a text without Markdown's marks for headings, emphasis and code, and with single spaces."""
+    return " ".join(re.sub(r"[*_#`]", "", text).split())
+
+
 def paragraphs(text: str) -> list[str]:
     """Return the parts of a text between blank lines."""
     return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]

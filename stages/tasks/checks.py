@@ -8,15 +8,11 @@ from typing import Any
 
 from stages.store.records import Check
 from stages.tasks import constraint, stances
-from stages.tasks.open_requests import on_topic
+from stages.tasks.open_requests import is_echo, on_topic
 
 
 def words(text: str) -> list[str]:
     return re.findall(r"[\w'’-]+", text)
-
-
-def letters(text: str) -> str:
-    return "".join(c for c in text if c.isalpha())
 
 
 def last_number(text: str) -> float | None:
@@ -37,8 +33,8 @@ def parse_json(text: str) -> Any:
 CHECKS: dict[str, Callable[..., bool]] = {
     "equals": lambda answer, text: answer == text,
     "one_of": lambda answer, options: answer in options,
-    "upper": lambda answer: bool(letters(answer)) and letters(answer).isupper(),
-    "lower": lambda answer: bool(letters(answer)) and letters(answer).islower(),
+    "upper": str.isupper,
+    "lower": str.islower,
     "capitalised": lambda answer: (
         bool(answer) and all(w[0].isupper() and w[1:] == w[1:].lower() for w in answer.split())
     ),
@@ -62,9 +58,10 @@ CHECKS: dict[str, Callable[..., bool]] = {
 
 @cache
 def known_checks() -> dict[str, Callable[..., bool]]:
-    """Return every check by its kind: those above, of stances, the constraints on open answers, and `on_topic`."""
+    """Return every check by its kind: those above, of stances, and of open answers, the constraints among them."""
     open_ended = {name: kind.is_satisfied for name, kind in constraint.known_constraints().items()}
-    return {**CHECKS, **stances.CHECKS, **open_ended, "on_topic": on_topic}
+    own_words = lambda answer, text: bool(answer) and not is_echo(answer, text)
+    return {**CHECKS, **stances.CHECKS, **open_ended, "on_topic": on_topic, "own_words": own_words}
 
 
 def share_passed(checks: list[Check], answer: str) -> float:

@@ -88,15 +88,18 @@ def is_echo(answer: str, text: str) -> bool:
 
 def generate(seed: int, counts: Mapping[str, int]) -> list[Example]:
     """Return examples of each group in SIDES, with kinds in turn and no prompt twice. They have checks but no
-    reference. Raise UserError if a group needs more prompts than exist."""
-    examples: dict[str, Example] = {}
+    reference. No trained prompt has a held-out one's request. Raise UserError if a group needs more prompts than
+    exist."""
+    examples, held_out = dict[str, Example](), set[str | None]()
     for group in SIDES:
+        if group == TRAINED[0]:
+            held_out = {e.request for e in examples.values()}
         kinds = kinds_of_group(group)
         for i in range(counts.get(group, 0)):
             for attempt in range(1000):
                 rng = random.Random(f"{seed}/{group}/{i}/{attempt}")
                 drawn = example(group, request(rng), draw(rng, kinds, i, group in TRAINED), rng)
-                if drawn.id not in examples:
+                if drawn.id not in examples and drawn.request not in held_out:
                     break
             else:
                 raise UserError(f"data.tasks.{group}={counts[group]}: there are too few different requests. Lower it.")
@@ -126,13 +129,14 @@ def draw(rng: random.Random, kinds: list[Constraint], i: int, several: bool) -> 
 
 
 def example(group: str, open_request: Request, kinds: list[Constraint], rng: random.Random) -> Example:
-    """Return the example of a request with constraints. Its checks are the constraints and the topic."""
+    """Return the example of a request with constraints. Its checks are the constraints, the topic, and own words."""
     params = [kind.draw(rng, open_request.text) for kind in kinds]
     checks = [Check(kind.name, values) for kind, values in zip(kinds, params, strict=True)]
     if not any(NO_TOPIC in kind.claims for kind in kinds):
         checks.append(Check("on_topic", {"topics": [list(stems) for stems in open_request.topics]}))
     sentences = [kind.word(rng, values) for kind, values in zip(kinds, params, strict=True)]
     messages = [{"role": "user", "content": join_request(open_request.text, sentences, rng)}]
+    checks.append(Check("own_words", {"text": messages[0]["content"]}))
     return Example(
         id=prompt_id(messages),
         messages=messages,

@@ -186,3 +186,13 @@ def test_the_parts_of_training_are_its_peak() -> None:
     micro_batch = memory.micro_batch(shape, block, block.max_length, "cuda")
     expected = memory.training_bytes(shape, block, "cuda", *micro_batch)
     assert sum(training_parts(shape, block, block.max_length, "cuda")) == pytest.approx(expected)
+
+
+def test_a_kl_term_needs_a_second_model() -> None:
+    line = ("recipe=zephyr_7b", "align=grpo", "grpo.precision=bf16", "label=judge", "label.judge.kind=pointwise")
+    endpoint = "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9/v1', model: m}]"
+    shape = ModelShape.from_config(settings("model=mistral_7b").model.config)
+    assert shape is not None
+    without, kl = (settings(*line, endpoint, f"grpo.beta={beta}").grpo for beta in (0, 0.1))
+    peaks = [sum(training_parts(shape, block, block.max_length, "cpu")) for block in (without, kl)]
+    assert peaks[1] - peaks[0] == pytest.approx(memory.weight_bytes(shape, kl.start_weights))

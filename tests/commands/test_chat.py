@@ -131,6 +131,22 @@ def test_the_last_run_is_the_one_that_was_used_last(chain: Chain) -> None:
     assert (run.name, str(run.evaluation)) == (str(report), str(chain_nodes["eval"]))
 
 
+def test_a_run_without_its_evaluation_is_told_and_one_without_pairs_is_found(chain: Chain) -> None:
+    cfg, store = settings("stage=chat"), Store(chain.root)
+    build(chain.root, "stage=report")
+    for name, problem in (("pairs", ""), ("eval", "is not in this store, so its run is not known")):
+        folder = chain.folder(name)
+        away = folder.rename(folder.with_name("away"))
+        try:
+            if problem:
+                with pytest.raises(UserError, match=problem):
+                    last_run(cfg, store)
+            else:
+                assert last_run(cfg, store).models
+        finally:
+            away.rename(folder)
+
+
 def test_a_chat_builds_nothing(tmp_path: Path) -> None:
     message = refused("stage=chat", f"outputs={tmp_path}")
     assert message.startswith("stage=chat: ") and f"{tmp_path}. python run.py " in message

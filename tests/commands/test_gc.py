@@ -76,6 +76,16 @@ def test_a_node_in_the_making_is_named(chain: Chain) -> None:
         assert "sft 0123456789ab is being built" in removing(chain).stderr
 
 
+def test_nothing_is_removed_while_a_manifest_cannot_be_read(chain: Chain, idle: Path) -> None:
+    manifest = chain.folder("report") / "manifest.json"
+    text = manifest.read_bytes()
+    manifest.write_bytes(text[:100])
+    ran = removing(chain)
+    manifest.write_bytes(text)
+    assert (ran.returncode, f"{manifest.parent} cannot be read" in ran.stderr) == (1, True)
+    assert idle.exists() and chain.folder("label").exists()
+
+
 def test_a_killed_command_keeps_nothing_from_being_removed(chain: Chain, idle: Path) -> None:
     with building(chain.root, *OTHER) as process:
         assert process.stdout is not None

@@ -215,6 +215,7 @@ REFUSED = [
     ("dpo.trainer.f_alpha_divergence_coef=0.5", "add f_divergence_type: alpha_divergence"),
     ("sft.packing=true sft.trainer.neftune_noise_alpha=5 sft.runtime.micro_batch=1", "too little noise"),
     ("dpo.trainer.neftune_noise_alpha=5 dpo.runtime.micro_batch=1", "too little noise"),
+    ("tracker=wandb tracker.project=team/project", "one word. Set tracker.entity."),
     ("dpo.trainer.use_cache=true", "only the dpo stage sets"),
     ("dpo.trainer.lr_scheduler_kwargs={num_cycle:1}", "Did you mean 'num_cycles'?"),
     ("dpo.trainer.activation_checkpointing_kwargs={reentrant:true}", "Did you mean 'use_reentrant'?"),

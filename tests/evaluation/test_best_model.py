@@ -40,8 +40,8 @@ def test_the_best_of_many_that_are_alike_is_no_more_than_chance() -> None:
     for _ in range(60):
         outcomes = draw_outcomes(rng, *[0.4] * 13, alike=0.0)
         best = 1 + int(outcomes[:, 1:].mean(0).argmax())
-        alone += compare_models(outcomes[:, [0, best]], [""] * PROMPTS).is_better(1, 0)
-        corrected += compare_models(outcomes, [""] * PROMPTS).is_better(best, 0)
+        alone += compare_models(outcomes[:, [0, best]], [""] * PROMPTS).corrected(0, 1).low > 0
+        corrected += compare_models(outcomes, [""] * PROMPTS).corrected(0, best).low > 0
     assert corrected <= 5, "at most 2.5% in the long run"
     assert alone > 4 + corrected, "the uncorrected interval of the best finds differences too often"
 
@@ -60,7 +60,7 @@ def test_a_better_setting_among_seven_is_found_more_often_than_not() -> None:
     """One of 7 settings is +8 points better on 28 tasks of 11 prompts; resampling prompts twice found 22 to 34%."""
     sweep = Sweep("", 28, 11, (0.08, *(0.0,) * 6))
     rng, families = np.random.default_rng(7), [str(i) for i in range(28) for _ in range(11)]
-    is_found = [compare_models(sweep.table(rng), families).is_better(1, 0) for _ in range(100)]
+    is_found = [compare_models(sweep.table(rng), families).corrected(0, 1).low > 0 for _ in range(100)]
     assert np.mean(is_found) >= 0.7, "88% of 1,000 tables"
 
 

@@ -12,6 +12,7 @@ from stages.formats.turns import TOOLS, parse_turn
 from tests.formats.reading import lines, read, summarize
 
 ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+THINKING = {**REPLY, "content": "<think>\nso\n</think>\n\nb"}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
 CALLED = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -37,6 +38,10 @@ EXAMPLES: list[tuple[dict[str, Any], list[str], str]] = [
     ({"problem": "a", "solution": "b"}, ["a"], "b"),
     ({"prompt": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:", "response": "d"}, ["a", "b", "c"], "d"),
     ({"prompt": "a", "completion": "b", "reasoning": "so"}, ["a"], "<think>\nso\n</think>\n\nb"),
+    ({"prompt": "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n", "completion": "b<|im_end|>\n"}, ["a"], "b"),
+    ({"prompt": "a", "completion": "b</s>"}, ["a"], "b"),
+    ({"prompt": "How does an s element end?", "completion": "</s>"}, ["How does an s element end?"], "</s>"),
+    ({"prompt": "System: a", "completion": "b"}, ["System: a"], "b"),
     # messages, ShareGPT, transcripts
     ({"messages": [ASK, REPLY]}, ["a"], "b"),
     ({"messages": '[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'}, ["a"], "b"),
@@ -48,6 +53,8 @@ EXAMPLES: list[tuple[dict[str, Any], list[str], str]] = [
     ({"messages": "\n\nHuman: a\n\nAssistant: b"}, ["a"], "b"),
     # tools and reasoning
     ({"messages": [ASK, {**REPLY, "reasoning_content": "so"}]}, ["a"], "<think>\nso\n</think>\n\nb"),
+    ({"messages": [ASK, {**THINKING, "reasoning_content": "so"}]}, ["a"], THINKING["content"]),
+    ({"messages": "USER: a ASSISTANT: b</s>USER: c ASSISTANT: d</s>"}, ["a", "b", "c"], "d"),
     (
         {
             "messages": [
@@ -143,6 +150,7 @@ def test_preferences_are_no_examples(row: dict, scores: list[float], tmp_path: P
         {"prompt": "a", "completion": "b", "label": True},
         {"prompt": [ASK], "completion": [REPLY], "label": "True"},
         {"messages": [ASK, REPLY], "label": True},
+        {"messages": [ASK], "completion": "b", "label": True},
         {"instruction": "a", "output": "b", "kto_tag": True},
     ],
 )
@@ -206,10 +214,9 @@ def test_turns_that_are_no_conversation_say_why(turns: list[Any], reason: str, t
 
 
 def test_reasoning_is_kept_or_stripped(tmp_path: Path) -> None:
-    rows = [
-        {"messages": [ASK, {**REPLY, "reasoning_content": "so"}]},
-        {"messages": [ASK, {**REPLY, "content": "<think>\nso\n</think>\n\nb"}]},
-    ]
+    rows = [{"messages": [ASK, {**REPLY, "reasoning_content": "so"}]}, {"messages": [ASK, THINKING]}]
+    transcript = [{"text": f"<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n{THINKING['content']}<|im_end|>"}]
+    assert [each.answers[0] for each in read(lines(tmp_path, transcript), reasoning="strip").parsed] == ["b"]
     assert [each.answers[0] for each in read(lines(tmp_path, rows)).parsed] == ["<think>\nso\n</think>\n\nb"] * 2
     assert [each.answers[0] for each in read(lines(tmp_path, rows), reasoning="strip").parsed] == ["b", "b"]
 
@@ -245,12 +252,22 @@ def test_a_system_message_of_the_prompt_stands_before_sides_without_one(tmp_path
     assert [row.error.field for row in result.bad_rows if row.error] == ["prompt"]
 
 
-def test_text_that_was_rendered_for_a_model_is_no_running_text(tmp_path: Path) -> None:
-    result = read(lines(tmp_path, [{"text": "b"}, {"text": "b"}, {"text": "[INST] a [/INST] b"}]))
-    assert "text: holds '[INST]'" in str(result.bad_rows[0].error)
+@pytest.mark.parametrize(
+    "mark", ["[INST]", "<｜User｜>", "<|start_of_role|>", "<|header_start|>", "<|start|>user<|message|>"]
+)
+def test_text_that_was_rendered_for_a_model_is_no_running_text(mark: str, tmp_path: Path) -> None:
+    result = read(lines(tmp_path, [{"text": "b"}, {"text": "b"}, {"text": f"{mark} a"}]))
+    assert f"text: holds '{mark}'" in str(result.bad_rows[0].error)
 
 
 def test_a_call_whose_arguments_are_no_json_is_told() -> None:
     broken = {**CALL, "function": {"name": "f", "arguments": "{x"}}
     with pytest.raises(BadRow, match="a tool call is not JSON"):
         parse_turn({"role": "assistant", "tool_calls": [broken]}, "messages")
+    for arguments, text in ((" ", "{}"), ('{"a": 1}, {"b": 2}', None)):
+        turn = {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f", "arguments": arguments}}]}
+        if text:
+            assert f'"arguments": {text}' in parse_turn(turn, "messages")["content"]
+            continue
+        with pytest.raises(BadRow, match="must be one JSON value"):
+            parse_turn(turn, "messages")

@@ -7,7 +7,7 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.formats.column_mapping import Purpose
-from stages.formats.detection import known_datasets
+from stages.formats.detection import KNOWN
 from tests.formats.reading import lines, read, summarize
 
 ASK, REPLY = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
@@ -110,7 +110,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], list[str], str]] = {
 
 
 def test_every_known_set_is_tried() -> None:
-    assert {each.name for each in known_datasets()} == {*PREFERENCES, *EXAMPLES, "OpenAI's batches, requests"}
+    assert {each.name for each in KNOWN} == {*PREFERENCES, *EXAMPLES, "OpenAI's batches, requests"}
 
 
 @pytest.mark.parametrize("name", PREFERENCES)

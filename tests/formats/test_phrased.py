@@ -92,6 +92,9 @@ def test_labels_are_words_and_told(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"text": f"text {i}", "label": i % 2} for i in range(20)])
     with pytest.raises(UserError, match=r"'[01]' .* data.sources\[0\].labels="):
         read(file, task="sentiment")
+    decimals = lines(tmp_path, [{"text": f"text {i}", "label": float(i % 2)} for i in range(20)])
+    result = read(decimals, task="sentiment", labels={0: "very bad", 1: "very good"})
+    assert {each.answers[0] for each in result.parsed} >= {"very bad"} and not result.bad_rows
     result = read(file, task="sentiment", labels={0: "very bad", 1: "very good"})
     assert "2 labels: very bad, very" in result.notes[1]
     assert "2 labels share their first" in result.notes[2]

@@ -92,6 +92,8 @@ def test_an_eos_after_the_whole_conversation_is_no_end_of_turn(train: bool) -> N
     contract = establish(tokenizer, "auto", train=train)
     assert [tokenizer.decode([i]) for i in contract.stop_ids] == ["<|end|>", "<|endoftext|>"]
     question, answer = GOLDEN[0]
+    with pytest.raises(ContractError, match=r"holds <\|endoftext\|>, which"):
+        contract.example([question, {**answer, "content": "a <|endoftext|> b"}])
     assert contract.text(contract.completion([question], [answer])[1]) == answer["content"]
     ids, trained = contract.example([question, answer, *GOLDEN[0]])
     words = tokenizer.decode([i for i, t in zip(ids, trained, strict=True) if t])

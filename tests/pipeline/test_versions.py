@@ -127,7 +127,7 @@ def test_a_part_counts_as_source_of_the_stages_that_use_it() -> None:
     assert {"editing.py", "words.py"} <= {path.name for path in sources("stages.data")}
     assert "composition.py" in {path.name for path in sources("stages.data")}
     assert {"finding.yaml", "glossary.yaml"} <= {path.name for path in sources("stages.report")}
-    assert {"intent.yaml", "known.yaml"} <= {path.name for path in sources("stages.source")}
+    assert {"intent.yaml", "detection.yaml"} <= {path.name for path in sources("stages.source")}
     assert "judge.py" in {path.name for path in sources("stages.label")}
     assert "chatml.jinja" in {path.name for path in sources("stages.sft")}
 

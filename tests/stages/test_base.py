@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from gguf import GGUFWriter, RopeScalingType
 from safetensors.torch import load_file
+from transformers import PretrainedConfig
 
 from stages import base
 from stages.config.blocks.models import Model
+from stages.config.choices import GGUFType
 from stages.config.errors import UserError
+from stages.models import gguf_file
 from stages.models.loading import load_model, load_tokenizer
 from stages.store import source_files
 from stages.store.workspace import StageDir
@@ -49,6 +53,24 @@ def test_another_file_does_not_pass_for_the_embedded_one(monkeypatch: pytest.Mon
     monkeypatch.setitem(base.FILE_SHA256, str(cfg.path), "0" * 64)
     with pytest.raises(UserError, match=r"sha256 is [0-9a-f]{64}, not 0000"):
         build_base(cfg, tmp_path / "base")
+
+
+def test_a_gguf_that_scales_rotary_positions_is_refused(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refuse what transformers would read as another model."""
+    add, folder = gguf_file.add_shape, next((built / "base").glob("*/model"))
+
+    def add_scaling(writer: GGUFWriter, config: PretrainedConfig) -> None:
+        add(writer, config)
+        writer.add_rope_scaling_type(RopeScalingType.YARN)
+
+    gguf_file.write_gguf(folder, tmp_path / "plain.gguf", GGUFType.f32, "a model")
+    build_base(settings("model=embedded", f"model.path={tmp_path / 'plain.gguf'}").model, tmp_path / "base")
+    monkeypatch.setattr(gguf_file, "add_shape", add_scaling)
+    gguf_file.write_gguf(folder, tmp_path / "scaled.gguf", GGUFType.f32, "a model")
+    with pytest.raises(UserError, match=r"scaled.gguf: llama.rope.scaling.type scales"):
+        build_base(settings("model=embedded", f"model.path={tmp_path / 'scaled.gguf'}").model, tmp_path / "scaled")
 
 
 def test_a_broken_gguf_is_told(tmp_path: Path) -> None:

@@ -153,6 +153,7 @@ def test_open_requests_are_answered_by_the_base_and_checked_whoever_samples_and_
     open_prompts = "data.tasks.open_sft=40"
     plain = nodes(tmp_path, open_prompts)
     assert plain["sft"].fingerprint == nodes(tmp_path, open_prompts, "sft.demonstrations=selected")["sft"].fingerprint
+    assert plain["sft"].fingerprint == nodes(tmp_path, open_prompts, "label.max_failed=0.2")["sft"].fingerprint
     preferences = tmp_path / "preferences.jsonl"
     preferences.write_text("{}")
     server = "{base_url: 'http://127.0.0.1:1/v1', model: judge}"

@@ -120,7 +120,8 @@ def expected_cost(node: Node, nodes: dict[str, Node], store: Store, history: Run
     size = history.parameters.get(base.fingerprint) or (shape.parameters if shape else math.nan)
     disk = 4.0 * size if node.stage in PUBLISHES_WEIGHTS else 2.0**20
     peak = sum(expected_parts(node, nodes, shape)) if shape else math.nan
-    alike = [m for m in history.of_stage(node.stage) if m["roots"] == node.roots]
+    here = machine.processor_name(uses_gpu(node))
+    alike = [m for m in history.of_stage(node.stage) if m["roots"] == node.roots and m.get("processor") == here]
     if alike and memory_settings(asdict(node.config)) == memory_settings(alike[-1]["config"]):
         peak = measured_peak(alike[-1])
     tokens, seconds = expected_time(node, size, store, history)

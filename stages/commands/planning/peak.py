@@ -7,7 +7,7 @@ from stages.config.blocks.evaluation import Answer, Eval
 from stages.config.blocks.labels import Label, RewardModel
 from stages.config.blocks.models import Model
 from stages.config.blocks.sampling import Sample
-from stages.config.blocks.training import OBJECTIVES, SFT, Reference, Training
+from stages.config.blocks.training import GRPO, OBJECTIVES, SFT, Reference, Training
 from stages.config.choices import Adapter, Precision, Weights
 from stages.hardware import machine, memory
 from stages.hardware.memory import Parts
@@ -18,7 +18,7 @@ from stages.store.node import Node
 from stages.store.store import Store
 
 MEMORY_KEYS = [*"adapter lora precision weights packing max_length max_new_tokens batch_size runtime labeler".split()]
-MEMORY_KEYS += ["reward_model"]
+MEMORY_KEYS += ["reward_model", "beta"]
 OF_MAX_LENGTH = 0.5  # mean tokens of a file's row, as a share of max_length
 TOKENS_PER_ROW = {"sample": 20, "reference": 80, "answer": 60, "label": 60}  # tokens per row of generated tasks
 TOKENS_PER_ROW |= {name: objective.row_tokens for name, objective in OBJECTIVES.items()}
@@ -114,7 +114,10 @@ def training_parts(shape: ModelShape, block: Training, row: float, device: str) 
         merged = 2 * memory.weight_bytes(shape, Weights.fp32)
         needed = max(needed, memory.weight_bytes(shape, block.start_weights) + merged)
     parts = memory.held_parts(shape, block)
-    return parts._replace(activations=needed - sum(parts))
+    parts = parts._replace(activations=needed - sum(parts))
+    if isinstance(block, GRPO) and block.beta and block.adapter is Adapter.none:  # a frozen copy is the reference
+        parts = parts._replace(weights=parts.weights + memory.weight_bytes(shape, block.start_weights))
+    return parts
 
 
 def block_parts(shape: ModelShape, block: Any, row: float, device: str) -> Parts:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from itertools import pairwise, takewhile
 from unicodedata import normalize
 
-from stages.store.text_units import BULLET, NUMBER, lines, lower_words, paragraphs, sentences, words
+from stages.store.text_units import BULLET, NUMBER, lines, lower_words, paragraphs, sentences, unmarked, words
 from stages.tasks.constraint import Draw
 from stages.tasks.words import NAMES
 
@@ -130,26 +130,26 @@ def repeat_request(answer: str, text: str) -> bool:
 
 
 def question_answer(answer: str, count: int) -> bool:
-    matches = [re.match(r"(?i)([qa]):.*[^\W_]", _plain(line)) for line in lines(answer)]
+    matches = [re.match(r"(?i)([qa]):.*[^\W_]", unmarked(line)) for line in lines(answer)]
     labels = "".join(match[1].lower() if match else "-" for match in matches)
     return labels.count("qa") == labels.count("q") >= count
 
 
 def dialogue(answer: str, count: int, one: str, other: str) -> bool:
     turn = rf"(?i)({re.escape(one)}|{re.escape(other)}):.*[^\W_]"
-    matches = [re.match(turn, _plain(line)) for line in lines(answer)]
+    matches = [re.match(turn, unmarked(line)) for line in lines(answer)]
     names = [match[1].lower() for match in matches if match]
     return len(names) == len(matches) >= count and all(name != after for name, after in pairwise(names))
 
 
 def pros_and_cons(answer: str) -> bool:
-    answer_lines = [_plain(line).lower() for line in lines(answer) if re.search(r"[^\W_]", line)]
+    answer_lines = [unmarked(line).lower() for line in lines(answer) if re.search(r"[^\W_]", line)]
     first = answer_lines.index("pros:") if "pros:" in answer_lines else len(answer_lines)
     return "cons:" in answer_lines[first + 2 : -1]  # at least one line between both labels, and one after them
 
 
 def title_in_angles(answer: str) -> bool:
-    answer_lines = [_plain(line) for line in lines(answer) if re.search(r"[^\W_]", line)]
+    answer_lines = [unmarked(line) for line in lines(answer) if re.search(r"[^\W_]", line)]
     return len(answer_lines) >= 2 and any(re.fullmatch(r"<<[^<>]+>>", line) for line in answer_lines)
 
 
@@ -157,7 +157,7 @@ def table_of_contents(answer: str) -> bool:
     first, *rest = lines(answer)
     entries = list(takewhile(lambda line: BULLET.match(line) or NUMBER.match(line), rest))
     after = " ".join(rest[len(entries) :])
-    return _plain(first).lower() == "contents:" and len(entries) >= 2 and re.search(r"[^\W_]", after) is not None
+    return unmarked(first).lower() == "contents:" and len(entries) >= 2 and re.search(r"[^\W_]", after) is not None
 
 
 def blank_line_between(answer: str) -> bool:
@@ -165,16 +165,11 @@ def blank_line_between(answer: str) -> bool:
     return len(counts) >= 3 and set(counts) == {1}
 
 
-def _plain(line: str) -> str:
-    """Return the line without Markdown's marks for headings, emphasis and code."""
-    return re.sub(r"[*_#`]", "", line).strip()
-
-
 def _numbered(answer: str, label: str) -> int:
     """Return how many parts begin with a line that matches the label, whose group is the part's number. Return 0
     unless the numbers are 1, 2, 3, … and text follows each label."""
     numbers, texts = list[str](), list[str]()
-    for line in map(_plain, answer.splitlines()):
+    for line in map(unmarked, answer.splitlines()):
         if match := re.match(label, line):
             numbers.append(match[1])
             texts.append(line[match.end() :])

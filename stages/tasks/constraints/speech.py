@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from stages.store.text_units import lines, paragraphs, words
+from stages.store.text_units import lines, paragraphs, unmarked, words
 from stages.tasks.constraint import Draw
 from stages.tasks.words import NAMES, patterns_of, words_of
 
@@ -91,22 +91,18 @@ def two_answers(answer: str) -> bool:
 def signed(answer: str, name: str) -> bool:
     *before, last = lines(answer) or [""]
     signature = rf"(?:{_CLOSING})?(?:[-–—~]+ ?)?{re.escape(name)}[.!]?"
-    return bool(before) and bool(re.fullmatch(signature, _plain(last), re.IGNORECASE))
+    return bool(before) and bool(re.fullmatch(signature, unmarked(last), re.IGNORECASE))
 
 
 def rating(answer: str) -> bool:
     number = r"(?<![\w/.,−-])(?:10|[0-9])"
-    return bool(re.search(rf"{number} ?(?:/|out of) ?10(?![\w/]|[.,][0-9])", _plain(answer), re.IGNORECASE))
+    return bool(re.search(rf"{number} ?(?:/|out of) ?10(?![\w/]|[.,][0-9])", unmarked(answer), re.IGNORECASE))
 
 
 def dated(answer: str) -> bool:
     first, *after = lines(answer) or [""]
-    return bool(after) and bool(re.fullmatch(rf"(?:date: ?)?(?:\w+day,? )?{_DATE}[.:]?", _plain(first), re.IGNORECASE))
-
-
-def _plain(text: str) -> str:
-    """Return the text without marks of emphasis and headings, and with single spaces."""
-    return " ".join(re.sub(r"[*_#]", "", text).split())
+    date = rf"(?:date: ?)?(?:\w+day,? )?{_DATE}[.:]?"
+    return bool(after) and bool(re.fullmatch(date, unmarked(first), re.IGNORECASE))
 
 
 def _labelled(text: str, label: str) -> bool:
