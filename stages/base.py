@@ -78,12 +78,10 @@ def read_gguf(file: Path, cfg: Model) -> Loaded:
 
 def unread_scaling(file: Path) -> str | None:
     """Return the first entry by which a GGUF file scales rotary positions, as Llama 3.1's do; None if it has none."""
-    reader, tensors = gguf.GGUFReader(file), ("rope_freqs", "rope_factors")
-    names = [tensor.name for tensor in reader.tensors if tensor.name.startswith(tensors)]
-    scaled = [key for key, entry in reader.fields.items() if key.endswith("rope.scaling.type")]
-    return next(
-        (name for name in (*names, *scaled) if name in names or reader.fields[name].contents() != "none"), None
-    )
+    reader = gguf.GGUFReader(file)
+    names = [tensor.name for tensor in reader.tensors if tensor.name.startswith(("rope_freqs", "rope_factors"))]
+    kinds = {key: entry.contents() for key, entry in reader.fields.items() if key.endswith("rope.scaling.type")}
+    return next(iter(names + [key for key, kind in kinds.items() if kind != "none"]), None)
 
 
 def build_random_model(cfg: RandomInit) -> Loaded:
