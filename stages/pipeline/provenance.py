@@ -57,7 +57,8 @@ def begin_attempt(out: StageDir, run_id: str | None) -> list[dict[str, Any]]:
 
 def parse_attempts(value: Any) -> list[dict[str, Any]]:
     """Return the attempts in parsed JSON. Raise one of WRONG_SHAPE if the value is not a list of attempts."""
-    return [{**require_keys("wandb_run")(attempt), "started": float(attempt["started"])} for attempt in value]
+    first, *more = value
+    return [{**require_keys("wandb_run")(attempt), "started": float(attempt["started"])} for attempt in (first, *more)]
 
 
 def end_attempt(

@@ -116,7 +116,7 @@ def test_learnable_preferences_are_learnt_and_a_coins_are_not(chain: Chain, tmp_
 
 
 def figures_of(mean: float, low: float, high: float, pairs: int = 203, note: str = "") -> dict[str, Any]:
-    return {"ratio": {"policy": {"mean": mean, "low": low, "high": high}}, "pairs": pairs, "note": note}
+    return {"ratio": {"policy": {"mean": mean, "low": low, "high": high}}, "of": f"{pairs} pairs", "note": note}
 
 
 def test_a_sentence_names_what_was_learnt_and_what_became_worse() -> None:

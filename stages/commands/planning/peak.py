@@ -18,7 +18,7 @@ from stages.store.node import Node
 from stages.store.store import Store
 
 MEMORY_KEYS = [*"adapter lora precision weights packing max_length max_new_tokens batch_size runtime labeler".split()]
-MEMORY_KEYS += ["reward_model", "beta"]
+MEMORY_KEYS += ["reward_model"]
 OF_MAX_LENGTH = 0.5  # mean tokens of a file's row, as a share of max_length
 TOKENS_PER_ROW = {"sample": 20, "reference": 80, "answer": 60, "label": 60}  # tokens per row of generated tasks
 TOKENS_PER_ROW |= {name: objective.row_tokens for name, objective in OBJECTIVES.items()}
@@ -32,7 +32,8 @@ def memory_settings(config: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a node that affect its memory."""
     settings = {key: config.get(key) for key in MEMORY_KEYS}
     runtime = settings["runtime"] or {}
-    return settings | {"runtime": {key: value for key, value in runtime.items() if key not in CADENCE}}
+    needed = {key: value for key, value in runtime.items() if key not in CADENCE}
+    return settings | {"runtime": needed, "beta": bool(config.get("beta"))}  # above 0, GRPO has a reference
 
 
 def measured_peak(manifest: Manifest) -> float:
