@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config import trl_values
-from stages.config.blocks.training import DPO, OBJECTIVES, Training
+from stages.config.blocks.training import DPO, KTO, OBJECTIVES, Training
 from stages.config.choices import SIMPO, Checkpointing, Forward
 from stages.config.errors import UserError, suggest
 from stages.config.installation import install_command, read_beside
@@ -31,6 +31,8 @@ def validate_trainer(name: str, block: Training) -> None:
     validate_kernels(name, block)
     if isinstance(block, DPO):
         validate_losses(block)
+    if isinstance(block, KTO) and (block.desirable_weight, block.undesirable_weight) == (0, 0):
+        raise UserError("kto.desirable_weight=0: both weights are 0, so nothing is learnt. Leave them out.")
 
 
 def validate_checkpointing(name: str, block: Training) -> None:

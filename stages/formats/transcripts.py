@@ -16,7 +16,7 @@ SPEAKERS = ROLES | {name: role for role, names in MARKED["speakers"].items() for
 MARKS = {re.compile(mark): end for mark, end in MARKED["marks"].items()}
 PLAIN_MARKS = {re.compile(mark): "" for mark in MARKED["plain_marks"]}
 END_MARKS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")  # of any model's text
-ENDS = (*filter(None, MARKED["marks"].values()), *END_MARKS)
+ENDS = (*filter(None, MARKS.values()), *END_MARKS)
 # A sentence before the first mark is the system message.
 PREAMBLE = re.compile(r"\s*((?:Below is an instruction|A chat between|You are )[^\n]*?)(?=\s*(?:### |USER:|User:))")
 SYSTEM = re.compile(r"\A<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)  # in Llama 2's first request

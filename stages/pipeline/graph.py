@@ -114,7 +114,7 @@ def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node
     `sft.demonstrations=selected`, the candidates' sampler and labeler work here too."""
     label, sample = cfg.label, cfg.sample
     if cfg.sft.demonstrations is None:
-        label = Label(labeler="verifier", path=None, revision=None, hub_split="train", max_failed=0.1)
+        label = Label(labeler="verifier", path=None, revision=None, hub_split="train", max_failed=0.1)  # of no judge
         if sample.sampler == "openai":
             sample = replace(sample, sampler="hf", endpoint=Endpoint(), max_failed=None)
     if sample.brings_prompts:  # that sampler reads candidates from a file and cannot answer other prompts

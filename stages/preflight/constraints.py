@@ -86,13 +86,11 @@ def validate_trainers(cfg: Config) -> None:
 
 
 def validate_reference(name: str, block: Training, precision: Precision) -> None:
-    """Raise UserError if the stored log-probs would be too coarse for the first-step check, or all weights are 0."""
+    """Raise UserError if the reference's stored log-probs would be too coarse for the first-step check."""
     compared = isinstance(block, KTO) or (isinstance(block, DPO) and not block.reference_free)
     if compared and (block.precision, precision) == (Precision.fp32, Precision.bf16):
         problem = "log-probs of the reference in bf16 are too coarse for a training in fp32"
         raise UserError(f"{name}.precision=fp32: {problem}. Set reference.precision=fp32.")
-    if isinstance(block, KTO) and (block.desirable_weight, block.undesirable_weight) == (0, 0):
-        raise UserError("kto.desirable_weight=0: both weights are 0, so nothing is learnt. Leave them out.")
 
 
 def validate_combinations(cfg: Config) -> None:

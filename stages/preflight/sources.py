@@ -16,8 +16,7 @@ from stages.store.source_files import locate
 
 TEXTS = read_beside(__file__)
 # Targets that are made of labelled candidates or rollouts
-OF_LABELS = (Target.label, Target.pairs, Target.unpaired, Target.reference, Target.eval, Target.report)
-LABELLED = [Command.plan, *POLICY_STAGES, *OF_LABELS]
+LABELLED = [Command.plan, *POLICY_STAGES, *map(Target, "label pairs unpaired reference eval report".split())]
 DRAWN = ("sampler", "temperature", "top_p", "n")  # keys of a source whose candidates a model samples
 
 

@@ -87,13 +87,11 @@ def is_echo(answer: str, text: str) -> bool:
 
 
 def generate(seed: int, counts: Mapping[str, int]) -> list[Example]:
-    """Return examples of each group in SIDES, with kinds in turn and no prompt twice. They have checks but no
-    reference. No trained prompt has a held-out one's request. Raise UserError if a group needs more prompts than
-    exist."""
-    examples, held_out = dict[str, Example](), set[str | None]()
-    for group in SIDES:
-        if group == TRAINED[0]:
-            held_out = {e.request for e in examples.values()}
+    """Return examples of each group in SIDES, with kinds in turn, no prompt twice, and checks but no reference. No
+    trained prompt has a held-out one's request. Raise UserError if a group needs more prompts than exist."""
+    examples: dict[str, Example] = {}
+    for group in SIDES:  # the held-out groups first
+        held_out = {e.request for e in examples.values() if group in TRAINED and e.group not in TRAINED}
         kinds = kinds_of_group(group)
         for i in range(counts.get(group, 0)):
             for attempt in range(1000):

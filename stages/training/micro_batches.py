@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from accelerate.utils import gather_object, release_memory
+from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 from torch.utils.data import DataLoader
 from transformers import Trainer
@@ -198,8 +198,11 @@ class MicroBatches(PlumblineTrainer, ABC):
     def divide_alike(self, rows: list[Row], budget: int) -> list[list[Row]]:
         """Return the rows in micro-batches of at most `budget` tokens, equally many in every process."""
         costs = [self.count_tokens(row) for row in rows]
-        least = max(gather_object([len(divide_rows(costs, budget, self.is_padded))]))
-        return [[rows[i] for i in group] for group in divide_rows(costs, budget, self.is_padded, least)]
+        groups = divide_rows(costs, budget, self.is_padded)
+        if self.args.world_size > 1:
+            count_here = torch.tensor([len(groups)], device=self.accelerator.device)
+            groups = divide_rows(costs, budget, self.is_padded, int(self.accelerator.gather(count_here).max()))
+        return [[rows[i] for i in group] for group in groups]
 
     def evaluation_loop(self, dataloader: DataLoader[Any], *args: Any, **kwargs: Any) -> Any:
         # TRL makes one forward per row if a loss needs more than per-token figures.
