@@ -1,5 +1,6 @@
 """Check that typed settings always win over recipes."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -144,8 +145,8 @@ def test_the_recipe_for_preferences_is_what_the_group_is_without_the_demos_tests
 def test_a_recipes_rounds_are_of_its_own_prompts_checks_and_objective(
     line: tuple[str, ...], rounds: tuple[int, int | None], own_recipes: Callable[[str, str], None]
 ) -> None:
-    own_recipes("in_rounds", "defaults: [demo]\nrounds: 3\nsample: {prompts_per_round: 100}\n")
-    cfg = settings("recipe=in_rounds", *line)
+    own_recipes(name := f"in_rounds_{os.getpid()}", "defaults: [demo]\nrounds: 3\nsample: {prompts_per_round: 100}\n")
+    cfg = settings(f"recipe={name}", *line)
     assert (cfg.rounds, cfg.sample.prompts_per_round) == rounds
 
 
@@ -284,8 +285,8 @@ def test_a_recipe_for_a_model_of_its_own_leaves_unstated_rates_to_published_runs
     own_recipes: Callable[[str, str], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    own_recipes("own_model", f"defaults: [{{override /model: llama31_8b}}]\n{text}\n")
-    cfg = settings("recipe=own_model", *line)
+    own_recipes(name := f"own_model_{os.getpid()}", f"defaults: [{{override /model: llama31_8b}}]\n{text}\n")
+    cfg = settings(f"recipe={name}", *line)
     assert (cfg.sft.learning_rate, cfg.dpo.learning_rate, cfg.dpo.beta) == pytest.approx(rates)
     assert ("sft.learning_rate=5e-06" in caplog.text) == ("sft" not in text)
 
