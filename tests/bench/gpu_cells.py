@@ -24,13 +24,14 @@ CHAIN_SIZES = ("data.tasks.preference=256", "data.tasks.test=96", "data.tasks.un
 @dataclass(frozen=True)
 class Size:
     """A shape and its work: conversations or pairs per step, in `steps` steps of an epoch; prompts to sample for, and
-    the tokens of an answer; overrides of the whole chain."""
+    the tokens of an answer; the micro-batch that TRL tries first; overrides of the whole chain."""
 
     config: dict[str, Any]
     batch_size: int
     steps: int
     prompts: int
     answer: int = 128
+    micro_batch: int = 64
     max_length: int = 1024
     lengths: str = "drawn"
     adapter: str = "none"
@@ -69,8 +70,8 @@ SIZES = {  # the cheapest first
         llama(64, 128, 2, 4, 1024), 4, 2, prompts=4, answer=8, max_length=128, lengths="20+12", chain=("recipe=tiny",)
     ),
     "0.1B": Size(published("smollm2_135m"), 64, 8, prompts=256),
-    "1.7B": Size(llama(2048, 8192, 24, 32, 49152), 64, 4, prompts=256),
-    "8B": Size(published("llama31_8b"), 64, 2, prompts=128, adapter="lora"),
+    "1.7B": Size(llama(2048, 8192, 24, 32, 49152), 64, 4, prompts=256, micro_batch=16),
+    "8B": Size(published("llama31_8b"), 64, 2, prompts=128, micro_batch=16, adapter="lora"),
 }
 
 

@@ -108,7 +108,7 @@ def measure_dpo(size: Size, work: Path, precision: str, variant: str) -> Round:
     from tests.bench import dpo
 
     cfg = dpo_settings(size, work, precision)
-    cfg.micro_batch = size.batch_size
+    cfg.micro_batch = min(size.micro_batch, size.batch_size)
     while True:
         cfg.tuned_micro_batch = cfg.micro_batch
         try:

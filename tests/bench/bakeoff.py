@@ -1,0 +1,283 @@
+"""The bake-off: every objective from the same SFT, each tuned as often.
+
+`python -m tests.bench.bakeoff [OUTPUTS] [jobs=2] [KEY=VALUE …]`, with `'seeds=[1,2]'` for three seeds.
+
+Each of ARMS is trained at three learning rates with the run's seed, and answers validation prompts. With the rate that
+passes most of them it is trained with every seed, and answers the test prompts. `jobs` processes train at once. An arm
+that fails is said, and left out. Tells pass rates by group and seed, differences from SFT (with a second interval, for
+as many comparisons as there are arms), tokens, endings, loops, KL, operations and seconds.
+"""
+
+import json
+import logging
+import multiprocessing
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from stages.config.blocks.data import SPLIT_OF_GROUP, Source
+from stages.config.schema import Config
+from stages.curation.answer_rules import is_repetitive
+from stages.evaluation.intervals import Means
+from stages.evaluation.outcomes import Outcome, average_runs, read_answers, tabulate
+from stages.hardware import process
+from stages.pipeline.build import build
+from stages.pipeline.graph import wire_graph
+from stages.store.node import Node
+from stages.store.records import Example, load
+from stages.store.store import Store
+from tests.bench import chains
+from tests.bench.references import written
+
+SETTINGS = ["recipe=bakeoff", "tracker=none", "arms=[]", "control=false", "control_pairs=null"]
+SETTINGS += ["answer.max_new_tokens=128", "data.tasks.validation=560", "data.tasks.open_validation=140"]
+SETTINGS += ["data.tasks.rephrased=0", "data.tasks.open_test=240", "data.tasks.open_plain=200"]
+WEIGHTS = 134_515_008  # of the demo's model: two operations a token in a forward, six in training
+VIEWS = {
+    "trained tasks": ("seen", "unseen_phrasings"),
+    "open requests": ("open_test",),
+    "new tasks": ("unseen_tasks",),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An objective: its title, the key and values of its learning rate, the name of its model's node, overrides."""
+
+    title: str
+    key: str
+    rates: tuple[float, float, float]
+    node: str = "dpo"
+    overrides: tuple[str, ...] = ()
+
+    def settings(self, rate: float, weaker: str) -> list[str]:
+        return [override.replace("WEAKER", weaker) for override in self.overrides] + [f"{self.key}={rate}"]
+
+
+PAIR_RATES = (2.5e-5, 5e-5, 1e-4)
+SIMPO = ("dpo.loss_type=[simpo]", "dpo.loss_weights=null", "dpo.first_difference=false", "dpo.beta=2")
+POOL = ("label=source_order", "sample.pool=[{model: sft, n: 2}, {model: WEAKER, n: 2}]")
+ARMS = {  # those that take longest come first
+    "grpo": Arm("GRPO", "grpo.learning_rate", (1e-5, 2e-5, 4e-5), "grpo", ("align=grpo",)),
+    "rounds": Arm(
+        "DPO in four rounds", "dpo.learning_rate", PAIR_RATES, "dpo", ("rounds=4", "sample.prompts_per_round=400")
+    ),
+    "kto": Arm("KTO", "kto.learning_rate", (2e-6, 5e-6, 1e-5), "kto", ("align=kto",)),
+    "dpo": Arm("DPO", "dpo.learning_rate", PAIR_RATES),
+    "random": Arm(
+        "DPO on pairs at random", "dpo.learning_rate", PAIR_RATES, "control_pairs", ("control_pairs=random",)
+    ),
+    "control": Arm("control", "control_learning_rate", PAIR_RATES, "control", ("control=true",)),
+    "simpo": Arm("SimPO", "dpo.learning_rate", (1e-5, 2.5e-5, 5e-5), "dpo", SIMPO),
+    "source_order": Arm("DPO by source_order", "dpo.learning_rate", (1e-5, 2.5e-5, 5e-5), "dpo", POOL),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A chain in a store with one of the command's seeds."""
+
+    outputs: Path
+    overrides: tuple[str, ...]
+    seed: int | None = None  # None: the run's own
+
+    def prepared(self, *more: str) -> tuple[Config, Store, dict[str, Node], list[str]]:
+        words = [*SETTINGS, *self.overrides, *more, *([] if self.seed is None else [f"seeds=[{self.seed}]"])]
+        cfg, store, nodes = chains.prepared(self.outputs, words)
+        end = "" if self.seed is None else f"_seed_{self.seed}"
+        shared = {name: node for name, node in nodes.items() if "_seed_" not in name}
+        own = {name.removesuffix(end): node for name, node in nodes.items() if end and name.endswith(end)}
+        return cfg, store, shared | own, words
+
+
+def main(outputs: Path, words: list[str]) -> None:
+    jobs = max([int(word.removeprefix("jobs=")) for word in words if word.startswith("jobs=")], default=2)
+    overrides = tuple(word for word in words if not word.startswith("jobs="))
+    seeds = chains.prepared(outputs, [*SETTINGS, *overrides])[0].seeds
+    runs = [Run(outputs, (*overrides, "seeds=[]"), seed) for seed in (None, *seeds)]
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), process.prepare) as pool:
+        started = [pool.submit(start, run) for run in runs]
+        tuned = defaultdict[str, dict[float, float]](dict)
+        waiting = dict[Future[Any], tuple[str, float]]()
+        tune_all = lambda names, weaker: {
+            pool.submit(tune, runs[0], name, rate, weaker): (name, rate) for name in names for rate in ARMS[name].rates
+        }
+        waiting = tune_all([name for name in ARMS if ARMS[name].overrides != POOL], "")
+        weaker = [future.result() for future in started]
+        waiting |= tune_all([name for name in ARMS if ARMS[name].overrides == POOL], weaker[0])
+        trained = list[Future[Any]]()
+        for future in as_completed(waiting):
+            name, rate = waiting[future]
+            if (passed := result(future, f"{name} at {rate}")) is None:
+                continue
+            tuned[name][rate] = passed
+            logging.info("tuned %s at %g: %.1f%%", name, rate, 100 * passed)
+            if len(tuned[name]) == len(ARMS[name].rates):
+                best = max(tuned[name], key=lambda rate: tuned[name][rate])
+                trained += [pool.submit(answered, *each, name, best) for each in zip(runs, weaker, strict=True)]
+        for future in trained:
+            result(future, "a final")
+        chosen = {
+            name: max(of, key=lambda rate: of[rate]) for name, of in tuned.items() if len(of) == len(ARMS[name].rates)
+        }
+        tell(runs, weaker, chosen)
+        evaluated = [pool.submit(evaluate, *each, chosen) for each in zip(runs, weaker, strict=True)]
+        results = [each for future in evaluated if (each := result(future, "an evaluation"))]
+        for name in chosen:
+            role = "policy" if name == "dpo" else name
+            of_seeds = [each["kl"][role]["per_token"] for each in results if role in each["kl"]]
+            logging.info("%s: KL from SFT in nats a token, by seed: %s", name, [f"{kl:.3f}" for kl in of_seeds])
+
+
+def result(future: Future[Any], title: str) -> Any:
+    """Return what a process computed; None if it failed, with its reason told."""
+    if (error := future.exception()) is None:
+        return future.result()
+    logging.error("%s: %s", title, error)
+    return None
+
+
+def start(run: Run) -> str:
+    """Build what the arms share: SFT, its labelled candidates, and SFT on a quarter of its rows, whose folder is
+    returned."""
+    cfg, store, nodes, words = run.prepared()
+    build([nodes["label"], nodes["answer_sft"], nodes["answer_base"]], store, cfg, words)
+    rows = load(store.folder(nodes["sft"].inputs["data"]) / "examples.parquet", Example)
+    by_split = {split: [e for e in rows if e.split == split] for split in ("sft", "validation")}
+    parts = {"sft": by_split["sft"][::4], "validation": [e for e in by_split["validation"] if e.reference]}
+    sources = [Source(str(written(run.outputs, f"quarter_{n}", e)), splits={n: 1.0}) for n, e in parts.items()]
+    tasks = replace(cfg.data.tasks, **dict.fromkeys(SPLIT_OF_GROUP, 0))
+    quarter = wire_graph(replace(cfg, data=replace(cfg.data, tasks=tasks, sources=sources)), store.digest_cache)
+    sft = quarter["sft" if run.seed is None else f"sft_seed_{run.seed}"]
+    build([sft], store, cfg, words)
+    return str(store.folder(sft) / "model")
+
+
+def tune(run: Run, name: str, rate: float, weaker: str) -> float:
+    """Return the share of validation prompts that an arm passes at a learning rate."""
+    arm = ARMS[name]
+    cfg, store, nodes, words = run.prepared(*arm.settings(rate, weaker), "answer.split=validation")
+    answer = answer_of(nodes, arm)
+    build([answer], store, cfg, words)
+    return passes(store, nodes["data"], answer)
+
+
+def passes(store: Store, data: Node, answer: Node) -> float:
+    answers, _ = read_answers({"model": store.folder(answer)})
+    examples = load(store.folder(data) / "examples.parquet", Example)
+    prompts = [e for e in examples if e.id in answers["model"] and e.checks]
+    return float(tabulate(prompts, answers).passed.mean())
+
+
+def answer_of(nodes: dict[str, Node], arm: Arm) -> Node:
+    """Return the node of an arm's answers."""
+    template = nodes["answer_sft"]
+    return replace(template, inputs={**template.inputs, "model": nodes[arm.node]})
+
+
+def answered(run: Run, weaker: str, name: str, rate: float) -> None:
+    """Build an arm's answers to the test prompts."""
+    cfg, store, nodes, words = run.prepared(*ARMS[name].settings(rate, weaker))
+    build([answer_of(nodes, ARMS[name])], store, cfg, words)
+
+
+def models_of(
+    run: Run, weaker: str, chosen: dict[str, float]
+) -> tuple[Store, dict[str, Node], dict[str, dict[str, Node]]]:
+    """Return the store, the nodes of the run without an arm, and by arm whose answers are there, its graph."""
+    _, store, nodes, _ = run.prepared()
+    graphs = {name: run.prepared(*ARMS[name].settings(rate, weaker))[2] for name, rate in chosen.items()}
+    return store, nodes, {name: g for name, g in graphs.items() if store.find(answer_of(g, ARMS[name]))}
+
+
+def tell(runs: list[Run], weaker: list[str], chosen: dict[str, float]) -> None:
+    """Tell pass rates and differences from SFT, of each prompt's outcomes averaged over seeds, and each arm's cost."""
+    outcomes, examples = list[list[Outcome]](), dict[str, Example]()
+    cost, loops = defaultdict[str, list[tuple[float, float]]](list), defaultdict[str, list[float]](list)
+    for run, folder in zip(runs, weaker, strict=True):
+        store, nodes, graphs = models_of(run, folder, chosen)
+        answers = {"base": nodes["answer_base"], "sft": nodes["answer_sft"]}
+        answers |= {name: answer_of(graph, ARMS[name]) for name, graph in graphs.items()}
+        by_role, _ = read_answers({role: store.folder(node) for role, node in answers.items()})
+        examples = {e.id: e for e in load(store.folder(nodes["data"]) / "examples.parquet", Example)}
+        prompts = [examples[i] for i in by_role["sft"] if examples[i].checks]
+        outcomes.append(tabulate(prompts, by_role).outcomes())
+        plain = [i for i in by_role["sft"] if examples[i].group == "open_plain"]
+        for role, by_id in by_role.items():
+            loops[role].append(sum(is_repetitive(by_id[i].text) for i in plain) / max(1, len(plain)))
+        for name, graph in graphs.items():
+            cost[name].append(cost_of(store, graph[ARMS[name].node], nodes["sft"]))
+    roles = [role for role in ("base", "sft", *chosen) if all(any(o.role == role for o in run) for run in outcomes)]
+    for view, groups in VIEWS.items():
+        kept = [[o for o in run if o.role in roles and examples[o.prompt_id].group in groups] for run in outcomes]
+        if kept[0]:
+            tell_view(view, roles, kept, examples)
+    for role, shares in loops.items():
+        logging.info("%s: loops in plain open requests, by seed: %s", role, [f"{share:.1%}" for share in shares])
+    for name, of in cost.items():
+        logging.info("%s at %g: operations, seconds by seed: %s", name, chosen[name], of)
+
+
+def tell_view(view: str, roles: list[str], outcomes: list[list[Outcome]], examples: dict[str, Example]) -> None:
+    table = average_runs(outcomes, examples)
+    means = Means(table.passed, [e.task for e in table.prompts])
+    logging.info("%s: %d prompts", view, len(table.prompts))
+    for column, role in enumerate(table.roles):
+        rates = ", ".join(
+            f"{100 * sum(o.passed for o in run if o.role == role) / len(table.prompts):.1f}" for run in outcomes
+        )
+        delta, sft = "", table.roles.index("sft")
+        if role != "sft":
+            corrected = means.difference(column, sft, 1 - 0.05 / (len(roles) - 2))
+            delta = f"{means.difference(column, sft).points()}, corrected {corrected.bounds()}"
+        shown = f"{100 * table.passed[:, column].mean():.1f}% ({rates})"
+        form = f"{table.tokens[:, column].mean():.1f} tokens, {100 * table.stopped[:, column].mean():.1f}% end"
+        logging.info("    %-13s %s  %s  %s", role, shown, delta, form)
+
+
+def cost_of(store: Store, model: Node, sft: Node) -> tuple[float, float]:
+    """Return the operations and seconds of a model's nodes after SFT: what it sampled, scored and trained on."""
+    operations, seconds = 0.0, 0.0
+    for node in after(model, {sft.fingerprint}):
+        manifest = store.find(node)
+        assert manifest is not None
+        metrics = manifest["metrics"]
+        seconds += manifest["wall_seconds"]
+        if node.stage in ("sample", "reference"):
+            operations += 2 * WEIGHTS * (metrics["tokens"] + metrics.get("prompt_tokens", 0))
+        elif node.stage in ("sft", "dpo", "kto", "grpo"):
+            operations += 6 * WEIGHTS * metrics["tokens"]
+        if node.stage == "grpo":  # which also sampled them
+            operations += 2 * WEIGHTS * metrics["tokens"]
+    return operations, seconds
+
+
+def after(node: Node, stop: set[str]) -> Iterable[Node]:
+    """Yield a node and all its inputs once, but for those of `stop`, fingerprints to which it adds, and the data."""
+    if node.fingerprint in stop or node.stage in ("data", "base"):
+        return
+    stop.add(node.fingerprint)
+    yield node
+    for each in node.inputs.values():
+        yield from after(each, stop)
+
+
+def evaluate(run: Run, weaker: str, chosen: dict[str, float]) -> dict[str, Any]:
+    """Return the results of one evaluation of all arms, with DPO as the policy."""
+    store, _, graphs = models_of(run, weaker, chosen)
+    cfg, _, nodes, words = run.prepared(*ARMS["dpo"].settings(chosen["dpo"], weaker))
+    models, inputs = {"base": "Base", "sft": "SFT", "policy": "DPO"}, dict(nodes["eval"].inputs)
+    for name, graph in graphs.items():
+        if name != "dpo":
+            models[name], inputs[name] = ARMS[name].title, graph[ARMS[name].node]
+            inputs[f"answer_{name}"] = answer_of(graph, ARMS[name])
+    node = replace(nodes["eval"], config=replace(nodes["eval"].config, models=models), inputs=inputs)
+    build([node], store, cfg, words)
+    return dict(json.loads((store.folder(node) / "results.json").read_text()))
+
+
+if __name__ == "__main__":
+    chains.run(main)
