@@ -1,6 +1,7 @@
 """The bake-off: every objective from the same SFT, each tuned as often.
 
-`python -m tests.bench.bakeoff [OUTPUTS] [jobs=2] [KEY=VALUE …]`, with `'seeds=[1,2]'` for three seeds.
+`python -m tests.bench.bakeoff [OUTPUTS] [jobs=2] [only="dpo kto:1e-5"] [KEY=VALUE …]`, with `'seeds=[1,2]'` for three
+seeds. `only` names some arms; one whose rate it gives is not tuned.
 
 Each of ARMS is trained at three learning rates with the run's seed, and answers validation prompts. With the rate that
 passes most of them it is trained with every seed, and answers the test prompts. `jobs` processes train at once. An arm
@@ -94,35 +95,39 @@ class Run:
 
 
 def main(outputs: Path, words: list[str]) -> None:
-    jobs = max([int(word.removeprefix("jobs=")) for word in words if word.startswith("jobs=")], default=2)
-    overrides = tuple(word for word in words if not word.startswith("jobs="))
+    own = {"jobs": "2", "only": " ".join(ARMS)}
+    own |= dict(word.split("=", 1) for word in words if word.startswith(("jobs=", "only=")))
+    overrides = [word for word in words if not word.startswith(("jobs=", "only="))]
     seeds = chains.prepared(outputs, [*SETTINGS, *overrides])[0].seeds
     runs = [Run(outputs, (*overrides, "seeds=[]"), seed) for seed in (None, *seeds)]
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), process.prepare) as pool:
+    rates = {name: ARMS[name].rates for name in ARMS}
+    rates = {
+        name: (float(rate),) if rate else rates[name]
+        for name, _, rate in (e.partition(":") for e in own["only"].split())
+    }
+    with ProcessPoolExecutor(int(own["jobs"]), multiprocessing.get_context("spawn"), process.prepare) as pool:
         started = [pool.submit(start, run) for run in runs]
         tuned = defaultdict[str, dict[float, float]](dict)
-        waiting = dict[Future[Any], tuple[str, float]]()
         tune_all = lambda names, weaker: {
-            pool.submit(tune, runs[0], name, rate, weaker): (name, rate) for name in names for rate in ARMS[name].rates
+            pool.submit(tune, runs[0], name, rate, weaker): (name, rate) for name in names for rate in rates[name]
         }
-        waiting = tune_all([name for name in ARMS if ARMS[name].overrides != POOL], "")
+        waiting = tune_all([name for name in rates if ARMS[name].overrides != POOL], "")
         weaker = [future.result() for future in started]
-        waiting |= tune_all([name for name in ARMS if ARMS[name].overrides == POOL], weaker[0])
-        trained = list[Future[Any]]()
+        waiting |= tune_all([name for name in rates if ARMS[name].overrides == POOL], weaker[0])
+        trained, chosen = list[Future[Any]](), dict[str, float]()
         for future in as_completed(waiting):
             name, rate = waiting[future]
             if (passed := result(future, f"{name} at {rate}")) is None:
                 continue
             tuned[name][rate] = passed
-            logging.info("tuned %s at %g: %.1f%%", name, rate, 100 * passed)
-            if len(tuned[name]) == len(ARMS[name].rates):
-                best = max(tuned[name], key=lambda rate: tuned[name][rate])
-                trained += [pool.submit(answered, *each, name, best) for each in zip(runs, weaker, strict=True)]
+            logging.info("%s at %g passes %.1f%% of validation prompts", name, rate, 100 * passed)
+            if len(tuned[name]) == len(rates[name]):
+                chosen[name] = max(rates[name], key=tuned[name].__getitem__)  # of equal ones the lowest
+                trained += [
+                    pool.submit(answered, *each, name, chosen[name]) for each in zip(runs, weaker, strict=True)
+                ]
         for future in trained:
-            result(future, "a final")
-        chosen = {
-            name: max(of, key=lambda rate: of[rate]) for name, of in tuned.items() if len(of) == len(ARMS[name].rates)
-        }
+            result(future, "a model")
         tell(runs, weaker, chosen)
         evaluated = [pool.submit(evaluate, *each, chosen) for each in zip(runs, weaker, strict=True)]
         results = [each for future in evaluated if (each := result(future, "an evaluation"))]
@@ -148,7 +153,8 @@ def start(run: Run) -> str:
     rows = load(store.folder(nodes["sft"].inputs["data"]) / "examples.parquet", Example)
     by_split = {split: [e for e in rows if e.split == split] for split in ("sft", "validation")}
     parts = {"sft": by_split["sft"][::4], "validation": [e for e in by_split["validation"] if e.reference]}
-    sources = [Source(str(written(run.outputs, f"quarter_{n}", e)), splits={n: 1.0}) for n, e in parts.items()]
+    file = lambda split: str(written(run.outputs, f"quarter_{run.seed or 0}_{split}", parts[split]))
+    sources = [Source(file(split), splits={split: 1.0}) for split in parts]
     tasks = replace(cfg.data.tasks, **dict.fromkeys(SPLIT_OF_GROUP, 0))
     quarter = wire_graph(replace(cfg, data=replace(cfg.data, tasks=tasks, sources=sources)), store.digest_cache)
     sft = quarter["sft" if run.seed is None else f"sft_seed_{run.seed}"]
