@@ -22,8 +22,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
     Raises:
         ContractError: if the template breaks the contract.
-        UserError: if too many rows were dropped, packed examples are not separate, training diverged or raised the
-            loss."""
+        UserError: for too many dropped rows, packed examples that meet, training that diverged or raised the loss."""
     base = inputs["base"] / "model"
     if cfg.control:  # DPO's control run continues the SFT model
         contract = load_contract(base)

@@ -78,7 +78,7 @@ def pickled_by_hydra(*line: str) -> bytes:
 # Overrides that decide which files are composed: groups, Hydra's keys, and the keys that `recipes.register` reads.
 DECISIVE = re.compile(
     rf"~|\+(?!\+)|({'|'.join(path.stem for path in (ROOT / 'conf').iterdir())}|recipe)="
-    r"|(\+\+)?(hydra|align=|model\.|data\.sources|sample\.file|label\.own)"
+    r"|(\+\+)?(hydra|align=|arms=|model\.|data\.sources|sample\.file|label\.own)"
 )
 # Keys that decide a recipe's rates for another model than its own, or for rounds. Alone, recipe=tiny has all rates.
 RATES = re.compile(r"(\+\+)?\w+\.(learning_rate|beta|adapter|loss_type)")

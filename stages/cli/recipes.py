@@ -4,8 +4,8 @@ Hydra composes a recipe after the groups, so the recipe's values would win over 
 win, all blocks of typed groups are removed from the recipes. Likewise, a recipe that names a group takes nothing of
 its blocks from the recipes that it is based on. Some values only suit the recipe's own choices, so the general
 defaults replace them: learning rates above the default with another model, `pairs.min_score` and
-`dpo.first_difference` with other labels, a shorter `sft.max_length` with other data, and rounds of new prompts with
-other prompts, labels or objectives. Typed keys win. Recipes change, not the command line, so jobs of a sweep agree."""
+`dpo.first_difference` with other labels, a shorter `sft.max_length` with other data, controls without DPO, and rounds
+with other prompts, labels or objectives. Typed keys win. Recipes change, not the command line, as sweeps need."""
 
 import logging
 import math
@@ -76,8 +76,10 @@ def recipes_under(line: list[str]) -> Recipes:
     one_round = typed.get("align", "dpo") != "dpo" or typed.get("dpo.adapter") == "continued"
     groups = typed.keys() & {*BLOCKS, *(folder.name for folder in CONF.iterdir())}
     for recipe in recipes.values():
+        arms = typed.get("arms", str(OmegaConf.select(recipe, "arms")))
         unsuited = [*CHECKED] if unchecked else ["dpo.first_difference"] if "dpo.loss_type" in typed else []
         unsuited += ROUNDS if "rounds" in recipe and (toy or unchecked or other_prompts or one_round) else ()
+        unsuited += () if "dpo" in typed.get("align", "dpo") + arms else ("control", "control_pairs")
         if "data.sources" in typed and OmegaConf.select(recipe, LENGTH, default=math.inf) < default_value(LENGTH):
             unsuited.append(LENGTH)
         for key in (*unsuited, *blocks_of(groups)):

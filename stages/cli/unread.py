@@ -17,13 +17,15 @@ from stages.preflight.sources import is_local
 
 TEXTS: dict[str, dict[str, str]] = read_beside(__file__)
 CHOOSES = {"sample": "sample.sampler"}  # a group, and the key in which its options differ
+OFF = {("rounds", "1"), ("control", "false")}
 # Whether keys are unread, by the name of their texts in the YAML file, or by that name and the `word` in the texts
 Conditions = dict[tuple[str, str] | str, object]
 
 
 def refuse_unread(cfg: Config, typed: list[str]) -> None:
     """Raise one UserError for all typed keys that nothing reads."""
-    values, errors = {key: value for key, value in typed_values(typed).items() if value != "null"}, Errors()
+    values = {key: value for key, value in typed_values(typed).items() if value != "null" and (key, value) not in OFF}
+    errors = Errors()
     for find_conditions in (of_label, of_judged, of_sample, of_training, of_data, of_command):
         for rule in (rule for rule, is_unread in find_conditions(cfg).items() if is_unread):
             name, word = (rule, "") if isinstance(rule, str) else rule

@@ -87,8 +87,7 @@ class Missing:
 
 class Sampler(ABC):
     """A way to complete prompts. A file in this folder with one Sampler class is a sampler; `sample.sampler` is the
-    file's name. A user's own sampler (`sample.own`) is opened with its options. It needs `name`, `open` and
-    `complete`."""
+    file's name. A user's own (`sample.own`) is opened with its options, and needs `name`, `open` and `complete`."""
 
     name: str  # stored in every candidate
     policy: str | None = None  # the model that answers, if it is not the policy

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.config.blocks.data import SPLIT_OF_GROUP, Source
+from stages.config.blocks.training import OBJECTIVES
 from stages.config.schema import Config
 from stages.curation.answer_rules import is_repetitive
 from stages.evaluation.intervals import Means
@@ -132,9 +133,8 @@ def main(outputs: Path, words: list[str]) -> None:
         evaluated = [pool.submit(evaluate, *each, chosen) for each in zip(runs, weaker, strict=True)]
         results = [each for future in evaluated if (each := result(future, "an evaluation"))]
         for name in chosen:
-            role = "policy" if name == "dpo" else name
-            of_seeds = [each["kl"][role]["per_token"] for each in results if role in each["kl"]]
-            logging.info("%s: KL from SFT in nats a token, by seed: %s", name, [f"{kl:.3f}" for kl in of_seeds])
+            of_seeds = [f"{kl[name]:.3f}" for kl in results if name in kl]
+            logging.info("%s: KL from SFT in nats a token, by seed: %s", name, of_seeds)
 
 
 def result(future: Future[Any], title: str) -> Any:
@@ -146,10 +146,9 @@ def result(future: Future[Any], title: str) -> Any:
 
 
 def start(run: Run) -> str:
-    """Build what the arms share: SFT, its labelled candidates, and SFT on a quarter of its rows, whose folder is
-    returned."""
+    """Build what the arms share: SFT, its answers, and SFT on a quarter of its rows, whose folder is returned."""
     cfg, store, nodes, words = run.prepared()
-    build([nodes["label"], nodes["answer_sft"], nodes["answer_base"]], store, cfg, words)
+    build([nodes["answer_sft"], nodes["answer_base"]], store, cfg, words)
     rows = load(store.folder(nodes["sft"].inputs["data"]) / "examples.parquet", Example)
     by_split = {split: [e for e in rows if e.split == split] for split in ("sft", "validation")}
     parts = {"sft": by_split["sft"][::4], "validation": [e for e in by_split["validation"] if e.reference]}
@@ -218,9 +217,9 @@ def tell(runs: list[Run], weaker: list[str], chosen: dict[str, float]) -> None:
             cost[name].append(cost_of(store, graph[ARMS[name].node], nodes["sft"]))
     roles = [role for role in ("base", "sft", *chosen) if all(any(o.role == role for o in run) for run in outcomes)]
     for view, groups in VIEWS.items():
-        kept = [[o for o in run if o.role in roles and examples[o.prompt_id].group in groups] for run in outcomes]
-        if kept[0]:
-            tell_view(view, roles, kept, examples)
+        rows = [[o for o in run if o.role in roles and examples[o.prompt_id].group in groups] for run in outcomes]
+        if rows[0]:
+            tell_view(view, roles, rows, examples)
     for role, shares in loops.items():
         logging.info("%s: loops in plain open requests, by seed: %s", role, [f"{share:.1%}" for share in shares])
     for name, of in cost.items():
@@ -239,9 +238,9 @@ def tell_view(view: str, roles: list[str], outcomes: list[list[Outcome]], exampl
         if role != "sft":
             corrected = means.difference(column, sft, 1 - 0.05 / (len(roles) - 2))
             delta = f"{means.difference(column, sft).points()}, corrected {corrected.bounds()}"
-        shown = f"{100 * table.passed[:, column].mean():.1f}% ({rates})"
+        share = f"{100 * table.passed[:, column].mean():.1f}% ({rates})"
         form = f"{table.tokens[:, column].mean():.1f} tokens, {100 * table.stopped[:, column].mean():.1f}% end"
-        logging.info("    %-13s %s  %s  %s", role, shown, delta, form)
+        logging.info("    %-13s %s  %s  %s", role, share, delta, form)
 
 
 def cost_of(store: Store, model: Node, sft: Node) -> tuple[float, float]:
@@ -271,18 +270,21 @@ def after(node: Node, stop: set[str]) -> Iterable[Node]:
         yield from after(each, stop)
 
 
-def evaluate(run: Run, weaker: str, chosen: dict[str, float]) -> dict[str, Any]:
-    """Return the results of one evaluation of all arms, with DPO as the policy."""
+def evaluate(run: Run, weaker: str, chosen: dict[str, float]) -> dict[str, float]:
+    """Return each arm's KL from SFT in nats a token, from one evaluation in which one of them is the policy."""
     store, _, graphs = models_of(run, weaker, chosen)
-    cfg, _, nodes, words = run.prepared(*ARMS["dpo"].settings(chosen["dpo"], weaker))
-    models, inputs = {"base": "Base", "sft": "SFT", "policy": "DPO"}, dict(nodes["eval"].inputs)
+    lead = next(name for name in ("dpo", *graphs) if name in graphs and ARMS[name].node in OBJECTIVES)
+    cfg, _, nodes, words = run.prepared(*ARMS[lead].settings(chosen[lead], weaker))
+    models = {"base": "Base", "sft": "SFT", "policy": ARMS[lead].title}
+    inputs = dict(nodes["eval"].inputs)
     for name, graph in graphs.items():
-        if name != "dpo":
+        if name != lead:
             models[name], inputs[name] = ARMS[name].title, graph[ARMS[name].node]
             inputs[f"answer_{name}"] = answer_of(graph, ARMS[name])
     node = replace(nodes["eval"], config=replace(nodes["eval"].config, models=models), inputs=inputs)
     build([node], store, cfg, words)
-    return dict(json.loads((store.folder(node) / "results.json").read_text()))
+    kl = json.loads((store.folder(node) / "results.json").read_text())["kl"]
+    return {name: kl["policy" if name == lead else name]["per_token"] for name in graphs}
 
 
 if __name__ == "__main__":

@@ -150,6 +150,23 @@ def test_a_recipes_rounds_are_of_its_own_prompts_checks_and_objective(
     assert (cfg.rounds, cfg.sample.prompts_per_round) == rounds
 
 
+@pytest.mark.parametrize(
+    ("line", "trained"),
+    [
+        ((), True),
+        (("align=grpo",), False),
+        (("align=kto", "arms=[grpo]"), False),
+        (("align=grpo", "arms=[dpo]"), True),
+    ],
+)
+def test_a_recipes_controls_are_trained_beside_dpo_alone(
+    line: tuple[str, ...], trained: bool, own_recipes: Callable[[str, str], None]
+) -> None:
+    own_recipes(name := f"controlled_{os.getpid()}", "defaults: [demo]\ncontrol: true\ncontrol_pairs: random\n")
+    cfg = settings(f"recipe={name}", *line)
+    assert (cfg.control, bool(cfg.control_pairs)) == (trained, trained)
+
+
 @pytest.mark.parametrize("name", slow_but(["zephyr_7b", "smollm2_360m", "llama32_1b_qlora", "tulu3_8b"], "zephyr_7b"))
 def test_a_recipe_on_a_preference_set_takes_all_of_it(name: str) -> None:
     pairs = block("pairs", f"recipe={name}")

@@ -104,9 +104,11 @@ def test_kto_reads_the_reference_that_simpo_beside_it_does_not() -> None:
 
 
 def test_what_a_group_or_a_recipe_says_may_wait_unread() -> None:
-    """`scale=toy` sets preferences for any recipe that reads some, and null sets nothing."""
+    """`scale=toy` sets preferences for any recipe that reads some; null, one round and no control set nothing."""
     reads("scale=toy")
     reads("label.path=null", "model.revision=null")
+    reads("align=grpo", "rounds=1", "control=false", "control_pairs=null")
+    reads("align=kto", "rounds=1", "control=false")
     recipe = RECIPES / "waiting.yaml"
     recipe.write_text(f"defaults: [tiny]\nlabel: {{path: {FILE}}}\nsft: {{lora: {{rank: 4}}}}\n")
     try:

@@ -60,7 +60,7 @@ class Human:
 class RewardModel:
     """A sequence-classification model with one output, which scores candidates."""
 
-    path: str | None = None  # a folder or a hub id; null: the reward model that this run trains (block reward)
+    path: str | None = None
     revision: str | None = None
     precision: Precision | None = None
     runtime: ScoringRuntime = field(default_factory=lambda: ScoringRuntime(1, 1, "auto", None, 256))

@@ -23,8 +23,7 @@ class Evidence:
     """Metrics, settings, pairs, curves and results of one run. Of several rounds they are those of the last one, but
     `steps` and `trained_pairs` count all. `drawn`: candidates were sampled here, not read from a file. `settings`:
     those of DPO. `curve`: the points of DPO's training. `lengths`: tokens of chosen and rejected, by pair.
-    `held_out_tokens`: the mean length of held-out chosen completions, or NaN. `prompts`: the judged pool's prompts, by
-    id."""
+    `held_out_tokens`: the mean length of held-out chosen completions, or NaN. `prompts`: the pool's prompts by id."""
 
     label_metrics: dict[str, Any]
     drawn: bool
