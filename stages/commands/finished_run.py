@@ -26,8 +26,7 @@ ENDS = (Target.report, Target.eval, *POLICY_STAGES)  # stages at which a run wit
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run in the store: models and titles by role in the evaluation's order, and the evaluation, if any. `name`: the
-    run's, in messages."""
+    """A run in the store: models and titles by role in the evaluation's order, evaluation, and `name` in messages."""
 
     name: str
     models: dict[str, Node]

@@ -47,7 +47,6 @@ MISSING_STAGES: dict[str, str] = read_beside(__file__)  # by stage, the settings
 # Stages that align=none and align=grpo leave out.
 PREFERENCE_STAGES = "sample pool label pairs unpaired reference dpo".split()
 EVALUATION_SETS = ("outside", "judged_prompts", "retained", "suites")  # data that only the evaluation reads
-DEMONSTRATION_NODES = ("sample_base", "label_base")  # the base model's answers for SFT: not part of the preferences
 SEEDED_BLOCKS = ("sample", *OBJECTIVES)  # blocks with a seed; its default is the run's seed
 
 Pin = Callable[[Any, Path], tuple[Any, dict[str, str]]]  # from block and digest cache to pinned block and digests
@@ -213,8 +212,7 @@ def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
     """Return the nodes that `stage` asks for. `stage=sample` and `stage=label` ask for preferences, without further
     draws, and neither for demonstrations nor for compared answers. The control is trained after DPO, so `stage=sft`
     does not ask for it."""
-    candidates = [node for name, node in nodes.items() if name not in DEMONSTRATION_NODES]
-    of_stage = [node for node in candidates if target_stage(node) == cfg.stage]
+    of_stage = [node for node in nodes.values() if target_stage(node) == cfg.stage]
     requested = [node for node in of_stage if not (isinstance(node.config, SFT) and node.config.control)]
     if not requested:
         way_out = MISSING_STAGES.get(cfg.stage, f"label={cfg.label.labeler} does not need this stage.")

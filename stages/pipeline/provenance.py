@@ -8,7 +8,9 @@ from functools import cache
 from typing import Any
 
 from stages.config.blocks.pairs import Pairs
+from stages.config.blocks.sampling import Sample
 from stages.config.blocks.training import SFT
+from stages.config.choices import Split
 from stages.config.installation import DISTRIBUTION, ROOT, output_of, program, version
 from stages.config.schema import Target
 from stages.hardware import machine
@@ -30,16 +32,18 @@ def command(stage: str, overrides: list[str]) -> str:
 
 
 def target_stage(node: Node) -> str:
-    """Return the stage to type so that a node is built: the stage that runs in the node, with three exceptions.
-    `stage=eval` builds the controls, `stage=versus` the labels of compared answers, and `stage=pairs` the further
-    draws of `sample.until_pair` with their labels."""
+    """Return the stage to type so that a node is built: the stage that runs in the node, with four exceptions.
+    `stage=eval` builds the controls, `stage=versus` the labels of compared answers, `stage=pairs` the further draws of
+    `sample.until_pair` with their labels, and `stage=select` the base model's answers for SFT with theirs."""
     blocks = [each.config for each in (node, node.inputs.get("pairs", node)) if isinstance(each.config, SFT | Pairs)]
     if node.stage != Target.eval and any(block.control for block in blocks):
         return str(Target.eval)
     if node.stage in (Target.sample, Target.label) and "judged" in node.inputs:
         return str(Target.pairs)
-    pool = node.inputs.get("pool")
-    return str(pool.stage if pool and pool.stage == Target.versus else node.stage)
+    pool = node.inputs.get("pool", node)
+    if isinstance(pool.config, Sample) and pool.config.split is Split.sft:
+        return str(Target.select)
+    return str(Target.versus if pool.stage == Target.versus else node.stage)
 
 
 def begin_attempt(out: StageDir, run_id: str | None) -> list[dict[str, Any]]:

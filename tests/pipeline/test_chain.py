@@ -192,15 +192,23 @@ def test_every_command_that_is_shown_builds_its_node(built: Path) -> None:
         assert node.fingerprint in {n.fingerprint for target in target_nodes for n in target.lineage}
 
 
-def test_the_command_that_is_shown_for_the_control_builds_it(tmp_path: Path) -> None:
-    """Check that `stage=sft` does not build the control, an SFT after DPO."""
-    typed = (*TINY, "control=true")
-    control = nodes(tmp_path, "control=true")["control"]
-    words = shlex.split(provenance.command(provenance.target_stage(control), [*typed]))
-    target_nodes = requested_nodes(settings(*words[2:]), nodes(tmp_path, "control=true"))
-    assert control.fingerprint in {n.fingerprint for target in target_nodes for n in target.lineage}
-    line = refused(*typed, "stage=eval", "upstream=require", f"outputs={tmp_path}")
-    assert "stage=sft" not in line
+@pytest.mark.parametrize(
+    "typed", ["control=true control_pairs=coin rounds=2", "data.tasks.open_sft=4 seeds=[1]", "align=kto arms=[grpo]"]
+)
+def test_a_command_that_is_shown_requests_its_node(typed: str, tmp_path: Path) -> None:
+    """`stage=sft` does not build the control, an SFT after DPO, nor `stage=label` the labels of demonstrations."""
+    graph = nodes(tmp_path, *typed.split())
+    for name, node in graph.items():
+        words = shlex.split(provenance.command(provenance.target_stage(node), [*TINY, *typed.split()]))
+        requested = requested_nodes(settings(*words[2:]), graph)
+        assert node.fingerprint in {n.fingerprint for target in requested for n in target.lineage}, name
+
+
+def test_no_stage_but_its_own_requests_the_labels_of_demonstrations(tmp_path: Path) -> None:
+    graph = nodes(tmp_path, "data.tasks.open_sft=4")
+    for stage in ("sample", "label"):
+        requested = requested_nodes(settings(*TINY, "data.tasks.open_sft=4", f"stage={stage}"), graph)
+        assert requested == [graph[stage]]
 
 
 def test_an_input_that_is_rebuilt_meanwhile_stops_the_publishing_and_what_was_begun_is_dropped(chain: Chain) -> None:
