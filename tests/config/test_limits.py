@@ -222,6 +222,7 @@ REFUSED = [
     ("precision=bf16 dpo.precision=fp32", "Set reference.precision=fp32."),
     ("align=kto precision=bf16 kto.precision=fp32", "Set reference.precision=fp32."),
     ("align=kto kto.desirable_weight=0 kto.undesirable_weight=0", "both weights are 0"),
+    ("stage=reward align=grpo", "Set reward.source.path=FILE, or align=dpo."),
     (
         "stage=grpo align=grpo data=file data.sources=[{path:README.md,splits:{preference:1}}]",
         "with checks. Set check",
