@@ -148,7 +148,7 @@ def result(future: Future[Any], title: str) -> Any:
 def start(run: Run) -> str:
     """Build what the arms share: SFT, its answers, and SFT on a quarter of its rows, whose folder is returned."""
     cfg, store, nodes, words = run.prepared()
-    build([nodes["answer_sft"], nodes["answer_base"]], store, cfg, words)
+    build([nodes["answer_sft"], *([nodes["answer_base"]] if run.seed is None else [])], store, cfg, words)
     rows = load(store.folder(nodes["sft"].inputs["data"]) / "examples.parquet", Example)
     by_split = {split: [e for e in rows if e.split == split] for split in ("sft", "validation")}
     parts = {"sft": by_split["sft"][::4], "validation": [e for e in by_split["validation"] if e.reference]}
