@@ -113,8 +113,8 @@ def main(outputs: Path, words: list[str]) -> None:
             pool.submit(tune, runs[0], name, rate, weaker): (name, rate) for name in names for rate in rates[name]
         }
         waiting = tune_all([name for name in rates if ARMS[name].overrides != POOL], "")
+        waiting |= tune_all([name for name in rates if ARMS[name].overrides == POOL], started[0].result())
         weaker = [future.result() for future in started]
-        waiting |= tune_all([name for name in rates if ARMS[name].overrides == POOL], weaker[0])
         trained, chosen = list[Future[Any]](), dict[str, float]()
         for future in as_completed(waiting):
             name, rate = waiting[future]
