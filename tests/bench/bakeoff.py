@@ -101,11 +101,8 @@ def main(outputs: Path, words: list[str]) -> None:
     overrides = [word for word in words if not word.startswith(("jobs=", "only="))]
     seeds = chains.prepared(outputs, [*SETTINGS, *overrides])[0].seeds
     runs = [Run(outputs, (*overrides, "seeds=[]"), seed) for seed in (None, *seeds)]
-    rates = {name: ARMS[name].rates for name in ARMS}
-    rates = {
-        name: (float(rate),) if rate else rates[name]
-        for name, _, rate in (e.partition(":") for e in own["only"].split())
-    }
+    chosen_arms = [each.partition(":") for each in own["only"].split()]
+    rates = {name: (float(rate),) if rate else ARMS[name].rates for name, _, rate in chosen_arms}
     with ProcessPoolExecutor(int(own["jobs"]), multiprocessing.get_context("spawn"), process.prepare) as pool:
         started = [pool.submit(start, run) for run in runs]
         tuned = defaultdict[str, dict[float, float]](dict)
