@@ -13,7 +13,6 @@ import json
 import logging
 import multiprocessing
 from collections import defaultdict
-from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,11 +105,10 @@ def main(outputs: Path, words: list[str]) -> None:
     with ProcessPoolExecutor(int(own["jobs"]), multiprocessing.get_context("spawn"), process.prepare) as pool:
         started = [pool.submit(start, run) for run in runs]
         tuned = defaultdict[str, dict[float, float]](dict)
-        tune_all = lambda names, weaker: {
-            pool.submit(tune, runs[0], name, rate, weaker): (name, rate) for name in names for rate in rates[name]
-        }
-        waiting = tune_all([name for name in rates if ARMS[name].overrides != POOL], "")
-        waiting |= tune_all([name for name in rates if ARMS[name].overrides == POOL], started[0].result())
+        waiting = dict[Future[Any], tuple[str, float]]()
+        for name in rates:
+            weakest = started[0].result() if ARMS[name].overrides == POOL else ""  # others need not wait for it
+            waiting |= {pool.submit(tune, runs[0], name, rate, weakest): (name, rate) for rate in rates[name]}
         weaker = [future.result() for future in started]
         trained, chosen = list[Future[Any]](), dict[str, float]()
         for future in as_completed(waiting):
@@ -242,8 +240,8 @@ def tell_view(view: str, roles: list[str], outcomes: list[list[Outcome]], exampl
 
 def cost_of(store: Store, model: Node, sft: Node) -> tuple[float, float]:
     """Return the operations and seconds of a model's nodes after SFT: what it sampled, scored and trained on."""
-    operations, seconds = 0.0, 0.0
-    for node in after(model, {sft.fingerprint}):
+    operations, seconds, before = 0.0, 0.0, {node.fingerprint for node in sft.lineage}
+    for node in (each for each in model.lineage if each.fingerprint not in before):
         manifest = store.find(node)
         assert manifest is not None
         metrics = manifest["metrics"]
@@ -255,16 +253,6 @@ def cost_of(store: Store, model: Node, sft: Node) -> tuple[float, float]:
         if node.stage == "grpo":  # which also sampled them
             operations += 2 * WEIGHTS * metrics["tokens"]
     return operations, seconds
-
-
-def after(node: Node, stop: set[str]) -> Iterable[Node]:
-    """Yield a node and all its inputs once, but for those of `stop`, fingerprints to which it adds, and the data."""
-    if node.fingerprint in stop or node.stage in ("data", "base"):
-        return
-    stop.add(node.fingerprint)
-    yield node
-    for each in node.inputs.values():
-        yield from after(each, stop)
 
 
 def evaluate(run: Run, weaker: str, chosen: dict[str, float]) -> dict[str, float]:
