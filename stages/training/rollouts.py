@@ -102,19 +102,28 @@ class Rollouts:
         return self.add_rewards([self.prompts[i] for i in ids], [Rollout(**vars(each)) for each in candidates])
 
     def add_rewards(self, prompts: list[Example], rollouts: list[Rollout]) -> list[Rollout]:
-        """Score the rollouts in place, and return them. One without a finite score gets an error and no reward."""
-        judgements = {j.candidate_id: j for j in self.judge(prompts, rollouts)}
-        for rollout in rollouts:
+        """Score the rollouts in place, and return them. One without a finite score gets an error and no reward. A
+        truncated one is not judged: its reward is the lowest of its group, and at most 0."""
+        ended = [r for r in rollouts if r.finish_reason == "stop"]
+        lowest = {r.prompt_id: 0.0 for r in rollouts}
+        to_judge = {r.prompt_id for r in ended}
+        pool = [prompt for prompt in prompts if prompt.id in to_judge]
+        judgements = {j.candidate_id: j for j in (self.judge(pool, ended) if ended else ())}
+        for rollout in ended:
             judgement = judgements.get(rollout.candidate_id)
             if judgement and judgement.score is not None and isfinite(judgement.score):
                 rollout.reward = float(judgement.score)
+                lowest[rollout.prompt_id] = min(lowest[rollout.prompt_id], rollout.reward)
             else:
                 rollout.error = (judgement and judgement.error) or "the labeler gave no score"
-        unscored, limit = [r.error for r in rollouts if r.reward is None], self.cfg.label.max_failed
-        if len(unscored) > limit * len(rollouts):
-            problem = f"{len(unscored)} of {len(rollouts)} completions of a step have no reward"
+        unscored, limit = [r.error for r in ended if r.reward is None], self.cfg.label.max_failed
+        if len(unscored) > limit * len(ended):
+            problem = f"{len(unscored)} of {len(ended)} completions of a step have no reward"
             way_out = "Remove the cause, or raise the limit; the same command then resumes."
             raise UserError(f"label.max_failed={limit:g}: {problem}, because: {unscored[0]}. {way_out}")
+        for rollout in rollouts:
+            if rollout.finish_reason != "stop":
+                rollout.reward = lowest[rollout.prompt_id]
         return rollouts
 
 
