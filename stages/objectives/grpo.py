@@ -192,8 +192,10 @@ class GroupTrainer(MicroBatches):
         counts = [entry["live_groups"] for entry in self.state.log_history if "live_groups" in entry][1 - MOST_DEAD :]
         if not live and len(counts) == MOST_DEAD - 1 and not any(counts):
             problem = f"in {MOST_DEAD} steps in a row, all completions of each prompt had equal rewards"
-            keys = f"grpo.completions (now {self.cfg.completions}) or grpo.temperature (now {self.cfg.temperature:g})"
-            ways = f"Raise {keys}, or use prompts that the model answers rightly now and then."
+            now = (f"grpo.{key} (now {getattr(self.cfg, key):g})" for key in ("completions", "temperature"))
+            ways = f"Raise {' or '.join(now)}, or use prompts that the model answers rightly now and then."
+            if (ended := describe_step(groups)["ended"]) <= 0.5:
+                ways = f"Only {ended:.0%} of the last ones end: raise grpo.max_new_tokens. {ways}"
             raise UserError(f"align=grpo: {problem}, so nothing is learnt. {ways}")
         return loss
 

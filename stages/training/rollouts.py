@@ -22,7 +22,7 @@ from stages.hardware import machine
 from stages.models.contract import Contract
 from stages.models.loading import sampling_weights, torch_dtype
 from stages.samplers.completions import make_candidate
-from stages.samplers.hf import HFSampler
+from stages.samplers.hf import HFSampler, prepack
 from stages.samplers.sampler import Completion, Request
 from stages.store.records import Candidate, Example, Judgement, content_id, load, save
 from stages.store.sealed_json import Damaged, move_aside
@@ -90,7 +90,7 @@ class Rollouts:
             problem = f"the sampler has the weights {digest}, but the trainer is at {policy}"
             result = "Its completions would teach older weights, so nothing is published"
             raise UserError(f"align=grpo: {problem}. {result}. Type the same command again.")
-        sampler = HFSampler.of(model, self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, ROWS)
+        sampler = HFSampler.of(prepack(model, ROWS), self.contract.stop_ids, self.cfg.max_new_tokens, 1.0, ROWS)
         requests = [Request(i, self.prompts[i].messages, self.token_ids[i], temperatures, seed) for i in ids]
         drawn = {request.id: (request, completions) for request, completions in sampler.complete(requests)}
         candidates = [

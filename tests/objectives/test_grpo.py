@@ -267,6 +267,37 @@ def test_a_completion_without_a_reward_is_left_out(inputs: dict[str, Path], tmp_
         trainer.rollouts.of_step([row["id"] for row in first_ids(trainer, 1)])
 
 
+def test_a_truncated_completion_is_not_judged_and_has_the_lowest_reward(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    """It is at most 0, also of a labeler whose rewards have any size."""
+    judged = list[Rollout]()
+
+    def around_zero(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement]:
+        judged.extend(rollouts)
+        assert {r.prompt_id for r in rollouts} == {prompt.id for prompt in prompts}
+        return [Judgement(r.prompt_id, "sum", r.candidate_id, score=sum(r.token_ids) % 7 - 3) for r in rollouts]
+
+    cfg = block(temperature=1.5, max_new_tokens=4, completions=8)
+    trainer = trainer_of(cfg, inputs, tmp_path / "ours", around_zero)
+    groups = trainer.rollouts.of_step([row["id"] for row in first_ids(trainer, 16)])
+    ends = [{r.finish_reason for r in group} for group in groups]
+    assert {"stop"} in ends
+    assert {"stop", "length"} in ends
+    assert {"stop"} == {r.finish_reason for r in judged}
+    below = 0
+    for group in groups:
+        lowest = min([0.0, *(r.reward for r in group if r.finish_reason == "stop")])
+        below += lowest < 0
+        assert all(r.reward == lowest and r.error is None for r in group if r.finish_reason == "length")
+    assert below
+    asked = len(judged)
+    none_ends = [Rollout(**{**vars(r), "finish_reason": "length", "reward": None}) for r in groups[0]]
+    trainer.rollouts.add_rewards([trainer.rollouts.prompts[groups[0][0].prompt_id]], none_ends)
+    assert {r.reward for r in none_ends} == {0.0}
+    assert len(judged) == asked
+
+
 def alike(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement]:
     return [Judgement(r.prompt_id, "alike", r.candidate_id, score=1.0) for r in rollouts]
 
@@ -286,8 +317,8 @@ def test_steps_without_a_live_group_change_nothing_and_ten_stop(
     assert metrics["dead_steps"] == metrics["steps"] == 6
     assert all(torch.equal(weights[name], start[name]) for name in start)
     assert not any("grad_norm" in point for point in read_curves(tmp_path / "six"))
-    with pytest.raises(UserError, match=r"grpo\.completions"):
-        train(block(batch_size=4), inputs, tmp_path / "twelve")
+    with pytest.raises(UserError, match=r"0% of .* raise grpo\.max_new_tokens.*grpo\.completions"):
+        train(block(batch_size=4, max_new_tokens=1), inputs, tmp_path / "twelve")
 
 
 def test_prompts_are_used_once_and_a_resume_draws_nothing_again(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.commands.comparing.measured import Row
+from stages.commands.comparing.measured import Row, mean_over_runs
 from stages.commands.node_settings import ABSENT, SettingDifferences, without_seeds
 from stages.config.installation import arguments_of
 from stages.evaluation.best_model import Comparison, Contender, compare_models, conclusion
@@ -27,26 +27,11 @@ class Setting:
     is_sft: bool = False
     name: str = ""  # `dpo.beta=0.1`, `SFT`
     line: str = ""  # the settings that differ from the common ones
+    seconds, flops, rate, kl = map(mean_over_runs, ("seconds", "flops", "rate", "kl"))
 
     @property
     def title(self) -> str:
         return self.runs[0].title
-
-    @property
-    def seconds(self) -> float:
-        return fmean(run.seconds for run in self.runs)
-
-    @property
-    def flops(self) -> float:
-        return fmean(run.flops for run in self.runs)
-
-    @property
-    def rate(self) -> float:
-        return fmean(run.rate for run in self.runs)
-
-    @property
-    def kl(self) -> float:
-        return fmean(run.kl for run in self.runs)
 
     @property
     def benchmarks(self) -> dict[str, float]:

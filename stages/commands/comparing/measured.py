@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,11 @@ from stages.store.store import Store
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # stage, fingerprint
+
+
+def mean_over_runs(name: str) -> Any:
+    """Return a property: the mean of this attribute over the object's `runs`."""
+    return property(lambda self: fmean(getattr(run, name) for run in self.runs))
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.commands.comparing.measured import Key, input_key, is_intact
+from stages.commands.comparing.measured import Key, input_key, is_intact, mean_over_runs
 from stages.commands.node_settings import Nodes, SettingDifferences, flatten, lineage, lineage_settings, without_seeds
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Reads
@@ -55,18 +55,11 @@ class Training:
     """Runs that differ only in their seeds."""
 
     runs: list[TrainedRun]
+    loss, seconds = map(mean_over_runs, ("loss", "seconds"))
 
     @property
     def settings(self) -> dict[str, str]:
         return without_seeds(self.runs[0].settings)
-
-    @property
-    def loss(self) -> float:
-        return fmean(run.loss for run in self.runs)
-
-    @property
-    def seconds(self) -> float:
-        return fmean(run.seconds for run in self.runs)
 
     @property
     def held_out(self) -> dict[str, float]:
