@@ -127,6 +127,10 @@ def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None
     """Raise one UserError for everything that nodes lack which are not in the store. Only the first machine checks."""
     errors = Errors()
     missing = store.missing(command_nodes(cfg, nodes)) if cfg.launch.node_rank == 0 else set[Node]()
+    if cfg.rebuild and missing and cfg.rebuild not in (stages := {node.stage for node in missing}):
+        raise UserError(
+            f"rebuild={cfg.rebuild}: this command needs no such stage. It needs {', '.join(sorted(stages))}."
+        )
     for node in sorted(missing, key=str):
         for check in (*CHECKS.get(type(node.config), ()), require_device):
             with errors, name_block(node.config.name if isinstance(node.config, Label) else "label"):

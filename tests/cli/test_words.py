@@ -1,7 +1,9 @@
 """Check that the words of a setting are the file names of its package, found without importing the files."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hydra.errors import ConfigCompositionException
@@ -9,7 +11,7 @@ from hydra.errors import ConfigCompositionException
 from stages.cli.explain import explain
 from stages.config.installation import ROOT
 from stages.store import plugins
-from tests.helpers import composed, settings
+from tests.helpers import composed, refused, settings
 
 
 def test_a_rooms_words_are_its_file_names() -> None:
@@ -52,9 +54,12 @@ def test_conf_answers_the_rooms() -> None:
     assert trackers == {*plugins.plugin_words("tracking", "Run"), "none"}
 
 
-def test_only_a_stage_is_built_again() -> None:
-    with pytest.raises(ConfigCompositionException) as refused:
+def test_only_a_stage_of_the_command_is_built_again(tmp_path: Path) -> None:
+    with pytest.raises(ConfigCompositionException) as error:
         composed("recipe=tiny", "rebuild=gc")
     message = "rebuild=gc: Invalid value, expected one of [base, source, data, select, sft"
-    assert message in str(explain(refused.value))
+    assert message in str(explain(error.value))
     assert settings("recipe=tiny", "rebuild=sft").rebuild == "sft"
+    for typed in (("rebuild=kto",), ("stage=sft", "rebuild=dpo"), ("stage=plan", "align=none", "rebuild=pairs")):
+        message = f"{typed[-1]}: this command needs no such stage. It needs .*data"
+        assert re.match(message, refused("recipe=tiny", f"outputs={tmp_path}", *typed))
