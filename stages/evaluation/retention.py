@@ -35,7 +35,7 @@ LONGEST = 512  # most tokens read of a text; a model with a shorter context read
 TEXT_MEASURE = "log-prob of running text, nats per token"
 TEXT = {"sft": 0.05, "base": 0.10}  # margins in nats per token of running text, against SFT and against the base
 VARIETY = 0.9  # share of the base's variety of word pairs that must remain
-LOOPS = 0.02  # margin in the share of answers without a loop
+LOOPS = 0.05  # margin in the share of answers without a loop
 LENGTH_ERROR = 0.05  # margin in the share of the requested length
 
 Array = NDArray[np.float64]

@@ -128,9 +128,7 @@ def require_buildable(cfg: Config, nodes: dict[str, Node], store: Store) -> None
     errors = Errors()
     missing = store.missing(command_nodes(cfg, nodes)) if cfg.launch.node_rank == 0 else set[Node]()
     if cfg.rebuild and missing and cfg.rebuild not in (stages := {node.stage for node in missing}):
-        raise UserError(
-            f"rebuild={cfg.rebuild}: this command needs no such stage. It needs {', '.join(sorted(stages))}."
-        )
+        raise UserError(f"rebuild={cfg.rebuild}: not a stage of this command, which has {', '.join(sorted(stages))}.")
     for node in sorted(missing, key=str):
         for check in (*CHECKS.get(type(node.config), ()), require_device):
             with errors, name_block(node.config.name if isinstance(node.config, Label) else "label"):

@@ -61,5 +61,5 @@ def test_only_a_stage_of_the_command_is_built_again(tmp_path: Path) -> None:
     assert message in str(explain(error.value))
     assert settings("recipe=tiny", "rebuild=sft").rebuild == "sft"
     for typed in (("rebuild=kto",), ("stage=sft", "rebuild=dpo"), ("stage=plan", "align=none", "rebuild=pairs")):
-        message = f"{typed[-1]}: this command needs no such stage. It needs .*data"
+        message = f"{typed[-1]}: not a stage of this command, which has .*data"
         assert re.match(message, refused("recipe=tiny", f"outputs={tmp_path}", *typed))

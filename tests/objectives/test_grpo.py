@@ -291,11 +291,11 @@ def test_a_truncated_completion_is_not_judged_and_has_the_lowest_reward(
         below += lowest < 0
         assert all(r.reward == lowest and r.error is None for r in group if r.finish_reason == "length")
     assert below
-    asked = len(judged)
+    count = len(judged)
     none_ends = [Rollout(**{**vars(r), "finish_reason": "length", "reward": None}) for r in groups[0]]
     trainer.rollouts.add_rewards([trainer.rollouts.prompts[groups[0][0].prompt_id]], none_ends)
     assert {r.reward for r in none_ends} == {0.0}
-    assert len(judged) == asked
+    assert len(judged) == count
 
 
 def alike(prompts: list[Example], rollouts: list[Rollout]) -> list[Judgement]:
