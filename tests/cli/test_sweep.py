@@ -241,6 +241,7 @@ def test_where_every_job_is_refused_none_starts(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("multirun/*/*/[01]"))
 
 
+@pytest.mark.slow
 def test_gc_keeps_what_a_sweep_that_stands_reaches(chain: Chain) -> None:
     swept = inside(*TINY, f"outputs={chain.root}", "stage=dpo", "dpo.beta=0.2,0.3", "-m")
     assert swept.returncode == 0, swept.stderr

@@ -118,6 +118,7 @@ def test_what_a_group_or_a_recipe_says_may_wait_unread() -> None:
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_take_what_another_of_them_reads(tmp_path: Path) -> None:
     line = (*TINY, f"outputs={tmp_path}", "dpo.lora.rank=4", "-m")
     ran = inside(*line, "stage=plan", "dpo.adapter=none,lora")

@@ -100,6 +100,7 @@ def test_without_settings_the_run_that_was_last_made_is_asked(chain: Chain) -> N
     assert chain.count() == before, "nothing is built"
 
 
+@pytest.mark.slow
 def test_a_run_that_trains_no_policy_is_asked_and_its_sft_is_compared(chain: Chain) -> None:
     other = ("align=none", "sft.epochs=1")
     build(chain.root, *other, "stage=eval")

@@ -131,6 +131,7 @@ def test_a_model_is_one_setting_in_any_role_and_its_time_is_a_mean_over_runs() -
     assert (setting.seconds, setting.rate, len(setting.runs)) == (2.0, 0.5, 2)
 
 
+@pytest.mark.slow
 def test_models_of_sft_alone_are_settings_to_choose_from(chain: Chain) -> None:
     rates = ("sft.learning_rate=1e-3", "sft.learning_rate=3e-3")
     for rate in rates:

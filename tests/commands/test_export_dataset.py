@@ -160,6 +160,7 @@ def test_a_run_without_a_table_has_nothing_to_export(chain: Chain) -> None:
         export.write_folder(chain.root / "folder", "run", [nodes(chain.root)["data"]], Store(chain.root))
 
 
+@pytest.mark.slow
 def test_a_push_sends_the_folder_to_a_dataset_repository(chain: Chain, hub: tuple[str, list[Request]]) -> None:
     address, received = hub
     environment = {**os.environ, "HF_ENDPOINT": address, "HF_TOKEN": "hf_never_to_be_seen", "HF_HUB_OFFLINE": "0"}

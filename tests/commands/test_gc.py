@@ -58,6 +58,7 @@ def removing(chain: Chain) -> subprocess.CompletedProcess[str]:
     return inside(*TINY, f"outputs={chain.root}", "stage=gc", "gc.remove=true")
 
 
+@pytest.mark.slow
 def test_what_a_command_has_found_is_not_removed_before_it_is_used(chain: Chain, idle: Path) -> None:
     with building(chain.root, *OTHER) as process:
         assert process.stdout is not None
@@ -86,6 +87,7 @@ def test_nothing_is_removed_while_a_manifest_cannot_be_read(chain: Chain, idle: 
     assert idle.exists() and chain.folder("label").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_command_keeps_nothing_from_being_removed(chain: Chain, idle: Path) -> None:
     with building(chain.root, *OTHER) as process:
         assert process.stdout is not None

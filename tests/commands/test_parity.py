@@ -81,7 +81,7 @@ def assert_close(own: FirstSteps, trl: FirstSteps, steps: int) -> None:
     assert own.weights.keys() == trl.weights.keys()
 
 
-@pytest.mark.parametrize("stage", slow_but(TEN_STEPS, "sft", "dpo"))
+@pytest.mark.parametrize("stage", slow_but(TEN_STEPS, "dpo"))
 def test_plain_trl_follows_ten_steps(stage: str, chain: Chain, sides: list[FirstSteps], used: set[str]) -> None:
     nodes = chain.count()
     ran = run(*COMMAND, f"outputs={chain.root}", f"parity.stage={stage}", *TEN_STEPS[stage])

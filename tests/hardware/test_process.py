@@ -13,6 +13,7 @@ from stages.tracking import wandb
 from tests.helpers import SECRET
 
 
+@pytest.mark.slow
 def test_a_mode_in_the_environment_is_heard_by_wandb_alone() -> None:
     """transformers would print a message about it at import, with any tracker."""
     with mock.patch.dict(os.environ, {"WANDB_MODE": "offline", "WANDB_API_KEY": SECRET}):

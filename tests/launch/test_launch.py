@@ -165,7 +165,8 @@ def test_an_error_in_a_process_is_told_in_one_line_and_ends_all(override: str, p
     assert not running(str(chain.root))
 
 
-@pytest.mark.parametrize("resumed_by", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("resumed_by", [1, 2])
 def test_a_killed_process_ends_the_others_and_is_told(resumed_by: int, chain: Chain) -> None:
     shorter = "sft.epochs=3"
     build(chain.root, "stage=sft", shorter)

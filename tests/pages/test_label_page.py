@@ -170,6 +170,7 @@ def test_an_audit_of_all_judgements_leaves_no_rate_of_the_others(chain: Chain, t
     assert label_page.page(copy) == html, "a line of JSON may hold characters that end lines elsewhere"
 
 
+@pytest.mark.slow
 def test_an_ensembles_page_tells_members_vetoes_people_and_where_they_differ(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

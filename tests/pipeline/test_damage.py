@@ -90,11 +90,9 @@ SCRATCH_FILES = {
     "reference": ["shards/block-000000-*.parquet"],
 }
 EACH = [(stage, file) for stage, files in SCRATCH_FILES.items() for file in files]
-# A record, weights, a checkpoint of torch, a file of DPO alone, and a shard, each damaged in some way
+# Weights, a file of DPO alone, and a shard, each damaged in some way
 QUICK = {
-    ("sft", "attempts.json", "a list"),
     ("sft", "best/model.safetensors", "cut"),
-    ("sft", "checkpoints/checkpoint-*/optimizer.pt", "emptied"),
     ("dpo", "first_step.json", "another object"),
     ("reference", "shards/block-000000-*.parquet", "cut"),
 }

@@ -14,6 +14,7 @@ from tests.pipeline.test_resume import CADENCE, kill_when
 pytest.importorskip("openai")
 
 
+@pytest.mark.slow
 def test_killed_amid_faults_a_judges_chain_ends_as_nobody_disturbed_it(chain: Chain, tmp_path: Path) -> None:
     """Kill once; `python -m tests.bench.judge_kills` does this 40 times, up to the report."""
     pytest.importorskip("openai")

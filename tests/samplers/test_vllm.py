@@ -131,6 +131,7 @@ def test_the_engine_ends_before_another_stage_begins(
     assert alive == [False]
 
 
+@pytest.mark.slow
 def test_the_engine_ends_with_a_killed_command(
     chain: Chain, line: list[str], behave: Callable[..., None], tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ def drawn(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Chain:
     return chain
 
 
+@pytest.mark.slow
 def test_random_pairs_are_other_valid_contrasts_of_the_same_prompts(drawn: Chain) -> None:
     run_pairs, control = (pairs_of(drawn, name, *POOL, RANDOM) for name in ("pairs", "pairs_control"))
     assert Counter(p.prompt_id for p in control) == Counter(p.prompt_id for p in run_pairs)

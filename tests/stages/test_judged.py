@@ -113,6 +113,7 @@ def test_ones_own_prompts_are_all_asked_and_equal_answers_are_ties(chain: Chain,
     assert row["nulls"]["one constant answer"]["mean"] < 1
 
 
+@pytest.mark.slow
 def test_the_gate_compares_no_win_rates_of_two_judges(chain: Chain, tmp_path: Path) -> None:
     prompts, runs = own_prompts(tmp_path, chain, 10), []
     with running(Model(judging(longer))) as server:

@@ -4,6 +4,8 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import pytest
+
 from stages import label, pairs, select
 from stages.labelers.labeler import Pool
 from stages.store.records import Candidate, Check, Example, Judgement, content_id, save
@@ -46,6 +48,7 @@ def peaks(folder: Path, count: int) -> list[int]:
     return highest
 
 
+@pytest.mark.slow
 def test_memory_grows_by_a_small_part_of_the_candidates(tmp_path: Path) -> None:
     """Hold token ids of a few hundred prompts at a time: Python integers take 72 bytes a token."""
     few, many = peaks(tmp_path / "few", 500), peaks(tmp_path / "many", 800)

@@ -155,6 +155,7 @@ def test_seeds_of_preferences_show_each_share(brought: tuple[Chain, tuple[str, .
     assert "Seed 0: " in page[""] and "One seed" not in page[""] and "seeds" not in page
 
 
+@pytest.mark.slow
 def test_generated_tasks_stand_under_their_own_name_where_nothing_was_trained_on_them(chain: Chain) -> None:
     """Checked with `sft=none` and the user's own preferences, in the report and in the card."""
     before = (chain.root / "report.html").read_text()

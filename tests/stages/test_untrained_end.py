@@ -70,6 +70,7 @@ def chain(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Chain, 
     return Chain(folder / "outputs"), overrides
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "adapters", [(), pytest.param(("sft.adapter=lora", "dpo.adapter=continued"), marks=pytest.mark.slow)]
 )

@@ -123,6 +123,7 @@ print(len(services), "killed")
 """
 
 
+@pytest.mark.slow
 def test_a_tracker_that_dies_stops_no_training(tmp_path: Path) -> None:
     """The kernel may kill W&B's own process for want of memory."""
     words = [sys.executable, "-c", DYING, str(tmp_path)]

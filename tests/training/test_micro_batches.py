@@ -91,7 +91,7 @@ def test_rows_are_divided_once_within_the_budget(lengths: list[int], budget: int
 @pytest.mark.parametrize(
     ("name", "changes", "budgets"),
     [
-        ("sft", {"batch_size": 32}, (90,)),
+        pytest.param("sft", {"batch_size": 32}, (90,), marks=pytest.mark.slow),
         ("sft", {"batch_size": 8, "packing": True, "max_length": 128}, (300,)),
         ("dpo", {"batch_size": 16, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}, (250, 1)),
     ],

@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def reaches(path: Path) -> Iterator[Reach]:
                 yield Reach(file, node.lineno, node.attr)
             elif stored and base in library_names:  # a monkeypatch of a module or a class
                 yield Reach(file, node.lineno, f"{base}.{node.attr}")
-            elif stored and node.attr not in OURS | SETTABLE:
+            elif stored and node.attr not in our_names() | SETTABLE:
                 yield Reach(file, node.lineno, node.attr)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "delattr", "object.__setattr__"):
             yield Reach(file, node.lineno, ast.unparse(node))
@@ -128,6 +129,7 @@ def is_private(name: str) -> bool:
     )  # of a NamedTuple and of `os`, which are documented
 
 
+@cache
 def our_names() -> set[str]:
     """Fields and attributes of our own classes."""
     names = set[str]()
@@ -140,9 +142,6 @@ def our_names() -> set[str]:
                     if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self":
                         names.add(node.attr)
     return names
-
-
-OURS = our_names()
 
 
 def test_the_code_reaches_for_nothing_private_that_is_not_in_the_table() -> None:
