@@ -41,8 +41,8 @@ class EpochSchedule:
         return times
 
     def unseen_message(self, steps: int, noun: str) -> str:
-        """Return a warning if the first `steps` steps do not contain every row, else ''."""
-        if not (unseen := self.row_count - len(self.times_seen(steps))):
+        """Return a warning if `steps` steps, of an epoch or more, do not contain every row, else ''."""
+        if steps < self.steps or not (unseen := self.row_count - len(self.times_seen(steps))):
             return ""
         problem = f"training for {steps} steps did not reach {unseen} of {self.row_count} {noun}"
         way_out = f"Set {self.key}.epochs=2, or a batch_size that divides {self.row_count}."
