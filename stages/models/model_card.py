@@ -69,7 +69,7 @@ def read_earlier_steps(manifests: dict[str, Manifest], inputs: dict[str, Path]) 
     base = manifests.get("base")
     if base and base["stage"] == "base":
         header = {"base_model": base["config"]["path"]} if is_pinned(base["config"]) else {}
-        if datasets := [source["path"] for source in sft_sources(manifests) if is_pinned(source)]:
+        if datasets := [source["path"] for source in sources_of(manifests) if is_pinned(source)]:
             header["datasets"] = datasets
         name = source_name(base["config"])
         return header, [f"{STEP}`base {base['fingerprint']}`: {name}, {base['metrics']['summary']}"]
@@ -95,15 +95,16 @@ def data_message(manifests: dict[str, Manifest], inputs: dict[str, Path], split:
         selected, mended = data["metrics"]["selected"], data["metrics"]["mended"]
         answers = f"{selected:,} of a model's own answers, {mended:,} of them mended"
         return f"{'chosen completions of pairs' if 'pairs' in data['inputs'] else answers} ({counts})"
-    sources = ["generated instructions with checks"] if data["config"]["tasks"][split] else []
-    return f"{', '.join([*sources, *map(source_name, sft_sources(manifests))])} ({counts})"
+    tasks = data["config"]["tasks"]
+    sources = ["generated instructions with checks"] if tasks[split] or tasks[f"open_{split}"] else []
+    return f"{', '.join([*sources, *map(source_name, sources_of(manifests, split))])} ({counts})"
 
 
-def sft_sources(inputs: dict[str, Manifest]) -> list[dict[str, Any]]:
-    """Return the sources that contribute rows to SFT."""
+def sources_of(inputs: dict[str, Manifest], split: Split = Split.sft) -> list[dict[str, Any]]:
+    """Return the sources that contribute rows to a split."""
     data: Manifest = inputs.get("data", {"config": {}, "metrics": {}})
     counted_sources = zip(data["config"].get("sources", []), data["metrics"].get("sources", []), strict=False)
-    return [source for source, counts in counted_sources if counts["examples"].get(Split.sft)]
+    return [source for source, counts in counted_sources if counts["examples"].get(split)]
 
 
 def is_pinned(source: dict[str, Any]) -> bool:

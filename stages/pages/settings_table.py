@@ -112,9 +112,9 @@ def pairs(manifest: Manifest, label: Manifest) -> str:
 
 def rollouts(manifest: Manifest) -> str:
     """Return the number of a training's own completions, and who scores them."""
-    s = manifest["settings"]
+    s, metrics = manifest["settings"], manifest["metrics"]
     labeler = "label.own" if "own" in s["label"] else s["label"]["labeler"]
-    drawn = f"{s['completions']} for each of {manifest['metrics']['prompts']:,} prompts"
+    drawn = f"{s['completions']} for each of {metrics['prompts'] - metrics['prompts_unseen']:,} prompts"
     return f"{drawn}, temperature {s['temperature']:g}, {s['max_new_tokens']} tokens at most; scores by {labeler}"
 
 

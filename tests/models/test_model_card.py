@@ -1,11 +1,13 @@
 """Tests of the model card: a header that the hub accepts, and the model's origin."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
 
 from huggingface_hub import metadata_load
 
+from stages.config.choices import Split
 from stages.config.errors import UNSEEN
 from stages.models import model_card
 from stages.models.contract import load_contract
@@ -109,6 +111,19 @@ def test_a_card_counts_what_was_trained_on_and_says_by_which_adapter(chain: Chai
     assert "step: adapter=lora, learning_rate=0.005" in text["sft"]
     assert "lora={'rank': 16, 'alpha': 32}." in text["sft"]
     assert "step: adapter=continued, loss_type" in text["dpo"]
+
+
+def test_the_prompts_of_a_training_are_named_by_their_split(chain: Chain) -> None:
+    """GRPO trains on prompts of `preference`; open requests are generated, too."""
+    data = copy.deepcopy(chain.manifest("data"))
+    data["config"]["tasks"] |= {"sft": 9, "preference": 0, "open_preference": 9}
+    data["config"]["sources"] = [{"path": "/private/mine.jsonl", "revision": None}]
+    data["metrics"]["sources"] = [{"examples": {"preference": 5}}]
+    of_split = {split: model_card.data_message({"data": data}, {}, split) for split in (Split.sft, Split.preference)}
+    assert of_split[Split.preference].startswith("generated instructions with checks, mine.jsonl (")
+    assert of_split[Split.sft].startswith("generated instructions with checks (")
+    data["config"]["tasks"]["open_preference"] = 0
+    assert model_card.data_message({"data": data}, {}, Split.preference).startswith("mine.jsonl (")
 
 
 def test_preferences_of_a_file_are_named_by_it(chain: Chain, tmp_path: Path) -> None:
