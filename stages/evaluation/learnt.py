@@ -15,7 +15,6 @@ from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.measures import FAVOURED, Measure
 from stages.evaluation.outcomes import ENOUGH_PAIRS, main_difference
-from stages.evaluation.retention import LOOPS
 from stages.models import scoring
 from stages.models.contract import load_contract
 from stages.models.loading import load_model, read_context_length, resolve_device
@@ -25,6 +24,7 @@ from stages.store.single_completions import MismatchedPair, stream_pairs
 from stages.store.workspace import Progress, StageDir
 
 TOO_FEW = "too few to say"
+MORE_LOOPS = 0.02  # a rise of the share of answers that loop
 
 Array = NDArray[np.float64]
 
@@ -130,7 +130,7 @@ def cautions(results: dict[str, Any]) -> str:
     first, worse = results["before"], list[str]()
     if results["endings"]:
         worse.append(results["endings"].removeprefix(", and "))
-    if (loops := results["loops"]) and loops["policy"] - loops[first] > LOOPS:
+    if (loops := results["loops"]) and loops["policy"] - loops[first] > MORE_LOOPS:
         worse.append(f"repeats itself in a loop in more answers: {loops[first]:.1%} → {loops['policy']:.1%}")
     if (far := results["kl"].get("policy", {}).get("per_token", 0.0)) > FAR_KL:
         worse.append(f"is far from {results['models'][first]}: {far:.2g} nats per token")
