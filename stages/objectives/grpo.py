@@ -29,6 +29,7 @@ from stages.models.packing import pack_groups, read_groups
 from stages.models.rendering import ContractError
 from stages.models.scoring import autocast
 from stages.store.records import Example
+from stages.store.truncation import MOST
 from stages.store.workspace import StageDir
 from stages.training.fit import SplitRows
 from stages.training.micro_batches import Batch, MicroBatches, StepRows
@@ -188,14 +189,15 @@ class GroupTrainer(MicroBatches):
             # The groups of this process, or an idle row if there are none.
             rows_here = live[self.args.process_index :: self.args.world_size] or [idle_row(live[0])]
             loss = super().training_step(model, StepRows(rows_here), num_items_in_batch)
-        self._metrics["train"] |= {name: [value] for name, value in describe_step(groups).items()}
+        figures = describe_step(groups)
+        self._metrics["train"] |= {name: [value] for name, value in figures.items()}
         counts = [entry["live_groups"] for entry in self.state.log_history if "live_groups" in entry][1 - MOST_DEAD :]
         if not live and len(counts) == MOST_DEAD - 1 and not any(counts):
             problem = f"in {MOST_DEAD} steps in a row, all completions of each prompt had equal rewards"
-            now = (f"grpo.{key} (now {getattr(self.cfg, key):g})" for key in ("completions", "temperature"))
-            ways = f"Raise {' or '.join(now)}, or use prompts that the model answers rightly now and then."
-            if (ended := describe_step(groups)["ended"]) <= 0.5:
-                ways = f"Only {ended:.0%} of the last ones end: raise grpo.max_new_tokens. {ways}"
+            keys = f"grpo.completions (now {self.cfg.completions}) or grpo.temperature (now {self.cfg.temperature:g})"
+            ways = f"Raise {keys}, or use prompts that the model answers rightly now and then."
+            if figures["ended"] <= MOST:
+                ways = f"Only {figures['ended']:.0%} of the last ones end: raise grpo.max_new_tokens. {ways}"
             raise UserError(f"align=grpo: {problem}, so nothing is learnt. {ways}")
         return loss
 

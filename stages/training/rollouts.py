@@ -105,8 +105,7 @@ class Rollouts:
         """Score the rollouts in place, and return them. One without a finite score gets an error and no reward. A
         truncated one is not judged: its reward is the lowest of its group, and at most 0."""
         ended = [r for r in rollouts if r.finish_reason == "stop"]
-        lowest = {r.prompt_id: 0.0 for r in rollouts}
-        to_judge = {r.prompt_id for r in ended}
+        lowest, to_judge = {r.prompt_id: 0.0 for r in rollouts}, {r.prompt_id for r in ended}
         pool = [prompt for prompt in prompts if prompt.id in to_judge]
         judgements = {j.candidate_id: j for j in (self.judge(pool, ended) if ended else ())}
         for rollout in ended:

@@ -71,9 +71,7 @@ def chain(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Chain, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "adapters", [(), pytest.param(("sft.adapter=lora", "dpo.adapter=continued"), marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("adapters", [(), ("sft.adapter=lora", "dpo.adapter=continued")])
 def test_with_a_row_of_its_own_the_end_of_turn_is_learnt_and_kept(
     adapters: tuple[str, ...], base: Path, tmp_path: Path
 ) -> None:
