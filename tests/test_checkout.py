@@ -1,6 +1,6 @@
 """Tests that no test reads or writes the checkout's own outputs/.
 
-`.ci/run` runs these once more beside such a store: there alone they can fail.
+Beside such a store alone can they fail: `.ci/run` builds one first.
 """
 
 import os
