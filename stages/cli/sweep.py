@@ -74,8 +74,7 @@ class Sweep(Callback):
         try:
             _ = job_return.return_value
         except Exception as error:
-            line = explain(error)
-            if line is None:
+            if (line := explain(error)) is None:
                 log.exception("An unexpected error, perhaps a bug:")
                 line = f"{type(error).__name__}: {' '.join(str(error).split())}"
             log.error("error: %s", line)

@@ -26,19 +26,15 @@ MISTAKES: dict[str, str] = TABLES["mistakes_of_losses"]
 def validate_trainer(name: str, block: Training) -> None:
     """Raise UserError for the first setting of an objective that its trainer cannot use."""
     validate_micro_batch(name, block)
-    validate_checkpointing(name, block)
+    if block.runtime.gradient_checkpointing not in [Checkpointing.auto, *block.checkpointings]:
+        problem = "this does not work with adapters or under ZeRO-3"
+        raise UserError(f"{name}.runtime.gradient_checkpointing=selective: {problem}. Set none or full.")
     validate_trainer_keys(name, block)
     validate_kernels(name, block)
     if isinstance(block, DPO):
         validate_losses(block)
     if isinstance(block, KTO) and (block.desirable_weight, block.undesirable_weight) == (0, 0):
         raise UserError("kto.desirable_weight=0: both weights are 0, so nothing is learnt. Leave them out.")
-
-
-def validate_checkpointing(name: str, block: Training) -> None:
-    if block.runtime.gradient_checkpointing not in [Checkpointing.auto, *block.checkpointings]:
-        problem = "this does not work with adapters or under ZeRO-3"
-        raise UserError(f"{name}.runtime.gradient_checkpointing=selective: {problem}. Set none or full.")
 
 
 def validate_kernels(name: str, block: Training) -> None:

@@ -77,8 +77,7 @@ def validate_judge(cfg: Config, label: Label) -> None:
 
 def validate_address(key: str, endpoint: Endpoint) -> None:
     """Raise UserError for an address that cannot be used, or a secret in the settings of an endpoint."""
-    url = parse_address(endpoint.base_url)
-    if url is None:
+    if (url := parse_address(endpoint.base_url)) is None:
         raise UserError(f"{key}.base_url is not an address. Use one such as http://127.0.0.1:8000/v1.")
     if not endpoint.model:
         raise UserError(f"{key}.model is missing. Set {key}.model=NAME, a model of this server.")
@@ -107,8 +106,7 @@ def parse_address(address: str | None) -> SplitResult | None:
 
 def normal_address(base_url: str | None) -> str:
     """Return a base_url in one normal form, so that two spellings of the same server and path are equal."""
-    url = parse_address(base_url)
-    if url is None:
+    if (url := parse_address(base_url)) is None:
         return str(base_url)
     return f"{url.scheme}://{url.hostname}:{url.port or PORTS[url.scheme]}{url.path.rstrip('/')}"
 

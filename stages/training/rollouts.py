@@ -18,7 +18,7 @@ from transformers import Trainer
 from stages.config.blocks.training import ScoredGRPO
 from stages.config.errors import UserError
 from stages.evaluation.intervals import paired
-from stages.hardware import machine
+from stages.hardware import allocator, machine
 from stages.models.contract import Contract
 from stages.models.loading import sampling_weights, torch_dtype
 from stages.samplers.completions import make_candidate
@@ -85,6 +85,7 @@ class Rollouts:
         of the trainer's weights.
         Raise UserError if the sampler's weights are others, or too many completions have no reward."""
         machine.give_back_gpu_memory()
+        allocator.return_freed_memory()
         model = inference_copy(self.trainer.model, self.cfg.precision)
         if not policy.endswith(digest := weights_digest(model, self.dtype)):
             problem = f"the sampler has the weights {digest}, but the trainer is at {policy}"

@@ -74,6 +74,7 @@ def writes(server: WandbServer) -> Counter[str]:
     return Counter(match[1].decode() for body in bodies if (match := re.search(rb"mutation (\w+)", body)))
 
 
+@pytest.mark.slow
 def test_offline_runs_are_sent_once_with_their_lineage_and_nothing_with_the_key(
     root: Path, server: WandbServer
 ) -> None:

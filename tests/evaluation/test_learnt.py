@@ -102,6 +102,7 @@ def preferences(file: Path, chosen: Any) -> tuple[str, ...]:
     return ("label=dataset", f"label.path={file}", "pairs=all", "pairs.validation_fraction=0.5", "dpo.batch_size=8")
 
 
+@pytest.mark.slow
 def test_learnable_preferences_are_learnt_and_a_coins_are_not(chain: Chain, tmp_path: Path) -> None:
     coin = lambda i: hashlib.sha256(str(i).encode()).digest()[0] % 2
     figures = {}

@@ -23,7 +23,7 @@ from stages.store.records import Candidate, Example, Judgement, content_id, load
 from stages.store.source_files import pin
 from stages.store.workspace import StageDir
 from tests.endpoints.servers import Model, Proxy, Request, running
-from tests.helpers import TINY, Chain, settings
+from tests.helpers import TINY, Chain, settings, slow_but
 from tests.labelers.judging import PROBE, better, block, is_probe, judged, judging
 from tests.labelers.pools import pool, work
 
@@ -150,7 +150,7 @@ def followers(judged: Path, root: Path) -> dict[str, dict[str, bytes]]:
     return {name: published(work.path) for name, work in works.items()}
 
 
-@pytest.mark.parametrize("name", LABELERS)
+@pytest.mark.parametrize("name", slow_but(LABELERS, "judge", "ensemble", "own"))
 def test_another_order_of_arrival_makes_the_same_labels_and_all_that_follows(
     name: str, built: Path, sampled: Path, judge: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,8 @@ def saved_blocks(folder: Path) -> list[str]:
     return (folder / "saved").read_text().split()
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
 def test_processes_sample_what_one_does_although_one_is_killed(processes: int, chain: Chain, tmp_path: Path) -> None:
     shutil.rmtree(chain.folder("sample"))
     build(chain.root, "stage=sample", *SMALL)

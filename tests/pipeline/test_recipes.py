@@ -19,7 +19,7 @@ from stages.preflight import constraints
 from stages.store.source_files import HUB_ID
 from stages.store.store import Store
 from stages.store.workspace import StageDir
-from tests.helpers import common, composed, settings, slow_but
+from tests.helpers import common, composed, settings
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 # What scale=toy may change: sizes, lengths and rates, where models and data come from, and what only a model that has
@@ -84,7 +84,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(common(tmp_path_factory) / "recipes")
 
 
-@pytest.mark.parametrize("name", slow_but(NAMES, "zephyr_7b"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_it_runs_to_its_report_at_toy_scale(
     name: str, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,7 +88,7 @@ def reaches(path: Path) -> Iterator[Reach]:
                 if module not in DOCUMENTED or is_private(name):
                     yield Reach(file, node.lineno, f"{module}:")
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
+        if isinstance(node, ast.Attribute) and (is_private(node.attr) or not isinstance(node.ctx, ast.Load)):
             base = ast.unparse(node.value)
             stored = not isinstance(node.ctx, ast.Load) and base.split(".")[0] not in ("self", "cls", "os", "ctx")
             if is_private(node.attr) and base not in ("self", "cls"):

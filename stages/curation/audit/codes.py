@@ -34,7 +34,9 @@ ANSWER: dict[str, Finder] = {
     "boilerplate": lambda _, a: faults.first_match("boilerplate", a.replace("’", "'")),
     "repetition": faults.repeats,
     "wrong_sum": lambda _, a: mistakes.find_wrong_sum(a),
-    "broken_promise": mistakes.find_missing_form,
+    "broken_promise": lambda q, a: (
+        mistakes.wrong_count(q, a) or mistakes.excess_length(q, a) or mistakes.invalid_json(q, a)
+    ),
     "other_language": faults.other_language,
     "stale": lambda _, a: faults.first_match("stale", a),
     "placeholder": lambda _, a: faults.first_match("placeholder", a),

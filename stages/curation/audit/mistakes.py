@@ -68,11 +68,6 @@ def is_rounded(value: Fraction, numeral: str) -> bool:
     return value == number or ((value / step).denominator != 1 and abs(value - number) < step)
 
 
-def find_missing_form(request: str, answer: str) -> str | None:
-    """Return the first difference between an answer and the form that its request asks for."""
-    return wrong_count(request, answer) or excess_length(request, answer) or invalid_json(request, answer)
-
-
 def parse_count(word: str) -> int:
     return int(word) if word.isdigit() else SMALL.index(word.lower()) + 1
 
