@@ -1,6 +1,8 @@
 """Tests of samples during training: they change nothing, come from the published model, and survive a resume."""
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,6 +88,26 @@ def test_a_model_is_the_same_to_the_bit_whether_it_was_sampled_or_not(
     steps = {point["step"] for point in figures(with_samples) if "eval_loss" in point}
     assert {sample.step for sample in read_samples(with_samples)} == steps
     assert len(steps) == 3, "before the first step, and twice after"
+
+
+def test_no_copy_of_the_model_outlives_its_answers(
+    inputs: dict[str, dict[str, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bf16 accelerate has a reference from the model to itself. Without garbage collection every copy stayed."""
+    copies, alive = list[weakref.ref[torch.nn.Module]](), list[int]()
+
+    def watched(*arguments: Any) -> torch.nn.Module:
+        alive.append(sum(ref() is not None for ref in copies))
+        copies.append(weakref.ref(model := inference_copy(*arguments)))
+        return model
+
+    monkeypatch.setattr("stages.training.samples.inference_copy", watched)
+    gc.disable()
+    try:
+        trained("sft", tmp_path / "node", inputs["sft"], 5, precision=Precision.bf16)
+    finally:
+        gc.enable()
+    assert alive == [0, 0, 0]
 
 
 @pytest.mark.parametrize("name", ["sft", "dpo"])
