@@ -75,6 +75,7 @@ def table(ran: subprocess.CompletedProcess[str]) -> dict[str, list[float]]:
     return {name: [float(number) for number in numbers.split()] for name, numbers in matches}
 
 
+@pytest.mark.slow
 def test_a_room_over_its_budget_fails_the_run_though_its_tests_pass(tmp_path: Path) -> None:
     ran = scratch(tmp_path, "-n", "2", "--budget-factor=1")
     assert "5 passed" in ran.stdout, ran.stdout

@@ -64,6 +64,7 @@ def test_what_is_wrong_with_a_file_is_told_before_anything_is_trained(tmp_path: 
     assert Chain(root).count() == {"data": 1}
 
 
+@pytest.mark.slow
 def test_a_chain_goes_on_from_a_file_and_says_what_nothing_was_trained_on(chain: Chain, tmp_path: Path) -> None:
     """Check that prompts of the file which are also test prompts are not evaluated."""
     file = written(tmp_path / "mine.jsonl")

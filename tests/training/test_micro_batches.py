@@ -92,7 +92,7 @@ def test_rows_are_divided_once_within_the_budget(lengths: list[int], budget: int
     ("name", "changes", "budgets"),
     [
         pytest.param("sft", {"batch_size": 32}, (90,), marks=pytest.mark.slow),
-        ("sft", {"batch_size": 8, "packing": True, "max_length": 128}, (300,)),
+        pytest.param("sft", {"batch_size": 8, "packing": True, "max_length": 128}, (300,), marks=pytest.mark.slow),
         ("dpo", {"batch_size": 16, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]}, (250, 1)),
     ],
 )

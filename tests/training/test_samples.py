@@ -60,7 +60,11 @@ def figures(folder: Path) -> list[dict[str, Any]]:
     ("name", "changes"),
     [
         pytest.param("sft", {}, marks=pytest.mark.slow),
-        ("sft", {"packing": True, "max_length": 128, "batch_size": 4, "precision": Precision.bf16}),
+        pytest.param(
+            "sft",
+            {"packing": True, "max_length": 128, "batch_size": 4, "precision": Precision.bf16},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "sft",
             {"adapter": Adapter.lora, "runtime": {"gradient_checkpointing": Checkpointing.full}},
