@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "WANDB_SILENT": "true"}
@@ -24,11 +25,22 @@ pytest_plugins = ["tests.budgets", "tests.store.s3"]
 process.prepare()
 
 
+frozen_modules = 0
+
+
 def pytest_collection_finish() -> None:
-    """Exclude all objects loaded so far from garbage collection. Every training of accelerate runs the collector over
+    """Exclude all objects loaded so far from garbage collection. Every node and every training runs the collector over
     millions of objects of torch, TRL and the tests, which takes a third of a second each time."""
+    global frozen_modules
     gc.collect()
     gc.freeze()
+    frozen_modules = len(sys.modules)
+
+
+def pytest_runtest_teardown() -> None:
+    """Do so again after a test that loaded another library."""
+    if len(sys.modules) > frozen_modules + 100:
+        pytest_collection_finish()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,5 +1,6 @@
 """Build the nodes that a target needs, as `make` does: inputs first, and only nodes that the store does not have."""
 
+import gc
 import importlib
 import logging
 
@@ -54,7 +55,8 @@ def build_missing(
             inputs = {role: store.folder(n) for role, n in node.inputs.items()}
             if not isinstance(node.config, Sample | Answer):  # only these stages use an open sampler
                 open_resource.clear()
-                machine.give_back_gpu_memory()
+            gc.collect()  # a trainer and its model refer to each other, and would stay beside this node's model
+            machine.give_back_gpu_memory()
             with track(cfg.tracker, node, store.root) as run:
                 calls = store.root / "cache" / "calls"
                 out = StageDir(folder, run.log, open_resource=open_resource, call_folder=calls)

@@ -69,8 +69,7 @@ class Table:
 
 def source_tables(source: Source, key: str, compared: bool = False) -> Iterator[Table]:
     """Yield the files of a source, or its hub dataset. `compared`: read trees of messages as preferences."""
-    local = locate(source.path, key)
-    if local is None:
+    if (local := locate(source.path, key)) is None:
         dataset = load_hub_dataset(source, key)
         yield Table(source.path, len(dataset), compared, partial(hub_rows, source.path, dataset))
         return
