@@ -114,7 +114,7 @@ def test_a_slow_machine_has_larger_budgets(tmp_path: Path) -> None:
 
 
 def test_the_budgets_together_leave_time_to_spare() -> None:
-    """Check that all budgets together fit into WHOLE, for the four processes of `make test`."""
+    """Check that all budgets together fit into WHOLE, for the three processes of `make test`."""
     rooms = {budgets.room(f"tests/{path.relative_to(TESTS)}") for path in TESTS.rglob("test_*.py")}
     other_rooms = len(rooms - set(budgets.BUDGETS)) * budgets.OTHERS
-    assert sum(budgets.BUDGETS.values()) + 3 * budgets.BUDGETS[budgets.START] + other_rooms <= budgets.WHOLE
+    assert sum(budgets.BUDGETS.values()) + 2 * budgets.BUDGETS[budgets.START] + other_rooms <= budgets.WHOLE
