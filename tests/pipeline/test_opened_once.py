@@ -1,12 +1,10 @@
 """Tests of open models: a model that answers several sets is loaded once, and freed before other stages."""
 
-import gc
 import importlib
 import json
 import os
 import weakref
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,7 @@ OTHERS = ("label", "pairs", "reference", "dpo", "eval")
 
 
 class Watch:
-    """A record of the models that each stage loads, and of the number of earlier models alive when a stage starts.
-    Garbage is not collected by itself, since in a process with many objects that may take hours."""
+    """A record of the models that each stage loads, and of the number of earlier models alive when a stage starts."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now, self.loads = "", Counter[str]()
@@ -54,10 +51,8 @@ class Watch:
 
 
 @pytest.fixture
-def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
-    gc.disable()
-    yield Watch(monkeypatch)
-    gc.enable()
+def watch(monkeypatch: pytest.MonkeyPatch, no_collector: None) -> Watch:
+    return Watch(monkeypatch)
 
 
 @pytest.fixture

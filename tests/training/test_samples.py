@@ -1,6 +1,5 @@
 """Tests of samples during training: they change nothing, come from the published model, and survive a resume."""
 
-import gc
 import json
 import weakref
 from dataclasses import replace
@@ -95,7 +94,7 @@ def test_a_model_is_the_same_to_the_bit_whether_it_was_sampled_or_not(
 
 
 def test_no_copy_of_the_model_outlives_its_answers(
-    inputs: dict[str, dict[str, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: dict[str, dict[str, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_collector: None
 ) -> None:
     """In bf16 accelerate has a reference from the model to itself. Without garbage collection every copy stayed."""
     copies, alive = list[weakref.ref[torch.nn.Module]](), list[int]()
@@ -106,11 +105,7 @@ def test_no_copy_of_the_model_outlives_its_answers(
         return model
 
     monkeypatch.setattr("stages.training.samples.inference_copy", watched)
-    gc.disable()
-    try:
-        trained("sft", tmp_path / "node", inputs["sft"], 5, precision=Precision.bf16)
-    finally:
-        gc.enable()
+    trained("sft", tmp_path / "node", inputs["sft"], 5, precision=Precision.bf16)
     assert alive == [0, 0, 0]
 
 
