@@ -133,10 +133,6 @@ class Remote:
         with suppress(FileNotFoundError):
             self.attempt("delete objects", lambda: self.api.delete(self.store, names))
 
-    def ignores_conditions(self) -> bool:
-        """Return whether the remote overwrites an object that `put` must only create."""
-        return all(self.try_put("probe", uuid.uuid4().bytes, None) for _ in range(2))
-
 
 def message(url: str, work: str, reason: str) -> str:
     """Return the message for a remote that did not do some work."""
@@ -162,6 +158,6 @@ def validate_url(url: str) -> None:
 def open_remote(url: str) -> Remote:
     """Return the remote at an address. Raise RemoteError if it cannot be used, and warn if it ignores conditions."""
     remote = Remote(url)
-    if remote.ignores_conditions():
+    if all(remote.try_put("probe", uuid.uuid4().bytes, None) for _ in range(2)):  # the second must be refused
         log.warning("warning: store.remote=%s ignores conditional writes: two machines may build one node.", url)
     return remote

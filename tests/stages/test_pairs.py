@@ -12,6 +12,7 @@ from stages import label, pairs, unpaired
 from stages.config.blocks.pairs import Pairs
 from stages.config.choices import Strategy, Unfinished
 from stages.config.errors import UserError
+from stages.labelers.labeler import Pool
 from stages.labelers.verifier import Verifier
 from stages.store.records import Candidate, Check, Example, Judgement, Pair, load, save
 from stages.store.workspace import StageDir
@@ -264,6 +265,28 @@ def test_the_verifier_scores_the_share_of_checks_and_fails_where_there_are_none(
     assert bare[0].score is None and str(bare[0].error).startswith("the prompt has no checks"), (
         "missing, and not a zero"
     )
+
+
+TOPIC = [Check("on_topic", {"topics": [["tide"]]}), Check("own_words", {"text": "Explain how the tides work."})]
+TWO_LINES = Check("line_count", {"count": 2})
+
+
+@pytest.mark.parametrize(
+    ("checks", "answer", "share", "reward"),
+    [
+        ([TWO_LINES, *TOPIC], "The moon pulls the tides.", 2 / 3, 0.0),
+        ([TWO_LINES, *TOPIC], "The moon pulls water.\nIt rises.", 2 / 3, 2 / 3),
+        ([TWO_LINES, *TOPIC], "The moon pulls the tides.\nThey rise.", 1.0, 1.0),
+        ([TWO_LINES, Check("upper"), *TOPIC], "The moon pulls the tides.\nThey rise.", 3 / 4, 1 / 4),
+        (TOPIC, "The moon pulls water.", 1 / 2, 1 / 2),
+    ],
+)
+def test_rollouts_have_no_reward_for_the_topic_where_a_constraint_fails(
+    checks: list[Check], answer: str, share: float, reward: float
+) -> None:
+    prompt, completion = Example("q", [], None, "s", "t", "preference", checks=checks), candidate("q", answer)
+    assert [j.score for j in Verifier().judge(prompt, [completion])] == [pytest.approx(share)]
+    assert [j.score for j in Verifier().judge_rollouts(Pool([prompt], [completion]))] == [pytest.approx(reward)]
 
 
 def test_too_many_failed_judgements_stop_the_stage(tmp_path: Path) -> None:
