@@ -151,18 +151,22 @@ def test_a_recipes_rounds_are_of_its_own_prompts_checks_and_objective(
 
 
 @pytest.mark.parametrize(
-    ("line", "trained"),
+    ("align", "line", "trained"),
     [
-        ((), True),
-        (("align=grpo",), False),
-        (("align=kto", "arms=[grpo]"), False),
-        (("align=grpo", "arms=[dpo]"), True),
+        ("dpo", (), True),
+        ("dpo", ("align=grpo",), False),
+        ("dpo", ("align=kto", "arms=[grpo]"), False),
+        ("dpo", ("align=grpo", "arms=[dpo]"), True),
+        ("grpo", (), False),
+        ("grpo", ("align=dpo",), True),
+        ("grpo", ("arms=[dpo]",), True),
     ],
 )
 def test_a_recipes_controls_are_trained_beside_dpo_alone(
-    line: tuple[str, ...], trained: bool, own_recipes: Callable[[str, str], None]
+    align: str, line: tuple[str, ...], trained: bool, own_recipes: Callable[[str, str], None]
 ) -> None:
-    own_recipes(name := f"controlled_{os.getpid()}", "defaults: [demo]\ncontrol: true\ncontrol_pairs: random\n")
+    controls = "control: true\ncontrol_pairs: random\n"
+    own_recipes(name := f"controlled_{os.getpid()}", f"defaults: [demo]\nalign: {align}\n{controls}")
     cfg = settings(f"recipe={name}", *line)
     assert (cfg.control, bool(cfg.control_pairs)) == (trained, trained)
 
