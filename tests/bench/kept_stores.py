@@ -75,7 +75,7 @@ def commands(inputs: Path) -> dict[str, tuple[str, ...]]:
         "ensemble": ("stage=pairs", "label=ensemble", endpoints, members),
         "human": ("stage=pairs", "label=human", "label.human.prompts=12", "label.human.runtime.port=0"),
         "dataset": ("stage=report", "label=dataset", f"label.path={preferences}", "pairs=all"),
-        "open": ("recipe=instructions", "scale=toy", "stage=report"),
+        "open": ("recipe=instructions", "align=dpo", "scale=toy", "stage=report"),
     }
 
 
