@@ -73,9 +73,8 @@ def error_message(error: BaseException) -> str | None:
     if isinstance(error, PermissionError) and os.path.exists(name) and not os.access(name, os.R_OK):
         return f"{error.filename}: {error.strerror}. Its owner can let others read it: chmod -R go+rX FOLDER."
     # A folder may not be made because something is missing, as under /proc. Any other missing file may be a bug.
-    if isinstance(error, OSError) and (
-        error.errno in MENDABLE or traceback.extract_tb(error.__traceback__)[-1].name == "mkdir"
-    ):
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, OSError) and (error.errno in MENDABLE or frames[-1].name == "mkdir"):
         return f"{error.filename}: {error.strerror}. No node is lost. To use another store, set outputs=FOLDER."
     return " ".join(str(error).split()) if isinstance(error, HydraException) else None
 

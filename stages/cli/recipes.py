@@ -75,11 +75,12 @@ def recipes_under(line: list[str]) -> Recipes:
     other_prompts = not typed.keys().isdisjoint({"data", "data.sources", "sample", "sample.file"})
     groups = typed.keys() & {*BLOCKS, *(folder.name for folder in CONF.iterdir())}
     for recipe in recipes.values():
-        align, arms = (typed.get(key, OmegaConf.select(recipe, key)) for key in ("align", "arms"))
-        one_round = align not in ("dpo", None) or typed.get("dpo.adapter") == "continued"
+        align = typed.get("align", str(OmegaConf.select(recipe, "align", default="dpo")))
+        arms = typed.get("arms", str(OmegaConf.select(recipe, "arms")))
+        one_round = align != "dpo" or typed.get("dpo.adapter") == "continued"
         unsuited = [*CHECKED] if unchecked else ["dpo.first_difference"] if "dpo.loss_type" in typed else []
         unsuited += ROUNDS if "rounds" in recipe and (toy or unchecked or other_prompts or one_round) else ()
-        unsuited += () if "dpo" in f"{align or 'dpo'} {arms}" else ("control", "control_pairs")
+        unsuited += () if "dpo" in align + arms else ("control", "control_pairs")
         if "data.sources" in typed and OmegaConf.select(recipe, LENGTH, default=math.inf) < default_value(LENGTH):
             unsuited.append(LENGTH)
         for key in (*unsuited, *blocks_of(groups)):
