@@ -28,8 +28,7 @@ from stages.store.workspace import StageDir
 
 
 def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Publish `pairs.parquet`. All pairs of a prompt are in the same split, training or validation.
-    Raise UserError if no prompt gives a pair."""
+    """Publish `pairs.parquet`. A prompt's pairs are all of one split. Raise UserError if no prompt gives a pair."""
     if cfg.control:
         return publish_control(cfg, inputs, out)
     pool = inputs["judged"]

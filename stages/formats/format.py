@@ -194,8 +194,7 @@ class Format(ABC):
 
 
 def with_texts(turns: list[Message], field: str, strip: bool) -> list[Message]:
-    """Return the turns of a transcript; with `strip`, without reasoning. Raise BadRow if one of them has no text, or
-    text that is no Unicode."""
+    """Return a transcript's turns; with `strip`, without reasoning. Raise BadRow if a turn has no text in Unicode."""
     texts = [parsing.require_text(turn["content"], field) for turn in turns]
     return [
         {**turn, "content": parsing.with_reasoning(text, None, field, strip and turn["role"] == "assistant")}

@@ -1,24 +1,38 @@
 """`label=verifier`: score candidates by the programmatic checks of generated instructions, without a judge."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
+from stages.curation.answer_rules import is_repetitive
 from stages.labelers.labeler import Labeler, Pool
-from stages.store.records import Candidate, Example, Judgement
+from stages.store.records import Candidate, Check, Example, Judgement
 from stages.tasks.checks import share_passed
+
+Score = Callable[[list[Check], str], float]
+PROSE = ("on_topic", "own_words")  # the checks of every open request
 
 
 class Verifier(Labeler):
-    """Scores a candidate by the share of checks passed. In GRPO, prose that merely keeps to the topic gets nothing."""
+    """Scores a candidate by the share of checks passed, and a rollout of GRPO by its reward."""
 
     name = "verifier"
 
-    def judge(self, prompt: Example, candidates: list[Candidate], gated: bool = False) -> list[Judgement]:
+    def judge(self, prompt: Example, candidates: list[Candidate], score: Score = share_passed) -> list[Judgement]:
         judgement = partial(Judgement, prompt.id, self.name)
         if not prompt.checks:
             return [judgement(c.candidate_id, error="the prompt has no checks (judges need none)") for c in candidates]
-        return [judgement(c.candidate_id, score=share_passed(prompt.checks, c.text, gated)) for c in candidates]
+        return [judgement(c.candidate_id, score=score(prompt.checks, c.text)) for c in candidates]
 
     def judge_rollouts(self, pool: Pool) -> Iterator[Judgement]:
         for prompt, completions in pool.by_prompt():
-            yield from self.judge(prompt, completions, gated=True)
+            yield from self.judge(prompt, completions, reward)
+
+
+def reward(checks: list[Check], answer: str) -> float:
+    """Return the share of checks passed, in [0, 1], by which any prose on the topic gains nothing: topic and own words
+    count only if all constraints are kept, and an answer to an open request that repeats itself passes none."""
+    constraints = [check for check in checks if check.kind not in PROSE]
+    if len(constraints) < len(checks) and is_repetitive(answer):
+        return 0.0
+    share = share_passed(constraints, answer) if constraints else 1.0
+    return share_passed(checks, answer) if share == 1 else share * len(constraints) / len(checks)

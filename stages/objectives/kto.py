@@ -56,8 +56,7 @@ def read_rows(
 
 
 def trl_row(reference: PairLogProbs, label: bool, max_length: int) -> Row:
-    """Return token ids, the label, and sums of log-probs in nats, under TRL's names; KL: of the mismatched one, which
-    is cut where it does not fit."""
+    """Return token ids, the label, and sums of log-probs in nats, by TRL's names; KL: of the mismatched one, cut."""
     room = max_length - len(reference.prompt_ids)
     return {
         "prompt_ids": reference.prompt_ids,
@@ -147,8 +146,7 @@ class CompletionTrainer(MicroBatches):
 
     @torch.no_grad()
     def estimate_divergence(self, model: torch.nn.Module, rows: list[Row]) -> torch.Tensor:
-        """Return the mean log-ratio of the rows' mismatched completions in all processes, in nats. A row whose
-        `counts` is 0 repeats another one."""
+        """Return the mean log-ratio of all processes' mismatched completions, in nats. Rows count by `counts`."""
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         mismatched = [row | {"completion_ids": row["KL_completion_ids"]} for row in rows]
         with autocast(self.cfg.precision, self.args.device):

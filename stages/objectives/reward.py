@@ -121,8 +121,7 @@ def score_held_out(inputs: dict[str, Path], rows: PreferenceRows, rewards: list[
 
 
 def held_out_warnings(figures: dict[str, Any], pairs: int, key: str = "pairs") -> list[str]:
-    """Return warnings if the held-out pairs do not show that the model is right, or show that it prefers long answers.
-    `key` is the config block of the pairs."""
+    """Return warnings if held-out pairs do not show that the model is right, or show that it prefers long answers."""
     if not figures:
         return [f"no pair is held out, so the reward model's accuracy is unknown. Raise {key}.validation_fraction."]
     warnings, (mean, low, high) = [], figures["accuracy"].values()

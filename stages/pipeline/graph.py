@@ -33,7 +33,7 @@ from stages.store.node import Built, Graph, Node
 
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
 VERSIONS = {"base": 5, "source": 8, "data": 12, "select": 4, "sft": 14, "sample": 10, "pool": 1, "label": 10}
-VERSIONS |= {"pairs": 8, "unpaired": 2, "reference": 10, "dpo": 12, "kto": 3, "grpo": 4, "reward": 2}
+VERSIONS |= {"pairs": 8, "unpaired": 2, "reference": 10, "dpo": 12, "kto": 3, "grpo": 5, "reward": 2}
 VERSIONS |= {"answer": 12, "versus": 2, "benchmark": 2, "eval": 24, "report": 20}
 
 # The stage to suggest after each stage, on the command line.
@@ -210,8 +210,7 @@ def dataset_nodes(cfg: Config, nodes: Graph) -> list[Node]:
 
 def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:
     """Return the nodes that `stage` asks for. `stage=sample` and `stage=label` ask for preferences, without further
-    draws, and neither for demonstrations nor for compared answers. The control is trained after DPO, so `stage=sft`
-    does not ask for it."""
+    draws, demonstrations and compared answers; `stage=sft` not for the control, which is trained after DPO."""
     of_stage = [node for node in nodes.values() if target_stage(node) == cfg.stage]
     requested = [node for node in of_stage if not (isinstance(node.config, SFT) and node.config.control)]
     if not requested:

@@ -1,6 +1,5 @@
 """Sampling from a model at an OpenAI-compatible server (`pip install -e '.[endpoints]'`). Each call requests one
-candidate with its own seed, because many servers return one candidate even if several are requested. Candidates are
-text, which DPO tokenizes again."""
+candidate with its own seed, because many servers return one at a time. DPO tokenizes candidates' texts again."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

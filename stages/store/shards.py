@@ -33,8 +33,7 @@ class StreamedTable(Generic[Record]):
         self._places, self._count, self._bytes = dict[str, tuple[int, int, int]](), 0, 0
 
     def add(self, records: Sequence[Record], min_records: int = 1, shard: Path | None = None) -> None:
-        """Add records, in which those of an item are adjacent. Skip items with fewer than `min_records` records.
-        `shard`: the file that has them."""
+        """Add records, an item's side by side, as saved in `shard`. Skip items with fewer than `min_records`."""
         start = 0
         for item, item_records in groupby(records, self.belongs_to):
             length = len([*item_records])

@@ -64,8 +64,6 @@ def known_checks() -> dict[str, Callable[..., bool]]:
     return {**CHECKS, **stances.CHECKS, **open_ended, "on_topic": on_topic, "own_words": own_words}
 
 
-def share_passed(checks: list[Check], answer: str, gated: bool = False) -> float:
-    """Return the share of checks passed, in [0, 1]. `gated`: topic and own words count only if all others pass."""
-    passed = [known_checks()[check.kind](answer.strip(), **check.params) for check in checks]
-    constraints = [each for c, each in zip(checks, passed, strict=True) if c.kind not in ("on_topic", "own_words")]
-    return sum(passed if all(constraints) or not gated else constraints) / len(passed)
+def share_passed(checks: list[Check], answer: str) -> float:
+    """Return the share of checks passed, in [0, 1]."""
+    return sum(known_checks()[check.kind](answer.strip(), **check.params) for check in checks) / len(checks)

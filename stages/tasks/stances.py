@@ -72,8 +72,7 @@ def states(answer: str, text: str, request: str) -> bool:
 
 
 def mentions(answer: str, topic: str, request: str) -> bool:
-    """Return whether two different stems of a topic begin words of an answer, or one in a brief answer. A repetition
-    of the request does not count."""
+    """Return whether two stems of a topic (in a brief answer one) begin words of an answer, the request left out."""
     answer_words = without_request(answer, request)
     matches = sum(any(word.startswith(stem) for word in answer_words) for stem in topic.split())
     return matches >= (1 if len(answer_words) <= BRIEF else 2)

@@ -1,6 +1,5 @@
 """Generate the prompts of `eval.suites`, twins with checks, from `suites.yaml`. A suite asks for one habit of an
-aligned model. A model without the habit fails one twin of each pair, so a model that always does the same passes half.
-"""
+aligned model. A model without it fails one twin of each pair, so a model that always does the same passes half."""
 
 import random
 from collections import ChainMap
