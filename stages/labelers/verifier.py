@@ -29,10 +29,10 @@ class Verifier(Labeler):
 
 
 def reward(checks: list[Check], answer: str) -> float:
-    """Return the share of checks passed, in [0, 1], by which any prose on the topic gains nothing: topic and own words
-    count only if all constraints are kept, and an answer to an open request that repeats itself passes none."""
+    """Return the share of checks passed, in [0, 1]. Any prose on the topic passes an open request's topic and own words,
+    so these count only if all constraints are kept and the answer does not repeat itself."""
     constraints = [check for check in checks if check.kind not in PROSE]
-    if len(constraints) < len(checks) and is_repetitive(answer):
-        return 0.0
     share = share_passed(constraints, answer) if constraints else 1.0
-    return share_passed(checks, answer) if share == 1 else share * len(constraints) / len(checks)
+    if share == 1 and not is_repetitive(answer):
+        return share_passed(checks, answer)
+    return share * len(constraints) / len(checks)
