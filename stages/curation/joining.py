@@ -28,9 +28,8 @@ RowIndex = NDArray[np.intp]  # indexes into the rows of all sources
 
 @dataclass
 class Rows:
-    """All rows in order, generated rows first, in 17 bytes per row. ids: the ids of the prompts, as numbers. pairs: an
-    id of prompt and answer for prompts that occur more than once, else the prompt's id. splits: indexes into SPLITS.
-    slices: the rows of each source."""
+    """All rows in order, generated rows first, in 17 bytes per row. ids: of the prompts, as numbers. pairs: an id of
+    prompt and answer for a prompt that recurs, else its id. splits: indexes into SPLITS. slices: of each source."""
 
     ids: NDArray[np.uint64]
     pairs: NDArray[np.uint64]

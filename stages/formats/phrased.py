@@ -3,8 +3,7 @@
 A task is a YAML file of phrasings: Jinja templates of a request, answered by the template `answer` or by one of their
 own. Each row gets a phrasing drawn by the row's content, among those whose variables the row has. `columns` maps roles
 to column names, and `labels` maps labels to words. In a template, `options` lists labels one a line, and `choices` in
-a sentence, in an order drawn with the phrasing. If a row has options of its own, its label is the name, letter, number
-or text of one of them."""
+a sentence, in an order drawn with the phrasing. A row's own options are chosen by name, letter, number or text."""
 
 import pathlib
 import random

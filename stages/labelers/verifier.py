@@ -29,8 +29,8 @@ class Verifier(Labeler):
 
 
 def reward(checks: list[Check], answer: str) -> float:
-    """Return the share of checks passed, in [0, 1]. Any prose on the topic passes an open request's topic and own words,
-    so these count only if all constraints are kept and the answer does not repeat itself."""
+    """Return the share of checks passed, in [0, 1]. Prose on the topic passes an open request's topic and own words:
+    these count only if all constraints are kept and the answer does not repeat itself."""
     constraints = [check for check in checks if check.kind not in PROSE]
     share = share_passed(constraints, answer) if constraints else 1.0
     if share == 1 and not is_repetitive(answer):

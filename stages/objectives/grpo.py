@@ -22,6 +22,7 @@ from trl.trainer import add_fused_lm_head
 from stages.config.blocks.training import ScoredGRPO
 from stages.config.choices import Split
 from stages.config.errors import UserError
+from stages.curation.answer_rules import is_repetitive
 from stages.models import lm_head
 from stages.models.contract import Contract
 from stages.models.loading import load_model
@@ -240,12 +241,13 @@ class GroupTrainer(MicroBatches):
         return output.log_probs[0]  # type: ignore[no-any-return]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, Any]:
-        """Answer the held-out prompts greedily. Log the mean reward, and the share of answers with reward 1."""
+        """Answer the held-out prompts greedily. Log the mean reward, and the shares with reward 1 and with loops."""
         answers = self.rollouts.held_out([*dict.fromkeys(row["id"] for row in self.eval_dataset)])
         rewards = [answer.reward for answer in answers]
         scored = [reward for reward in rewards if reward is not None] or [math.nan]
         metrics: dict[str, Any] = {ROW_REWARDS: rewards, "eval_reward": fmean(scored)}
         metrics["eval_pass_rate"] = fmean(reward == 1 for reward in scored)
+        metrics["eval_loops"] = fmean(is_repetitive(answer.text) for answer in answers)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -111,8 +111,7 @@ def wire_candidate_source(block: Sample, make_node: MakeNode, policy: Node, data
 
 def wire_labels(cfg: Label, make_node: MakeNode, pool: Node, **reward: Node) -> tuple[Node, Graph]:
     """Return the node of a pool's labels, and by name all nodes that label the pool. An ensemble's member has the same
-    node as in a run in which it labels alone, so no judgement is paid for twice. `reward` is the reward model that
-    this run trains, if it labels."""
+    node as in a run in which it labels alone: no judgement is paid for twice. `reward`: this run's reward model."""
     if not cfg.voters:
         judged = make_node("label", cfg, pool=pool, **reward)
         return judged, {"label": judged}

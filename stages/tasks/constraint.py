@@ -26,8 +26,7 @@ Side = StrEnum("Side", "train validation test aside")
 class Constraint:
     """A kind of constraint. name: the kind's name, and its check's. area: its subject. side: the same for all prompts.
     wordings: sentences that ask for it, with slots for the parameters. claims: the aspects of an answer that it
-    decides; two kinds with a common claim may contradict each other. holds: whether a stripped, non-empty answer
-    satisfies it."""
+    decides; kinds with a common claim may contradict each other. holds: whether a stripped answer keeps it."""
 
     name: str
     area: str

@@ -17,6 +17,7 @@ from transformers import Trainer
 
 from stages.config.blocks.training import ScoredGRPO
 from stages.config.errors import UserError
+from stages.curation.answer_rules import is_repetitive
 from stages.evaluation.intervals import paired
 from stages.hardware import allocator, machine
 from stages.models.contract import Contract
@@ -31,7 +32,7 @@ from stages.training.samples import inference_copy
 
 ROWS = 256  # completions that are decoded at once, or fewer if memory is short
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per integer
-LENGTHENED, FEWER_ENDINGS, COLLAPSED = 1.5, 0.05, 0.2  # changes from a training's first to its last fifth
+LENGTHENED, SHARE, COLLAPSED = 1.5, 0.05, 0.2  # changes from a training's first to its last fifth
 STAY_NEAR = "set grpo.beta=0.04"
 
 
@@ -151,7 +152,7 @@ def weights_digest(model: torch.nn.Module, dtype: torch.dtype) -> str:
 
 def describe_step(groups: Sequence[list[Rollout]]) -> dict[str, float]:
     """Return the figures of a step's rollouts: mean reward with its standard error over prompts, groups with different
-    rewards, mean tokens, share of completions that ended their turn, and completions without a reward."""
+    rewards, mean tokens, shares that ended their turn and that repeat themselves, and completions without a reward."""
     rewards = [[r.reward for r in group if r.reward is not None] for group in groups]
     means, rollouts = [fmean(group) for group in rewards if group], [r for group in groups for r in group]
     return {
@@ -161,13 +162,14 @@ def describe_step(groups: Sequence[list[Rollout]]) -> dict[str, float]:
         "groups": len(groups),
         "completion_tokens": fmean(r.n_tokens for r in rollouts),
         "ended": fmean(r.finish_reason == "stop" for r in rollouts),
+        "loops": fmean(is_repetitive(r.text) for r in rollouts),
         "unscored": sum(r.reward is None for r in rollouts),
     }
 
 
 def curve_warnings(steps: Sequence[dict[str, Any]], held_out: Sequence[list[float | None]]) -> Iterator[str]:
     """Yield warnings about the log of a training: a reward that rises without a gain on held-out prompts, longer
-    completions, fewer that end, and completions that became alike. `held_out`: the rewards of every evaluation."""
+    completions, fewer that end, more loops, and completions that became alike. `held_out`: rewards by evaluation."""
     fifth = max(1, len(steps) // 5)
 
     def ends(name: str) -> tuple[list[float], list[float]]:
@@ -186,8 +188,11 @@ def curve_warnings(steps: Sequence[dict[str, Any]], held_out: Sequence[list[floa
     if last > LENGTHENED * first:
         yield f"completions grew from {first:.0f} to {last:.0f} tokens. The labeler may reward length."
     first, last = map(fmean, ends("ended"))
-    if last < first - FEWER_ENDINGS:
+    if last < first - SHARE:
         yield f"the share of completions that end fell from {first:.1%} to {last:.1%}. To stay near SFT, {STAY_NEAR}."
+    first, last = map(fmean, ends("loops"))
+    if last > first + SHARE:
+        yield f"the share of completions with loops rose from {first:.1%} to {last:.1%}. The labeler may not see them."
     first, last = map(fmean, ends("entropy"))
     if last < COLLAPSED * first:
         fall = f"the entropy fell from {first:.2g} to {last:.2g} nats per token"

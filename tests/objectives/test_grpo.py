@@ -365,13 +365,13 @@ def test_rollouts_of_other_weights_are_drawn_again(inputs: dict[str, Path], tmp_
 
 
 def test_warnings() -> None:
-    figures = ("reward", "completion_tokens", "ended", "entropy")
-    rows = [(0.2 + 0.05 * i + 0.01 * (i % 2), 4 + i, 1 - i / 50, 2.0 / (1 + i)) for i in range(15)]
+    figures = ("reward", "completion_tokens", "ended", "loops", "entropy")
+    rows = [(0.2 + 0.05 * i + 0.01 * (i % 2), 4 + i, 1 - i / 50, i / 50, 2.0 / (1 + i)) for i in range(15)]
     steps = [dict(zip(figures, row, strict=True)) for row in rows]
     texts = [*curve_warnings(steps, [[0.0, 1.0, 0.5, None], [1.0, 0.0, 0.5, 1.0]])]
-    words = ["no gain is shown", "grew", "share of completions that end", "entropy"]
-    assert [word in text for word, text in zip(words, texts, strict=True)] == [True] * 4
-    calm = [{"reward": 0.5, "completion_tokens": 4, "ended": 1.0, "entropy": 1.0} for _ in range(15)]
+    words = ["no gain is shown", "grew", "share of completions that end", "loops rose from 2.0% to 26.0%", "entropy"]
+    assert [word in text for word, text in zip(words, texts, strict=True)] == [True] * 5
+    calm = [{"reward": 0.5, "completion_tokens": 4, "ended": 1.0, "loops": 0.1, "entropy": 1.0} for _ in range(15)]
     assert [*curve_warnings(calm, [[0.0, 1.0], [0.0, 1.0]])] == []
     assert "no held-out prompt was asked" in next(iter(curve_warnings(calm, [])))
     gained = [[0.0] * 8, [1.0, 0.9] * 4]
