@@ -1,9 +1,9 @@
-"""Retention on more requested lengths: `python -m tests.bench.retention [OUTPUTS] [prompts=400] [KEY=VALUE …]`.
+"""Retention on more requested lengths: `python -m tests.bench.lengths [OUTPUTS] [prompts=400] [KEY=VALUE …]`.
 
 A recipe's test prompts that ask for a length are too few to show anything. So the models of a chain in the store, of
 every seed in `'seeds=[1,2]'`, answer further prompts of the group `open_test` that ask for one, whose requests no
 training has. Their answers, and those to the plain open requests of the test, go into the claims. Writes only
-`cache/retention/` in the store, where a stopped run goes on.
+`cache/lengths/` in the store, where a stopped run goes on.
 """
 
 import logging
@@ -31,7 +31,7 @@ def main(outputs: Path, words: list[str]) -> None:
     count = next((int(w.removeprefix("prompts=")) for w in words if w.startswith("prompts=")), 400)
     cfg, store, nodes = chains.prepared(outputs, [w for w in words if not w.startswith("prompts=")])
     data = load(store.folder(nodes["data"]) / "examples.parquet", Example)
-    folder = outputs / "cache" / "retention"
+    folder = outputs / "cache" / "lengths"
     folder.mkdir(parents=True, exist_ok=True)
     lengths = requested_lengths(data, count)
     save(folder / "examples.parquet", lengths, Example)
