@@ -19,7 +19,7 @@ from stages.training.trainer import EvalHistory, risen_loss_message
 
 def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `model/` for sequence classification with the policy's contract, any `adapter/`, and `held_out.json`
-    with rewards. Raise UserError if too many pairs were dropped, `reward.margin=true` lacks one, or it diverged."""
+    with rewards. Raise UserError if too many pairs are dropped, or lack a margin to train on, or training diverges."""
     policy = inputs["policy"] / "model"
     contract = load_contract(policy)
     pairs, context = stream(inputs["pairs"] / "pairs.parquet", Pair), read_context_length(policy)

@@ -16,7 +16,7 @@ from stages.config.choices import Split
 from stages.evaluation import retention
 from stages.evaluation.outcomes import read_answers, tabulate
 from stages.store.node import Node
-from stages.store.records import Example, load, save
+from stages.store.records import Example, content_id, load, save
 from stages.store.store import Store
 from stages.store.workspace import StageDir
 from stages.tasks import open_requests
@@ -31,9 +31,9 @@ def main(outputs: Path, words: list[str]) -> None:
     count = next((int(w.removeprefix("prompts=")) for w in words if w.startswith("prompts=")), 400)
     cfg, store, nodes = chains.prepared(outputs, [w for w in words if not w.startswith("prompts=")])
     data = load(store.folder(nodes["data"]) / "examples.parquet", Example)
-    folder = outputs / "cache" / "lengths"
-    folder.mkdir(parents=True, exist_ok=True)
     lengths = requested_lengths(data, count)
+    folder = outputs / "cache" / "lengths" / content_id([e.id for e in lengths])  # other prompts need other answers
+    folder.mkdir(parents=True, exist_ok=True)
     save(folder / "examples.parquet", lengths, Example)
     prompts = [*lengths, *(e for e in data if e.group == "open_plain")]
     for name in ("eval", *(f"eval_seed_{seed}" for seed in cfg.seeds)):
