@@ -1,8 +1,7 @@
 """Stage `benchmark`: one model answers tasks of lm-evaluation-harness in the template of its training.
 
 The harness makes the prompts and scores the answers. In between, the model's contract tokenises each prompt and the
-sampler of `stage=answer` answers it, so a prompt has the token ids that training gave it. A base without a chat
-template is asked with the harness's plain text."""
+sampler of `stage=answer` answers it: with the token ids of training, or of plain text without a chat template."""
 
 import json
 from collections import defaultdict

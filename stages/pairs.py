@@ -111,9 +111,8 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 @dataclass
 class PairStats:
-    """Counts over the pairs made so far. `unfinished`: pairs with a truncated rejected completion. `part_early`: pairs
-    of several turns. `preferred`: True if labels are preferences. `passed_over`: preferences beyond the limit per
-    prompt. `chosen`, `rejected`: by policy."""
+    """Counts of pairs. `unfinished`: with truncated rejected completions. `part_early`: of several turns. `preferred`:
+    if labels are preferences. `passed_over`: those beyond a prompt's limit. `chosen`, `rejected`: by policy."""
 
     prompts: int = 0
     held_out: int = 0

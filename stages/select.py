@@ -1,6 +1,5 @@
 """Stage `select`: examples from judged candidates or from pairs. The best of n answers of a model to a prompt is a
-demonstration without a teacher (rejection sampling: arXiv:2308.01825). Chosen completions of pairs, as demonstrations,
-are a baseline for DPO."""
+demonstration without a teacher (rejection sampling: arXiv:2308.01825). Chosen completions are a baseline for DPO."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -27,9 +26,8 @@ OWN_SOURCES = ("selected", "mended")  # values of column `source` in the example
 
 
 def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
-    """Write `examples.parquet`. From `pairs`, write the chosen completions in the order of the pairs. Otherwise, write
-    the data's examples, where unanswered `sft` prompts have their best candidate as reference.
-    Raise UserError if no candidate is good enough."""
+    """Write `examples.parquet`: of `pairs` the chosen completions in the order of the pairs, else the data's examples,
+    where unanswered `sft` prompts have their best candidate. Raise UserError if no candidate is good enough."""
     examples: Iterable[Example]
     if "pairs" in inputs:
         examples, refused = map(example_of_chosen, stream(inputs["pairs"] / "pairs.parquet", Pair)), Counter[str]()

@@ -41,8 +41,7 @@ def normalise(argv: list[str]) -> list[str]:
     """Return the command line as Hydra reads it: `-m` first, and `++` before keys of open dicts (`sft.trainer.x`).
 
     A typed `model.path` replaces random weights, `model.random_init` replaces a path, and `label=dataset` adds
-    `pairs=all`.
-    Raise UserError for an argument that Hydra cannot read."""
+    `pairs=all`. Raise UserError for an argument that Hydra cannot read."""
     if os.environ.get(OUTPUTS) == "":  # otherwise Hydra writes to the root of the file system
         raise UserError(f"{OUTPUTS} is empty. Set it to a folder, or unset it.")
     options = [a for a in argv if a in recipes.MULTIRUN]

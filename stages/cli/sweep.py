@@ -6,8 +6,7 @@ since the GPUs are there, and jobs that wait for each other's locks would keep G
 build makes all nodes that the same set of jobs needs, and builds for more jobs are in earlier waves. Every job that
 needs a node also needs its inputs, so these are in the same build or an earlier wave: none waits within its wave.
 
-A sweeper that chooses settings step by step (Optuna) has no list of jobs at the start. Its jobs only share nodes
-through the store's locks."""
+A sweeper that chooses step by step (Optuna) has no list of jobs at the start: these share nodes by locks."""
 
 import logging
 import sys

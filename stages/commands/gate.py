@@ -58,8 +58,7 @@ class Side:
 
 def judge(store: Store, cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> int:
     """Print and write the comparison of the run's policy with that of `gate.against`, and return the exit code.
-    `nodes`: the graph of the typed settings, empty without any.
-    Raise UserError if an evaluation is missing."""
+    `nodes`: the graph of the typed settings, or empty. Raise UserError if an evaluation is missing."""
     for name in ("gate.json", "gate.md"):
         with suppress(OSError):  # none, or another user's: an earlier comparison must not be taken for this one
             (store.root / name).unlink()
@@ -128,7 +127,7 @@ def evaluations_of(folder: Path) -> list[Path]:
 
 
 def cells(line: Line) -> Iterator[str]:
-    """Yield the cells of a line: shares in percent and points, lengths in tokens and percent, others as they are."""
+    """Yield the cells of a line: shares in percent and points, lengths in characters and percent, others plain."""
     in_points = line.measure != LENGTH and 0 <= min(line.before, line.after) <= max(line.before, line.after) <= 1
     show = points if in_points else (lambda n: signed(n, "{:+.1%}" if line.measure == LENGTH else "{:+.3f}"))
     yield line.measure

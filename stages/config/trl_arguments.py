@@ -115,6 +115,10 @@ def validate_trainer_keys(name: str, block: Training) -> None:
     packed = getattr(block, "packing", True) and getattr(block, "forward", None) is not Forward.padded
     if "neftune_noise_alpha" in block.trainer and packed:
         raise UserError(f"{name}.trainer.neftune_noise_alpha: long packed rows get too little noise. Leave it out.")
+    if block.trainer.get("loss_type") == "dft" and block.trainer.get("label_smoothing_factor"):
+        raise UserError(f"{name}.trainer.label_smoothing_factor: the loss dft does not read this. Leave it out.")
+    if block.trainer.get("dataloader_persistent_workers") and not block.runtime.loader_workers:
+        raise UserError(f"{name}.trainer.dataloader_persistent_workers: set {name}.runtime.loader_workers too.")
     trl_values.validate_values(f"{name}.trainer", block.trainer, types, enumerations() if block.trainer else {})
 
 

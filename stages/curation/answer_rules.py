@@ -27,12 +27,13 @@ OTHER_LANGUAGE = "in_language"  # kind of the check that asks for another langua
 
 
 def is_repetitive(text: str, threshold: float = REPEATED) -> bool:
-    """Return whether an answer repeats itself: one line occurs SAME_LINE times, or more than a share of `threshold` of
-    the answer's runs of words are repetitions."""
+    """Return whether an answer repeats itself: one line with words occurs SAME_LINE times, or more than a share of
+    `threshold` of the answer's runs of words are repetitions."""
     answer_words = lower_words(text)
     runs = Counter(zip(*(answer_words[i:] for i in range(RUN)), strict=False))
     repeats = sum(runs.values()) - len(runs)
-    return repeats > threshold * sum(runs.values()) or max(Counter(lines(text)).values(), default=0) >= SAME_LINE
+    same_lines = Counter(line for line in lines(text) if re.search(r"\w", line))  # a rule or a brace may occur often
+    return repeats > threshold * sum(runs.values()) or max(same_lines.values(), default=0) >= SAME_LINE
 
 
 def is_not_english(text: str) -> bool:

@@ -185,8 +185,7 @@ def prompts_needed(variance: float, above: float, alpha: float, fall: float = 0.
     Args:
         variance: the variance of the paired differences.
         above: the distance of their mean from what the claim excludes.
-        fall: the most that one outcome can get worse, 0 if unknown. It bounds the variance from below, as if a few
-            outcomes fell that much."""
+        fall: the most that one outcome can get worse, 0 if unknown: the variance is at least that of a few such."""
     if above <= 0:
         return None
     quantile = NormalDist().inv_cdf

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from stages.config.blocks.evaluation import CONSTANT, NOBODY, REFERENCES, Eval
 from stages.config.installation import read_beside
 from stages.evaluation.intervals import Interval
 from stages.evaluation.measures import Measure
-from stages.evaluation.reliability import KNOWN_WORDS, Key, read_known_words
+from stages.evaluation.reliability import KNOWN_WORDS, Key, own_vote, read_known_words
 from stages.evaluation.win_rates import Comparisons, comparison_results, detectable, win_rate
 from stages.store.records import Candidate, Judgement, content_id, load
 
@@ -74,12 +74,14 @@ class Comparison:
     @cached_property
     def outcomes(self) -> Comparisons:
         keys = [(policy.candidate_id, other.candidate_id) for policy, other in self.sides]
+        judge = replace(self, preferences={name: own_vote(j) for name, j in self.preferences.items()})
         return Comparisons(
             won=np.array([self.won(*both) for both in self.sides], float),
             longer_by=self.lengths[:, 0] - self.lengths[:, 1],
             people=np.array([POINTS.get(self.words_of_people.get(key, ""), math.nan) for key in keys], float),
             shown_first=np.array([self.shown_first(policy) for policy, _ in self.sides], float),
             alike=np.array([policy.stripped_text == other.stripped_text for policy, other in self.sides], bool),
+            judge=np.array([judge.won(*both) for both in self.sides], float),
         )
 
     def reasons(self) -> Iterator[str]:

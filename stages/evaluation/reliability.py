@@ -7,6 +7,7 @@ filled in. The error rates give the expected accuracy of pairs, and correct the 
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from stages.store.sealed_json import WRONG_SHAPE
 from stages.tasks.checks import share_passed
 
 KNOWN_WORDS = "known.jsonl"  # file in a label node with the known labels of audited judgements
+OWN_VOTE = "ensemble"  # key in `raw` of the vote of an ensemble that people's verdict replaced
 GOOD = 0.5  # the lowest score of a good answer
 SAMPLES = 2000  # bootstrap samples of prompts for the intervals of κ and α
 WORDS = {False: ("a", "b", "tie"), True: ("good", "bad")}  # labels of two candidates (False) or of a single one (True)
@@ -36,6 +38,12 @@ def key_of(j: Judgement) -> Key:
 def word_of(j: Judgement) -> str | None:
     """Return a judgement's label, one of WORDS; None if the judgement is missing."""
     return j.preference if j.score is None else "good" if j.score >= GOOD else "bad"
+
+
+def own_vote(j: Judgement) -> Judgement:
+    """Return a judgement as its labeler made it. An ensemble's vote that people replaced is in `raw`."""
+    votes = json.loads(j.raw or "{}") if j.labeler == "ensemble" else {}
+    return replace(j, preference=votes.get(OWN_VOTE, j.preference))
 
 
 def countable(judgements: Iterable[Judgement], candidates: Candidates) -> list[Judgement]:
@@ -71,8 +79,7 @@ def audit_rows(audit: Sequence[Judgement], prompts: Prompts, candidates: Candida
 
 
 def read_known_words(path: Path) -> dict[Key, str]:
-    """Read known labels by the judged candidates' ids, from rows of `audit.jsonl` with `known` filled in.
-    Raise UserError for the first line that is not such a row."""
+    """Read labels by candidates' ids, from `audit.jsonl` with `known` filled in. Raise UserError for other rows."""
     words = dict[Key, str]()
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
@@ -136,7 +143,8 @@ def reliability(
         counts = {"accuracy": accurate, "wrong": len(preferences) - accurate - neither, "neither": neither}
         figures |= {f"pair_{name}": agreement.share(n, len(preferences)).as_dict() for name, n in counts.items()}
     audited_keys = {key_of(j) for j in audit}
-    positives = [word_of(j) == words[0] for j in countable(judgements, candidates) if key_of(j) not in audited_keys]
+    unaudited = (j for j in countable(map(own_vote, judgements), candidates) if key_of(j) not in audited_keys)
+    positives = [word_of(j) == words[0] for j in unaudited]
     if positives:
         count, errors = len(positives), (right1, known1, right0, known0)
         judged, is_usable = agreement.share(sum(positives), count), agreement.discriminates(*errors)

@@ -146,7 +146,7 @@ def p_of_means(policy: Array, other: Array, margin: float, lowest: float | None 
     p = student_exceeding(above / error, n - 1) if error else float(above <= 0)
     if lowest is None or above <= 0 or mean <= lowest:
         return p
-    return max(p, (1 - above / (mean - lowest)) ** n)
+    return max(p, max(0.0, 1 - above / (mean - lowest)) ** n)
 
 
 def mark_holding(tested_claims: list[Claim], alpha: float) -> None:

@@ -1,7 +1,7 @@
 """Results of `eval.suites`: by model the shares of passed prompts and of pairs with the suite's fault, with intervals.
 
 A pair counts for a fault if one twin shows that the model can, and the other that it does not. A model that passes
-neither twin has another weakness, which another suite names."""
+neither twin has another weakness. In refusals and unknown facts, the fault is the share of wrong stances."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -33,13 +33,15 @@ class Comparisons:
         longer_by: tokens of the policy's answer minus those of the other model's.
         people: people's verdict, coded as `won`; NaN where nobody was asked.
         shown_first: 1 if the judge saw the policy's answer first, else 0; 0.5 if it saw both orders.
-        alike: True if both answers are the same text: a tie that neither the judge nor people are asked about."""
+        alike: True if both answers are the same text: a tie that neither the judge nor people are asked about.
+        judge: as `won`, but with the judge's own verdict where people's replaced it."""
 
     won: Array
     longer_by: NDArray[Any]
     people: Array
     shown_first: NDArray[Any]
     alike: NDArray[np.bool_]
+    judge: Array
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def people_rate(c: Comparisons, confidence: float) -> dict[str, Any] | None:
     The judge's weight minimises the variance (Angelopoulos et al. 2023, arXiv:2311.01453). Comparisons without a
     verdict of the judge are left out: people see none of them. Alike answers count as ties."""
     distinct = ~c.alike
-    people, judge = (each[distinct & ~np.isnan(c.won)] for each in (c.people, c.won))
+    people, judge = (each[distinct & ~np.isnan(c.judge)] for each in (c.people, c.judge))
     answered = ~np.isnan(people)
     words, judge_on_words, judge_on_rest = people[answered], judge[answered], judge[~answered]
     n, weight = len(words), 0.0

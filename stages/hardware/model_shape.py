@@ -94,8 +94,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the config.json of a model folder.
 
     Raises:
-        Damaged: naming the file and the first key with a value that no model has, or that does not fit the weights'
-            size.
+        Damaged: naming the file and the first key with a value that no model has or that does not fit the weights.
         FileNotFoundError: if the folder has no config.json."""
     file = folder / "config.json"
     config = load_json(file, validate_config)

@@ -20,7 +20,7 @@ from typing import Any
 
 from stages.config.blocks.labels import Label, Voter
 from stages.config.errors import UserError
-from stages.evaluation.reliability import Key, countable, draw_audit, key_of
+from stages.evaluation.reliability import OWN_VOTE, Key, countable, draw_audit, key_of
 from stages.labelers.human import question_judgements
 from stages.labelers.labeler import Labeler, Pool, make_labeler
 from stages.labelers.people import answer_rows
@@ -206,7 +206,8 @@ class Ensemble(Labeler):
                 people_verdicts[ids] = preference
                 continue
             changed += judged[ids].preference != preference
-            raw = json.dumps({**json.loads(judged[ids].raw or "{}"), "human": json.loads(verdict.raw or "{}")})
+            own = {OWN_VOTE: judged[ids].preference, "human": json.loads(verdict.raw or "{}")}
+            raw = json.dumps(json.loads(judged[ids].raw or "{}") | own)
             prompt_id, (a, b) = judged[ids].prompt_id, ids
             judged[ids] = Judgement(prompt_id, self.name, a=a, b=b, preference=preference, raw=raw)
         self.people_verdicts = people_verdicts

@@ -1,7 +1,6 @@
 """`label=reward_model`: score candidates by a sequence-classification model with one output.
 
-A reward has no fixed scale. So a candidate's score is the quantile of its reward among all candidates' rewards, and a
-margin is a difference of two quantiles."""
+A reward has no fixed scale. So a score is the quantile of a reward among all candidates', a margin a difference."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence

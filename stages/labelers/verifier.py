@@ -33,6 +33,5 @@ def reward(checks: list[Check], answer: str) -> float:
     these count only if all constraints are kept and the answer does not repeat itself."""
     constraints = [check for check in checks if check.kind not in PROSE]
     share = share_passed(constraints, answer) if constraints else 1.0
-    if share == 1 and not is_repetitive(answer):
-        return share_passed(checks, answer)
-    return share * len(constraints) / len(checks)
+    counts_prose = share == 1 and not is_repetitive(answer)
+    return share_passed(checks, answer) if counts_prose else share * len(constraints) / len(checks)

@@ -88,8 +88,7 @@ def find_end_of_turn(tokenizer: PreTrainedTokenizerBase, ids: list[int], last: i
 
 def choose_padding(tokenizer: PreTrainedTokenizerBase, stops: list[int], rows: int, resize: bool) -> None:
     """Choose a pad token that is neither BOS nor an end of turn: the tokenizer's, a special token that the template
-    does not use, or a new token in a spare row of the embedding, which `resize` may add.
-    Raise ContractError if none of these exists."""
+    does not use, or a new one in a spare row of the embedding, which `resize` adds. Raise ContractError if none is."""
     used = {*stops, tokenizer.bos_token_id}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in used:
         return

@@ -1,8 +1,7 @@
 """The contract that SFT fixes and every later stage follows: template, end of turn, padding, BOS, the trained tokens.
 
 SFT writes it beside the model as `contract.json`, with the tokens of two golden conversations. Every later stage
-renders these conversations again when it loads the model. If the tokens differ, the stage stops: it would train or
-sample on other tokens than SFT did."""
+renders these again when it loads the model, and stops if the tokens differ: it would train or sample on others."""
 
 import hashlib
 import json

@@ -90,7 +90,7 @@ def attention(
         if attention_mask is None:
             attention_mask = causal_mask(query.shape[2], window, query.device)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    layout.used = True
+    layout.used = attention_mask is None  # a mask that a layer makes itself would be lost
     states = [query, key, value]
     # The CPU kernel does not check strides: it gives wrong results unless the elements of a head are contiguous.
     fits = query.shape[-1] == value.shape[-1] and all(t.stride(-1) == 1 for t in states) and not kwargs.get("dropout")

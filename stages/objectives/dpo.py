@@ -93,11 +93,11 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Also count the step's chosen completion tokens per pair, which the weight of the `sft` loss needs."""
-        (step,), items = super().get_batch_samples(*args, **kwargs)
-        if "sft" in self.loss_types:
+        steps, items = super().get_batch_samples(*args, **kwargs)
+        for step in steps if "sft" in self.loss_types else ():  # there is none to train after the last one
             ratio_here = send_tensor(chosen_per_pair(self.data_collator(step.rows)).float(), self.args.device)
             self._chosen_per_pair = self.accelerator.gather(ratio_here).mean()
-        return [step], items
+        return steps, items
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return TRL's loss with a weight for its `sft` term that makes the step's sum a mean over the step's chosen

@@ -77,10 +77,12 @@ def load_start(policy: Path, cfg: KTO, device: torch.device, out: StageDir) -> P
 
 
 def with_weights(cfg: KTO, desirable: int, undesirable: int) -> KTO:
-    """Return the block with λ_D and λ_U. Null ones make both kinds count alike (Eq. 8), with a mean weight of 1."""
-    counts = zip(WEIGHTS, (desirable, undesirable), strict=True)
-    balanced = {name: (desirable + undesirable) / 2 / max(1, count) for name, count in counts}
-    return KTO(**balanced | {name: value for name, value in vars(cfg).items() if value is not None})
+    """Return the block with λ_D and λ_U. A null one makes both kinds count alike (Eq. 8), of two the mean is 1."""
+    counts, typed = dict(zip(WEIGHTS, (desirable, undesirable), strict=True)), vars(cfg)
+    totals = (n * (typed[name] or 0.0) for name, n in counts.items())
+    total = next(filter(None, totals), (desirable + undesirable) / 2)
+    balanced: dict[str, Any] = {name: total / max(1, count) for name, count in counts.items()}
+    return KTO(**balanced | {name: value for name, value in typed.items() if value is not None})
 
 
 class CompletionTrainer(MicroBatches):

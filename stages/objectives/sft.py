@@ -130,6 +130,14 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
     def count_items(self, metric: str, batch: Batch) -> int:
         return int((batch["labels"][:, 1:] != -100).sum())
 
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate by -log π, also with the loss `dft`: it is small for improbable tokens, so it orders no models."""
+        trained, self.args.loss_type = self.args.loss_type, "nll"
+        try:
+            return super().prediction_step(*args, **kwargs)
+        finally:
+            self.args.loss_type = trained
+
     def row_outputs(self, model: torch.nn.Module, rows: list[Row]) -> list[FusedCausalLMOutput]:
         output = model(**send_batch(self.collate(rows), self.args.device), use_cache=False, fused_lm_head=True)
         lengths = [len(row["input_ids"]) for row in rows]

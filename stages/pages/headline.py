@@ -115,7 +115,7 @@ class Headline:
         scored = self.results["references"]
         if scored and (delta := Interval(**scored[self.main])).high < 0:
             sentences.append(
-                f"The reference answers of {scored['prompts']} test prompts are less likely under {self.policy} than "
+                f"The reference answers of {scored['prompts']} prompts are less likely under {self.policy} than "
                 f"under {self.before}: in nats {delta.per('token')}."
             )
         return " ".join(sentences)

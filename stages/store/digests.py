@@ -36,8 +36,7 @@ def is_pattern(path: Path) -> bool:
 
 
 def digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
-    """Return the SHA-256 of each file. Digests of unchanged files come from `cache`.
-    Raise UserError for a file that changes while it is hashed."""
+    """Return each file's SHA-256, of unchanged files from `cache`. Raise UserError if one changes while it is read."""
     cached = read_note(cache, entries) or {}
     entry_by_file: dict[Path, list[Any]] = {}
     for file in files:

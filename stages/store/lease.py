@@ -22,8 +22,7 @@ SECONDS = 60.0  # without a renewal: then others take the lease. The holder rene
 
 @contextmanager
 def hold_lease(remote: Remote, name: str, is_published: Callable[[], bool]) -> Iterator[None]:
-    """Wait for the lease `name` and hold it, or stop waiting when another machine has published the node.
-    Raise RemoteError if the remote cannot be reached."""
+    """Wait for a lease and hold it, or stop if another machine has published. Raise RemoteError without a remote."""
     holder = {"token": uuid.uuid4().hex, "host": socket.gethostname()}
     if not take(remote, f"leases/{name}", holder, is_published):
         yield

@@ -31,8 +31,7 @@ def is_held(path: Path) -> bool:
 
 
 def open_lock(path: Path) -> int:
-    """Return the descriptor of a lock's file. Child processes inherit it.
-    Raise UserError if the folder cannot be written to."""
+    """Return the descriptor of a lock's file, which child processes inherit. Raise UserError if it cannot be made."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)

@@ -1,8 +1,7 @@
 """Files that the pipeline writes and reads again: notes in JSON, and folders with the digests of their files (a seal).
 
 A kill never leaves half of a file, but a faulty disk or a person can damage one. A damaged file in a scratch folder is
-moved aside with a warning, and its work is repeated. For a published node, the error names the file and the command
-that builds the node again."""
+moved aside with a warning, and its work is repeated. For a published node, an error names what builds it again."""
 
 import hashlib
 import json

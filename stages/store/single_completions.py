@@ -52,8 +52,7 @@ def stream_pairs(inputs: Mapping[str, Path]) -> Iterator[Pair]:
 
 def mismatched_pairs(rows: Iterable[UnpairedPreference]) -> Iterator[MismatchedPair]:
     """Yield each row with a completion of the same split. In the order of hashes, in a circle, it is the next one of
-    another prompt, so that completions are used about equally often.
-    Raise UserError if a split with rows has a single prompt."""
+    another prompt, so all are used about equally often. Raise UserError if a split with rows has a single prompt."""
     by_split = defaultdict[str, list[UnpairedPreference]](list)
     for row in rows:
         by_split[row.split].append(row)

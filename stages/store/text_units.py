@@ -37,9 +37,9 @@ def paragraphs(text: str) -> list[str]:
 
 def sentences(text: str) -> list[str]:
     """Return the sentences: parts that end in a full stop, a question mark, an exclamation mark or at a line's end.
-    The marker of a list item (`1.`) is not a sentence, and abbreviations (`e.g.`) do not end one."""
+    The marker of a list item (`1.`) is not a sentence, and abbreviations (`e.g.`, `U.S.`) do not end one."""
     plain = re.sub(r"(?m)^[ \t]*(?:[-*•+]|\d+[.)])[ \t]+", "", text)
-    plain = re.sub(r"\b(Mr|Mrs|Ms|Dr|St|vs|etc|e\.g|i\.e|a\.m|p\.m)\.", lambda m: m[0].replace(".", ""), plain)
+    plain = re.sub(r"\b(Mr|Mrs|Ms|Dr|St|vs|etc|[A-Za-z](?:\.[A-Za-z])+)\.", lambda m: m[0].replace(".", ""), plain)
     parts = re.split(r"(?<=[.!?…])[\"'”’)*_]*\s+|\n+", plain)
     return [part.strip() for part in parts if re.search(r"\w", part)]
 

@@ -56,8 +56,7 @@ class StageDir(os.PathLike[str]):
     one with `is_main` writes curves, warnings and published files.
 
     If several processes divide the blocks of a stage, `divide` of their parent runs them until all blocks are done,
-    and calls its last argument twice a second. In such a process `work` gets blocks, their folder, and the function
-    that writes a block's shard."""
+    and calls its last argument twice a second. There `work` gets blocks, their folder, and what writes a shard."""
 
     def __init__(
         self,

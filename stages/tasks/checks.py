@@ -17,7 +17,7 @@ def words(text: str) -> list[str]:
 
 def last_number(text: str) -> float | None:
     """Return the last number of a text, which is the result of a worked solution, or None."""
-    numerals = re.findall(r"(?:(?<!\w)-)?\d+(?:\.\d+)?", text.replace(",", "").replace("−", "-"))
+    numerals = re.findall(r"(?:(?<!\w)-)?(?:\d+(?:\.\d+)?|(?<![\w.])\.\d+)", text.replace(",", "").replace("−", "-"))
     return float(numerals[-1]) if numerals else None
 
 
@@ -49,7 +49,7 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "bullet_count": lambda answer, count: (
         len(answer.split("\n")) == count and all(line.startswith("- ") for line in answer.split("\n"))
     ),
-    "label": lambda answer, text: words(answer.lower()) == words(text.lower()),
+    "label": lambda answer, text: answer == text or words(answer.lower()) == words(text.lower()) != [],
     "number": lambda answer, text: last_number(answer) is not None and last_number(answer) == last_number(text),
     "is_json": lambda answer: parse_json(answer) is not ValueError,
     "json": lambda answer, value: parse_json(answer) == value,

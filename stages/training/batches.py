@@ -50,17 +50,18 @@ class EpochSchedule:
 
 
 class EpochSampler(Sampler[int]):
-    """Yield the rows of the current epoch, which follows from `step()`, the number of finished steps. (If several
-    processes resume within an epoch, accelerate does not tell the epoch to a custom sampler.)"""
+    """Yield the rows of the current epoch, which follows from `steps()`, the finished ones and all, or none after all.
+    (Trainer does not end within an epoch when it resumes, and accelerate does not tell the epoch to a sampler.)"""
 
-    def __init__(self, schedule: EpochSchedule, step: Callable[[], int]):
-        self.schedule, self.step = schedule, step
+    def __init__(self, schedule: EpochSchedule, steps: Callable[[], tuple[int, int]]):
+        self.schedule, self.steps = schedule, steps
 
     def __len__(self) -> int:
         return self.schedule.steps * self.schedule.batch_size
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.schedule.epoch(self.step() // self.schedule.steps))
+        done, total = self.steps()
+        return iter(() if 0 < total <= done else self.schedule.epoch(done // self.schedule.steps))
 
 
 def fill_batches(bins: list[list[int]], batch_size: int) -> list[list[int]]:

@@ -83,8 +83,7 @@ def inference_copy(model: PreTrainedModel | PeftModel, precision: Precision) -> 
     """Return a copy of the model in eval mode. It shares weights that have the precision of training's forwards, and
     has rounded copies of the others. An adapter stays on top of the weights under it.
 
-    The original does not change: neither attention, nor packed rows, hooks and generation settings. A sampler's
-    changes to the copy end with it."""
+    The original keeps its attention, packed rows, hooks and generation settings: a sampler changes only the copy."""
     dtype = torch.bfloat16 if sampling_weights(precision) is Weights.bf16 else torch.float32
     parameters = {id(p): frozen_copy(p, dtype) for p in model.parameters()}
     inference_model = copy.deepcopy(model, parameters)

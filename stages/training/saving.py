@@ -111,8 +111,7 @@ def publish(
     """Publish the trained weights as `model/`; or the adapter as `adapter/`, and merged as `model/`.
 
     `frozen` is the folder of the weights under the adapter, and `load` loads them. A QLoRA adapter is merged into its
-    4-bit weights, a LoRA adapter into fp32 weights, also if training used bf16.
-    Raise UserError if the files are not those that were saved."""
+    4-bit weights, a LoRA adapter into fp32 weights. Raise UserError if the files are not those that were saved."""
     if damage := sealed_json.seal_problem(trained):
         raise UserError(f"{trained}: {damage}. Nothing is published; the same command trains the lost part again.")
     place = out / ("model" if cfg.adapter is Adapter.none else "adapter")

@@ -56,7 +56,7 @@ class PlumblineTrainer(Trainer):
             disable_dropout(self.model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        return EpochSampler(self.schedule, lambda: self.state.global_step)
+        return EpochSampler(self.schedule, lambda: (self.state.global_step, self.state.max_steps))
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         warmup = self.args.warmup_steps

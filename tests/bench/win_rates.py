@@ -52,7 +52,7 @@ class Judge:
         won[rng.random(prompts) < self.missing] = np.nan
         copies = rng.random(prompts) < alike
         won[copies], tokens = 0.5, np.where(copies, 0, away_from_zero(60 * of_length))
-        return Comparisons(won, tokens, np.full(prompts, np.nan), shown_first, copies)
+        return Comparisons(won, tokens, np.full(prompts, np.nan), shown_first, copies, won)
 
 
 def leaning(odds: float, toward: Array) -> Array:
@@ -93,7 +93,7 @@ def audited(
     people = (rng.random(prompts) < truth).astype(float)
     won = np.where(people == 1, rng.random(prompts) < right[0], rng.random(prompts) >= right[1]).astype(float)
     nothing = np.zeros(prompts)
-    return Comparisons(won, nothing, np.where(np.arange(prompts) < words, people, np.nan), nothing, nothing > 0)
+    return Comparisons(won, nothing, np.where(np.arange(prompts) < words, people, np.nan), nothing, nothing > 0, won)
 
 
 JUDGES = ((0.65, 0.65), (0.8, 0.8), (0.9, 0.6))
@@ -143,7 +143,7 @@ def systems(judge: str) -> dict[tuple[str, str], Comparisons]:
         annotators = [name for name in ANNOTATORS if name != judge]
         people = np.array([fmean(OUTCOMES[row[name]] for name in annotators) for row in of_pair])
         nothing = np.zeros(len(of_pair))
-        tables[pair] = Comparisons(won, longer_by, people, nothing, nothing > 0)
+        tables[pair] = Comparisons(won, longer_by, people, nothing, nothing > 0, won)
     return tables
 
 

@@ -238,6 +238,8 @@ REFUSED = [
     ("dpo.trainer.optim=adamw", "Did you mean 'adamw_torch'?"),
     ("dpo.trainer.optim=lomo", "dpo.trainer.optim=lomo: the package lomo_optim is not installed"),
     ("sft.trainer.loss_type=bogus", "Known: dft, nll."),
+    ("sft.trainer.loss_type=dft sft.trainer.label_smoothing_factor=0.1", "the loss dft does not read this"),
+    ("dpo.trainer.dataloader_persistent_workers=true", "set dpo.runtime.loader_workers too"),
     (
         "dpo.trainer.f_divergence_type=forward_kl dpo.loss_type=[apo_zero]",
         "f_divergence_type=forward_kl: the loss apo_zero does not support it",

@@ -29,6 +29,7 @@ def candidate(text: str, finish_reason: str = "stop", logprob: float | None = -3
         "Moon.",
         "THE MOON PULLS ON THE WATER OF THE SEA AND THE WATER RISES, WHICH IS CALLED HIGH TIDE.",
         "Dear Ann,\n\nthe moon pulls on the sea, and so the water rose when we were out. I am sorry for it.",
+        "The moon pulls.\n***\nThe sea rises.\n***\nThe moon goes.\n***\nThe sea falls.",
         "# Tides\n\nThey rise when the moon is near, and fall when it is not.\n\nP.S. Bring boots.",
     ],
 )

@@ -128,6 +128,9 @@ def test_that_nothing_got_worse_among_few_proves_little() -> None:
         assert p_of_means(none, none, 0.02, lowest=-1.0) >= 0.98**prompts - 1e-12
         assert p_of_means(none, none, 0.02, lowest=0.0) == 0, "what is at its lowest cannot fall"
     assert p_of_shares(np.ones(500), np.ones(500), 0.02) < 0.01
+    hardly = np.zeros(400)
+    hardly[0] = 0.3
+    assert 0 <= p_of_means(hardly, np.zeros(400), 0.05, lowest=0.0) < 1e-6, "a margin beyond all that can be lost"
 
 
 @pytest.mark.parametrize(("prompts", "base"), [(64, 0.0), (64, 0.05), (200, 0.0), (200, 0.05)])

@@ -37,7 +37,7 @@ def table(won: Any, longer_by: Any = 0, **columns: Any) -> Comparisons:
     """Return comparisons with these outcomes; by default people were not asked and no two answers are alike."""
     won = np.array(won, float)
     nobody, nothing = np.full(len(won), np.nan), np.zeros(len(won))
-    filled = {"people": nobody, "shown_first": nothing, "alike": nothing > 0} | columns
+    filled = {"people": nobody, "shown_first": nothing, "alike": nothing > 0, "judge": won} | columns
     return Comparisons(won, np.broadcast_to(longer_by, len(won)), **filled)
 
 
@@ -110,6 +110,7 @@ def test_equal_lengths_keep_their_weight_in_the_length_controlled_rate() -> None
         np.full(800 + copies, np.nan),
         np.r_[some.shown_first, np.zeros(copies, bool)],
         np.repeat([False, True], [800, copies]),
+        np.r_[some.judge, np.full(copies, 0.5)],
     )
     alone, together = results(some), results(padded)
     assert together["win_rate"]["mean"] - 0.5 == pytest.approx((alone["win_rate"]["mean"] - 0.5) / 4)
@@ -185,11 +186,25 @@ def test_people_are_not_asked_about_alike_answers_and_their_rate_counts_them(tru
         won[rng.random(800) < 0.2] = np.nan
         alike = rng.random(800) < 0.5
         won[alike], people[alike | np.isnan(won) | (rng.random(800) < 0.5)] = 0.5, np.nan
-        estimate = people_rate(replace(c, won=won, people=people, alike=alike), 0.95)
+        estimate = people_rate(replace(c, won=won, judge=won, people=people, alike=alike), 0.95)
         assert estimate
         assert estimate["by"] == "people and judge"
         covering += estimate["win_rate"]["low"] <= 0.5 + (truth - 0.5) / 2 <= estimate["win_rate"]["high"]
     assert covering / tables == pytest.approx(0.95, abs=0.04)
+
+
+def test_verdicts_of_people_that_replace_the_judges_do_not_make_it_another_judge() -> None:
+    """A judge that leans to the policy on 2 of 5 prompts, where people decide, except on the 100 that they audit."""
+    rng, covering, tables = np.random.default_rng(0), 0, 400
+    for _ in range(tables):
+        disputed, truth = rng.random(300) < 0.4, rng.random(300) < 0.5
+        judge = np.where(disputed, rng.random(300) < 0.8, np.where(rng.random(300) < 0.9, truth, ~truth)).astype(float)
+        audit = np.arange(300) < 100
+        won = np.where(disputed & ~audit, truth, judge)
+        estimate = people_rate(table(won, judge=judge, people=np.where(audit, truth, np.nan)), 0.95)
+        assert estimate
+        covering += estimate["win_rate"]["low"] <= 0.5 <= estimate["win_rate"]["high"]
+    assert covering / tables == pytest.approx(0.95, abs=4 * (0.95 * 0.05 / tables) ** 0.5)
 
 
 def test_few_words_of_people_stand_alone_and_fewer_say_nothing() -> None:
@@ -198,7 +213,7 @@ def test_few_words_of_people_stand_alone_and_fewer_say_nothing() -> None:
     alone = {"decides": False, "by": "people alone"}
     assert estimate == {"known": 49, "win_rate": asdict(win_rate(c.people[:49])), **alone}
     assert people_rate(replace(c, people=np.where(np.arange(800) < 9, c.people, np.nan)), 0.95) is None
-    everybody = people_rate(replace(c, people=c.won), 0.95)
+    everybody = people_rate(replace(c, people=c.won), 0.95)  # as the judge
     assert everybody == {"known": 800, "win_rate": asdict(win_rate(c.won)), **alone, "decides": True}
 
 

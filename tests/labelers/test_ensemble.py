@@ -11,6 +11,7 @@ import pytest
 
 from stages.config.blocks.labels import Voter
 from stages.config.errors import UserError
+from stages.evaluation.reliability import own_vote
 from stages.labelers.ensemble import Ensemble, JointVote, joint_votes
 from stages.store.records import Candidate, Check, Judgement, Pair, load, save
 from stages.store.workspace import StageDir
@@ -157,6 +158,7 @@ def test_members_label_once_and_people_where_members_disagree(chain: Chain, monk
         preferred, other = of if after[of].preference == "a" else of[::-1]
         assert texts[preferred] > texts[other] and variance(before[of]) and of not in audited
         assert "ann" in json.loads(after[of].raw or "")["human"]
+    assert [own_vote(j).preference for j in after.values()] == [before[of].preference for of in after]
     people = metrics["ensemble"]["people"]
     by_text = {of: (after[of].prompt_id, frozenset(texts[name] for name in of)) for of in after}
     assert people["audited"] == 6 and people["asked"] == len({by_text[of] for of in changed}) == 5

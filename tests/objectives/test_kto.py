@@ -206,6 +206,13 @@ def test_a_training_starts_at_half_the_mean_weight_and_learns(inputs: dict[str, 
     assert len(read_reference(inputs, [row.id for row in held_out])) == len(held_out)
 
 
+@pytest.mark.parametrize("typed", [{}, {"desirable_weight": 1.0}, {"undesirable_weight": 0.5}])
+def test_a_weight_that_is_left_out_makes_both_kinds_count_alike(typed: dict[str, float]) -> None:
+    weighted = objective.with_weights(block(**typed), 100, 900)
+    assert 100 * weighted.desirable_weight == pytest.approx(900 * weighted.undesirable_weight)
+    assert {name: vars(weighted)[name] for name in typed} == typed
+
+
 def test_a_reference_of_other_weights_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     lines = load(inputs["reference"] / "logprobs.parquet", PairLogProbs)
     shifted = [replace(line, chosen_logps=[value - 1 for value in line.chosen_logps]) for line in lines]

@@ -64,6 +64,8 @@ def test_what_people_said_of_another_answer_is_not_known_of_this_one(chain: Chai
     texts = ("one", "two", "one")
     ids = [side(replace(answer, text=text), "policy", contract).candidate_id for text in texts]
     assert ids[0] == ids[2] != ids[1]
+    foreign = replace(answer, tokenizer="of another model", finish_reason="stop")
+    assert side(foreign, "sft", contract).n_tokens == len(answer.token_ids or ()), "equal texts have equal lengths"
 
 
 def test_the_compared_prompts_are_limited_for_people_as_a_whole(chain: Chain) -> None:

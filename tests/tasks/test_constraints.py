@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from stages.tasks.checks import CHECKS, last_number
@@ -53,8 +54,21 @@ def test_a_checker_separates_good_answers_from_near_misses() -> None:
 
 
 def test_the_last_number_has_its_own_sign_and_no_hyphen() -> None:
-    texts = {"pages 10-12": 12, "COVID-19": 19, "x=-5": -5, "x = \u22125": -5, "3 - 4 = -1": -1, "1,200 in all": 1200}
+    texts = {
+        "pages 10-12": 12,
+        "COVID-19": 19,
+        "x=-5": -5,
+        "x = \u22125": -5,
+        "3 - 4 = -1": -1,
+        "1,200 in all": 1200,
+        "It is .5": 0.5,
+    }
     assert {text: last_number(text) for text in texts} == texts
+
+
+@pytest.mark.parametrize("text", ["+", "C++", ":)", "Yes."])
+def test_a_label_is_found_but_not_in_an_empty_answer(text: str) -> None:
+    assert CHECKS["label"](text, text=text) and not CHECKS["label"]("", text=text)
 
 
 def test_every_wording_has_its_parameters() -> None:

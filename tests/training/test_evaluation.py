@@ -91,6 +91,19 @@ def test_rows_evaluated_together_have_the_losses_and_metrics_they_have_alone(
         assert together[figure] == pytest.approx(value, abs=1e-5, rel=1e-5), figure
 
 
+def test_a_loss_that_is_small_for_improbable_tokens_is_not_evaluated(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under `dft`, validation has the loss of `nll`: the mean of -p log p has no order of models."""
+    losses = {}
+    for loss in ("nll", "dft"):
+        (tmp_path / loss).mkdir()
+        trainer = ready("sft", {"trainer": {"loss_type": loss}}, "auto", chain, tmp_path / loss, monkeypatch)
+        losses[loss] = evaluated(trainer)[0]["row_losses"]
+        assert trainer.args.loss_type == loss, "training keeps its own"
+    assert losses["dft"] == losses["nll"]
+
+
 def test_losses_that_need_a_forward_of_their_own_get_one(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

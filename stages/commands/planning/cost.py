@@ -1,8 +1,7 @@
 """Predict tokens, memory, disk and time of a node.
 
 A finished node costs what it took. For other nodes, memory follows from the shape of the model
-(stages/hardware/memory.py), and tokens and time from finished nodes of the same kind on this processor. Without such a
-node, neither tokens nor time are known."""
+(stages/hardware/memory.py), tokens and time from finished nodes of the same kind on this processor, if any."""
 
 import math
 from dataclasses import asdict, dataclass

@@ -87,8 +87,7 @@ class Judged(Labelers):
 
 @dataclass
 class Versus:
-    """Two models' answers to the same prompts. `against` names the opponent of the policy. With `constant`, one answer
-    that fits no prompt takes the policy's place."""
+    """Two models' answers to the same prompts. `against`: the policy's opponent. `constant`: it has one answer."""
 
     against: str
     prompts: int

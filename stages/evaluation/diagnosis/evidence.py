@@ -91,10 +91,8 @@ def gather_evidence(
 
 
 def token_counts(path: Path) -> dict[str, tuple[int, int]]:
-    """Read the counts of scored tokens of chosen and rejected by pair id from a table of PairLogProbs.
-
-    Only the lengths of its lists are read, which may hold millions of numbers.
-    Raise Damaged for a file that the stage did not write."""
+    """Read the counts of scored tokens of chosen and rejected by pair id from a table of PairLogProbs: only the length
+    of its lists, which may hold millions of numbers. Raise Damaged for a file that the stage did not write."""
     try:
         table = pq.read_table(path, columns=["id", "chosen_logps", "rejected_logps"])
         chosen, rejected = (pc.list_value_length(table[name]).to_pylist() for name in table.column_names[1:])
