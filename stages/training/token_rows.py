@@ -106,8 +106,7 @@ class TokenRows(ColumnRows[tuple[list[int], list[bool]]]):
 
 
 class PreferenceRows(ColumnRows[Row]):
-    """Pairs. A row's values named `…_ids` are lists of token ids, `…_mask` are lists of True and False or None, its
-    `id` is a text, and all others are numbers."""
+    """Pairs. A row's `…_ids` are token ids, its `…_mask` True and False or None, `id` a text, all others numbers."""
 
     noun = "pairs"
 
