@@ -80,7 +80,9 @@ class RunHistory:
         if role in ("pairs", "unpaired"):
             return Sizes(count_pairs(metrics) or metrics["prompts"], *counts.mean_tokens(rows, "pairs"))
         if role == "pool":
-            return Sizes(rows["metrics"]["candidates"], *counts.pool_lengths(rows))
+            pool = rows["metrics"]  # a `versus` node has two candidates of each prompt
+            candidates = pool.get("candidates", 2 * pool.get("prompts", 0))
+            return Sizes(candidates, *counts.pool_lengths(rows))
         count = rows["metrics"]["examples"].get("sft", 0) if stage == "sft" else metrics.get("prompts", 0)
         return Sizes(count, *counts.mean_tokens(rows, counts.split_read(stage, m["settings"])))
 
