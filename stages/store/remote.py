@@ -114,7 +114,7 @@ class Remote:
         self.attempt(f"put {name}", lambda: self.api.put(self.store, name, path, chunk_size=chunk))
 
     def download(self, name: str, path: Path, size: int) -> None:
-        """Write an object of `size` bytes to a file, after what an earlier attempt left. Raise FileNotFoundError."""
+        """Write an object of `size` bytes after an earlier attempt's part. Raise FileNotFoundError without it."""
         with open(path, "ab") as file:
             if file.tell() > size:
                 file.truncate(0)

@@ -87,7 +87,7 @@ class Judged(Labelers):
 
 @dataclass
 class Versus:
-    """Two models' answers to the same prompts. `against`: the policy's opponent. `constant`: it has one answer."""
+    """Two models' answers to the same prompts. `against`: the policy's opponent. `constant`: one answer for all."""
 
     against: str
     prompts: int

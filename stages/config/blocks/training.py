@@ -197,7 +197,7 @@ class ScoredGRPO(GRPO):
 
 @dataclass
 class Reward(Training):
-    """A reward model, trained from SFT on the run's pairs, or on preferences in `source`, made into `pairs`."""
+    """A reward model, trained from SFT on the run's pairs, or on those that `pairs` makes of `source`."""
 
     objective = Objective.read("reward")
     source: OptionalSource = neutral(OptionalSource)  # preferences to learn from
