@@ -28,7 +28,8 @@ def run(cfg: Answer, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     prompts = [e for e in candidates if e.checks or e.id in drawn]
     if not prompts:
         whose = HELD_OUT if "data" not in inputs else f"the {cfg.split} split"
-        key = "answer.open" if candidates or whose != HELD_OUT else "pairs.validation_fraction"
+        block = "unpaired" if "unpaired" in inputs else "pairs"
+        key = "answer.open" if candidates or whose != HELD_OUT else f"{block}.validation_fraction"
         raise UserError(f"answer.open={cfg.open}: {whose} has no prompt with checks. Raise {key}.")
     model = inputs["model"] / "model"
     contract = load_or_derive_contract(model)

@@ -5,7 +5,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, combinations
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError, name_block
 from stages.evaluation import learnt_scores, reliability
+from stages.evaluation.labelling import length_gaps
 from stages.evaluation.reliability import Key
 from stages.formats.source_reading import count_reasons, quarantine, warn_unused_columns
 from stages.labelers.labeler import Labeler, Pool, make_labeler, require_candidates, validate_judgement
@@ -198,16 +199,3 @@ class Figures:
         ties, preferences = self.preferences["tie"], self.preferences["a"] + self.preferences["b"]
         summary = f"{self.judgements} comparisons: {preferences} preferences, {ties} ties{length_note}"
         return metrics | {"ties": ties, "summary": summary}
-
-
-def length_gaps(lengths: Mapping[str, int], judgements: Iterable[Judgement]) -> Iterator[int]:
-    """Yield by how many tokens the better of two answers to a prompt is longer, for all pairs of unequal answers."""
-    scored = list[tuple[float, int]]()
-    for j in judgements:
-        if j.preference in ("a", "b"):
-            yield (lengths[str(j.a)] - lengths[str(j.b)]) * (1 if j.preference == "a" else -1)
-        elif j.score is not None:
-            scored.append((j.score, lengths[str(j.candidate_id)]))
-    for (score_a, tokens_a), (score_b, tokens_b) in combinations(scored, 2):
-        if score_a != score_b:
-            yield (tokens_a - tokens_b) * (1 if score_a > score_b else -1)

@@ -58,6 +58,10 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         more = f"Set {cfg.key}.strategy=all" if takes_one else f"Raise {cfg.key}.max_per_prompt"
         limits = f"{cfg.key}.strategy={cfg.strategy} makes at most {limit} pairs per prompt"
         out.warn(f"{passed_over} preferences are left out, because {limits}. {more} to use more of them.")
+    if cfg.validation_fraction and not stats.held_out:
+        out.warn(f"No pair is held out for validation. Raise {cfg.key}.validation_fraction to evaluate with some.")
+    if unread := [] if stats.scored else [f"{cfg.key}.{key}" for key in ("min_score", "min_margin") if vars(cfg)[key]]:
+        out.warn(f"{' and '.join(unread)} leave nothing out, as these preferences have no scores.")
     if rules.ways_out.texts in admission.GIVE.values():  # the user provided the judgements, all of them to be used
         for line in rules.filter_messages():
             out.warn(line)
@@ -111,14 +115,16 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
 @dataclass
 class PairStats:
-    """Counts of pairs. `unfinished`: with truncated rejected completions. `part_early`: of several turns. `preferred`:
-    if labels are preferences. `passed_over`: those beyond a prompt's limit. `chosen`, `rejected`: by policy."""
+    """Counts of pairs. `unfinished`: with truncated rejected completions. `part_early`: of several turns. `preferred`,
+    `scored`: if labels are preferences, or scores. `passed_over`: those beyond a prompt's limit. `chosen`, `rejected`:
+    by policy."""
 
     prompts: int = 0
     held_out: int = 0
     unfinished: int = 0
     part_early: int = 0
     preferred: bool = False
+    scored: bool = False
     passed_over: int = 0
     chosen: Counter[str | None] = field(default_factory=Counter)
     rejected: Counter[str | None] = field(default_factory=Counter)
@@ -153,6 +159,7 @@ def generate_pairs(
             by_strategy = {name: [(c.better, c.worse) for c in pairs] for name, (pairs, _) in choices.items()}
             audit.look_up(prompt, sides.values(), by_strategy)
         chosen, passed_over = choices[cfg.strategy]
+        stats.scored |= any(c.score is not None for c in contrasts)
         stats.preferred |= any(j.preference in ("a", "b") for j in judgements)
         if cfg.strategy is not Strategy.ranked:  # a ranking uses every preference
             stats.passed_over += passed_over

@@ -60,8 +60,10 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
         way_out = order_note or label_advice(ended).get(reason, "")
         if labelled_scores := [scores[name] for name in labels if name in scores]:
             finding = f"unpaired.threshold={cfg.threshold:g}: {finding}"
-            scale = f"from {min(labelled_scores):g} to {max(labelled_scores):g}"
-            way_out = f"Set unpaired.threshold to a value that divides their scores, which are {scale}"
+            low, high = min(labelled_scores), max(labelled_scores)
+            way_out = f"Set unpaired.threshold to a value that divides their scores, from {low:g} to {high:g}"
+            if low == high:
+                way_out = f"All their scores are {low:g}, so give completions of other scores"
         parts = [f"{finding}{note}", "KTO needs desirable and undesirable completions", way_out]
         raise UserError(". ".join(filter(None, parts)) + ".")
     prompts = {p.id: p for p in stream(judged / "prompts.parquet", Example)}
@@ -90,6 +92,8 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
                 )
 
     save(out / "unpaired.parquet", rows(), UnpairedPreference)
+    if cfg.validation_fraction and not held_out:
+        out.warn("No completion is held out for validation. Raise unpaired.validation_fraction to evaluate with some.")
     return {
         "completions": len(labels),
         "prompts": len(prompts),

@@ -44,6 +44,7 @@ def normalise(argv: list[str]) -> list[str]:
     `pairs=all`. Raise UserError for an argument that Hydra cannot read."""
     if os.environ.get(OUTPUTS) == "":  # otherwise Hydra writes to the root of the file system
         raise UserError(f"{OUTPUTS} is empty. Set it to a folder, or unset it.")
+    argv = [re.sub(r"^(outputs=['\"]?)~(?=/)", rf"\1{Path.home()}", a) for a in argv]
     options = [a for a in argv if a in recipes.MULTIRUN]
     arguments = [a for a in argv if a not in options]
     for argument in arguments:

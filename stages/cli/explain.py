@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stages.cli import spelling
@@ -165,9 +165,9 @@ def forbidden_keys(recipe: Any) -> list[str]:
 def yaml_problem(path: Path) -> str:
     """Return where and why a file is not a YAML mapping, or '' if it is one."""
     try:
-        keys = yaml.safe_load(path.read_text(encoding="utf-8"))
+        keys = OmegaConf.load(path)
     except yaml.MarkedYAMLError as error:
         return f": line {error.problem_mark.line + 1}, {error.problem}" if error.problem_mark else ""
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return f": {error}"
-    return "" if isinstance(keys, dict) else ": it has no KEY: VALUE"
+    return "" if isinstance(keys, DictConfig) and keys else ": it has no KEY: VALUE"

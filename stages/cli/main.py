@@ -1,5 +1,6 @@
 """The command `plumbline`, or `python run.py` in a checkout: compose, plan, execute, and name the next command."""
 
+import importlib
 import logging
 import re
 import sys
@@ -80,52 +81,13 @@ def run(composed: DictConfig) -> float | None:
     alone = HydraConfig.initialized() and HydraConfig.get().mode is not RunMode.MULTIRUN
     with explained() if alone else nullcontext():
         cfg, store, nodes = compose.prepare(composed)
-        match composed.stage:
-            case Command.plan:
-                from stages.commands import plan
-                from stages.commands.planning import calculated
-
-                if cfg.plan.gpu:
-                    calculated.show(cfg, nodes, store)
-                else:
-                    plan.show(nodes, store, constraints.untested_message(cfg))
-            case Command.compare:
-                from stages.commands import compare
-
-                compare.show(store, cfg.compare)
-            case Command.gate:
-                from stages.commands import gate
-
-                sys.exit(gate.judge(store, cfg, nodes, typed_overrides()))
-            case Command.sync:
-                from stages.commands import sync
-
-                sync.push(store, cfg.tracker)
-            case Command.doctor:
-                from stages.commands import doctor
-
-                doctor.examine(store)
-            case Command.audit:
-                from stages.commands import audit
-
-                audit.show(nodes, store)
-            case Command.gc:
-                from stages.commands import gc
-
-                gc.collect(store, cfg.gc.remove)
-            case Command.parity:
-                from stages.commands import parity
-
-                process.warn_of_versions()
-                parity.show(cfg, nodes[cfg.stage], store, typed_overrides())
-            case Command.convert:
-                from stages.commands import convert
-
-                convert.show(cfg)
-            case Command.chat | Command.export:
-                use_finished_run(cfg, store, nodes)
-            case _:
-                return execute(cfg, store, nodes)
+        if composed.stage in (Command.chat, Command.export):
+            use_finished_run(cfg, store, nodes)
+        elif composed.stage in [*Command]:
+            command = importlib.import_module(f"stages.commands.{composed.stage}")  # late, as some load torch
+            command.run(cfg, store, nodes, typed_overrides())
+        else:
+            return execute(cfg, store, nodes)
     return None
 
 

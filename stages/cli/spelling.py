@@ -25,6 +25,7 @@ FREE += r"|data\.(audit\.(actions|thresholds)|mixture\.quotas)[.\w]*"
 DELETED = re.compile(rf"~(?!({FREE}|recipe|scale|hydra/\w+)(=|$))")
 NOWHERE = re.compile(r"outputs=\s*(['\"]?)\s*\1\s*")
 NO_WORD = re.compile(r"(\w+)=(-?\d[\w.+-]*|true|false|null)", re.IGNORECASE)
+FOREIGN_NAME = re.compile(r"[{,][^:,{}]*[^\x00-\x7f:,{}][^:,{}]*:")  # of a mapping: Hydra reads none with quotes
 PLAIN = re.compile(r"[\w./%@?*+-]+", re.ASCII)  # text that needs no quotes
 
 
@@ -68,6 +69,8 @@ def unreadable_message(error: OverrideParseException) -> str:
     if not equals:
         return f"{key}: an argument must be KEY=VALUE."
     problem = f"{' '.join(f'{key}={value}'.split())}: cannot be read. Close all brackets, and put texts in quotes"
+    if FOREIGN_NAME.search(value):
+        return f"{problem}. Names with other letters than a to z can only stand in a file: recipe=FILE.yaml."
     return f"{problem}: {shlex.quote(f'{key}={quote_value(value)}')}"
 
 

@@ -17,6 +17,7 @@ from stages.commands.audited_rows import AuditedSource, Diversity, length_distri
 from stages.config.blocks.data import Data
 from stages.config.choices import AUDIT_CODES
 from stages.config.errors import UserError, visible
+from stages.config.schema import Config
 from stages.curation.audit.auditor import Auditor, held_out
 from stages.curation.audit.codes import DESCRIPTIONS
 from stages.curation.user_code import KEY, load_user_code
@@ -33,7 +34,7 @@ COUNTS = "audit.json"  # counts of the last audit, in the store's cache
 MEANINGS = {audited_rows.UNUSABLE: "no stage can use the row, for the reason in the report"} | DESCRIPTIONS
 
 
-def show(nodes: dict[str, Node], store: Store) -> None:
+def run(cfg: Config, store: Store, nodes: dict[str, Node], *rest: object) -> None:
     """Audit every source, print counts, write rows and page. Raise UserError without a source that can be read."""
     data: Data = nodes["data"].config
     with tempfile.TemporaryDirectory() as folder, plugins.explain_errors(data.own, KEY, Path(folder)):
@@ -48,8 +49,8 @@ def audit(data: Data, sources: list[AuditedSource], store: Store) -> None:
     auditor = Auditor(AUDIT_CODES, held_out(data.audit), data.audit.thresholds)
     diversity = Diversity()
     file, counts = store.root / ROWS, store.root / "cache" / COUNTS
-    last = read_note(counts, require_keys("sources", "codes"))
-    previous = Counter[str](last["codes"]) if last and last["sources"] == source_paths(sources) else None
+    paths, last = [source.source.path for source in sources], read_note(counts, require_keys("sources", "codes"))
+    previous = Counter[str](last["codes"]) if last and last["sources"] == paths else None
     counts.parent.mkdir(parents=True, exist_ok=True)
     with safe_files.draft_of(file) as draft, open(draft, "w", encoding="utf-8", errors="backslashreplace") as rows:
         for source in sources:
@@ -62,12 +63,8 @@ def audit(data: Data, sources: list[AuditedSource], store: Store) -> None:
     console = Console(width=None if os.isatty(1) else 120, markup=False)
     console.print(summary_sentence(sources), codes_table(sources, previous))
     safe_files.write(store.root / PAGE, render_page(sources, previous, diversity, data))
-    write_note(counts, {"sources": source_paths(sources), "codes": count_codes(sources)})
+    write_note(counts, {"sources": paths, "codes": count_codes(sources)})
     log.info("Rows with codes: %s. Page: %s", file, store.root / PAGE)
-
-
-def source_paths(sources: list[AuditedSource]) -> list[str]:
-    return [source.source.path for source in sources]
 
 
 def count_codes(sources: list[AuditedSource]) -> Counter[str]:

@@ -17,7 +17,7 @@ from stages.commands.comparing.measured import Key, measured_rows
 from stages.commands.comparing.trained import Trainings, comparable_trainings
 from stages.commands.node_settings import Nodes, settings_text
 from stages.config.errors import UserError, visible
-from stages.config.schema import Compare
+from stages.config.schema import Config
 from stages.pipeline.provenance import JOB_NODES
 from stages.store import safe_files
 from stages.store.numbers import points
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 PAGE = "compare.html"  # in the store's root; `stage=gc` keeps the nodes that it shows
 
 
-def show(store: Store, cfg: Compare) -> None:
+def run(cfg: Config, store: Store, *_: object) -> None:
     """Print the best setting and a table per set of prompts; write the page. Raise UserError without anything."""
-    nodes, is_included = published_nodes(store), sweep_filter(store, cfg.sweep)
+    nodes, is_included = published_nodes(store), sweep_filter(store, cfg.compare.sweep)
     groups = group_by_prompts(measured_rows(store, nodes, is_included))
     trained = comparable_trainings(store, nodes, is_included)
     if not groups and not trained:
@@ -99,7 +99,7 @@ def settings_table(group: Group) -> Table:
         runs, flops = " ".join(run.fingerprint for run in setting.runs), f"{setting.flops:.1e}"
         table.add_row(f"{i + 1}", runs, f"{setting.seconds:.0f} s", flops, visible(setting.name))
     if group.common_settings:
-        table.add_row("", "most", "", "", visible(settings_text(group.common_settings)))
+        table.add_row("", "most policies", "", "", visible(settings_text(group.common_settings)))
     return table
 
 

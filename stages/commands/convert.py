@@ -27,7 +27,7 @@ STAGES = {"rm": "reward", "ipo": "dpo"}  # words of others for a stage
 PLAIN = re.compile(r"(?!(true|false|null)$)[A-Za-z_./][\w./@+-]*", re.ASCII)  # text that needs no quotes
 
 
-def show(cfg: Config) -> None:
+def run(cfg: Config, *_: object) -> None:
     """Print the command for a training file, its defaults that differ from ours, and what has no counterpart.
     Raise UserError if the file is not the YAML of a training, or a value has the wrong type."""
     where = f"convert.file={cfg.convert.file}"

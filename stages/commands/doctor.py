@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stages.commands import gc
 from stages.config.errors import UserError
-from stages.config.schema import Target
+from stages.config.schema import Config, Target
 from stages.store.manifest import Manifest, check_files, manifest_of
 from stages.store.sealed_json import NODE, Damaged, rebuild_command
 from stages.store.store import Store
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 MIB = 2**20
 
 
-def examine(store: Store) -> None:
+def run(_: Config, store: Store, *__: object) -> None:
     """Log each damaged file with the command that rebuilds it, and files in the store that belong to no node.
     Raise UserError if a file is damaged, or the folder is not a store."""
     gc.require_store(store)

@@ -13,7 +13,7 @@ from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.pipeline import provenance
 from stages.pipeline.build import build, require_inputs
 from stages.pipeline.evaluation_graph import TITLES, evaluated_models
-from stages.pipeline.graph import VERSIONS, dataset_nodes
+from stages.pipeline.graph import VERSIONS
 from stages.store.manifest import manifest_of, read_manifest
 from stages.store.node import Node, PublishedNode
 from stages.store.sealed_json import rebuild_command
@@ -52,7 +52,7 @@ def find_run(cfg: Config, nodes: dict[str, Node], store: Store, typed: list[str]
     else:
         run = last_run(cfg, store)
     if publishes:  # builds the tables of pairs and completions, which is fast
-        dataset = dataset_nodes(cfg, nodes) if nodes else training_tables(run.models, cfg.unpaired)
+        dataset = training_tables(run.models, cfg.unpaired)
         if not nodes:
             require_nodes([node for node in dataset if node.stage != Target.unpaired], cfg, store, typed)
         require_inputs(dataset, store, typed)
@@ -116,10 +116,10 @@ def published_node(store: Store, stage: str, fingerprint: str, seen: dict[str, N
 
 
 def config_of(node: Node) -> dict[str, Any]:
-    """Return the settings of a published node. Raise UserError if the node is not in the store."""
+    """Return the settings of a node. Raise UserError if it was published, and is no longer in the store."""
     if not node.config:
         raise UserError(f"{node} is not in this store, so its run is not known. Type the run's settings.")
-    return node.config  # type: ignore[no-any-return]
+    return node.config if isinstance(node, PublishedNode) else vars(node.config)
 
 
 def run_of(end: Node) -> FinishedRun:
@@ -136,12 +136,14 @@ def run_of(end: Node) -> FinishedRun:
 
 
 def training_tables(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
-    """Return the nodes of a dataset as `graph.published` does: pairs and labels of every round, and SFT's examples."""
+    """Return the nodes of a dataset: pairs and labels of every round, and SFT's examples. Labels of a published run
+    have the rules of its pairs."""
     of_labels = (models[role] for role in (Role.dpo, Role.policy, Role.kto) if role in models)  # an arm may have them
     policy, tables = next((m for m in of_labels if m.stage in (Target.dpo, Target.kto)), None), list[Node]()
     while policy and policy.stage == Target.dpo:
         pairs = policy.inputs["pairs"]
-        rules = {name: config_of(pairs)[name] for name in ("unfinished", "validation_fraction")}
+        names = ("unfinished", "validation_fraction") if isinstance(pairs, PublishedNode) else ()
+        rules = {name: config_of(pairs)[name] for name in names}
         single = Node("unpaired", VERSIONS["unpaired"], replace(unpaired, **rules), {"judged": pairs.inputs["judged"]})
         tables = [pairs, single, *tables]
         policy = policy.inputs["policy"]

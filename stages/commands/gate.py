@@ -6,6 +6,7 @@ answers, so that nothing can be compared, or an error. `gate.json` and `gate.md`
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -56,8 +57,8 @@ class Side:
         return cls(folders, manifest_of(folders[0])["version"], [by_measure(each) for each in rows], results)
 
 
-def judge(store: Store, cfg: Config, nodes: dict[str, Node], overrides: list[str]) -> int:
-    """Print and write the comparison of the run's policy with that of `gate.against`, and return the exit code.
+def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str]) -> None:
+    """Print and write the comparison of the run's policy with that of `gate.against`, and end with the exit code.
     `nodes`: the graph of the typed settings, or empty. Raise UserError if an evaluation is missing."""
     for name in ("gate.json", "gate.md"):
         with suppress(OSError):  # none, or another user's: an earlier comparison must not be taken for this one
@@ -69,7 +70,7 @@ def judge(store: Store, cfg: Config, nodes: dict[str, Node], overrides: list[str
     old = Side.read(earlier_evaluations(store, cfg.gate.against), store)
     new = Side.read([*map(store.folder, typed)] or latest_evaluations(store), store)
     if old.folders == new.folders:
-        log.warning("Both sides are the evaluation %s, so the gate passes whatever it is.", old.folders[0])
+        log.warning("Both sides are the evaluation %s, so there is nothing to compare.", old.folders[0])
     differing = [key for key in ("decoding", "endpoint") if old.results[key] != new.results[key]]
     reasons = [f"{key}: {old.results[key]} before, {new.results[key]} now" for key in differing]
     if old.version != new.version:
@@ -90,7 +91,7 @@ def judge(store: Store, cfg: Config, nodes: dict[str, Node], overrides: list[str
     written = safe_files.write_if_allowed(store.root / "gate.json", json.dumps(finite, indent=1).encode())
     if written and safe_files.write_if_allowed(store.root / "gate.md", markdown(title, reasons, lines)):
         log.info("Written: %s and gate.md", store.root / "gate.json")
-    return int(code)
+    sys.exit(int(code))
 
 
 def latest_evaluations(store: Store) -> list[Path]:

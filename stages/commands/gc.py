@@ -7,7 +7,7 @@ from pathlib import Path
 from stages.commands.compare import PAGE, published_nodes
 from stages.commands.node_settings import lineage
 from stages.config.errors import UserError
-from stages.config.schema import Target
+from stages.config.schema import Config, Target
 from stages.pipeline.provenance import JOB_NODES
 from stages.store import locks, sealed_json
 from stages.store.manifest import read_manifest
@@ -18,22 +18,22 @@ log = logging.getLogger(__name__)
 LEFT = re.compile(r"([0-9a-f]{12})\.(partial|replaced|pulled)")
 
 
-def collect(store: Store, remove: bool) -> None:
+def run(cfg: Config, store: Store, *_: object) -> None:
     """List or remove unneeded nodes, and folders that killed commands left.
 
     A node is needed if a report, a sweep, `outputs/compare.html` or a link in `outputs/latest` depends on it. To free
     its nodes, first delete the folder under `outputs/report/` or `outputs/multirun/`, or the page.
     Raise UserError if the folder is not a store, or a running command uses it and nodes are to be removed."""
     require_store(store)
-    if not remove:
-        return list_unreached(store, remove)
+    if not cfg.gc.remove:
+        return list_unreached(store, remove=False)
     with locks.hold_store_alone(store.root) as free:
         held_locks = [lock for lock in sorted((store.root / "cache" / "locks").glob("*-*")) if locks.is_held(lock)]
         if held_locks or not free:
             node = held_locks[0].name.replace("-", " ", 1) if held_locks else ""
             work = f"{node} is being built" if node else "a command uses it"
             raise UserError(f"gc.remove=true: nothing is removed from {store.root}, as {work}. Try again later.")
-        list_unreached(store, remove)
+        list_unreached(store, remove=True)
 
 
 def list_unreached(store: Store, remove: bool) -> None:

@@ -15,13 +15,6 @@ ABSENT = "–"  # the value of a key that a run does not have
 LONGEST = 40  # characters; longer values are cut off in a line of settings
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    before = f"{prefix}." if prefix else ""
-    return {key: v for name, inner in value.items() for key, v in flatten(inner, before + name).items()}
-
-
 def named_settings(settings: Any, config: Any, key: str = "") -> Iterator[tuple[str, Any, str]]:
     """Yield each key with its value and the name to show. In `settings`, which the fingerprint is made of, a file is
     its digest; in `config`, which has the same shape, it is its path, whose name is shown."""

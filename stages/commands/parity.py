@@ -24,6 +24,7 @@ from stages.config.choices import Sharding, Upstream
 from stages.config.errors import UserError, require_known, visible
 from stages.config.schema import Config, Parity
 from stages.config.trl_arguments import argument_types
+from stages.hardware import process
 from stages.models.scoring import ROUNDING_GAP
 from stages.pipeline.build import build, require_inputs
 from stages.store.node import Node
@@ -44,8 +45,10 @@ IDS, MASK, MISSING = "have other token ids", "have other trained tokens", "are l
 Check = tuple[str, bool, str]  # what is compared, True if it differs by more than rounding, and what was measured
 
 
-def show(cfg: Config, node: Node, store: Store, overrides: list[str]) -> None:
+def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str]) -> None:
     """Build the inputs, train the first steps by both trainers, and print. Raise UserError, naming what differs."""
+    process.warn_of_versions()
+    node = nodes[cfg.stage]
     if isinstance(node.config, SFT) and not node.config.train:
         raise UserError("parity.stage=sft: sft=none trains nothing. Set parity.stage=dpo.")
     if isinstance(node.config, DPO) and (node.config.reference_free or node.config.first_difference):

@@ -13,21 +13,30 @@ from rich.console import Console
 from rich.table import Table
 
 from stages.commands.node_settings import named_settings
-from stages.commands.planning import cost, expected_calls
+from stages.commands.planning import calculated, cost, expected_calls
 from stages.commands.planning.cost import RunHistory
 from stages.commands.planning.expected_calls import ExpectedCalls
 from stages.commands.planning.peak import uses_gpu
 from stages.config.blocks.evaluation import Versus
 from stages.config.errors import visible
 from stages.config.installation import ROOT, checkout_project
+from stages.config.schema import Config
 from stages.hardware import machine
-from stages.preflight.constraints import EVALUATING
+from stages.preflight.constraints import EVALUATING, untested_message
 from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.sealed_json import OUTPUTS
 from stages.store.store import Store
 
 UNMEASURED = "not measured yet"
+
+
+def run(cfg: Config, store: Store, nodes: dict[str, Node], *_: object) -> None:
+    """Print the plan for this machine, or for the GPUs that `plan.gpu` names."""
+    if cfg.plan.gpu:
+        calculated.show(cfg, nodes, store)
+    else:
+        show(nodes, store, untested_message(cfg))
 
 
 def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
@@ -39,7 +48,7 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
         table.add_column(title, justify="right", no_wrap=True)
     default_store = Store(Path(os.environ.get(OUTPUTS) or (ROOT / "outputs" if checkout_project() else "outputs")))
     history = RunHistory(store, *([default_store] if default_store.root.resolve() != store.root.resolve() else []))
-    seconds, unmeasured, calls_by_node = dict[str, float](), list[str](), dict[str, list[ExpectedCalls]]()
+    seconds, calls_by_node = dict[str, float](), dict[str, list[ExpectedCalls]]()
     counted = set[str]()  # seeds may share a node
     planned = {name: node for name, node in nodes.items() if not (untested and node.stage in EVALUATING)}
     for name, node in planned.items():
@@ -51,12 +60,9 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
             costs = replace(costs, seconds=math.nan)
         if state != "cached" and node.fingerprint not in counted:
             counted.add(node.fingerprint)
+            seconds[name] = costs.seconds
             if calls:
                 calls_by_node[name] = calls
-            if math.isnan(costs.seconds):
-                unmeasured.append(name)
-            else:
-                seconds[name] = costs.seconds
         place = "GPU" if uses_gpu(node) else "RAM"
         table.add_row(
             name.replace("_", " "),
@@ -75,7 +81,7 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
     for name, node in planned.items():
         if isinstance(node.config, Versus) and not node.config.constant:
             console.print(comparison_sentence(name, node, store, history))
-    console.print(time_summary(seconds, unmeasured))
+    console.print(time_summary(seconds))
     if gpus := machine.visible_gpus():
         names = (f"{gpu.name} ({gpu.free_memory / 2**30:.1f} GiB free)" for gpu in gpus)
         console.print(f"CUDA shows {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}: {', '.join(names)}.")
@@ -83,11 +89,13 @@ def show(nodes: dict[str, Node], store: Store, untested: str = "") -> None:
         console.print(f"Not planned: {', '.join(EVALUATING)}. {untested}")
 
 
-def time_summary(seconds: dict[str, float], unmeasured: list[str]) -> str:
-    """Return the sentence on the total time, from the seconds of nodes and the names of unmeasured nodes."""
+def time_summary(seconds: dict[str, float]) -> str:
+    """Return the sentence on the total time, from the seconds of nodes: nan if not measured."""
+    unmeasured = [name for name, each in seconds.items() if math.isnan(each)]
+    measured = [each for each in seconds.values() if not math.isnan(each)]
     least = "at least " if unmeasured else ""
-    total = f"{least}{sum(seconds.values()) / 60:.1f} min, measured on nodes of the same stage on this processor."
-    parts = [total] if seconds or not unmeasured else []
+    total = f"{least}{sum(measured) / 60:.1f} min, measured on nodes of the same stage on this processor."
+    parts = [total] if measured or not unmeasured else []
     missing = [f"{UNMEASURED} ({len(unmeasured)}): {', '.join(unmeasured)}."] if unmeasured else []
     return f"To build: {' '.join(parts + missing)}"
 
@@ -121,12 +129,9 @@ def changes(node: Node, state: str, store: Store) -> list[str]:
     """Return the settings and inputs that differ from the most similar published node of the stage."""
     notes = [f"{key}={value} changes the results here" for key, value in node.fixed.items()]
     if state != "cached":
-        earlier = [node_differences(node, manifest) for _, manifest in store.manifests(node.stage)]
-        if not earlier:
-            notes.append("no earlier node to compare with")
-        else:
-            nearest = min(earlier, key=len)
-            notes += nearest or ["rebuilt because of rebuild=, a rebuilt input or a damaged file"]
+        earlier = (node_differences(node, manifest) for _, manifest in store.manifests(node.stage))
+        nearest = min(earlier, key=len, default=["no earlier node to compare with"])
+        notes += nearest or ["rebuilt because of rebuild=, a rebuilt input or a damaged file"]
     return notes
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from stages.config.errors import UserError
-from stages.config.schema import Tracker
+from stages.config.schema import Config
 from stages.store.manifest import read_manifest
 from stages.store.store import Store
 from stages.store.workspace import Progress
@@ -19,7 +19,7 @@ from stages.tracking.wandb import CUT_OFF, LINKED, has_key, link_run, prepare_fo
 log = logging.getLogger(__name__)
 
 
-def push(store: Store, settings: Tracker) -> None:
+def run(cfg: Config, store: Store, *_: object) -> None:
     """Send the offline runs under `outputs/cache/wandb` to `tracker.project`, then link every run with its inputs.
     Raise UserError without a key or a connection; or after all others were sent, if W&B refused some runs."""
     store.share_all()
@@ -31,7 +31,7 @@ def push(store: Store, settings: Tracker) -> None:
     import wandb
 
     try:
-        project = f"{settings.entity or wandb.Api().default_entity}/{settings.project}"
+        project = f"{cfg.tracker.entity or wandb.Api().default_entity}/{cfg.tracker.project}"
     except wandb.errors.Error as error:
         raise UserError(f"stage=sync: W&B cannot be reached ({error}). Try again later.") from error
     runs = unsent_runs(store, files)

@@ -4,7 +4,7 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from stages.config.installation import read_beside
@@ -70,6 +70,15 @@ class Errors:
         """Raise one UserError with all stored messages, if there are any."""
         if self.messages:
             raise UserError(*self.messages)
+
+
+def check_all(checks: Iterable[Callable[[], object]]) -> None:
+    """Call all checks, and raise one UserError with the messages of those that raise one."""
+    errors = Errors()
+    for check in checks:
+        with errors:
+            check()
+    errors.raise_all()
 
 
 # Names that other tools give to settings, and the names here.

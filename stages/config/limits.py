@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import Field, dataclass, field, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 from omegaconf import MISSING
 
-from stages.config.errors import Errors, UserError, require_known
+from stages.config.errors import UserError, check_all, require_known
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,7 @@ def share(default: Any = MISSING) -> Any:
 def validate_block(block: Any, prefix: str = "") -> None:
     """Raise UserError with all values of a block, and of the blocks inside it, that are outside their limits, not an
     accepted word, or empty. `prefix` is put before the names of keys."""
-    errors = Errors()
-    for name, key, value in iterate_values(block, prefix):
-        with errors:
-            validate_value(name, key, value)
-    errors.raise_all()
+    check_all(partial(validate_value, *each) for each in iterate_values(block, prefix))
 
 
 def validate_value(name: str, key: Field[Any], value: Any) -> None:

@@ -57,7 +57,7 @@ class Spending(json_log.Appender):
 
     def _note(self, *amounts: int) -> None:
         self._add(*amounts)
-        self.append(json.dumps(amounts).encode() + b"\n")
+        json_log.append(self.file, json.dumps(amounts).encode() + b"\n")
 
     @property
     def money(self) -> float:

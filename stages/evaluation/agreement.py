@@ -2,37 +2,25 @@
 
 from collections.abc import Iterable, Sequence
 from statistics import NormalDist
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.evaluation.intervals import Interval
+
 Array = NDArray[np.float64]
-Number = float | Array
-
-
-class Estimate(NamedTuple):
-    """A number with the bounds of its interval; each field may also be an array."""
-
-    mean: Any
-    low: Any
-    high: Any
-
-    def as_dict(self) -> dict[str, float]:
-        """Return the number and its bounds as floats, as files and metrics store them."""
-        return {name: float(value) for name, value in self._asdict().items()}
 
 
 def z_score(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
-def share(hits: Number, n: Number, confidence: float = 0.95) -> Estimate:
+def share(hits: float, n: float, confidence: float = 0.95) -> Interval:
     """The share of hits among n, with Wilson's interval (1927, JASA 22), which stays accurate near 0 and 1."""
     z2 = z_score(confidence) ** 2
     p = hits / n
     centre, spread = p + z2 / (2 * n), np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n)))
-    return Estimate(p, (centre - spread) / (1 + z2 / n), (centre + spread) / (1 + z2 / n))
+    return Interval(p, (centre - spread) / (1 + z2 / n), (centre + spread) / (1 + z2 / n))
 
 
 def kappa(counts: Array) -> Array:
@@ -62,8 +50,8 @@ def resample(counts: Array, samples: int, seed: int = 0) -> Array:
 
 
 def corrected_rate(
-    judged: Number, n: Number, right1: Number, known1: Number, right0: Number, known0: Number, confidence: float = 0.95
-) -> Estimate:
+    judged: float, n: float, right1: float, known1: float, right0: float, known0: float, confidence: float = 0.95
+) -> Interval:
     """Estimate the true share of positives from a judge's share, `judged`, of n (Lee et al. 2025, arXiv:2511.21140).
     The judge was right on `right1` of `known1` known positives and on `right0` of `known0` known negatives (Rogan &
     Gladen 1978). The interval covers the sampling error of all three rates, with Agresti-Coull pseudo-observations."""
@@ -76,7 +64,7 @@ def corrected_rate(
     centre = rate + 2 * z**2 * (rate * variance1 - (1 - rate) * variance0)
     spread = z * np.sqrt(p * (1 - p) / n + (1 - rate) ** 2 * variance0 + rate**2 * variance1) / np.abs(youden)
     plain = (judged + right0 / known0 - 1) / (right0 / known0 + right1 / known1 - 1)
-    return Estimate(np.clip(plain, 0, 1), np.clip(centre - spread, 0, 1), np.clip(centre + spread, 0, 1))
+    return Interval(np.clip(plain, 0, 1), np.clip(centre - spread, 0, 1), np.clip(centre + spread, 0, 1))
 
 
 def discriminates(right1: float, known1: float, right0: float, known0: float, confidence: float = 0.95) -> bool:

@@ -2,10 +2,10 @@
 of shares, all outcomes of one prompt count as one draw."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from stages.evaluation import agreement
-from stages.evaluation.agreement import Estimate
-from stages.evaluation.reliability import is_copy
+from stages.evaluation.intervals import Interval
+from stages.evaluation.reliability import is_copy, key_of
 from stages.store.records import Candidate, Example, Judgement, load
 
 
@@ -22,14 +22,7 @@ class Share(NamedTuple):
     """A rate with its interval, and the number of outcomes it is taken over."""
 
     total: int
-    rate: Estimate
-
-
-class Contest(NamedTuple):
-    """Two candidates of unequal length. `longer`: the longer one is better."""
-
-    prompt_id: str
-    longer: bool
+    rate: Interval
 
 
 class Call(NamedTuple):
@@ -74,20 +67,14 @@ class Labelling:
         """Preferences and ties between two different texts; two copies are a tie that no labeler had to judge."""
         return [j for j in self.valid if j.preference and not is_copy(j, self.candidates)]
 
-    @cached_property
-    def contests(self) -> list[Contest]:
-        decided = [j for j in self.preferences if j.preference != "tie"]
-        tokens = [[self.candidates[str(name)].n_tokens for name in (j.a, j.b)] for j in decided]
-        unequal = ((j, a > b) for j, (a, b) in zip(decided, tokens, strict=True) if a != b)
-        contests = [Contest(j.prompt_id, a_is_longer == (j.preference == "a")) for j, a_is_longer in unequal]
-        for prompt_id, candidates in self.scored.items():
-            score = np.array([score for _, score in candidates])
-            length = np.array([candidate.n_tokens for candidate, _ in candidates])
-            i, j = np.triu_indices(len(candidates), 1)
-            differ = (score[i] != score[j]) & (length[i] != length[j])
-            longer_is_better = (length[i] > length[j]) == (score[i] > score[j])
-            contests += [Contest(prompt_id, bool(each)) for each in longer_is_better[differ]]
-        return contests
+    def longer(self) -> Share | None:
+        """The share of comparisons of answers of unequal lengths in which the longer answer is the better one."""
+        by_prompt = defaultdict[str, list[Judgement]](list)
+        for j in (*self.preferences, *(j for j in self.valid if j.score is not None)):
+            by_prompt[j.prompt_id].append(j)
+        lengths = {name: self.candidates[name].n_tokens for j in self.valid for name in key_of(j)}
+        gaps = [(p, gap) for p, judged in by_prompt.items() for gap in length_gaps(lengths, judged) if gap]
+        return share([gap > 0 for _, gap in gaps], [prompt for prompt, _ in gaps])
 
     def mean_score(self) -> float | None:
         scores = [score for candidates in self.scored.values() for _, score in candidates]
@@ -130,9 +117,17 @@ class Labelling:
         return {task: Labelling(self.prompts, self.candidates, rows) for task, rows in sorted(by_task.items())}
 
 
-def longer(contests: Sequence[Contest]) -> Share | None:
-    """The share of contests in which the longer answer is the better one."""
-    return share([c.longer for c in contests], [c.prompt_id for c in contests])
+def length_gaps(lengths: Mapping[str, int], judgements: Iterable[Judgement]) -> Iterator[int]:
+    """Yield by how many tokens the better of two answers to a prompt is longer, for all pairs of unequal answers."""
+    scored = list[tuple[float, int]]()
+    for j in judgements:
+        if j.preference in ("a", "b"):
+            yield (lengths[str(j.a)] - lengths[str(j.b)]) * (1 if j.preference == "a" else -1)
+        elif j.score is not None:
+            scored.append((j.score, lengths[str(j.candidate_id)]))
+    for (score_a, tokens_a), (score_b, tokens_b) in combinations(scored, 2):
+        if score_a != score_b:
+            yield (tokens_a - tokens_b) * (1 if score_a > score_b else -1)
 
 
 def share(hits: Sequence[bool], prompts: Iterable[str]) -> Share | None:

@@ -5,15 +5,15 @@ over-optimised (Gao et al. 2022, arXiv:2210.10760)."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import comb
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from stages.evaluation.agreement import Estimate, share
-from stages.evaluation.intervals import paired
+from stages.evaluation.agreement import share
+from stages.evaluation.intervals import Interval, paired
 from stages.store.numbers import signed
 from stages.store.records import Candidate, Example, Judgement
 from stages.tasks.checks import share_passed
@@ -44,23 +44,23 @@ def figures(pairs: Sequence[Scored]) -> dict[str, Any]:
     """Return accuracy (of all pairs, by source, and with lengths matched), calibration and length bias."""
     sources = sorted({p.source for p in pairs})
     results: dict[str, Any] = {
-        "accuracy": accuracy(pairs).as_dict(),
-        "by_source": {source: accuracy([p for p in pairs if p.source == source]).as_dict() for source in sources},
+        "accuracy": asdict(accuracy(pairs)),
+        "by_source": {source: asdict(accuracy([p for p in pairs if p.source == source])) for source in sources},
         "longer_chosen": longer_chosen(pairs),
         "calibration_error": calibration_error(pairs),
         "brier": brier(pairs),
         "length_correlation": length_correlation(pairs),
     }
     if matched := length_matched(pairs):
-        results["length_matched"] = matched.as_dict()
+        results["length_matched"] = asdict(matched)
     return results
 
 
-def accuracy(pairs: Sequence[Scored]) -> Estimate:
+def accuracy(pairs: Sequence[Scored]) -> Interval:
     return share(sum(p.right for p in pairs), len(pairs))
 
 
-def length_matched(pairs: Sequence[Scored]) -> Estimate | None:
+def length_matched(pairs: Sequence[Scored]) -> Interval | None:
     """The mean of two accuracies: on pairs with a longer chosen completion, and on pairs with a shorter one. A model
     that goes by length alone gets one half. None if either kind of pair is missing."""
     longer = [p.right for p in pairs if p.chosen_tokens > p.rejected_tokens]

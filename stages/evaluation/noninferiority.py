@@ -83,27 +83,20 @@ def compare_measure(name: str, old: Rows, new: Rows, margin: float, confidence: 
     """Compare the values of the same units before and after. `measures`: the number of such comparisons."""
     values = pairs_of(old, new, [*old])
     before, after = map(float, values.mean(0))
-    either_way = name == LENGTH
+    either_way = name == LENGTH  # a rise by the margin is as bad as a fall
     if either_way:
         margin, values = LENGTH_DRIFT, values / max(before, 1.0)
     shares = not either_way and bool(values.min() >= 0 and values.max() <= 1)
     means = Means(values, [row.group for row in old.values()], shares=shares)
     change, wider = (means.difference(1, 0, c) for c in (confidence, 1 - (1 - confidence) / measures))
-    code = code_of(change, wider, margin, either_way)
+    passes = change.low > -margin and (not either_way or change.high < margin)
+    is_worse = max(wider.low, -wider.high) > margin if either_way else wider.high < 0
+    code = Code.passes if passes else Code.worse if is_worse else Code.cannot_tell
     needed = None
     if code is Code.cannot_tell:
         room = margin + (-abs(change.mean) if either_way else change.mean)
         needed = prompts_needed(float(np.diff(values).var()), room, (1 - confidence) / 2, fall=float(shares))
     return Line(name, len(values), before, after, change, margin, code, needed)
-
-
-def code_of(change: Interval, wider: Interval, margin: float, either_way: bool) -> Code:
-    """Return the outcome of one measure. `wider`: the interval for several measures, all of which hold their mean.
-    `either_way`: a rise by the margin is as bad as a fall."""
-    if change.low > -margin and (not either_way or change.high < margin):
-        return Code.passes
-    is_worse = max(wider.low, -wider.high) > margin if either_way else wider.high < 0
-    return Code.worse if is_worse else Code.cannot_tell
 
 
 def broken_tasks(old: Rows, new: Rows, margin: float, confidence: float) -> list[Line]:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class PairAudit:
         signs = self.signs[strategy]
         prompts = [prompt for prompt, _ in signs]
         rates = {name: share([each == sign for _, each in signs], prompts) for sign, name in VERDICTS.items()}
-        return {"pairs": len(signs), **{name: s.rate.as_dict() for name, s in rates.items() if s}} if signs else None
+        return {"pairs": len(signs), **{name: asdict(s.rate) for name, s in rates.items() if s}} if signs else None
 
 
 def accuracy_clause(accuracy: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ filled in. The error rates give the expected accuracy of pairs, and correct the 
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from stages.config.errors import UserError
 from stages.evaluation import agreement
-from stages.evaluation.agreement import Estimate
+from stages.evaluation.intervals import Interval
 from stages.store.records import Candidate, Example, Judgement, Records, content_id
 from stages.store.sealed_json import WRONG_SHAPE
 from stages.tasks.checks import share_passed
@@ -120,7 +120,7 @@ def reliability(
     figures: dict[str, Any] = {
         "judgements": len(judgements),
         "missing": dict(Counter(j.error for j in judgements if j.error)),
-        "order_flips": agreement.share(swapped.count(False), len(swapped)).as_dict() if swapped else None,
+        "order_flips": asdict(agreement.share(swapped.count(False), len(swapped))) if swapped else None,
         "audited": len(audit),
         "known": sum(key_of(j) in known_words for j in audit),
     }
@@ -130,9 +130,9 @@ def reliability(
     right = [judge == truth for _, judge, truth in audited]
     (right1, known1), (right0, known0) = (error_counts(audited, words[0], positive) for positive in (True, False))
     figures |= {
-        "accuracy": agreement.share(sum(right), len(right)).as_dict(),
-        "sensitivity": agreement.share(right1, known1).as_dict() if known1 else None,
-        "specificity": agreement.share(right0, known0).as_dict() if known0 else None,
+        "accuracy": asdict(agreement.share(sum(right), len(right))),
+        "sensitivity": asdict(agreement.share(right1, known1)) if known1 else None,
+        "specificity": asdict(agreement.share(right0, known0)) if known0 else None,
         **agreements(audited, words),
         "length": {who: lengths(audited, place, candidates) for place, who in ((1, "judge"), (2, "known"))},
         "by_topic": topics(audited, right, prompts),
@@ -141,15 +141,15 @@ def reliability(
         neither = sum(truth == "tie" for _, truth in preferences)
         accurate = sum(judge == truth for judge, truth in preferences)
         counts = {"accuracy": accurate, "wrong": len(preferences) - accurate - neither, "neither": neither}
-        figures |= {f"pair_{name}": agreement.share(n, len(preferences)).as_dict() for name, n in counts.items()}
+        figures |= {f"pair_{name}": asdict(agreement.share(n, len(preferences))) for name, n in counts.items()}
     audited_keys = {key_of(j) for j in audit}
     unaudited = (j for j in countable(map(own_vote, judgements), candidates) if key_of(j) not in audited_keys)
     positives = [word_of(j) == words[0] for j in unaudited]
     if positives:
         count, errors = len(positives), (right1, known1, right0, known0)
         judged, is_usable = agreement.share(sum(positives), count), agreement.discriminates(*errors)
-        rate = agreement.corrected_rate(judged.mean, count, *errors).as_dict() if is_usable else None
-        figures["positive_rate"] = {"of": words[0], "judged": judged.as_dict(), "corrected": rate}
+        rate = asdict(agreement.corrected_rate(judged.mean, count, *errors)) if is_usable else None
+        figures["positive_rate"] = {"of": words[0], "judged": asdict(judged), "corrected": rate}
     return figures
 
 
@@ -171,7 +171,7 @@ def agreements(audited: Audited, words: Sequence[str]) -> dict[str, Any]:
         draws, mean = measure(drawn), float(measure(matrices.sum(0)))
         draws = draws[np.isfinite(draws)]
         bounds = np.quantile(draws, [0.025, 0.975]) if len(draws) else (np.nan, np.nan)
-        figures[name] = Estimate(mean, *bounds).as_dict() if np.isfinite(mean) else None
+        figures[name] = asdict(Interval(mean, *bounds)) if np.isfinite(mean) else None
     return figures
 
 
@@ -193,4 +193,4 @@ def topics(audited: Audited, right: Sequence[bool], prompts: Prompts) -> dict[st
         for task in prompts[j.prompt_id].tasks:
             by_task[task].append(hit)
     rates = {task: agreement.share(sum(hits), len(hits)) for task, hits in sorted(by_task.items())}
-    return {task: {"n": len(by_task[task]), **rate.as_dict()} for task, rate in rates.items()}
+    return {task: {"n": len(by_task[task]), **asdict(rate)} for task, rate in rates.items()}

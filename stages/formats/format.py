@@ -66,6 +66,7 @@ class Format(ABC):
     def __init__(self, source: Source):
         self.labels = {str(k).lower(): str(v) for k, v in source.labels.items()}
         self.strip = source.reasoning == "strip"
+        self.numbers = source.check == "number"  # answers that are numbers stay as they are
         self.dropped = {column for column, path in source.columns.items() if path is None}
         self.untrained = 0  # turns, of the rows so far
 
@@ -186,8 +187,9 @@ class Format(ABC):
         return parsing.with_reasoning(answer, reasoning, field, self.strip)
 
     def answer_word(self, value: Any, field: str) -> str:
-        """Return the word from `labels` for an answer that is true, false or a number."""
-        if (word := self.labels.get(key := str(value).lower())) is None:
+        """Return the word from `labels` for an answer that is true, false or a number, or the number for a check."""
+        as_typed = str(value) if self.numbers and not isinstance(value, bool) else None
+        if (word := self.labels.get(key := str(value).lower(), as_typed)) is None:
             hint = f"type `labels: {{{key}: WORD, …}}` with the text of each answer"
             raise BadRow(field, f"must be text, is {type(value).__name__}: {hint}")
         return word

@@ -71,7 +71,7 @@ def convert(
             for record in convert_table(table, mapping, user_reader, convert_row, report, key):
                 if report.rows - progress.done >= PROGRESS_EVERY:
                     if read := table.read():
-                        progress.set_total(round(report.rows * size / (before + read)))
+                        progress.total = round(report.rows * size / (before + read))
                     progress.update(report.rows - progress.done)
                 yield record
             before += table.size

@@ -4,10 +4,10 @@ It needs only the label node, of any labeler, and leaves out empty sections."""
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from stages.evaluation.agreement import Estimate
-from stages.evaluation.labelling import Labelling, Share, longer
+from stages.evaluation.intervals import Interval
+from stages.evaluation.labelling import Labelling, Share
 from stages.pages.cases import cases
 from stages.pages.environment import environment
 from stages.pages.glossary import TEXTS, in_words
@@ -22,12 +22,6 @@ TASKS = 60  # most rows of the table by task
 BARS = 10  # bins of the scores, if there are more distinct values
 CONTENTS: dict[str, str] = TEXTS["label_sections"]
 AGREEMENT: dict[str, str] = TEXTS["agreement"]  # titles
-
-
-class Bar(NamedTuple):
-    title: str
-    number: int
-    width: float  # percent of the widest
 
 
 def page(folder: Path) -> str:
@@ -79,18 +73,18 @@ def headline(labelling: Labelling, reliability: dict[str, Any], metrics: dict[st
     if count := metrics.get("redrawn"):
         sentences.append(f"{count:,} of the answers are further draws for prompts where no earlier answer was right.")
     if "accuracy" in reliability:
-        agreeing_share = Share(reliability["known"], Estimate(**reliability["accuracy"]))
+        agreeing_share = Share(reliability["known"], Interval(**reliability["accuracy"]))
         sentences.append(f"The known labels agree with {share_clause(agreeing_share, 'judgement')}, drawn at random.")
     if flips := labelling.flips():
         sentences.append(f"The order of two answers changes a judge's choice in {share_clause(flips, 'comparison')}.")
-    if length := longer(labelling.contests):
+    if length := labelling.longer():
         sentences.append(f"The longer answer is the better one in {share_clause(length, 'pair')} of unequal length.")
     return sentences
 
 
 def share_clause(share: Share, noun: str) -> str:
     """Return a share as text: `71.0% (62.1% to 78.6%) of 120 judgements`, `none (up to 3.1%) of 120 judgements`."""
-    mean, low, high = share.rate
+    mean, low, high = share.rate.mean, share.rate.low, share.rate.high
     extreme = f"none (up to {high:.1%})" if mean == 0 else f"all ({low:.1%} or more)" if mean == 1 else ""
     return f"{extreme or f'{mean:.1%} ({low:.1%} to {high:.1%})'} of {counted(share.total, noun)}"
 
@@ -111,7 +105,7 @@ def agreement_rows(reliability: dict[str, Any], positive: str) -> list[tuple[str
 def shares(labelling: Labelling) -> dict[str, Share]:
     """Return the shares on ties, order and length that have data."""
     rates = {
-        "the longer of two answers is better": longer(labelling.contests),
+        "the longer of two answers is better": labelling.longer(),
         "the order of two answers changes a judge's choice": labelling.flips(),
         "ties between answers that differ": labelling.ties(),
         "prompts in which no answer is better than another": labelling.undecided(),
@@ -119,15 +113,17 @@ def shares(labelling: Labelling) -> dict[str, Share]:
     return {title: rate for title, rate in rates.items() if rate}
 
 
-def scores(labelling: Labelling) -> list[Bar]:
-    """Count each score, or each tenth if there are many distinct scores; lowest first."""
+def scores(labelling: Labelling) -> list[dict[str, Any]]:
+    """Count each score, or each tenth if there are many distinct scores; lowest first. `width`: percent of the widest
+    bar."""
     given_scores = [score for scored in labelling.scored.values() for _, score in scored]
     counts = Counter(f"{score:.2f}" for score in given_scores)
     if len(counts) > BARS:
         tenths = [min(int(score * BARS), BARS - 1) for score in given_scores]
         counts = Counter(f"{tenth / BARS:.1f} to {(tenth + 1) / BARS:.1f}" for tenth in tenths)
     most = max(counts.values(), default=1)
-    return [Bar(name, count, round(100 * count / most, 1)) for name, count in sorted(counts.items())]
+    bars = sorted(counts.items())
+    return [{"title": name, "number": count, "width": round(100 * count / most, 1)} for name, count in bars]
 
 
 def tasks(labelling: Labelling, reliability: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +139,7 @@ def tasks(labelling: Labelling, reliability: dict[str, Any]) -> dict[str, Any]:
             "score": labelling_of_task.mean_score(),
             "ties": labelling_of_task.ties(),
             "flips": labelling_of_task.flips(),
-            "longer": longer(labelling_of_task.contests),
+            "longer": labelling_of_task.longer(),
             "right": reliability.get("by_topic", {}).get(task),
         }
         for task, labelling_of_task in by_task

@@ -32,7 +32,7 @@ from stages.store import source_files
 from stages.store.node import Built, Graph, Node
 
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
-VERSIONS = {"base": 5, "source": 8, "data": 13, "select": 5, "sft": 15, "sample": 10, "pool": 1, "label": 11}
+VERSIONS = {"base": 5, "source": 9, "data": 13, "select": 5, "sft": 15, "sample": 10, "pool": 1, "label": 11}
 VERSIONS |= {"pairs": 9, "unpaired": 2, "reference": 10, "dpo": 12, "kto": 4, "grpo": 6, "reward": 2}
 VERSIONS |= {"answer": 12, "versus": 3, "benchmark": 2, "eval": 25, "report": 22}
 
@@ -199,13 +199,6 @@ def with_seed(cfg: Config, seed: int) -> Config:
     for block in blocks.values():
         block.seed = seed if block.seed == cfg.seed else block.seed
     return replace(cfg, seed=seed, **blocks)
-
-
-def dataset_nodes(cfg: Config, nodes: Graph) -> list[Node]:
-    """Return the nodes that an exported dataset is made of: each round's pairs and unpaired labels, and SFT's data."""
-    tables = [f"{name}{suffix}" for suffix in round_suffixes(cfg) for name in ("pairs", "unpaired")]
-    preferences = [nodes[table] for table in tables if table in nodes]
-    return preferences + ([nodes["sft"].inputs["data"]] if cfg.sft.train else [])
 
 
 def requested_nodes(cfg: Config, nodes: Graph) -> list[Node]:

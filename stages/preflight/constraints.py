@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from stages.config.blocks.data import SPLIT_OF_GROUP
 from stages.config.blocks.labels import Human
 from stages.config.blocks.training import DPO, KTO, Training
 from stages.config.choices import Adapter, Align, Command, Precision, Sharding, Strategy
-from stages.config.errors import Errors, UserError, name_block, require_known
+from stages.config.errors import UserError, check_all, name_block, require_known
 from stages.config.installation import install_command, read_beside, version
 from stages.config.schema import Config, Target
 from stages.hardware import machine
@@ -28,12 +29,8 @@ EVALUATING = (Target.answer, Target.versus, Target.eval, Target.report)
 def validate_config(cfg: Config) -> None:
     """Raise one UserError for all values outside their limits, else for all settings that do not fit together."""
     require_known("stage", [cfg.stage], [*Target, *Command])
-    errors = Errors()
-    with errors:
-        limits.validate_block(cfg.launch, "launch.")  # other blocks take their number of processes from it
-    with errors:
-        limits.validate_block(cfg)
-    errors.raise_all()
+    # Other blocks take their number of processes from `launch`, so it comes first.
+    check_all([partial(limits.validate_block, cfg.launch, "launch."), partial(limits.validate_block, cfg)])
     if cfg.data.tasks is None:
         raise UserError("data.tasks=null is not allowed. For sources without generated tasks, use data=file.")
     checks: list[Callable[[Config], None]] = [
@@ -43,26 +40,20 @@ def validate_config(cfg: Config) -> None:
         *(validate_outside, validate_launch, validate_adapters, validate_trainers, who_judges.validate_judged),
         *(capacity.validate_capacity, validate_push),
     ]
-    for check in checks:
-        with errors:
-            check(cfg)
-    errors.raise_all()
+    check_all(partial(check, cfg) for check in checks)
 
 
 def validate_words(cfg: Config) -> None:
     """Raise UserError for unknown words that name files: labelers, trackers, templates and task families."""
-    errors = Errors()
     # With data.own the names of user-defined families are not read yet.
     families = cfg.data.tasks.families if cfg.data.tasks and not cfg.data.own else []
-    for key, chosen, words in (
+    chosen_words = (
         ("label.labeler", [cfg.label.labeler], plugins.plugin_words("labelers", "Labeler")),
         ("tracker.name", [cfg.tracker.name], [*plugins.plugin_words("tracking", "Run"), "none"]),
         ("sft.template.kind", [cfg.sft.template.kind], [*plugins.template_names(), "auto", "own", "file"]),
         ("data.tasks.families", families, plugins.family_names()),
-    ):
-        with errors:
-            require_known(key, chosen, words)
-    errors.raise_all()
+    )
+    check_all(partial(require_known, *each) for each in chosen_words)
 
 
 def validate_own_parts(cfg: Config) -> None:
@@ -76,13 +67,9 @@ def validate_own_parts(cfg: Config) -> None:
 
 def validate_trainers(cfg: Config) -> None:
     """Raise UserError for arguments that TRL's trainers do not take."""
-    errors = Errors()
-    for name, block in cfg.trained.items():
-        with errors:
-            trl_arguments.validate_trainer(name, block)
-        with errors:
-            validate_reference(name, block, cfg.reference.precision)
-    errors.raise_all()
+    trainers = [partial(trl_arguments.validate_trainer, *each) for each in cfg.trained.items()]
+    references = [partial(validate_reference, *each, cfg.reference.precision) for each in cfg.trained.items()]
+    check_all(trainers + references)
 
 
 def validate_reference(name: str, block: Training, precision: Precision) -> None:

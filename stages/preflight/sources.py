@@ -1,6 +1,7 @@
 """Checks of `data` and `sample`: how rows are formed, audited, read and mixed, and sources of candidates."""
 
 import math
+from functools import partial
 from typing import Any
 
 from stages.config.blocks.data import Audit, Form, Source
@@ -8,7 +9,7 @@ from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import SOURCE_ORDER, Label
 from stages.config.blocks.sampling import MIXED, OWN_PROMPTS, Member
 from stages.config.choices import AUDIT_ACTIONS, AUDIT_CODES, AUDIT_FIXES, AUDIT_THRESHOLDS, Align, Command, Split
-from stages.config.errors import Errors, UserError, require_known
+from stages.config.errors import UserError, check_all, require_known
 from stages.config.installation import read_beside
 from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.store import plugins
@@ -22,19 +23,10 @@ DRAWN = ("sampler", "temperature", "top_p", "n")  # keys of a source whose candi
 
 def validate_data(cfg: Config) -> None:
     """Raise one UserError for all settings of data that cannot work."""
-    errors = Errors()
-    with errors:
-        validate_form(cfg.data.form)
-        validate_audit(cfg)
-    for i, source in enumerate(cfg.data.sources):
-        with errors:
-            validate_shares(f"data.sources[{i}].splits", source.splits)
-    with errors:
-        validate_mixture(cfg)
-    for key, block in [*run_sources(cfg), ("label", cfg.label)]:
-        with errors:
-            validate_reading(key, block)
-    errors.raise_all()
+    form = [partial(validate_form, cfg.data.form), partial(validate_audit, cfg)]
+    shares = [partial(validate_shares, f"data.sources[{i}].splits", s.splits) for i, s in enumerate(cfg.data.sources)]
+    readings = [partial(validate_reading, *each) for each in [*run_sources(cfg), ("label", cfg.label)]]
+    check_all([*form, *shares, partial(validate_mixture, cfg), *readings])
 
 
 def run_sources(cfg: Config) -> list[tuple[str, Source | Label]]:

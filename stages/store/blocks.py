@@ -62,27 +62,21 @@ def claim(lock: Path, use_lock: bool = True) -> Iterator[int | None]:
     """Hold the lock of a block. Yield the number of earlier claims since the workers started, or None if another
     process holds the lock. A claim that did not end with a shard was the death of its process."""
     descriptor = open_regular(lock, os.O_RDWR | os.O_CREAT | os.O_APPEND)  # child processes do not inherit it
-    try:
-        if use_lock and not filelock.lock_descriptor(descriptor, blocking=False):
-            yield None
-            return
-        yield os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
+    with os.fdopen(descriptor, "rb"):
+        is_free = not use_lock or filelock.lock_descriptor(descriptor, blocking=False)
+        yield os.fstat(descriptor).st_size if is_free else None
 
 
 def locks_hold(folder: Path) -> bool:
     """Return whether a lock in this folder keeps out a second holder. Some network file systems have no such locks."""
     probe = folder / f"probe-{os.getpid()}.lock"
-    first, second = (os.open(probe, os.O_RDWR | os.O_CREAT, 0o644) for _ in range(2))
     try:
-        first_holds, second_holds = (filelock.lock_descriptor(each, blocking=False) for each in (first, second))
-        return first_holds and not second_holds
+        with open(probe, "ab") as first, open(probe, "ab") as second:
+            files_hold = [filelock.lock_descriptor(file.fileno(), blocking=False) for file in (first, second)]
+        return files_hold == [True, False]
     except OSError:
         return False
     finally:
-        os.close(first)
-        os.close(second)
         probe.unlink(missing_ok=True)
 
 

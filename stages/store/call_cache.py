@@ -53,9 +53,6 @@ class Calls(json_log.Appender):
             with super().opened():
                 yield
 
-    def __len__(self) -> int:
-        return len(self.places)
-
     def get(self, key: str) -> str | None:
         """Return the answer with this key, or None if there is none or its line is damaged."""
         if key not in self.places:
@@ -71,4 +68,4 @@ class Calls(json_log.Appender):
         """Append an answer with its request. It is on the disk when `durable` returns."""
         at = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         line = json_log.sealed({"key": key, "at": at, "asked": call, "answer": answer})
-        self.places[key] = self.append(line), len(line)
+        self.places[key] = json_log.append(self.file, line), len(line)

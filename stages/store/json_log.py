@@ -116,15 +116,10 @@ class Appender:
         """Open the file. At the end, sync its lines to the disk."""
         self.file = open_regular(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         self.disk, self.waiting = asyncio.Lock(), None  # a lock of the running event loop
-        try:
+        with os.fdopen(self.file, "rb"):
             sync(self.path.parent)
             yield
             os.fsync(self.file)
-        finally:
-            os.close(self.file)
-
-    def append(self, line: bytes) -> int:
-        return append(self.file, line)
 
     async def durable(self) -> None:
         """Return when all lines appended so far are on the disk. Callers during a sync share the next one."""

@@ -24,10 +24,8 @@ def is_held(path: Path) -> bool:
     if not path.exists():
         return False
     descriptor = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
-    try:
-        return not filelock.lock_descriptor(descriptor, blocking=False)
-    finally:
-        os.close(descriptor)
+    with os.fdopen(descriptor, "rb") as file:
+        return not filelock.lock_descriptor(file.fileno(), blocking=False)
 
 
 def open_lock(path: Path) -> int:
@@ -47,7 +45,7 @@ def open_lock(path: Path) -> int:
 @contextmanager
 def hold_lock(descriptor: int, name: str, work: str = "built") -> Iterator[None]:
     """Wait for a lock, hold it, and close its descriptor at the end. Messages: NAME is being WORK by process 7."""
-    try:
+    with os.fdopen(descriptor, "rb"):
         if not filelock.lock_descriptor(descriptor, blocking=False):
             holder = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"
             log.info("%s is being %s by %s. This command waits for it.", name, work, holder)
@@ -56,8 +54,6 @@ def hold_lock(descriptor: int, name: str, work: str = "built") -> Iterator[None]
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, holder.encode(), 0)
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -72,22 +68,17 @@ def share_store(store: Path) -> Iterator[None]:
         descriptor = os.open(lock, os.O_RDONLY)
     else:
         descriptor = open_lock(lock)
-    try:
+    with os.fdopen(descriptor, "rb"):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             log.info("stage=gc is removing nodes from %s. This command waits for it.", store)
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
 def hold_store_alone(store: Path) -> Iterator[bool]:
     """Yield True if no other command uses the store, and keep others waiting; yield False if one does."""
-    descriptor = open_lock(store / STORE)
-    try:
-        yield filelock.lock_descriptor(descriptor, blocking=False)
-    finally:
-        os.close(descriptor)
+    with os.fdopen(open_lock(store / STORE), "rb") as file:
+        yield filelock.lock_descriptor(file.fileno(), blocking=False)

@@ -218,12 +218,8 @@ def to_tables(records: Iterable[Any], kind: type[Record]) -> Iterator[pa.Table]:
     """Yield the records as tables of one group of rows each. Only few records are in memory at a time, since the
     garbage collector visits all living objects again and again."""
     waiting = iter(records)
-
-    def pieces() -> Iterator[pa.Table]:
-        while rows := list(islice(waiting, ROWS_PER_PIECE)):
-            yield table_of(rows, kind)
-
-    piece_tables = pieces()
+    pieces = iter(lambda: list(islice(waiting, ROWS_PER_PIECE)), [])
+    piece_tables = (table_of(rows, kind) for rows in pieces)
     while tables := list(islice(piece_tables, -(-ROWS_PER_GROUP // ROWS_PER_PIECE))):
         yield pa.concat_tables(tables)
 

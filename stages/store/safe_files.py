@@ -13,14 +13,7 @@ from pathlib import Path
 
 from stages.config.errors import READ_ONLY, UserError
 
-KINDS = {
-    stat.S_IFLNK: "a link",
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
+KINDS = {"l": "a link", "d": "a folder", "p": "a FIFO", "s": "a socket", "c": "a device", "b": "a device"}  # as `ls`
 ELSE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)  # the kernel's errors for a link, a folder, a FIFO or a socket
 
 log = logging.getLogger(__name__)
@@ -30,7 +23,7 @@ class NotRegular(UserError):
     """The error for a link, a folder or a device in the place of a regular file."""
 
     def __init__(self, path: Path):
-        kind = KINDS.get(stat.S_IFMT(os.lstat(path).st_mode), "not a regular file")
+        kind = KINDS.get(stat.filemode(os.lstat(path).st_mode)[0], "not a regular file")
         super().__init__(f"{path} is {kind}; a regular file belongs there. Move it away, and run the command again.")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
-from itertools import count, groupby
+from itertools import chain, count, groupby, islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -137,24 +137,19 @@ def produce_in_shards(
         numbers = (int(shard.stem) for shard in folder.glob("*.parquet") if shard.stem.isdecimal())
         shard_numbers = count(1 + max(numbers, default=-1))
 
-        def save_shard(records: list[Output]) -> None:
-            shard = folder / f"{next(shard_numbers):06d}.parquet"
-            save(shard, records, kind)
-            results.add(records, shard=shard)
+        def complete() -> Iterator[list[Output]]:
+            for _, records in produce(waiting):
+                progress.update(rows)
+                if len(records) >= min_records:
+                    yield records
+                else:
+                    results.add(records)
 
-        buffer, finished = list[Output](), 0
-        for _, records in produce(waiting):
-            progress.update(rows)
-            if len(records) < min_records:
-                results.add(records)
-                continue
-            buffer += records
-            finished += 1
-            if finished == size:
-                save_shard(buffer)
-                buffer, finished = [], 0
-    if buffer:  # a stage may be killed afterwards
-        save_shard(buffer)
+        produced = complete()
+        while shard_records := [*chain.from_iterable(islice(produced, size))]:
+            shard = folder / f"{next(shard_numbers):06d}.parquet"
+            save(shard, shard_records, kind)
+            results.add(shard_records, shard=shard)
     return results.in_order(folder.parent / "sorted")
 
 

@@ -90,7 +90,7 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     elif isinstance(block, Label) and block.path:
         block = pin_source(block, "dataset", block.key)
     elif isinstance(block, SFT) and block.template.path:
-        template = Path(block.template.path)
+        template = plugins.user_path(block.template.path)
         with errors:
             path = keep_copy(read_template(template).encode(), template)
             block = replace(block, template=replace(block.template, path=path))
@@ -106,7 +106,7 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     if isinstance(block, Label) and block.reward_model.path:
         block = replace(block, reward_model=pin_source(block.reward_model, "model", "label.reward_model.path"))
     if isinstance(block, Label) and block.judge.kind:
-        rubric = Path(block.judge.rubric or RUBRICS / f"{block.judge.kind}.jinja")
+        rubric = plugins.user_path(block.judge.rubric or str(RUBRICS / f"{block.judge.kind}.jinja"))
         with errors:
             path = keep_copy(read_template(rubric, "label.judge.rubric").encode(), rubric)
             block = replace(block, judge=replace(block.judge, rubric=path))

@@ -194,21 +194,16 @@ class Progress(AbstractContextManager["Progress"]):
         self.close()
 
     def update(self, rows: int = 1, note: str | None = None) -> None:
-        """Add finished rows. A new `note` replaces the text at the end of the line."""
+        """Add finished rows. A new `note` replaces the text at the end of the line. `total` may have changed."""
         self.done += rows
         self.note = self.note if note is None else note
         if self.terminal:
+            self.terminal.total = self.total
             self.terminal.set_description_str(self.line(), refresh=False)
             self.terminal.update(rows)
         elif time.monotonic() - self.last_logged >= self.LOGGED_EVERY:
             self.last_logged = time.monotonic()
             log.info("%s", self.line())
-
-    def set_total(self, total: int) -> None:
-        """Replace the expected number of rows."""
-        self.total = total
-        if self.terminal:
-            self.terminal.total = total
 
     def line(self) -> str:
         """Return the line: `sample 1,024/4,480 rows, 34/s, 1:41 left, …`."""

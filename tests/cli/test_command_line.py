@@ -223,6 +223,14 @@ def test_a_store_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> N
     assert "No such file or directory" in one_line("outputs=/proc/nowhere")
 
 
+def test_a_store_in_the_home_folder_is_found_without_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    ran = inside("stage=plan", "recipe=tiny", 'outputs="~/store"', "tracker=none", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
 def test_multirun_stands_anywhere_on_the_line(tmp_path: Path) -> None:
     ran = inside("stage=plan", "-m", "recipe=tiny", "dpo.beta=0.1,0.2", "tracker=none", f"outputs={tmp_path}")
     assert ran.returncode == 0, ran.stderr

@@ -69,6 +69,7 @@ def test_several_files_are_a_sweep(folder: Path) -> None:
     [
         ("typo", "dpo: {bata: 1}", "./typo.yaml: dpo.bata is not a setting. Did you mean 'beta'?"),
         ("broken", "a: [}", "./broken.yaml is not valid YAML: line 1"),
+        ("twice", "{seed: 1, seed: 2}", "./twice.yaml is not valid YAML: line 1, found duplicate key seed. Correct"),
         ("list", "- a", "./list.yaml is not valid YAML: it has no KEY: VALUE."),
         ("hostile", "hydra: {run: {dir: x}}", "./hostile.yaml sets hydra.run. It may only set"),
     ],

@@ -142,7 +142,7 @@ def converted(file: Path, processes: int = 1, stage: str | None = None) -> tuple
     """Return the overrides that the command prints, and its remarks by heading."""
     out = io.StringIO()
     with redirect_stdout(out):
-        convert.show(replace(defaults(), convert=Convert(str(file), stage, processes)))
+        convert.run(replace(defaults(), convert=Convert(str(file), stage, processes)))
     _, command, *parts = out.getvalue().strip().split("\n\n")
     headings = {part.partition(":\n")[0]: re.findall(r"^  (.*)", part, re.MULTILINE) for part in parts}
     return shlex.split(command)[2:], headings

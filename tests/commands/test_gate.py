@@ -218,13 +218,13 @@ def test_a_run_is_compared_with_itself_and_an_error_has_the_code_of_no_compariso
     ran = command("stage=gate", "recipe=tiny", f"outputs={chain.root}", f"gate.against={fingerprint}", env=imports)
     assert ran.returncode == Code.cannot_tell, ran.stderr
     assert f"Both sides are the evaluation {chain.folder('eval')}" in ran.stdout + ran.stderr
-    assert "stages.commands.gate\n" in ran.stderr and "| torch\n" not in ran.stderr, "takes no ten seconds to load"
+    assert "stages.evaluation.noninferiority\n" in ran.stderr and "| torch\n" not in ran.stderr, "is slow"
     lines = json.loads((chain.root / "gate.json").read_text())["lines"]
     assert {line["difference"]["mean"] for line in lines} == {0.0}
     missing = inside("stage=gate", f"outputs={chain.root}", "gate.against=ffffffffffff")
     assert (missing.returncode, "gate.against=ffffffffffff" in missing.stderr) == (2, True)
     with pytest.raises(UserError, match=r"gate\.against"):
-        gate.judge(Store(tmp_path), settings(*TINY), {}, [])
+        gate.run(settings(*TINY), Store(tmp_path), {}, [])
 
 
 def test_a_model_that_is_no_policy_is_no_evaluation(chain: Chain) -> None:

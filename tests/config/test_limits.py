@@ -287,6 +287,8 @@ REFUSED = [
     ("outputs=", "outputs= is empty. Name a folder"),
     ("dpo.beta=${dpo.bata}", "dpo.beta: ${dpo.bata} is not a key"),
     ("outputs=größe", "'outputs=\"größe\"'"),
+    ("label.labels={👍:good}", "can only stand in a file: recipe="),
+    ("label.labels={no:schön}", "'label.labels={no:\"schön\"}'"),
     ("data.sources=[{path:x}", "data.sources=[{path:x}: cannot be read"),
     ("dpo.beta", "dpo.beta: an argument must be KEY=VALUE."),
     ("hydra.sweeper.params={dpo.beta:1}", "only recipes may set hydra.sweeper.params"),

@@ -340,6 +340,14 @@ def test_a_row_says_what_would_have_it_read(row: dict, reason: str, tmp_path: Pa
     assert reason in str(bad.error)
 
 
+def test_a_number_is_an_answer_where_numbers_are_checked(tmp_path: Path) -> None:
+    file = lines(tmp_path, [{"question": "a", "answer": value} for value in (7, -0.5, True)])
+    result = read(file, check="number")
+    assert [each.answers for each in result.parsed] == [["7"], ["-0.5"]]
+    assert "must be text, is bool" in str(result.bad_rows[0].error)
+    assert len(read(file).bad_rows) == 3, "as they may be the names of classes"
+
+
 def test_an_answer_that_is_a_flag_has_a_word(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"question": "a", "answer": value} for value in (True, False)])
     result = read(file, labels={True: "yes", "false": "no"})

@@ -12,7 +12,7 @@ from statistics import fmean
 import pytest
 
 from stages.commands import plan
-from stages.commands.node_settings import flatten
+from stages.commands.node_settings import named_settings
 from stages.commands.planning import cost
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
@@ -253,7 +253,8 @@ def test_a_key_that_is_null_has_no_say_in_a_fingerprint(built: Path) -> None:
     """Check that null keys are left out, so that a new optional key changes no fingerprint."""
     node = nodes(built)["label"]
     assert asdict(node.config)["own"] == {"file": None, "name": None, "options": {}}
-    assert not [key for key, value in flatten(node.settings).items() if value is None or key.startswith("own")]
+    settings_of_node = named_settings(node.settings, None)
+    assert not [key for key, value, _ in settings_of_node if value is None or key.startswith("own")]
     keys = {f.name: f.type for f in fields(Label)} | {"judge": str | None}
     later = make_dataclass("Label", [(name, kind) for name, kind in keys.items()])
     block = later(**{**vars(node.config), "judge": None, "limits": None})

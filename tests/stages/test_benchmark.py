@@ -20,7 +20,6 @@ from stages import benchmark
 from stages.commands import compare
 from stages.config.blocks.evaluation import Eval
 from stages.config.installation import ENGINE, engine_version, install_command
-from stages.config.schema import Compare
 from stages.evaluation.benchmarks import (
     LESS,
     Response,
@@ -36,7 +35,7 @@ from stages.models.contract import PlainText, load_contract, load_or_derive_cont
 from stages.models.loading import load_model
 from stages.store.records import Example, load, save
 from stages.store.store import Store
-from tests.helpers import TINY, Chain, build, nodes, refused, slow_but, stand_in
+from tests.helpers import TINY, Chain, build, nodes, refused, settings, slow_but, stand_in
 from tests.pipeline.test_resume import kill_when
 
 ROWS = 80
@@ -196,7 +195,7 @@ def test_report_has_rates_and_paired_differences_in_a_section(typed: list[str], 
         assert row["policy-sft"]["low"] < row["policy-sft"]["mean"] < row["policy-sft"]["high"]
     page = (chain.folder("report", *typed) / "report.html").read_text()
     assert 'id="benchmarks"' in page
-    compare.show(Store(chain.root), Compare(sweep=None))
+    compare.run(settings("recipe=tiny"), Store(chain.root))
     page = (chain.root / compare.PAGE).read_text()
     for row in rows:
         cells = re.findall(rf'data-label="{row["task"]} {row["metric"]} \(50\)">([\d.]+)%', page)

@@ -68,8 +68,8 @@ def findings(run: Evidence) -> list[Finding]:
 def test_every_range_has_a_cause_for_each_side_on_which_it_ends(chain: Chain) -> None:
     chain_findings = findings(evidence(chain))
     for finding in chain_findings:
-        assert (finding.below is not None) == (finding.normal.low is not None), finding.quantity
-        assert (finding.above is not None) == (finding.normal.high is not None), finding.quantity
+        assert (finding.below is not None) == math.isfinite(finding.normal.low), finding.quantity
+        assert (finding.above is not None) == math.isfinite(finding.normal.high), finding.quantity
     assert len({f.quantity for f in chain_findings}) == len(chain_findings)
 
 

@@ -458,6 +458,24 @@ def test_preferences_that_make_no_pair_are_counted(tmp_path: Path) -> None:
     assert "pairs.strategy=best_worst makes at most 1" in folder.warnings[1]
 
 
+def test_limits_of_scores_are_told_to_do_nothing_where_there_are_no_scores(tmp_path: Path) -> None:
+    out, _ = dataset(tmp_path, [{"prompt": "q", "chosen": "a", "rejected": "b"}])
+    unscored = work(tmp_path / "pairs")
+    pairs.run(block(min_score=0.0, min_margin=0.5), {"judged": out.path}, unscored)
+    assert any("pairs.min_margin leave nothing out" in line for line in unscored.warnings)
+    scored = work(tmp_path / "scored")
+    pairs.run(block(min_score=0.5, min_margin=0.5), {"judged": pool(tmp_path / "pool", SCORED)}, scored)
+    assert not any("no scores" in line for line in scored.warnings)
+
+
+def test_that_no_pair_is_held_out_is_told(tmp_path: Path) -> None:
+    out, _ = dataset(tmp_path, [{"prompt": "q", "chosen": "a", "rejected": "b"}])
+    for fraction, warned in ((0.0, False), (1e-9, True)):
+        folder = work(tmp_path / f"pairs_{fraction}")
+        assert pairs.run(replace(block(), validation_fraction=fraction), {"judged": out.path}, folder)["held_out"] == 0
+        assert any("Raise pairs.validation_fraction" in line for line in folder.warnings) == warned
+
+
 def test_every_preference_of_a_file_is_a_pair_or_counted_by_what_left_it_out(tmp_path: Path) -> None:
     rows = [{"prompt": f"{i}", "chosen": "a b c d", "rejected": "a"} for i in range(4)]
     rows += [{"prompt": f"{i} even", "chosen": "a b", "rejected": "c d"} for i in range(3)]

@@ -91,7 +91,7 @@ class Group:
                 if role == "policy" and len(titles) == 1:
                     setting.name = setting.line or setting.title
                 elif setting.line or titles[setting.title] > 1:
-                    setting.name = f"{setting.title} ({setting.line or 'as most'})"
+                    setting.name = f"{setting.title} ({setting.line or 'as most of its kind'})"
         return sorted(settings, key=lambda s: (-s.rate, s.kl))
 
     @property

@@ -3,15 +3,15 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.commands.comparing.compute import training_flops
 from stages.commands.node_settings import Nodes, lineage, lineage_settings
+from stages.config.blocks.training import OBJECTIVES
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.outcomes import VIEWS, Outcome, speaks_for_other_tasks
 from stages.store.manifest import Manifest
@@ -22,6 +22,8 @@ from stages.store.store import Store
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # stage, fingerprint
+FORWARD, BACKWARD, ADAPTER_BACKWARD = 2, 4, 2  # operations per parameter and token
+ELSEWHERE = "openai"  # the sampler whose model runs on a server
 
 
 def mean_over_runs(name: str) -> Any:
@@ -82,17 +84,17 @@ def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]
     readable = [key for key in eval_keys if "models" in results[key]]
     if len(readable) < len(eval_keys):
         log.info("%d evaluations by an earlier version of Plumbline are left out.", len(eval_keys) - len(readable))
-    passes, latest_rows = Passes(store, nodes), dict[tuple[Any, ...], Row]()
+    examples_of, latest_rows = cache(partial(read_examples, store, nodes)), dict[tuple[Any, ...], Row]()
     for key in readable:  # oldest first
         result = results[key]
         if not result["primary"] or not {"sft", sft_role(nodes[key][1])} & {*result["models"]}:
             log.info("eval %s is left out, as it has no pass rates of SFT: %s", key[1], result["verdict"])
             continue
-        if not passes.examples(input_key(nodes[key][1], "data")):
+        if not (examples := examples_of(input_key(nodes[key][1], "data"))):
             log.info("eval %s is left out, as its prompts are deleted or damaged.", key[1])
             continue
         for role in (role for role in result["models"] if role not in ("base", "other")):
-            row = read_row(nodes, key, role, result, passes)
+            row = read_row(nodes, key, role, result, examples)
             answers = input_key(nodes[key][1], f"answer_{role}")  # a model may be the policy here and an arm there
             latest_rows[row.prompts, row.role == "sft", answers] = row
     return list(latest_rows.values())
@@ -113,14 +115,14 @@ def is_intact(store: Store, nodes: Nodes, key: Key) -> bool:
     return True
 
 
-def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], passes: "Passes") -> Row:
+def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], prompts: list[Example]) -> Row:
     manifest = nodes[key][1]
     starts = [input_key(manifest, name) for name in (f"answer_{role}", role)]
     ancestors = lineage(nodes, *starts)
     answers = (m for m in (*ancestors, *lineage(nodes, key)) if m["stage"] == "answer")  # its own may be deleted
     split = next((str(m["settings"]["split"]) for m in answers), "held-out")
     endpoint = str(results.get("endpoint", "seen tasks"))  # the only endpoint of earlier versions
-    examples, passed = passes.read(key, endpoint)
+    examples, passed = read_passes(nodes, key, endpoint, prompts)
     row = Row(
         role="sft" if role == sft_role(manifest) else role,
         named=role,
@@ -145,28 +147,52 @@ def input_key(manifest: Manifest, role: str) -> Key:
     return entry["stage"], entry["fingerprint"]
 
 
-class Passes:
-    """The prompts that models passed, from the outcomes of evaluations and the prompts of their data."""
+def read_passes(
+    nodes: Nodes, key: Key, endpoint: str, prompts: list[Example]
+) -> tuple[list[Example], dict[str, NDArray[Any]]]:
+    """Return those of an evaluation's prompts that the endpoint is about, and for each role 1 or 0 for each."""
+    passed = {(row.prompt_id, row.role): row.passed for row in load(nodes[key][0] / "outcomes.parquet", Outcome)}
+    prompt_ids, groups = {prompt_id for prompt_id, _ in passed}, VIEWS.get(endpoint, ())
+    examples = [e for e in prompts if e.id in prompt_ids and e.group in groups]
+    roles = {role for _, role in passed}
+    return examples, {role: np.array([passed[e.id, role] for e in examples], float) for role in roles}
 
-    def __init__(self, store: Store, nodes: Nodes):
-        self.store, self.nodes = store, nodes
-        self.examples = cache(self.read_examples)
 
-    def read(self, key: Key, endpoint: str) -> tuple[list[Example], dict[str, NDArray[Any]]]:
-        """Return the endpoint's prompts by id, and for each role 1 or 0 for each."""
-        folder, manifest = self.nodes[key]
-        passed = {(row.prompt_id, row.role): row.passed for row in load(folder / "outcomes.parquet", Outcome)}
-        prompt_ids, groups = {prompt_id for prompt_id, _ in passed}, VIEWS.get(endpoint, ())
-        prompts = [e for e in self.examples(input_key(manifest, "data")) if e.id in prompt_ids and e.group in groups]
-        roles = {role for _, role in passed}
-        return prompts, {role: np.array([passed[e.id, role] for e in prompts], float) for role in roles}
+def read_examples(store: Store, nodes: Nodes, key: Key) -> list[Example]:
+    """Return the prompts of a data node by id; none if the node is missing, damaged or from another version."""
+    try:
+        is_readable = key in nodes and is_intact(store, nodes, key)
+        examples = load(nodes[key][0] / "examples.parquet", Example) if is_readable else []
+        return sorted(examples, key=lambda e: e.id)
+    except Damaged as error:
+        log.warning("warning: %s", error)
+        return []
 
-    def read_examples(self, key: Key) -> list[Example]:
-        """Return the prompts of a data node; none if the node is missing, damaged or from another version."""
-        try:
-            is_readable = key in self.nodes and is_intact(self.store, self.nodes, key)
-            examples = load(self.nodes[key][0] / "examples.parquet", Example) if is_readable else []
-            return sorted(examples, key=lambda e: e.id)
-        except Damaged as error:
-            log.warning("warning: %s", error)
-            return []
+
+def training_flops(manifests: list[Manifest]) -> float:
+    """Return the operations of the trainings, samples and stored log-probs among the nodes that a model came from.
+
+    A token costs 2 operations per parameter forward and 4 backward (Kaplan et al. 2020, arXiv:2001.08361, section
+    2.1), or 2 backward where only adapters are trained. GRPO also samples the completions that it trains on. Attention
+    over earlier tokens, labels by models, and endpoints are not counted. The result is nan if a base is deleted."""
+    parameters = {m["fingerprint"]: float(m["metrics"]["parameters"]) for m in manifests if m["stage"] == "base"}
+    total = 0.0
+    for m in manifests:
+        if per_token := operations(m):
+            tokens = m["metrics"]["tokens"] + m["metrics"].get("prompt_tokens", 0)
+            total += per_token * tokens * parameters.get(m["roots"].get("base", ""), float("nan"))
+    return total
+
+
+def operations(m: Manifest) -> int:
+    """Return the operations per parameter and token of a node; 0 if it runs no model here."""
+    stage, settings = m["stage"], m["settings"]
+    if "tokens" not in m["metrics"] or settings.get("sampler") == ELSEWHERE:
+        return 0
+    if stage in ("sample", "reference"):
+        return FORWARD
+    if stage not in OBJECTIVES:
+        return 0
+    backward = BACKWARD if settings.get("adapter", "none") == "none" else ADAPTER_BACKWARD
+    trained = 2 if stage == "kto" else 1  # half of KTO's tokens are of mismatched completions, which are only read
+    return FORWARD + backward // trained + (FORWARD if stage == "grpo" else 0)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from stages.commands import node_settings
 from stages.commands.comparing.measured import Key, input_key, is_intact, mean_over_runs
-from stages.commands.node_settings import Nodes, SettingDifferences, flatten, lineage, lineage_settings, without_seeds
+from stages.commands.node_settings import Nodes, SettingDifferences, lineage, lineage_settings, without_seeds
 from stages.config.blocks.training import OBJECTIVES
 from stages.config.choices import Reads
 from stages.evaluation.best_model import Comparison, Contender, compare_models, conclusion, rivals_clause
@@ -207,6 +208,6 @@ def comparison_key(manifest: Manifest) -> list[str]:
 
 def loss_definition(manifest: Manifest) -> tuple[str, ...]:
     """Return the definition of a training's loss: the settings that define it, and for DPO the reference."""
-    settings = flatten(manifest["settings"])
+    settings = {key: value for key, value, _ in node_settings.named_settings(manifest["settings"], None)}
     reference = [input_key(manifest, "reference")[1]] if "reference" in manifest["inputs"] else []
     return (*(str(settings.get(key)) for key in OBJECTIVES[manifest["stage"]].of_loss), *reference)

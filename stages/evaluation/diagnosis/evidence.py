@@ -7,14 +7,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from stages.evaluation.checked import GENERATED
 from stages.store.manifest import Manifest
-from stages.store.records import FILE_SAMPLERS, Candidate, Example, Pair, Records, load
-from stages.store.sealed_json import WRONG_SHAPE, Damaged, load_json
+from stages.store.records import FILE_SAMPLERS, Candidate, Example, Pair, Records, load, open_table
+from stages.store.sealed_json import load_json
 from stages.store.workspace import read_curves
 
 
@@ -93,9 +91,7 @@ def gather_evidence(
 def token_counts(path: Path) -> dict[str, tuple[int, int]]:
     """Read the counts of scored tokens of chosen and rejected by pair id from a table of PairLogProbs: only the length
     of its lists, which may hold millions of numbers. Raise Damaged for a file that the stage did not write."""
-    try:
-        table = pq.read_table(path, columns=["id", "chosen_logps", "rejected_logps"])
+    with open_table(path) as file:
+        table = file.read(columns=["id", "chosen_logps", "rejected_logps"])
         chosen, rejected = (pc.list_value_length(table[name]).to_pylist() for name in table.column_names[1:])
         return dict(zip(table["id"].to_pylist(), zip(chosen, rejected, strict=True), strict=True))
-    except (pa.ArrowException, OSError, *WRONG_SHAPE) as error:
-        raise Damaged(path, error) from error

@@ -4,6 +4,7 @@ The quantities' names, ranges, causes and advice are in finding.yaml."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf, isinf
 from typing import Any
 
 from stages.config.installation import read_beside
@@ -25,36 +26,28 @@ def write_number(form: str, number: float) -> str:
 
 @dataclass(frozen=True)
 class Normal:
-    """The normal range of a value, from `low` to `high`; None means no limit. At `floor` and below, or at `ceiling`
+    """The normal range of a value, from `low` to `high`; infinite: no limit. At `floor` and below, or at `ceiling`
     and above, the value is far out and may by itself explain a failed run."""
 
-    low: float | None = None
-    high: float | None = None
-    floor: float | None = None
-    ceiling: float | None = None
+    low: float = -inf
+    high: float = inf
+    floor: float = -inf
+    ceiling: float = inf
 
     @classmethod
     def times(cls, low: float, high: float, factor: float = 3.0) -> "Normal":
         """Build a range whose floor and ceiling are outside it by a factor."""
         return cls(low, high, low / factor, high * factor)
 
-    def below(self, value: float) -> bool:
-        return self.low is not None and value < self.low
-
-    def above(self, value: float) -> bool:
-        return self.high is not None and value > self.high
-
     def severity(self, value: float) -> int:
         """Return 0 in the range, 1 (OUT) outside it, 2 (FAR) far outside."""
-        if not (self.below(value) or self.above(value)):
+        if not (value < self.low or value > self.high):
             return 0
-        far_below = self.floor is not None and value <= self.floor
-        far_above = self.ceiling is not None and value >= self.ceiling
-        return FAR if far_below or far_above else OUT
+        return FAR if value <= self.floor or value >= self.ceiling else OUT
 
     def in_words(self, form: str) -> str:
         """Return the range as text: `25% to 75%`, `at least 300`."""
-        low, high = (None if limit is None else write_number(form, limit) for limit in (self.low, self.high))
+        low, high = (None if isinf(limit) else write_number(form, limit) for limit in (self.low, self.high))
         return f"{low} to {high}" if low and high else f"at least {low}" if low else f"at most {high}"
 
 
@@ -103,7 +96,7 @@ class Finding:
     @property
     def cause(self) -> Cause | None:
         """The likely meaning of this value; None in its range."""
-        return self.below if self.normal.below(self.value) else self.above if self.normal.above(self.value) else None
+        return self.below if self.value < self.normal.low else self.above if self.value > self.normal.high else None
 
 
 Measure = Callable[[Evidence], Finding | None]  # None if the run has nothing to measure the quantity by

@@ -5,7 +5,6 @@ Zstandard. They detect the kind from the first bytes, and only CSV, TSV and plai
 kind is refused with the command that converts it."""
 
 import bz2
-import codecs
 import gzip
 import io
 import lzma
@@ -146,7 +145,6 @@ def stream_rows(file: Path, stream: BoundedLines, documents: str | None, watched
     """Return the rows of a text file. `watched` starts the progress of files that are read row by row."""
     start = stream.peek(PEEK_BYTES)
     refuse_unsupported(file, start)
-    refuse_encoding(file, start)
     kinds, first = {suffix.lower() for suffix in file.suffixes}, start.lstrip(BLANK)[:1]
     if kinds & {".txt", ".text", ".md"} and (documents or first not in (b"{", b"[")):
         return text_rows(file, stream.read(), documents)
@@ -164,14 +162,7 @@ def refuse_unsupported(file: Path, start: bytes) -> None:
     if kind is None and start.lstrip()[:1] not in (b"{", b"["):
         kind = next((kind for suffix, kind in UNSUPPORTED_TEXT.items() if suffix in file.suffixes), None)
     if kind:
-        raise UserError(f"{file}: is {kind.format(name=file.name, stem=file.stem)}.")
-
-
-def refuse_encoding(file: Path, start: bytes) -> None:
-    """Raise UserError for a text in UTF-16, with the command that converts it."""
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        command = f"iconv -f UTF-16 -t UTF-8 {file.name} > {file.stem}.utf8{file.suffix}"
-        raise UserError(f"{file}: is UTF-16. Save it as UTF-8: {command}")
+        raise UserError(f"{file}: is {kind.format(name=file.name, stem=file.stem, suffix=file.suffix)}.")
 
 
 def open_bounded(file: Path, plain: io.FileIO, magic: bytes, limits: ReadLimits) -> BoundedLines:

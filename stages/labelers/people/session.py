@@ -72,12 +72,9 @@ class Journal:
     def append(self, answer: Answer) -> None:
         """Append an answer durably."""
         fresh = not self.path.exists()
-        descriptor = open_regular(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
-        try:
-            json_log.append(descriptor, json_log.sealed(asdict(answer)))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with os.fdopen(open_regular(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "rb") as file:
+            json_log.append(file.fileno(), json_log.sealed(asdict(answer)))
+            os.fsync(file.fileno())
         if fresh:
             sync(self.path.parent)
 
