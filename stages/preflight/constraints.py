@@ -155,7 +155,7 @@ def untested_message(cfg: Config) -> str:
     and plain prompts do not count, as they measure consistency and retention."""
     split = cfg.answer.split
     groups = {name for name, group_split in SPLIT_OF_GROUP.items() if group_split == split}
-    groups -= {"rephrased", "open_plain"}
+    groups -= {"rephrased", "open_plain", "open_lengths"}
     checked = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
     held_out = cfg.pairs if cfg.by_pairs else cfg.unpaired
     paired = cfg.by_labels and held_out.validation_fraction > 0

@@ -33,6 +33,7 @@ BARE = re.compile(
 SIDES: dict[str, Side | None] = {group: side and Side(side) for group, side in READ["sides"].items()}
 # Groups with none to three constraints; other groups have one, `open_plain` none
 TRAINED = ("open_preference", "open_sft")
+LENGTHS = ("words_at_least", "words_at_most")  # the kinds in `open_lengths`
 HOW_MANY = {0: 0.15, 1: 0.5, 2: 0.25, 3: 0.1}  # share of prompts by number of constraints
 FIRST = 0.15  # share of prompts with the constraints before the request
 NO_TOPIC = "language"  # claim of kinds whose answers name the topic in another language
@@ -90,14 +91,14 @@ def generate(seed: int, counts: Mapping[str, int]) -> list[Example]:
     """Return examples of each group in SIDES, with kinds in turn, no prompt twice, and checks but no reference. No
     trained prompt has a held-out one's request. Raise UserError if a group needs more prompts than exist."""
     examples: dict[str, Example] = {}
-    for group in SIDES:  # the held-out groups first
-        held_out = {e.request for e in examples.values() if group in TRAINED and e.group not in TRAINED}
+    for group in SIDES:
+        apart = {e.request for e in examples.values() if (group in TRAINED) != (e.group in TRAINED)}
         kinds = kinds_of_group(group)
-        for i in range(counts.get(group, 0)):
+        for i in range(counts.get(group) or 0):
             for attempt in range(1000):
                 rng = random.Random(f"{seed}/{group}/{i}/{attempt}")
                 drawn = example(group, request(rng), draw(rng, kinds, i, group in TRAINED), rng)
-                if drawn.id not in examples and drawn.request not in held_out:
+                if drawn.id not in examples and drawn.request not in apart:
                     break
             else:
                 raise UserError(f"data.tasks.{group}={counts[group]}: there are too few different requests. Lower it.")
@@ -108,6 +109,8 @@ def generate(seed: int, counts: Mapping[str, int]) -> list[Example]:
 def kinds_of_group(group: str) -> list[Constraint]:
     """Return the kinds of constraint in a group's prompts."""
     kinds = [c for c in known_constraints().values() if c.side is SIDES[group]]
+    if group == "open_lengths":
+        return [c for c in kinds if c.name in LENGTHS]
     trained = {c.area for c in known_constraints().values() if c.side is Side.train}
     if SIDES[group] is not Side.test:
         return kinds

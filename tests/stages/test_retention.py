@@ -106,7 +106,7 @@ def test_running_text_and_plain_requests_are_in_the_evaluation(built: Path, tmp_
         f"The {thing} stood in the garden, and nobody knew who had left it." for thing in ("bench", "lamp", "vase")
     ]
     texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in warnings))
-    overrides = (f"eval.retention=[{{path: {texts}}}]", "data.tasks.open_plain=6")
+    overrides = (f"eval.retention=[{{path: {texts}}}]", "data.tasks.open_plain=6", "data.tasks.open_lengths=6")
     build(root, *overrides)
     results = json.loads((Chain(root).folder("eval", *overrides) / "results.json").read_text())
     claims = results["retention"]["claims"]
@@ -115,6 +115,7 @@ def test_running_text_and_plain_requests_are_in_the_evaluation(built: Path, tmp_
         ("log-prob of running text, nats per token", "base"),
     ]
     assert {"different pairs of words", "answers without a loop"} <= {c["what"] for c in claims}
+    assert [c["prompts"] for c in claims if c["what"] == "share of the requested length"] == [6, 6]
     page = (Chain(root).folder("report", *overrides) / "report.html").read_text()
     assert results["retention"]["sentence"] in page
     assert '<section id="retention">' in page

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
+from stages.evaluation.retention import asked_length
 from stages.store.records import Example
 from stages.tasks.checks import share_passed
 from stages.tasks.constraint import Side, known_constraints, may_clash
@@ -65,6 +66,12 @@ def test_constraints_of_a_prompt_never_clash(examples: list[Example]) -> None:
 def test_no_held_out_request_is_trained(examples: list[Example]) -> None:
     trained = {e.request for e in examples if e.group in TRAINED}
     assert [e for e in examples if e.group not in TRAINED and e.request in trained] == []
+
+
+def test_requested_lengths_leave_the_trained_prompts_as_they_are(examples: list[Example]) -> None:
+    lengths = [e for e in examples if e.group == "open_lengths"]
+    assert all(asked_length(e) for e in lengths) and len({e.task for e in lengths}) == 2
+    assert [e for e in examples if e not in lengths] == generate(7, COUNTS | {"open_lengths": None})
 
 
 def test_trained_prompts_have_the_mix_and_others_one_constraint(examples: list[Example]) -> None:

@@ -39,7 +39,7 @@ def generated_rows(data: Node) -> dict[str, float]:
     """Return the expected rows of generated tasks by split."""
     tasks, rows_by_split = vars(data.config.tasks) if data.config.tasks else {}, dict[str, float]()
     for group, split in SPLIT_OF_GROUP.items():
-        rows_by_split[split] = rows_by_split.get(split, 0.0) + tasks.get(group, 0)
+        rows_by_split[split] = rows_by_split.get(split, 0.0) + (tasks.get(group) or 0)
     return rows_by_split
 
 

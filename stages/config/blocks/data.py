@@ -34,6 +34,7 @@ class Tasks:
     unseen_kinds: int = between(0, 1_000_000)
     unseen_areas: int = between(0, 1_000_000)
     open_plain: int = between(0, 1_000_000)
+    open_lengths: int | None = between(0, 1_000_000, None)
 
 
 @dataclass
@@ -47,10 +48,11 @@ class Suites:
 
 
 # Test groups come first, so that a prompt drawn for two splits goes to the test split.
-TEST_GROUPS = "test unseen_phrasings unseen_tasks rephrased open_test unseen_kinds unseen_areas open_plain".split()
+TEST_GROUPS = "test unseen_phrasings unseen_tasks rephrased".split()
+TEST_GROUPS += "open_test unseen_kinds unseen_areas open_plain open_lengths".split()
 SPLIT_OF_GROUP = dict.fromkeys(TEST_GROUPS, "test")
 SPLIT_OF_GROUP |= {f"{kind}{split}": split for split in ("validation", "preference", "sft") for kind in ("", "open_")}
-OPEN_GROUPS = tuple("open_test unseen_kinds unseen_areas open_plain open_validation open_preference open_sft".split())
+OPEN_GROUPS = (*TEST_GROUPS[4:], "open_validation", "open_preference", "open_sft")
 
 
 DEFAULT_SHARES = {"sft": 0.95, "validation": 0.05}  # share of rows by split, if a source has no `splits`
