@@ -29,9 +29,14 @@ class Verifier(Labeler):
 
 
 def reward(checks: list[Check], answer: str) -> float:
-    """Return the share of checks passed, in [0, 1]. Prose on the topic passes an open request's topic and own words:
-    these count only if all constraints are kept and the answer does not repeat itself."""
+    """Return the reward of an answer, in [0, 1].
+
+    Of a short task: 1 if all checks pass, else 0, because the right form of a wrong answer is worth nothing.
+    Of an open request: the share of checks passed. Prose on the topic passes topic and own words, so these count only
+    if all constraints are kept and the answer does not repeat itself."""
     constraints = [check for check in checks if check.kind not in PROSE]
     share = share_passed(constraints, answer) if constraints else 1.0
+    if len(constraints) == len(checks):
+        return float(share == 1)
     counts_prose = share == 1 and not is_repetitive(answer)
     return share_passed(checks, answer) if counts_prose else share * len(constraints) / len(checks)

@@ -92,13 +92,13 @@ def generate(seed: int, counts: Mapping[str, int]) -> list[Example]:
     trained prompt has a held-out one's request. Raise UserError if a group needs more prompts than exist."""
     examples: dict[str, Example] = {}
     for group in SIDES:
-        apart = {e.request for e in examples.values() if (group in TRAINED) != (e.group in TRAINED)}
+        excluded = {e.request for e in examples.values() if (group in TRAINED) != (e.group in TRAINED)}
         kinds = kinds_of_group(group)
         for i in range(counts.get(group) or 0):
             for attempt in range(1000):
                 rng = random.Random(f"{seed}/{group}/{i}/{attempt}")
                 drawn = example(group, request(rng), draw(rng, kinds, i, group in TRAINED), rng)
-                if drawn.id not in examples and drawn.request not in apart:
+                if drawn.id not in examples and drawn.request not in excluded:
                     break
             else:
                 raise UserError(f"data.tasks.{group}={counts[group]}: there are too few different requests. Lower it.")

@@ -270,7 +270,7 @@ def test_a_veto_needs_scores_also_from_a_user_defined_labeler(tmp_path: Path) ->
 
 
 def test_a_reward_is_the_members_mean_score(tmp_path: Path) -> None:
-    """For GRPO: the verifier's share of checks and the user's own score, with a veto and a missing score."""
+    """For GRPO: the verifier's reward of open requests and the user's own score, with a veto and a missing score."""
     code = (
         "from stages.labelers.labeler import Labeler\nfrom stages.store.records import Judgement\n\n\n"
         "class Brief(Labeler):\n    name = 'brief'\n\n    def judge(self, prompt, candidates):\n"
@@ -280,17 +280,17 @@ def test_a_reward_is_the_members_mean_score(tmp_path: Path) -> None:
     own = tmp_path / hashlib.sha256(code.encode()).hexdigest() / "mine.py"  # as the store copies it
     own.parent.mkdir()
     own.write_text(code)
-    members = "[{labeler: verifier, veto: 0.5}, {labeler: own, weight: 3}]"
+    members = "[{labeler: verifier, veto: 0.3}, {labeler: own, weight: 3}]"
     label = settings(
         "recipe=tiny", "label=ensemble", f"label.ensemble.members={members}", f"label.own={{file: {own}, name: Brief}}"
     ).label
     completions = pool(["YES", "YES INDEED", "no", "lost"])
-    checks = [Check("upper"), Check("word_count", {"count": 1})]
+    checks = [Check("upper"), Check("word_count", {"count": 1}), Check("own_words", {"text": "Why are there tides?"})]
     prompts = [replace(prompt, checks=checks) for prompt in completions.prompts]
     ensemble = Ensemble(label, StageDir(tmp_path, lambda metrics, step: None))
     judgements = [*ensemble.judge_rollouts(completions._replace(prompts=prompts))]
     assert [j.candidate_id for j in judgements] == [c.candidate_id for c in completions.candidates]
-    assert [j.score for j in judgements[:3]] == pytest.approx([1.0, (0.5 + 3 * 0.5) / 4, (0.5 + 3 * 1.0) / 4])
+    assert [j.score for j in judgements[:3]] == pytest.approx([1.0, (1 / 3 + 3 * 0.5) / 4, (1 / 3 + 3 * 1.0) / 4])
     assert judgements[3].score is None and "own" in str(judgements[3].error)
     strict = replace(label, ensemble=replace(label.ensemble, members=[Voter("verifier", 1.0, 0.6), Voter("own", 3.0)]))
     vetoed = [*Ensemble(strict, ensemble.out).judge_rollouts(completions._replace(prompts=prompts))]

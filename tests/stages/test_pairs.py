@@ -281,10 +281,12 @@ TWO_LINES = Check("line_count", {"count": 2})
         (TOPIC, "The moon pulls water.", 1 / 2, 1 / 2),
         ([TWO_LINES, *TOPIC], "The moon pulls tides, the moon pulls tides,\nthe moon pulls tides.", 1.0, 1 / 3),
         (TOPIC, "The moon pulls tides, the moon pulls tides, the moon pulls tides.", 1.0, 0.0),
+        ([Check("upper"), Check("equals", {"text": "YES"})], "NO", 1 / 2, 0.0),
+        ([Check("upper"), Check("equals", {"text": "YES"})], "YES", 1.0, 1.0),
         ([TWO_LINES], "to be or not to be or not\nto be or not to be or not", 1.0, 1.0),
     ],
 )
-def test_rollouts_have_no_reward_for_the_topic_where_a_constraint_fails_or_the_answer_loops(
+def test_rollouts_have_no_reward_for_a_form_alone_nor_for_a_topic_without_the_constraints_or_in_a_loop(
     checks: list[Check], answer: str, share: float, reward: float
 ) -> None:
     prompt, completion = Example("q", [], None, "s", "t", "preference", checks=checks), candidate("q", answer)
