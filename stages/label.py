@@ -103,7 +103,8 @@ def join_draws(earlier: Path, draw: Pool, labeler: Labeler) -> tuple[Pool, Itera
 def audit(cfg: Label, pool: Pool, judgements: Records[Judgement], by_people: Mapping[Key, str], out: StageDir) -> str:
     """Audit a random sample of the judgements, and return the result as a clause of the summary. Writes `audit.jsonl`
     (the sample) and `reliability.json` (its agreement with known verdicts). The verdicts come from the file
-    `label.known` or `by_people`, and then are also written to `known.jsonl`, else from the prompts' checks."""
+    `label.known`, else from `by_people`, else from the prompts' checks. Verdicts from the file or from people are also
+    written to `known.jsonl`."""
     prompts, candidates = {p.id: p for p in pool.prompts}, {c.candidate_id: c for c in pool.candidates}
     audited = reliability.draw_audit(reliability.countable(judgements, candidates), cfg.audit or 0)
     lines = [json.dumps(row, ensure_ascii=False) for row in reliability.audit_rows(audited, prompts, candidates)]

@@ -26,7 +26,8 @@ ENDS = (Target.report, Target.eval, *POLICY_STAGES)  # stages at which a run wit
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run in the store: models and titles by role in the evaluation's order, evaluation, and `name` in messages."""
+    """A run in the store: models and titles by role, in the order of the evaluation, and the evaluation, if any.
+    `name` stands for the run in messages."""
 
     name: str
     models: dict[str, Node]

@@ -36,8 +36,9 @@ class BoundedStream(httpx2.AsyncByteStream):
 
 
 async def bound_response(response: httpx2.Response) -> None:
-    """Remove a response's headers and limit its size, before its body is read. Raise Redirected if the request is
-    redirected, NoReply if a completion is compressed: its inflated size has no limit."""
+    """Remove a response's headers and limit its size, before its body is read.
+    Raise Redirected if the server redirects the request. NoReply: if a completion is compressed, because its inflated
+    size has no limit."""
     headers, is_error = response.headers, response.status_code >= 400
     if response.has_redirect_location:
         raise Redirected(response.status_code, host_of(headers["location"]))

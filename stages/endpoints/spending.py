@@ -80,7 +80,8 @@ class Spending(json_log.Appender):
         return ""
 
     async def reserve(self, input_tokens: int, output_tokens: int) -> None:
-        """Reserve a call's upper bound of the budget, or wait for calls to return some. Raise UserError beyond it."""
+        """Reserve a call's upper bound in the budget; if it does not fit, wait for calls to return tokens.
+        Raise UserError if the budget does not allow the call."""
         while limit := self.exceeded_limit(input_tokens, output_tokens):
             if not self.open or limit.rpartition(".")[2].startswith("calls"):
                 spent = f"{self.calls} calls, {self.input + self.output} tokens"

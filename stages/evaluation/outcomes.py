@@ -148,7 +148,8 @@ def speaks_for_other_tasks(prompts: Iterable[Example]) -> bool:
 
 
 def rate_row(table: Table, cfg: Eval) -> dict[str, Any]:
-    """Return pass rates and differences, with intervals over tasks like these if `tasks_drawn`, else over prompts."""
+    """Return pass rates and paired differences with intervals. The intervals are over other tasks like these if
+    `tasks_drawn`, else over other prompts of these tasks."""
     count, drawn = len({e.task for e in table.prompts}), speaks_for_other_tasks(table.prompts)
     row: dict[str, Any] = {"prompts": len(table.prompts), "tasks": count, "tasks_drawn": drawn}
     row |= with_intervals(table, table.passed, cfg)

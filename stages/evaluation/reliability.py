@@ -79,7 +79,8 @@ def audit_rows(audit: Sequence[Judgement], prompts: Prompts, candidates: Candida
 
 
 def read_known_words(path: Path) -> dict[Key, str]:
-    """Read labels by candidates' ids, from `audit.jsonl` with `known` filled in. Raise UserError for other rows."""
+    """Read known labels by the judged candidates' ids, from rows of `audit.jsonl` with `known` filled in.
+    Raise UserError for the first line that is not such a row."""
     words = dict[Key, str]()
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:

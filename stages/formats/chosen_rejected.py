@@ -31,7 +31,8 @@ class ChosenRejected(Format):
         return self.compared_row({side: self.read_continuation(row, side, prompt) for side in self.needs}, [1.0, 0.0])
 
     def with_system(self, row: Mapping[str, Any], prompt: list[Message]) -> list[Message]:
-        """Return the shared prompt, with the row's system message if it has none. Raise BadRow for another start."""
+        """Return the shared prompt, after the system message of the row's own turns if it has none.
+        Raise BadRow unless it begins with those turns."""
         if not isinstance(row.get("prompt"), list):
             return prompt
         turns = self.read_prompt(row)

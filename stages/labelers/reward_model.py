@@ -1,6 +1,7 @@
 """`label=reward_model`: score candidates by a sequence-classification model with one output.
 
-A reward has no fixed scale. So a score is the quantile of a reward among all candidates', a margin a difference."""
+A reward has no fixed scale. So a score is the quantile of a reward among all candidates' rewards, and a margin is a
+difference of two quantiles."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence

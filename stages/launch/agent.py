@@ -173,7 +173,8 @@ class Watch:
 
 
 def place_of(stack: str) -> str:
-    """Return a stack's innermost line in each library, up to Plumbline: `wait (torch/….py:9) in gather (…`."""
+    """Return where a stack stands, as `wait (torch/….py:9) in gather (accelerate/….py:30) in …`: its innermost line in
+    every library, up to the first in Plumbline."""
     places = dict[str, str]()
     for file, line, function in FRAME.findall(stack):
         name = file.rpartition("/site-packages/")[2].removeprefix(f"{ROOT}/")

@@ -56,7 +56,8 @@ def read_rows(
 
 
 def trl_row(reference: PairLogProbs, label: bool, max_length: int) -> Row:
-    """Return token ids, the label, and sums of log-probs in nats, by TRL's names; KL: of the mismatched one, cut."""
+    """Return token ids, the label, and sums of log-probs in nats, under TRL's names; KL: of the mismatched one, which
+    is cut where it does not fit."""
     room = max_length - len(reference.prompt_ids)
     return {
         "prompt_ids": reference.prompt_ids,
@@ -77,7 +78,8 @@ def load_start(policy: Path, cfg: KTO, device: torch.device, out: StageDir) -> P
 
 
 def with_weights(cfg: KTO, desirable: int, undesirable: int) -> KTO:
-    """Return the block with λ_D and λ_U. A null one makes both kinds count alike (Eq. 8), of two the mean is 1."""
+    """Return the block with λ_D and λ_U. A null one makes both kinds count alike (Eq. 8). If both are null, their mean
+    over the rows is 1."""
     counts, typed = dict(zip(WEIGHTS, (desirable, undesirable), strict=True)), vars(cfg)
     totals = (n * (typed[name] or 0.0) for name, n in counts.items())
     total = next(filter(None, totals), (desirable + undesirable) / 2)
@@ -148,7 +150,8 @@ class CompletionTrainer(MicroBatches):
 
     @torch.no_grad()
     def estimate_divergence(self, model: torch.nn.Module, rows: list[Row]) -> torch.Tensor:
-        """Return the mean log-ratio of all processes' mismatched completions, in nats. Rows count by `counts`."""
+        """Return the mean log-ratio of the rows' mismatched completions in all processes, in nats. A row whose
+        `counts` is 0 repeats another one."""
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         mismatched = [row | {"completion_ids": row["KL_completion_ids"]} for row in rows]
         with autocast(self.cfg.precision, self.args.device):

@@ -116,7 +116,8 @@ def wire_comparisons(
     is_built: Built,
 ) -> Graph:
     """Return the nodes of `eval.judged` by name: for each opponent, both models' answers side by side, and labels.
-    `answers`: nodes by name. `compared`: the compared answers' name, `answer` block and node of prompts by role."""
+    `answers` are nodes by name. `compared` is the name of the compared answers, their `answer` block and the node of
+    their prompts by role."""
     name, block, prompts = compared
     label = cfg.eval.judged.label
     # People are not asked about answers that are alike: those are limited with the others, or would count for more.

@@ -87,7 +87,8 @@ class Judged(Labelers):
 
 @dataclass
 class Versus:
-    """Two models' answers to the same prompts. `against`: the policy's opponent. `constant`: one answer for all."""
+    """Two models' answers to the same prompts. `against` names the opponent of the policy. With `constant`, one answer
+    that fits no prompt takes the policy's place."""
 
     against: str
     prompts: int

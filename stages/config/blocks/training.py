@@ -197,7 +197,8 @@ class ScoredGRPO(GRPO):
 
 @dataclass
 class Reward(Training):
-    """A reward model, trained from SFT on the run's pairs, or on those that `pairs` makes of `source`."""
+    """A reward model, trained from the SFT model on the run's pairs, or on preferences of its own in `source`. `pairs`
+    says how pairs are made of these preferences."""
 
     objective = Objective.read("reward")
     source: OptionalSource = neutral(OptionalSource)  # preferences to learn from

@@ -46,7 +46,8 @@ Body = Mapping[str, Any]
 
 def collect_answers(questions: Sequence[Question], cfg: Human, out: StageDir) -> Session:
     """Return the session of the questions once all are answered, on the page or by a file. Adds its metrics to `out`.
-    Raise UserError for an unusable file of answers or address, and KeyboardInterrupt if the server is stopped."""
+    Raise UserError if the file of answers is unusable, or the server cannot listen at its address. KeyboardInterrupt:
+    if the server is stopped earlier."""
     folder = out.call_folder / "people"
     # The lock admits one process at a time, because two processes would not see each other's answers.
     with locks.hold_lock(locks.open_lock(folder / "people.lock"), "the page for people", "used"):
