@@ -53,6 +53,8 @@ class Conversion:
             elif isinstance(value, list | dict) or (implied := meanings.get(value)) is None:
                 implied = {}
                 self.refuse(key, value, f"converted are {', '.join(map(str, meanings))}")
+            if key == "max_length" and value is None and self.framework == "trl":  # there it means no limit
+                self.remark("without", "STAGE.max_length is always a number", setting=f"{key}=null")
             self.settings |= implied
             self.names |= dict.fromkeys(implied, key)
         trl = trl_arguments.argument_defaults("model") | trl_arguments.argument_defaults(self.stage)

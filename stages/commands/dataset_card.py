@@ -19,16 +19,16 @@ from stages.store.sealed_json import load_json, require_keys
 Tables = dict[str, dict[str, pa.Table]]  # by configuration, then by split; no table is empty
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")  # the hub's form of licence names
 UNKNOWN = "not stated"
 CARD: dict[str, Any] = read_beside(__file__)
+LICENCES = {*CARD["licences"].split()}
 TASKS, TRAINERS, MEASURES, TEXT = (CARD[name] for name in ("tasks", "trainers", "measures", "text"))
 
 
 def dataset_card(title: str, tables: Tables, unused: int, manifests: list[Manifest], label_folders: list[Path]) -> str:
     """Return the `README.md` of a dataset. `unused`: the number of demonstrations left out; `manifests`: those of all
     nodes that it was made from; `label_folders`: the folders of its labels."""
-    licences = {name for rows in all_tables(tables) for name in column(rows, "licence") if name}
+    licences = {name for rows in all_tables(tables) for name in column(rows, "licence")}
     splits = list(dict.fromkeys(split for splits_of_one in tables.values() for split in splits_of_one))
     first, total = next(iter(tables)), sum(len(rows) for rows in all_tables(tables))
     header: dict[str, Any] = {
@@ -41,9 +41,9 @@ def dataset_card(title: str, tables: Tables, unused: int, manifests: list[Manife
         "size_categories": [next((name for most, name in SIZES if total < most), "n>1M")],
         "tags": ["plumbline", "trl", *tables],
     }
-    if licences:
-        names = (licence.strip().lower().replace(" ", "-") for licence in licences)
-        header["license"] = sorted({name if LICENCE.fullmatch(name) else "other" for name in names})
+    if any(licences):  # the hub accepts no other words
+        names = ((licence or "unknown").strip().lower().replace(" ", "-") for licence in licences)
+        header["license"] = sorted({name if name in LICENCES else "other" for name in names})
     labels = {m["fingerprint"]: m for m in manifests if m["stage"] == "label"}
     text = TEXT.format(
         title=title,

@@ -2,9 +2,9 @@
 
 The template is the tokenizer's own, one from `templates/` whose special tokens the vocabulary has, or a file."""
 
-import re
+import logging
 from collections.abc import Sequence
-from datetime import datetime
+from itertools import compress
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -12,13 +12,12 @@ from transformers import PreTrainedTokenizerBase
 from stages.config.blocks.models import Template
 from stages.config.errors import UserError
 from stages.models.contract import Continuation, Contract
-from stages.models.rendering import GOLDEN, ContractError, tokenize_conversations
+from stages.models.rendering import GOLDEN, ContractError, added_tokens_after, tokenize_conversations, undated
 from stages.store.source_files import read_template
 
+log = logging.getLogger(__name__)
+
 TEMPLATES = Path(__file__).parent / "templates"
-# A call for today's date in a template becomes a fixed date, so that every stage renders the same tokens on every day.
-# Llama 3.2's template falls back on this date.
-CLOCK, DATE = re.compile(r"""strftime_now\((["'])(.*?)\1\)"""), datetime(2024, 7, 26)
 INSTEAD = "chatml"  # takes the place of another form that is the model's own
 # The special tokens that each template needs in the vocabulary. `template=auto` takes the first template that fits.
 TURN_TOKENS = {
@@ -37,8 +36,7 @@ def establish_contract(
     exactly once; if a prompt's tokens are not a prefix of its conversation's; if no token is free for padding."""
     from trl.chat_template_utils import has_generation_markers  # a slow import that sampling does not need
 
-    template = choose_template(tokenizer, cfg, train)
-    tokenizer.chat_template = CLOCK.sub(lambda call: repr(DATE.strftime(call[2])), template)
+    tokenizer.chat_template = undated(choose_template(tokenizer, cfg, train))
     marked = has_generation_markers(str(tokenizer.chat_template))
     try:
         [(ids, trained)] = tokenize_conversations(tokenizer, GOLDEN[1:])
@@ -79,10 +77,7 @@ def establish_contract(
 def find_end_of_turn(tokenizer: PreTrainedTokenizerBase, ids: list[int], last: int) -> int:
     """Return the token that ends every answer in the ids of the golden conversation. It is the `last` special token,
     unless that occurs once and another one stands before it: Phi-3's template adds EOS to the whole conversation."""
-    content, end = GOLDEN[-1][-1]["content"], len(ids)
-    while content in tokenizer.decode(ids[: end - 1]):
-        end -= 1
-    after_each = [i for i in ids[end:] if i in tokenizer.added_tokens_decoder and ids.count(i) > 1]
+    after_each = [i for i in added_tokens_after(tokenizer, ids, GOLDEN[-1][-1]["content"]) if ids.count(i) > 1]
     return after_each[-1] if after_each and ids.count(last) == 1 else last
 
 
@@ -109,9 +104,14 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bo
     """Return the Jinja source of the template that `template=` names."""
     vocabulary, kind = set(tokenizer.get_vocab()), cfg.kind
     if kind in ("auto", "own"):
-        if own := own_template(tokenizer, markers=train):
+        own = own_template(tokenizer, markers=train)
+        written = answer_in(tokenizer, own) if own and train and kind == "auto" else ""
+        if own and "</think>" not in written:
             return own
-        if not train:
+        if own:  # as Qwen3's, with an empty block of thoughts: an answer would pass no check of its text
+            problem = f"the tokenizer's template writes {written!r} for {GOLDEN[0][-1]['content']!r}"
+            log.warning("warning: template=auto: %s, so ours is used. template=own keeps it.", problem)
+        elif not train:
             problem = "the tokenizer has no chat template, so the prompt format of the model's training is not known"
             way_out = "Name the template: template=chatml, template=plain, or template=file sft.template.path=…."
             raise ContractError(f"{problem}. {way_out}")
@@ -135,6 +135,18 @@ def fitting_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the name of the first template of `templates/` whose special tokens the vocabulary has."""
     vocabulary = set(tokenizer.get_vocab())
     return next((name for name, tokens in TURN_TOKENS.items() if tokens <= vocabulary), "plain")
+
+
+def answer_in(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """Return the trained text of the first golden answer in a template with markers; '' if it cannot be rendered."""
+    own, tokenizer.chat_template = tokenizer.chat_template, undated(template)
+    try:
+        [(ids, trained)] = tokenize_conversations(tokenizer, GOLDEN[:1])
+        return str(tokenizer.decode([*compress(ids, trained)], skip_special_tokens=True)).strip()
+    except UserError:
+        return ""
+    finally:
+        tokenizer.chat_template = own
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -6,6 +6,7 @@ renders these again when it loads the model, and stops if the tokens differ: it 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
@@ -14,8 +15,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from stages.config.errors import UserError
 from stages.models.loading import load_tokenizer
-from stages.models.rendering import GOLDEN, ContractError, Tokens, tokenize_conversations
+from stages.models.rendering import GOLDEN, ContractError, Tokens, added_tokens_after, tokenize_conversations, undated
 from stages.store import safe_files
 from stages.store.records import Message, content_id
 from stages.store.sealed_json import load_json, require_keys
@@ -278,6 +280,11 @@ def load_or_derive_contract(model: Path) -> Contract:
     stop_ids = [i for i in dict.fromkeys(ends) if i is not None]
     if not tokenizer.chat_template:
         return Continuation(tokenizer, stop_ids)
+    tokenizer.chat_template = undated(tokenizer.chat_template)
+    with suppress(UserError):  # a template may end a turn by another token than EOS, as Qwen2.5-Base's does
+        [(ids, _)] = tokenize_conversations(tokenizer, GOLDEN[:1])
+        end_of_turn = added_tokens_after(tokenizer, ids, GOLDEN[0][-1]["content"])[:1]
+        stop_ids = [*dict.fromkeys(end_of_turn + stop_ids)]
     contract = Contract(tokenizer, stop_ids)
     try:
         contract.prompt([{"role": role, "content": role} for role in ("system", "user")])

@@ -199,10 +199,14 @@ def isolated_gguf(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def load_gguf(file: Path) -> Loaded:
-    """Load the weights of a GGUF file, dequantised to fp32, and its tokenizer. A damaged file raises any exception."""
+    """Load the weights of a GGUF file, dequantised to fp32, and its tokenizer. A damaged file raises any exception.
+    Raise UserError if weights are missing, which transformers would draw at random."""
     with isolated_gguf(file) as options:
         tokenizer = AutoTokenizer.from_pretrained(**options)
-        model = AutoModelForCausalLM.from_pretrained(dtype=torch.float32, **options)
+        model, report = AutoModelForCausalLM.from_pretrained(dtype=torch.float32, output_loading_info=True, **options)
+    if missing := sorted(report["missing_keys"]):
+        way_out = "If it is one part of a model, join the parts: llama-gguf-split --merge"
+        raise UserError(f"no weights for {', '.join(missing[:3])}. {way_out}.")
     model.config.name_or_path = ""
     return model, tokenizer
 

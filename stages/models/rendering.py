@@ -1,7 +1,9 @@
 """Render conversations with a model's chat template, a program from outside, as transformers renders them."""
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,6 +23,9 @@ GOLDEN: list[list[Message]] = [
     ],
 ]
 Tokens = tuple[list[int], list[bool]]  # token ids, and True for each trained token
+# A call for today's date in a template becomes a fixed date, so that every stage renders the same tokens on every day.
+# Llama 3.2's template falls back on this date.
+CLOCK, DATE = re.compile(r"""strftime_now\((["'])(.*?)\1\)"""), datetime(2024, 7, 26)
 
 
 class ContractError(UserError):
@@ -43,6 +48,19 @@ def tokenize_conversations(
     rows = encoding["input_ids"]
     masks = encoding["assistant_masks"] if marked else [[0] * len(ids) for ids in rows]
     return [(ids, [*map(bool, mask)]) for ids, mask in zip(rows, masks, strict=True)]
+
+
+def undated(template: str) -> str:
+    """Return a chat template with a fixed date instead of today's."""
+    return CLOCK.sub(lambda call: repr(DATE.strftime(call[2])), template)
+
+
+def added_tokens_after(tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str) -> list[int]:
+    """Return the special and other added tokens that follow the last occurrence of a text in token ids."""
+    end = len(ids)
+    while text in tokenizer.decode(ids[: end - 1]):
+        end -= 1
+    return [i for i in ids[end:] if i in tokenizer.added_tokens_decoder]
 
 
 def validate_chat_template(tokenizer: PreTrainedTokenizerBase, key: str) -> None:

@@ -196,6 +196,11 @@ def load_start(
 
 def apply_contract(model: PreTrainedModel, contract: Contract, seed: int) -> PreTrainedModel:
     """Return the model with an embedding row per token of the contract, and its stop and pad tokens for generation."""
+    generation = model.generation_config
+    try:
+        generation.validate(strict=True)
+    except ValueError:  # as Vicuna's, a temperature without do_sample: transformers saves it only unchanged
+        model.generation_config = type(generation)(bos_token_id=generation.bos_token_id)
     if len(contract.tokenizer) > model.get_input_embeddings().num_embeddings:
         torch.manual_seed(seed)
         is_loaded = model.device.type != "meta"  # else another process sends the rows

@@ -223,7 +223,7 @@ def test_what_a_terminal_is_offered_is_what_there_is(
 
 def test_an_answer_is_printed_as_it_grows(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only whole characters are printed, without the text after the end of the answer."""
-    answer = "  - Größe\n  [b]ja[/b] :smile:\n日\x1b[2J本 1\ufe0f\u20e3 👨\u200d👩\u200d👧 ❤\ufe0f"
+    answer = "  - Größe\n\tcc x\ta.c\n  [b]ja[/b] :smile:\n日\x1b[2J本 1\ufe0f\u20e3 👨\u200d👩\u200d👧 ❤\ufe0f"
     for name, form in (("sft", Contract), ("base", Continuation)):
         contract = load_or_derive_contract(next((built / name).glob("*/model")))
         assert type(contract) is form

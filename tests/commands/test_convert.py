@@ -210,6 +210,12 @@ def test_no_setting_of_a_published_example_is_dropped_in_silence(name: str, fold
     assert silent == set(SAME_AS_SILENCE.get(name, "").split())
 
 
+def test_a_length_without_a_limit_is_told(folder: Path) -> None:
+    file = OmegaConf.to_container(OmegaConf.load(PUBLISHED / "zephyr_dpo_full.yaml")) | {"max_length": None}
+    _, remarks = converted(write(folder, yaml.safe_dump(file)), stage="dpo")
+    assert any("max_length=null" in line for lines in remarks.values() for line in lines)
+
+
 def test_defaults_of_the_framework_stand_in_where_the_file_is_silent(folder: Path) -> None:
     silent = dict.fromkeys(("lr_scheduler_type", "warmup_ratio", "num_train_epochs", "bf16", "max_length"))
     cfg = checked(without("zephyr_dpo_full", silent, folder)[0])

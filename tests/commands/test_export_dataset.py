@@ -121,6 +121,15 @@ def test_the_card_is_the_hubs_and_its_code_runs(chain: Chain, tmp_path: Path, mo
     assert "licence" in text and "license" not in card.data.to_dict(), "the card has no licence that no source states"
 
 
+@pytest.mark.parametrize(
+    ("licence", "name"), [("MIT", "mit"), ("MIT License", "other"), ("CC BY 4.0", "cc-by-4.0"), ("mine", "other")]
+)
+def test_a_card_has_licences_that_the_hub_knows(licence: str, name: str) -> None:
+    table = pa.table({"prompt": ["q"], "licence": [licence]})
+    text = dataset_card.dataset_card("t", {"demonstrations": {"train": table}}, 0, [], [])
+    assert DatasetCard(text).data.license == [name]
+
+
 def test_licences_of_rows_stand_in_table_and_card(chain: Chain, tmp_path: Path) -> None:
     """The table of prompts has a column `licence`."""
     exported(chain)
@@ -135,7 +144,7 @@ def test_licences_of_rows_stand_in_table_and_card(chain: Chain, tmp_path: Path) 
     text = dataset_card.dataset_card(
         "t\x1b\u202e", tables, plain, [manifest_of(judged), chain.manifest("pairs")], [judged]
     )
-    assert DatasetCard(text).data.license == ["cc-by-4.0"] and r"# t\x1b\u202e" in text
+    assert DatasetCard(text).data.license == ["cc-by-4.0", "unknown"] and r"# t\x1b\u202e" in text
     both = [*rows["licence"].to_pylist(), *tables["preferences"]["validation"]["licence"].to_pylist()]
     for name, spelled in (("CC BY 4.0", "CC BY 4.0"), (None, dataset_card.UNKNOWN)):
         assert f"| tasks | {spelled} | {both.count(name)} |" in text

@@ -270,6 +270,27 @@ def test_a_conversation_that_the_template_refuses_costs_that_row() -> None:
         contract.example(called)
 
 
+def test_a_base_ends_its_turns_as_its_template_does_and_never_knows_the_day(tmp_path: Path) -> None:
+    """Qwen2.5-Base has the template of its sibling, and another EOS."""
+    tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + OWN
+    tokenizer.save_pretrained(tmp_path)
+    contract = load_or_derive_contract(tmp_path)
+    assert tokenizer.convert_ids_to_tokens(contract.stop_ids) == ["<|im_end|>", "<|endoftext|>"]
+    assert tokenizer.decode(contract.prompt(GOLDEN[0][:1])).startswith("26 Jul 2024<|im_start|>")
+
+
+@pytest.mark.parametrize(("name", "thinks"), [("qwen3", True), ("qwen3_8", True), ("qwen3_instruct_2507", False)])
+def test_a_template_that_writes_thoughts_into_answers_is_used_if_it_is_typed(name: str, thinks: bool) -> None:
+    answers = dict[str, str]()
+    for kind in ("auto", "own"):
+        tokenizer = byte_level([*CHATML, "<|pad|>"], eos_token="<|im_end|>", pad_token="<|pad|>")
+        tokenizer.chat_template = (TRL / f"{name}_training.jinja").read_text()
+        contract = establish(tokenizer, kind)
+        answers[kind] = contract.text(contract.completion(GOLDEN[0][:1], GOLDEN[0][1:])[1])
+    assert answers["auto"].strip() == "Blue." and ("</think>" in answers["own"]) == thinks
+
+
 def test_a_base_whose_template_refuses_system_turns_is_asked_without_one(tmp_path: Path) -> None:
     tokenizer = byte_level(CHATML, eos_token="<|im_end|>")
     refusal = "{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"

@@ -73,6 +73,17 @@ def test_a_gguf_that_scales_rotary_positions_is_refused(
         build_base(settings("model=embedded", f"model.path={tmp_path / 'scaled.gguf'}").model, tmp_path / "scaled")
 
 
+def test_a_part_of_a_split_gguf_is_refused(built: Path, tmp_path: Path) -> None:
+    folder, whole, part = next((built / "base").glob("*/model")), tmp_path / "whole.gguf", tmp_path / "part.gguf"
+    gguf_file.write_gguf(folder, whole, GGUFType.f32, "a model")
+    content = whole.read_bytes()
+    name = b"blk.1.ffn_up.weight"
+    assert content.count(name) == 1
+    part.write_bytes(content.replace(name, b"xlk.1.ffn_up.weight"))
+    with pytest.raises(UserError, match=r"no weights for model\.layers\.1\.mlp\.up_proj\.weight\. .*--merge"):
+        build_base(settings("model=embedded", f"model.path={part}").model, tmp_path / "base")
+
+
 def test_a_broken_gguf_is_told(tmp_path: Path) -> None:
     file = tmp_path / "broken.gguf"
     file.write_bytes(b"GGUF\x03\x00")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -33,7 +34,9 @@ from stages.config.blocks.models import Template
 from stages.config.errors import UserError
 from stages.models import chat_templates
 from stages.models.contract import load_contract, load_or_derive_contract
+from stages.models.loading import load_model, save_model
 from stages.models.rendering import GOLDEN
+from stages.objectives.sft import apply_contract
 from stages.store.workspace import StageDir
 from stages.tasks.generator import generate
 from tests.helpers import QLORA, build, settings, slow_but
@@ -360,3 +363,17 @@ def test_real_weights_stripped_to_a_true_base_learn_to_stop(tmp_path: Path) -> N
         rates[stage] = answer.run(settings("answer.max_new_tokens=24").answer, inputs, out)["stop_rate"]
     assert load_contract(only(root, "sft") / "model").tokenizer.eos_token == end
     assert rates["sft"] > 0.9 > rates["base"] + 0.5, rates
+
+
+def test_a_base_with_a_sampling_config_that_transformers_refuses_is_saved_after_training(
+    built: Path, tmp_path: Path
+) -> None:
+    """Vicuna's has a temperature and no `do_sample`: transformers saves such a file only unchanged."""
+    folder = tmp_path / "base"
+    shutil.copytree(next((built / "base").glob("*/model")), folder)
+    (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "temperature": 0.9, "top_p": 0.6}))
+    contract = load_contract(next((built / "sft").glob("*/model")))
+    model = apply_contract(load_model(folder), contract, 0)
+    save_model(model, tmp_path / "trained")
+    saved = json.loads((tmp_path / "trained" / "generation_config.json").read_text())
+    assert saved["eos_token_id"] == contract.stop_ids and "temperature" not in saved
