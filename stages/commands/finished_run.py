@@ -15,7 +15,7 @@ from stages.pipeline.build import build, require_inputs
 from stages.pipeline.evaluation_graph import TITLES, evaluated_models
 from stages.pipeline.graph import VERSIONS
 from stages.store.manifest import manifest_of, read_manifest
-from stages.store.node import Node, PublishedNode
+from stages.store.node import Node, PublishedNode, published_node
 from stages.store.sealed_json import rebuild_command
 from stages.store.store import Store
 
@@ -95,7 +95,7 @@ def newest_end(store: Store, *stages: Target) -> Node | None:
     """Return the node of these stages, the last ones of a run first, that `outputs/latest` links to since last. If an
     earlier one of them descends from it, it belongs to the same run, and names more roles."""
     times = {
-        published_node(store, link.name, manifest["fingerprint"], {}): link.lstat().st_mtime
+        published_node(store.root, link.name, manifest["fingerprint"], {}): link.lstat().st_mtime
         for link in (store.root / "latest" / stage for stage in stages)
         if (manifest := read_manifest(link))
     }
@@ -103,17 +103,6 @@ def newest_end(store: Store, *stages: Target) -> Node | None:
         return None
     newest = max(times, key=times.__getitem__)
     return next(node for node in times if newest.fingerprint in {n.fingerprint for n in node.lineage})
-
-
-def published_node(store: Store, stage: str, fingerprint: str, seen: dict[str, Node]) -> Node:
-    """Return a published node with its ancestors, from their manifests. `seen`: nodes read so far, by fingerprint."""
-    if fingerprint not in seen:
-        manifest = read_manifest(store.root / stage / fingerprint) or {"version": 0, "config": {}, "inputs": {}}
-        keys = {role: (each["stage"], each["fingerprint"]) for role, each in manifest["inputs"].items()}
-        inputs = {role: published_node(store, *key, seen) for role, key in keys.items()}
-        version, config = manifest["version"], manifest["config"]
-        seen[fingerprint] = PublishedNode(stage, version, config, inputs, folder_name=fingerprint)
-    return seen[fingerprint]
 
 
 def config_of(node: Node) -> dict[str, Any]:

@@ -45,13 +45,22 @@ def list_unreached(store: Store, remove: bool) -> None:
     roots = [key for key in nodes if key[0] == "report"]
     roots += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
     files = store.root.glob(f"multirun/**/{JOB_NODES}")
-    jobs = [sealed_json.read_note(file, sealed_json.require_keys()) or {} for file in files]
+    jobs = list[dict[str, str]]()
+    for file in files:
+        try:
+            jobs.append(sealed_json.load_json(file, sealed_json.require_keys()))
+        except sealed_json.Damaged as error:
+            problem = f"{file} cannot be read, so what its sweep needs is unknown"
+            if remove:
+                way_out = "Type the sweep again, or delete its folder first"
+                raise UserError(f"gc.remove=true: nothing is removed. {problem}. {way_out}.") from error
+            log.warning("warning: %s.", problem)
     compared = (store.root / PAGE).read_text(encoding="utf-8") if (store.root / PAGE).exists() else ""
     named = {fingerprint for job in jobs for fingerprint in job.values()}
     named |= {*re.findall(rf"\b{sealed_json.NODE.pattern}\b", compared)}
     roots += [key for key in nodes if key[1] in named]
     reached = {(m["stage"], m["fingerprint"]) for m in lineage(nodes, *roots)}
-    unreached = sorted(folder for key, (folder, _) in nodes.items() if key not in reached)
+    unreached = sorted(folder for key, (folder, _) in nodes.items() if key not in reached and not is_linked(folder))
     unreached += [folder for folder in leftover_folders(store) if is_ours(store, folder)]
     for folder in unreached:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -83,5 +92,10 @@ def leftover_folders(store: Store) -> list[Path]:
 def is_ours(store: Store, folder: Path) -> bool:
     """Return whether this store created a node's folder: its lock file exists, and no path is a link."""
     stage, fingerprint = folder.parent.name, folder.name[:12]
-    linked = any(path.is_symlink() for path in (folder, folder.parent))
-    return stage in [*Target] and not linked and folder.is_dir() and store.lock_file(stage, fingerprint).exists()
+    is_locked_here = store.lock_file(stage, fingerprint).exists()
+    return stage in [*Target] and not is_linked(folder) and folder.is_dir() and is_locked_here
+
+
+def is_linked(folder: Path) -> bool:
+    """Return whether a node's folder, or that of its stage, is a link: what it leads to may be another store's."""
+    return folder.is_symlink() or folder.parent.is_symlink()

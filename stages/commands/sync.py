@@ -28,6 +28,8 @@ def run(cfg: Config, store: Store, *_: object) -> None:
     if not has_key():
         raise UserError("stage=sync needs a W&B key. Set WANDB_API_KEY, or run `wandb login`.")
     files = prepare_folder(store.root)
+    if store.mirror and not any(files.glob("*run-*")):
+        return
     import wandb
 
     try:

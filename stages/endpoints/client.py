@@ -165,10 +165,13 @@ class Client:
 
         model, messages = request.pop("model"), request.pop("messages")
         await self.spending.reserve(*bounds)
-        used = bounds
+        used, was_sent = bounds, True
         try:
-            await self.requests.wait()
-            await self.tokens.wait(sum(bounds))
+            await self.requests.wait(lambda: self.ended)
+            await self.tokens.wait(lambda: self.ended, sum(bounds))
+            if self.ended:
+                used, was_sent = (0, 0), False
+                raise NoReply("the stage ends", retryable=False)
             async with asyncio.timeout(self.endpoint.runtime.timeout):
                 content = (await send(model=model, messages=messages, extra_body=request)).content
             async with self.reading:  # 2 MB of JSON can become 50 MB of objects, so one reply is parsed at a time
@@ -191,7 +194,7 @@ class Client:
             way_out = "Prompts are sent only to base_url: set it to the address that you trust."
             raise UserError(f"{self.name}.base_url={self.endpoint.base_url}: {problem}. {way_out}") from error
         finally:
-            self.spending.settle(bounds, used)
+            self.spending.settle(bounds, used, was_sent)
             self.tokens.give_back(sum(bounds) - sum(used))
         return reply
 

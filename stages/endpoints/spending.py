@@ -5,7 +5,7 @@ import email.utils
 import json
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from stages.store import json_log
 MILLION = 1_000_000
 HIGHEST = 10**12  # tokens; larger counts in a file are errors
 LONGEST_WAIT = 60.0  # seconds between two attempts, unless Retry-After is longer
+LOOK = 0.5  # seconds between two looks whether the stage has ended
 
 
 def amounts_in(row: Any) -> tuple[int, int, int]:
@@ -93,10 +94,10 @@ class Spending(json_log.Appender):
         self.open += 1
         self._note(1, input_tokens, output_tokens)
 
-    def settle(self, reserved: tuple[int, int], used: tuple[int, int]) -> None:
-        """Count the used tokens of a call that has ended, instead of the reserved tokens."""
+    def settle(self, reserved: tuple[int, int], used: tuple[int, int], was_sent: bool = True) -> None:
+        """Count the used tokens of a call that has ended, instead of the reserved ones. `was_sent`: if the call was."""
         self.open -= 1
-        self._note(0, used[0] - reserved[0], used[1] - reserved[1])
+        self._note(0 if was_sent else -1, used[0] - reserved[0], used[1] - reserved[1])
         self.settled.set()
 
 
@@ -108,14 +109,12 @@ class Pace:
         self.next_start = 0.0  # earliest start of the next call
         self.rest_until = 0.0  # end of the pause that the server asked for
 
-    async def wait(self, amount: int = 1) -> None:
-        """Wait until `amount` more calls or tokens are allowed."""
-        now = time.monotonic()
-        begin = max(now, self.next_start)
+    async def wait(self, has_ended: Callable[[], bool], amount: int = 1) -> None:
+        """Wait until `amount` more calls or tokens are allowed, or the stage has ended."""
+        begin = max(time.monotonic(), self.next_start)
         self.next_start = begin + self.seconds * amount
-        await asyncio.sleep(begin - now)
-        while (remaining := self.rest_until - time.monotonic()) > 0:
-            await asyncio.sleep(remaining)
+        while not has_ended() and (remaining := max(begin, self.rest_until) - time.monotonic()) > 0:
+            await asyncio.sleep(min(remaining, LOOK))
 
     def rest(self, seconds: float) -> None:
         """Pause all calls for some seconds."""

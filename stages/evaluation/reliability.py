@@ -36,8 +36,10 @@ def key_of(j: Judgement) -> Key:
 
 
 def word_of(j: Judgement) -> str | None:
-    """Return a judgement's label, one of WORDS; None if the judgement is missing."""
-    return j.preference if j.score is None else "good" if j.score >= GOOD else "bad"
+    """Return a judgement's label, one of WORDS; None if the judgement is missing. A verifier's good answer passes all
+    checks, as in `known_by_checks`."""
+    lowest = 1.0 if j.labeler == "verifier" else GOOD
+    return j.preference if j.score is None else "good" if j.score >= lowest else "bad"
 
 
 def own_vote(j: Judgement) -> Judgement:

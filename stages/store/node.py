@@ -5,9 +5,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from stages.config.limits import NEUTRAL
+from stages.store.manifest import read_manifest
 
 Graph = dict[str, "Node"]  # nodes by name: those of a run, or a part of them
 Built = Callable[["Node"], bool]  # tells if a node is in the store
@@ -75,6 +77,17 @@ class PublishedNode(Node):
     @cached_property
     def fingerprint(self) -> str:
         return self.folder_name
+
+
+def published_node(store: Path, stage: str, fingerprint: str, seen: dict[str, Node]) -> Node:
+    """Return a node of a store with its ancestors, from their manifests. `seen`: nodes read so far, by fingerprint."""
+    if fingerprint not in seen:
+        manifest = read_manifest(store / stage / fingerprint) or {"version": 0, "config": {}, "inputs": {}}
+        keys = {role: (each["stage"], each["fingerprint"]) for role, each in manifest["inputs"].items()}
+        inputs = {role: published_node(store, *key, seen) for role, key in keys.items()}
+        version, config = manifest["version"], manifest["config"]
+        seen[fingerprint] = PublishedNode(stage, version, config, inputs, folder_name=fingerprint)
+    return seen[fingerprint]
 
 
 def nearest_by_stage(targets: Sequence[Node]) -> dict[str, Node]:

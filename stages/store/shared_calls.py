@@ -28,8 +28,8 @@ def pull_calls(remote: Remote, copies: Path, calls: Path) -> None:
         file = calls / folder.relative_to(copies / "calls")
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = file.parent / "people.lock" if file.parent != calls else file.with_suffix(".lock")
-        if not fresh_lines(folder, file):
-            continue  # another command may hold the lock for days
+        if not fresh_lines(folder, file) or locks.is_held(lock):
+            continue  # another command may hold the lock for days; a later command adds the lines
         with locks.hold_lock(locks.open_lock(lock), file.name, "used"), open(file, "ab") as target:
             fresh = fresh_lines(folder, file)
             cut = fresh and file.stat().st_size and not file.read_bytes().endswith(b"\n")

@@ -19,7 +19,7 @@ from stages.store import locks, safe_files, sealed_json
 from stages.store.digests import Signature, digests, signature
 from stages.store.manifest import WEIGHTS, Manifest, check_files, digest_of, manifest_of, read_manifest
 from stages.store.mirror import Mirror
-from stages.store.node import Node, PublishedNode, in_build_order, nearest_by_stage
+from stages.store.node import Node, in_build_order, nearest_by_stage, published_node
 from stages.store.sealed_json import NODE, Damaged, file_digests, read_note, remove, require_keys, sync, write_note
 from stages.store.workspace import SCRATCH
 
@@ -83,13 +83,19 @@ class Store:
         missing; `pull` fetches those that the build needs."""
         if self.rebuild:
             return {node for target in targets for node in target.lineage}
-        missing_nodes: set[Node] = set()
-        unchecked = list(targets)
+        missing_nodes, fetched, unchecked = set[Node](), set[Node](), [*targets]
         while unchecked:
             node = unchecked.pop()
-            if node not in missing_nodes and not (self.pull(node) if pull else self.is_built(node)):
+            if node in missing_nodes or self.find(node):
+                continue
+            if node in fetched or not self._is_shared(node):
                 missing_nodes.add(node)
                 unchecked += node.inputs.values()
+            elif pull:
+                with self.lock(node.stage, node.fingerprint):
+                    self.find(node) or self._pull(node)
+                fetched.add(node)  # it may show that another one was made from other content, so all are checked again
+                missing_nodes, unchecked = set(), [*targets]
         return missing_nodes
 
     def is_built(self, node: Node) -> bool:
@@ -98,13 +104,6 @@ class Store:
 
     def _is_shared(self, node: Node) -> bool:
         return self.mirror is not None and node.stage != self.rebuild and self.mirror.has(node)
-
-    def pull(self, node: Node) -> Manifest | None:
-        """Return the manifest of a node, which is first fetched from the mirror if only the mirror has it."""
-        if (manifest := self.find(node)) or not self._is_shared(node):
-            return manifest
-        with self.lock(node.stage, node.fingerprint):
-            return self.find(node) or self._pull(node)
 
     def _pull(self, node: Node) -> Manifest | None:
         if self.mirror and node.stage != self.rebuild and self.mirror.pull(node, self.folder(node)):
@@ -129,8 +128,10 @@ class Store:
     def share_all(self) -> None:
         """Send every published node, and the recorded calls. Raise UserError if something could not be sent."""
         if self.mirror:
-            for folder, manifest in self.manifests():
-                self.share(PublishedNode(manifest["stage"], manifest["version"], {}, folder_name=folder.name))
+            seen = dict[str, Node]()
+            nodes = [published_node(self.root, m["stage"], folder.name, seen) for folder, m in self.manifests()]
+            for node in in_build_order(nodes):
+                self.share(node)
             self.mirror.push_calls()
             self.mirror.raise_unsent()
 

@@ -374,6 +374,11 @@ def test_the_rate_limit_and_retry_after_are_respected(tmp_path: Path, monkeypatc
         one_by_one = {"tokens_per_minute": most * 60, "concurrency": 1}
         ask_all(client(model.url, out, runtime=one_by_one), map(question, range(10, 14)), out)
         assert sum(rests) < 3 * 1.0, "unused tokens are returned"
+    with running(Model(shout, status=402)) as model, pytest.raises(UserError, match="HTTP 402"):
+        waiting = client(model.url, out, runtime={"requests_per_minute": 6, "concurrency": 4})
+        began = time.monotonic()
+        ask_all(waiting, map(question, range(30, 34)), out)
+    assert (len(model.keys), waiting.spending.calls) == (1, 1) and time.monotonic() - began < 9
     with running(Model(shout, status=429)) as model, pytest.raises(UserError, match=r" 3600 s\. "):
         ask_all(client(model.url, out), [question(20)], out)
     assert retry_after({"retry-after": "2.5"}) == 2.5

@@ -238,7 +238,7 @@ def test_several_people_decide_by_majority(verdicts: Any, expected: list[str | N
 def test_the_earliest_answers_count_where_more_came_than_were_needed(tmp_path: Path) -> None:
     session = Session(draw_questions(pool(*GIVEN), Human()), [], tmp_path / "people")
     for question_id in session.questions:
-        session.save(Answer(question_id, "ann", "a", at="2026-11-26T10:00:01+00:00"))
+        session.save(Answer(question_id, "ann", "a", at="2026-11-26T09:00:01-01:00"))
         session.save(Answer(question_id, "bob", "b", at="2026-11-26T10:00:00+00:00"))
     answer_rows.write(session, source := work(tmp_path))
     cfg = Human(answered=str(source / answer_rows.FILE))

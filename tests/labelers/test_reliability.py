@@ -50,6 +50,14 @@ def test_error_rates_are_estimated_and_correct_the_positive_rate() -> None:
     assert report["by_topic"]["t"]["n"] == 400
 
 
+def test_a_verifier_is_as_good_as_its_checks() -> None:
+    judgements = [
+        Judgement("q", "verifier", name, score=score) for name, score in zip("abc", (1, 2 / 3, 0), strict=True)
+    ]
+    assert [word_of(j) for j in judgements] == ["good", "bad", "bad"]
+    assert word_of(Judgement("q", "reward_model", "b", score=2 / 3)) == "good"
+
+
 def test_a_random_judge_has_no_corrected_rate_and_a_tie_is_not_a_pair() -> None:
     judgements, truth_by_pair = labelled(0.5, ties=0.3)
     report = reliability(judgements, draw_audit(judgements, 1500), truth_by_pair, PROMPTS, CANDIDATES)

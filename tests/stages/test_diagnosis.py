@@ -53,6 +53,18 @@ def test_a_value_is_normal_out_or_far_out_on_either_side() -> None:
     assert Normal(high=0.1).severity(0.9) == OUT, "no value of this is a cause by itself"
 
 
+def test_an_sft_that_passes_less_by_chance_is_no_cause(chain: Chain) -> None:
+    run = evidence(chain)
+
+    def severity(mean: float) -> int:
+        gain = {"mean": mean, "low": mean - 0.03, "high": mean + 0.03}
+        finding = causes.sft_gain(replace(run, results=run.results | {"primary": {"sft-base": gain}}))
+        assert finding
+        return finding.severity
+
+    assert [severity(mean) for mean in (0.1, -0.001, -0.04, -0.2)] == [0, 0, OUT, FAR]
+
+
 def findings(run: Evidence) -> list[Finding]:
     """All of them, as if there were enough pairs, some held out, the policy had learnt them, and a verdict of all
     parts."""

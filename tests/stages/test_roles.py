@@ -9,12 +9,12 @@ import pytest
 
 from stages.commands import compare, export
 from stages.commands.comparing import measured
-from stages.commands.finished_run import FinishedRun, published_node, training_tables
+from stages.commands.finished_run import FinishedRun, training_tables
 from stages.config.choices import Role
 from stages.evaluation.intervals import Interval
 from stages.pipeline.evaluation_graph import evaluated_models, name_compared
 from stages.pipeline.pair_training import control_block
-from stages.store.node import Node
+from stages.store.node import Node, published_node
 from stages.store.store import Store
 from tests.browser import page_faults
 from tests.helpers import CHROMIUM, TINY, Chain, browse, build, inside, nodes, refused, settings
@@ -110,7 +110,7 @@ def test_the_objectives_may_change_places(five: tuple[Path, dict[str, Node]]) ->
     for role, name in ((Role.policy, "grpo"), ("dpo", "dpo")):
         assert by_grpo["eval"].inputs[role].fingerprint == by_dpo[name].fingerprint
     roles = {Role.policy: "grpo", Role.dpo: "dpo", Role.sft: "sft"}
-    read = {role: published_node(Store(root), name, by_dpo[name].fingerprint, {}) for role, name in roles.items()}
+    read = {role: published_node(root, name, by_dpo[name].fingerprint, {}) for role, name in roles.items()}
     tables = training_tables(read, settings("recipe=tiny").unpaired)
     assert by_dpo["pairs"].fingerprint in {table.fingerprint for table in tables}, "an arm's pairs are exported, too"
 

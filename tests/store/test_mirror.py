@@ -14,13 +14,13 @@ import pytest
 
 from stages.config.errors import UserError
 from stages.config.installation import ROOT
-from stages.store import json_log
+from stages.store import json_log, locks
 from stages.store.mirror import Mirror, name_of
-from stages.store.node import Node
+from stages.store.node import Node, in_build_order
 from stages.store.remote import open_remote
 from stages.store.shared_calls import pull_calls
 from stages.store.store import Store
-from tests.store.machine import build_nodes, machine, some_nodes
+from tests.store.machine import Block, build_nodes, machine, some_nodes
 from tests.store.s3 import S3
 
 FAULTS = ("500", "503", "reset", "lost", "cut")
@@ -255,3 +255,62 @@ def test_gc_removes_what_no_report_reaches(tmp_path: Path, monkeypatch: pytest.M
     assert [*mirror.remote.list("nodes")] == [name_of(nodes[0])]
     assert len(mirror.remote.list("files")) == 2
     assert build_nodes(machine(tmp_path / "b", url), nodes[:1]) == []
+
+
+SFT = Node("sft", 1, Block())
+DPO = Node("dpo", 1, Block(), {"sft": SFT})
+EVAL = Node("eval", 1, Block(), {"sft": SFT, "policy": DPO})
+
+
+def build_chain(store: Store, nodes: list[Node], maker: str) -> list[str]:
+    """Build missing nodes out of what their inputs hold, and return their stages."""
+    built = []
+    with store.exchange(nodes):
+        missing = store.missing(nodes, pull=True)
+        for node in (node for node in in_build_order(nodes) if node in missing):
+            with store.claim(node) as folder:
+                if folder:
+                    made_of = [(store.folder(each) / "product").read_text() for each in node.inputs.values()]
+                    (folder / "product").write_text(f"{node.stage} by {maker} of {made_of}")
+                    store.publish(node, {"ended": time.time(), "metrics": {}})
+                    built.append(node.stage)
+    return built
+
+
+def test_a_policy_of_another_sft_is_not_evaluated_beside_the_shared_one(tmp_path: Path) -> None:
+    """The policy is pulled before its SFT, which was rebuilt since and shows that the policy is out of date."""
+    url = str(tmp_path / "remote")
+    first, third = machine(tmp_path / "a", url), machine(tmp_path / "c", url)
+    build_chain(first, [DPO], "first")
+    build_chain(Store(first.root, rebuild="sft", mirror=first.mirror), [SFT], "second")
+    assert build_chain(third, [EVAL], "third") == ["dpo", "eval"]
+    assert "dpo by first" not in (third.folder(EVAL) / "product").read_text()
+    assert build_chain(third, [EVAL], "third") == []
+
+
+def test_sync_sends_nothing_that_is_out_of_date_here(tmp_path: Path) -> None:
+    """Two machines built a chain apart. The second takes the first one's SFT, so its own policy is no longer valid."""
+    url, stores = str(tmp_path / "remote"), [Store(tmp_path / name) for name in ("a", "b")]
+    for store in stores:
+        assert build_chain(store, [DPO], store.root.name) == ["sft", "dpo"]
+    for store in stores:
+        machine(store.root, url).share_all()
+    third = machine(tmp_path / "c", url)
+    assert build_chain(third, [DPO], "c") == []
+    assert (third.folder(DPO) / "product").read_text().startswith("dpo by a")
+
+
+def test_a_journal_that_is_in_use_keeps_no_other_command_waiting(tmp_path: Path) -> None:
+    url, line = str(tmp_path / "remote"), json_log.sealed({"number": 1})
+    first, second = machine(tmp_path / "a", url), machine(tmp_path / "b", url)
+    journals = [store.root / "cache" / "calls" / "people" / "ann.jsonl" for store in (first, second)]
+    for journal in journals:
+        journal.parent.mkdir(parents=True)
+    journals[0].write_bytes(line)
+    build_nodes(first, [])
+    lock = journals[1].with_name("people.lock")
+    with locks.hold_lock(locks.open_lock(lock), "the page"):
+        build_nodes(second, [])  # it would wait for itself
+    assert not journals[1].exists()
+    build_nodes(second, [])
+    assert journals[1].read_bytes() == line

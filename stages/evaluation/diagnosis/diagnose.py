@@ -18,6 +18,7 @@ from stages.store.truncation import MOST
 from stages.tasks.checks import share_passed
 
 ENOUGH = 8  # fewest pairs for a share that differs from chance
+LOST = 5.0  # points that SFT cannot lose by chance or for a good reason
 NEAR = 0.1  # a difference of scores smaller than one check of ten
 
 # The normal range of learning rate × optimizer steps with all weights trained; an adapter takes ten times as much
@@ -32,7 +33,9 @@ def sft_gain(run: Evidence) -> Finding | None:
     """None if SFT was not trained here, or if the verdict is not by checks and so may concern other prompts."""
     if not run.sft_trained or "checks" not in run.results["gives_verdict"]:
         return None
-    return Finding.of("sft_gain", 100 * run.results["primary"]["sft-base"]["mean"])
+    gain = run.results["primary"]["sft-base"]
+    noise = 50 * (gain["high"] - gain["low"])  # a fall within its interval may be chance
+    return Finding.of("sft_gain", 100 * gain["mean"], normal=Normal(low=-noise, floor=-max(noise, LOST)))
 
 
 def cut_off(run: Evidence) -> Finding | None:

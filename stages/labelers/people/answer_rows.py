@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,15 @@ def write(session: Session, out: StageDir, answered: Path | None = None) -> None
 def answers_to(question: Question, session: Session, earliest: int | None = None) -> list[Answer]:
     """Return the answers to a question, by annotators' names; or so many `earliest`: two may answer the last one."""
     answers = [answers[question.id] for _, answers in sorted(session.answers.items()) if question.id in answers]
-    return answers if earliest is None else sorted(answers, key=lambda answer: answer.at)[:earliest]
+    return answers if earliest is None else sorted(answers, key=instant)[:earliest]
+
+
+def instant(answer: Answer) -> float:
+    """Return when an answer was given, in seconds: clocks of several time zones. A file's answers may have no time."""
+    try:
+        return datetime.fromisoformat(answer.at).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def question_rows(question: Question, answers: list[Answer]) -> Iterator[Row]:
