@@ -95,7 +95,7 @@ class Spending(json_log.Appender):
         self._note(1, input_tokens, output_tokens)
 
     def settle(self, reserved: tuple[int, int], used: tuple[int, int], was_sent: bool = True) -> None:
-        """Count the used tokens of a call that has ended, instead of the reserved ones. `was_sent`: if the call was."""
+        """Count the used tokens of a call that has ended, instead of the reserved ones, and whether it was sent."""
         self.open -= 1
         self._note(0 if was_sent else -1, used[0] - reserved[0], used[1] - reserved[1])
         self.settled.set()
