@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 MIB = 2**20
 
 
-def run(_: Config, store: Store, *__: object) -> None:
+def run(cfg: Config, store: Store, *_: object) -> None:
     """Log each damaged file with the command that rebuilds it, and files in the store that belong to no node.
     Raise UserError if a file is damaged, or the folder is not a store."""
     gc.require_store(store)

@@ -152,7 +152,7 @@ def validate_reward(cfg: Config) -> None:
 
 def untested_message(cfg: Config) -> str:
     """Return why nothing can be evaluated: no prompt with checks, no held-out pair and no judge; else ''. Rephrased
-    and plain prompts do not count, as they measure consistency and retention."""
+    and plain prompts and requested lengths do not count, as they measure consistency and retention."""
     split = cfg.answer.split
     groups = {name for name, group_split in SPLIT_OF_GROUP.items() if group_split == split}
     groups -= {"rephrased", "open_plain", "open_lengths"}
