@@ -46,7 +46,7 @@ def run(cfg: Data, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         with Progress(sum(sum(part.counts(ledger).values()) for part in joined), "data", "row") as progress:
             for part in joined:
                 for table in part.tables(ledger, seed):
-                    licences.rows.update(licence or UNKNOWN for licence in table["licence"].to_pylist())
+                    licences.update(licence or UNKNOWN for licence in table["licence"].to_pylist())
                     yield table
                     progress.update(len(table))
 

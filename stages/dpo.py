@@ -15,9 +15,9 @@ from stages.objectives import dpo as objective
 from stages.objectives.dpo import ReferenceFreeTrainer
 from stages.objectives.first_step import FirstStepCheck
 from stages.objectives.sft import load_start
-from stages.store.workspace import StageDir
+from stages.store.workspace import StageDir, last_values, read_curves
 from stages.training.fit import Fit
-from stages.training.trainer import EvalHistory, risen_loss_message
+from stages.training.trainer import risen_loss_message
 
 
 def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -42,9 +42,11 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         return {}
     fit.publish(lambda weights: load_frozen(frozen, contract, cfg, weights), held_out_margins)
 
-    figures = (checks[0].figures if checks else {}) | objective.read_last_figures(out.path)
+    names = ("rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
+    figures = checks[0].figures if checks else {}
+    figures |= last_values(read_curves(out.path), *names, "eval_loss", *(f"eval_{name}" for name in names))
     warning = "" if cfg.reference_free else displacement(figures, held_out.rows)
-    fit.describe(inputs, figures, warning, risen_loss_message(EvalHistory(trainer), cfg))
+    fit.describe(inputs, figures, warning, risen_loss_message(trainer, cfg))
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
     if fit.schedule.left_out:
         summary += f", each epoch skips {fit.schedule.left_out} pairs in turn"

@@ -21,6 +21,7 @@ from stages.evaluation.outcomes import Answers, Outcome, Table, tabulate
 from stages.evaluation.suite_results import read_suites
 from stages.models.loading import resolve_device
 from stages.store import safe_files
+from stages.store.manifest import manifest_of
 from stages.store.records import Candidate, Example, Pair, Records, save
 from stages.store.single_completions import UnpairedPreference
 from stages.store.workspace import StageDir
@@ -41,16 +42,20 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     by_set, left_out = read_shared_answers(cfg, inputs, out)
     prompts = {name: prompts_in(name, inputs, answers["policy"]) for name, answers in by_set.items()}
     checked, unchecked = with_checks(cfg, inputs, prompts, by_set, out), without_checks(prompts, by_set)
-    labelled = not inputs.keys().isdisjoint(("pairs", "unpaired"))
+    labelled = not inputs.keys().isdisjoint(("pairs", "unpaired")) and manifest_of(inputs["policy"])["stage"] != "grpo"
     pairs, favoured = learnt.learnt_results(cfg, inputs, outcomes.before(titles), out) if labelled else ({}, [])
     comparisons, wins = judged.judged_results(cfg, inputs)
+    in_data = trained_on(inputs) | {*Records(inputs["data"] / "examples.parquet", Example).column("id")}
+    if count := sum(e.id in in_data for e in prompts.get("answer_judged", [])):
+        out.warn(f"{count} prompts of eval.judged.source are also in the data or the pairs, and count.")
     parts = parts_of_verdict(checked, pairs, comparisons, own="answer_held_out_policy" in inputs)
     if not parts:
-        ids = {e.id for examples in prompts.values() for e in examples}
+        ids = {e.id for name, examples in prompts.items() if name != "answer_held_out" for e in examples}
+        key = "unpaired" if "unpaired" in inputs else "pairs"
         raise UserError(
             f"none of the {len(ids)} prompts can show if training helped: {len(ids & trained_on(inputs))} are also in "
             "the training pairs, the others have no checks or are only rephrased, and no pair is held out. Raise "
-            "data.tasks.test or pairs.validation_fraction, or add test prompts to data.sources."
+            f"data.tasks.test or {key}.validation_fraction, or add test prompts to data.sources."
         )
     answers = {role: {i: a for each in by_set.values() for i, a in each[role].items()} for role in titles}
     by_checks = checked.primary if parts[0] == "checks" else None

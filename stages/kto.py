@@ -14,7 +14,7 @@ from stages.objectives.first_step import FirstStepCheck, read_reference
 from stages.store.workspace import StageDir, last_values, read_curves
 from stages.training.adapters import apply_adapter
 from stages.training.fit import Fit
-from stages.training.trainer import EvalHistory, risen_loss_message
+from stages.training.trainer import risen_loss_message
 
 
 def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -49,6 +49,6 @@ def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         figures["held_out_order"] = float(placements(rewards, kinds).mean())
         summary += f"; of {len(kinds)} held-out ones, a desirable one has the higher reward in "
         summary += f"{figures['held_out_order']:.1%} of comparisons"
-    fit.describe(inputs, figures, risen_loss_message(EvalHistory(trainer), cfg))
+    fit.describe(inputs, figures, risen_loss_message(trainer, cfg))
     tokens = rows.train.tokens("prompt_ids", "completion_ids", "prompt_ids", "KL_completion_ids")
     return fit.metrics(tokens) | counts | {**figures, "summary": summary}

@@ -136,7 +136,7 @@ def warnings(nodes: Mapping[str, Manifest], sections: list[str]) -> dict[str, li
 
 def model_kind(role: str, model: Manifest) -> str:
     """Return the role that describes a model: a policy may be SFT itself, and an SFT an untrained model."""
-    if model["stage"] in POLICY_STAGES:
+    if model["stage"] in POLICY_STAGES and role != "control_pairs":
         return str(model["stage"])
     return role if role == "control" or model["stage"] != "sft" else "sft" if learns(model) else "other"
 

@@ -14,7 +14,7 @@ from stages.objectives import reward
 from stages.store.records import Pair, stream
 from stages.store.workspace import StageDir, last_values, read_curves
 from stages.training.fit import Fit
-from stages.training.trainer import EvalHistory, risen_loss_message
+from stages.training.trainer import risen_loss_message
 
 
 def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     figures = last_values(read_curves(out.path), "loss", "eval_loss", "eval_margin")
     warnings = reward.held_out_warnings(metrics, len(held_out), "reward.pairs" if cfg.source.path else "pairs")
     accuracy = {"held-out accuracy": metrics["accuracy"]["mean"]} if metrics else {}
-    fit.describe(inputs, figures | accuracy, *warnings, risen_loss_message(EvalHistory(trainer), cfg))
+    fit.describe(inputs, figures | accuracy, *warnings, risen_loss_message(trainer, cfg))
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
     if metrics:
         mean, low, high = metrics["accuracy"].values()

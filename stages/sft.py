@@ -13,7 +13,7 @@ from stages.store.records import Example, stream
 from stages.store.workspace import StageDir
 from stages.training.end_of_turn import check_end_of_turn
 from stages.training.fit import Fit
-from stages.training.trainer import EvalHistory, read_best_losses
+from stages.training.trainer import read_best_losses
 
 
 def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def run(cfg: SFT, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     fit = Fit(objective.SupervisedTrainer, cfg, rows, contract, base, out)
     trainer = fit.build_trainer(objective.trainable_model(base, contract, fit.cfg, fit.args.device))
     best = fit.train_to_best(*([objective.IsolationCheck(trainer, cfg, rows.report_row.ids)] if cfg.packing else []))
-    losses = read_best_losses(EvalHistory(trainer), int(best["step"]), cfg, out) if best else []
+    losses = read_best_losses(trainer, int(best["step"]), cfg, out) if best else []
     if not out.is_main:
         return {}
     by_row = [{"id": row, "loss": loss} for row, loss in zip(rows.validation.ids, losses, strict=False)]

@@ -25,7 +25,7 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     there are no others. Raise UserError if no prompt has two answers."""
     contract = load_or_derive_contract(inputs["model"] / "model")
     answers = {a.prompt_id: a for a in load(inputs["policy"] / "answers.parquet", Candidate)}
-    prompts = [e for e in read_prompts(inputs) if e.id in answers]
+    prompts = [e for e in read_prompts(inputs) if e.id in answers and e.group != "rephrased"]
     opposed = {e.id: Candidate.from_text(e.id, e.reference, cfg.against, "file", 0) for e in prompts if e.reference}
     if "other" in inputs:
         opposed = {a.prompt_id: a for a in load(inputs["other"] / "answers.parquet", Candidate)}

@@ -49,7 +49,7 @@ def normalise(argv: list[str]) -> list[str]:
     arguments = [a for a in argv if a not in options]
     for argument in arguments:
         key, _, value = argument.partition("=")
-        inside = servers.texts_in(parsed(argument), key) if "{" in argument or ".extra" in argument else ()
+        inside = servers.texts_in(parsed(argument), key) if re.search(r"\{|\.extra|\.options", argument) else ()
         servers.refuse_secret([*inside, (key.partition(".extra.")[0], value)])
         spelling.validate_argument(argument)
     line = [f"++{a}" if FREE.match(a) else a for a in arguments]

@@ -46,7 +46,7 @@ TRAINED = [name for name, objective in OBJECTIVES.items() if objective.in_chain]
 CHECKS = "verifier"  # the labeler that the recipes' values of CHECKED were chosen for
 CHECKED = ("pairs.min_score", "dpo.first_difference")
 LENGTH = "sft.max_length"  # SFT drops longer rows
-# What suits several rounds of DPO, over as many prompts and checks as the recipe itself has
+# What suits several rounds of DPO, or one too short for evaluations, over the recipe's own prompts and checks
 ROUNDS = ("rounds", "sample.prompts_per_round", "dpo.evaluations", "dpo.trainer", "dpo.runtime.samples")
 
 MULTIRUN = {"-m", "--multirun"}
@@ -77,9 +77,10 @@ def recipes_under(line: list[str]) -> Recipes:
     for recipe in recipes.values():
         align = typed.get("align", str(OmegaConf.select(recipe, "align", default="dpo")))
         arms = typed.get("arms", str(OmegaConf.select(recipe, "arms")))
-        one_round = align != "dpo" or typed.get("dpo.adapter") == "continued"
+        one_round = "rounds" in recipe and (align != "dpo" or typed.get("dpo.adapter") == "continued")
         unsuited = [*CHECKED] if unchecked else ["dpo.first_difference"] if "dpo.loss_type" in typed else []
-        unsuited += ROUNDS if "rounds" in recipe and (toy or unchecked or other_prompts or one_round) else ()
+        in_rounds = "rounds" in recipe or OmegaConf.select(recipe, "dpo.evaluations") == 0
+        unsuited += ROUNDS if one_round or (in_rounds and (toy or unchecked or other_prompts)) else ()
         unsuited += () if "dpo" in align + arms else ("control", "control_pairs")
         if "data.sources" in typed and OmegaConf.select(recipe, LENGTH, default=math.inf) < default_value(LENGTH):
             unsuited.append(LENGTH)
@@ -169,7 +170,7 @@ def read_recipe(name: str, files: Mapping[str, Path], below: tuple[str, ...] = (
 def lay_over(below: DictConfig, above: DictConfig) -> DictConfig:
     """Return two recipes merged. A group that the upper one names replaces the lower one's blocks of that group."""
     below, named = below.copy(), group_options(above)
-    for block in blocks_of(named):
+    for block in (*blocks_of(named), *(CHECKED if named.get("label", CHECKS) != CHECKS else ())):
         take_out(below, block)
     lower = below.get("defaults") or []
     entries = [entry for entry in lower if named.keys().isdisjoint(group_options({"defaults": [entry]}))]

@@ -27,6 +27,7 @@ from stages.store import safe_files
 from stages.store.manifest import manifest_of
 from stages.store.node import Node
 from stages.store.numbers import points, signed
+from stages.store.plugins import user_path
 from stages.store.records import load
 from stages.store.sealed_json import load_json, rebuild_command, require_keys
 from stages.store.store import Store
@@ -104,7 +105,7 @@ def latest_evaluations(store: Store) -> list[Path]:
 def earlier_evaluations(store: Store, against: str) -> list[Path]:
     """Return the evaluations that `gate.against` names: the folder of an evaluation, of a report or of a store, or the
     fingerprint of an evaluation, a report or a policy in this store."""
-    folder = Path(against)
+    folder = user_path(against)
     if (folder / "latest").is_dir():
         return latest_evaluations(Store(folder))
     if (folder / "manifest.json").exists():

@@ -96,7 +96,8 @@ def suggest(name: str, names: Iterable[str]) -> str:
 
 def nearest(name: str, names: Sequence[str], similarity: float = 0.5) -> str | None:
     """Return the name most like `name`, or None if none has this similarity, from 0 to 1."""
-    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=similarity)), None)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=similarity)
+    return next((each for each in names if name and each.startswith(f"{name}_")), next(iter(close), None))
 
 
 def require_known(key: str, values: Iterable[str], names: Iterable[str]) -> None:

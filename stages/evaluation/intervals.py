@@ -124,8 +124,9 @@ class Means:
         if not self.shares:
             return Interval(mean, mean - margin, mean + margin)
         k = t * t / self.prompts
-        low = min(mean - margin, -score_bounds(-mean, k)[1])
-        return Interval(mean, max(-1.0, low), min(1.0, max(mean + margin, score_bounds(mean, k)[1])))
+        low = min(mean - margin, -score_bounds(-mean, k)[1], score_bounds(mean, k)[0])
+        high = max(mean + margin, score_bounds(mean, k)[1], -score_bounds(-mean, k)[0])
+        return Interval(mean, max(-1.0, low), min(1.0, high))
 
 
 def totals(outcomes: NDArray[Any], group_of: NDArray[Any]) -> NDArray[np.float64]:

@@ -133,12 +133,11 @@ def judged_results(cfg: Eval, inputs: Mapping[str, Path]) -> tuple[dict[str, dic
 
 
 def measure_wins(comparison: Comparison, key: str, title: str, labeler: str, judge: str) -> Iterator[Measure]:
-    """Yield the outcome of each judged pair of answers: 1 if the policy's answer won, 0.5 for a tie, 0 if it lost.
-    `judge`: a digest of the labeler, since the verdicts of two judges cannot be compared."""
+    """Yield the outcome of each judged pair of answers: 1 if the policy's answer won, 0.5 for a tie, 0 if it lost, NaN
+    without a verdict. `judge`: a digest of the labeler, since the verdicts of two judges cannot be compared."""
     name = f"wins against {title} by {labeler}"
     for (_, other), won in zip(comparison.sides, comparison.outcomes.won.tolist(), strict=True):
-        if not math.isnan(won):
-            yield Measure(name, content_id(other.prompt_id, other.text, judge), key, won)
+        yield Measure(name, content_id(other.prompt_id, other.text, judge), key, won)
 
 
 def sentence(row: Mapping[str, Any], policy: str) -> str:

@@ -43,7 +43,8 @@ def learnt_results(
     labels = np.array([pair.label for pair, _ in pairs if isinstance(pair, MismatchedPair)])
     if len(labels) and labels.all() == labels.any():
         return {}, []
-    roles, main = [r for r in cfg.models if r != "base"], main_difference(cfg.models)
+    # GRPO trains on all prompts, those of held-out pairs too.
+    roles, main = [r for r in cfg.models if r not in ("base", "grpo")], main_difference(cfg.models)
     prompts = [pair.prompt_id for pair, _ in pairs]
     sums = {role: log_probs(cfg, role, inputs[role] / "model", [ids for _, ids in pairs]) for role in roles}
     masked = np.array([[(m or []).count(False) for m in (p.chosen_mask, p.rejected_mask)] for _, p in pairs])

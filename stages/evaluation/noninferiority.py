@@ -6,6 +6,7 @@ few to tell. The mean answer's length may change by LENGTH_DRIFT either
 way. A task counts as broken if it loses more than the margin by a one-sided sign test (McNemar's exact test), which
 Holm's method corrects for the number of tasks: few prompts of one task move the mean of all tasks too little."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -81,13 +82,14 @@ def compare(
 
 def compare_measure(name: str, old: Rows, new: Rows, margin: float, confidence: float, measures: int = 1) -> Line:
     """Compare the values of the same units before and after. `measures`: the number of such comparisons."""
-    values = pairs_of(old, new, [*old])
+    units = [unit for unit in old if math.isfinite(old[unit].value + new[unit].value)]  # a judge may leave some out
+    values = pairs_of(old, new, units)
     before, after = map(float, values.mean(0))
     either_way = name == LENGTH  # a rise by the margin is as bad as a fall
     if either_way:
         margin, values = LENGTH_DRIFT, values / max(before, 1.0)
     shares = not either_way and bool(values.min() >= 0 and values.max() <= 1)
-    means = Means(values, [row.group for row in old.values()], shares=shares)
+    means = Means(values, [old[unit].group for unit in units], shares=shares)
     change, wider = (means.difference(1, 0, c) for c in (confidence, 1 - (1 - confidence) / measures))
     passes = change.low > -margin and (not either_way or change.high < margin)
     is_worse = max(wider.low, -wider.high) > margin if either_way else wider.high < 0

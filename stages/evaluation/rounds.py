@@ -56,4 +56,4 @@ def sentence(by_round: Mapping[str, Any]) -> str:
         return f"{text}. It is the last: another round may gain more."
     certainty = "more than noise" if over_last.low > 0 else "which may be noise"
     text += f", and {over_last.points()} over the last round, {certainty}"
-    return f"{text}. With sample.prompts_per_round, rounds={best} reuses its nodes."
+    return f"{text}. If sample.prompts_per_round is set, rounds={best} reuses its nodes."

@@ -227,7 +227,8 @@ def unread_columns(
 
 def join_values(value: Any) -> str:
     """Return a licence or an origin as text; several are joined by commas."""
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value).strip()
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value).strip()
+    return text.encode(errors="replace").decode()  # a file may hold half a surrogate pair
 
 
 def nested_key_hint(role: str, path: str, value: Any) -> str:

@@ -63,15 +63,6 @@ def resolve_columns(columns: Collection[str], names: Mapping[str, str], user_col
     return paths
 
 
-def missing_column(user_columns: UserColumns, columns: Collection[str]) -> tuple[str, str] | None:
-    """Return the first role, with its column, whose column from the setting `columns` is not among `columns`."""
-    for role, path in user_columns.items():
-        for top in path_parts(path):
-            if not {top, top.partition(".")[0]} & {*columns}:
-                return role, top
-    return None
-
-
 def path_parts(path: Path | None) -> list[str]:
     return [path] if isinstance(path, str) else path or []
 

@@ -203,6 +203,8 @@ def parse_options(value: Any) -> tuple[list[str], list[str]]:
     marks = [OPTION_MARK.match(option) for option in texts]
     if [mark and mark[1] for mark in marks] == [*LETTERS[: len(texts)]]:
         texts = [option[mark.end() :] for option, mark in zip(texts, marks, strict=True) if mark]
+    if names and len(names) != len(texts):
+        raise BadRow("options", f"{len(names)} labels for {len(texts)} texts")
     return [str(name) for name in names or LETTERS[: len(texts)]], texts
 
 

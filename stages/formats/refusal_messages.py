@@ -119,11 +119,12 @@ def nested_paths_hint(rows: list[dict[str, Any]]) -> str:
 
 def missing_column_error(source: Source, block: str, where: str, columns: list[str]) -> UserError | None:
     """Return the error for the first role whose column from the setting `columns` is missing; None if none is."""
-    if not (missing := column_paths.missing_column(source.columns, columns)):
-        return None
-    role, column = missing
-    problem = f"{block}.columns={{{role}: {column}}}: {where} has no such column"
-    return UserError(f"{problem}. Type one of its columns: {shortlist(columns)}.")
+    for role, path in source.columns.items():
+        for column in column_paths.path_parts(path):
+            if not {column, column.partition(".")[0]} & {*columns}:
+                problem = f"{block}.columns={{{role}: {column}}}: {where} has no such column"
+                return UserError(f"{problem}. Type one of its columns: {shortlist(columns)}.")
+    return None
 
 
 def nested_user_paths(source: Source) -> set[tuple[str, str]]:

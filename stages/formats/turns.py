@@ -175,8 +175,16 @@ def call_text(call: Any, field: str) -> str:
         if len(values := list(parse_calls(f"[{arguments.strip() or '{}'}]", field))) != 1:
             raise BadRow(field, "the arguments of a tool call must be one JSON value")
         arguments = values[0]
-    call_json = json.dumps({"name": call["name"], "arguments": arguments}, ensure_ascii=False)
+    call_json = json_text({"name": call["name"], "arguments": arguments}, field)
     return f"<tool_call>\n{require_text(call_json, field)}\n</tool_call>"
+
+
+def json_text(value: Any, field: str) -> str:
+    """Return a value as JSON. Raise BadRow for a date, or another value of a table that JSON does not have."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadRow(field, f"{error}. Write it as text") from None
 
 
 def with_reasoning(answer: str, reasoning: Any, field: str, strip: bool) -> str:
@@ -196,7 +204,7 @@ def with_tools(turns: list[Message], tools: Any) -> list[Message]:
         raise BadRow("tools", "must be a list of objects")
     if turns and turns[0]["role"] == "system" and "<tools>" in turns[0]["content"]:
         return turns
-    lines = (json.dumps(tool, ensure_ascii=False) for tool in tool_objects)
+    lines = (json_text(tool, "tools") for tool in tool_objects)
     instructions = require_text(TOOLS.format("\n".join(lines)), "tools")
     if turns and turns[0]["role"] == "system":
         return [{"role": "system", "content": f"{turns[0]['content']}\n\n{instructions}"}, *turns[1:]]
@@ -286,7 +294,7 @@ def result_text(part: Mapping[str, Any]) -> str:
         texts: list[Any] = [item.get("text") if isinstance(item, dict) else None for item in content]
         if all(isinstance(text, str) for text in texts):
             return "\n".join(texts)
-    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+    return content if isinstance(content, str) else json_text(content, "content")
 
 
 READERS = {"text": part_value, "thought": part_value, "call": parse_call, "result": result_text}

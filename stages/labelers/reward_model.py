@@ -21,7 +21,7 @@ from stages.labelers.labeler import Labeler, Pool
 from stages.models import hub, loading
 from stages.models.contract import Contract, load_contract
 from stages.models.rendering import ContractError, tokenize_conversations, validate_chat_template
-from stages.models.scoring import autocast, batches_by_length, ids_if_unchanged, round_weights_once
+from stages.models.scoring import autocast, batches_by_length, ids_if_unchanged, pad_completions, round_weights_once
 from stages.store.blocks import cut_blocks
 from stages.store.records import Candidate, Example, Judgement
 from stages.store.shards import produce_in_shards
@@ -156,12 +156,10 @@ class Reading:
 @torch.no_grad()
 def predict_rewards(model: PreTrainedModel, rows: list[list[int]], pad_id: int, precision: Precision) -> list[float]:
     """Return the reward of every row of token ids, from one batch that is padded on the right."""
-    width = max(map(len, rows))
-    ids, mask = torch.full((len(rows), width), pad_id), torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
+    padded = pad_completions([(row, [], None) for row in rows], pad_id)
+    ids, mask = (padded[name].to(model.device) for name in ("input_ids", "attention_mask"))
     with autocast(precision, model.device):
-        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+        logits = model(input_ids=ids, attention_mask=mask).logits
     return logits[:, 0].float().tolist()  # type: ignore[no-any-return]
 
 

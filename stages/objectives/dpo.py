@@ -31,7 +31,7 @@ from stages.objectives.first_step import read_reference, score_in_batches
 from stages.store.dropped import Dropped
 from stages.store.records import Pair, PairLogProbs, stream
 from stages.store.text_units import count_shared_prefix
-from stages.store.workspace import StageDir, last_values, read_curves
+from stages.store.workspace import StageDir
 from stages.training.adapters import AnyModel, apply_adapter
 from stages.training.fit import SplitRows, pack_if_possible
 from stages.training.micro_batches import Batch, MicroBatches, select_row
@@ -256,9 +256,3 @@ def reward_margins(trainer: StoredReferenceTrainer, pairs: list[PairLogProbs]) -
     chosen = [trainer.reward(scored, p.chosen_logps) for p, (scored, _) in zip(pairs, scores, strict=True)]
     rejected = [trainer.reward(scored, p.rejected_logps) for p, (_, scored) in zip(pairs, scores, strict=True)]
     return [{"id": p.id, "margin": a - b} for p, a, b in zip(pairs, chosen, rejected, strict=True)]
-
-
-def read_last_figures(node: Path) -> dict[str, float]:
-    """Return the last values of TRL's training and validation metrics in the curves of a node."""
-    names = ("rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
-    return last_values(read_curves(node), *names, "eval_loss", *(f"eval_{name}" for name in names))

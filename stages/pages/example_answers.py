@@ -45,7 +45,7 @@ def side_by_side(inputs: Mapping[str, Path], results: Mapping[str, Any], count: 
         if not headings and (plain := [s for s in prompts if not s.shares]):
             headings[f"{len(plain)} prompts {what}"] = plain
         headings |= by_checks([s for s in prompts if s.shares], results)
-    return {heading: prompts[:count] for heading, prompts in headings.items() if prompts}
+    return {heading: prompts[:count] for heading, prompts in headings.items() if prompts[:count]}
 
 
 def side(prompt: Example, texts: Mapping[str, str], titles: Mapping[str, str]) -> ShownAnswer:

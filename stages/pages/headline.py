@@ -168,7 +168,8 @@ def next_steps(results: Results, evaluation: Manifest, seeds: list[int], why: Di
             words = "Pairs do not show if answers are better. Ask a judge, or people (eval/judged=human):"
             steps.append((words, f"{run} {JUDGE}"))
         if results["learnt"]["note"]:
-            words = "held-out pairs are too few to say. Add rows, or raise pairs.validation_fraction."
+            key = "pairs" if "pairs" in evaluation["inputs"] else "unpaired"
+            words = f"held-out rows are too few to say. Add rows, or raise {key}.validation_fraction."
             steps.append((f"{results['learnt']['pairs']} {words}", ""))
     doubt = why is not None and (not why.helped or bool(results["cautions"]))
     for i, finding in enumerate(why.out_of_range if why and doubt else []):

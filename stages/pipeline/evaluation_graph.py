@@ -83,7 +83,7 @@ def prompt_sets(cfg: Config, sets: Graph) -> dict[str, tuple[Answer, Graph]]:
         by_name["answer_outside"] = replace(cfg.answer, split=Split.test), {"data": sets["outside"]}
     if cfg.tested:
         by_name["answer"] = cfg.answer, {"data": sets["data"]}
-    held_out = next((name for name in ("pairs", "unpaired") if name in sets), None)
+    held_out = next((n for n in ("pairs", "unpaired") if n in sets and vars(cfg)[n].validation_fraction), None)
     if held_out and (cfg.own_prompts or not cfg.tested):
         by_name["answer_held_out"] = cfg.answer, {held_out: sets[held_out]}
     if "judged_prompts" in sets:

@@ -32,9 +32,9 @@ from stages.store import source_files
 from stages.store.node import Built, Graph, Node
 
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
-VERSIONS = {"base": 5, "source": 9, "data": 13, "select": 6, "sft": 16, "sample": 11, "pool": 1, "label": 12}
+VERSIONS = {"base": 5, "source": 10, "data": 13, "select": 6, "sft": 16, "sample": 11, "pool": 1, "label": 12}
 VERSIONS |= {"pairs": 9, "unpaired": 2, "reference": 10, "dpo": 12, "kto": 4, "grpo": 7, "reward": 2}
-VERSIONS |= {"answer": 13, "versus": 3, "benchmark": 3, "eval": 25, "report": 23}
+VERSIONS |= {"answer": 13, "versus": 4, "benchmark": 3, "eval": 26, "report": 24}
 
 # The stage to suggest after each stage, on the command line.
 NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sample": "label", "pool": "label"}

@@ -162,7 +162,7 @@ def untested_message(cfg: Config) -> str:
     if checked or any(vars(cfg.data.tasks)[group] for group in groups) or paired or cfg.eval.judged.is_requested:
         return ""
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report
-    return str(TEXTS["untested"].format(stage=stage, split=split))
+    return str(TEXTS["untested"].format(stage=stage, split=split, key="pairs" if cfg.by_pairs else "unpaired"))
 
 
 def validate_outside(cfg: Config) -> None:

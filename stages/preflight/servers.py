@@ -32,7 +32,7 @@ def refuse_secret(texts: Iterable[tuple[str, str]]) -> None:
     """Raise UserError for a setting with an API key, or with an address that holds a user, a password or a key. This
     must come before Hydra, which writes all settings into the folder of the run. `texts`: keys and values."""
     for key, value in texts:
-        named = ".extra." in key and bool(KEY_NAME.search(key.rpartition(".")[2]))
+        named = bool(re.search(r"\.(extra|options)\..*(?<!_env)$", key) and KEY_NAME.search(key.rpartition(".")[2]))
         words = [word.strip("'\" ") for word in value.split(",")] if key.endswith("api_key_env") else []  # of a sweep
         is_key = any(not NAME.fullmatch(word) for word in words if word not in ("", "null"))
         if named or is_key or KEY.search(value) or IN_ADDRESS.search(value):

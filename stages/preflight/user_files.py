@@ -29,10 +29,10 @@ def validate_user_files(cfg: Config) -> None:
     for label in cfg.labels:
         if label.judge.kind and label.judge.rubric:
             with errors, name_block(label.name):
-                validate_rubric(label.judge, Path(label.judge.rubric))
+                validate_rubric(label.judge, plugins.user_path(label.judge.rubric))
     if cfg.sft.template.path:
         with errors:
-            validate_chat_template(Path(cfg.sft.template.path))
+            validate_chat_template(plugins.user_path(cfg.sft.template.path))
     for key, source in sources.run_sources(cfg):
         if isinstance(source, Source) and source.task and plugins.user_path(source.task).is_file():
             with errors:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
@@ -57,12 +58,9 @@ class GenerateSampler(Sampler):
                 yield request, [next(completions) for _ in request.temperatures]
 
     def _batch(self, candidates: list[tuple[Request, int]]) -> Iterator[Completion]:
-        width = max(len(request.token_ids) for request, _ in candidates)
-        ids = torch.zeros(len(candidates), width, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for i, (request, _) in enumerate(candidates):
-            ids[i, width - len(request.token_ids) :] = torch.tensor(request.token_ids)
-            mask[i, width - len(request.token_ids) :] = 1
+        rows = [torch.tensor(request.token_ids) for request, _ in candidates]
+        ids = pad_sequence(rows, batch_first=True, padding_side="left")
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
         drawn = ForceDrawn(Draws.start(candidates, self.model.device), self.top_p)
         with allow_left_padding(self.model):
             self.model.generate(

@@ -5,12 +5,12 @@ padding. Tokens stay on the device between steps."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from stages.hardware import memory
@@ -22,6 +22,7 @@ from stages.samplers.drawing import Draws
 from stages.samplers.generate import GenerateSampler
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 from stages.samplers.slots import Row, Slots, round_up
+from stages.store.text_units import count_shared_prefix
 
 REFILL = 8  # new candidates enter when 1/REFILL of the places is free
 PREFILL_TOKENS = 8192  # tokens of prompts that are read in one batch, padding included
@@ -124,9 +125,7 @@ class HFSampler(Sampler):
             ids = torch.tensor([[token for tokens in remainders for token in tokens]])
             options: dict[str, Any] = {"position_ids": layout.positions, "layout": layout}
         else:
-            ids = torch.zeros(len(prompts), len(prompts[0]), dtype=torch.long)
-            for i, prompt in enumerate(prompts):
-                ids[i, : len(prompt)] = torch.tensor(prompt)
+            ids = pad_sequence([torch.tensor(prompt, dtype=torch.long) for prompt in prompts], batch_first=True)
             positions = torch.arange(ids.shape[1], device=self.device)[None]
             mask = attention_masks(self.model, positions, ids.shape[1])
             options = {"position_ids": positions, "attention_mask": mask}
@@ -201,8 +200,7 @@ def shared_beginnings(prompts: list[list[int]]) -> tuple[list[int], list[int], l
     continued, lengths = list[int](), list[int]()
     for place, index in enumerate(order):
         whole = continued[-1] if place else 0
-        token_pairs = zip(prompts[order[whole]], prompts[index], strict=False)
-        length = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], token_pairs)) if place else 0
+        length = count_shared_prefix(prompts[order[whole]], prompts[index]) if place else 0
         continued.append(whole if length >= SHORTEST_SHARED else place)
         lengths.append(length if length >= SHORTEST_SHARED else 0)
     return order, continued, lengths

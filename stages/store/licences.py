@@ -9,19 +9,16 @@ from stages.store.records import Example
 UNKNOWN = "not stated"
 
 
-class Licences:
+class Licences(Counter[str]):
     """A count of rows by licence. Generated rows have no licence, and are not counted."""
-
-    def __init__(self) -> None:
-        self.rows = Counter[str]()
 
     def count(self, example: Example) -> None:
         if not example.request:
-            self.rows[example.licence or UNKNOWN] += 1
+            self[example.licence or UNKNOWN] += 1
 
     def metrics(self) -> dict[str, Any]:
         """Return the number of rows by licence as the metric `licences`, or {} if no row states a licence."""
-        return {"licences": dict(self.rows.most_common())} if {*self.rows} - {UNKNOWN} else {}
+        return {"licences": dict(self.most_common())} if {*self} - {UNKNOWN} else {}
 
 
 def licences_message(metrics: Mapping[str, Any]) -> str:

@@ -56,7 +56,9 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         with errors:
             local = locate(source.path, key)
             if local is None:
-                return replace(source, revision=hub_revision(source.path, source.revision, kind, key))
+                if source.revision and COMMIT.fullmatch(source.revision):  # the hub need not be asked
+                    return source
+                return replace(source, revision=resolve_commit(source.path, source.revision, kind, key))
             if kind == "dataset":
                 data_files(local, key)
             digest_by_path[source.path] = digest_path(local, cache)
@@ -189,11 +191,6 @@ def read_template(path: Path, setting: str = "sft.template.path") -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{key}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from error
-
-
-def hub_revision(repo: str, revision: str | None, kind: Literal["model", "dataset"], key: str) -> str:
-    """Return the commit of a hub revision now; offline, the commit in the hub's cache on this machine."""
-    return revision if revision and COMMIT.fullmatch(revision) else resolve_commit(repo, revision, kind, key)
 
 
 def resolve_commit(repo: str, revision: str | None, kind: Literal["model", "dataset"], key: str) -> str:

@@ -124,41 +124,34 @@ def skip_first_step(longer_schedule: Any, warmup_steps: int) -> Any:
     return torch.optim.lr_scheduler.LambdaLR(longer_schedule.optimizer, factors)
 
 
-class EvalHistory:
-    """The evaluations of a training by step; the first is before the first step."""
-
-    def __init__(self, trainer: Trainer):
-        self.by_step: dict[int, dict[str, Any]] = {e["step"]: e for e in trainer.state.log_history if ROW_LOSSES in e}
-
-    @property
-    def losses(self) -> list[float]:
-        return [entry["eval_loss"] for entry in self.by_step.values()]
-
-    def row_losses(self, step: int) -> list[float]:
-        """Return the losses of a step's evaluation in the dataset's order."""
-        return list(self.by_step[step][ROW_LOSSES])
+def evaluations_by_step(trainer: Trainer) -> dict[int, dict[str, Any]]:
+    """Return the entries of a training's log with every held-out row's loss; the first is before the first step."""
+    return {entry["step"]: entry for entry in trainer.state.log_history if ROW_LOSSES in entry}
 
 
-def risen_loss_message(history: EvalHistory, cfg: Training) -> str:
+def risen_loss_message(trainer: Trainer, cfg: Training) -> str:
     """Return a warning if the held-out pairs' mean loss rose significantly since before the first step, else ''."""
-    if not history.by_step:
+    if not (evaluations := evaluations_by_step(trainer)):
         return ""
-    change = paired(history.row_losses(0), history.row_losses(max(history.by_step)))
+    change = paired(evaluations[0][ROW_LOSSES], evaluations[max(evaluations)][ROW_LOSSES])
     if not change.low > 0:
         return ""
-    rise = f"held-out loss {format_losses(history.losses)}: it rose during training by {change.per('pair')}"
+    losses = format_losses([evaluation["eval_loss"] for evaluation in evaluations.values()])
+    rise = f"held-out loss {losses}: it rose during training by {change.per('pair')}"
     return f"{rise}. {lower_rate_advice(cfg)}, or lower {cfg.block}.epochs."
 
 
-def read_best_losses(history: EvalHistory, step: int, cfg: Training, out: StageDir) -> list[float]:
+def read_best_losses(trainer: Trainer, step: int, cfg: Training, out: StageDir) -> list[float]:
     """Return the validation rows' losses at the published step, and compare them with those before the first step.
     Raise UserError if they rose by more than MOST_RISE and by more than noise. A smaller rise only warns: on rows
     sampled from the model itself, the start is hardly to be improved."""
-    before, after = history.row_losses(0), history.row_losses(step)
+    evaluations = evaluations_by_step(trainer)
+    before, after = list(evaluations[0][ROW_LOSSES]), list(evaluations[step][ROW_LOSSES])
     change, start_loss = paired(before, after), fmean(before)
     if change.mean <= 0:
         return after
-    message = f"validation loss {format_losses(history.losses)}: its lowest value, after step {step}, "
+    losses = format_losses([evaluation["eval_loss"] for evaluation in evaluations.values()])
+    message = f"validation loss {losses}: its lowest value, after step {step}, "
     message += f"is higher than before the first step, by {change.per('row')}"
     if change.mean > MOST_RISE * start_loss and change.low > 0:
         raise UserError(f"{message}. Training made it worse, and nothing is published. {lower_rate_advice(cfg)}.")

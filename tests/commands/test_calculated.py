@@ -47,7 +47,7 @@ def this_machine(monkeypatch: pytest.MonkeyPatch) -> Any:
         raise AssertionError("a plan for another machine asked the hub")
 
     monkeypatch.setattr(model_files, "hub_config", refuse)
-    monkeypatch.setattr(source_files, "hub_revision", refuse)
+    monkeypatch.setattr(source_files, "resolve_commit", refuse)
     yield
     machine.plan_for(None)
 

@@ -1,6 +1,7 @@
 """`stage=gate`: policies whose answers are the reference answers of generated prompts, with known faults."""
 
 import json
+import math
 import os
 import random
 import shutil
@@ -148,6 +149,13 @@ def test_seeds_of_other_units_cannot_be_compared() -> None:
     rows, differing = measured(0), [replace(m, unit=f"{m.unit} of another SFT") for m in measured(1)]
     assert code(rows, differing, old=[rows, differing]) is Code.other_prompts
     assert code(rows, [*rows[1:], differing[0]]) is Code.other_prompts
+
+
+def test_a_comparison_without_a_verdict_is_left_out_on_both_sides() -> None:
+    old = [Measure("wins", str(i), "judge", i % 2) for i in range(400)]
+    new = [replace(old[0], value=math.nan), *old[1:]]
+    [line] = compare([by_measure(old)], [by_measure(new)], MARGIN, CONFIDENCE)
+    assert (line.code, line.prompts, line.before) == (Code.passes, 399, line.after)
 
 
 def test_other_prompts_or_a_measure_less_cannot_be_compared() -> None:

@@ -369,7 +369,7 @@ def test_it_names_every_key_option_and_recipe() -> None:
 
 def test_a_key_has_its_words_its_defaults_and_its_comments_beside_it() -> None:
     assert "`best_worst`, `all`, `random`, `margin`" in line_of("pairs.strategy")
-    assert "`1e-05`; demo: `5e-05`" in line_of("dpo.learning_rate")
+    assert "`1e-05`; demo: `2.5e-05`" in line_of("dpo.learning_rate")
     assert "longer pairs are dropped" in line_of("dpo.max_length"), "behind a key in conf/"
     assert "the commit it stands for" in line_of("model.revision"), "in another option than the default one"
     assert "of twins in each suite" in line_of("eval.suites.pairs").lower(), "behind a field of the schema"

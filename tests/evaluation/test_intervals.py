@@ -82,6 +82,13 @@ def test_tasks_that_all_fail_or_pass_alike_are_so_many_draws_of_other_tasks() ->
         assert of_prompts.high - of_prompts.low < 0.03
 
 
+@pytest.mark.parametrize("prompts", [3, 28])
+def test_a_model_that_passes_all_prompts_of_one_that_passes_none_may_fail_others(prompts: int) -> None:
+    means = Means(np.array([[0.0, 1.0]] * prompts), [""] * prompts)
+    assert means.difference(1, 0).low == means.share(1).low < 0.95
+    assert means.difference(0, 1).high == -means.share(1).low
+
+
 def test_a_table_of_one_prompt_tells_nothing() -> None:
     difference = Means(np.array([[0.0, 1.0]]), ["a"]).difference(1, 0)
     assert (difference.mean, difference.low, difference.high) == (1, -1, 1)

@@ -11,6 +11,7 @@ from stages.commands.node_settings import lineage, lineage_settings
 from stages.pairs import turn_around
 from stages.pipeline.graph import requested_nodes
 from stages.pipeline.provenance import target_stage
+from stages.report import model_kind
 from stages.store.records import Candidate, Judgement, Message, Pair, load
 from stages.store.sealed_json import load_json
 from stages.store.store import Store
@@ -64,6 +65,7 @@ def test_a_coin_turns_about_half_of_the_same_pairs_around(drawn: Chain) -> None:
 def test_it_is_evaluated_beside_the_policy_and_is_no_target_of_stage_pairs(drawn: Chain) -> None:
     results = load_json(drawn.folder("eval", *POOL, COIN) / "results.json", dict)
     assert results["models"]["control_pairs"] == "Control pairs"
+    assert model_kind("control_pairs", drawn.manifest("control_pairs", *POOL, COIN)) == "control_pairs"
     assert {"policy-control_pairs", "control_pairs-sft"} <= {*results["differences"]}
     graph = nodes(drawn.root, *POOL, COIN)
     for stage in ("pairs", "reference", "dpo"):

@@ -110,9 +110,18 @@ def test_ones_own_prompts_are_all_asked_and_equal_answers_are_ties(chain: Chain,
     better = Counter(vars(j).get(str(j.preference)) for j in judgements.values())
     wins, ties = sum(better[a.candidate_id] for a, _ in pairs), better[None]
     assert row["win_rate"]["mean"] == pytest.approx((wins + ties / 2) / 40)
+    [warning] = [w for w in chain.manifest("eval", *typed)["warnings"] if "eval.judged.source" in w]
+    assert warning.startswith("40 prompts"), "they are those of the preference split"
     assert evaluation["gives_verdict"] == ["checks", "judged"]
     assert evaluation["verdict"].startswith("DPO ") and "The judge " in evaluation["verdict"]
     assert row["nulls"]["one constant answer"]["mean"] < 1
+
+
+def test_of_one_request_in_several_phrasings_none_is_compared(chain: Chain) -> None:
+    build(chain.root, "stage=versus", *PEOPLE)
+    compared = load(folder(chain.root, "versus_sft", *PEOPLE) / "prompts.parquet", Example)
+    groups = {e.group for e in stream(chain.folder("data") / "examples.parquet", Example)}
+    assert "rephrased" in groups - {e.group for e in compared}
 
 
 @pytest.mark.slow
@@ -176,6 +185,8 @@ def test_preferences_without_tasks_are_judged_on_the_prompts_of_held_out_pairs(c
     pairs = folder(chain.root, "pairs", *typed)
     prompts_asked = load(folder(chain.root, "versus_reference", *typed) / "prompts.parquet", Example)
     assert evaluation["judged"].keys() == {"sft", "reference"} and evaluation["primary"] is None
+    nothing = ["label=dataset", f"label.path={TOY}", *NO_TESTS, *PEOPLE, "pairs.validation_fraction=0"]
+    assert "eval.judged has no prompts" in refused("recipe=tiny", *nothing)
     assert evaluation["gives_verdict"] == ["learnt", "judged"]
     assert {e.reference for e in prompts_asked} <= {
         row["chosen"][0]["content"] for row in rows(pairs / "pairs.parquet")

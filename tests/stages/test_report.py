@@ -161,6 +161,7 @@ def test_what_dpo_improved_damaged_and_left_alike_is_shown(chain: Chain) -> None
             passed = tuple(prompt.shares[role] == 1 for role in ("sft", "policy"))
             assert passed == expected.get(heading.split(",")[0], (passed[0], passed[0]))
     assert headings == side_by_side(inputs, results, 2), "chosen by content"
+    assert side_by_side(inputs, results, 0) == {}, "no heading stands above nothing"
 
 
 def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path) -> None:

@@ -118,6 +118,12 @@ def brought(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Chai
     return chain, line
 
 
+def test_where_no_pair_is_held_out_the_tests_are_answered_alone(tmp_path: Path) -> None:
+    for fraction, own in ((0.1, True), (0, False)):
+        graph = nodes(tmp_path, *PREFERENCES, f"pairs.validation_fraction={fraction}")
+        assert "answer_policy" in graph and ("answer_held_out_policy" in graph) is own
+
+
 def test_preferences_of_ones_own_are_told_by_held_out_pairs(
     brought: tuple[Chain, tuple[str, ...]], tmp_path: Path
 ) -> None:

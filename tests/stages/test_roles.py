@@ -54,6 +54,7 @@ def test_five_models_are_evaluated_and_differences_taken_between_named_pairs(
     assert set(results["kl"]) == {"control", "grpo", "policy"}
     assert results["kl"]["control"]["per_token"] != results["kl"]["policy"]["per_token"]
     assert {"sft", "control", "policy", "policy-sft", "policy-control"} <= set(results["references"])
+    assert "policy" in results["learnt"]["ratio"] and "grpo" not in results["learnt"]["ratio"], "it trains on them"
     metrics = json.loads((folder / "manifest.json").read_text())["metrics"]
     assert list(metrics["pass_rate"]) == [*results["models"]]
 

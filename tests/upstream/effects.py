@@ -83,7 +83,7 @@ from stages.training.batches import EpochSchedule
 from stages.training.micro_batches import MicroBatches, StepRows
 from stages.training.saving import Checkpoints, newest_complete
 from stages.training.token_rows import IGNORED
-from stages.training.trainer import ROW_LOSSES, EvalHistory, PlumblineTrainer
+from stages.training.trainer import ROW_LOSSES, PlumblineTrainer, evaluations_by_step
 from tests.helpers import composed, composed_by_hydra
 from tests.samplers.test_samplers import SHAPE
 from tests.upstream.parts import LN_2, Parts, gradients, largest_difference, loss_of
@@ -439,7 +439,7 @@ def a_short_training_begins_above_0(parts: Parts) -> None:
 def every_rows_loss_is_in_the_log(parts: Parts) -> None:
     trainer = parts.build_trainer()
     metrics = trainer.evaluate()
-    (logged,) = EvalHistory(trainer).by_step.values()
+    (logged,) = evaluations_by_step(trainer).values()
     assert len(logged[ROW_LOSSES]) == len(trainer.eval_dataset)
     assert abs(sum(logged[ROW_LOSSES]) / len(logged[ROW_LOSSES]) - metrics["eval_loss"]) < 1e-5
 

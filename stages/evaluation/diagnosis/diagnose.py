@@ -115,7 +115,8 @@ def steps(run: Evidence) -> Finding:
 def trained_pairs(run: Evidence) -> Finding:
     advice = run.more_prompts
     if run.drawn:
-        advice += ", more sample.candidates_per_prompt, pairs=random with pairs.max_per_prompt=2"
+        other = "pairs=random with " * (run.pairs[0].strategy == Strategy.best_worst)
+        advice += f", more sample.candidates_per_prompt, {other}pairs.max_per_prompt=2"
     elif run.pairs[0].strategy != Strategy.all:
         advice += "; pairs=all with pairs.max_per_prompt=4"
     return Finding.of("trained_pairs", run.trained_pairs, advice=advice)

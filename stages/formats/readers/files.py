@@ -25,7 +25,7 @@ from stages.formats.readers.json_array import array_rows
 from stages.formats.readers.json_lines import BLANK, MEGABYTE, BoundedLines, decode_text, line_rows
 from stages.formats.readers.json_object import object_rows
 from stages.formats.readers.row import Row
-from stages.formats.readers.tabular import arrow_rows, csv_rows, parquet_rows, with_class_names
+from stages.formats.readers.tabular import arrow_rows, csv_rows, decode_bytes, parquet_rows, with_class_names
 from stages.formats.threads import thread_rows
 from stages.store.source_files import data_files, locate
 
@@ -112,7 +112,7 @@ def hub_rows(name: str, dataset: Any, watch: Watch) -> Iterator[Row]:
     classes = {name: feature.names for name, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
     watch(lambda: number)
     for number, value in enumerate(dataset, 1):
-        yield Row(name, number, with_class_names(value, classes))
+        yield Row(name, number, with_class_names(decode_bytes(value), classes))
 
 
 def rows_of(

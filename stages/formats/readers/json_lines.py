@@ -100,7 +100,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def refuse_constant(name: str) -> None:
-    raise BadRow("", f"broken JSON: {name} is not a number. Replace it by null: sed 's/: *{name}\\b/: null/g'")
+    raise BadRow("", f"broken JSON: {name} is not a number. Write null: sed -E 's/([:,[] *){name}\\b/\\1null/g'")
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=refuse_constant)

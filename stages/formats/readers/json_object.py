@@ -10,7 +10,15 @@ from typing import Any, BinaryIO
 from stages.config.errors import UserError
 from stages.config.installation import read_beside
 from stages.formats.readers.json_array import start_of_next
-from stages.formats.readers.json_lines import BLANK, COMMENT, DECODER, json_message, line_rows, parse_value
+from stages.formats.readers.json_lines import (
+    BLANK,
+    COMMENT,
+    DECODER,
+    decode_text,
+    json_message,
+    line_rows,
+    parse_value,
+)
 from stages.formats.readers.row import BadRow, Row, validate_columns
 from stages.formats.turns import ROLE_KEYS
 
@@ -28,13 +36,19 @@ def object_rows(file: Path, stream: BinaryIO) -> Iterator[Row]:
         yield from line_rows(file, chain(read, more, stream))
         return
     content = b"".join(chain(read, more, stream))
-    values = json_values(file, content)
+    try:
+        values = json_values(file, content)
+    except (json.JSONDecodeError, UnicodeDecodeError, BadRow) as error:
+        rows = [*line_rows(file, io.BytesIO(content))]
+        if pretty and all(row.error for row in rows):  # the fault is in an object over several lines
+            decode_text(file, content)  # raises the error for other encodings
+            raise UserError(f"{file}: {error}. Correct the object.") from error
+        yield from rows
+        return
     if len(values) == 1:
         yield from single_object_rows(file, values[0][1], pretty)
-    elif values:
-        yield from (Row(str(file), line, value) for line, value in values)
     else:
-        yield from line_rows(file, io.BytesIO(content))
+        yield from (Row(str(file), line, value) for line, value in values)
 
 
 def read_through_next(stream: BinaryIO) -> Iterator[bytes]:
@@ -46,8 +60,8 @@ def read_through_next(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def json_values(file: Path, content: bytes) -> list[tuple[int, Any]]:
-    """Return the JSON values that follow each other in a file, with their lines; [] if there is anything else.
-    Raise UserError for a comment between or inside the values."""
+    """Return the JSON values that follow each other in a file, with their lines. Raise an error for anything
+    else: UserError for a comment between or inside the values."""
     values, start, position, line = list[tuple[int, Any]](), 0, 0, 1
     try:
         text = content.decode("utf-8-sig")
@@ -60,9 +74,7 @@ def json_values(file: Path, content: bytes) -> list[tuple[int, Any]]:
         if COMMENT.match(error.doc, error.pos):
             line = error.doc.count("\n", 0, error.pos) + 1
             raise UserError(f"{file}: line {line}: {json_message(error)}.") from error
-        return []
-    except (UnicodeDecodeError, BadRow):
-        return []
+        raise
     return values
 
 
@@ -85,6 +97,7 @@ def table_rows(file: Path, value: dict[str, Any]) -> Sequence[dict[str, Any] | B
     `columns` or `index`), lists as columns, rows by their ids, or rows under one of `ROW_KEYS`."""
     columns, data = value.get("columns"), value.get("data")
     if isinstance(columns, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
+        columns = [str(name.get("name") if isinstance(name, dict) else name) for name in columns]  # Trino's have types
         validate_columns(str(file), columns)
         filled = {i: dict(zip(columns, row, strict=True)) for i, row in enumerate(data) if len(row) == len(columns)}
         fault = f"fields, but `columns` has {len(columns)}"

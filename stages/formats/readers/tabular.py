@@ -120,9 +120,18 @@ def with_class_names(row: dict[str, Any], classes: dict[str, list[str]]) -> dict
 
 
 def decode_bytes(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with bytes decoded to text if they are UTF-8."""
+    """Return a row with bytes decoded to text if they are UTF-8, and without null fields inside its columns."""
     for column, value in row.items():
         if isinstance(value, bytes):
             with suppress(UnicodeDecodeError):
                 row[column] = value.decode()
+        elif isinstance(value, list | dict):
+            row[column] = without_nulls(value)
     return row
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a value without null fields: Arrow gives every struct the fields that any other row's struct has."""
+    if isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    return {k: without_nulls(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value

@@ -5,12 +5,11 @@ import os
 import re
 import secrets
 import socket
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from stages.store.safe_files import NotRegular, open_regular
+from stages.store.safe_files import NotRegular, draft_of, open_regular
 from stages.store.sealed_json import move_aside, sync
 
 TOKEN_BYTES = 24  # random bytes of a token, written as 32 characters
@@ -58,11 +57,10 @@ def load_token(folder: Path) -> str:
 def make_token(path: Path) -> str:
     """Write a new token durably into a file that only this user can read, and return it."""
     token = secrets.token_urlsafe(TOKEN_BYTES)
-    descriptor, draft = tempfile.mkstemp(prefix=".token-", suffix=".draft", dir=path.parent)  # creates mode 0600
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+    private = lambda name, flags: os.open(name, flags, 0o600)
+    with draft_of(path) as draft, open(draft, "x", encoding="utf-8", opener=private) as file:
         file.write(token)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(draft, path)
     sync(path.parent)
     return token
