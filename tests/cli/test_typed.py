@@ -191,6 +191,16 @@ def test_what_a_recipe_asks_of_checks_is_not_asked_of_other_scores(recipe: str) 
     assert settings(*typed, "label=judge", "pairs.min_score=0.5").pairs.min_score == 0.5
 
 
+def test_a_recipe_of_another_labeler_keeps_nothing_that_suits_checks(own_recipes: Callable[[str, str], None]) -> None:
+    own_recipes(name := f"judged_{os.getpid()}", "defaults: [demo, {override /label: judge}]\n")
+    cfg = settings(f"recipe={name}", "label.judge.endpoints=[{base_url: 'http://h/v1', model: m}]")
+    assert (cfg.pairs.min_score, cfg.dpo.first_difference) == (0.0, False)
+
+
+def test_dpo_beside_another_objective_is_the_recipes_own() -> None:
+    assert settings("align=grpo", "arms=[dpo]").dpo == settings().dpo
+
+
 def test_rows_of_others_may_be_as_long_as_by_default() -> None:
     source = "data.sources=[{path: x.jsonl}]"
     assert (settings().sft.max_length, settings(source).sft.max_length) == (768, 1024)

@@ -215,13 +215,15 @@ def test_a_sweep_has_no_exit_code_of_a_gate(chain: Chain) -> None:
 
 
 def test_a_run_is_compared_with_itself_and_an_error_has_the_code_of_no_comparison(
-    chain: Chain, tmp_path: Path
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fingerprint = chain.manifest("eval")["fingerprint"]
     policy = chain.manifest("dpo")["fingerprint"]
     report = chain.manifest("report")["fingerprint"]
     named = [gate.earlier_evaluations(Store(chain.root), each) for each in (fingerprint, policy, report)]
     assert named == [[chain.folder("eval")]] * 3
+    monkeypatch.setenv("HOME", str(chain.root.parent))
+    assert gate.earlier_evaluations(Store(chain.root), f"~/{chain.root.name}")
     imports = os.environ | {"PYTHONPROFILEIMPORTTIME": "1"}
     ran = command("stage=gate", "recipe=tiny", f"outputs={chain.root}", f"gate.against={fingerprint}", env=imports)
     assert ran.returncode == Code.cannot_tell, ran.stderr

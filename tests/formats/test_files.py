@@ -112,6 +112,8 @@ def test_a_packed_file_that_is_cut_off_is_told(packed: str, tmp_path: Path) -> N
             r"jq -c '{Definition} \+ \.Instances\[\]'",
         ),
         ("rows.json", json.dumps({"1": ROWS[0]}, indent=1), r"one JSON object .* jq -c '\.\[\]'"),
+        ("rows.json", '{\n "data": [\n  {\n   "a": 1,\n  }\n ]\n}', r"line [45] column .*Correct the object"),
+        ("rows.json", '{\n "data": [\n  {"a": NaN}\n ]\n}', r"NaN is not a number\. Write null: sed .*Correct"),
         ("rows.csv", b"PK\x03\x04 a workbook", "is a zip archive or an Excel workbook"),
         ("rows.db", b"SQLite format 3\0", r"sqlite3 -header -csv rows.db 'select \* from TABLE' > rows.csv"),
         ("rows.pkl", b"\x80\x04K", "a pickle, which may run code"),
@@ -289,3 +291,19 @@ def test_every_file_of_a_folder_is_read_however_its_name_ends(tmp_path: Path) ->
 def test_an_object_may_go_on_behind_its_first_field(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text('{"prompt": "q",\n "completion": "a"}\n{"prompt": "r",\n "completion": "b"}\n')
     assert summarize(read(tmp_path / "rows.json")) == [(["q"], ["a"], None), (["r"], ["b"], None)]
+
+
+def test_columns_of_a_split_table_may_be_numbers_or_have_types(tmp_path: Path) -> None:
+    for names, read_as in (([0, 1], {"0", "1"}), ([{"name": "a", "type": "text"}, {"name": "b"}], {"a", "b"})):
+        (tmp_path / "rows.json").write_text(json.dumps({"columns": names, "data": [["c", "d"]]}, indent=1))
+        [row] = rows_of(tmp_path / "rows.json")
+        assert isinstance(row.value, dict) and {*row.value} == read_as
+
+
+def test_the_command_that_replaces_what_is_no_number_does_so_in_lists_too(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"a": NaN, "b": [NaN,1, NaN]}\n')
+    [row] = rows_of(file)
+    command = str(row.error).split("Write null: ")[1]
+    mended = subprocess.run(f"{command} {file}", shell=True, check=True, capture_output=True, text=True).stdout
+    assert json.loads(mended) == {"a": None, "b": [None, 1, None]}

@@ -1,8 +1,11 @@
 """Each format is detected from the columns of its rows."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from stages.config.errors import UserError
@@ -268,3 +271,23 @@ def test_a_call_whose_arguments_are_no_json_is_told() -> None:
     assert '"arguments": {}' in parse_turn({"role": "assistant", "tool_calls": [blank]}, "messages")["content"]
     with pytest.raises(BadRow, match="must be one JSON value"):
         parse_turn({"role": "assistant", "tool_calls": [two]}, "messages")
+
+
+def called(arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+
+
+def test_a_tables_tool_calls_have_the_arguments_that_were_written(tmp_path: Path) -> None:
+    """Arrow gives each call the arguments of all others, as null."""
+    rows = [{"messages": called(arguments)} for arguments in ({"city": "Paris"}, {"x": 1, "y": [{"z": 2}]})]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    by_table, by_lines = (summarize(read(file)) for file in (tmp_path / "rows.parquet", lines(tmp_path, rows)))
+    assert by_table == by_lines and len(by_table) == 2
+
+
+def test_a_date_among_a_calls_arguments_is_a_bad_row(tmp_path: Path) -> None:
+    rows = [{"messages": called({"day": day})} for day in (datetime(2024, 5, 1), None)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    [bad] = read(tmp_path / "rows.parquet").bad_rows
+    assert "datetime is not JSON serializable. Write it as text" in str(bad.error)

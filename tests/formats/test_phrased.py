@@ -210,3 +210,11 @@ def test_what_an_annotator_rejected_is_no_label(tmp_path: Path) -> None:
     file = lines(tmp_path, [{"text": "t", "label": "POSITIVE", "answer": word} for word in ("accept", "reject")])
     with pytest.raises(UserError, match=r"line 2: .*'answer' is 'reject'"):
         read(file, task="sentiment")
+
+
+def test_as_many_labels_as_options(tmp_path: Path) -> None:
+    options = {"text": ["x", "y"], "label": ["A", "B"]}
+    rows = [{"question": f"q {i}?", "choices": options, "answerKey": "B"} for i in range(4)]
+    rows[3]["choices"] = options | {"label": ["A", "B", "C"]}
+    [bad] = read(lines(tmp_path, rows), task="multiple_choice").bad_rows
+    assert "3 labels for 2 texts" in str(bad.error)

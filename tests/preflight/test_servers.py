@@ -45,6 +45,12 @@ def test_a_key_in_a_setting_is_refused_by_the_settings_name(
     assert line.startswith(f"{key} holds a") and "sample.endpoint.api_key_env=NAME" in line and SECRET not in line
 
 
+@pytest.mark.parametrize("typed", ["label.own={{file: own.py, name: A, options: {}}}", "label.own.options={}"])
+def test_a_key_among_the_options_of_ones_own_labeler_is_refused(typed: str) -> None:
+    line = refused(*TINY, typed.format(f"{{api_key: {SECRET}}}"))
+    assert line.startswith("label.own.options.api_key holds a key") and SECRET not in line
+
+
 def test_what_is_no_key_is_taken() -> None:
     extra = (
         "max_tokens=null max_completion_tokens=64 stop_token_ids=[1] skip_special_tokens=false prompt_cache_key=run-1 "
