@@ -52,6 +52,7 @@ def validate_words(cfg: Config) -> None:
         ("tracker.name", [cfg.tracker.name], [*plugins.plugin_words("tracking", "Run"), "none"]),
         ("sft.template.kind", [cfg.sft.template.kind], [*plugins.template_names(), "auto", "own", "file"]),
         ("data.tasks.families", families, plugins.family_names()),
+        ("plan.tokens", [*cfg.plan.tokens], [*Target]),
     )
     check_all(partial(require_known, *each) for each in chosen_words)
 

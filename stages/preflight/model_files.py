@@ -103,7 +103,7 @@ def model_config(cfg: Model, published: Path | None = None) -> dict[str, Any] | 
         return cfg.random_init.shape
     if cfg.config and cfg.config.get("_name_or_path", cfg.path) == cfg.path:  # else a group's, for its own path
         return cfg.config
-    if (local := locate(str(cfg.path), "model.path")) is None:
+    if (local := locate(str(cfg.path), cfg.key)) is None:
         return hub_config(str(cfg.path), cfg.revision)
     return model_shape.read_config(local) if local.is_dir() else None
 
