@@ -15,7 +15,7 @@ from stages.pipeline.graph import requested_nodes
 from stages.store.records import Candidate, Example, Judgement, load, stream
 from stages.versus import side
 from tests.endpoints.servers import Model, running
-from tests.helpers import Chain, build, nodes, refused, settings
+from tests.helpers import Chain, build, build_node, nodes, refused, settings
 from tests.labelers.asking import somebody
 from tests.labelers.judging import is_probe, judging, shown_texts
 
@@ -118,7 +118,7 @@ def test_ones_own_prompts_are_all_asked_and_equal_answers_are_ties(chain: Chain,
 
 
 def test_of_one_request_in_several_phrasings_none_is_compared(chain: Chain) -> None:
-    build(chain.root, "stage=versus", *PEOPLE)
+    build_node(chain.root, "versus_sft", *PEOPLE)
     compared = load(folder(chain.root, "versus_sft", *PEOPLE) / "prompts.parquet", Example)
     groups = {e.group for e in stream(chain.folder("data") / "examples.parquet", Example)}
     assert "rephrased" in groups - {e.group for e in compared}
