@@ -137,10 +137,12 @@ def test_the_chart_has_kinds_in_words_from_most_gained_to_most_lost_on_one_scale
     assert charts.conclusion(results({}, kinds={"seen": kinds})).startswith("Of 3 kinds of seen tasks: ")
 
 
-def steps(of: dict[str, Any], helped: bool | None = None, seeds: tuple[int, ...] = (1,)) -> list[tuple[str, str]]:
+def steps(
+    of: dict[str, Any], helped: bool | None = None, seeds: tuple[int, ...] = (1,), trained_on: str = "pairs"
+) -> list[tuple[str, str]]:
     why = None if helped is None else Diagnosis(helped, "", [], [], [])
-    evaluation = {"command": "python run.py stage=eval recipe=instructions seed=1 dpo.beta=0.2"}
-    return next_steps(of, evaluation, list(seeds), why)
+    run = "python run.py stage=eval recipe=instructions seed=1 dpo.beta=0.2"
+    return next_steps(of, {"command": run, "inputs": {trained_on: {}}}, list(seeds), why)
 
 
 def test_what_to_do_next_is_a_command_of_this_run() -> None:
@@ -156,7 +158,8 @@ def test_what_to_do_next_is_a_command_of_this_run() -> None:
     assert (
         command.startswith(f"{run} eval/judged=judge 'eval.judged.judge.endpoints=[") and "eval/judged=human" in judge
     )
-    assert rows.startswith("26 held-out pairs are too")
+    assert rows == "26 held-out rows are too few to say. Add rows, or raise pairs.validation_fraction."
+    assert steps(learnt, helped=False, trained_on="unpaired")[1][0].endswith(" raise unpaired.validation_fraction.")
     causes = results({"seen tasks": group(HELPED)}, cautions="; but it loops")
     assert [command for _, command in steps(causes, helped=True)] == [f"{run} 'seeds=[2,3]'"]
     waiting = results({}, judged={"sft": {"waiting": 31}}, gives_verdict=["checks", "judged"])
