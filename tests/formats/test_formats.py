@@ -290,4 +290,4 @@ def test_a_date_among_a_calls_arguments_is_a_bad_row(tmp_path: Path) -> None:
     rows = [{"messages": called({"day": day})} for day in (datetime(2024, 5, 1), None)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     [bad] = read(tmp_path / "rows.parquet").bad_rows
-    assert "datetime is not JSON serializable. Write it as text" in str(bad.error)
+    assert "datetime is not JSON" in str(bad.error)
