@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from stages.config.blocks.evaluation import Eval
+from stages.config.blocks.training import GRPO
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
 from stages.evaluation import benchmarks, judged, learnt, likelihood, measures, outcomes, retention, rounds
@@ -21,7 +22,6 @@ from stages.evaluation.outcomes import Answers, Outcome, Table, tabulate
 from stages.evaluation.suite_results import read_suites
 from stages.models.loading import resolve_device
 from stages.store import safe_files
-from stages.store.manifest import manifest_of
 from stages.store.records import Candidate, Example, Pair, Records, save
 from stages.store.single_completions import UnpairedPreference
 from stages.store.workspace import StageDir
@@ -42,7 +42,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     by_set, left_out = read_shared_answers(cfg, inputs, out)
     prompts = {name: prompts_in(name, inputs, answers["policy"]) for name, answers in by_set.items()}
     checked, unchecked = with_checks(cfg, inputs, prompts, by_set, out), without_checks(prompts, by_set)
-    labelled = not inputs.keys().isdisjoint(("pairs", "unpaired")) and manifest_of(inputs["policy"])["stage"] != "grpo"
+    labelled = not inputs.keys().isdisjoint(("pairs", "unpaired")) and titles["policy"] != GRPO.objective.title
     pairs, favoured = learnt.learnt_results(cfg, inputs, outcomes.before(titles), out) if labelled else ({}, [])
     comparisons, wins = judged.judged_results(cfg, inputs)
     in_data = trained_on(inputs) | {*Records(inputs["data"] / "examples.parquet", Example).column("id")}
