@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from stages.config.blocks.evaluation import Eval
-from stages.config.blocks.training import GRPO
 from stages.config.errors import UserError
 from stages.curation.answer_rules import is_repetitive
 from stages.evaluation import benchmarks, judged, learnt, likelihood, measures, outcomes, retention, rounds
@@ -42,11 +41,11 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     by_set, left_out = read_shared_answers(cfg, inputs, out)
     prompts = {name: prompts_in(name, inputs, answers["policy"]) for name, answers in by_set.items()}
     checked, unchecked = with_checks(cfg, inputs, prompts, by_set, out), without_checks(prompts, by_set)
-    labelled = not inputs.keys().isdisjoint(("pairs", "unpaired")) and titles["policy"] != GRPO.objective.title
+    labelled = not inputs.keys().isdisjoint(("pairs", "unpaired"))
     pairs, favoured = learnt.learnt_results(cfg, inputs, outcomes.before(titles), out) if labelled else ({}, [])
     comparisons, wins = judged.judged_results(cfg, inputs)
-    in_data = trained_on(inputs) | {*Records(inputs["data"] / "examples.parquet", Example).column("id")}
-    if count := sum(e.id in in_data for e in prompts.get("answer_judged", [])):
+    own = {e.id for e in prompts.get("answer_judged", [])}
+    if count := len(own & in_run(inputs)) if own else 0:
         out.warn(f"{count} prompts of eval.judged.source are also in the data or the pairs, and count.")
     parts = parts_of_verdict(checked, pairs, comparisons, own="answer_held_out_policy" in inputs)
     if not parts:
@@ -156,6 +155,11 @@ def trained_on(inputs: dict[str, Path]) -> set[str]:
     return {prompt_id for file, kind in present for prompt_id in Records(file, kind).column("prompt_id")}
 
 
+def in_run(inputs: dict[str, Path]) -> set[str]:
+    """Return the prompt ids of the data, in any split, and of the preferences."""
+    return trained_on(inputs) | {*Records(inputs["data"] / "examples.parquet", Example).column("id")}
+
+
 def with_checks(
     cfg: Eval, inputs: dict[str, Path], prompts: dict[str, list[Example]], by_set: dict[str, Answers], out: StageDir
 ) -> Checked:
@@ -166,7 +170,7 @@ def with_checks(
     seen = trained_on(inputs)
     everything = tabulate(unseen(data, seen, out), by_set.get("answer", no_answers))
     if outside:
-        seen |= {*Records(inputs["data"] / "examples.parquet", Example).column("id")}
+        seen = in_run(inputs)
     answers = by_set.get("answer_outside", no_answers)
     return Checked(everything, tabulate(unseen(outside, seen, out), answers).by("task"))
 

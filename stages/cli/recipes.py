@@ -79,8 +79,8 @@ def recipes_under(line: list[str]) -> Recipes:
         arms = typed.get("arms", str(OmegaConf.select(recipe, "arms")))
         one_round = "rounds" in recipe and (align != "dpo" or typed.get("dpo.adapter") == "continued")
         unsuited = [*CHECKED] if unchecked else ["dpo.first_difference"] if "dpo.loss_type" in typed else []
-        in_rounds = "rounds" in recipe or OmegaConf.select(recipe, "dpo.evaluations") == 0
-        unsuited += ROUNDS if one_round or (in_rounds and (toy or unchecked or other_prompts)) else ()
+        short = "rounds" in recipe or OmegaConf.select(recipe, "dpo.evaluations") == 0
+        unsuited += ROUNDS if one_round or (short and (toy or unchecked or other_prompts)) else ()
         unsuited += () if "dpo" in align + arms else ("control", "control_pairs")
         if "data.sources" in typed and OmegaConf.select(recipe, LENGTH, default=math.inf) < default_value(LENGTH):
             unsuited.append(LENGTH)

@@ -213,6 +213,16 @@ class Config:
         return self.by_pairs or choices.Align.kto in self.objectives
 
     @property
+    def label_block(self) -> str:
+        """The block that labelled candidates become training data by: `pairs`, or without pairs `unpaired`."""
+        return "pairs" if self.by_pairs else "unpaired"
+
+    @property
+    def holds_out(self) -> bool:
+        """True if some labelled candidates are held out of training, so that what was learnt can be measured."""
+        return self.by_labels and vars(self)[self.label_block].validation_fraction > 0
+
+    @property
     def right_from(self) -> float:
         """The score from which a candidate is right: of a chosen one, or without pairs of a desirable one."""
         return self.pairs.min_score if self.by_pairs else self.unpaired.threshold

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.config.blocks.evaluation import Eval
+from stages.config.blocks.training import GRPO
 from stages.evaluation.diagnosis.effects import FAR_KL
 from stages.evaluation.intervals import Interval, Means
 from stages.evaluation.measures import FAVOURED, Measure
@@ -38,13 +39,14 @@ def learnt_results(
     are one draw. Only models with SFT's template are scored, so the result is empty without SFT. Without pairs, the
     rows are single completions, of which the desirable ones are compared with the undesirable ones. Also return what
     was measured of the policy, by its log-ratio."""
-    if before != "sft" or not (pairs := read_held_out(inputs, out)):
+    # GRPO trains on all prompts, those of held-out pairs too.
+    roles = [role for role, title in cfg.models.items() if role != "base" and title != GRPO.objective.title]
+    if before != "sft" or "policy" not in roles or not (pairs := read_held_out(inputs, out)):
         return {}, []
     labels = np.array([pair.label for pair, _ in pairs if isinstance(pair, MismatchedPair)])
     if len(labels) and labels.all() == labels.any():
         return {}, []
-    # GRPO trains on all prompts, those of held-out pairs too.
-    roles, main = [r for r in cfg.models if r not in ("base", "grpo")], main_difference(cfg.models)
+    main = main_difference(cfg.models)
     prompts = [pair.prompt_id for pair, _ in pairs]
     sums = {role: log_probs(cfg, role, inputs[role] / "model", [ids for _, ids in pairs]) for role in roles}
     masked = np.array([[(m or []).count(False) for m in (p.chosen_mask, p.rejected_mask)] for _, p in pairs])

@@ -158,12 +158,11 @@ def untested_message(cfg: Config) -> str:
     groups = {name for name, group_split in SPLIT_OF_GROUP.items() if group_split == split}
     groups -= {"rephrased", "open_plain", "open_lengths"}
     checked = [s for s in cfg.data.sources if s.check and s.shares.get(split)]
-    held_out = cfg.pairs if cfg.by_pairs else cfg.unpaired
-    paired = cfg.by_labels and held_out.validation_fraction > 0
-    if checked or any(vars(cfg.data.tasks)[group] for group in groups) or paired or cfg.eval.judged.is_requested:
+    generated = any(vars(cfg.data.tasks)[group] for group in groups)
+    if checked or generated or cfg.holds_out or cfg.eval.judged.is_requested:
         return ""
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report
-    return str(TEXTS["untested"].format(stage=stage, split=split, key="pairs" if cfg.by_pairs else "unpaired"))
+    return str(TEXTS["untested"].format(stage=stage, split=split, key=cfg.label_block))
 
 
 def validate_outside(cfg: Config) -> None:

@@ -80,6 +80,5 @@ def validate_judged(cfg: Config) -> None:
     for i, source in enumerate(judged.source):
         if source.splits or source.check:
             raise UserError(f"eval.judged.source[{i}]: judges read every row. Leave splits and check out.")
-    held_out = cfg.by_labels and (cfg.pairs if cfg.by_pairs else cfg.unpaired).validation_fraction
-    if not (judged.source or cfg.tested or held_out):
+    if not (judged.source or cfg.tested or cfg.holds_out):
         raise UserError("eval.judged has no prompts. Name a file of them: 'eval.judged.source=[{path: FILE}]'.")

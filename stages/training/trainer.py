@@ -129,6 +129,10 @@ def evaluations_by_step(trainer: Trainer) -> dict[int, dict[str, Any]]:
     return {entry["step"]: entry for entry in trainer.state.log_history if ROW_LOSSES in entry}
 
 
+def loss_curve(evaluations: dict[int, dict[str, Any]]) -> str:
+    return format_losses([evaluation["eval_loss"] for evaluation in evaluations.values()])
+
+
 def risen_loss_message(trainer: Trainer, cfg: Training) -> str:
     """Return a warning if the held-out pairs' mean loss rose significantly since before the first step, else ''."""
     if not (evaluations := evaluations_by_step(trainer)):
@@ -136,8 +140,7 @@ def risen_loss_message(trainer: Trainer, cfg: Training) -> str:
     change = paired(evaluations[0][ROW_LOSSES], evaluations[max(evaluations)][ROW_LOSSES])
     if not change.low > 0:
         return ""
-    losses = format_losses([evaluation["eval_loss"] for evaluation in evaluations.values()])
-    rise = f"held-out loss {losses}: it rose during training by {change.per('pair')}"
+    rise = f"held-out loss {loss_curve(evaluations)}: it rose during training by {change.per('pair')}"
     return f"{rise}. {lower_rate_advice(cfg)}, or lower {cfg.block}.epochs."
 
 
@@ -150,8 +153,7 @@ def read_best_losses(trainer: Trainer, step: int, cfg: Training, out: StageDir) 
     change, start_loss = paired(before, after), fmean(before)
     if change.mean <= 0:
         return after
-    losses = format_losses([evaluation["eval_loss"] for evaluation in evaluations.values()])
-    message = f"validation loss {losses}: its lowest value, after step {step}, "
+    message = f"validation loss {loss_curve(evaluations)}: its lowest value, after step {step}, "
     message += f"is higher than before the first step, by {change.per('row')}"
     if change.mean > MOST_RISE * start_loss and change.low > 0:
         raise UserError(f"{message}. Training made it worse, and nothing is published. {lower_rate_advice(cfg)}.")
