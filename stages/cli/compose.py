@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -49,8 +49,9 @@ def normalise(argv: list[str]) -> list[str]:
     arguments = [a for a in argv if a not in options]
     for argument in arguments:
         key, _, value = argument.partition("=")
-        inside = servers.texts_in(parsed(argument), key) if re.search(r"\{|\.extra|\.options", argument) else ()
-        servers.refuse_secret([*inside, (key.partition(".extra.")[0], value)])
+        inside = parsed(argument) if re.search(r"\{|\.extra|\.options", argument) else ()
+        texts = [text for each in inside for text in servers.texts_in(each, key)]
+        servers.refuse_secret([*texts, (key.partition(".extra.")[0], value)])
         spelling.validate_argument(argument)
     line = [f"++{a}" if FREE.match(a) else a for a in arguments]
     typed = {key: value for key, value in recipes.typed_values(argv).items() if value != "null"}
@@ -65,10 +66,15 @@ def normalise(argv: list[str]) -> list[str]:
     return [*options, *line[:place], *added, *line[place:]]  # overrides stand together, before or behind an option
 
 
-def parsed(argument: str) -> Any:
-    """Return the value of an argument as Hydra reads it, or None if it cannot: Hydra will refuse it."""
+def parsed(argument: str) -> Iterator[Any]:
+    """Yield the values of an argument, which are several in a sweep. Hydra will refuse one that it cannot read."""
     with suppress(HydraException):
-        return OverridesParser.create().parse_override(argument).value()
+        override = OverridesParser.create().parse_override(argument)
+        if not override.is_discrete_sweep():
+            yield override.value()
+            return
+        for value in override.sweep_string_iterator():
+            yield from parsed(f"{override.key_or_group}={value}")
 
 
 def unlogged_overrides(argv: list[str]) -> list[str]:

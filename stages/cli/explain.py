@@ -66,6 +66,9 @@ def error_message(error: BaseException) -> str | None:
             return spelling.unreadable_message(e)
         if ambiguous := re.match(r"Ambiguous value for argument '(.+)'", str(e)):
             return spelling.several_values_message(ambiguous[1])
+        if type(e).__name__ == "OutOfMemoryError":
+            way_out = "Lower token_budget or batch_size in the runtime of this stage, or set its runtime.device=cpu"
+            return f"{str(e).partition('. ')[0]}. {way_out}. No node is lost."
     config_errors = [e for e in reversed(chain) if isinstance(e, OmegaConfBaseException)]
     if config_errors:  # the innermost error with a key says most
         return setting_message(next((e for e in config_errors if e.full_key), config_errors[0]), place)

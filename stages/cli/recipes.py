@@ -70,20 +70,14 @@ def recipes_under(line: list[str]) -> Recipes:
     chosen = [name.strip("'\"") for name in typed.get("recipe", DEFAULT).split(",")]
     toy = typed.get("scale") == "toy"
     recipes = load_recipes([TOY, *chosen] if toy else chosen, all_names=any(word.startswith("-") for word in line))
-    own_labeler = any(key.startswith("label.own") for key in typed)
-    unchecked = own_labeler or CHECKS not in typed.get("label", CHECKS).split(",")
-    other_prompts = not typed.keys().isdisjoint({"data", "data.sources", "sample", "sample.file"})
     groups = typed.keys() & {*BLOCKS, *(folder.name for folder in CONF.iterdir())}
-    for recipe in recipes.values():
-        align = typed.get("align", str(OmegaConf.select(recipe, "align", default="dpo")))
-        arms = typed.get("arms", str(OmegaConf.select(recipe, "arms")))
-        one_round = "rounds" in recipe and (align != "dpo" or typed.get("dpo.adapter") == "continued")
-        unsuited = [*CHECKED] if unchecked else ["dpo.first_difference"] if "dpo.loss_type" in typed else []
-        short = "rounds" in recipe or OmegaConf.select(recipe, "dpo.evaluations") == 0
-        unsuited += ROUNDS if one_round or (short and (toy or unchecked or other_prompts)) else ()
-        unsuited += () if "dpo" in align + arms else ("control", "control_pairs")
-        if "data.sources" in typed and OmegaConf.select(recipe, LENGTH, default=math.inf) < default_value(LENGTH):
-            unsuited.append(LENGTH)
+    for name, recipe in recipes.items():
+        unsuited = unsuited_keys(recipe, typed)
+        for key in {"label", "align"} & typed.keys() if name in chosen else ():
+            for value in typed[key].split(","):
+                if {*unsuited} - {*typed} != {*unsuited_keys(recipe, typed | {key: value})} - {*typed}:
+                    problem = f"{key}={typed[key]}: other settings of recipe={name} suit each of these"
+                    raise UserError(f"{problem}. Type a command for each of them.")
         for key in (*unsuited, *blocks_of(groups)):
             take_out(recipe, key)
     if toy and find_spec("bitsandbytes") is None:
@@ -100,6 +94,23 @@ def recipes_under(line: list[str]) -> Recipes:
         if text := start_unstated(recipes.get(name, DictConfig({})), typed):
             log.warning("warning: recipe=%s gives no value of its own: %s. Type others to choose.", name, text)
     return recipes
+
+
+def unsuited_keys(recipe: DictConfig, typed: dict[str, str]) -> list[str]:
+    """Return the keys whose values suit other choices than the typed ones."""
+    unchecked = any(key.startswith("label.own") for key in typed) or typed.get("label", CHECKS) != CHECKS
+    other_prompts = not typed.keys().isdisjoint({"data", "data.sources", "sample", "sample.file"})
+    align = typed.get("align", str(OmegaConf.select(recipe, "align", default="dpo")))
+    arms = typed.get("arms", str(OmegaConf.select(recipe, "arms")))
+    one_round = "rounds" in recipe and (align != "dpo" or typed.get("dpo.adapter") == "continued")
+    unsuited = [*CHECKED] if unchecked else ["dpo.first_difference"] if "dpo.loss_type" in typed else []
+    short = "rounds" in recipe or OmegaConf.select(recipe, "dpo.evaluations") == 0
+    other = typed.get("scale") == "toy" or unchecked or other_prompts
+    unsuited += ROUNDS if one_round or (short and other) else ()
+    unsuited += () if "dpo" in align + arms else ("control", "control_pairs")
+    if "data.sources" in typed and OmegaConf.select(recipe, LENGTH, default=math.inf) < default_value(LENGTH):
+        unsuited.append(LENGTH)
+    return [key for key in unsuited if OmegaConf.select(recipe, key) is not None]
 
 
 def start_unstated(recipe: DictConfig, typed: dict[str, str]) -> str:

@@ -18,8 +18,8 @@ from stages.config.schema import CONF, RECIPES, Config
 from stages.store.plugins import user_path
 
 # Keys inside open dicts, which no dataclass lists.
-FREE = rf"({'|'.join(OBJECTIVES)})\.trainer\.[\w.]+|(data|sample|label|eval\.judged)\.own[.\w]*|prices"
-FREE += r"|(parity\.trl|plan\.tokens|model\.config)[.\w]*|sample\.endpoint\.extra\.\w+"
+FREE = rf"({'|'.join(OBJECTIVES)})\.trainer\.[\w.]+|(data|sample|label|eval\.judged)\.own[.\w]*|prices[.\w-]*"
+FREE += r"|(parity\.trl|plan\.tokens|model\.config)[.\w]*|sample\.endpoint(\.extra[.\w]*)?"
 FREE += r"|label\.(columns|labels)[.\w]*|sample\.columns[.\w]*"
 FREE += r"|data\.(audit\.(actions|thresholds)|mixture\.quotas)[.\w]*"
 DELETED = re.compile(rf"~(?!({FREE}|recipe|scale|hydra/\w+)(=|$))")

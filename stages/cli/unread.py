@@ -9,7 +9,7 @@ from stages.cli.recipes import MULTIRUN, typed_values
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.config.blocks.runtimes import SampledRuntime
 from stages.config.blocks.training import OBJECTIVES
-from stages.config.choices import Adapter, Align, Command, ExportFormat, Rubrics, Strategy
+from stages.config.choices import Adapter, Align, Command, Demonstrations, ExportFormat, Rubrics, Strategy
 from stages.config.errors import Errors
 from stages.config.installation import read_beside
 from stages.config.schema import Config
@@ -43,7 +43,7 @@ def is_swept(keys: list[str], typed: list[str]) -> bool:
     """Return whether a sweep tries several values of one of these keys."""
     if MULTIRUN.isdisjoint(typed):
         return False
-    lines = [f"{key}={value}" for key, value in typed_values(typed).items() if key in keys]
+    lines = [f"{key}={value}" for key, value in typed_values(typed).items() if key in (*keys, "recipe")]
     return any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(lines))
 
 
@@ -68,7 +68,9 @@ def of_label(cfg: Config) -> Conditions:
 
 def of_judged(cfg: Config) -> Conditions:
     """Return the conditions for keys of `eval.judged`, and of labels and pairs under another objective than DPO."""
-    judged, labels = cfg.eval.judged, "label.audit label.known" if Align.grpo in cfg.objectives else "label"
+    judged = cfg.eval.judged
+    scores = cfg.sft.demonstrations is Demonstrations.selected or Align.grpo in cfg.objectives
+    labels = ("label.audit label.known" if scores else "label") + ("" if cfg.selects else " sample")
     labelers = [] if judged.labeler == "ensemble" else ["judge", "human", "reward_model", "ensemble"]
     against = "" if cfg.align is Align.none else "against"  # with align=none, `against` names the other model
     return {
@@ -129,7 +131,7 @@ def of_data(cfg: Config) -> Conditions:
     builds = cfg.stage != Command.audit
     return {
         "local model": cfg.model.path is None or is_local(cfg.model.path, "model.path"),
-        "form": not (cfg.data.sources or cfg.outside),
+        "form": not (cfg.data.sources or cfg.outside or cfg.eval.judged.source),
         "audit": builds and not cfg.data.sources,
         "thresholds": builds and {*audit.thresholds} - {*audit.actions},
         "families": not any(vars(cfg.data.tasks)[group] for group in groups),

@@ -68,7 +68,8 @@ def sweep_filter(store: Store, sweep: str | None) -> Callable[[Key], bool]:
 
 def group_table(group: Group) -> Table:
     """Return the table of results, 80 columns wide."""
-    table = empty_table(group.title, "passes, %", "over SFT", "KL", "tokens", "ended")
+    over = "over best SFT" if sum(each.is_sft for each in group.settings) > 1 else "over SFT"
+    table = empty_table(group.title, "passes, %", over, "KL", "tokens", "ended")
     for i, (setting, rate, gain) in enumerate(zip(group.settings, group.rates, group.gains, strict=True)):
         table.add_row(
             f"{i + 1}{'*' if group.front[i] else ''}",

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stages.config import trl_arguments
 from stages.config.blocks.training import DPO, WITH_TRL, Training
-from stages.config.choices import LOSS_TYPES, Adapter, Checkpointing, Sharding
+from stages.config.choices import LOSS_TYPES, SIMPO, Adapter, Checkpointing, Sharding
 from stages.config.installation import read_beside
 from stages.config.schema import group_defaults
 
@@ -99,7 +99,8 @@ def convert(this: Conversion) -> None:
         if (value := this.take(name)) is not None:
             this.put(key, value, name)
     share = this.take("warmup_ratio")  # TRL 1.16 takes a share as steps
-    if share and not this.settings.get("warmup_steps"):
+    is_read = "warmup_ratio" in this.names or "warmup_steps" not in this.names
+    if share and is_read and not this.settings.get("warmup_steps"):
         this.settings["warmup_steps"] = share
         this.names |= {"warmup_steps": "warmup_ratio"} if "warmup_ratio" in this.names else {}
     pass_through(this)
@@ -220,7 +221,9 @@ def loss(this: Conversion) -> None:
     beta, loss_type, weight = this.take("beta"), this.take("loss_type", "sigmoid"), this.take("rpo_alpha")
     losses = [loss_type] if isinstance(loss_type, str) else [*loss_type]
     weights = this.take("loss_weights") or [1.0] * len(losses)
-    if unknown := [each for each in losses if each not in LOSS_TYPES]:
+    if losses == [SIMPO] and not weight:
+        this.put("simpo_gamma", this.take("simpo_gamma", 0.5), "simpo_gamma")
+    elif unknown := [each for each in losses if each not in LOSS_TYPES]:
         this.refuse("loss_type", unknown[0], f"losses are {', '.join(LOSS_TYPES)}")
         losses, weights = ["sigmoid"], [1.0]
     if weight:

@@ -56,15 +56,16 @@ def write(cfg: Export, nodes: list[Node], evaluation: Node | None, store: Store)
         card = (model / "README.md").read_text(encoding="utf-8")
         if evaluation and store.find(evaluation):
             store.verify(store.folder(evaluation))
-            card += evaluation_section(load_json(store.folder(evaluation) / "results.json", require_keys("models")))
+            results = load_json(store.folder(evaluation) / "results.json", require_keys("models"))
+            card += evaluation_section(results, evaluation.config.confidence)
         else:
             log.info("The model is not evaluated, so its card has no results. stage=eval adds them.")
         card = visible(card, "\n\t")  # cards of earlier versions may have invisible characters
         log.info("Pushed to %s", hub.push_folder(model, str(cfg.repo), cfg.private, f"Plumbline {node}", card))
 
 
-def evaluation_section(results: dict[str, Any]) -> str:
-    """Return the section of a model card with the results of an evaluation."""
+def evaluation_section(results: dict[str, Any], level: float) -> str:
+    """Return the section of a model card with the results of an evaluation. `level`: of its intervals."""
     models, differences = results["models"], results["differences"]
     columns = ["", "prompts", *models.values(), *differences.values()]
     rows = [columns, ["---"] * len(columns)]
@@ -73,7 +74,7 @@ def evaluation_section(results: dict[str, Any]) -> str:
         rates = [f"{share.mean:.1%} ({share.low:.1%} to {share.high:.1%})" for share in shares]
         rows.append([group, str(row["prompts"]), *rates, *(Interval(**row[name]).points() for name in differences)])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return EVALUATION.format(verdict=results["verdict"], table=table)
+    return EVALUATION.format(verdict=results["verdict"], table=table, level=level)
 
 
 def publish_dataset(cfg: Export, nodes: Sequence[Node], store: Store) -> None:

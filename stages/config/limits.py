@@ -54,9 +54,9 @@ def neutral(make: Callable[[], Any]) -> Any:
     return field(default_factory=make, metadata={NEUTRAL: True})
 
 
-def internal() -> Any:
+def internal(default: Any = None) -> Any:
     """Return a field that only the pipeline sets, and that is not part of the fingerprint."""
-    return field(default=None, metadata={COMPUTED: None, NEUTRAL: True})
+    return field(default=default, metadata={COMPUTED: default, NEUTRAL: True})
 
 
 def positive(high: float = float("inf"), default: Any = MISSING) -> Any:

@@ -250,7 +250,8 @@ class Config:
     @property
     def labels(self) -> list[Label]:
         """The blocks of labelers: for candidates, and for the answers that the evaluation compares."""
-        labels, judged = [] if self.align is choices.Align.none else [self.label], self.eval.judged
+        selected, judged = self.sft.demonstrations is choices.Demonstrations.selected, self.eval.judged
+        labels = [] if self.align is choices.Align.none and not selected else [self.label]
         return [*labels, judged.label] if judged.is_requested else labels
 
     @property

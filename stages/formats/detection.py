@@ -3,8 +3,8 @@
 `detection.yaml` lists known data sets whose column names do not say what the columns hold, or say it wrongly. Each
 entry there gives the `columns` and `labels` that a user would otherwise have to type."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -114,18 +114,7 @@ def learn_from_rows(table: Table, mapping: ColumnMapping, rows: list[dict[str, A
         raise UserError(f"{table.name}: {error}") from error
 
 
-@dataclass(frozen=True)
-class KnownDataset:
-    """An entry of `detection.yaml`. `of`: columns by which a data set is recognised; with `alone` it has no others."""
-
-    name: str
-    of: list[str]
-    columns: Mapping[str, Any]
-    labels: Mapping[Any, str] = field(default_factory=dict)
-    alone: bool = False
-
-
-KNOWN = [KnownDataset(**entry) for entry in read_beside(__file__)]
+KNOWN: list[dict[str, Any]] = read_beside(__file__)
 
 
 def with_known_columns(source: Source, columns: Collection[str]) -> Source:
@@ -134,7 +123,7 @@ def with_known_columns(source: Source, columns: Collection[str]) -> Source:
     if source.task or {*source.columns} - dropped:
         return source
     for dataset in KNOWN:
-        if {*dataset.of} <= {*columns} - dropped and not (dataset.alone and {*columns} - {*dataset.of}):
-            merged = {**dataset.columns, **source.columns}
-            return replace(source, columns=merged, labels={**dataset.labels, **source.labels})
+        if {*dataset["of"]} <= {*columns} - dropped and not (dataset.get("alone") and {*columns} - {*dataset["of"]}):
+            merged = {**dataset["columns"], **source.columns}
+            return replace(source, columns=merged, labels={**dataset.get("labels", {}), **source.labels})
     return source

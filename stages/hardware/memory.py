@@ -97,10 +97,12 @@ def gathered_bytes(shape: ModelShape, block: Training) -> float:
 
 def host_bytes(shape: ModelShape, block: Training) -> float:
     """Return the bytes of main memory that the processes of one machine need to train on its GPUs. Each loads whole
-    weights before they move to its GPU; with FSDP2 only one does, and the others get shares."""
+    weights before they move to its GPU; with FSDP2 only one does, and the others get shares. At the end one merges an
+    adapter into fp32 weights."""
     runtime = block.runtime
     loading = 1 if runtime.sharding is Sharding.fsdp else runtime.processes
-    return runtime.processes * LIBRARIES + loading * weight_bytes(shape, block.start_weights)
+    merged = 0.0 if block.adapter is Adapter.none else weight_bytes(shape, Weights.fp32)
+    return runtime.processes * LIBRARIES + max(loading * weight_bytes(shape, block.start_weights), merged)
 
 
 def measured_bytes(name: str, block: Training) -> Any:

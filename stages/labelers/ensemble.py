@@ -196,7 +196,8 @@ class Ensemble(Labeler):
         session = collect_answers(mark_shared([*by_id.values()], self.cfg.human), self.cfg.human, self.out)
         people_verdicts, changed = dict[Key, str](), 0
         for ids, asked_question in questions.items():
-            answers = answer_rows.answers_to(asked_question, session, asked_question.needed)
+            needed = session.questions[asked_question.id].needed
+            answers = answer_rows.answers_to(asked_question, session, needed)
             [verdict] = question_judgements(asked_question, answers)
             if (preference := verdict.preference) is None:  # all people skipped the question
                 continue

@@ -47,7 +47,7 @@ class Jury(Labeler):
 
     def __init__(self, cfg: Label, out: StageDir):
         self.cfg, self.out, self.rubric = cfg.judge, out, Rubric(cfg.judge)
-        self.max_failed, self.disagreements = cfg.max_failed, 0
+        self.max_failed, self.disagreements, self.probed = cfg.max_failed, 0, False
         self.compares = self.rubric.kind is Rubrics.pairwise
         self.judges = [Client(e, f"label.judge.endpoints[{i}]", out) for i, e in enumerate(self.cfg.endpoints or ())]
         self.names = numbered([str(judge.endpoint.model) for judge in self.judges])
@@ -60,7 +60,9 @@ class Jury(Labeler):
         soon as more judgements are missing than `max_failed` allows; if a budget is exhausted."""
         questions = list(self.questions(pool))
         texts_differ = any(len({c.stripped_text for c in candidates}) > 1 for _, candidates in pool.by_prompt())
-        if self.rubric.reading is Reading.json and (texts_differ or self.rubric.kind is Rubrics.pointwise):
+        asks = texts_differ or self.rubric.kind is Rubrics.pointwise
+        if self.rubric.reading is Reading.json and asks and not self.probed:
+            self.probed = True
             list(run_jobs(self.judges, [partial(self.probe, judge) for judge in self.judges], self.out))
         failed = Counter[str]()
         with (

@@ -246,7 +246,8 @@ class GroupTrainer(MicroBatches):
         rewards = [answer.reward for answer in answers]
         scored = [reward for reward in rewards if reward is not None] or [math.nan]
         metrics: dict[str, Any] = {ROW_REWARDS: rewards, "eval_reward": fmean(scored)}
-        metrics["eval_pass_rate"] = fmean(reward == 1 for reward in scored)
+        if "reward_model" not in self.cfg.label.labelers:  # its rewards have no bounds
+            metrics["eval_pass_rate"] = fmean(reward == 1 for reward in scored)
         metrics["eval_loops"] = fmean(is_repetitive(answer.text) for answer in answers)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -148,7 +148,7 @@ def wire_comparisons(
 
 def other_model_block(cfg: Config, path: str) -> Model:
     """Return the block of a model in `eval.judged.against` that this run does not train or start from."""
-    return Model(path, None, of=f"eval.judged.against[{cfg.eval.judged.against.index(path)}]")
+    return Model(path, None, key=f"eval.judged.against[{cfg.eval.judged.against.index(path)}]")
 
 
 def name_models(cfg: Config, models: Graph) -> dict[str, str]:

@@ -188,7 +188,7 @@ def wire_reward_model(cfg: Config, make_node: MakeNode, sft: Node) -> Graph:
     source_settings = {key.name: getattr(source, key.name) for key in fields(Source) if key.name in label_keys}
     label_block = Label(labeler="dataset", max_failed=cfg.label.max_failed, of="reward.source", **source_settings)
     judged = make_node("label", label_block)
-    pairs = make_node("pairs", replace(cfg.reward.pairs, of="reward.pairs"), judged=judged)
+    pairs = make_node("pairs", replace(cfg.reward.pairs, key="reward.pairs"), judged=judged)
     reward = make_node("reward", cfg.reward, policy=sft, judged=judged, pairs=pairs)
     return {"label_reward": judged, "pairs_reward": pairs, "reward": reward}
 

@@ -92,7 +92,7 @@ def wire_candidates(
     for i, (member, settings) in enumerate(zip(block.pool, block.members, strict=True)):
         name = member.model or "policy"  # an endpoint samples for the policy, and loads no model here
         if name not in models_by_name:
-            model = Model(name, None, of=f"{settings.key}.model")
+            model = Model(name, None, key=f"{settings.key}.model")
             models_by_name[name] = model_nodes[f"model_{i + 1}"] = make_node("base", model)
         sources[f"source_{i + 1}"] = wire_candidate_source(settings, make_node, models_by_name[name], data, **judged)
     # Candidates and pairs state these names of their sources.

@@ -227,20 +227,15 @@ def validate_adapters(cfg: Config) -> None:
     if cfg.dpo.adapter is Adapter.continued and cfg.rounds > 1:
         raise UserError("dpo.adapter=continued needs rounds=1, as a round merges its adapter. Use dpo.adapter=lora.")
     for name, block in cfg.trained.items():
-        validate_adapter(name, block, elsewhere=cfg.planned_gpu is not None)
-
-
-def validate_adapter(name: str, block: Training, elsewhere: bool) -> None:
-    """Raise UserError for an adapter that the objective, this machine or the launch does not support. `elsewhere`:
-    another machine is planned for, whose libraries are not known here."""
-    quantized = block.adapter is Adapter.qlora
-    conditions = {
-        "adapter": block.adapter not in block.objective.adapters,
-        "no bitsandbytes": quantized and not elsewhere and find_spec("bitsandbytes") is None,
-        "sharded qlora": quantized and block.runtime.sharding is not Sharding.none,
-    }
-    words = {"name": name, "block": block, "adapters": ", ".join(block.objective.adapters)}
-    refuse(conditions, **words, command=install_command("qlora"))
+        quantized = block.adapter is Adapter.qlora
+        conditions = {
+            "adapter": block.adapter not in block.objective.adapters,
+            # The libraries of another machine that is planned for are not known here.
+            "no bitsandbytes": quantized and cfg.planned_gpu is None and find_spec("bitsandbytes") is None,
+            "sharded qlora": quantized and block.runtime.sharding is not Sharding.none,
+        }
+        words = {"name": name, "block": block, "adapters": ", ".join(block.objective.adapters)}
+        refuse(conditions, **words, command=install_command("qlora"))
 
 
 def validate_push(cfg: Config) -> None:

@@ -41,17 +41,11 @@ def validate_members(label: Label) -> None:
         raise UserError(TEXTS["own"].format(key=key, own=OWN))
     if not any(voter.weight for voter in label.voters):
         raise UserError(f"{key}: every weight is 0, so no vote counts. Raise one.")
-    validate_people(label)
-
-
-def validate_people(label: Label) -> None:
-    """Raise UserError for settings of `label.human` that an ensemble does not read."""
-    human, questions = label.human, label.ensemble.people
-    if human.answered and not questions:
+    if label.human.answered and not label.ensemble.people:
         raise UserError("label.human.answered: this ensemble asks no people. Add label.ensemble.people=200.")
     for name, default in (("prompts", None), ("answers", 2), ("comparisons", 1)):
-        if vars(human)[name] != default:
-            raise UserError(TEXTS["people"].format(name=name, value=vars(human)[name]))
+        if (value := vars(label.human)[name]) != default:
+            raise UserError(TEXTS["people"].format(name=name, value=value))
 
 
 def validate_judged(cfg: Config) -> None:

@@ -122,7 +122,7 @@ def complete(
             limit = f"sample.max_failed={max_failed or 0:g} allows fewer, and never all"
             way_out = "Type the same command again to request the missing candidates."
             if is_reply:
-                way_out = "The same command gets the same replies, which are stored. Raise it, or ask another model."
+                way_out = "The same command gets the same replies. Raise it, or ask another model."
             raise UserError(f"{message}. {limit}. {way_out}")
         out.warn(message)
     return candidates

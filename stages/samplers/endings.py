@@ -47,7 +47,8 @@ def report_endings(cfg: Sample, candidates: Iterable[Candidate], out: StageDir) 
         lines.insert(0, "temperature  end by themselves  prompts with two different ended ones")
         out.inform("\n".join(["Candidates by temperature:", *lines]))
     if share <= MOST:
-        key, form = (f"{cfg.of}.temperature", "{}") if cfg.of else (f"{cfg.drawn_by}.temperatures", "[{}]")
+        in_pool = cfg.key != "sample"
+        key, form = (f"{cfg.key}.temperature", "{}") if in_pool else (f"{cfg.drawn_by}.temperatures", "[{}]")
         temperatures = form.format(",".join(f"{t:g}" for t in by_temperature))
         problem = f"only {share:.1%} of {count:,} candidates end by themselves. Truncated candidates are never chosen"
         way_out = f"Lower the temperature, or raise {cfg.drawn_by}.max_new_tokens={cfg.max_new_tokens}"

@@ -53,7 +53,7 @@ class OpenAISampler(Sampler):
             try:
                 reply = await self.client.ask(question)
             except NoReply as error:
-                return request, index, Missing(error.reason)
+                return request, index, Missing(error.reason, is_reply=not error.retryable)
             if reply.finish_reason not in REASONS:
                 reason = f"the reply ended with finish_reason {reply.finish_reason}"[:80]
                 return request, index, Missing(reason, is_reply=True)

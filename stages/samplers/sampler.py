@@ -79,7 +79,7 @@ class Completion:
 @dataclass
 class Missing:
     """The reason why a completion is missing. A sampler returns it instead of an empty completion. `is_reply`: the
-    reason is a stored reply of the server, such as a refusal, so the same request has no other result."""
+    reason is a reply of the server, such as a refusal, so the same request has no other result."""
 
     reason: str
     is_reply: bool = False

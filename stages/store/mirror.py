@@ -76,13 +76,15 @@ class Mirror:
         safe_files.write(mark, manifest["digest"])
         self.listed.add(name_of(node))
 
-    def pull(self, node: Node, folder: Path) -> bool:
-        """Fetch a node into its folder, and return whether the remote has it. Files of an interrupted pull are reused.
-        If the content is not what its digest says, warn and return False. The caller holds the node's lock."""
+    def pull(self, node: Node, folder: Path, fits: Callable[[Node, Manifest], bool]) -> bool:
+        """Fetch a node that `fits` into its folder, and return whether the remote has it. Files of an interrupted pull
+        are reused. If the content is not what its digest says, warn and return False. The caller holds its lock."""
         try:
             if (current := self.remote.get(name_of(node))) is None:
                 return False
             manifest = manifest_of_node(node, current[0])
+            if not fits(node, manifest):
+                return False  # made from other inputs than this store has
             pulled = folder.with_suffix(".pulled")
             (pulled / SCRATCH).mkdir(parents=True, exist_ok=True)
             self._each(f"pull {node}", by_digest(manifest).items(), lambda i: self._pull_file(pulled, manifest, *i))

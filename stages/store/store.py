@@ -69,13 +69,13 @@ class Store:
         if damage := self.damage_message(self.folder(node), manifest):
             sealed_json.warn_once(f"{self.folder(node)} is damaged ({damage}), so it will be built again.")
             return None
-        for role, input_node in node.inputs.items():
-            if not self.folder(input_node).exists():
-                continue  # the input was removed since; the node is still valid
-            input_manifest = self.find(input_node, seen)
-            if input_manifest is None or input_manifest["digest"] != manifest["inputs"].get(role, {}).get("digest"):
-                return None
-        return manifest
+        return manifest if self._fits(node, manifest, seen) else None
+
+    def _fits(self, node: Node, manifest: Manifest, seen: dict[str, Manifest | None] | None = None) -> bool:
+        """Return whether a node was made from the inputs that the store has. Removed ones do not count."""
+        here = {role: self.find(each, seen) for role, each in node.inputs.items() if self.folder(each).exists()}
+        made_from = {role: manifest["inputs"].get(role, {}).get("digest", "") for role in here}
+        return made_from == {role: found and found["digest"] for role, found in here.items()}
 
     def missing(self, targets: list[Node], pull: bool = False) -> set[Node]:
         """Return the nodes that a build of the targets has to look at, with all missing ones. With `rebuild`, these
@@ -106,7 +106,7 @@ class Store:
         return self.mirror is not None and node.stage != self.rebuild and self.mirror.has(node)
 
     def _pull(self, node: Node) -> Manifest | None:
-        if self.mirror and node.stage != self.rebuild and self.mirror.pull(node, self.folder(node)):
+        if self.mirror and node.stage != self.rebuild and self.mirror.pull(node, self.folder(node), self._fits):
             remove(self.partial(node))
         return self.find(node)
 

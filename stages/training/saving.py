@@ -18,7 +18,7 @@ from accelerate.utils import broadcast
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from stages.config.blocks.training import Training
-from stages.config.choices import Adapter, Weights
+from stages.config.choices import Adapter, Sharding, Weights
 from stages.config.errors import UserError
 from stages.hardware import allocator
 from stages.models.loading import save_model
@@ -87,6 +87,17 @@ def newest_complete(folder: Path) -> Path | None:
         log.warning("warning: %s is damaged (%s). It is removed, and training resumes before it.", checkpoint, damage)
         sealed_json.remove(checkpoint)
     return None
+
+
+def require_sharding(checkpoint: Path, wanted: Sharding) -> None:
+    """Raise UserError for a checkpoint of another `launch.sharding`, whose files this one cannot read."""
+    patterns = {Sharding.fsdp: "pytorch_model_fsdp*", Sharding.zero3: "global_step*"}
+    saved = next((kind for kind, pattern in patterns.items() if any(checkpoint.glob(pattern))), Sharding.none)
+    if saved is not wanted:
+        way_out = f"Type the command with launch.sharding={saved}, or delete {checkpoint.parent} to start again"
+        raise UserError(
+            f"{checkpoint} is of launch.sharding={saved}, and launch.sharding={wanted} cannot read it. {way_out}."
+        )
 
 
 def save_trained(trainer: Trainer, folder: Path, best: dict[str, float] | None = None) -> None:

@@ -103,7 +103,8 @@ def main(outputs: Path, words: list[str]) -> None:
     chosen_arms = [each.partition(":") for each in own["only"].split()]
     rates = {name: (float(rate),) if rate else ARMS[name].rates for name, _, rate in chosen_arms}
     with ProcessPoolExecutor(int(own["jobs"]), multiprocessing.get_context("spawn"), process.prepare) as pool:
-        started = [pool.submit(start, run) for run in runs]
+        quarter = any(ARMS[name].overrides == POOL for name in rates)
+        started = [pool.submit(start, run, quarter) for run in runs]
         tuned = defaultdict[str, dict[float, float]](dict)
         waiting = dict[Future[Any], tuple[str, float]]()
         for name in rates:
@@ -140,10 +141,13 @@ def result(future: Future[Any], title: str) -> Any:
     return None
 
 
-def start(run: Run) -> str:
-    """Build what the arms share: SFT, its answers, and SFT on a quarter of its rows, whose folder is returned."""
+def start(run: Run, with_quarter: bool) -> str:
+    """Build what the arms share: SFT, its answers, and if asked SFT on a quarter of its rows, whose folder is
+    returned."""
     cfg, store, nodes, words = run.prepared()
     build([nodes["answer_sft"], *([nodes["answer_base"]] if run.seed is None else [])], store, cfg, words)
+    if not with_quarter:
+        return ""
     rows = load(store.folder(nodes["sft"].inputs["data"]) / "examples.parquet", Example)
     by_split = {split: [e for e in rows if e.split == split] for split in ("sft", "validation")}
     parts = {"sft": by_split["sft"][::4], "validation": [e for e in by_split["validation"] if e.reference]}

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from stages.cli import recipes
+from stages.config.errors import UserError
 from stages.config.schema import RECIPES
 from stages.store.sealed_json import OUTPUTS
 from tests.helpers import forget_compositions, inside, refused, settings, slow_but
@@ -109,3 +110,12 @@ def test_what_else_lies_in_recipes_is_in_nobodys_way(folder: Path) -> None:
     (folder / "recipes" / "cake.yaml").write_text("[flour, sugar]")
     assert {"tiny", "ours"} <= recipes.load_recipes([], all_names=True).keys()
     assert refused("recipe=latin").startswith("recipes/latin.yaml is not valid YAML")
+
+
+@pytest.mark.parametrize("typed", ["label=verifier,human", "label=dataset,verifier", "align=dpo,kto"])
+def test_a_sweep_whose_jobs_need_other_values_of_a_recipe_is_refused(typed: str, folder: Path) -> None:
+    (folder / "controlled.yaml").write_text("defaults: [demo]\ncontrol: true\n")
+    with pytest.raises(UserError, match=f"^{typed}: other settings of recipe=.* Type a command for each"):
+        recipes.recipes_under(["recipe=./controlled.yaml", typed, "-m"])
+    alike = ["recipe=tiny", "label=human,judge", "align=dpo,kto", "-m"]
+    assert recipes.recipes_under(alike)["tiny"] == recipes.recipes_under([*alike[:1], "label=human"])["tiny"]

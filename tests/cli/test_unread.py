@@ -97,6 +97,20 @@ def test_it_is_refused_with_its_key_and_read_beside_what_reads_it(typed: str, ad
     reads(*others_typed, *added.split())
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "sample.runtime.batch_size=8 align=grpo sft.demonstrations=selected",
+        "label.judge.seed=1 label=judge align=none sft.demonstrations=selected",
+        "data.form.unicode=NFC eval.judged.source=[{path:README.md}] eval/judged=human",
+    ],
+)
+def test_what_demonstrations_and_judged_prompts_read_is_taken(typed: str) -> None:
+    reads(*typed.split())
+    with pytest.raises(UserError):
+        reads(*typed.split()[:-1])
+
+
 def test_kto_reads_the_reference_that_simpo_beside_it_does_not() -> None:
     reads("dpo.loss_type=[simpo]", "arms=[kto]", "reference.precision=bf16")
     with pytest.raises(UserError, match=r"needs no reference"):
@@ -141,7 +155,7 @@ def test_every_key_of_a_block_with_choices_is_weighed() -> None:
     """Every key of these blocks is either always read or listed in `unread.py` or `unread.yaml`."""
     always = {
         Label: "labeler own max_failed audit known of judge human reward_model ensemble limits",
-        Sample: "rounds round right_from split of file pool prompts prompts_per_round limits",
+        Sample: "rounds round right_from split key file pool prompts prompts_per_round limits",
         Tracker: "name",
         Export: "format",
     }

@@ -124,6 +124,8 @@ class Failing(Quiet):
         body, fault = self.body(), self.server.fault()
         if fault == "429":
             return self.answer(429, b'{"error": {"message": "slow down"}}', Retry_After="0.01")
+        if fault == "400":
+            return self.answer(400, b'{"error": {"message": "too long"}}')
         if fault == "500":
             return self.answer(500, b"<html>oops</html>")
         if fault == "hang":

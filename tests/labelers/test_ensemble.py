@@ -13,6 +13,7 @@ from stages.config.blocks.labels import Voter
 from stages.config.errors import UserError
 from stages.evaluation.reliability import own_vote
 from stages.labelers.ensemble import Ensemble, JointVote, joint_votes
+from stages.labelers.people.session import Journal
 from stages.store.records import Candidate, Check, Judgement, Pair, load, save
 from stages.store.workspace import StageDir
 from tests.endpoints.servers import Model, running
@@ -177,6 +178,18 @@ def test_members_label_once_and_people_where_members_disagree(chain: Chain, monk
     assert reliability["known"] == 6 and reliability["accuracy"]["mean"] == pytest.approx(right / 6, abs=1e-4)
     assert metrics["failed"] == figures["failed"] == {}
     assert load(chain.folder("pairs", *with_people) / "pairs.parquet", Pair)[0].labeler == "ensemble"
+
+    # Two more people, who contradict Ann, have answered the same questions: most votes count, not the earliest.
+    people_folder = chain.root / "cache" / "calls" / "people"
+    for answer in Journal(people_folder / "ann.jsonl").read():
+        for name in ("bob", "cem"):
+            Journal(people_folder / f"{name}.jsonl").append(replace(answer, verdict="ba"[answer.verdict == "b"]))
+    of_three = (*with_people, "label.human.overlap=1", "label.human.annotators=3")
+    build(chain.root, "stage=label", *of_three)
+    outvoted, _ = labels_and_metrics(chain, *of_three)
+    for of in changed:
+        assert {after[of].preference, outvoted[of].preference} == {"a", "b"}
+        assert {*json.loads(outvoted[of].raw or "")["human"]} == {"ann", "bob", "cem"}
 
 
 def test_a_member_is_the_same_node_as_its_labeler_alone(tmp_path: Path) -> None:

@@ -123,3 +123,12 @@ def test_rounds_sample_anew_from_their_own_policies(chain: Chain) -> None:
 )
 def test_what_is_no_source_is_refused_before_anything_is_built(overrides: tuple[str, ...], pattern: str) -> None:
     assert refused("recipe=tiny", *overrides).startswith(pattern)
+
+
+def test_a_limit_for_sources_that_fail_draws_no_other_candidates_again(tmp_path: Path) -> None:
+    pool = "sample.pool=[{n: 2}, {endpoint: {base_url: 'http://127.0.0.1:9', model: m}, n: 1}]"
+    sources = [nodes(tmp_path, pool, *more)["pool"].inputs for more in ((), ("sample.max_failed=0.1",))]
+    changed = {role for role, node in sources[0].items() if node.fingerprint != sources[1][role].fingerprint}
+    assert len(changed) == 1 and len({node.stage for node in sources[0].values()}) > 1
+    [role] = changed
+    assert sources[0][role].config.sampler == "openai"

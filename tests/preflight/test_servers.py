@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from stages.cli.compose import normalise
+from stages.config.errors import UserError
 from stages.preflight import servers
 from tests.helpers import SECRET, TINY, inside, refused, settings
 
@@ -49,6 +50,21 @@ def test_a_key_in_a_setting_is_refused_by_the_settings_name(
 def test_a_key_among_the_options_of_ones_own_labeler_is_refused(typed: str) -> None:
     line = refused(*TINY, typed.format(f"{{api_key: {SECRET}}}"))
     assert line.startswith("label.own.options.api_key holds a key") and SECRET not in line
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        f"label.judge.endpoints=[{{base_url: a, extra: {{api_key: {SECRET}}}}}],[{{base_url: b}}]",
+        f"label.judge.endpoints=[{{api_key_env: '{SECRET}'}}],[{{api_key_env: A_KEY}}]",
+        f"label.own.options={{password: {SECRET}}},{{password: none}}",
+        f"label.own.options=choice({{password: {SECRET}}})",
+        f"{EXTRA}.api_key={SECRET},other",
+    ],
+)
+def test_a_key_in_a_value_of_a_sweep_is_refused(typed: str) -> None:
+    with pytest.raises(UserError, match=" holds a key or a password"):
+        normalise([typed, "-m"])
 
 
 def test_what_is_no_key_is_taken() -> None:

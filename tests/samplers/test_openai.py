@@ -67,7 +67,14 @@ def test_a_candidate_that_does_not_come_is_missing_and_too_many_stop(chain: Chai
     with running(Model(refuse, refusal="I will not.")) as model, pytest.raises(UserError) as error:
         build(chain.root, "stage=sample", *asking(model.url))
     assert "96 of 96 candidates are" in str(error.value)
-    assert "finish_reason refusal" in str(error.value) and "same replies, which are stored" in str(error.value)
+    assert "finish_reason refusal" in str(error.value) and "same replies" in str(error.value)
+    with (
+        running(Model(says)) as model,
+        running(Proxy(model, 1.0, 0.0, ("400",))) as proxy,
+        pytest.raises(UserError) as error,
+    ):
+        build(chain.root, "stage=sample", *asking(proxy.url))
+    assert "HTTP 400" in str(error.value) and "same replies" in str(error.value)
     with running(Model(says)) as model, running(Proxy(model, 0.05, 0.0, ("500",))) as proxy:
         line = asking(proxy.url, "sample.endpoint.runtime.retries=0")
         build(chain.root, "stage=sample", *line)

@@ -172,6 +172,22 @@ def test_a_spoiled_node_is_refused_and_replaced(kind: str, tmp_path: Path, caplo
     assert build_nodes(machine(tmp_path / "c", url), nodes) == []  # the remote is repaired
 
 
+def test_a_node_of_other_inputs_is_not_fetched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    url, [parent] = str(tmp_path / "shared"), some_nodes(1)
+    child, second = Node("dpo", 1, Block(), {"pairs": parent}), Store(tmp_path / "b")
+    for store, content in ((machine(tmp_path / "a", url), "theirs"), (second, "mine")):
+        with store.exchange([parent, child]):
+            for node in [parent] if store is second else [parent, child]:
+                with store.claim(node) as folder:
+                    (folder / "product").write_text(content)
+                    inputs = {"pairs": {"digest": store.find(parent)["digest"]}} if node is child else {}
+                    store.publish(node, {"ended": time.time(), "metrics": {}, "inputs": inputs})
+    second = machine(tmp_path / "b", url)
+    second.mirror.remote.delete(["files/" + hashlib.sha256(b"theirs").hexdigest()])
+    assert second.missing([child], pull=True) == {child}
+    assert not [r for r in caplog.records if "is not used" in r.getMessage()], "its files would be missed"
+
+
 def test_the_first_publisher_wins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     url, [node] = str(tmp_path / "shared"), some_nodes(1)
     first, alone = machine(tmp_path / "a", url), Store(tmp_path / "b")

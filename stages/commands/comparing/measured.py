@@ -122,12 +122,13 @@ def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], prompts
     answers = (m for m in (*ancestors, *lineage(nodes, key)) if m["stage"] == "answer")  # its own may be deleted
     split = next((str(m["settings"]["split"]) for m in answers), "held-out")
     endpoint = str(results.get("endpoint", "seen tasks"))  # the only endpoint of earlier versions
+    shown_on = str(results.get("shown_on", endpoint))  # the prompts of tokens and ends
     examples, passed = read_passes(nodes, key, endpoint, prompts)
     row = Row(
         role="sft" if role == sft_role(manifest) else role,
         named=role,
         fingerprint=key[1],
-        prompts=(split, endpoint, content_id([[e.id, [vars(c) for c in e.checks]] for e in examples])),
+        prompts=(split, endpoint, content_id(shown_on, [[e.id, [vars(c) for c in e.checks]] for e in examples])),
         settings=lineage_settings(ancestors),
         results=results,
         seconds=sum(m["wall_seconds"] for m in ancestors),

@@ -73,7 +73,7 @@ def remedies(shape: ModelShape, block: object, row: float) -> Iterator[tuple[str
     for count in (n for n in range(runtime.world_size, block.batch_size + 1) if block.batch_size % n == 0):
         sharded = replace(runtime, processes=count, nodes=1, sharding=Sharding.fsdp if count > 1 else Sharding.none)
         peak = sum(training_parts(shape, replace(block, runtime=sharded), row, "cuda"))
-        yield f"{way}launch=fsdp and {count} GPU{'s' if count > 1 else ''}", peak
+        yield (f"{way}launch=fsdp and {count} GPUs" if count > 1 else way.strip()), peak
 
 
 def expected_tokens(cfg: Config, node: Node, store: Store, history: RunHistory) -> float:

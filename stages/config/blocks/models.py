@@ -42,12 +42,7 @@ class Model:
     revision: str | None = MISSING
     random_init: RandomInit | None = None
     config: dict[str, Any] = neutral(dict)  # the shape, as in config.json, for a plan without the hub
-    of: str | None = internal()  # set by the pipeline: the setting with the path, if it is not model.path
-
-    @property
-    def key(self) -> str:
-        """The setting that holds the path."""
-        return self.of or "model.path"
+    key: str = internal("model.path")  # the setting that holds the path: the pipeline sets any other
 
 
 @dataclass

@@ -37,13 +37,8 @@ class Pairs:
     unfinished: Unfinished = MISSING
     validation_fraction: float = limited(Limit(0, "must be a share from 0 to below 1", high=1, below=True))
     seed: int = random_seed()
-    of: str | None = internal()
+    key: str = internal("pairs")  # the setting that holds this block: the pipeline sets any other
     control: ControlPairs | None = computed(None)  # set by the pipeline: for the pairs of `control_pairs`
-
-    @property
-    def key(self) -> str:
-        """The setting that holds this block."""
-        return self.of or "pairs"
 
 
 @dataclass

@@ -50,13 +50,8 @@ class CandidateFile:
     rounds: int
     round: int
     max_failed: float | None
-    of: str | None = internal()
+    key: str = internal("sample")  # the setting that holds this block
     limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
-
-    @property
-    def key(self) -> str:
-        """The setting that holds this block."""
-        return self.of or "sample"
 
     @property
     def source(self) -> Source:
@@ -90,13 +85,8 @@ class Sample:
     pool: list[Member] | None = None
     max_failed: float | None = share(None)
     max_dropped: float | None = share(None)
-    of: str | None = internal()  # set by the pipeline: the setting with this block, if it is not sample
+    key: str = internal("sample")  # the setting that holds this block: the pipeline sets any other
     runtime: SamplingRuntime = field(default_factory=SamplingRuntime)
-
-    @property
-    def key(self) -> str:
-        """The setting that holds this block."""
-        return self.of or "sample"
 
     @property
     def first(self) -> int:
@@ -128,12 +118,14 @@ class Sample:
 
     def member(self, i: int, member: Member) -> "Sample":
         sampler = member.sampler or ("openai" if member.endpoint != Endpoint() else self.sampler)
+        own = self.own if sampler == self.sampler and not member.file else Own()
         return replace(
             self,
             pool=None,
-            of=f"sample.pool[{i}]",
+            key=f"sample.pool[{i}]",
             sampler=sampler,
-            own=self.own if sampler == self.sampler and not member.file else Own(),
+            own=own,
+            max_failed=self.max_failed if own or member.file or sampler == "openai" else None,  # no others can fail
             candidates_per_prompt=member.n or self.candidates_per_prompt,
             temperatures=self.temperatures if member.temperature is None else [member.temperature],
             top_p=member.top_p or self.top_p,

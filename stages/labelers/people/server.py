@@ -40,6 +40,7 @@ HTML = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 LARGEST = 1 << 16  # bytes of a request's body at most
 MAX_CONNECTIONS = 128  # open at the same time
 GRACE = 5.0  # seconds after the last answer in which it can be undone
+LAST = 60.0  # and in which another person's page, which still shows a question, can send its answer
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 Body = Mapping[str, Any]
 
@@ -152,7 +153,7 @@ class Page:
                 act(body)
                 self.progress.update(self.session.judged - self.progress.done)
                 if self.session.complete:
-                    asyncio.get_running_loop().call_later(GRACE, self.end)
+                    asyncio.get_running_loop().call_later(LAST if self.session.showing else GRACE, self.end)
                 return JSONResponse(self.state(body["annotator"]), headers=HEADERS)
             except Refused as refused:
                 return error_response(refused)
