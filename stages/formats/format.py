@@ -92,8 +92,9 @@ class Format(ABC):
 
     def parse_turns(self, value: Any, field: str) -> list[Message]:
         """Parse turns from a list of objects, a list of alternating texts, or a transcript in one string."""
-        if (turns := parse_transcript(value, plain=True)) is None:
-            turns = parsing.turn_objects(parsing.require_list(value, field))
+        if (messages := parse_transcript(value, plain=True)) is not None:
+            return with_texts(messages, field, self.strip)
+        turns = parsing.turn_objects(parsing.require_list(value, field))
         return [parsing.parse_turn(turn, field, self.strip) for turn in turns]
 
     def read_conversation(self, row: Mapping[str, Any]) -> list[Message]:
@@ -105,7 +106,7 @@ class Format(ABC):
         elif isinstance(prompt := only_text(row["prompt"], "prompt"), list | dict):
             turns = with_context(row, self.parse_turns(prompt if isinstance(prompt, list) else [prompt], "prompt"))
         elif (dialogue := parse_open_transcript(prompt)) and any(turn["role"] == "user" for turn in dialogue):
-            turns = with_context(row, [parsing.parse_turn(turn, "prompt", self.strip) for turn in dialogue])
+            turns = with_context(row, with_texts(dialogue, "prompt", self.strip))
         else:
             request = parsing.require_text(prompt, "prompt")
             if "input" in row:
@@ -192,6 +193,15 @@ class Format(ABC):
             hint = f"type `labels: {{{key}: WORD, …}}` with the text of each answer"
             raise BadRow(field, f"must be text, is {type(value).__name__}: {hint}")
         return word
+
+
+def with_texts(turns: list[Message], field: str, strip: bool) -> list[Message]:
+    """Return a transcript's turns; with `strip`, without reasoning. Raise BadRow if a turn has no text in Unicode."""
+    texts = [parsing.require_text(turn["content"], field) for turn in turns]
+    return [
+        {**turn, "content": parsing.with_reasoning(text, None, field, strip and turn["role"] == "assistant")}
+        for turn, text in zip(turns, texts, strict=True)
+    ]
 
 
 def with_context(row: Mapping[str, Any], turns: list[Message]) -> list[Message]:

@@ -93,10 +93,8 @@ def role_of(turn: Any) -> str | None:
 
 
 def bare_content(turn: dict[str, Any]) -> str | None:
-    """Return the content of a turn that is the string `{}` or `[]`: a tool's result or an answer may be empty JSON.
-    Without one, return blank content; None if the turn has no text at all."""
-    texts = [value for key in CONTENT_KEYS if isinstance(value := turn.get(key), str)]
-    return next(filter(str.strip, texts), next(iter(texts), None))
+    """Return the content of a turn that is the string `{}` or `[]`: a tool's result or an answer may be empty JSON."""
+    return next((value for key in CONTENT_KEYS if isinstance(value := turn.get(key), str) and value.strip()), None)
 
 
 def parse_turn(turn: Any, field: str, strip: bool = False) -> Message:

@@ -91,7 +91,7 @@ def execute(
         log.info("%s: its workers have finished it, although their parent was killed.", node)
     else:
         write_job(scratch, job)
-        code = run_agent(scratch / JOB, launch.node_rank, CurveReader(out / CURVES, listen).pass_on)
+        code = run_agent(scratch / JOB, launch.node_rank, follow(out / CURVES, listen))
         result = read_note(scratch / RESULT, FINISHED)
         if code != 0 or result is None:
             raise failure_of(scratch, code)
@@ -134,25 +134,19 @@ def run_agent(job: Path, node_rank: int, poll: Callable[[], None] = lambda: None
         raise
 
 
-class CurveReader:
-    """A reader that passes new points of the curves to the tracker."""
+def follow(curves: Path, listen: Listener) -> Callable[[], None]:
+    """Return a function that passes the points that have come since its last call to the tracker."""
+    sent = curves.stat().st_size if curves.exists() else 0
 
-    def __init__(self, curves: Path, listen: Listener):
-        self.curves, self.listen = curves, listen
-        self.sent_bytes = curves.stat().st_size if curves.exists() else 0
-
-    def pass_on(self) -> None:
-        """Pass the points that have come since the last call."""
-        if not self.curves.exists():
-            return
-        with open(self.curves, "rb") as file:
-            file.seek(self.sent_bytes)
-            new = file.read()
+    def pass_on() -> None:
+        nonlocal sent
+        new = curves.read_bytes()[sent:] if curves.exists() else b""
         whole = new[: new.rfind(b"\n") + 1]
-        for line in whole.splitlines():
-            if point := read_point(line):
-                self.listen({k: v for k, v in point.items() if k != "step"}, point["step"])
-        self.sent_bytes += len(whole)
+        for point in filter(None, map(read_point, whole.splitlines())):
+            listen({k: v for k, v in point.items() if k != "step"}, point["step"])
+        sent += len(whole)
+
+    return pass_on
 
 
 def modified_at(file: Path) -> int | None:

@@ -13,10 +13,11 @@ of the node's folder in the store. This file only describes nodes. `build.py` ru
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from stages.config.blocks.data import Data, Source
+from stages.config.blocks.data import Data, Form, Source
 from stages.config.blocks.endpoints import Endpoint
 from stages.config.blocks.labels import Label
 from stages.config.blocks.training import OBJECTIVES, SFT, ScoredGRPO, Training
@@ -32,7 +33,7 @@ from stages.store import source_files
 from stages.store.node import Built, Graph, Node
 
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
-VERSIONS = {"base": 5, "source": 10, "data": 13, "select": 6, "sft": 16, "sample": 11, "pool": 1, "label": 12}
+VERSIONS = {"base": 5, "source": 10, "data": 13, "select": 6, "sft": 16, "sample": 11, "pool": 1, "label": 13}
 VERSIONS |= {"pairs": 9, "unpaired": 2, "reference": 10, "dpo": 12, "kto": 4, "grpo": 7, "reward": 2}
 VERSIONS |= {"answer": 13, "versus": 4, "benchmark": 3, "eval": 26, "report": 24}
 
@@ -46,7 +47,8 @@ INSTEAD = {"dpo": "kto", "kto": "grpo"}  # what a run trains that does not train
 MISSING_STAGES: dict[str, str] = read_beside(__file__)  # by stage, the settings that add nodes of it to the graph
 # Stages that align=none and align=grpo leave out.
 PREFERENCE_STAGES = "sample pool label pairs unpaired reference dpo".split()
-EVALUATION_SETS = ("outside", "judged_prompts", "retained", "suites")  # data that only the evaluation reads
+# Data that only the evaluation reads, beside its suites, with the setting that lists the sources of each.
+EVALUATION_SETS = {"outside": "outside", "judged_prompts": "eval.judged.source", "retained": "eval.retention"}
 SEEDED_BLOCKS = ("sample", *OBJECTIVES)  # blocks with a seed; its default is the run's seed
 
 Pin = Callable[[Any, Path], tuple[Any, dict[str, str]]]  # from block and digest cache to pinned block and digests
@@ -65,18 +67,12 @@ def wire_graph(cfg: Config, cache: Path, pin: Pin = source_files.pin, is_built: 
     if cfg.without_model:
         return wire_imported_candidates(cfg, make_node)
     roots = {"base": make_node("base", cfg.model), **wire_sources("data", cfg.data, make_node)}
-    if cfg.outside:  # labelled test sets: only the evaluation reads them, so they change no training
-        test_sets = [replace(source, splits={"test": 1.0}) for source in cfg.outside]
-        block = Data(None, test_sets, max_bad=cfg.data.max_bad, form=cfg.data.form, of="outside")
-        roots = {**wire_sources("outside", block, make_node), **roots}
-    if cfg.eval.judged.source:
-        prompt_sets = [replace(source, splits={"test": 1.0}) for source in cfg.eval.judged.source]
-        block = Data(None, prompt_sets, max_bad=cfg.data.max_bad, form=cfg.data.form, of="eval.judged.source")
-        roots = {**wire_sources("judged_prompts", block, make_node), **roots}
-    if cfg.eval.retention:
-        texts = [replace(source, splits={"sft": 1.0}) for source in cfg.eval.retention]
-        block = Data(None, texts, max_bad=cfg.data.max_bad, of="eval.retention")
-        roots = {**wire_sources("retained", block, make_node), **roots}
+    for name, setting in EVALUATION_SETS.items():  # they change no training
+        if listed := attrgetter(setting)(cfg):
+            split, form = ("sft", Form()) if name == "retained" else ("test", cfg.data.form)
+            sources = [replace(source, splits={split: 1.0}) for source in listed]
+            block = Data(None, sources, max_bad=cfg.data.max_bad, form=form, of=setting)
+            roots = {**wire_sources(name, block, make_node), **roots}
     if cfg.eval.suites.names:
         block = Data(None, max_bad=cfg.data.max_bad, of="eval", suites=cfg.eval.suites)
         roots = {"suites": make_node("data", block), **roots}
@@ -130,11 +126,11 @@ def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node
 def wire_chain(cfg: Config, make_node: MakeNode, is_built: Built, base: Node, data: Node, **roots: Node) -> Graph:
     """Return the nodes of one seed: SFT, a reward model, the objectives that train it further, the control and the
     evaluation. `roots` are further data by name: SFT learns from `select`, the selected demonstrations, if there are
-    any, else from `data`, and the evaluation reads `EVALUATION_SETS`."""
+    any, else from `data`, and the evaluation reads `EVALUATION_SETS` and `suites`."""
     demonstrations = Demonstrations.selected if "select" in roots else Demonstrations.given
     block = replace(cfg.sft, demonstrations=demonstrations)
     sft = make_node("sft", block, base=base, data=roots.get("select", data))
-    nodes, sets = {"sft": sft}, {"data": data} | {name: roots[name] for name in roots if name in EVALUATION_SETS}
+    nodes, sets = {"sft": sft}, {"data": data} | {n: roots[n] for n in roots if n in (*EVALUATION_SETS, "suites")}
     if cfg.reward.source.path:
         nodes |= wire_reward_model(cfg, make_node, sft)
     reward = {"reward": nodes["reward"]} if "reward" in nodes else {}

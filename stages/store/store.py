@@ -75,7 +75,7 @@ class Store:
         """Return whether a node was made from the inputs that the store has. Removed ones do not count."""
         here = {role: self.find(each, seen) for role, each in node.inputs.items() if self.folder(each).exists()}
         made_from = {role: manifest["inputs"].get(role, {}).get("digest", "") for role in here}
-        return made_from == {role: found and found["digest"] for role, found in here.items()}
+        return made_from == {role: record and record["digest"] for role, record in here.items()}
 
     def missing(self, targets: list[Node], pull: bool = False) -> set[Node]:
         """Return the nodes that a build of the targets has to look at, with all missing ones. With `rebuild`, these

@@ -89,14 +89,14 @@ def newest_complete(folder: Path) -> Path | None:
     return None
 
 
-def require_sharding(checkpoint: Path, wanted: Sharding) -> None:
+def require_sharding(checkpoint: Path, sharding: Sharding) -> None:
     """Raise UserError for a checkpoint of another `launch.sharding`, whose files this one cannot read."""
     patterns = {Sharding.fsdp: "pytorch_model_fsdp*", Sharding.zero3: "global_step*"}
     saved = next((kind for kind, pattern in patterns.items() if any(checkpoint.glob(pattern))), Sharding.none)
-    if saved is not wanted:
+    if saved is not sharding:
         way_out = f"Type the command with launch.sharding={saved}, or delete {checkpoint.parent} to start again"
         raise UserError(
-            f"{checkpoint} is of launch.sharding={saved}, and launch.sharding={wanted} cannot read it. {way_out}."
+            f"{checkpoint} is of launch.sharding={saved}, and launch.sharding={sharding} cannot read it. {way_out}."
         )
 
 

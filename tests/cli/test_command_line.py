@@ -10,8 +10,10 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+import torch
 
 from stages.cli import compose, main
+from stages.cli.explain import explain
 from stages.config.blocks.training import SFT
 from stages.config.choices import Command, Precision
 from stages.config.installation import DISTRIBUTION, ROOT, checkout_project
@@ -195,6 +197,14 @@ def test_without_the_package_of_4_bit_weights_the_error_names_it(stage: str, mon
     monkeypatch.setattr(constraints, "find_spec", lambda package: None)
     message = f"{stage}.adapter=qlora needs bitsandbytes for 4-bit weights: pip install -e '.[qlora]'."
     assert refused(*TINY, f"{stage}.adapter=qlora") == message
+
+
+def test_a_gpu_without_memory_is_told_with_the_ways_out() -> None:
+    try:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has none.")
+    except torch.OutOfMemoryError as error:
+        line = explain(error)
+    assert line is not None and line.startswith("CUDA out of memory. Lower ") and "device=cpu" in line
 
 
 @pytest.mark.parametrize(

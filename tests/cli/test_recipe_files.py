@@ -115,7 +115,7 @@ def test_what_else_lies_in_recipes_is_in_nobodys_way(folder: Path) -> None:
 @pytest.mark.parametrize("typed", ["label=verifier,human", "label=dataset,verifier", "align=dpo,kto"])
 def test_a_sweep_whose_jobs_need_other_values_of_a_recipe_is_refused(typed: str, folder: Path) -> None:
     (folder / "controlled.yaml").write_text("defaults: [demo]\ncontrol: true\n")
-    with pytest.raises(UserError, match=f"^{typed}: other settings of recipe=.* Type a command for each"):
+    with pytest.raises(UserError, match=f"^{typed}: other settings "):
         recipes.recipes_under(["recipe=./controlled.yaml", typed, "-m"])
     alike = ["recipe=tiny", "label=human,judge", "align=dpo,kto", "-m"]
     assert recipes.recipes_under(alike)["tiny"] == recipes.recipes_under([*alike[:1], "label=human"])["tiny"]

@@ -16,7 +16,7 @@ from stages.cli import compose
 from stages.commands.planning import calculated
 from stages.commands.planning.peak import training_parts
 from stages.config.blocks.models import Model
-from stages.config.choices import GPUS, Checkpointing, Precision, Sharding
+from stages.config.choices import GPUS, Adapter, Checkpointing, Precision, Sharding
 from stages.config.installation import ROOT
 from stages.config.schema import CONF, RECIPES
 from stages.hardware import machine, memory
@@ -124,6 +124,20 @@ def test_the_settings_that_a_plan_names_fit_and_half_the_gpus_do_not(
         for count in (int(match[1]), int(match[1]) // 2)
     ]
     assert peaks[0] <= GPUS["h100_80gb"][1] * 1e9 < peaks[1]
+
+
+def test_no_remedy_divides_a_model_among_one_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ("recipe=smollm2_360m", "model=llama32_1b", "plan.gpu=rtx_4090", "sft.runtime.micro_batch=8")
+    sentences = " ".join(plan(tmp_path, capsys, *line, "sft.max_length=2048")[""])
+    assert "sft.runtime.micro_batch=1." in sentences and "and 1 GPU" not in sentences
+
+
+def test_an_adapter_is_merged_in_main_memory() -> None:
+    block = settings("recipe=zephyr_7b").dpo
+    shape = ModelShape.from_config(settings("model=mistral_7b").model.config)
+    assert shape is not None
+    for adapter in (Adapter.lora, Adapter.qlora):
+        assert memory.host_bytes(shape, replace(block, adapter=adapter)) > 4 * shape.parameters
 
 
 def test_arithmetic_is_counted_as_by_torch() -> None:

@@ -178,6 +178,19 @@ def test_the_best_is_not_trusted_and_the_split_is_named(compared: Chain) -> None
     assert f"for {group.settings[0].name}: python run.py stage=report" in group.note
 
 
+def test_an_estimate_of_kl_below_0_is_not_nearer_to_sft_than_sft() -> None:
+    group = Group([replace(measured("a", 0.5, 0.0), role="sft"), measured("b", 0.5, -1e-6)])
+    assert [setting.kl for setting in group.settings] == [0.0, 0.0] and group.front == [True, True]
+
+
+def test_several_sfts_have_a_best_one() -> None:
+    models = [replace(measured(name, rate, 0.0), role="sft") for name, rate in (("a", 0.5), ("b", 0.4))]
+    rows = [*models, measured("c", 0.6, 0.1)]
+    for row in rows:
+        row.results |= {"mean_tokens": {"policy": 9.0}, "stop_rate": {"policy": 1.0}}
+    assert "over best SFT" in "".join(printed(compare.group_table(Group(rows))))
+
+
 def test_objectives_have_their_names_and_what_they_share_or_vary() -> None:
     def trained_by(title: str, rate: float, **settings: str) -> Row:
         row = measured(title, rate, 0.1)

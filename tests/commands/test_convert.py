@@ -239,6 +239,9 @@ def test_defaults_of_the_framework_stand_in_where_the_file_is_silent(folder: Pat
         ("zephyr_dpo_full", {"rpo_alpha": 0.2}, "dpo.loss_weights", "[1.0, 0.2]"),
         ("llama3_lora_dpo", {"pref_ftx": 0.5}, "dpo.loss_type", "[sigmoid, sft]"),
         ("llama3_dpo_lora", {"rl": "ipo"}, "dpo.loss_type", "[ipo]"),
+        ("llama3_lora_dpo", {"pref_loss": "simpo", "simpo_gamma": 0.4}, "dpo.simpo_gamma", "0.4"),
+        ("llama3_lora_dpo", {"pref_loss": "simpo"}, "dpo.loss_type", "[simpo]"),
+        ("llama3_qlora", {"warmup_steps": 0}, "sft.trainer.warmup_steps", "0"),
         ("llama3_lora_dpo", {"lora_target": "q_proj, v_proj"}, "dpo.lora.target_modules", "[q_proj, v_proj]"),
         ("llama3_lora_dpo", {"quantization_bit": 4}, "dpo.adapter", "qlora"),
         ("llama3_lora_dpo", {"finetuning_type": "full"}, "dpo.adapter", None),
@@ -259,7 +262,7 @@ def test_a_setting_that_means_several_keys_is_translated(
 @pytest.mark.parametrize(
     ("name", "changed", "listed", "way_out"),
     [
-        ("llama3_lora_dpo", {"pref_loss": "simpo"}, "pref_loss=simpo", "sigmoid"),
+        ("llama3_lora_dpo", {"pref_loss": "simpo", "pref_ftx": 0.5}, "pref_loss=simpo", "sigmoid"),
         ("llama3_lora_dpo", {"finetuning_type": "freeze"}, "finetuning_type=freeze", "lora, full"),
         ("llama3_lora_reward", {"quantization_bit": 4}, "quantization_bit=True", "reward.adapter=lora"),
         ("zephyr_dpo_full", {"label_smoothing": 0.1}, "label_smoothing=0.1", "dpo.loss_type=[robust]"),

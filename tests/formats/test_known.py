@@ -110,7 +110,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], list[str], str]] = {
 
 
 def test_every_known_set_is_tried() -> None:
-    assert {each.name for each in KNOWN} == {*PREFERENCES, *EXAMPLES, "OpenAI's batches, requests"}
+    assert {each["name"] for each in KNOWN} == {*PREFERENCES, *EXAMPLES, "OpenAI's batches, requests"}
 
 
 @pytest.mark.parametrize("name", PREFERENCES)

@@ -97,9 +97,9 @@ def test_comparisons_on_which_two_judges_differ_are_ties(tmp_path: Path, caplog:
     with running(Model(judging(better))) as good, running(Model(judging(worse))) as bad:
         two = Jury(block(tmp_path, good.url, bad.url), work(tmp_path))
         words = [j.preference for j in two.judge_all(three)]
-        asked = good.requests.copy()
+        requests = good.requests.copy()
         assert [j.preference for j in two.judge_all(three)] == words, "the same judges of a later step"
-        assert good.requests == asked and two.figures() == {"judges_differ": 4}
+        assert good.requests == requests and two.figures() == {"judges_differ": 4}
         two.disagreements = 2
         assert Counter(word == "tie" for word in words) == {True: 2, False: 1}
         assert two.figures() == {"judges_differ": 2}

@@ -46,9 +46,13 @@ def test_a_killed_sharded_training_resumes_from_the_shares(stage: str, server: N
     assert parent.wait(300) != 0
     assert_shares(next((partial / SCRATCH).glob(f"checkpoints/*/{SEAL}")).parent)
 
+    whole_line = [each for each in line if each not in SHARDED]
+    refused = command(*whole_line, env=device.environment(), timeout=900)
+    assert refused.returncode == 1 and "is of launch.sharding=fsdp" in refused.stderr
+
     resumed = command(*line, env=device.environment(), timeout=900)
     assert resumed.returncode == 0, resumed.stderr
-    assert len(chain.manifest(stage, *overrides)["attempts"]) == 2
+    assert len(chain.manifest(stage, *overrides)["attempts"]) == 3
     weights = load_file(chain.folder(stage, *overrides) / "model" / "model.safetensors")
     assert weights.keys() == whole.keys()
     assert all(torch.equal(whole[name], weights[name]) for name in whole)

@@ -61,7 +61,7 @@ class Row:
     @property
     def kl(self) -> float:
         """The KL divergence from SFT, in nats per token."""
-        return float(self.results["kl"][self.role]["per_token"]) if self.role != "sft" else 0.0
+        return max(0.0, self.results["kl"][self.role]["per_token"]) if self.role != "sft" else 0.0  # an estimate
 
     @property
     def retained_claims(self) -> str:
