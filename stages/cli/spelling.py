@@ -18,11 +18,11 @@ from stages.config.schema import CONF, RECIPES, Config
 from stages.store.plugins import user_path
 
 # Keys inside open dicts, which no dataclass lists.
-FREE = rf"({'|'.join(OBJECTIVES)})\.trainer\.[\w.]+|(data|sample|label|eval\.judged)\.own[.\w]*|prices[.\w-]*"
+FREE = rf"({'|'.join(OBJECTIVES)})\.trainer\.[\w.]+|(data|sample|label|eval\.judged)\.own[.\w]*|prices"
 FREE += r"|(parity\.trl|plan\.tokens|model\.config)[.\w]*|sample\.endpoint(\.extra[.\w]*)?"
 FREE += r"|label\.(columns|labels)[.\w]*|sample\.columns[.\w]*"
 FREE += r"|data\.(audit\.(actions|thresholds)|mixture\.quotas)[.\w]*"
-DELETED = re.compile(rf"~(?!({FREE}|recipe|scale|hydra/\w+)(=|$))")
+DELETED = re.compile(rf"~(sample\.endpoint$|(?!({FREE}|recipe|scale|hydra/\w+)(=|$)))")
 NOWHERE = re.compile(r"outputs=\s*(['\"]?)\s*\1\s*")
 NO_WORD = re.compile(r"(\w+)=(-?\d[\w.+-]*|true|false|null)", re.IGNORECASE)
 FOREIGN_NAME = re.compile(r"[{,][^:,{}]*[^\x00-\x7f:,{}][^:,{}]*:")  # of a mapping: Hydra reads none with quotes

@@ -384,3 +384,13 @@ def test_a_typed_micro_batch_is_checked(tmp_path: Path) -> None:
     for typed in ("dpo.runtime.micro_batch=8", "dpo.runtime={micro_batch: 8}"):
         ran = inside("stage=plan", "tracker=none", f"outputs={tmp_path}", "dpo.batch_size=12", typed)
         assert "dpo.runtime.micro_batch=8 × 1 " in ran.stderr
+
+
+def test_the_settings_of_an_endpoint_may_be_one_mapping() -> None:
+    typed = "sample.endpoint={base_url: 'http://127.0.0.1:1/v1', model: m, extra: {top_k: 5}}"
+    apart = ("base_url=http://127.0.0.1:1/v1", "model=m", "extra={top_k: 5}")
+    whole = settings(*TINY, "sample=openai", typed).sample.endpoint
+    assert whole == settings(*TINY, "sample=openai", *(f"sample.endpoint.{each}" for each in apart)).sample.endpoint
+    assert whole.extra == {"top_k": 5}
+    assert "'base_url'" in refused(*TINY, "sample=openai", "sample.endpoint={base_ul: x}")
+    assert "cannot be deleted" in refused(*TINY, "~sample.endpoint")
