@@ -34,7 +34,9 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     def judge(prompts: list[Example], rollouts: list[Rollout]) -> Iterator[Judgement]:
         return labeler.judge_rollouts(Pool(prompts, rollouts))
 
-    # The reference is loaded first, so that the token budget is decided from the memory that it leaves.
+    # Reference and reward model are loaded first, so that the token budget is decided from the memory that they leave.
+    if "reward_model" in label.labelers:
+        [*judge([], [])]
     device = resolve_device(cfg.runtime.device)
     is_loaded = cfg.beta and cfg.adapter is Adapter.none  # else the reference is the policy without its adapter
     reference = objective.load_start(policy, cfg, device).requires_grad_(False) if is_loaded else None

@@ -73,7 +73,7 @@ def recipes_under(line: list[str]) -> Recipes:
     groups = typed.keys() & {*BLOCKS, *(folder.name for folder in CONF.iterdir())}
     for name, recipe in recipes.items():
         unsuited = unsuited_keys(recipe, typed)
-        for key in {"label", "align"} & typed.keys() if name in chosen else ():
+        for key in sorted({"label", "align"} & typed.keys()) if name in chosen else ():
             for value in typed[key].split(","):
                 if {*unsuited} - {*typed} != {*unsuited_keys(recipe, typed | {key: value})} - {*typed}:
                     problem = f"{key}={typed[key]}: other settings of recipe={name} suit each of these"

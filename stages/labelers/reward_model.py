@@ -99,15 +99,15 @@ class RewardModel(Labeler):
 
     def rewards(self, readable: Sequence[Readable]) -> Iterator[tuple[Candidate, float]]:
         """Yield candidates with rewards, longest first. The batches do not depend on the order of the pool."""
+        precision, device = self.cfg.precision or Precision.fp32, loading.resolve_device(self.cfg.runtime.device)
+        key = self.folder, loading.sampling_weights(precision), device
+        model = self.out.open_resource.get(key, lambda: loading.load_reward_model(*key))  # GRPO asks at every step
         if not readable:
             return
         if (pad_id := self.reading.pad_id) is None:
             # Any id that no row has, for the reward is read before the padding.
             used = {token for _, ids in readable for token in ids}
             pad_id = min({*range(len(used) + 1)} - used)
-        precision, device = self.cfg.precision or Precision.fp32, loading.resolve_device(self.cfg.runtime.device)
-        key = self.folder, loading.sampling_weights(precision), device
-        model = self.out.open_resource.get(key, lambda: loading.load_reward_model(*key))  # GRPO asks at every step
         model.config.get_text_config().pad_token_id = pad_id
         self.model_figures["parameters"] = model.num_parameters()
         ordered = sorted(readable, key=lambda each: each[0].candidate_id)
