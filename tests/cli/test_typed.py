@@ -341,7 +341,7 @@ def test_a_typed_path_takes_the_place_of_random_weights_and_the_other_way_round(
         "revision": None,
         "random_init": None,
         "config": {},
-        "of": None,
+        "key": "model.path",
     }
     random = settings("model.random_init.layers=3").model
     assert (random.path, random.random_init.layers) == (None, 3)
@@ -388,9 +388,9 @@ def test_a_typed_micro_batch_is_checked(tmp_path: Path) -> None:
 
 def test_the_settings_of_an_endpoint_may_be_one_mapping() -> None:
     typed = "sample.endpoint={base_url: 'http://127.0.0.1:1/v1', model: m, extra: {top_k: 5}}"
-    apart = ("base_url=http://127.0.0.1:1/v1", "model=m", "extra={top_k: 5}")
+    keys = ("base_url=http://127.0.0.1:1/v1", "model=m", "extra={top_k: 5}")
     whole = settings(*TINY, "sample=openai", typed).sample.endpoint
-    assert whole == settings(*TINY, "sample=openai", *(f"sample.endpoint.{each}" for each in apart)).sample.endpoint
+    assert whole == settings(*TINY, "sample=openai", *(f"sample.endpoint.{each}" for each in keys)).sample.endpoint
     assert whole.extra == {"top_k": 5}
     assert "'base_url'" in refused(*TINY, "sample=openai", "sample.endpoint={base_ul: x}")
     assert "cannot be deleted" in refused(*TINY, "~sample.endpoint")
