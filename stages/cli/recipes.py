@@ -71,13 +71,13 @@ def recipes_under(line: list[str]) -> Recipes:
     toy = typed.get("scale") == "toy"
     recipes = load_recipes([TOY, *chosen] if toy else chosen, all_names=any(word.startswith("-") for word in line))
     groups = typed.keys() & {*BLOCKS, *(folder.name for folder in CONF.iterdir())}
+    jobs = [(key, typed | {key: v}) for key in ("align", "label") if key in typed for v in typed[key].split(",")]
     for name, recipe in recipes.items():
         unsuited = unsuited_keys(recipe, typed)
-        for key in sorted({"label", "align"} & typed.keys()) if name in chosen else ():
-            for value in typed[key].split(","):
-                if {*unsuited} - {*typed} != {*unsuited_keys(recipe, typed | {key: value})} - {*typed}:
-                    problem = f"{key}={typed[key]}: other settings of recipe={name} suit each of these"
-                    raise UserError(f"{problem}. Type a command for each of them.")
+        differing = [key for key, job in jobs if ({*unsuited} ^ {*unsuited_keys(recipe, job)}) - {*typed}]
+        if differing and name in chosen:
+            problem = f"{differing[0]}={typed[differing[0]]}: other settings of recipe={name} suit each of these"
+            raise UserError(f"{problem}. Type a command for each of them.")
         for key in (*unsuited, *blocks_of(groups)):
             take_out(recipe, key)
     if toy and find_spec("bitsandbytes") is None:

@@ -101,8 +101,13 @@ def host_bytes(shape: ModelShape, block: Training) -> float:
     adapter into fp32 weights."""
     runtime = block.runtime
     loading = 1 if runtime.sharding is Sharding.fsdp else runtime.processes
-    merged = 0.0 if block.adapter is Adapter.none else weight_bytes(shape, Weights.fp32)
-    return runtime.processes * LIBRARIES + max(loading * weight_bytes(shape, block.start_weights), merged)
+    loaded = max(loading * weight_bytes(shape, block.start_weights), merged_bytes(shape, block))
+    return runtime.processes * LIBRARIES + loaded
+
+
+def merged_bytes(shape: ModelShape, block: Training) -> float:
+    """Return the bytes of main memory in which an adapter is merged into fp32 weights and saved; 0 without one."""
+    return 0.0 if block.adapter is Adapter.none else 2 * weight_bytes(shape, Weights.fp32)
 
 
 def measured_bytes(name: str, block: Training) -> Any:

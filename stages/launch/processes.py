@@ -140,7 +140,11 @@ def follow(curves: Path, listen: Listener) -> Callable[[], None]:
 
     def pass_on() -> None:
         nonlocal sent
-        new = curves.read_bytes()[sent:] if curves.exists() else b""
+        if not curves.exists():
+            return
+        with open(curves, "rb") as file:
+            file.seek(sent)
+            new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
         for point in filter(None, map(read_point, whole.splitlines())):
             listen({k: v for k, v in point.items() if k != "step"}, point["step"])

@@ -27,15 +27,7 @@ from stages.training.batches import EpochSchedule
 from stages.training.callbacks import CurveLog, DivergenceCheck, EvaluationTimes, TrainingProgress
 from stages.training.micro_batches import MicroBatches
 from stages.training.samples import FirstPrompts, SampleWriter
-from stages.training.saving import (
-    BestModel,
-    Checkpoints,
-    checkpoint_folder,
-    newest_complete,
-    publish,
-    require_sharding,
-    save_trained,
-)
+from stages.training.saving import BestModel, Checkpoints, checkpoint_to_resume, publish, save_trained
 from stages.training.token_rows import ColumnRows
 
 Rows = TypeVar("Rows", bound=ColumnRows[Any])
@@ -167,9 +159,7 @@ def train_with_callbacks(trainer: Trainer, cfg: Training, out: StageDir, *callba
     for callback in (*callbacks, *shared_callbacks, *progress, evaluations):
         trainer.add_callback(callback)
     with trainer.accelerator.main_process_first():  # the main process removes incomplete checkpoints
-        resumed = newest_complete(checkpoint_folder(out))
-        if resumed:
-            require_sharding(resumed, cfg.runtime.sharding)
+        resumed = checkpoint_to_resume(out, cfg.runtime.sharding)
     with sharding.like_autocast(trainer) if cfg.runtime.sharding is Sharding.fsdp else contextlib.nullcontext():
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
 

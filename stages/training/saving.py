@@ -89,15 +89,18 @@ def newest_complete(folder: Path) -> Path | None:
     return None
 
 
-def require_sharding(checkpoint: Path, sharding: Sharding) -> None:
-    """Raise UserError for a checkpoint of another `launch.sharding`, whose files this one cannot read."""
+def checkpoint_to_resume(out: StageDir, sharding: Sharding) -> Path | None:
+    """Return the last complete checkpoint. Raise UserError if another `launch.sharding` saved it, whose files this one
+    cannot read."""
+    if (checkpoint := newest_complete(checkpoint_folder(out))) is None:
+        return None
     patterns = {Sharding.fsdp: "pytorch_model_fsdp*", Sharding.zero3: "global_step*"}
     saved = next((kind for kind, pattern in patterns.items() if any(checkpoint.glob(pattern))), Sharding.none)
     if saved is not sharding:
         way_out = f"Type the command with launch.sharding={saved}, or delete {checkpoint.parent} to start again"
-        raise UserError(
-            f"{checkpoint} is of launch.sharding={saved}, and launch.sharding={sharding} cannot read it. {way_out}."
-        )
+        problem = f"{checkpoint} is of launch.sharding={saved}, and launch.sharding={sharding} cannot read it"
+        raise UserError(f"{problem}. {way_out}.")
+    return checkpoint
 
 
 def save_trained(trainer: Trainer, folder: Path, best: dict[str, float] | None = None) -> None:

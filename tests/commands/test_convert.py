@@ -210,6 +210,13 @@ def test_no_setting_of_a_published_example_is_dropped_in_silence(name: str, fold
     assert silent == set(SAME_AS_SILENCE.get(name, "").split())
 
 
+def test_a_margin_of_simpo_is_no_unknown_setting_beside_another_loss(folder: Path) -> None:
+    _, remarks = without("llama3_lora_dpo", {"simpo_gamma": 0.4}, folder)
+    assert [text for text, lines in remarks.items() if any("simpo_gamma=0.4" in line for line in lines)] == [
+        HEADINGS["neutral"]
+    ]
+
+
 def test_a_length_without_a_limit_is_told(folder: Path) -> None:
     file = OmegaConf.to_container(OmegaConf.load(PUBLISHED / "zephyr_dpo_full.yaml")) | {"max_length": None}
     _, remarks = converted(write(folder, yaml.safe_dump(file)), stage="dpo")

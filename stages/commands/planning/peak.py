@@ -111,9 +111,8 @@ def training_parts(shape: ModelShape, block: Training, row: float, device: str) 
     """Return the parts of the peak of training. On the CPU an adapter is merged into fp32 weights, which are saved."""
     shape = memory.trained_shape(shape, block)
     needed = memory.training_bytes(shape, block, device, *memory.micro_batch(shape, block, row, device))
-    if device == "cpu" and block.adapter is not Adapter.none:
-        merged = 2 * memory.weight_bytes(shape, Weights.fp32)
-        needed = max(needed, memory.weight_bytes(shape, block.start_weights) + merged)
+    if device == "cpu":
+        needed = max(needed, memory.weight_bytes(shape, block.start_weights) + memory.merged_bytes(shape, block))
     parts = memory.held_parts(shape, block)
     parts = parts._replace(activations=needed - sum(parts))
     if isinstance(block, GRPO) and block.beta and block.adapter is Adapter.none:  # a frozen copy is the reference
