@@ -64,7 +64,7 @@ class Jury(Labeler):
         if self.rubric.reading is Reading.json and asks and not self.probed:
             self.probed = True
             list(run_jobs(self.judges, [partial(self.probe, judge) for judge in self.judges], self.out))
-        failed = Counter[str]()
+        failed, before = Counter[str](), self.disagreements
         with (
             Progress(len(questions), f"label {self.name}", "judgement") as progress,
             closing(run_jobs(self.judges, questions, self.out)) as judgements,
@@ -82,7 +82,7 @@ class Jury(Labeler):
                 progress.update()
         if len(self.judges) == 2 and self.rubric.kind is Rubrics.pairwise:
             self.out.inform(
-                f"judge.endpoints: two judges must agree. They differ on {self.disagreements} of "
+                f"judge.endpoints: two judges must agree. They differ on {self.disagreements - before} of "
                 f"{len(questions)} comparisons, which count as ties. Add a third judge to get a majority."
             )
 
