@@ -1,10 +1,10 @@
-"""A chain's models on fresh prompts: `python -m tests.bench.fresh [OUTPUTS] [prompts=560] [open=240] [KEY=VALUE …]`.
+"""A chain's models on fresh prompts: `python -m tests.bench.fresh [OUTPUTS] [validation=560] [KEY=VALUE …]`.
 
 SFT, the policy of every round of DPO, the control and GRPO (`'arms=[grpo]'` or `align=grpo`), of every seed in
 `'seeds=[1,2]'`, answer prompts of the trained tasks that no test has. The last round's policies also answer open
-requests of validation kinds. Prompts
-that the data holds in any phrasing are left out. Tells each model's difference to SFT, and on open requests to the
-base: by seed, and with every prompt's outcomes averaged over seeds. Models that are not in the store are left out.
+requests: `open_validation=240` of validation kinds, `open_test=240` of trained kinds (0: none). Prompts that the data
+holds in any phrasing are left out. Tells each model's difference to SFT, and on open requests to the base: by seed, and
+with every prompt's outcomes averaged over seeds. Models that are not in the store are left out.
 """
 
 import logging
@@ -30,11 +30,11 @@ from tests.bench import chains
 
 SEED = 20261125  # of other prompts than the data has
 MODEL = re.compile(r"(base|sft|control|grpo|dpo|dpo_\d+)(?:_seed_(\d+))?")
-MAX_NEW_TOKENS = {"validation": 48, "open_validation": 128}
+MAX_NEW_TOKENS = {"validation": 48, "open_validation": 128, "open_test": 128}
 
 
 def main(outputs: Path, words: list[str]) -> None:
-    sizes, overrides = {"prompts": 560, "open": 240}, list[str]()
+    sizes, overrides = {"validation": 560, "open_validation": 240, "open_test": 240}, list[str]()
     for word in words:
         key, _, value = word.partition("=")
         if key in sizes:
@@ -44,7 +44,9 @@ def main(outputs: Path, words: list[str]) -> None:
     cfg, store, nodes = chains.prepared(outputs, overrides)
     matches = {name: match for name in nodes if (match := MODEL.fullmatch(name)) and store.find(nodes[name])}
     models = {(match[1], int(match[2] or cfg.seed)): nodes[name] for name, match in matches.items()}
-    for group, size in zip(MAX_NEW_TOKENS, sizes.values(), strict=True):
+    for group, size in sizes.items():
+        if not size:
+            continue
         first = "sft" if group == "validation" else "base"
         left_out = ("base",) if first == "sft" else tuple(role for role, _ in models if role.startswith("dpo_"))
         answering = {key: node for key, node in models.items() if key[0] not in left_out}
@@ -65,7 +67,7 @@ def compare(
     """Have the models, by role and seed, answer fresh prompts of a group; tell rates and differences to `first`."""
     tasks = replace(cfg.data.tasks, seed=SEED, **dict.fromkeys(SPLIT_OF_GROUP, 0) | {group: size})
     fresh = wire_graph(replace(cfg, data=replace(cfg.data, tasks=tasks, sources=[])), store.digest_cache)["data"]
-    block = replace(cfg.answer, split=Split.validation, open=0, max_new_tokens=MAX_NEW_TOKENS[group])
+    block = replace(cfg.answer, split=Split(SPLIT_OF_GROUP[group]), open=0, max_new_tokens=MAX_NEW_TOKENS[group])
     template = wire_graph(cfg, store.digest_cache)["answer_policy"]
     answers = {key: replace(template, config=block, inputs={"model": m, "data": fresh}) for key, m in models.items()}
     build([*answers.values()], store, cfg, overrides)
