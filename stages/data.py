@@ -79,7 +79,8 @@ def join(cfg: Data, examples: list[Example], files: list[Path], out: StageDir) -
     rows = gather_rows(examples, files)
     ledger, joined = SplitLedger(rows), list[SourceRows]()
     ledger.claim(np.arange(len(examples)))
-    row_filter = RowFilter(cfg.audit.among_rows, Form()) if cfg.audit.among_rows.actions else None
+    audit = cfg.audit.part(among_rows=True)
+    row_filter = RowFilter(audit, Form()) if audit.actions else None
     for i, (source, file) in enumerate(zip(cfg.sources, files, strict=True)):
         part = SourceRows.select(source, file, np.arange(len(rows.ids))[rows.slices[i]], ledger, row_filter)
         flagged = [row for row in part.unwanted if isinstance(row.error, Unwanted) and row.error.quarantined]

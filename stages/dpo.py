@@ -46,7 +46,7 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     figures = checks[0].figures if checks else {}
     figures |= last_values(read_curves(out.path), *names, "eval_loss", *(f"eval_{name}" for name in names))
     warning = "" if cfg.reference_free else displacement(figures, held_out.rows)
-    fit.describe(inputs, figures, warning, risen_loss_message(trainer, cfg))
+    fit.describe(inputs, figures, warning, risen_loss_message(trainer, cfg, rows.validation_prompts))
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
     if fit.schedule.left_out:
         summary += f", each epoch skips {fit.schedule.left_out} pairs in turn"

@@ -23,6 +23,7 @@ from stages.models.loading import resolve_device
 from stages.store import safe_files
 from stages.store.records import Candidate, Example, Pair, Records, save
 from stages.store.single_completions import UnpairedPreference
+from stages.store.splits import draw_order
 from stages.store.workspace import StageDir
 
 # Titles of the sets of prompts without checks. A verdict without checks is about the first set in this order.
@@ -60,7 +61,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     by_checks = checked.primary if parts[0] == "checks" else None
     table = by_checks or next(iter(unchecked.values()), checked.primary)  # the answers that the verdict is about
     scored = (checked.verdict_table if by_checks else table or checked.verdict_table).prompts
-    scored = sorted(scored, key=lambda e: e.id)[: cfg.likelihood_prompts]
+    scored = sorted(scored, key=lambda e: draw_order(e.id))[: cfg.likelihood_prompts]
     retained, measured = retention.claims(cfg, inputs, checked.everything, answers, out)
     results: dict[str, Any] = {
         "models": titles,

@@ -49,6 +49,6 @@ def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         figures["held_out_order"] = float(placements(rewards, kinds).mean())
         summary += f"; of {len(kinds)} held-out ones, a desirable one has the higher reward in "
         summary += f"{figures['held_out_order']:.1%} of comparisons"
-    fit.describe(inputs, figures, risen_loss_message(trainer, cfg))
+    fit.describe(inputs, figures, risen_loss_message(trainer, cfg, rows.validation_prompts))
     tokens = rows.train.tokens("prompt_ids", "completion_ids", "prompt_ids", "KL_completion_ids")
     return fit.metrics(tokens) | counts | {**figures, "summary": summary}

@@ -40,7 +40,7 @@ def run(cfg: Reward, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     figures = last_values(read_curves(out.path), "loss", "eval_loss", "eval_margin")
     warnings = reward.held_out_warnings(metrics, len(held_out), "reward.pairs" if cfg.source.path else "pairs")
     accuracy = {"held-out accuracy": metrics["accuracy"]["mean"]} if metrics else {}
-    fit.describe(inputs, figures | accuracy, *warnings, risen_loss_message(trainer, cfg))
+    fit.describe(inputs, figures | accuracy, *warnings, risen_loss_message(trainer, cfg, rows.validation_prompts))
     summary = f"{len(rows.train)} pairs × {cfg.epochs:g} epochs, {fit.steps} steps"
     if metrics:
         mean, low, high = metrics["accuracy"].values()

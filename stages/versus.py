@@ -14,6 +14,7 @@ from stages.evaluation.asked import read_prompts
 from stages.evaluation.win_rates import detectable
 from stages.models.contract import Contract, load_or_derive_contract
 from stages.store.records import Candidate, Example, content_id, load, save
+from stages.store.splits import draw_order
 from stages.store.workspace import StageDir
 
 SHORT = 80  # characters of the constant answer that the summary quotes
@@ -21,7 +22,7 @@ SHORT = 80  # characters of the constant answer that the summary quotes
 
 def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `prompts.parquet` and `candidates.parquet` with two candidates per prompt, whose `policy` is the role.
-    Uses up to `cfg.prompts` prompts that both models answered, ordered by id. Prompts with checks are used only if
+    Uses up to `cfg.prompts` prompts that both models answered, drawn by id. Prompts with checks are used only if
     there are no others. Raise UserError if no prompt has two answers."""
     contract = load_or_derive_contract(inputs["model"] / "model")
     answers = {a.prompt_id: a for a in load(inputs["policy"] / "answers.parquet", Candidate)}
@@ -29,7 +30,7 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     opposed = {e.id: Candidate.from_text(e.id, e.reference, cfg.against, "file", 0) for e in prompts if e.reference}
     if "other" in inputs:
         opposed = {a.prompt_id: a for a in load(inputs["other"] / "answers.parquet", Candidate)}
-    comparable = sorted((e for e in prompts if e.id in opposed), key=lambda e: e.id)
+    comparable = sorted((e for e in prompts if e.id in opposed), key=lambda e: draw_order(e.id))
     drawn = ([e for e in comparable if not e.checks] or comparable)[: cfg.prompts]
     if not drawn:
         raise UserError(f"eval.judged: none of {len(prompts)} prompts has answers of both models. Use more prompts.")

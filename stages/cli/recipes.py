@@ -81,7 +81,11 @@ def recipes_under(line: list[str]) -> Recipes:
         for key in (*unsuited, *blocks_of(groups)):
             take_out(recipe, key)
     if toy and find_spec("bitsandbytes") is None:
-        use_plain_lora([recipes[name] for name in chosen if name in recipes])
+        for recipe in (recipes[name] for name in chosen if name in recipes):
+            for block in TRAINED:
+                if OmegaConf.select(recipe, f"{block}.adapter") == Adapter.qlora:
+                    recipe[block].adapter = str(Adapter.lora)
+                    log.warning("warning: %s.adapter=lora is used instead of qlora, which needs bitsandbytes.", block)
     owners = [TOY] if toy else chosen  # recipes whose model would be trained
     if model := other_model_typed(typed, owners, recipes):
         used = [recipes[name] for name in ([TOY, *chosen] if toy else chosen) if name in recipes]
@@ -247,15 +251,6 @@ def default_value(key: str) -> Any:
     """Return the default, without a recipe, of a trained block's key or of a key outside of blocks."""
     block, _, name = key.rpartition(".")
     return OmegaConf.select(group_defaults(block) if block else OmegaConf.load(CONF / "config.yaml"), name)
-
-
-def use_plain_lora(used: list[DictConfig]) -> None:
-    """Replace qlora by lora in these recipes, so that scale=toy also runs without bitsandbytes."""
-    for recipe in used:
-        for block in TRAINED:
-            if OmegaConf.select(recipe, f"{block}.adapter") == Adapter.qlora:
-                recipe[block].adapter = str(Adapter.lora)
-                log.warning("warning: %s.adapter=lora is used instead of qlora, which needs bitsandbytes.", block)
 
 
 def starting_values(objective: str, adapter: str, parameters: int) -> dict[str, Any]:

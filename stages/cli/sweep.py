@@ -188,21 +188,17 @@ def validate_sweep(config: DictConfig) -> None:
     if config.sweep_metric is SweepMetric.validation_loss:
         if config.stage == Target.grpo or not config[config.stage].evaluations:
             raise UserError(f"stage={config.stage} has no validation loss here. Set {config.stage}.evaluations=4.")
+        overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        typed = [override.key_or_group for override in overrides if override.is_sweep_override()]
+        swept = [*typed, *map(str, config.hydra.sweeper.params or {})]
         loss_keys = {f"{config.stage}.{key}" for key in OBJECTIVES[config.stage].of_loss}
-        if other := [key for key in swept_keys(config) if key in loss_keys or not key.startswith(f"{config.stage}.")]:
+        if other := [key for key in swept if key in loss_keys or not key.startswith(f"{config.stage}.")]:
             changed = f"the definition of the {config.stage} loss" if other[0] in loss_keys else "its held-out rows"
             problem = f"{other[0]} changes {changed}"
             way_out = "Use stage=eval answer.split=validation sweep_metric=pass_rate"
             raise UserError(f"{problem}, so losses cannot choose it. {way_out}.")
     if str(config.hydra.sweeper.direction).rpartition(".")[2] != direction:
         raise UserError(f"sweep_metric={config.sweep_metric} needs hydra.sweeper.direction={direction}.")
-
-
-def swept_keys(config: DictConfig) -> list[str]:
-    """Return the keys that the sweep varies."""
-    overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-    typed = [override.key_or_group for override in overrides if override.is_sweep_override()]
-    return [*typed, *(str(key) for key in config.hydra.sweeper.params or {})]
 
 
 def sweep_metric(cfg: Config, nodes: dict[str, Node], store: Store) -> float | None:

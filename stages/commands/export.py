@@ -70,8 +70,7 @@ def evaluation_section(results: dict[str, Any], level: float) -> str:
     columns = ["", "prompts", *models.values(), *differences.values()]
     rows = [columns, ["---"] * len(columns)]
     for group, row in results["groups"].items():
-        shares = [Interval(**row[role]) for role in models]
-        rates = [f"{share.mean:.1%} ({share.low:.1%} to {share.high:.1%})" for share in shares]
+        rates = [Interval(**row[role]).share() for role in models]
         rows.append([group, str(row["prompts"]), *rates, *(Interval(**row[name]).points() for name in differences)])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return EVALUATION.format(verdict=results["verdict"], table=table, level=level)

@@ -17,6 +17,7 @@ TEXTS = read_beside(__file__)
 RUN = 4  # words in a run; a run that occurs again is a repetition
 REPEATED = 0.2  # largest share of an answer's runs that may be repetitions
 SAME_LINE = 3  # occurrences of one line that make an answer repetitive
+LOOP = re.compile(r"([^\s\-=_*#|.~]\S{0,19}?)\1{19,}")  # 20 times the same without a space, except rules and dots
 ENOUGH = 12  # words that an answer needs before its language is judged
 FUNCTION_WORDS = frozenset(TEXTS["function_words"].split())
 FEWEST = 0.15  # smallest share of function words in English prose
@@ -27,13 +28,14 @@ OTHER_LANGUAGE = "in_language"  # kind of the check that asks for another langua
 
 
 def is_repetitive(text: str, threshold: float = REPEATED) -> bool:
-    """Return whether an answer repeats itself: one line with words occurs SAME_LINE times, or more than a share of
-    `threshold` of the answer's runs of words are repetitions."""
+    """Return whether an answer repeats itself: one line with words occurs SAME_LINE times, more than a share of
+    `threshold` of the answer's runs of words are repetitions, or a word or a run of signs is a loop: LOOP."""
     answer_words = lower_words(text)
     runs = Counter(zip(*(answer_words[i:] for i in range(RUN)), strict=False))
     repeats = sum(runs.values()) - len(runs)
     same_lines = Counter(line for line in lines(text) if re.search(r"\w", line))  # a rule or a brace may occur often
-    return repeats > threshold * sum(runs.values()) or max(same_lines.values(), default=0) >= SAME_LINE
+    loops = max(same_lines.values(), default=0) >= SAME_LINE or bool(LOOP.search(text))
+    return loops or repeats > threshold * sum(runs.values())
 
 
 def is_not_english(text: str) -> bool:

@@ -40,6 +40,10 @@ class Interval:
         """`+15.2 points (+10.1 to +20.3)`"""
         return f"{points(self.mean)} points ({self.bounds()})"
 
+    def share(self) -> str:
+        """`61.0% (56.2% to 65.7%)`"""
+        return f"{self.mean:.1%} ({self.low:.1%} to {self.high:.1%})"
+
     def per(self, row: str) -> str:
         """`0.012 per pair (−0.003 to 0.027)`"""
         mean, low, high = (signed(number, "{:z.3g}") for number in (self.mean, self.low, self.high))
@@ -123,7 +127,7 @@ class Means:
         margin = t * error if self.prompts > 1 else math.inf
         if not self.shares:
             return Interval(mean, mean - margin, mean + margin)
-        k = t * t / self.prompts
+        k = t * t / (self.prompts if error else len(self.residuals))  # equal outcomes: as in `share`
         low = min(mean - margin, -score_bounds(-mean, k)[1], score_bounds(mean, k)[0])
         high = max(mean + margin, score_bounds(mean, k)[1], -score_bounds(-mean, k)[0])
         return Interval(mean, max(-1.0, low), min(1.0, high))

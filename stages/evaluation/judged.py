@@ -151,7 +151,6 @@ def sentence(row: Mapping[str, Any], policy: str) -> str:
     who = people["by"].capitalize() if people else who
     verbs = ("find", "prefer") if people or row["labeler"] == "human" else ("finds", "prefers")
     says = SENTENCES[row["effect"]].format(who=who, finds=verbs[0], prefers=verbs[1], answers=answers, others=opposed)
-    rate = Interval(**(people or row)["win_rate"])
-    share = f"{rate.mean:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+    share = Interval(**(people or row)["win_rate"]).share()
     judged = f"{row['judged']} comparisons" + (f", {people['known']} of them judged by people" if people else "")
     return f"{says}: {answers} win {share} of {judged} (a tie counts half)."

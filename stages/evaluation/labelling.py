@@ -136,6 +136,12 @@ def share(hits: Sequence[bool], prompts: Iterable[str]) -> Share | None:
     Methodology 24:2). If all outcomes are equal, that number is the number of prompts."""
     if not hits:
         return None
+    p, effective = float(np.mean(hits)), effective_number(hits, prompts)
+    return Share(len(hits), agreement.share(p * effective, effective))
+
+
+def effective_number(hits: Sequence[bool], prompts: Iterable[str]) -> float:
+    """Return the number of independent outcomes whose mean is as uncertain as that of `hits` by prompts."""
     names, prompt_of = np.unique([*prompts], return_inverse=True)
     sizes, hits_by_prompt, p = np.bincount(prompt_of), np.bincount(prompt_of, hits), float(np.mean(hits))
     count = len(names)
@@ -143,4 +149,4 @@ def share(hits: Sequence[bool], prompts: Iterable[str]) -> Share | None:
     if 0 < p < 1 and count > 1:
         variance = count / (count - 1) * ((hits_by_prompt - p * sizes) ** 2).sum() / len(hits) ** 2
         effective = min(len(hits), max(1.0, p * (1 - p) / variance)) if variance else len(hits)
-    return Share(len(hits), agreement.share(p * effective, effective))
+    return effective

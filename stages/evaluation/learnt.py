@@ -66,7 +66,7 @@ def learnt_results(
 
     units = [content_id(pair.prompt_id, pair.chosen, pair.rejected) for pair, _ in pairs]
     values = right(sums["policy"] - sums[before]).tolist()
-    measured = [Measure(FAVOURED, unit, "held-out", value) for unit, value in zip(units, values, strict=True)]
+    measured = [Measure(FAVOURED, *row) for row in zip(units, prompts, values, strict=True)]
     noun = "held-out completions, each desirable one with each other one" if len(labels) else "held-out pairs"
     return {
         "pairs": len(pairs),
@@ -123,8 +123,7 @@ def sentence(figures: dict[str, Any], titles: dict[str, str], but: str = "") -> 
         lead = f"{policy} learnt {'the opposite of ' * (ratio.high < 0.5)}the preferences"
     if figures["note"]:
         lead = f"{TOO_FEW.capitalize()} whether {policy} learnt the preferences"
-    share = f"{ratio.mean:.1%} ({ratio.low:.1%} to {ratio.high:.1%})"
-    return f"{lead}: it favours the better answer in {share} of {figures['of']} (chance 50%){but}."
+    return f"{lead}: it favours the better answer in {ratio.share()} of {figures['of']} (chance 50%){but}."
 
 
 def cautions(results: dict[str, Any]) -> str:

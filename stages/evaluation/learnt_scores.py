@@ -14,6 +14,7 @@ import numpy as np
 
 from stages.evaluation.agreement import share
 from stages.evaluation.intervals import Interval, paired
+from stages.evaluation.labelling import effective_number
 from stages.store.numbers import signed
 from stages.store.records import Candidate, Example, Judgement
 from stages.tasks.checks import share_passed
@@ -26,9 +27,10 @@ Graded = list[tuple[float, float]]  # a prompt's candidates: the score of each, 
 
 @dataclass(frozen=True)
 class Scored:
-    """A pair with the rewards and token counts of both completions, and the source of its prompt."""
+    """A pair with its prompt's id and source, and the rewards and token counts of both completions."""
 
     id: str
+    prompt: str
     source: str
     chosen: float
     rejected: float
@@ -57,18 +59,24 @@ def figures(pairs: Sequence[Scored]) -> dict[str, Any]:
 
 
 def accuracy(pairs: Sequence[Scored]) -> Interval:
-    return share(sum(p.right for p in pairs), len(pairs))
+    """The share of pairs that the model orders rightly. Pairs of one prompt count as one draw."""
+    n = effective(pairs)
+    return share(fmean(p.right for p in pairs) * n, n)
+
+
+def effective(pairs: Sequence[Scored]) -> float:
+    return effective_number([p.right for p in pairs], [p.prompt for p in pairs])
 
 
 def length_matched(pairs: Sequence[Scored]) -> Interval | None:
     """The mean of two accuracies: on pairs with a longer chosen completion, and on pairs with a shorter one. A model
     that goes by length alone gets one half. None if either kind of pair is missing."""
-    longer = [p.right for p in pairs if p.chosen_tokens > p.rejected_tokens]
-    shorter = [p.right for p in pairs if p.chosen_tokens < p.rejected_tokens]
+    longer = [p for p in pairs if p.chosen_tokens > p.rejected_tokens]
+    shorter = [p for p in pairs if p.chosen_tokens < p.rejected_tokens]
     if not (longer and shorter):
         return None
-    mean = (fmean(longer) + fmean(shorter)) / 2
-    n = 4 / (1 / len(longer) + 1 / len(shorter))  # the number of pairs whose plain mean is as uncertain
+    mean = fmean(fmean(p.right for p in side) for side in (longer, shorter))
+    n = 4 / (1 / effective(longer) + 1 / effective(shorter))  # pairs whose plain mean is as uncertain
     return share(mean * n, n)
 
 

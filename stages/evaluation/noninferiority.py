@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.evaluation.intervals import Interval, Means, binomial, prompts_needed
-from stages.evaluation.measures import LENGTH, PASSES, Measure
+from stages.evaluation.measures import FAVOURED, LENGTH, PASSES, Measure
 from stages.evaluation.outcomes import LENGTH_DRIFT
 
 Rows = Mapping[str, Measure]  # the rows of one measure, by unit
@@ -83,13 +83,16 @@ def compare(
 def compare_measure(name: str, old: Rows, new: Rows, margin: float, confidence: float, measures: int = 1) -> Line:
     """Compare the values of the same units before and after. `measures`: the number of such comparisons."""
     units = [unit for unit in old if math.isfinite(old[unit].value + new[unit].value)]  # a judge may leave some out
+    if not units:
+        return Line(name, 0, 0, 0, Interval(0, -1, 1), margin, Code.cannot_tell)
     values = pairs_of(old, new, units)
     before, after = map(float, values.mean(0))
     either_way = name == LENGTH  # a rise by the margin is as bad as a fall
     if either_way:
         margin, values = LENGTH_DRIFT, values / max(before, 1.0)
     shares = not either_way and bool(values.min() >= 0 and values.max() <= 1)
-    means = Means(values, [old[unit].group for unit in units], shares=shares)
+    drawn = name == FAVOURED  # its groups are prompts, of which one may have several pairs
+    means = Means(values, [old[unit].group for unit in units], drawn, shares)
     change, wider = (means.difference(1, 0, c) for c in (confidence, 1 - (1 - confidence) / measures))
     passes = change.low > -margin and (not either_way or change.high < margin)
     is_worse = max(wider.low, -wider.high) > margin if either_way else wider.high < 0

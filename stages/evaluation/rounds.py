@@ -15,7 +15,8 @@ from stages.store.manifest import Manifest
 
 def compare_rounds(inputs: Mapping[str, Path], confidence: float) -> dict[str, Any]:
     """Return SFT's and each round's pass rate (`rates`), each round's difference to SFT (`gains`), the number of the
-    best round, and its difference to the last one. Return {} if the evaluation has no answers by rounds."""
+    best round, and its differences to SFT and to the last round, with intervals for the best of several. Return {} if
+    the evaluation has no answers by rounds."""
     if not (numbers := sorted(int(name.removeprefix(ROUND)) for name in inputs if name.startswith(ROUND))):
         return {}
     answers, _ = read_answers({f"{ROUND}{number}": inputs[f"{ROUND}{number}"] for number in numbers})
@@ -28,6 +29,7 @@ def compare_rounds(inputs: Mapping[str, Path], confidence: float) -> dict[str, A
         "rates": [asdict(means.share(number, confidence)) for number in numbers],
         "gains": [asdict(means.difference(number, 0, confidence)) for number in numbers[1:]],
         "best": best,
+        "over_sft": asdict(means.difference(best, 0, 1 - (1 - confidence) / last)),
         "over_last": asdict(means.difference(best, last, 1 - (1 - confidence) / max(1, last - 1))),
     }
 
@@ -51,7 +53,7 @@ def sentence(by_round: Mapping[str, Any]) -> str:
     """Return which round is best on validation prompts, and if it is above the last one by more than noise."""
     best, rounds, over_last = by_round["best"], len(by_round["gains"]), Interval(**by_round["over_last"])
     text = f"Of {rounds} rounds, round {best} is best on {by_round['prompts']} validation prompts: "
-    text += f"{Interval(**by_round['gains'][best - 1]).points()} over SFT"
+    text += f"{Interval(**by_round['over_sft']).points()} over SFT"
     if best == rounds:
         return f"{text}. It is the last: another round may gain more."
     certainty = "more than noise" if over_last.low > 0 else "which may be noise"

@@ -61,7 +61,7 @@ def suite_results(
     results, measured = dict[str, Any](), list[Measure]()
     for name in dict.fromkeys(e.task for e in prompts):
         outcomes = outcomes_of(name, [e for e in prompts if e.task == name], answers)
-        results[name] = rates(SUITES[name], outcomes, cfg.confidence)
+        results[name] = rates(SUITES[name], outcomes, cfg.confidence, len(SUITES))
         units = [content_id(*map(unit_of, twins)) for twins in zip(*outcomes.prompts.values(), strict=True)]
         for measure, values in {"score": outcomes.score, "no fault": 1 - outcomes.fault}.items():
             column = values[:, outcomes.roles.index("policy")].tolist()
@@ -97,13 +97,15 @@ def outcomes_of(name: str, prompts: list[Example], answers: Mapping[str, Answers
     return PairOutcomes(roles, sides, parts, (hard + plain) / 2, fault)
 
 
-def rates(suite: Mapping[str, Any], outcomes: PairOutcomes, confidence: float) -> dict[str, Any]:
-    """Return the results of one suite: the score, and the share of pairs with its fault."""
+def rates(suite: Mapping[str, Any], outcomes: PairOutcomes, confidence: float, suites: int) -> dict[str, Any]:
+    """Return the results of one suite of several: the score, and the share of pairs with its fault; `claims`: the
+    latter with intervals for as many comparisons as there are suites."""
     return {
         "title": suite["title"],
         "wrong": suite["wrong"],
         "score": with_intervals(outcomes.score, outcomes.roles, confidence),
         "fault": with_intervals(outcomes.fault, outcomes.roles, confidence),
+        "claims": with_intervals(outcomes.fault, outcomes.roles, 1 - (1 - confidence) / suites),
         "parts": {title: with_intervals(part, outcomes.roles, confidence) for title, part in outcomes.parts.items()},
     }
 
@@ -121,7 +123,7 @@ def with_intervals(values: NDArray[Any], roles: list[str], confidence: float) ->
 
 def sentence(suites: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """Say in which suites the policy shows the fault measurably more or less often than the model before it."""
-    rows = {each["title"]: each["fault"].get(main_difference(titles)) for each in suites.values()}
+    rows = {each["title"]: each["claims"].get(main_difference(titles)) for each in suites.values()}
     deltas = {title: Interval(**row) for title, row in rows.items() if row}
     more = [f"{title}, {delta.points()}" for title, delta in deltas.items() if delta.low > 0]
     fewer = [f"{title}, {delta.points()}" for title, delta in deltas.items() if delta.high < 0]

@@ -47,7 +47,7 @@ class Phrased(Format):
         self.words = {key.lower(): word for key, word in task["labels"].items()} | self.labels
         # Some phrasings ask for the text and not for the label, and a check can only compare labels.
         usable_pairs = [pair for pair in phrasing_pairs(task) if not source.check or pair[1] == task["answer"]]
-        self.phrasings = [(*pair, variables_of(*pair)) for pair in usable_pairs]
+        self.phrasings = [(ask, answer, read_variables(ask) | read_variables(answer)) for ask, answer in usable_pairs]
         self.label_words = list[str]()
         self.first_number: int | None = None  # the number that means the first option, if labels are numbers
 
@@ -140,11 +140,6 @@ def first_answer(value: Any) -> Any:
     return value[0] if isinstance(value, list) and value else value
 
 
-def variables_of(ask: str, answer: str) -> set[str]:
-    """Return the variables of a phrasing."""
-    return read_variables(ask) | read_variables(answer)
-
-
 def read_task(name: str) -> dict[str, Any]:
     """Return a ready-made task, or one of the user's YAML file. Raise UserError for a missing or faulty one."""
     path = FOLDER / f"{name}.yaml" if name in plugins.label_task_names() else plugins.user_path(name)
@@ -173,7 +168,7 @@ def parse_task(content: str, path: str) -> dict[str, Any]:
         raise UserError(f"{path}: a task needs the keys columns, phrasings and answer ({problem}).") from error
     for pair in pairs:
         with guard_template(f"{path}: a phrasing cannot be used", f"It is {pair[0]!r:.80}"):
-            variables = variables_of(*pair)
+            variables = read_variables(pair[0]) | read_variables(pair[1])
             for template in pair:
                 with suppress(Refusal):  # the template may use a key that these made-up values do not have
                     render(template, {variable: f"({variable})" for variable in variables})

@@ -16,6 +16,7 @@ BY_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads")  
 MOST = 1 << 40  # above every size of a model
 QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")  # model types with these prefixes normalise query and key
 POST_NORMS = ("gemma2", "gemma3")
+UNGATED = ("starcoder2", "gpt_neox", "phi", "nemotron")  # model types whose MLP has two linear maps, not three
 LINEAR = ("q_proj", "o_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
 
 MOST_PER_BYTE = 4  # parameters per byte of weights: a parameter has at least two bits
@@ -37,16 +38,20 @@ class ModelShape:
     active: int = 1
     qk_norm: bool = False
     post_norms: bool = False
+    gated: bool = True
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ModelShape | None":
-        """Return the shape in a config.json, or None if it lacks the usual keys of a transformer (Mamba, GPT-2)."""
+        """Return the shape in a config.json, or None if it lacks the usual keys of a transformer (Mamba, GPT-2), or
+        has its experts under other keys (DeepSeek)."""
         config = config.get("text_config") or config
         if not all(isinstance(config.get(name), int) for name in REQUIRED):
             return None
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         width = config.get("head_dim") or hidden // heads
         experts = config.get("num_local_experts") or config.get("num_experts") or 1
+        if experts == 1 and any("expert" in key and type(n) is int and n > 1 for key, n in config.items()):
+            return None
         kind = config.get("model_type", "")
         return cls(
             hidden=hidden,
@@ -60,13 +65,14 @@ class ModelShape:
             active=config.get("num_experts_per_tok") or 1,
             qk_norm=kind.startswith(QK_NORM),
             post_norms=kind.startswith(POST_NORMS),
+            gated=kind not in UNGATED,
         )
 
     @property
     def linear(self) -> int:
         """The number of parameters in the linear maps of all layers."""
         attention = 2 * self.hidden * (self.query + self.key)
-        return self.layers * (attention + 3 * self.experts * self.hidden * self.intermediate)
+        return self.layers * (attention + (2 + self.gated) * self.experts * self.hidden * self.intermediate)
 
     @property
     def embedding(self) -> int:

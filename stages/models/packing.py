@@ -91,6 +91,7 @@ def attention(
             attention_mask = causal_mask(query.shape[2], window, query.device)
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     layout.used = attention_mask is None  # a mask that a layer makes itself would be lost
+    layout.windowed |= window is not None
     states = [query, key, value]
     # The CPU kernel does not check strides: it gives wrong results unless the elements of a head are contiguous.
     fits = query.shape[-1] == value.shape[-1] and all(t.stride(-1) == 1 for t in states) and not kwargs.get("dropout")
@@ -172,8 +173,8 @@ def install_run_attention(model: PreTrainedModel) -> bool:
     """Make the model's layers call our attention, if they support transformers' attention interface.
 
     Return False, with the model unchanged, for a recurrent state, for attention other than SDPA (soft-capping), for
-    weights sharded by DeepSpeed, which are whole only inside its engine, and for layers that do not pass the layout on
-    to their attention, which a forward of one token shows."""
+    weights sharded by DeepSpeed, which are whole only inside its engine, and for layers that do not pass the layout or
+    their window on to their attention, which a forward of one token shows."""
     original = attention_name(model)
     if original == ATTENTION:
         return True
@@ -182,9 +183,11 @@ def install_run_attention(model: PreTrainedModel) -> bool:
     model.set_attn_implementation(ATTENTION)
     layout = RunLayout.from_lengths([1], model.device)
     model.base_model(input_ids=layout.positions, position_ids=layout.positions, layout=layout, use_cache=False)
-    if not layout.used:
+    config = model.config.get_text_config().to_dict()
+    has_window = bool(config.get("sliding_window")) and {*(config.get("layer_types") or [])} != {"full_attention"}
+    if not (passes_on := layout.used and layout.windowed >= has_window):
         model.set_attn_implementation(original)
-    return layout.used
+    return passes_on
 
 
 def add_layout(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:

@@ -35,13 +35,15 @@ class RunLayout:
     prefixes: tokens at the beginning of another run that a run continues; 0 for a whole sequence.
     continued: for every run, the index of the whole sequence that it continues.
     device: where the tensors below are needed; they are computed on the CPU at their first use.
-    used: True once a layer's attention received this layout."""
+    used: True once a layer's attention received this layout.
+    windowed: True once a layer's attention also received a window."""
 
     lengths: list[int]
     prefixes: list[int]
     continued: list[int]
     device: torch.device
     used: bool = field(default=False, init=False)
+    windowed: bool = field(default=False, init=False)
     masks: dict[tuple[int | None, torch.dtype], torch.Tensor] = field(default_factory=dict, init=False)
 
     @classmethod

@@ -30,6 +30,7 @@ from stages.models.packing import pack_groups, read_groups
 from stages.models.rendering import ContractError
 from stages.models.scoring import autocast
 from stages.store.records import Example
+from stages.store.splits import draw_order
 from stages.store.truncation import MOST
 from stages.store.workspace import StageDir
 from stages.training.fit import SplitRows
@@ -56,10 +57,10 @@ def read_rows(
     examples: Iterable[Example], contract: Contract, cfg: ScoredGRPO, out: StageDir, context: int | None = None
 ) -> tuple[SplitRows[PromptRows], dict[str, Example]]:
     """Return the prompts that fit into `max_length` and the context with their completions, as rows, and the examples
-    by id. At most HELD_OUT prompts, the first by id, are held out."""
+    by id. At most HELD_OUT prompts, drawn by id, are held out."""
     longest, reason_too_long = cfg.longest(context)
     rows, prompts, unchecked = SplitRows(PromptRows, cfg, out), dict[str, Example](), 0
-    for example in sorted(examples, key=lambda e: e.id):
+    for example in sorted(examples, key=lambda e: draw_order(e.id)):
         held_out = example.split == Split.validation
         if not (example.split == Split.preference or (held_out and len(rows.validation) < HELD_OUT)):
             continue

@@ -111,13 +111,13 @@ def trainable_model(policy: Path, contract: Contract, cfg: Reward, device: torch
 
 
 def score_held_out(inputs: dict[str, Path], rows: PreferenceRows, rewards: list[tuple[float, float]]) -> list[Scored]:
-    """Return the held-out pairs with their rewards, lengths, and the sources of their prompts."""
+    """Return the held-out pairs with their rewards, lengths, and their prompts' ids and sources."""
     pairs = stream(inputs["pairs"] / "pairs.parquet", Pair)
     prompts = {pair.id: pair.prompt_id for pair in pairs if pair.split == Split.validation}
     sources = {e.id: e.source for e in stream(inputs["judged"] / "prompts.parquet", Example)}
     lengths = zip(rows.tokens("chosen_ids"), rows.tokens("rejected_ids"), strict=True)
     scores = zip(rows.ids, rewards, lengths, strict=True)
-    return [Scored(pair, sources[prompts[pair]], *values, *tokens) for pair, values, tokens in scores]
+    return [Scored(pair, prompts[pair], sources[prompts[pair]], *values, *tokens) for pair, values, tokens in scores]
 
 
 def held_out_warnings(figures: dict[str, Any], pairs: int, key: str = "pairs") -> list[str]:

@@ -81,7 +81,7 @@ class Headline:
         ratio = Interval(**learnt["ratio"]["policy"])
         word = "above" if ratio.low > HALF else "below" if ratio.high < HALF else "not clearly different from"
         seeds = ", ".join(f"{run['ratio']['policy']['mean']:.1%}" for run in self.runs_learnt[1:] if run)
-        share = f"{within(learnt['ratio']['policy'])} of {learnt['of']}"
+        share = f"{ratio.share()} of {learnt['of']}"
         chance = (learnt["note"] or f"{word} the 50% of chance") + (f" (other seeds: {seeds})" if seeds else "")
         finding = f"{self.policy}'s log-ratio to {self.before} favours the better answer in {share}, {chance}"
         limit = f"This shows what {self.policy} learnt of these preferences, not that its answers are better."
@@ -93,10 +93,11 @@ class Headline:
         detectable = f"This number can detect a win rate that is {100 * judged['detectable']:.1f} points from 50%."
         if "waiting" in judged:
             return f"{against}{judged['waiting']:,} comparisons wait for people. {detectable}"
-        sentence = f"{self.policy} wins {within(judged['win_rate'])} of {judged['judged']:,} comparisons"
+        sentence = f"{self.policy} wins {Interval(**judged['win_rate']).share()} of {judged['judged']:,} comparisons"
         if judged["people"]:
-            sentence += f", {within(judged['people']['win_rate'])} by {judged['people']['by']}"
-        sentence += f", {within(judged['matched']['win_rate'])} at equal lengths" if judged["matched"] else ""
+            sentence += f", {Interval(**judged['people']['win_rate']).share()} by {judged['people']['by']}"
+        if judged["matched"]:
+            sentence += f", {Interval(**judged['matched']['win_rate']).share()} at equal lengths"
         return f"{against}{judged['effect']}. {sentence}. {detectable}"
 
     def behaviour(self) -> str:
@@ -138,11 +139,6 @@ class Headline:
         none = f"no measurable {'change' if name == self.main else 'difference'}"
         word = group["note"] or delta.word("better", "worse", none)
         return f"{word} ({points(delta.mean)} points, {delta.bounds()}; {group['prompts']:,} prompts)"
-
-
-def within(share: dict[str, float]) -> str:
-    """Return a share with its interval: `61.0% (56.2% to 65.7%)`."""
-    return f"{share['mean']:.1%} ({share['low']:.1%} to {share['high']:.1%})"
 
 
 def rate(share: dict[str, float]) -> str:

@@ -21,7 +21,7 @@ MakeNode = Callable[..., Node]  # from stage, block and inputs by role to a node
 
 def wire_sources(name: str, block: Data, make_node: MakeNode) -> Graph:
     """Return the nodes of the block's sources, and under `name` the `data` node that joins them."""
-    setting, row_audit = block.of or "data.sources", block.audit.of_single_rows
+    setting, row_audit = block.of or "data.sources", block.audit.part(among_rows=False)
     inputs, joined = Graph(), list[Source]()
     for i, source in enumerate(block.sources):
         rows = replace(source, rows=None, weight=None, epochs=None)  # without the keys that the `data` node reads

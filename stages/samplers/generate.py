@@ -1,7 +1,9 @@
 """Sampling by transformers' `generate`, for models whose state is more than keys and values, such as recurrent models.
 It is slower than `hf`, as it pads batches, and each waits for its longest completion. Its noise is the same."""
 
+import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,6 +15,8 @@ from stages.models.loading import load_model, resolve_device, sampling_weights
 from stages.models.packing import allow_left_padding, require_unpacked
 from stages.samplers.drawing import Draws
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
+
+ROUNDING = 0.05  # nats that a log-prob of bf16 weights may move with the batch
 
 
 class ForceDrawn(LogitsProcessor):
@@ -53,11 +57,20 @@ class GenerateSampler(Sampler):
             batch = [requests.pop(0)]
             while requests and sum(len(r.temperatures) for r in (*batch, requests[0])) <= self.rows:
                 batch.append(requests.pop(0))
-            completions = iter(self._batch([(r, i) for r in batch for i in range(len(r.temperatures))]))
+            candidates = [(r, i) for r in batch for i in range(len(r.temperatures))]
+            batches = [candidates] if len(candidates) == 1 or self.can_batch else [[each] for each in candidates]
+            completions = (completion for each in batches for completion in self._batch(each, self.limit))
             for request in batch:
                 yield request, [next(completions) for _ in request.temperatures]
 
-    def _batch(self, candidates: list[tuple[Request, int]]) -> Iterator[Completion]:
+    @cached_property
+    def can_batch(self) -> bool:
+        """Whether a prompt's first draws are as probable beside a longer one as alone, unlike RWKV's."""
+        short, longer = ((Request(str(n), [], [*range(n)], [0.0], 0), 0) for n in (8, 16))
+        (alone, *_), (beside, *_) = (self._batch(rows, 2) for rows in ([short], [short, longer]))
+        return math.isclose(alone.logprob or 0.0, beside.logprob or 0.0, abs_tol=ROUNDING)
+
+    def _batch(self, candidates: list[tuple[Request, int]], limit: int) -> Iterator[Completion]:
         rows = [torch.tensor(request.token_ids) for request, _ in candidates]
         ids = pad_sequence(rows, batch_first=True, padding_side="left")
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
@@ -67,7 +80,7 @@ class GenerateSampler(Sampler):
                 input_ids=ids.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
                 do_sample=False,
-                max_new_tokens=self.limit,
+                max_new_tokens=limit,
                 eos_token_id=self.stops,
                 pad_token_id=self.stops[0],
                 logits_processor=LogitsProcessorList([drawn]),

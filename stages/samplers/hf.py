@@ -232,7 +232,10 @@ def prepack(model: PreTrainedModel, rows: int) -> PreTrainedModel:
     layer_names = [
         name
         for name, layer in model.named_modules(remove_duplicate=False)
-        if type(layer) is torch.nn.Linear and layer.weight.device.type == "cpu" and layer.weight.dtype in dtypes
+        if type(layer) is torch.nn.Linear
+        and layer.weight.device.type == "cpu"
+        and layer.weight.dtype in dtypes
+        and "lora_" not in name  # peft reads these weights itself where experts are adapted
     ]
     for name in layer_names:  # names only: references to the layers would keep their weights in memory
         model.set_submodule(name, Prepacked(model.get_submodule(name), rows))

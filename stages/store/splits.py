@@ -25,6 +25,12 @@ def draw_split(prompt: str, shares: Mapping[str, float]) -> str | None:
     return None
 
 
+def draw_order(prompt: str) -> str:
+    """Return a sort key that puts the prompts of a split in a random order. Their ids are none: a split is an interval
+    of ids, so those of one source may all be lower than those of another."""
+    return content_id("drawn", prompt)
+
+
 def draw_side(prompt_id: str, fraction: float, trained: str = "train") -> str:
     """Return `validation` for this fraction of all prompts, and `trained` for the others."""
     drawn = int(content_id("held out", prompt_id)[:8], 16) / 2**32

@@ -47,6 +47,10 @@ def attach_new_adapter(model: PreTrainedModel, cfg: LoRA, seed: int, task: str =
         raise UserError(f"lora.target_modules={cfg.target_modules}: {' '.join(str(error).split())[:200]}") from error
     if any(hasattr(layer, "base_layer") for layer in (model.get_input_embeddings(), model.get_output_embeddings())):
         raise UserError(f"lora.target_modules={cfg.target_modules}: embedding and output layer cannot be adapted.")
+    layers = [f".{name}" for name in adapted.targeted_module_names]
+    absent = [each for each in cfg.target_modules if not any(name.endswith(f".{each}") for name in layers)]
+    if absent and modules != ALL_LINEAR:  # peft refuses only a list of which no name is there
+        raise UserError(f"lora.target_modules={cfg.target_modules}: the model has no layer {' or '.join(absent)}.")
     return adapted  # type: ignore[return-value]
 
 

@@ -18,7 +18,7 @@ from stages.models import model_card
 from stages.models.contract import Contract
 from stages.models.packing import pack_pairs
 from stages.store.dropped import Dropped
-from stages.store.records import Message
+from stages.store.records import Message, prompt_id
 from stages.store.sealed_json import write_note
 from stages.store.workspace import SCRATCH, StageDir
 from stages.training import adapters, budget, sharding
@@ -36,18 +36,19 @@ TrainerOf = TypeVar("TrainerOf", bound=MicroBatches)
 
 
 class SplitRows(Generic[Rows]):
-    """The training and validation rows, the first held-out prompts, and the number of rows left out by reason. Rows
-    are added in one pass, and only a few of them are lists of tokens in memory."""
+    """The training and validation rows, the ids of the latter's prompts, the first held-out prompts, and the number of
+    rows left out by reason. Rows are added in one pass, and only a few of them are lists of tokens in memory."""
 
     def __init__(self, rows_class: type[Rows], cfg: Training, out: StageDir):
         self.train, self.validation = rows_class(), rows_class()
         self.prompts = FirstPrompts(cfg.runtime.samples if isinstance(cfg.runtime, SampledRuntime) else 0)
         self.left_out = Dropped(out, cfg.objective.unit, cfg.max_dropped, f"{cfg.block}.max_dropped")
-        self.dropped = dict[str, int]()
+        self.dropped, self.validation_prompts = dict[str, int](), list[str]()
 
     def add(self, split: str, name: str, row: Any, prompt: list[Message]) -> None:
         if split == Split.validation:
             self.validation.add(name, row)
+            self.validation_prompts.append(prompt_id(prompt))
             if prompt:  # a document has none
                 self.prompts.add(prompt)
         else:

@@ -3,17 +3,19 @@
 Row losses are in the trainer's log, and so in every checkpoint: a resumed training knows those of its start."""
 
 import math
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, TypeVar
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from stages.config.blocks.training import Training
 from stages.config.errors import UserError
-from stages.evaluation.intervals import paired
+from stages.evaluation.intervals import Means, paired
 from stages.models.run_attention import send_tensor
 from stages.models.scoring import round_weights_once
 from stages.store.workspace import StageDir
@@ -133,11 +135,13 @@ def loss_curve(evaluations: dict[int, dict[str, Any]]) -> str:
     return format_losses([evaluation["eval_loss"] for evaluation in evaluations.values()])
 
 
-def risen_loss_message(trainer: Trainer, cfg: Training) -> str:
-    """Return a warning if the held-out pairs' mean loss rose significantly since before the first step, else ''."""
+def risen_loss_message(trainer: Trainer, cfg: Training, prompts: Sequence[str]) -> str:
+    """Return a warning if the held-out pairs' mean loss rose significantly since before the first step, else ''.
+    `prompts`: the prompt of each pair; pairs of one prompt count as one draw."""
     if not (evaluations := evaluations_by_step(trainer)):
         return ""
-    change = paired(evaluations[0][ROW_LOSSES], evaluations[max(evaluations)][ROW_LOSSES])
+    losses = np.array([evaluations[step][ROW_LOSSES] for step in (0, max(evaluations))]).T
+    change = Means(losses, prompts, drawn=True, shares=False).difference(1, 0)
     if not change.low > 0:
         return ""
     rise = f"held-out loss {loss_curve(evaluations)}: it rose during training by {change.per('pair')}"

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from stages.commands.audited_rows import AuditedSource, Diversity, audit_source
+from stages.commands.audit import AuditedSource, Diversity, audit_source
 from stages.config.blocks.data import Source
 from stages.config.choices import AUDIT_CODES
 from stages.curation.audit.auditor import Auditor

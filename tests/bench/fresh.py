@@ -3,8 +3,8 @@
 SFT, the policy of every round of DPO, the control and GRPO (`'arms=[grpo]'` or `align=grpo`), of every seed in
 `'seeds=[1,2]'`, answer prompts of the trained tasks that no test has. The last round's policies also answer open
 requests: `open_validation=240` of validation kinds, `open_test=240` of trained kinds (0: none). Prompts that the data
-holds in any phrasing are left out. Tells each model's difference to SFT, and on open requests to the base: by seed, and
-with every prompt's outcomes averaged over seeds. Models that are not in the store are left out.
+holds in any phrasing are left out. Tells each model's difference to SFT, and on open requests to the base: by seed,
+and with every prompt's outcomes averaged over seeds. Models that are not in the store are left out.
 """
 
 import logging

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.commands import audited_rows
-from stages.commands.audited_rows import Diversity
+from stages.commands import audit
+from stages.commands.audit import Diversity
 from stages.config.errors import UNSEEN
 from tests.browser import page_faults
 from tests.helpers import inside as run
@@ -124,7 +124,7 @@ def test_diversity_counts_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "(distinct-3)" in alike.distinct_sentence()
     assert len(alike.distinct) / alike.seen == 3 / 60
     assert len(different.distinct) / different.seen > 0.8
-    monkeypatch.setattr(audited_rows, "MOST_ANSWERS", 20)
+    monkeypatch.setattr(audit, "MOST_ANSWERS", 20)
     alike.note("a", "other words that count no more")
     runs, answers = alike.most_frequent()["Runs of four words in answers"]
     assert (runs, answers) == ([("the same five words", 20), ("same five words here", 20)], 20)

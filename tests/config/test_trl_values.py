@@ -11,7 +11,7 @@ from transformers import SchedulerType, Trainer, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from trl import DPOConfig, RewardConfig, SFTConfig
 
-from stages.config import trl_arguments, trl_values
+from stages.config import trl_arguments
 from stages.config.errors import UserError
 from tests.helpers import TINY, refused
 
@@ -23,7 +23,7 @@ VALUES = (-1, 0, 0.5, 1, 7, 10**30, 1e30, float("nan"), float("inf"), "bogus", T
 def accepted(name: str, key: str, value: Any) -> bool:
     try:
         argument_names = trl_arguments.argument_types(name)
-        trl_values.validate_values(f"{name}.trainer", {key: value}, argument_names, ENUMERATIONS)
+        trl_arguments.validate_values(f"{name}.trainer", {key: value}, argument_names, ENUMERATIONS)
     except UserError as error:
         assert str(error).startswith(f"{name}.trainer.{key}"), error
         return False
@@ -54,29 +54,33 @@ def test_an_optimizer_that_is_let_through_is_there(optim: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("word", ENUMERATIONS["SchedulerType"])
 def test_a_schedule_that_is_let_through_runs(word: str) -> None:
-    options = dict.fromkeys(trl_values.SCHEDULES.get(word, ())[-1:], 2)
+    options = dict.fromkeys(trl_arguments.SCHEDULES.get(word, ())[-1:], 2)
     if not accepted("dpo", "lr_scheduler_type", word):
         message = refused(*TINY, f"dpo.trainer.lr_scheduler_type={word}")
-        assert word in trl_values.METRIC_SCHEDULES or f"needs {' or '.join(trl_values.SCHEDULES[word])}" in message
+        assert (
+            word in trl_arguments.METRIC_SCHEDULES or f"needs {' or '.join(trl_arguments.SCHEDULES[word])}" in message
+        )
         if not options:
             return
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=1.0)
     get_scheduler(word, optimizer, 1, 10, scheduler_specific_kwargs=options)
 
 
-@pytest.mark.parametrize("word", trl_values.SCHEDULE_OPTIONS)
+@pytest.mark.parametrize("word", trl_arguments.SCHEDULE_OPTIONS)
 def test_a_schedule_reads_the_options_that_are_let_through(word: str) -> None:
     parameters = signature(TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(word)]).parameters.keys()
     of_trainer = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
-    assert parameters - of_trainer == {*trl_values.SCHEDULE_OPTIONS[word]}
+    assert parameters - of_trainer == {*trl_arguments.SCHEDULE_OPTIONS[word]}
 
 
 def test_every_schedule_has_its_options() -> None:
-    assert trl_values.SCHEDULE_OPTIONS.keys() | {*trl_values.METRIC_SCHEDULES} == {*ENUMERATIONS["SchedulerType"]}
+    assert trl_arguments.SCHEDULE_OPTIONS.keys() | {*trl_arguments.METRIC_SCHEDULES} == {
+        *ENUMERATIONS["SchedulerType"]
+    }
 
 
 def test_the_words_of_trls_texts_are_all_of_them() -> None:
     for key, kind in {"loss_type": SFTConfig, "f_divergence_type": DPOConfig}.items():
         help_text = kind.__dataclass_fields__[key].metadata["help"]
         words = re.findall(r"`'?(\w+)'?`", help_text.partition("Only the loss types")[0])
-        assert set(words) == {*trl_values.WORDS[key]}
+        assert set(words) == {*trl_arguments.WORDS[key]}

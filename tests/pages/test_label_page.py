@@ -12,7 +12,7 @@ import pytest
 from stages.config.errors import UNSEEN
 from stages.evaluation.labelling import Labelling
 from stages.pages import label_page
-from stages.pages.cases import ROOM, cut
+from stages.pages.label_page import ROOM, cut
 from stages.store.records import Candidate, Example, Judgement, load, save
 from tests.browser import page_faults
 from tests.endpoints.servers import Model, running
@@ -197,7 +197,7 @@ def test_an_ensembles_page_tells_members_vetoes_people_and_where_they_differ(
     assert f"Members that disagree: {differ} of " in cases
     assert re.search(r"verifier: (A better|B better|a tie) judge: (A better|B better|a tie)", cases)
     assert "<script" not in label_page.page(spoilt(folder, tmp_path / "label" / folder.name))
-    monkeypatch.setattr("stages.pages.cases.SHOWN", len(votes))
+    monkeypatch.setattr("stages.pages.label_page.SHOWN", len(votes))
     assert len(re.findall(r"people: (?:A better|B better|a tie)", text_of(label_page.page(folder), "cases"))) >= 4
     assert page_faults(chain.root / "labels.html", tmp_path / "browser") == []
 

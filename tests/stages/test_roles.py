@@ -13,7 +13,7 @@ from stages.commands.finished_run import FinishedRun, training_tables
 from stages.config.choices import Role
 from stages.evaluation.intervals import Interval
 from stages.pipeline.evaluation_graph import evaluated_models, name_compared
-from stages.pipeline.pair_training import control_block
+from stages.pipeline.graph import control_block
 from stages.store.node import Node, published_node
 from stages.store.store import Store
 from tests.browser import page_faults

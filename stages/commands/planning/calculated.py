@@ -15,7 +15,7 @@ from stages.commands.planning.counts import reads_tokens, stage_tokens
 from stages.commands.planning.peak import expected_parts, expected_row, model_shape, training_parts, uses_gpu
 from stages.config.blocks.evaluation import Answer
 from stages.config.blocks.sampling import Sample
-from stages.config.blocks.training import Training
+from stages.config.blocks.training import GRPO, Training
 from stages.config.choices import GPUS, Adapter, Checkpointing, Precision, Reads, Sharding
 from stages.config.schema import Config
 from stages.hardware import memory
@@ -90,18 +90,30 @@ def seconds_per_token(shape: ModelShape, block: object, row: float, gpu: str) ->
     """Return the seconds per token at the full rate of all GPUs that work on a node. A forward takes two operations
     per weight and token, and four per feature of a query and position before it; a backward twice as many, or as many
     if only an adapter is trained. A generated token reads its keys and values, and a share of the weights."""
-    _, _, bandwidth, *rates = GPUS[gpu]
-    precision = getattr(block, "precision", Precision.fp32)
     if isinstance(block, Sample | Answer):
-        size, length = memory.element_bytes(precision), row + block.max_new_tokens
-        weights = shape.parameters * size
-        rows = memory.decoded_at_once(shape, size, block.runtime.batch_size, length, "cuda", weights)
-        processes = 1 if block.sampler == "vllm" else block.runtime.world_size
-        return (weights / rows + length * memory.cache_bytes(shape, size)) / (processes * bandwidth * 1e12)
+        return seconds_per_drawn_token(shape, block, row + block.max_new_tokens, block.runtime.batch_size, gpu)
+    rates, precision = GPUS[gpu][3:], getattr(block, "precision", Precision.fp32)
     weights = replace(shape, experts=shape.active, tied=True).parameters
     forward = 2 * weights + 2 * shape.layers * shape.query * row
     passes, processes = 1, getattr(getattr(block, "runtime", None), "world_size", 1)
     if isinstance(block, Training):
         _, checkpointing, _ = memory.micro_batch(shape, block, row, "cuda")
         passes = (3 if block.adapter is Adapter.none else 2) + (checkpointing is Checkpointing.full)
-    return passes * forward / (processes * rates[precision is not Precision.bf16] * 1e12)
+        passes += block.objective.reads is Reads.unpaired  # the mismatched completion, without gradients
+        passes += isinstance(block, GRPO) and block.beta > 0  # the reference
+    drawing = 0.0
+    if isinstance(block, GRPO):
+        drawing = seconds_per_drawn_token(shape, block, row, block.batch_size * block.completions, gpu)
+    return drawing + passes * forward / (processes * rates[precision is not Precision.bf16] * 1e12)
+
+
+def seconds_per_drawn_token(
+    shape: ModelShape, block: Sample | Answer | GRPO, length: float, rows: int, gpu: str
+) -> float:
+    """Return the seconds per generated token, which reads a share of the weights, and the keys and values before it.
+    `length`: tokens of a whole row; `rows`: decoded at once."""
+    size = memory.element_bytes(block.precision)
+    weights = shape.parameters * size
+    rows = memory.decoded_at_once(shape, size, rows, length, "cuda", weights)
+    processes = 1 if getattr(block, "sampler", "") == "vllm" else block.runtime.world_size
+    return (weights / rows + length * memory.cache_bytes(shape, size)) / (processes * GPUS[gpu][2] * 1e12)

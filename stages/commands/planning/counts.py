@@ -86,7 +86,7 @@ def stage_tokens(stage: str, settings: dict[str, Any], sizes: Sizes, from_base: 
     if limit := settings.get("max_new_tokens"):
         answer = limit if from_base else min(limit, answer)
     row = sizes.prompt + answer
-    row_tokens = {"label": row, "reference": 2 * answer}
+    row_tokens = {"label": row, "reference": sizes.prompt + 2 * answer}
     row_tokens |= {name: objective.sequences * row for name, objective in OBJECTIVES.items()}
     row_tokens["grpo"] = sizes.prompt + settings.get("completions", 1) * answer
     times = settings.get("epochs") or settings.get("candidates_per_prompt") or 1

@@ -1,7 +1,7 @@
 """The block `data`: generated tasks, sources of rows, their mixture, and the actions on rows that an audit reports.
 `plan_amounts` tells how many rows each source of a mixture contributes to sft."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,19 +107,12 @@ class Audit:
     thresholds: dict[str, float] = field(default_factory=dict)  # {CODE: NUMBER}, for codes with a threshold
     against: list[Source] | None = None  # evaluation sets: a row with one of their prompts has the code contaminated
 
-    @property
-    def of_single_rows(self) -> "Audit":
-        """The part for codes that are decided by one row alone."""
-        return self._of({*self.actions, *self.thresholds} - {*OF_ROWS_AMONG_ROWS}, self.against)
-
-    @property
-    def among_rows(self) -> "Audit":
-        """The part for codes that are decided by comparing a row with earlier rows."""
-        return self._of(OF_ROWS_AMONG_ROWS, None)
-
-    def _of(self, codes: Collection[str], against: list[Source] | None) -> "Audit":
+    def part(self, among_rows: bool) -> "Audit":
+        """Return the part for codes that are decided by comparing a row with earlier rows, or by one row alone."""
+        codes = {code for code in (*self.actions, *self.thresholds) if (code in OF_ROWS_AMONG_ROWS) is among_rows}
         actions = {code: action for code, action in self.actions.items() if code in codes}
-        return Audit(actions, {code: least for code, least in self.thresholds.items() if code in codes}, against)
+        thresholds = {code: least for code, least in self.thresholds.items() if code in codes}
+        return Audit(actions, thresholds, None if among_rows else self.against)
 
 
 @dataclass

@@ -13,9 +13,8 @@ from stages.config.errors import UserError
 from stages.formats.readers.row import BadRow, Row, first_repeated
 
 MEGABYTE = 1_000_000
-SPACE = " \t\r\n"
 COMMENT = re.compile(r"\s*(//|/\*|#)")
-BLANK = b"\xef\xbb\xbf" + SPACE.encode()  # the byte order mark and white space
+BLANK = b"\xef\xbb\xbf \t\r\n"  # the byte order mark and white space
 
 
 class BoundedLines(io.BufferedReader):
@@ -55,16 +54,12 @@ def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
         except UnicodeDecodeError:
             yield Row(name, i, line.decode(errors="replace").rstrip("\n"), not_utf8_error(file, line))
         except json.JSONDecodeError as error:
-            yield broken_row(file, i, text, error)
+            if error.msg == "Extra data" and error.doc[error.pos :].strip() == ",":  # an array without its brackets
+                yield Row(name, i, parse_value(error.doc[: error.pos]))
+            else:
+                yield Row(name, i, text, BadRow("", f"broken JSON: {json_message(error)}"))
         except BadRow as reason:
             yield Row(name, i, text, reason)
-
-
-def broken_row(file: Path, line: int, text: str, error: json.JSONDecodeError) -> Row:
-    """Return a row for a line that is not JSON. A comma at its end is allowed, as in an array without its brackets."""
-    if error.msg == "Extra data" and error.doc[error.pos :].strip() == ",":
-        return Row(str(file), line, parse_value(error.doc[: error.pos]))
-    return Row(str(file), line, text, BadRow("", f"broken JSON: {json_message(error)}"))
 
 
 def json_message(error: json.JSONDecodeError) -> str:
@@ -106,15 +101,7 @@ def refuse_constant(name: str) -> None:
 DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=refuse_constant)
 
 
-def decode_whole(text: str) -> Any:
-    """Return the value of a JSON text, without the slow regular expressions of the decoder's `decode`."""
-    value, end = DECODER.raw_decode(text := text.lstrip(SPACE))
-    if text[end:].strip(SPACE):
-        raise json.JSONDecodeError("Extra data", text, end)
-    return value
-
-
-def parse_value(text: str, decode: Callable[[str], Any] = decode_whole) -> Any:
+def parse_value(text: str, decode: Callable[[str], Any] = DECODER.decode) -> Any:
     """Return the value of a JSON text, read by `decode`.
     Raise JSONDecodeError if the text is not JSON. BadRow: for deep nesting, NaN, a key twice or too many digits."""
     try:
