@@ -44,7 +44,7 @@ def explained() -> Iterator[None]:
         yield
     except Exception as error:
         line = explain(error)
-        if not {"stage=gate", "+stage=gate", "++stage=gate"}.isdisjoint(process.read_typed_arguments()):
+        if any(re.fullmatch("""\\+*stage=["']?gate["']?""", word) for word in process.read_typed_arguments()):
             sys.stderr.write(f"error: {line}\n" if line else traceback.format_exc())
             sys.exit(2)  # 1 is for a worse policy
         if line is None:

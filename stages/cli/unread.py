@@ -76,9 +76,11 @@ def of_judged(cfg: Config) -> Conditions:
     return {
         "pairs": not cfg.by_pairs and cfg.by_labels,
         ("labels and pairs", labels): not cfg.by_pairs and not cfg.by_labels,
+        "unpaired": Align.kto not in cfg.objectives and not cfg.unpaired_wanted,
         "kto": Align.kto not in cfg.objectives,
         "grpo": Align.grpo not in cfg.objectives,
         ("judged", against): not judged.is_requested,
+        "benchmark": not cfg.benchmark.tasks,
         **{("judged by others", name): name not in judged.label.labelers for name in labelers},
     }
 
@@ -121,6 +123,7 @@ def of_training(cfg: Config) -> Conditions:
         "simpo": not without_reference,
         "control": not cfg.control,
         "reward's pairs": not path,
+        "reward's filters": not path,
         "reward's file": path and is_local(path, "reward.source.path"),
     }
 

@@ -126,15 +126,18 @@ def run_of(end: Node) -> FinishedRun:
 
 
 def training_tables(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
-    """Return the nodes of a dataset: pairs and labels of every round, and SFT's examples. Labels of a published run
-    have the rules of its pairs."""
+    """Return the nodes of a dataset: pairs and labels of every round, and SFT's examples. Labels that KTO
+    did not train on have, of a published run, the rules of its pairs."""
     of_labels = (models[role] for role in (Role.dpo, Role.policy, Role.kto) if role in models)  # an arm may have them
     policy, tables = next((m for m in of_labels if m.stage in (Target.dpo, Target.kto)), None), list[Node]()
+    kto = next((model for model in models.values() if model.stage == Target.kto), None)
     while policy and policy.stage == Target.dpo:
         pairs = policy.inputs["pairs"]
         names = ("unfinished", "validation_fraction") if isinstance(pairs, PublishedNode) else ()
         rules = {name: config_of(pairs)[name] for name in names}
         single = Node("unpaired", VERSIONS["unpaired"], replace(unpaired, **rules), {"judged": pairs.inputs["judged"]})
+        if kto and kto.inputs["unpaired"].inputs["judged"].fingerprint == pairs.inputs["judged"].fingerprint:
+            single = kto.inputs["unpaired"]
         tables = [pairs, single, *tables]
         policy = policy.inputs["policy"]
     if policy and policy.stage == Target.kto:

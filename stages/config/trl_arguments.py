@@ -49,20 +49,15 @@ def validate_trainer(name: str, block: Training) -> None:
         problem = "this does not work with adapters or under ZeRO-3"
         raise UserError(f"{name}.runtime.gradient_checkpointing=selective: {problem}. Set none or full.")
     validate_trainer_keys(name, block)
-    validate_kernels(name, block)
-    if isinstance(block, DPO):
-        validate_losses(block)
-    if isinstance(block, KTO) and (block.desirable_weight, block.undesirable_weight) == (0, 0):
-        raise UserError("kto.desirable_weight=0: both weights are 0, so nothing is learnt. Leave them out.")
-
-
-def validate_kernels(name: str, block: Training) -> None:
-    """Refuse torch.compile, and Liger's kernels if they cannot run."""
     if compile_keys := [key for key in COMPILED if block.trainer.get(key)]:
         key = f"{name}.trainer.{compile_keys[0]}"
         raise UserError(f"{key}: torch would compile again for batches of another shape. Leave this argument out.")
     if block.trainer.get("use_liger_kernel") and (block.runtime.device == "cpu" or find_spec("liger_kernel") is None):
         raise UserError(f"{name}.trainer.use_liger_kernel: this needs a CUDA device and {install_command('liger')}.")
+    if isinstance(block, DPO):
+        validate_losses(block)
+    if isinstance(block, KTO) and (block.desirable_weight, block.undesirable_weight) == (0, 0):
+        raise UserError("kto.desirable_weight=0: both weights are 0, so nothing is learnt. Leave them out.")
 
 
 def validate_losses(cfg: DPO) -> None:

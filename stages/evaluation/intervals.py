@@ -127,7 +127,7 @@ class Means:
         margin = t * error if self.prompts > 1 else math.inf
         if not self.shares:
             return Interval(mean, mean - margin, mean + margin)
-        k = t * t / (self.prompts if error else len(self.residuals))  # equal outcomes: as in `share`
+        k = t * t / self.prompts
         low = min(mean - margin, -score_bounds(-mean, k)[1], score_bounds(mean, k)[0])
         high = max(mean + margin, score_bounds(mean, k)[1], -score_bounds(-mean, k)[0])
         return Interval(mean, max(-1.0, low), min(1.0, high))

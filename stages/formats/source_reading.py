@@ -184,9 +184,10 @@ def quarantine(bad: list[Row], total: int, limit: float, out: StageDir, key: str
     first = bad[0]
     first_error = f"{first.file}: line {first.line}: {first.error}"
     if len(bad) > limit * total:
-        problem = f"{first_error}. {len(bad)} of {total} rows are unusable, more than {key}={limit:g} allows"
-        way_out = f"Mend the rows listed in {out / 'quarantine.jsonl'}"
-        raise UserError(f"{problem}. {way_out}{f', or type {key}=SHARE to allow more' if len(bad) < total else ''}.")
+        way_out, few = f"Mend the rows listed in {out / 'quarantine.jsonl'}", len(bad) < total
+        allowed = f"more than {key}={limit:g} allows" if few else "so that nothing is left"
+        more = f", or type {key}=SHARE to allow more" if few else ""
+        raise UserError(f"{first_error}. {len(bad)} of {total} rows are unusable, {allowed}. {way_out}{more}.")
     reasons = ", ".join(f"{rows} ({reason})" for reason, rows in count_reasons(bad).most_common())
     out.warn(f"{len(bad)} of {total} rows are unusable, see quarantine.jsonl: {reasons}. The first: {first_error}")
 

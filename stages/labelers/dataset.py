@@ -1,10 +1,11 @@
 """`label=dataset`: read an existing preference dataset as a judged pool, with its answers as candidates."""
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, combinations
 from pathlib import Path
+from statistics import fmean
 
 from stages.config.blocks.labels import Label
 from stages.config.errors import UserError
@@ -24,7 +25,8 @@ class Dataset(Labeler):
 
     def __init__(self, cfg: Label, out: StageDir):
         self.source, self.key, self.out = cfg.source, cfg.key, out
-        self.judgements_by_prompt, self.repeated = dict[str, list[Judgement]](), 0
+        self.judgements_by_prompt = dict[str, list[Judgement]]()
+        self.votes = dict[str, list[float]]()  # all scores of a candidate that has several in the file
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """Return the file's prompts, candidates and unusable rows. The candidates are kept in a table on disk."""
@@ -39,10 +41,8 @@ class Dataset(Labeler):
                 single_turns = ([{"role": "assistant", "content": answer}] for answer in row.answers)
                 answers = [candidate(prompt.id, turns, name) for turns in row.continuations or single_turns]
                 earlier = self.judgements_by_prompt.setdefault(prompt.id, [])
-                fresh = self.judgements(row, prompt.id, answers, {j.candidate_id for j in earlier})
-                self.repeated += len(answers) - len(fresh) if row.graded else 0
-                scores.extend(j.score for j in fresh if j.score is not None)
-                earlier += fresh
+                earlier += self.judgements(row, prompt.id, answers, {j.candidate_id: j for j in earlier})
+                scores.extend(row.scores or [] if row.graded else [])
                 yield from {c.candidate_id: c for c in answers if c.candidate_id not in seen_ids}.values()
                 seen_ids.update(c.candidate_id for c in answers)
 
@@ -53,29 +53,38 @@ class Dataset(Labeler):
         if low == high and not 0 <= low <= 1:
             problem = f"all {len(scores)} ratings are {low:g}, so that no answer is better than another"
             raise UserError(f"{self.key}.path={self.source.path}: {problem}. Name a file with different ratings.")
+        flags = {*scores} <= {0.0, 1.0}
         for j in chain.from_iterable(self.judgements_by_prompt.values()):
             if j.score is not None:  # if all scores are equal, the file's scale is unknown, and they stay
-                j.score = (j.score - low) / (high - low) if high > low else j.score
-        if self.repeated:
-            report.notes.append(f"{self.repeated} answers have several scores in the file; only the first one is used")
+                mean = fmean(self.votes.get(str(j.candidate_id), [j.score]))
+                j.score = (mean - low) / (high - low) if high > low else mean
+                j.score = (1 + (mean > 0.5) - (mean < 0.5)) / 2 if flags else j.score
+        if self.votes:
+            how = "the majority of their labels counts, and a tie as 0.5" if flags else "the mean counts"
+            report.notes.append(f"{len(self.votes)} answers have several scores in the file: {how}")
         unused = {self.source.path: [*report.unused_columns]}
         return Pool([*prompts.values()], Records(file, Candidate), report.bad_rows, unused, report.notes, report.rows)
 
-    def judgements(self, row: ParsedRow, prompt: str, of: list[Candidate], judged: set[str | None]) -> list[Judgement]:
+    def judgements(
+        self, row: ParsedRow, prompt: str, of: list[Candidate], judged: Mapping[str | None, Judgement]
+    ) -> list[Judgement]:
         """Return a row's preferences, or its scores (on the file's scale) for candidates that are not in `judged`."""
         scores = row.scores or []
         if row.graded:
-            new = dict[str, float]()
+            new = dict[str | None, Judgement]()
             for c, score in zip(of, scores, strict=True):
-                if c.candidate_id not in judged:
-                    new.setdefault(c.candidate_id, score)
-            return [Judgement(prompt, self.name, name, score) for name, score in new.items()]
+                name = c.candidate_id
+                if first := judged.get(name) or new.get(name):
+                    self.votes.setdefault(name, [first.score or 0.0]).append(score)
+                else:
+                    new[name] = Judgement(prompt, self.name, name, score)
+            return [*new.values()]
         pairs = combinations(((c.candidate_id, score) for c, score in zip(of, scores, strict=True)), 2)
         words = ((a, b, "tie" if high == low else "ab"[high < low]) for (a, high), (b, low) in pairs if a != b)
         return [Judgement(prompt, self.name, a=a, b=b, preference=word) for a, b, word in words]
 
     def figures(self) -> dict[str, int]:
-        return {"judged_again": self.repeated}
+        return {"judged_again": sum(len(votes) - 1 for votes in self.votes.values())}
 
     def judge(self, prompt: Example, candidates: list[Candidate]) -> Iterable[Judgement]:
         return self.judgements_by_prompt[prompt.id]

@@ -71,6 +71,12 @@ def establish_contract(
     choose_padding(tokenizer, stop_ids, rows, cfg.resize)
     contract = Contract(tokenizer, stop_ids, marked)
     contract.golden()
+    question, (ids, trained) = GOLDEN[0][:1], contract.example(GOLDEN[0])
+    silent, prompted = (tokenize_conversations(tokenizer, [question], begins)[0][0] for begins in (False, True))
+    header = tokenizer.decode(ids[len(prompted) : trained.index(True)])
+    if silent == prompted and header.strip():
+        problem = f"the template writes {header!r} before an answer, and not where an answer is to begin"
+        raise ContractError(f"template={cfg.kind}: {problem}. Add it where add_generation_prompt is true.")
     return contract
 
 

@@ -25,7 +25,7 @@ GOLDEN: list[list[Message]] = [
 Tokens = tuple[list[int], list[bool]]  # token ids, and True for each trained token
 # A call for today's date in a template becomes a fixed date, so that every stage renders the same tokens on every day.
 # Llama 3.2's template falls back on this date.
-CLOCK, DATE = re.compile(r"""strftime_now\((["'])(.*?)\1\)"""), datetime(2024, 7, 26)
+CLOCK, DATE = re.compile(r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)"""), datetime(2024, 7, 26)
 
 
 class ContractError(UserError):

@@ -85,10 +85,9 @@ def wire_graph(cfg: Config, cache: Path, pin: Pin = source_files.pin, is_built: 
     nodes = seed_nodes | roots | wire_chain(cfg, make_node, is_built, **roots)
     evaluations = [node.fingerprint for node in nodes.values() if node.stage == "eval"]
     if len({*evaluations}) < len(evaluations):
-        raise UserError(
-            f"seeds={cfg.seeds}: two of the runs are equal, because sft.seed, sample.seed and dpo.seed are all set. "
-            "Leave one of these out, or set seeds=[]."
-        )
+        own = ", ".join(f"{name}.seed" for name in SEEDED_BLOCKS if vars(cfg)[name].seed != cfg.seed)
+        problem = f"two of the runs are equal, because all of their stages have a seed of their own: {own}"
+        raise UserError(f"seeds={cfg.seeds}: {problem}. Leave one of these out, or set seeds=[].")
     reported = {name: node for name, node in nodes.items() if not name.startswith(WAITING)}
     return nodes | {"report": make_node("report", cfg.report, **reported)}
 

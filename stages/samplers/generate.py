@@ -65,10 +65,10 @@ class GenerateSampler(Sampler):
 
     @cached_property
     def can_batch(self) -> bool:
-        """Whether a prompt's first draws are as probable beside a longer one as alone, unlike RWKV's."""
+        """True if a prompt's first draws have the same log-prob in a batch with a longer prompt, unlike RWKV's."""
         short, longer = ((Request(str(n), [], [*range(n)], [0.0], 0), 0) for n in (8, 16))
-        (alone, *_), (beside, *_) = (self._batch(rows, 2) for rows in ([short], [short, longer]))
-        return math.isclose(alone.logprob or 0.0, beside.logprob or 0.0, abs_tol=ROUNDING)
+        (alone, *_), (together, *_) = (self._batch(rows, 2) for rows in ([short], [short, longer]))
+        return math.isclose(alone.logprob or 0.0, together.logprob or 0.0, abs_tol=ROUNDING)
 
     def _batch(self, candidates: list[tuple[Request, int]], limit: int) -> Iterator[Completion]:
         rows = [torch.tensor(request.token_ids) for request, _ in candidates]

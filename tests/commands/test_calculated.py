@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import DeepseekV3Config, LlamaConfig, LlamaForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
 
 from stages.cli import compose
 from stages.commands.planning import calculated
@@ -212,3 +212,34 @@ def test_a_kl_term_needs_a_second_model() -> None:
     without, kl = (settings(*line, endpoint, f"grpo.beta={beta}").grpo for beta in (0, 0.1))
     peaks = [sum(training_parts(shape, block, block.max_length, "cpu")) for block in (without, kl)]
     assert peaks[1] - peaks[0] == pytest.approx(memory.weight_bytes(shape, kl.start_weights))
+
+
+def test_experts_under_keys_that_are_not_read_are_no_dense_model() -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    assert ModelShape.from_config(DeepseekV3Config(**sizes, vocab_size=128).to_dict()) is None
+
+
+def test_a_model_without_gates_has_two_maps_in_an_mlp() -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = Starcoder2Config(**sizes, num_key_value_heads=2, vocab_size=128)
+    shape = ModelShape.from_config(config.to_dict())
+    with torch.device("meta"):
+        expected = Starcoder2ForCausalLM(config).num_parameters()
+    assert shape is not None and shape.parameters == pytest.approx(expected, rel=0.03)
+
+
+def test_grpo_also_takes_the_time_of_its_samples_and_kto_that_of_mismatched_ones() -> None:
+    line = ("recipe=zephyr_7b", "align=grpo", "grpo.precision=bf16", "label=judge", "label.judge.kind=pointwise")
+    cfg = settings(*line, "label.judge.endpoints=[{base_url: 'http://127.0.0.1:9/v1', model: m}]")
+    shape = ModelShape.from_config(settings("model=mistral_7b").model.config)
+    assert shape is not None
+    machine.plan_for("h100_80gb")
+    rows = cfg.grpo.batch_size * cfg.grpo.completions
+    drawing = calculated.seconds_per_drawn_token(shape, cfg.grpo, 500, rows, "h100_80gb")
+    forward = calculated.seconds_per_token(shape, replace(cfg.reference, precision=Precision.bf16), 500, "h100_80gb")
+    grpo, kto, dpo = (
+        calculated.seconds_per_token(shape, replace(block, precision=Precision.bf16), 500, "h100_80gb")
+        for block in (cfg.grpo, replace(cfg.kto, runtime=cfg.dpo.runtime), cfg.dpo)
+    )
+    assert grpo > drawing + 2 * forward
+    assert kto - dpo == pytest.approx(forward)

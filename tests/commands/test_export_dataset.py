@@ -14,7 +14,7 @@ from huggingface_hub import DatasetCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from stages.commands import dataset_card, export
+from stages.commands import export
 from stages.config.errors import UserError
 from stages.store.manifest import manifest_of
 from stages.store.records import Example, Pair, load, save
@@ -81,6 +81,15 @@ def test_without_settings_it_is_that_of_the_last_run(rounds: int, chain: Chain) 
     assert chain.count() - before == {"unpaired": rounds}
 
 
+@pytest.mark.slow
+def test_labels_that_an_arm_trained_on_are_exported_as_they_were(chain: Chain) -> None:
+    build(chain.root, "stage=eval", "arms=[kto]", "unpaired.threshold=0.5", "pairs.validation_fraction=0.3")
+    before = chain.count()
+    result = inside(f"outputs={chain.root}", *ASKED)
+    assert result.returncode == 0, result.stderr
+    assert not chain.count() - before, "no other labels are made"
+
+
 def test_trls_trainers_learn_from_the_folder_as_it_is(chain: Chain, tmp_path: Path) -> None:
     folder, sft = exported(chain), chain.folder("sft") / "model"
     options = {"use_cpu": True, "bf16": False, "report_to": "none", "max_steps": 1, "disable_tqdm": True}
@@ -108,9 +117,9 @@ def test_the_card_is_the_hubs_and_its_code_runs(chain: Chain, tmp_path: Path, mo
     [code] = text.split("```python\n")[1:]
     namespace: dict[str, DatasetDict] = {}
     exec(code.split("```")[0].replace("FOLDER", str(folder)), namespace)
-    for name in dataset_card.TRAINERS:
+    for name in export.TRAINERS:
         counts = " | ".join(str(len(rows)) for rows in namespace[name].values())
-        assert f"| `{name}` | {dataset_card.TRAINERS[name]} | {counts} |" in text
+        assert f"| `{name}` | {export.TRAINERS[name]} | {counts} |" in text
     audited = json.loads((chain.folder("label", "label.audit=12") / "reliability.json").read_text())
     accuracy = audited["accuracy"]
     assert f"| {accuracy['mean']:.3f} | {accuracy['low']:.3f} to {accuracy['high']:.3f} |" in text
@@ -126,7 +135,7 @@ def test_the_card_is_the_hubs_and_its_code_runs(chain: Chain, tmp_path: Path, mo
 )
 def test_a_card_has_licences_that_the_hub_knows(licence: str, name: str) -> None:
     table = pa.table({"prompt": ["q"], "licence": [licence]})
-    text = dataset_card.dataset_card("t", {"demonstrations": {"train": table}}, 0, [], [])
+    text = export.dataset_card("t", {"demonstrations": {"train": table}}, 0, [], [])
     assert DatasetCard(text).data.license == [name]
 
 
@@ -141,12 +150,10 @@ def test_licences_of_rows_stand_in_table_and_card(chain: Chain, tmp_path: Path) 
     rows = tables["preferences"]["train"]
     licence_by_id = dict(zip(table["id"].to_pylist(), licences.to_pylist(), strict=True))
     assert rows["licence"].to_pylist() == [licence_by_id[i] for i in rows["prompt_id"].to_pylist()]
-    text = dataset_card.dataset_card(
-        "t\x1b\u202e", tables, plain, [manifest_of(judged), chain.manifest("pairs")], [judged]
-    )
+    text = export.dataset_card("t\x1b\u202e", tables, plain, [manifest_of(judged), chain.manifest("pairs")], [judged])
     assert DatasetCard(text).data.license == ["cc-by-4.0", "unknown"] and r"# t\x1b\u202e" in text
     both = [*rows["licence"].to_pylist(), *tables["preferences"]["validation"]["licence"].to_pylist()]
-    for name, spelled in (("CC BY 4.0", "CC BY 4.0"), (None, dataset_card.UNKNOWN)):
+    for name, spelled in (("CC BY 4.0", "CC BY 4.0"), (None, export.UNKNOWN)):
         assert f"| tasks | {spelled} | {both.count(name)} |" in text
 
 
@@ -159,7 +166,7 @@ def test_plain_text_has_no_prompt_and_is_counted(chain: Chain) -> None:
     tables, plain = export.collect_tables([data], Store(chain.root).folder)
     assert tables["demonstrations"]["train"]["completion"].to_pylist() == [[{"role": "assistant", "content": "a"}]]
     assert plain == 4
-    assert "4 demonstrations are left out" in dataset_card.dataset_card("t", tables, plain, [], [])
+    assert "4 demonstrations are left out" in export.dataset_card("t", tables, plain, [], [])
 
 
 def test_a_run_without_a_table_has_nothing_to_export(chain: Chain) -> None:

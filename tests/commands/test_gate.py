@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from stages.cli.compose import needs_graph
 from stages.cli.explain import explained
 from stages.commands import gate
 from stages.config.errors import UserError
-from stages.evaluation.measures import ENDINGS, FILE, LENGTH, LOOPLESS, PASSES, Measure, measure_answers
+from stages.evaluation.measures import ENDINGS, FAVOURED, FILE, LENGTH, LOOPLESS, PASSES, Measure, measure_answers
 from stages.evaluation.noninferiority import Code, by_measure, compare, outcome
 from stages.evaluation.outcomes import tabulate
 from stages.hardware import process
@@ -262,3 +263,23 @@ def test_an_unbuilt_run_names_the_command_that_builds_it(chain: Chain) -> None:
     against = f"gate.against={chain.root}"
     ran = inside("stage=gate", "recipe=tiny", f"outputs={chain.root}", "dpo.beta=0.9", against)
     assert (ran.returncode, "dpo.beta=0.9" in ran.stderr) == (2, True)
+
+
+def test_pairs_of_one_prompt_are_compared_as_one_draw() -> None:
+    draw = np.random.default_rng(0)
+    before, after = draw.integers(0, 2, (2, 40)).astype(float)
+
+    def rows(values: NDArray[np.float64], copies: int) -> list[Measure]:
+        return [Measure(FAVOURED, f"{i}/{c}", str(i), v) for i, v in enumerate(values.tolist()) for c in range(copies)]
+
+    once, eight = (
+        compare([by_measure(rows(before, n))], [by_measure(rows(after, n))], MARGIN, CONFIDENCE)[0].difference
+        for n in (1, 8)
+    )
+    assert (eight.low, eight.high) == pytest.approx((once.low, once.high))
+
+
+def test_units_without_any_verdict_cannot_tell() -> None:
+    rows = by_measure([Measure("judged", str(i), "", math.nan) for i in range(3)])
+    [line] = compare([rows], [rows], MARGIN, CONFIDENCE)
+    assert (line.code, line.prompts) == (Code.cannot_tell, 0)

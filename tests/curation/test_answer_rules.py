@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.curation.answer_rules import find_broken_rule, is_within, logprob_limits
+from stages.curation.answer_rules import find_broken_rule, is_repetitive, is_within, logprob_limits
 from stages.store.records import Candidate, Check, Example
 
 REQUEST = "Explain how tides work to somebody who has never seen the sea."
@@ -76,3 +76,14 @@ def test_the_limits_exclude_the_highest_and_lowest_log_probs() -> None:
     assert all(is_within(c, logprob_limits(pool[:20])) for c in pool[:20]), "few candidates are all inside"
     assert is_within(candidate(GOOD, logprob=None), limits)
     assert is_within(pool[0], logprob_limits([candidate(GOOD, logprob=None)]))
+
+
+@pytest.mark.parametrize(
+    ("text", "repeats"),
+    [
+        *((text, True) for text in ("ha" * 300, "Yes" + "!" * 500, "今天天气很好" * 60)),
+        *((text, False) for text in ("Done.\n" + "-" * 80, "| a |\n|" + "---|" * 30, "Go, go, gooooo!", "." * 60)),
+    ],
+)
+def test_a_loop_without_spaces_is_a_repetition(text: str, repeats: bool) -> None:
+    assert is_repetitive(text) is repeats

@@ -71,3 +71,9 @@ def test_the_share_of_right_candidates_is_of_the_first_draw(inputs: dict[str, Pa
     assert [row["right"] for row in table_rows(nodes, compare_rounds(inputs, 0.95))] == [0.5, 0.6, 0.7]
     nodes["label_2"]["metrics"]["labeler"] = "judge"  # whose best score is no pass of checks
     assert [row["right"] for row in table_rows(nodes, compare_rounds(inputs, 0.95))] == [0.5, None, 0.7]
+
+
+def test_the_best_of_several_is_above_sft_by_more_than_one_would_be(inputs: dict[str, Path]) -> None:
+    by_round = compare_rounds(inputs, 0.95)
+    alone = by_round["gains"][by_round["best"] - 1]
+    assert by_round["over_sft"]["mean"] == alone["mean"] and by_round["over_sft"]["low"] < alone["low"]

@@ -112,9 +112,10 @@ def test_no_answer_is_trained_with_the_end_of_its_header() -> None:
 
 def test_a_date_in_a_template_is_the_same_on_every_day() -> None:
     tokenizer = byte_level(CHATML, eos_token="<|endoftext|>")
-    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + OWN
-    contract = establish(tokenizer, "auto", train=False)
-    assert tokenizer.decode(contract.prompt(GOLDEN[0][:1])).startswith("26 Jul 2024<|im_start|>")
+    for today in ("strftime_now('%d %b %Y')", 'strftime_now ( "%d %b %Y" )'):
+        tokenizer.chat_template = f"{{{{ {today} }}}}{OWN}"
+        contract = establish(tokenizer, "auto", train=False)
+        assert tokenizer.decode(contract.prompt(GOLDEN[0][:1])).startswith("26 Jul 2024<|im_start|>")
 
 
 def test_of_several_templates_the_default_is_used(tmp_path: Path) -> None:
@@ -188,6 +189,11 @@ def test_white_space_around_an_answer_does_not_move_the_prompt() -> None:
             "{% for m in messages %}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{% endfor %}"
             "{% if add_generation_prompt %}<|im_start|>{% endif %}",
             "not a prefix",
+        ),
+        (
+            "{% for m in messages %}<|im_start|>{{ m['role'] }} {% if m['role'] == 'assistant' %}{% generation %}"
+            "{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{% else %}{{ m['content'] }}{% endif %}{% endfor %}",
+            "where add_generation_prompt is true",
         ),
         (
             "<|im_start|><|im_start|>{% for m in messages %}{% generation %}{{ m['content'] + '<|im_end|>' }}"

@@ -23,6 +23,8 @@ from transformers import (
     MambaForCausalLM,
     NemotronConfig,
     NemotronForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
     PreTrainedModel,
 )
 from transformers.integrations import deepspeed
@@ -289,3 +291,10 @@ def test_what_is_saved_knows_nothing_of_packing(built: Path, tmp_path: Path) -> 
     pack_pairs(model)
     model.save_pretrained(tmp_path)
     assert packing.ATTENTION not in (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.parametrize(("window", "packs"), [(8, False), (None, True)])
+def test_layers_that_have_their_window_in_a_mask_alone_are_left_alone(window: int | None, packs: bool) -> None:
+    sizes = {k: v for k, v in SHAPE.items() if k != "head_dim"}
+    model = PhimoeForCausalLM(PhimoeConfig(**sizes, num_local_experts=2, sliding_window=window))
+    assert pack_pairs(model) is packs

@@ -24,6 +24,8 @@ from transformers import (
     PreTrainedModel,
     Qwen3Config,
     Qwen3ForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
 )
 
 from stages.hardware import machine, memory
@@ -296,3 +298,19 @@ def test_a_greedy_row_beside_sampled_ones_draws_as_alone() -> None:
     heat = torch.arange(200) % 2 * 0.9
     mixed, _ = gumbel_max(grid, heat, noise, top_p=0.4)
     assert torch.equal(alone[heat == 0], mixed[heat == 0])
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_a_model_that_reads_padding_is_asked_one_prompt_at_a_time(rows: int) -> None:
+    torch.manual_seed(0)
+    model = RwkvForCausalLM(RwkvConfig(vocab_size=600, hidden_size=32, num_hidden_layers=2, context_length=64)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:  # or all tokens would be equally probable
+            parameter.data.normal_(0, 0.3)
+    requests = [Request(f"{i:04x}", [], ids, [0.0], 0) for i, ids in enumerate(prompts(4))]
+    completions = complete(model, requests, rows=rows, kind=GenerateSampler)
+    for request in requests:
+        ids = list(request.token_ids)
+        for token in completions[request.id][0].token_ids:
+            assert int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()) == token
+            ids.append(token)

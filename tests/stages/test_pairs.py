@@ -373,10 +373,18 @@ def test_scores_of_several_answers_become_judgements_between_0_and_1(tmp_path: P
     assert (pair.chosen[0]["content"], pair.rejected[0]["content"], pair.margin) == ("a", "c", 1.0)
 
 
-def test_of_several_scores_of_an_answer_the_first_one_counts(tmp_path: Path) -> None:
-    out, metrics = dataset(tmp_path, [{"prompt": "p", "responses": ["a", "a", "b"], "scores": [2, 5, 3]}])
-    assert [j.score for j in load(out / "judgements.parquet", Judgement)] == [0.0, 1.0]
+def test_of_several_scores_of_an_answer_the_mean_counts(tmp_path: Path) -> None:
+    out, metrics = dataset(tmp_path, [{"prompt": "p", "responses": ["a", "a", "b", "c"], "scores": [2, 5, 3, 6]}])
+    assert [j.score for j in load(out / "judgements.parquet", Judgement)] == [0.375, 0.25, 1.0]
     assert "1 answers have several scores" in metrics["read"][-1]
+
+
+def test_of_several_thumbs_the_majority_counts(tmp_path: Path) -> None:
+    thumbs = {"a": [True, False, False], "b": [False, True, True], "c": [True, False], "d": [True]}
+    rows = [{"prompt": "p", "completion": text, "label": up} for text, each in thumbs.items() for up in each]
+    out, metrics = dataset(tmp_path, rows)
+    assert [j.score for j in load(out / "judgements.parquet", Judgement)] == [0.0, 1.0, 0.5, 1.0]
+    assert "3 answers have several scores" in metrics["read"][-1]
 
 
 def test_answers_called_good_and_bad_make_pairs_where_a_prompt_has_both(tmp_path: Path) -> None:
@@ -385,7 +393,7 @@ def test_answers_called_good_and_bad_make_pairs_where_a_prompt_has_both(tmp_path
         {"prompt": "q", "completion": "a", "label": False},
     ]
     out, metrics = dataset(tmp_path, rows)
-    assert (metrics["judgements"], metrics["pass_rate"]) == (5, 3 / 5)
+    assert (metrics["judgements"], metrics["pass_rate"]) == (5, 2 / 5)
     assert "1 answers have several scores" in metrics["read"][-1]
     assert pairs.run(block(), {"judged": out.path}, work(tmp_path / "pairs"))["pairs"] == 2
 

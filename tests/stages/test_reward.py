@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -188,13 +189,20 @@ def test_a_model_without_a_head_is_no_reward_model(chain: Chain) -> None:
         load_reward_model(chain.folder("sft") / "model", block().start_weights, CPU)
 
 
-def pair(gap: float, longer: int, source: str = "a") -> Scored:
-    return Scored("", source, gap, 0.0, 10 + longer, 10)
+PROMPTS = map(str, count())
+
+
+def pair(gap: float, longer: int, source: str = "a", prompt: str | None = None) -> Scored:
+    return Scored("", prompt or next(PROMPTS), source, gap, 0.0, 10 + longer, 10)
+
+
+def several(count: int, gap: float, longer: int) -> list[Scored]:
+    return [pair(gap, longer) for _ in range(count)]
 
 
 def test_figures_are_those_of_the_definition() -> None:
     """A lover of length is right as often as chosen is longer, and in half of the pairs once lengths are matched."""
-    by_length = [pair(2.0, 3)] * 30 + [pair(-2.0, -3)] * 10
+    by_length = several(30, 2.0, 3) + several(10, -2.0, -3)
     held_out_figures = figures(by_length)
     assert held_out_figures["accuracy"]["mean"] == held_out_figures["longer_chosen"] == 0.75
     assert held_out_figures["length_matched"]["mean"] == 0.5
@@ -213,13 +221,21 @@ def test_figures_are_those_of_the_definition() -> None:
 @pytest.mark.parametrize(
     ("pairs", "patterns"),
     [
-        ([pair(2.0, 3)] * 30 + [pair(-2.0, -3)] * 10, ["half of the pairs is 50.0%"]),
-        ([pair(2.0, 3)] * 30 + [pair(-2.0, 0)] * 10, ["cannot be measured here"]),
-        ([pair(1.0, 1), pair(-1.0, 1)] * 20, ["not significantly better than random"]),
-        ([pair(1.0, 1), pair(1.0, -1)] * 20, []),
+        (several(30, 2.0, 3) + several(10, -2.0, -3), ["half of the pairs is 50.0%"]),
+        (several(30, 2.0, 3) + several(10, -2.0, 0), ["cannot be measured here"]),
+        (several(20, 1.0, 1) + several(20, -1.0, 1), ["not significantly better than random"]),
+        (several(20, 1.0, 1) + several(20, 1.0, -1), []),
     ],
 )
 def test_what_held_out_pairs_leave_in_doubt_is_told(pairs: list[Scored], patterns: list[str]) -> None:
     warnings = held_out_warnings(figures(pairs), len(pairs))
     assert len(warnings) == len(patterns)
     assert all(words in line for words, line in zip(patterns, warnings, strict=True))
+
+
+def test_pairs_of_one_prompt_count_as_one_draw() -> None:
+    gaps = [(gap, longer) for gap in (1.0, 1.0, 1.0, -1.0) for longer in (1, -1)] * 5
+    once = figures([pair(*gap, prompt=str(i)) for i, gap in enumerate(gaps)])
+    repeated = figures([pair(*gap, prompt=str(i)) for i, gap in enumerate(gaps) for _ in range(8)])
+    for name in ("accuracy", "length_matched"):
+        assert repeated[name] == pytest.approx(once[name]), name

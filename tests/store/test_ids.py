@@ -6,6 +6,7 @@ import pytest
 
 from stages.curation.joining import ids_to_numbers, numbers_to_ids
 from stages.store.records import Message, content_id, prompt_id
+from stages.store.splits import draw_order, draw_split
 
 TEXTS = ("Say it.", 'a "quoted"\\ word', "ä é 😀 \u2028", "tab\tand\x00zero", "")
 
@@ -25,3 +26,13 @@ def test_ids_are_numbers_and_back() -> None:
     assert ids_to_numbers(ids).tolist() == [int(each, 16) for each in ids]
     assert numbers_to_ids(ids_to_numbers(ids)) == ids
     assert numbers_to_ids(ids_to_numbers([])) == []
+
+
+def test_prompts_of_a_split_are_drawn_from_every_source() -> None:
+    """A source that gives 10% of its prompts to the test gives those with the highest ids."""
+    ids = [prompt_id([{"role": "user", "content": str(i)}]) for i in range(3_000)]
+    last = [i for i in ids[:2_500] if draw_split(i, {"sft": 0.9, "test": 0.1}) == "test"]
+    every = ids[2_500:]
+    assert not {*last}.intersection(sorted([*last, *every])[:200])
+    drawn = {*sorted([*last, *every], key=draw_order)[:200]}
+    assert len(drawn.intersection(last)) == pytest.approx(200 * len(last) / len([*last, *every]), abs=25)

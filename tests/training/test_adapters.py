@@ -117,3 +117,10 @@ def test_an_adapter_names_no_path_of_this_machine(trained: tuple[Chain, str]) ->
     for stage in ("sft", "dpo"):
         config = (chain.folder(stage, *overrides(kind)) / "adapter" / "adapter_config.json").read_text()
         assert str(chain.root) not in config
+
+
+def test_a_layer_that_the_model_lacks_is_told() -> None:
+    """peft refuses only a list of which nothing is there."""
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=1))
+    with pytest.raises(UserError, match="has no layer gate_proj"):
+        attach_new_adapter(model, LoRA(4, 8, ["c_attn", "gate_proj"]), seed=0)

@@ -95,14 +95,13 @@ def seconds_per_token(shape: ModelShape, block: object, row: float, gpu: str) ->
     rates, precision = GPUS[gpu][3:], getattr(block, "precision", Precision.fp32)
     weights = replace(shape, experts=shape.active, tied=True).parameters
     forward = 2 * weights + 2 * shape.layers * shape.query * row
-    passes, processes = 1, getattr(getattr(block, "runtime", None), "world_size", 1)
+    passes, drawing, processes = 1, 0.0, getattr(getattr(block, "runtime", None), "world_size", 1)
     if isinstance(block, Training):
         _, checkpointing, _ = memory.micro_batch(shape, block, row, "cuda")
         passes = (3 if block.adapter is Adapter.none else 2) + (checkpointing is Checkpointing.full)
         passes += block.objective.reads is Reads.unpaired  # the mismatched completion, without gradients
-        passes += isinstance(block, GRPO) and block.beta > 0  # the reference
-    drawing = 0.0
     if isinstance(block, GRPO):
+        passes += block.beta > 0  # the reference
         drawing = seconds_per_drawn_token(shape, block, row, block.batch_size * block.completions, gpu)
     return drawing + passes * forward / (processes * rates[precision is not Precision.bf16] * 1e12)
 
