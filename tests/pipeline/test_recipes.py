@@ -26,7 +26,7 @@ NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 # learnt something can keep to.
 SIZES = re.compile(
     r"precision|.*\.precision|model\..*|data\.(tasks|sources).*|label\.(path|hub_split)|.*\.runtime\..*|"
-    r"(sft|dpo|grpo|reward)\.(learning_rate|epochs|batch_size|max_length|evaluations)|"
+    r"(sft|dpo|kto|grpo|reward)\.(learning_rate|epochs|batch_size|max_length|evaluations)|"
     r"(sample|grpo|answer)\.max_new_tokens|grpo\.completions|pairs\.(min_score|max_(length|rejected)_ratio|quality)|sft\.demonstrations|"
     r"rounds|dpo\.trainer\..*|sample\.(rounds|prompts_per_round|candidates_per_prompt)|eval\.likelihood_prompts"
 )

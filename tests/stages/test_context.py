@@ -18,6 +18,7 @@ from stages.models.contract import load_or_derive_contract
 from stages.models.loading import read_context_length
 from stages.store.records import Candidate, Example, Pair, PairLogProbs, load, save
 from stages.store.sealed_json import file_digest
+from stages.store.splits import draw_order
 from stages.store.workspace import StageDir
 from tests.endpoints.servers import Model, running
 from tests.helpers import Chain, nodes, refused, settings
@@ -192,7 +193,9 @@ def test_what_sft_reads_ends_at_the_context_too(chain: Chain, tmp_path: Path) ->
 def test_a_reference_answer_too_long_is_not_scored_for_any_model(chain: Chain, tmp_path: Path) -> None:
     inputs = evaluation_inputs(chain)
     cfg = nodes(chain.root)["eval"].config
-    scored = sorted((e for e in prompts_of(chain, Split.test) if e.group != "rephrased"), key=lambda e: e.id)
+    scored = sorted(
+        (e for e in prompts_of(chain, Split.test) if e.group != "rephrased"), key=lambda e: draw_order(e.id)
+    )
     scored = scored[: cfg.likelihood_prompts]
     contract = load_or_derive_contract(inputs["sft"] / "model")
     limit, long = limit_beyond({e.id: len(contract.example(e.conversation)[0]) for e in scored}, 2)

@@ -30,6 +30,7 @@ from stages.models.loading import load_model
 from stages.samplers.completions import make_candidate
 from stages.samplers.sampler import Completion, Request
 from stages.store.records import Candidate, Check, Example, Pair, load, save
+from stages.store.splits import draw_order
 from stages.store.store import Store
 from stages.store.workspace import StageDir
 from stages.tasks.checks import share_passed
@@ -272,7 +273,7 @@ def test_kl_is_that_of_the_two_models_on_the_policys_answers(chain: Chain) -> No
     contract = load_contract(chain.folder("sft") / "model")
     policy, reference = load_model(chain.folder("dpo") / "model"), load_model(chain.folder("sft") / "model")
     total = tokens = 0.0
-    answered_ids = sorted(i for i in answers if examples[i].group != "rephrased")
+    answered_ids = sorted((i for i in answers if examples[i].group != "rephrased"), key=draw_order)
     for prompt_id in answered_ids[: metrics["answers"]]:
         prompt, answer = contract.prompt(examples[prompt_id].messages), answers[prompt_id].token_ids
         with torch.no_grad():
