@@ -80,6 +80,7 @@ def of_judged(cfg: Config) -> Conditions:
         "kto": Align.kto not in cfg.objectives,
         "grpo": Align.grpo not in cfg.objectives,
         ("judged", against): not judged.is_requested,
+        "suites": not cfg.eval.suites.names,
         "benchmark": not cfg.benchmark.tasks,
         **{("judged by others", name): name not in judged.label.labelers for name in labelers},
     }

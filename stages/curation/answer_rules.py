@@ -17,7 +17,7 @@ TEXTS = read_beside(__file__)
 RUN = 4  # words in a run; a run that occurs again is a repetition
 REPEATED = 0.2  # largest share of an answer's runs that may be repetitions
 SAME_LINE = 3  # occurrences of one line that make an answer repetitive
-LOOP = re.compile(r"([^\s\-=_*#|.~]\S{0,19}?)\1{19,}")  # 20 times the same without a space, except rules and dots
+LOOP = re.compile(r"([^\s\-=_*#|.~]\S{0,19}?)\1{39,}")  # 40 times the same without a space, except rules and dots
 ENOUGH = 12  # words that an answer needs before its language is judged
 FUNCTION_WORDS = frozenset(TEXTS["function_words"].split())
 FEWEST = 0.15  # smallest share of function words in English prose

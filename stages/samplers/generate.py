@@ -16,7 +16,7 @@ from stages.models.packing import allow_left_padding, require_unpacked
 from stages.samplers.drawing import Draws
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 
-ROUNDING = 0.05  # nats that a log-prob of bf16 weights may move with the batch
+ROUNDING = 0.2  # nats that two tokens' log-prob may move with the batch, in bf16; padding that is read moves it by 1
 
 
 class ForceDrawn(LogitsProcessor):

@@ -36,6 +36,7 @@ UNREAD = [
     ("unpaired.threshold=0.5 label=human align=kto", "label=verifier"),
     ("unpaired.threshold=0.5", "align=kto"),
     ("benchmark.limit=5", "benchmark.tasks=[x]"),
+    ("eval.suites.pairs=20", "eval.suites.names=[refusal]"),
     ("reward.pairs.min_margin=0.5", f"reward.source.path={FILE}"),
     ("pairs.min_score=0.5 label=human", "label=verifier"),
     (f"sample=generate label=dataset label.path={FILE}", "label=verifier label.path=null"),
