@@ -201,7 +201,7 @@ def dataset_card(title: str, tables: Tables, unused: int, manifests: list[Manife
 
 
 def all_tables(tables: Tables) -> list[Any]:
-    return [rows for by_split in tables.values() for rows in by_split.values()]
+    return [rows for tables_by_split in tables.values() for rows in tables_by_split.values()]
 
 
 def column(rows: Any, name: str) -> list[Any]:
@@ -212,8 +212,8 @@ def column(rows: Any, name: str) -> list[Any]:
 def sources_section(tables: Tables) -> str:
     """Return the table of rows by source, licence and configuration."""
     counts = Counter[tuple[str, str, str]]()
-    for name, by_split in tables.items():
-        for rows in by_split.values():
+    for name, tables_by_split in tables.items():
+        for rows in tables_by_split.values():
             origins = zip(column(rows, "source"), column(rows, "licence"), strict=True)
             counts.update((source or UNKNOWN, licence or UNKNOWN, name) for source, licence in origins)
     lines = [f"| source | licence | {' | '.join(tables)} |", "| --- | --- |" + " --- |" * len(tables)]

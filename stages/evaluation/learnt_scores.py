@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from stages.evaluation import labelling
 from stages.evaluation.agreement import share
 from stages.evaluation.intervals import Interval, paired
-from stages.evaluation.labelling import effective_number
 from stages.store.numbers import signed
 from stages.store.records import Candidate, Example, Judgement
 from stages.tasks.checks import share_passed
@@ -60,12 +60,13 @@ def figures(pairs: Sequence[Scored]) -> dict[str, Any]:
 
 def accuracy(pairs: Sequence[Scored]) -> Interval:
     """The share of pairs that the model orders rightly. Pairs of one prompt count as one draw."""
-    n = effective(pairs)
-    return share(fmean(p.right for p in pairs) * n, n)
+    right = labelling.share([p.right for p in pairs], [p.prompt for p in pairs])
+    assert right is not None
+    return right.rate
 
 
 def effective(pairs: Sequence[Scored]) -> float:
-    return effective_number([p.right for p in pairs], [p.prompt for p in pairs])
+    return labelling.effective_number([p.right for p in pairs], [p.prompt for p in pairs])
 
 
 def length_matched(pairs: Sequence[Scored]) -> Interval | None:
