@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
-from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -42,20 +41,14 @@ def arrow_type(hint: Any) -> pa.DataType:
 
 
 def table_of(records: Sequence[Any], kind: Any) -> pa.Table:
-    columns = []
-    for get, shape, part in columns_of(kind):
-        values = [*map(get, records)]
-        if part:
+    columns = dict[str, pa.Array]()
+    for name, hint in field_types(kind).items():
+        values = [getattr(record, name) for record in records]
+        if part := nested_class(hint):
             encode = partial(json.dumps, sort_keys=True)
             values = [[convert_dicts(vars(each), part, encode) for each in value] for value in values]
-        columns.append(pa.array(values, shape))
-    return pa.Table.from_arrays(columns, names=[*field_types(kind)])
-
-
-@cache
-def columns_of(kind: Any) -> list[tuple[Callable[[Any], Any], pa.DataType, Any]]:
-    """Return for each field its getter, its column type, and the dataclass that its lists contain, or None."""
-    return [(attrgetter(name), arrow_type(hint), nested_class(hint)) for name, hint in field_types(kind).items()]
+        columns[name] = pa.array(values, arrow_type(hint))
+    return pa.table(columns)
 
 
 def records_of(table: pa.Table | pa.RecordBatch, kind: Any) -> list[Any]:
