@@ -30,7 +30,7 @@ def run(cfg: Config, store: Store, *_: object) -> None:
     total = sum(sizes.values())
     with Progress(round(total / MIB), "doctor", "MiB") as progress:
         for folder, manifest in nodes.items():
-            damaged = [(name, reason) for name, reason in check_files(folder, manifest, manifest["files"]) if reason]
+            damaged = check_files(folder, manifest, manifest["files"])
             problems += [f"{folder / name}: {why}. To rebuild it: {rebuild_command(folder)}" for name, why in damaged]
             progress.update(round(sizes[folder] / MIB))
     for line in problems:

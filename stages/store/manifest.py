@@ -47,14 +47,16 @@ def validate_manifest(value: Any) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest, names: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield the name of each of these files of a published node, with its problem in words, or ''."""
+    """Yield the name of each damaged one of these files of a published node, with its problem in words."""
     if digest_of(manifest["files"]) != manifest["digest"]:
         yield "manifest.json", "its digests do not fit each other"
     paths = {name: folder / name for name in names if (folder / name).is_file()}
     digests = dict(zip(paths, file_digests(paths.values()), strict=True))
     for name in names:
-        problem = "its content has changed since it was published" if name in paths else "it is missing"
-        yield name, "" if digests.get(name) == manifest["files"][name]["sha256"] else problem
+        if name not in paths:
+            yield name, "it is missing"
+        elif digests[name] != manifest["files"][name]["sha256"]:
+            yield name, "its content has changed since it was published"
 
 
 def digest_of(entries: dict[str, dict[str, Any]]) -> str:

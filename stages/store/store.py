@@ -176,8 +176,7 @@ class Store:
             signatures = {folder / name: signature(folder / name) for name in names if (folder / name).is_file()}
             unhashed = [n for n in names if self._hashed.get(folder / n, "") != signatures.get(folder / n)]
             for name, problem in check_files(folder, manifest, unhashed):
-                if problem:
-                    raise Damaged(folder / name, problem)
+                raise Damaged(folder / name, problem)
             self._hashed |= signatures
 
     def state(self, node: Node) -> str:
