@@ -44,20 +44,17 @@ def list_unreached(store: Store, remove: bool) -> None:
         raise UserError(f"gc.remove=true: nothing is removed. {problem}. Build it again, or delete its folder first.")
     roots = [key for key in nodes if key[0] == "report"]
     roots += [(link.name, link.resolve().name) for link in (store.root / "latest").glob("*")]
-    files = store.root.glob(f"multirun/**/{JOB_NODES}")
-    jobs = list[dict[str, str]]()
-    for file in files:
+    compared = (store.root / PAGE).read_text(encoding="utf-8") if (store.root / PAGE).exists() else ""
+    named = {*re.findall(rf"\b{sealed_json.NODE.pattern}\b", compared)}
+    for file in store.root.glob(f"multirun/**/{JOB_NODES}"):
         try:
-            jobs.append(sealed_json.load_json(file, sealed_json.require_keys()))
+            named |= {*sealed_json.load_json(file, sealed_json.require_keys()).values()}
         except sealed_json.Damaged as error:
             problem = f"{file} cannot be read, so what its sweep needs is unknown"
             if remove:
                 way_out = "Type the sweep again, or delete its folder first"
                 raise UserError(f"gc.remove=true: nothing is removed. {problem}. {way_out}.") from error
             log.warning("warning: %s.", problem)
-    compared = (store.root / PAGE).read_text(encoding="utf-8") if (store.root / PAGE).exists() else ""
-    named = {fingerprint for job in jobs for fingerprint in job.values()}
-    named |= {*re.findall(rf"\b{sealed_json.NODE.pattern}\b", compared)}
     roots += [key for key in nodes if key[1] in named]
     reached = {(m["stage"], m["fingerprint"]) for m in lineage(nodes, *roots)}
     unreached = sorted(folder for key, (folder, _) in nodes.items() if key not in reached and not is_linked(folder))
