@@ -29,11 +29,6 @@ def read_votes(folder: Path, manifest: Manifest, labelling: Labelling) -> Votes:
         raise Damaged(folder / "judgements.parquet", error) from error
 
 
-def words_of_judges(votes: Votes) -> VotesByMember:
-    """Return each judge's own label of each judgement."""
-    return {key: {name: voice.word for name, voice in votes_of_one.items()} for key, votes_of_one in votes.items()}
-
-
 def names(votes: Votes | VotesByMember) -> list[str]:
     return list(dict.fromkeys(name for votes_of_one in votes.values() for name in votes_of_one))
 
@@ -63,8 +58,11 @@ def agreeing(labelling: Labelling, words: VotesByMember) -> list[tuple[str, str,
     return agreements
 
 
-def words_of_members(folder: Path, manifest: Manifest, labelling: Labelling) -> VotesByMember:
-    """Read the label of every ensemble member, and of people if they were asked; empty for other labelers."""
+def words_of_members(folder: Path, manifest: Manifest, labelling: Labelling, votes: Votes) -> VotesByMember:
+    """Return the label of every judge, by its `votes`, or read that of every ensemble member, and of people if they
+    were asked; empty for other labelers."""
+    if votes:
+        return {key: {name: voice.word for name, voice in of_one.items()} for key, of_one in votes.items()}
     names = manifest["metrics"].get("ensemble", {}).get("members", ())
     words: VotesByMember = {}
     for j in labelling.judgements if names else ():

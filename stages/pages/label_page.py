@@ -42,7 +42,7 @@ def page(folder: Path) -> str:
     reliability = load_json(audited, require_keys("audited", "known")) if audited.exists() else {}
     audits = metrics["labeler"] != "verifier"  # the verifier's labels are the checks themselves
     votes = jury.read_votes(folder, manifest, labelling)
-    words = jury.words_of_judges(votes) or jury.words_of_members(folder, manifest, labelling)
+    words = jury.words_of_members(folder, manifest, labelling, votes)
     sections = {
         "known": agreement_rows(reliability, "an answer is good" if labelling.scored else "the first is better"),
         "shares": shares(labelling),
