@@ -5,7 +5,7 @@ is desirable, and one that loses more often is undesirable (Copeland, as in `pai
 without a label is left out and counted by reason. The stage does not read pairs, so pair settings change no label."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,31 +67,27 @@ def run(cfg: Unpaired, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]
         parts = [f"{finding}{note}", "KTO needs desirable and undesirable completions", way_out]
         raise UserError(". ".join(filter(None, parts)) + ".")
     prompts = {p.id: p for p in stream(judged / "prompts.parquet", Example)}
-    held_out = 0
-
-    def rows() -> Iterator[UnpairedPreference]:
-        nonlocal held_out
-        for c in candidates:
-            if (label := labels.get(c.candidate_id)) is not None:
-                prompt, split = prompts[c.prompt_id], draw_side(c.prompt_id, cfg.validation_fraction)
-                held_out += split == "validation"
-                yield UnpairedPreference(
-                    id=content_id(prompt.id, c.text),
-                    prompt_id=prompt.id,
-                    prompt=prompt.messages,
-                    completion=[{"role": "assistant", "content": c.text}],
-                    label=label,
-                    score=scores.get(c.candidate_id),
-                    labeler=labeler,
-                    candidate_id=c.candidate_id,
-                    split=split,
-                    completion_token_ids=c.token_ids,
-                    completion_tokenizer=c.tokenizer,
-                    finish_reason=c.finish_reason,
-                    policy=c.policy,
-                )
-
-    save(out / "unpaired.parquet", rows(), UnpairedPreference)
+    rows = (
+        UnpairedPreference(
+            id=content_id(c.prompt_id, c.text),
+            prompt_id=c.prompt_id,
+            prompt=prompts[c.prompt_id].messages,
+            completion=[{"role": "assistant", "content": c.text}],
+            label=labels[c.candidate_id],
+            score=scores.get(c.candidate_id),
+            labeler=labeler,
+            candidate_id=c.candidate_id,
+            split=draw_side(c.prompt_id, cfg.validation_fraction),
+            completion_token_ids=c.token_ids,
+            completion_tokenizer=c.tokenizer,
+            finish_reason=c.finish_reason,
+            policy=c.policy,
+        )
+        for c in candidates
+        if c.candidate_id in labels
+    )
+    save(file := out / "unpaired.parquet", rows, UnpairedPreference)
+    held_out = [*Records(file, UnpairedPreference).column("split")].count("validation")
     if cfg.validation_fraction and not held_out:
         out.warn("No completion is held out for validation. Raise unpaired.validation_fraction to evaluate with some.")
     return {
