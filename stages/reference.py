@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 from stages.config.blocks.training import Reference
 from stages.models import scoring
 from stages.models.contract import Contract, load_contract
@@ -54,9 +52,7 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     lengths = [prompt + max(sides) for prompt, *sides in zip(*map(rows.tokens, ID_COLUMNS), strict=True)]
     device = resolve_device(cfg.runtime.device)
     batches = scoring.batches_by_length([2 * length for length in lengths], cfg.runtime.token_budget, device)
-
-    def open_model() -> PreTrainedModel:
-        return scoring.install_scoring(load_model(model_folder, cfg.weights, device), cfg.forward)
+    open_model = lambda: scoring.install_scoring(load_model(model_folder, cfg.weights, device), cfg.forward)
 
     def score(waiting: Sequence[str]) -> Iterator[tuple[str, list[PairLogProbs]]]:
         model = out.open_resource.get((model_folder, device), open_model)

@@ -29,10 +29,10 @@ def run(cfg: Select, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Write `examples.parquet`: of `pairs` the chosen completions in the order of the pairs, else the data's examples,
     where unanswered `sft` prompts have their best candidate. Raise UserError if no candidate is good enough."""
     examples: Iterable[Example]
+    refused = Counter[str]()
     if "pairs" in inputs:
-        examples, refused = map(example_of_chosen, stream(inputs["pairs"] / "pairs.parquet", Pair)), Counter[str]()
+        examples = map(example_of_chosen, stream(inputs["pairs"] / "pairs.parquet", Pair))
     else:
-        refused = Counter[str]()
         demonstrations = best_answers(cfg, inputs["judged"], refused, out / SCRATCH / "answers")
         if not (first := next(demonstrations, None)):
             reasons = "; ".join(f"{count} {reason}" for reason, count in refused.most_common())
