@@ -16,6 +16,7 @@ from stages.endpoints.client import Question
 from stages.labelers.verdicts import reply_instruction, schema_of
 from stages.store.records import Message, content_id
 from stages.store.templates import guard_template, render
+from stages.store.text_units import transcript
 
 UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs"}  # Unicode categories of invisible or direction-changing characters
 SELECTORS = range(0xE0100, 0xE01F0)  # variation selectors, which can spell an invisible text
@@ -37,9 +38,7 @@ class Rubric:
 
     def messages(self, request: Sequence[Message], texts: Sequence[str]) -> list[Message]:
         """Return the chat messages that ask for a verdict on one or two texts, shown in this order."""
-        turns = [f"{m['role']}: {m['content']}" for m in request]
-        request_text = "\n\n".join(turns) if len(turns) > 1 else request[0]["content"]
-        texts_by_name = dict(zip(RUBRIC_TEXTS[self.kind], (request_text, *texts), strict=True))
+        texts_by_name = dict(zip(RUBRIC_TEXTS[self.kind], (transcript(request), *texts), strict=True))
         mark = content_id(texts_by_name)[:8]
         fenced_texts = {name: fence_text(name, text, mark) for name, text in texts_by_name.items()}
         reply = REMINDER.format(mark=mark, reply=reply_instruction(self.kind, self.reading))
