@@ -67,8 +67,6 @@ def validate_chat_template(tokenizer: PreTrainedTokenizerBase, key: str) -> None
     """Raise UserError if the tokenizer's chat template is not Jinja, or does not end. A template may refuse a golden
     conversation: the error then comes when the template is used."""
     if tokenizer.chat_template:
-        with (
-            guard_template(f"{key}, chat_template", "Mend it in tokenizer_config.json or chat_template.jinja"),
-            suppress(TemplateFault),
-        ):
+        way_out = "Mend it in tokenizer_config.json or chat_template.jinja"
+        with guard_template(f"{key}, chat_template", way_out), suppress(TemplateFault):
             tokenize_conversations(tokenizer, GOLDEN)

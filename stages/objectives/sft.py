@@ -116,9 +116,8 @@ class SupervisedTrainer(MicroBatches, SFTTrainer):
     -log π(token | preceding tokens) over the trained tokens of a step."""
 
     arguments: ClassVar = {"eval_packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
-    model_accepts_loss_kwargs = property(
-        lambda _: True, lambda *_: None
-    )  # some models say no: no step's tokens are counted
+    # Trainer sets what the model says. Some models say no, and then no step's tokens are counted.
+    model_accepts_loss_kwargs = property(lambda _: True, lambda *_: None)
 
     @property
     def is_padded(self) -> bool:

@@ -134,9 +134,8 @@ def make_candidate(
     """Return a completion as the candidate at this index of its prompt, by the model named `policy`."""
     ids = completion.token_ids
     text = str(completion.text) if ids is None else contract.text(ids)
-    cut = ids is not None and text != Contract.text(
-        contract, ids
-    )  # its format ends an answer where the model does not
+    # A contract's format may end an answer where the model does not.
+    cut = ids is not None and text != Contract.text(contract, ids)
     return Candidate(
         prompt_id=request.id,
         candidate_id=content_id(request.id, request.first + index, text if ids is None else ids),

@@ -176,9 +176,8 @@ class Page:
             raise Refused(403, "open this page as 127.0.0.1 or localhost")
         if foreign := {*request.headers.getlist("origin")} - {f"http://{host}", f"https://{host}"}:
             raise Refused(403, f"requests from {min(foreign)} are not allowed")
-        sent = request.headers.get("authorization", "").removeprefix("Bearer ") or request.query_params.get(
-            "token", ""
-        )
+        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+        sent = sent or request.query_params.get("token", "")
         if self.token is not None and not hmac.compare_digest(sent.encode(), self.token.encode()):
             raise Refused(401, "the token is missing or wrong. Use the link that ends with ?token= and the token")
 
