@@ -82,8 +82,7 @@ class Sweep(Callback):
         job_return.status, job_return.return_value = JobStatus.COMPLETED, None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
-        typed = list(config.hydra.overrides.task)
+        folder, typed = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
         if any(config.stage in stages for stages in MEASURED_BY.values()):
             outputs = [o for o in typed if o.startswith("outputs=")]
             log.info("Compare: %s", provenance.command("compare", [*outputs, f"compare.sweep={folder}"]))
@@ -165,7 +164,9 @@ def build_nodes(wave: list[list[str]], composed: DictConfig) -> None:
     """Build the nodes of one job of a wave, by name, as the job's machine may choose another precision."""
     cfg, store, nodes = compose.prepare(composed)
     job = HydraConfig.get()
-    build([nodes[name] for name in wave[job.job.num]], store, cfg, list(job.overrides.task))
+    shared = {name: nodes[name] for name in wave[job.job.num]}
+    record_nodes(shared)  # the sweep may be killed, or wait for a cluster, before its jobs record them
+    build([*shared.values()], store, cfg, list(job.overrides.task))
 
 
 def record_nodes(nodes: dict[str, Node]) -> None:
@@ -194,9 +195,8 @@ def validate_sweep(config: DictConfig) -> None:
         loss_keys = {f"{config.stage}.{key}" for key in OBJECTIVES[config.stage].of_loss}
         if other := [key for key in swept if key in loss_keys or not key.startswith(f"{config.stage}.")]:
             changed = f"the definition of the {config.stage} loss" if other[0] in loss_keys else "its held-out rows"
-            problem = f"{other[0]} changes {changed}"
             way_out = "Use stage=eval answer.split=validation sweep_metric=pass_rate"
-            raise UserError(f"{problem}, so losses cannot choose it. {way_out}.")
+            raise UserError(f"{other[0]} changes {changed}, so losses cannot choose it. {way_out}.")
     if str(config.hydra.sweeper.direction).rpartition(".")[2] != direction:
         raise UserError(f"sweep_metric={config.sweep_metric} needs hydra.sweeper.direction={direction}.")
 

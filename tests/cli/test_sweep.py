@@ -254,3 +254,16 @@ def test_gc_keeps_what_a_sweep_that_stands_reaches(chain: Chain) -> None:
     shutil.rmtree(chain.root / "multirun")
     listed = inside(*TINY, f"outputs={chain.root}", "stage=gc").stdout
     assert [model for model in models if str(model) in listed] == models
+
+
+def test_gc_keeps_what_a_sweep_built_for_jobs_that_have_not_started(chain: Chain) -> None:
+    """A killed sweep has jobs that recorded nothing, and on a cluster jobs wait in a queue."""
+    line = ("stage=pairs", "label.max_failed=0.2")
+    swept = inside(*TINY, f"outputs={chain.root}", *line, "pairs.seed=1,2", "-m")
+    assert swept.returncode == 0, swept.stderr
+    for job in chain.root.glob("multirun/*/*/[01]"):
+        shutil.rmtree(job)
+    build(chain.root, "stage=pairs")  # so that no link in latest/ reaches the nodes of the sweep
+    listed = inside(*TINY, f"outputs={chain.root}", "stage=gc").stdout
+    assert str(chain.folder("pairs", "pairs.seed=1", line[1])) in listed
+    assert str(chain.folder("label", line[1])) not in listed
