@@ -4,6 +4,7 @@ Trackers change no result. They live in the process that builds, never in its ch
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,21 @@ from stages.config.schema import Tracker
 from stages.store import plugins
 from stages.store.manifest import Manifest
 from stages.store.node import Node
+from stages.store.sealed_json import warn_once
 from stages.store.store import Store
+
+
+def or_warn(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a method of W&B that fails only warn, once in a process, and return None: a tracker stops no training."""
+
+    @wraps(method)
+    def attempt(*values: Any, **named: Any) -> Any:
+        try:
+            return method(*values, **named)
+        except Exception as error:
+            return warn_once(f"W&B failed ({type(error).__name__}: {error}), so it lacks a part of this run.")
+
+    return attempt
 
 
 class Run:
@@ -59,4 +74,4 @@ def start(settings: Tracker, node: Node, root: Path) -> Run:
     if settings.name == "none":
         return Run()
     tracker: Callable[..., Run] = plugins.load_class("tracking", settings.name, Run)
-    return tracker(settings, node, root)
+    return or_warn(tracker)(settings, node, root) or Run()

@@ -6,9 +6,8 @@ import logging
 import netrc
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
-from functools import wraps
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -19,10 +18,9 @@ import pyarrow.parquet as pq
 from stages.config.schema import Tracker
 from stages.store.manifest import Manifest
 from stages.store.node import Node
-from stages.store.sealed_json import warn_once
 from stages.store.text_units import transcript
 from stages.store.workspace import read_samples
-from stages.tracking.tracker import Run, describe_inputs
+from stages.tracking.tracker import Run, describe_inputs, or_warn
 
 log = logging.getLogger(__name__)
 
@@ -31,19 +29,6 @@ LINKED, CUT_OFF = "inputs.told", "cut.off"
 ROWS = 50  # of a table
 
 Table = tuple[list[str], list[list[Any]]]  # columns, rows
-
-
-def or_warn(method: Callable[..., None]) -> Callable[..., None]:
-    """Let a method that fails only warn, once in a process: a tracker stops no training."""
-
-    @wraps(method)
-    def attempt(*values: Any, **named: Any) -> None:
-        try:
-            method(*values, **named)
-        except Exception as error:
-            warn_once(f"W&B failed ({type(error).__name__}: {error}), so it lacks a part of this run.")
-
-    return attempt
 
 
 class WandbRun(Run):
@@ -57,7 +42,7 @@ class WandbRun(Run):
         run_mode = choose_mode()
         try:
             self.run = start(settings, node, files, input_entries, run_mode)
-        except wandb.errors.Error as error:
+        except Exception as error:  # also of a mode or another variable of W&B that it does not know
             log.warning("warning: W&B cannot be reached (%s). stage=sync uploads this run later.", error)
             run_mode = "offline"
             self.run = start(settings, node, files, input_entries, run_mode)
@@ -66,7 +51,7 @@ class WandbRun(Run):
             artifacts = [entry["artifact"] for entry in input_entries.values()]
             try:
                 link_run(wandb.Api(), Path(self.run.dir).parent, self.run.path, artifacts)
-            except wandb.errors.Error as error:
+            except Exception as error:
                 log.warning("warning: W&B did not accept this run's inputs (%s). stage=sync tries again.", error)
 
     @or_warn

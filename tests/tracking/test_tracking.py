@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from wandb.proto import wandb_internal_pb2
 
+from stages.store.node import Node
 from stages.store.workspace import read_samples
 from stages.tracking import wandb as tracked_tables
-from stages.tracking.tracker import artifact_name
-from tests.helpers import ROOT, SECRET, command
+from stages.tracking.tracker import artifact_name, track
+from tests.helpers import ROOT, SECRET, command, settings
 
 
 def records(file: Path) -> list[Any]:
@@ -131,6 +132,22 @@ def test_a_tracker_that_dies_stops_no_training(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert "killed" in ran.stdout and not ran.stdout.startswith("0 ")
     assert "W&B failed" in ran.stderr
+
+
+def test_a_tracker_that_cannot_start_stops_no_stage(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "wandb").touch()  # where W&B's folder belongs
+    with track(settings("tracker=wandb").tracker, Node("dpo", 1, settings().dpo), tmp_path) as run:
+        run.log({"loss": 1.0}, 0)
+    assert run.id is None
+
+
+def test_a_mode_that_wandb_does_not_know_is_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setenv("PLUMBLINE_WANDB_MODE", "ofline")
+    with track(settings("tracker=wandb").tracker, Node("dpo", 1, settings().dpo), tmp_path) as run:
+        assert [*tmp_path.glob(f"cache/wandb/offline-run-*{run.id}")]
 
 
 @pytest.mark.parametrize("stage, name", [("label", "candidates"), ("pairs", "pairs")])
