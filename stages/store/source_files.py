@@ -5,7 +5,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from glob import has_magic
@@ -43,17 +43,32 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
     if isinstance(block, ScoredGRPO):
         label, digests = pin(block.label, cache)
         return replace(block, label=label), digests
-    digest_by_path: dict[str, str] = {}
-    errors = Errors()
+    pins = Pins(cache)
+    for kind, pin_block in OF_BLOCK.items():
+        if isinstance(block, kind):
+            block = pin_block(pins, block)
+    with name_block(block.name if isinstance(block, Label) else "label"):
+        pins.errors.raise_all()
+    return block, pins.digest_by_path
 
-    def keep_copy(content: bytes, file: Path) -> str:
+
+class Pins:
+    """The digests of one block's files by path, and the errors of those that are not found."""
+
+    def __init__(self, cache: Path):
+        self.cache, self.errors, self.digest_by_path = cache, Errors(), dict[str, str]()
+
+    def keep_copy(self, content: bytes, file: Path) -> str:
         """Copy a user's file into the store, and return the path of the copy: the user may edit the file later."""
-        copy, digest_of_it = plugins.copy_file(content, cache.parent / "own", file)
-        digest_by_path[str(copy)] = digest_of_it
+        copy, digest = plugins.copy_file(content, self.cache.parent / "own", file)
+        self.digest_by_path[str(copy)] = digest
         return str(copy)
 
-    def pin_source(source: Any, kind: Literal["model", "dataset"], key: str) -> Any:
-        with errors:
+    def pin_source(self, source: Any, kind: Literal["model", "dataset"], key: str) -> Any:
+        """Return a block with `path` and `revision`, its revision a commit if the path is a hub id."""
+        if not source.path:
+            return source
+        with self.errors:
             local = locate(source.path, key)
             if local is None:
                 if source.revision and COMMIT.fullmatch(source.revision):  # the hub need not be asked
@@ -61,60 +76,74 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
                 return replace(source, revision=resolve_commit(source.path, source.revision, kind, key))
             if kind == "dataset":
                 data_files(local, key)
-            digest_by_path[source.path] = digest_path(local, cache)
+            self.digest_by_path[source.path] = digest_path(local, self.cache)
         return source
 
-    def pin_file(path: str, key: str) -> None:
-        if plugins.user_path(path).is_file():
-            digest_by_path[path] = digest_path(plugins.user_path(path), cache)
-        else:
-            errors.add(f"{key}={path}: there is no such file. Type the path of a file.")
+    def pin_file(self, path: str | None, key: str, kind: Literal["file", "folder"] = "file") -> None:
+        local = plugins.user_path(path or "")
+        if path and (local.is_file() if kind == "file" else local.is_dir()):
+            self.digest_by_path[path] = digest_path(local, self.cache)
+        elif path:
+            self.errors.add(f"{key}={path}: there is no such {kind}. Type the path of a {kind}.")
 
-    def keep_task(source: Source) -> Source:
-        """Return a source whose task file is a copy in the store. A task that comes with the project stays a name."""
-        if not source.task or not (task := plugins.user_path(source.task)).is_file():
-            return source
-        return replace(source, task=keep_copy(task.read_bytes(), task))
+    def pin_own(self, block: Label | Sample | Data | OneSource) -> Any:
+        """Return a block whose user-defined class or function is in a copy."""
+        if block.own:
+            key = "data.own" if isinstance(block, OneSource) else f"{type(block).__name__.lower()}.own"
+            with self.errors:
+                own = self.keep_copy(plugins.read_python(block.own, key), plugins.user_path(str(block.own.file)))
+                return replace(block, own=replace(block.own, file=own))
+        return block
 
-    if isinstance(block, Label | Sample | Data | OneSource) and block.own:
-        key = "data.own" if isinstance(block, OneSource) else f"{type(block).__name__.lower()}.own"
-        with errors:
-            own = keep_copy(plugins.read_python(block.own, key), plugins.user_path(str(block.own.file)))
-            block = replace(block, own=replace(block.own, file=own))
-    if isinstance(block, Model) and block.path:
-        block = pin_source(block, "model", block.key)
-    elif isinstance(block, Data | OneSource):
+    def pin_data(self, block: Data | OneSource) -> Any:
         sources = enumerate(block.audit.against or [])
-        against = [pin_source(each, "dataset", f"data.audit.against[{i}].path") for i, each in sources]
+        against = [self.pin_source(each, "dataset", f"data.audit.against[{i}].path") for i, each in sources]
         block = replace(block, audit=replace(block.audit, against=against or None))
         if isinstance(block, OneSource):
-            block = replace(block, source=keep_task(pin_source(block.source, "dataset", block.key)))
-    elif isinstance(block, Label) and block.path:
-        block = pin_source(block, "dataset", block.key)
-    elif isinstance(block, SFT) and block.template.path:
-        template = plugins.user_path(block.template.path)
-        with errors:
-            path = keep_copy(read_template(template).encode(), template)
-            block = replace(block, template=replace(block.template, path=path))
-    elif isinstance(block, Benchmark) and block.tasks_dir:
-        if (folder := plugins.user_path(block.tasks_dir)).is_dir():
-            digest_by_path[block.tasks_dir] = digest_path(folder, cache)
-        else:
-            errors.add(f"benchmark.tasks_dir={block.tasks_dir}: there is no such folder. Type the path of a folder.")
-    elif isinstance(block, CandidateFile):
-        pin_file(block.file, f"{block.key}.file")
-    if isinstance(block, Label) and block.known:
-        pin_file(block.known, "label.known")
-    if isinstance(block, Label) and block.reward_model.path:
-        block = replace(block, reward_model=pin_source(block.reward_model, "model", "label.reward_model.path"))
-    if isinstance(block, Label) and block.judge.kind:
-        rubric = plugins.user_path(block.judge.rubric or str(RUBRICS / f"{block.judge.kind}.jinja"))
-        with errors:
-            path = keep_copy(read_template(rubric, "label.judge.rubric").encode(), rubric)
-            block = replace(block, judge=replace(block.judge, rubric=path))
-    with name_block(block.name if isinstance(block, Label) else "label"):
-        errors.raise_all()
-    return block, digest_by_path
+            source: Source = self.pin_source(block.source, "dataset", block.key)
+            if source.task and (task := plugins.user_path(source.task)).is_file():  # else it comes with the project
+                source = replace(source, task=self.keep_copy(task.read_bytes(), task))
+            block = replace(block, source=source)
+        return block
+
+    def pin_template(self, block: SFT) -> SFT:
+        if block.template.path:
+            template = plugins.user_path(block.template.path)
+            with self.errors:
+                path = self.keep_copy(read_template(template).encode(), template)
+                return replace(block, template=replace(block.template, path=path))
+        return block
+
+    def pin_tasks(self, block: Benchmark) -> Benchmark:
+        self.pin_file(block.tasks_dir, "benchmark.tasks_dir", "folder")
+        return block
+
+    def pin_candidates(self, block: CandidateFile) -> CandidateFile:
+        self.pin_file(block.file, f"{block.key}.file")
+        return block
+
+    def pin_labels(self, block: Label) -> Label:
+        block = self.pin_source(block, "dataset", block.key)
+        reward_model = self.pin_source(block.reward_model, "model", "label.reward_model.path")
+        block = replace(block, reward_model=reward_model)
+        self.pin_file(block.known, "label.known")
+        if block.judge.kind:
+            rubric = plugins.user_path(block.judge.rubric or str(RUBRICS / f"{block.judge.kind}.jinja"))
+            with self.errors:
+                path = self.keep_copy(read_template(rubric, "label.judge.rubric").encode(), rubric)
+                block = replace(block, judge=replace(block.judge, rubric=path))
+        return block
+
+
+OF_BLOCK: dict[Any, Callable[[Pins, Any], Any]] = {
+    Label | Sample | Data | OneSource: Pins.pin_own,
+    Model: lambda pins, block: pins.pin_source(block, "model", block.key),
+    Data | OneSource: Pins.pin_data,
+    SFT: Pins.pin_template,
+    Benchmark: Pins.pin_tasks,
+    CandidateFile: Pins.pin_candidates,
+    Label: Pins.pin_labels,
+}
 
 
 def locate(path: str, key: str) -> Path | None:
