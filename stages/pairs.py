@@ -16,7 +16,7 @@ from stages.evaluation.pair_accuracy import PairAudit, accuracy_clause
 from stages.pairing import admission
 from stages.pairing.contrasts import Contrast, comparisons
 from stages.pairing.plackett_luce import rank_contrasts
-from stages.pairing.strategies import BY_STRENGTH, StrategyResult, pairs_per_prompt, select_contrasts, table
+from stages.pairing.strategies import BY_STRENGTH, OF_BEST, StrategyResult, pairs_per_prompt, select_contrasts, table
 from stages.store import records
 from stages.store.judged_pool import TokenCount, read_judged_prompts
 from stages.store.licences import Licences
@@ -53,10 +53,10 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     if copies:
         out.warn(f"{copies} preferences are left out because they repeat another preference with the same two texts")
     if passed_over:  # warns only for preferences, each of which somebody gave; scores make more contrasts than needed
-        limit = pairs_per_prompt(cfg.strategy, cfg)
-        takes_one = cfg.strategy is Strategy.best_worst
-        more = f"Set {cfg.key}.strategy=all" if takes_one else f"Raise {cfg.key}.max_per_prompt"
-        limits = f"{cfg.key}.strategy={cfg.strategy} makes at most {limit} pairs per prompt"
+        limit, of_best = pairs_per_prompt(cfg.strategy, cfg), cfg.strategy in (Strategy.best_worst, *OF_BEST)
+        every = f"Set {cfg.key}.strategy=all and {cfg.key}.max_per_prompt={max(16, limit)}"
+        more = every if of_best else f"Raise {cfg.key}.max_per_prompt"
+        limits = f"{cfg.key}.strategy={cfg.strategy} makes at most {limit} pairs per prompt{', of its best' * of_best}"
         out.warn(f"{passed_over} preferences are left out, because {limits}. {more} to use more of them.")
     if cfg.validation_fraction and not stats.held_out:
         out.warn(f"No pair is held out for validation. Raise {cfg.key}.validation_fraction to evaluate with some.")

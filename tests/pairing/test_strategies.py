@@ -10,6 +10,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 
+from stages import pairs
 from stages.config.choices import Strategy
 from stages.config.errors import UserError
 from stages.pairing.contrasts import Contrast, comparisons
@@ -17,7 +18,7 @@ from stages.pairing.plackett_luce import rank_contrasts, strengths
 from stages.pairing.strategies import ORDERS, select_contrasts
 from stages.store.records import Candidate, Judgement, Pair, load, save
 from tests.helpers import refused
-from tests.stages.test_pairs import block, build_pairs, candidate, pool
+from tests.stages.test_pairs import block, build_pairs, candidate, pool, work
 
 RNG = np.random.default_rng(0)
 SCORES = [i / 4 for i in range(5)]
@@ -174,6 +175,25 @@ def test_pairs_of_a_ranking_keep_the_rules(tmp_path: Path) -> None:
     pairs, metrics = build_pairs(tmp_path / "out", cfg, judged)
     assert pairs == [("b", "c")], "an unfinished candidate is never chosen"
     assert metrics["preferences_left_out"] == 0
+
+
+@pytest.mark.parametrize("strategy", [Strategy.best_worst, Strategy.hard, Strategy.random])
+def test_the_settings_that_a_warning_names_use_every_preference(strategy: Strategy, tmp_path: Path) -> None:
+    candidates = [candidate("q", text) for text in "abc"]
+    judged = pool(tmp_path / "pool", {"q": [(c, None) for c in candidates]})
+    preferences = [
+        Judgement("q", "judge", a=a.candidate_id, b=b.candidate_id, preference="a")
+        for a, b in combinations(candidates, 2)
+    ]
+    save(judged / "judgements.parquet", preferences, Judgement)
+    cfg, out = block(strategy=strategy), work(tmp_path / "few")
+    pairs.run(cfg, {"judged": judged}, out)
+    [warning] = [line for line in out.warnings if "left out" in line]
+    typed = dict(re.findall(r"pairs\.(\w+)=(\w+)", warning.split(". ")[-1]))
+    cfg = replace(
+        cfg, strategy=Strategy(typed.get("strategy", strategy)), max_per_prompt=int(typed.get("max_per_prompt", 9))
+    )
+    assert len(build_pairs(tmp_path / "every", cfg, judged)[0]) == 3
 
 
 ANSWERS = {f"q{i}": scored(f"q{i}") for i in range(30)}
