@@ -146,11 +146,10 @@ def checked_graph(cfg: Config, store: Store) -> dict[str, Node]:
 
 def needs_graph(stage: str, typed: list[str]) -> bool:
     """Return whether a command needs the nodes of its configuration. Commands that read the whole store do not; chat,
-    export and gate only do if typed settings select a run."""
+    export and gate only do if typed settings select a run: a dataset of the last run may have another threshold."""
     if stage in (Command.chat, Command.export, Command.gate):
-        keys = {re.split("[./]", key)[0] for key in recipes.typed_values(typed)}
-        neutral = "stage outputs chat export gate tracker upstream store launch rebuild hydra".split()
-        return not keys.issubset(neutral)
+        keys = {re.split("[./]", key)[0] for key in recipes.typed_values(typed) if key != "unpaired.threshold"}
+        return not keys.issubset("stage outputs chat export gate tracker upstream store launch rebuild hydra".split())
     return stage not in (Command.compare, Command.sync, Command.doctor, Command.gc, Command.convert)
 
 

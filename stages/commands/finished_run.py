@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stages.config.blocks.pairs import Unpaired
-from stages.config.choices import Command, ExportFormat, Role
+from stages.config.choices import Command, Role
 from stages.config.errors import UserError
 from stages.config.schema import POLICY_STAGES, Config, Target
 from stages.pipeline import provenance
@@ -47,15 +47,17 @@ def find_run(cfg: Config, nodes: dict[str, Node], store: Store, typed: list[str]
     """Return a run and the nodes that the command uses, all of them in the store. `nodes`: the graph of the typed
     settings, empty without any.
     Raise UserError if no run has ended in this store, or a node that the command needs is missing."""
-    publishes = cfg.stage == Command.export and cfg.export.format is ExportFormat.dataset
     if nodes:
         run = FinishedRun("this run", evaluated_models(nodes), nodes["eval"].config.models, nodes["eval"])
     else:
         run = last_run(cfg, store)
-    if publishes:  # builds the tables of pairs and completions, which is fast
+    if cfg.unpaired_wanted:  # exports a dataset: builds the tables of pairs and completions, which is fast
         dataset = training_tables(run.models, cfg.unpaired)
         if not nodes:
             require_nodes([node for node in dataset if node.stage != Target.unpaired], cfg, store, typed)
+            trained = [n for n in dataset if n.stage == Target.unpaired and isinstance(n, PublishedNode)]
+            if trained and any(argument.startswith("unpaired.threshold=") for argument in typed):
+                raise UserError(f"unpaired.threshold: KTO trained on {trained[0]} of {run.name}. Leave the key out.")
         require_inputs(dataset, store, typed)
         build(dataset, store, cfg, typed)
         return run, dataset
@@ -140,7 +142,6 @@ def training_tables(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
             single = kto.inputs["unpaired"]
         tables = [pairs, single, *tables]
         policy = policy.inputs["policy"]
-    if policy and policy.stage == Target.kto:
-        tables = [policy.inputs["unpaired"]]
+    tables = [policy.inputs["unpaired"]] if policy and policy.stage == Target.kto else tables
     sft = models.get(Role.sft) or models[Role.policy]
     return tables + ([sft.inputs["data"]] if config_of(sft)["train"] else [])

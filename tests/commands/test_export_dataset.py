@@ -81,6 +81,16 @@ def test_without_settings_it_is_that_of_the_last_run(rounds: int, chain: Chain) 
     assert chain.count() - before == {"unpaired": rounds}
 
 
+def test_a_typed_threshold_labels_the_candidates_of_the_last_run(chain: Chain) -> None:
+    """Scores of an own labeler may all lie below the default threshold; the error then asks for another one."""
+    result = inside(f"outputs={chain.root}", *ASKED, "unpaired.threshold=0.4")
+    assert result.returncode == 0, result.stderr
+    manifests = [manifest_of(folder) for folder in (chain.root / "unpaired").glob("*/")]
+    [built] = [manifest for manifest in manifests if manifest["config"]["threshold"] == 0.4]
+    assert built["inputs"]["judged"]["fingerprint"] == chain.folder("label").name
+    assert [*(chain.root / "export").glob("dataset-*/unpaired")]
+
+
 @pytest.mark.slow
 def test_labels_that_an_arm_trained_on_are_exported_as_they_were(chain: Chain) -> None:
     build(chain.root, "stage=eval", "arms=[kto]", "unpaired.threshold=0.5", "pairs.validation_fraction=0.3")
@@ -88,6 +98,8 @@ def test_labels_that_an_arm_trained_on_are_exported_as_they_were(chain: Chain) -
     result = inside(f"outputs={chain.root}", *ASKED)
     assert result.returncode == 0, result.stderr
     assert not chain.count() - before, "no other labels are made"
+    result = inside(f"outputs={chain.root}", *ASKED, "unpaired.threshold=0.4")
+    assert result.returncode and "KTO trained on unpaired" in result.stderr
 
 
 def test_trls_trainers_learn_from_the_folder_as_it_is(chain: Chain, tmp_path: Path) -> None:
