@@ -76,8 +76,9 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     drawn = Records(pool / "candidates.parquet", Candidate)
     lengths = zip(drawn.column("sampler"), drawn.column("n_tokens"), strict=True)
     tokens = sum(length for sampler, length in lengths if sampler not in records.FILE_SAMPLERS)
-    note = f" ({note})" * bool(note)
-    note += "".join(f"; {count} unfinished {use}" for use, count in unfinished.items() if count)
+    note = f" ({note})" * bool(note) + "".join(f"; {n} unfinished {use}" for use, n in unfinished.items() if n)
+    if cfg.strategy is Strategy.likely and +result.left_out and (unranked := [*drawn.column("logprob")].count(None)):
+        out.warn(f"{unranked} candidates have no log-prob, so {cfg.key}.strategy=likely draws among them at random.")
     strategies = {str(each.strategy): each.figures() for each in results}
     if audit:
         strategies = {key: {**value, "accuracy": audit.figures(Strategy(key))} for key, value in strategies.items()}

@@ -44,9 +44,8 @@ def pin(block: Any, cache: Path) -> tuple[Any, dict[str, str]]:
         label, digests = pin(block.label, cache)
         return replace(block, label=label), digests
     pins = Pins(cache)
-    for kind, pin_block in OF_BLOCK.items():
-        if isinstance(block, kind):
-            block = pin_block(pins, block)
+    for pin_block in [method for kind, method in OF_BLOCK.items() if isinstance(block, kind)]:
+        block = pin_block(pins, block)
     with name_block(block.name if isinstance(block, Label) else "label"):
         pins.errors.raise_all()
     return block, pins.digest_by_path

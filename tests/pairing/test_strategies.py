@@ -196,6 +196,16 @@ def test_the_settings_that_a_warning_names_use_every_preference(strategy: Strate
     assert len(build_pairs(tmp_path / "every", cfg, judged)[0]) == 3
 
 
+@pytest.mark.parametrize("logprob, warned", [(None, True), (-1.0, False)])
+def test_candidates_without_log_probs_are_named_where_likely_ranks_by_these(
+    logprob: float | None, warned: bool, tmp_path: Path
+) -> None:
+    answers = [(replace(candidate("q", text), logprob=logprob), float(text == "a")) for text in "abc"]
+    out = work(tmp_path / "out")
+    pairs.run(block(strategy=Strategy.likely), {"judged": pool(tmp_path / "pool", {"q": answers})}, out)
+    assert any("3 candidates have no log-prob" in line for line in out.warnings) == warned
+
+
 ANSWERS = {f"q{i}": scored(f"q{i}") for i in range(30)}
 
 
