@@ -55,7 +55,7 @@ class Sweep(Callback):
     """The callback `hydra.callbacks.sweep`. It raises SystemExit, as Hydra turns other exceptions into warnings."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        for file in Path(config.hydra.sweep.dir).glob(f"*/{ERROR}"):  # of an earlier sweep into this folder
+        for file in Path(config.hydra.sweep.dir).rglob(ERROR):  # of an earlier sweep into this folder
             file.unlink()
         with explained():
             if config.stage == Command.gate:
@@ -91,9 +91,10 @@ class Sweep(Callback):
         listed = config.hydra.runtime.choices["hydra/sweeper"] == "basic"  # others choose the values of their trials
         if listed and config.stage in POLICY_STAGES and not is_untested(config, validation=bool(split)):
             log.info("To evaluate them: %s -m", provenance.command("eval", [*typed, *split]))
-        if failed := [path.read_text(encoding="utf-8") for path in sorted(folder.glob(f"*/{ERROR}"))]:
-            jobs = len(list(folder.glob("*/.hydra")))
-            sys.exit("\n  ".join([f"error: {len(failed)} of {jobs} jobs failed. The others have finished.", *failed]))
+        jobs = [path.parent for path in sorted(folder.rglob(".hydra")) if folder / "shared" not in path.parents]
+        if failed := [job / ERROR for job in jobs if (job / ERROR).exists()]:
+            head = f"error: {len(failed)} of {len(jobs)} jobs failed. The others have finished."
+            sys.exit("\n  ".join([head, *(file.read_text(encoding="utf-8") for file in failed)]))
 
 
 def is_untested(config: DictConfig, validation: bool) -> bool:

@@ -30,8 +30,7 @@ def run(cfg: Config, store: Store, *_: object) -> None:
     with locks.hold_store_alone(store.root) as free:
         held_locks = [lock for lock in sorted((store.root / "cache" / "locks").glob("*-*")) if locks.is_held(lock)]
         if held_locks or not free:
-            node = held_locks[0].name.replace("-", " ", 1) if held_locks else ""
-            work = f"{node} is being built" if node else "a command uses it"
+            work = f"{held_locks[0].name.replace('-', ' ', 1)} is being built" if held_locks else "a command uses it"
             raise UserError(f"gc.remove=true: nothing is removed from {store.root}, as {work}. Try again later.")
         list_unreached(store, remove=True)
 

@@ -55,7 +55,7 @@ LABELLED = Grid(  # stages without torch, which every separate process would hav
 )
 RAY = ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false")
 LAUNCHERS = {
-    "basic": (),
+    "basic": ("hydra.sweep.subdir=${hydra.job.override_dirname}",),  # nested, as the path of a file is in it
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
     "submitit": ("hydra/launcher=submitit_local",),
     "ray": RAY,
