@@ -55,8 +55,8 @@ class Sweep(Callback):
     """The callback `hydra.callbacks.sweep`. It raises SystemExit, as Hydra turns other exceptions into warnings."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        for file in Path(config.hydra.sweep.dir).rglob(ERROR):  # of an earlier sweep into this folder
-            file.unlink()
+        for settings in Path(config.hydra.sweep.dir).rglob(".hydra"):  # of an earlier sweep's jobs in this folder
+            (settings.parent / ERROR).unlink(missing_ok=True)
         with explained():
             if config.stage == Command.gate:
                 raise UserError("stage=gate has one exit code, so it compares one run. Leave out -m.")

@@ -60,7 +60,7 @@ def sweep_filter(store: Store, sweep: str | None) -> Callable[[Key], bool]:
     """Return the test whether a node belongs to a sweep; without a sweep, every node does."""
     if sweep is None:
         return lambda key: True
-    if not (jobs := [load_json(path, require_keys()) for path in Path(sweep).rglob(JOB_NODES)]):
+    if not (jobs := [load_json(path, require_keys()) for path in Path(sweep).glob(f"*/{JOB_NODES}")]):
         raise UserError(f"compare.sweep={sweep} is not the folder of a sweep. Sweeps are in {store.root}/multirun/.")
     fingerprints = {fingerprint for job in jobs for fingerprint in job.values()}
     return lambda key: key[1] in fingerprints

@@ -291,14 +291,14 @@ def test_a_model_that_two_evaluations_measured_is_told_once(compared: Chain) -> 
 
 
 def test_a_sweep_limits_the_rows_and_another_folder_is_refused(compared: Chain, tmp_path: Path) -> None:
-    job = tmp_path / "sweep" / "sft.epochs=1" / "0"  # nested, as `hydra.sweep.subdir` may have it
+    job = tmp_path / "sweep" / "0"
     job.mkdir(parents=True)
     fingerprint = compared.manifest("eval", *VALIDATION)["fingerprint"]
     (job / "nodes.json").write_text(f'{{"eval": "{fingerprint}"}}')
     [group] = groups(compared, str(tmp_path / "sweep")).values()
     assert {row.fingerprint for row in group.rows} == {fingerprint}
     with pytest.raises(UserError, match="the folder of a sweep"):
-        groups(compared, str(tmp_path / "another"))
+        groups(compared, str(tmp_path))
     assert "Make one with stage=eval" in inside(f"outputs={tmp_path}", "stage=compare").stderr
 
 
