@@ -24,7 +24,7 @@ from stages.samplers.hf import HFSampler
 from stages.samplers.sampler import Decoding, Request, choose_shard_size
 from stages.store.dropped import Dropped
 from stages.store.records import save
-from stages.store.shards import produce_in_shards
+from stages.store.shards import ShardedWork
 from stages.store.workspace import StageDir
 
 
@@ -71,8 +71,8 @@ class Respondent:
         id_of, device = lambda response: response.id, resolve_device(self.cfg.runtime.device).type
         size = choose_shard_size(self.cfg.runtime, len(questions), 1, device)
         self.dropped.settle(total := len(self.responses) + len(questions), total)
-        table = produce_in_shards(questions, id_of, self.respond, Response, id_of, size, "benchmark", self.out)
-        responses = {response.id: response for response in table}
+        work = ShardedWork(questions, id_of, self.respond, Response, id_of, "benchmark", self.out)
+        responses = {response.id: response for response in work.in_shards(size)}
         self.responses |= responses
         return {key: response.answer for key, response in responses.items()}
 

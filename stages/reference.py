@@ -16,7 +16,7 @@ from stages.store.blocks import cut_blocks
 from stages.store.dropped import Dropped
 from stages.store.numbers import signed
 from stages.store.records import PairLogProbs, save
-from stages.store.shards import produce_in_shards
+from stages.store.shards import ShardedWork
 from stages.store.single_completions import stream_pairs
 from stages.store.workspace import StageDir
 from stages.training.token_rows import PreferenceRows
@@ -72,7 +72,7 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
 
     size, id_of = cfg.runtime.shard_size, lambda pair: pair.id
     blocks = cut_blocks(([rows.ids[i] for i in batch] for batch in batches), str, size)
-    scored = produce_in_shards(rows.ids, str, score, PairLogProbs, id_of, size, "reference", out, 2, blocks=blocks)
+    scored = ShardedWork(rows.ids, str, score, PairLogProbs, id_of, "reference", out).in_blocks(blocks)
     tokens, total, ordered = 0, 0.0, 0
 
     def add_up() -> Iterator[PairLogProbs]:

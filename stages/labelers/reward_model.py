@@ -24,7 +24,7 @@ from stages.models.rendering import ContractError, tokenize_conversations, valid
 from stages.models.scoring import autocast, batches_by_length, ids_if_unchanged, pad_completions, round_weights_once
 from stages.store.blocks import cut_blocks
 from stages.store.records import Candidate, Example, Judgement
-from stages.store.shards import produce_in_shards
+from stages.store.shards import ShardedWork
 from stages.store.source_files import locate
 from stages.store.templates import TemplateFault
 from stages.store.workspace import StageDir
@@ -67,10 +67,9 @@ class RewardModel(Labeler):
         """Yield judgements with the reward in `raw`. A candidate that the model cannot read gets an error."""
         score = partial(self.score, {prompt.id: prompt for prompt in pool.prompts})
         size, name = self.cfg.runtime.shard_size, f"label {self.name}"
-        key = lambda c: c.candidate_id
-        candidates = [*pool.candidates]
+        key, candidates = lambda c: c.candidate_id, [*pool.candidates]
         blocks = cut_blocks(([c] for c in sorted(candidates, key=key)), key, size)
-        judgements = [*produce_in_shards(candidates, key, score, Judgement, key, size, name, self.out, blocks=blocks)]
+        judgements = [*ShardedWork(candidates, key, score, Judgement, key, name, self.out).in_blocks(blocks)]
         rewards = sorted(float(j.raw) for j in judgements if j.raw is not None)
         for j in judgements:
             if j.raw is not None:

@@ -22,7 +22,7 @@ from stages.store.digests import files_of, signature
 from stages.store.dropped import Dropped
 from stages.store.records import Candidate, Example, Records, content_id
 from stages.store.sealed_json import read_note, require_keys, write_note
-from stages.store.shards import StreamedTable, produce_in_shards
+from stages.store.shards import ShardedWork, StreamedTable
 from stages.store.workspace import SCRATCH, StageDir
 
 ENGINE = "engine.json"  # in the scratch folder: the versions of a sampler's engine
@@ -78,8 +78,7 @@ def complete(
         if not waiting:
             return
         sampler = get_sampler(model, contract, decoding, opener, out)
-        if blocks is None:
-            # Only the endpoint knows its model's context, and refuses longer requests.
+        if not is_ours:  # only the endpoint knows its model's context, and refuses longer requests
             prepare(waiting, read_context_length(model) if sampler.policy is None else None)
             fitting = len(prompts) - len(waiting) + len(requests)
             dropped.settle(fitting, fitting)
@@ -103,17 +102,17 @@ def complete(
 
     vocabulary, per_prompt = count_embedding_rows(model), len(decoding.temperatures)
     id_of, prompt_id_of = lambda prompt: prompt.id, lambda candidate: candidate.prompt_id
-    blocks, is_ours = None, opener == HFSampler.open
+    is_ours = opener == HFSampler.open
     device = resolve_device(decoding.runtime.device).type if is_ours else "cpu"
     size = choose_shard_size(decoding.runtime, len(prompts), per_prompt, device)
-    if is_ours:  # other samplers have their own engine or server, and want all requests at once
+    work = ShardedWork(prompts, id_of, produce, Candidate, prompt_id_of, title, out, per_prompt)
+    if is_ours:
         prepare(prompts, read_context_length(model))
         dropped.settle(len(requests), len(requests))
-        blocks = cut_blocks(([e] for e in sorted(prompts, key=id_of) if e.id in requests), id_of, size)
-    counts = {"rows": per_prompt, "min_records": per_prompt}
-    candidates = produce_in_shards(
-        prompts, id_of, produce, Candidate, prompt_id_of, size, title, out, **counts, blocks=blocks
-    )
+        in_turn = sorted((e for e in prompts if e.id in requests), key=id_of)
+        candidates = work.in_blocks(cut_blocks(([e] for e in in_turn), id_of, size))
+    else:  # other samplers have their own engine or server, and want all requests at once
+        candidates = work.in_shards(size)
     if missing:
         expected = (len(prompts) - dropped.reasons.total()) * per_prompt
         [((reason, is_reply), times)] = missing.most_common(1)

@@ -1,6 +1,7 @@
 """Work on many items that survives a kill: finished records are saved in shards, with the ids of their items."""
 
 from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count, groupby, islice
 from pathlib import Path
@@ -77,85 +78,87 @@ class StreamedTable(Generic[Record]):
         return sum(self._places[item][2] for item in self.items if item in self._places)
 
 
-def produce_in_shards(
-    items: Sequence[Item],
-    identify: Callable[[Item], str],
-    produce: Callable[[Sequence[Item]], Iterator[tuple[Item, list[Output]]]],
-    kind: type[Output],
-    belongs_to: Callable[[Output], str],
-    size: int,
-    title: str,
-    out: StageDir,
-    rows: int = 1,
-    min_records: int = 1,
-    blocks: Sequence[Block[Item]] | None = None,
-) -> StreamedTable[Output] | Records[Output]:
-    """Return the records that `produce` makes of the items. Shards of `size` items survive a kill. The records in a
-    shard identify its items, so `size` may change before a resume. An item with fewer records than `min_records` is
-    not saved, and the next attempt produces it again. The progress bar counts `rows` rows per item.
+@dataclass
+class ShardedWork(Generic[Item, Output]):
+    """Items of which `produce` makes records, saved in shards of any size that survive a kill: a record tells its
+    item by `belongs_to`. An item has `rows` records; with fewer it is not saved, and produced again."""
 
-    With `blocks`, which hold all items, `produce` is called once per block, and a shard holds a block. The workers of
-    `out` divide the blocks among them. A worker ends here by BlocksDone."""
-    folder = out / SCRATCH / "shards"
-    folder.mkdir(parents=True, exist_ok=True)
-    results = StreamedTable(kind, belongs_to, [*map(identify, items)])
-    shards_read = set[Path]()
+    items: Sequence[Item]
+    identify: Callable[[Item], str]
+    produce: Callable[[Sequence[Item]], Iterator[tuple[Item, list[Output]]]]
+    kind: type[Output]
+    belongs_to: Callable[[Output], str]
+    title: str
+    out: StageDir
+    rows: int = 1
 
-    def read_shards() -> None:
-        for shard in sorted({*folder.glob("*.parquet")} - shards_read):
+    def __post_init__(self) -> None:
+        self.folder, self.shards_read = self.out / SCRATCH / "shards", set[Path]()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.results = StreamedTable(self.kind, self.belongs_to, [*map(self.identify, self.items)])
+        self.read_shards()
+
+    def in_blocks(self, blocks: Sequence[Block[Item]]) -> StreamedTable[Output] | Records[Output]:
+        """Return the records. `produce` is called once per block, and a shard holds a block. The blocks hold all
+        items, and the workers of `out` divide them. A worker ends here by BlocksDone."""
+        if self.out.work:
+            self.out.work(self.unfinished(blocks), self.folder, self.save_block)
+            raise BlocksDone
+        with self.progress() as progress:
+            if len(waiting := self.unfinished(blocks)) > 1 and self.out.divide:
+                self.out.divide(waiting, partial(self.count_finished, waiting, progress))
+                self.read_shards()
+            for block in self.unfinished(blocks):
+                self.results.add(self.save_block(block, progress), shard=block.shard(self.folder))
+        return self.results.in_order(self.folder.parent / "sorted")
+
+    def in_shards(self, size: int) -> StreamedTable[Output] | Records[Output]:
+        """Return the records. `produce` is called once, and a shard holds the next `size` items that are finished."""
+        with self.progress() as progress:
+            produced = self.complete(progress)
+            while records := [*chain.from_iterable(islice(produced, size))]:
+                shard = next(s for i in count() if not (s := self.folder / f"{i:06d}.parquet").exists())
+                save(shard, records, self.kind)
+                self.results.add(records, shard=shard)
+        return self.results.in_order(self.folder.parent / "sorted")
+
+    def read_shards(self) -> None:
+        for shard in sorted({*self.folder.glob("*.parquet")} - self.shards_read):
             try:
-                results.add(load(shard, kind), min_records, shard)
-                shards_read.add(shard)
+                self.results.add(load(shard, self.kind), self.rows, shard)
+                self.shards_read.add(shard)
             except Damaged as error:
                 move_aside(shard, error)
 
-    def unfinished() -> list[Block[Item]]:
-        return [block for block in blocks or () if any(item not in results for item in block.ids)]
+    def waiting(self, items: Sequence[Item]) -> list[Item]:
+        return [item for item in items if self.identify(item) not in self.results]
 
-    def save_block(block: Block[Item], progress: Progress | None = None) -> list[Output]:
+    def unfinished(self, blocks: Sequence[Block[Item]]) -> list[Block[Item]]:
+        return [block for block in blocks if self.waiting(block.items)]
+
+    def progress(self) -> Progress:
+        done = len(self.items) - len(self.waiting(self.items))
+        return Progress(len(self.items) * self.rows, self.title, "row", done=done * self.rows)
+
+    def count_finished(self, blocks: Sequence[Block[Item]], progress: Progress) -> None:
+        """Move the progress bar to the blocks that workers have saved."""
+        finished = sum(len(block.items) for block in blocks if block.shard(self.folder).exists())
+        progress.update(progress.first_row + self.rows * finished - progress.done)
+
+    def save_block(self, block: Block[Item], progress: Progress | None = None) -> list[Output]:
         finished = list[Output]()
-        for _, records in produce([item for item in block.items if identify(item) not in results]):
+        for _, records in self.produce(self.waiting(block.items)):
             finished += records
             if progress:
-                progress.update(rows)
-        save(block.shard(folder), finished, kind)
+                progress.update(self.rows)
+        save(block.shard(self.folder), finished, self.kind)
         return finished
 
-    read_shards()
-    if blocks is not None and out.work:
-        out.work(unfinished(), folder, save_block)
-        raise BlocksDone
-    waiting = [item for item in items if identify(item) not in results]
-    with Progress(len(items) * rows, title, "row", done=(len(items) - len(waiting)) * rows) as progress:
-        if blocks is not None:
-            if len(waiting_blocks := unfinished()) > 1 and out.divide:
-                out.divide(waiting_blocks, partial(count_finished, waiting_blocks, folder, rows, progress, set()))
-                read_shards()
-            for block in unfinished():
-                results.add(save_block(block, progress), shard=block.shard(folder))
-            return results.in_order(folder.parent / "sorted")
-        numbers = (int(shard.stem) for shard in folder.glob("*.parquet") if shard.stem.isdecimal())
-        shard_numbers = count(1 + max(numbers, default=-1))
-
-        def complete() -> Iterator[list[Output]]:
-            for _, records in produce(waiting):
-                progress.update(rows)
-                if len(records) >= min_records:
-                    yield records
-                else:
-                    results.add(records)
-
-        produced = complete()
-        while shard_records := [*chain.from_iterable(islice(produced, size))]:
-            shard = folder / f"{next(shard_numbers):06d}.parquet"
-            save(shard, shard_records, kind)
-            results.add(shard_records, shard=shard)
-    return results.in_order(folder.parent / "sorted")
-
-
-def count_finished(blocks: Sequence[Block[Item]], folder: Path, rows: int, progress: Progress, done: set[str]) -> None:
-    """Add the blocks that workers have saved since the last call to the progress bar. `done`: the names of these."""
-    for block in blocks:
-        if block.name not in done and block.shard(folder).exists():
-            done.add(block.name)
-            progress.update(rows * len(block.items))
+    def complete(self, progress: Progress) -> Iterator[list[Output]]:
+        """Yield the records of each item that has all of them; others are returned, but not saved."""
+        for _, records in self.produce(self.waiting(self.items)):
+            progress.update(self.rows)
+            if len(records) >= self.rows:
+                yield records
+            else:
+                self.results.add(records)

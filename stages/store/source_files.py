@@ -123,8 +123,7 @@ class Pins:
 
     def pin_labels(self, block: Label) -> Label:
         block = self.pin_source(block, "dataset", block.key)
-        reward_model = self.pin_source(block.reward_model, "model", "label.reward_model.path")
-        block = replace(block, reward_model=reward_model)
+        block = replace(block, reward_model=self.pin_source(block.reward_model, "model", "label.reward_model.path"))
         self.pin_file(block.known, "label.known")
         if block.judge.kind:
             rubric = plugins.user_path(block.judge.rubric or str(RUBRICS / f"{block.judge.kind}.jinja"))

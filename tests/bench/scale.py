@@ -28,7 +28,7 @@ from stages.store.blocks import Block, claim_blocks, cut_blocks
 from stages.store.manifest import check_files, digest_of
 from stages.store.records import Candidate, Check, Example, save
 from stages.store.sealed_json import file_digests
-from stages.store.shards import produce_in_shards
+from stages.store.shards import ShardedWork
 from tests.budgets import spent
 from tests.helpers import ROOT, settings
 from tests.stages.reading import work
@@ -81,7 +81,7 @@ def write_shards(folder: Path, count: int, tokens: int) -> None:
 
     prompts, out = range(count // PER_PROMPT), work(folder / "shards")
     of_prompt = lambda candidate: candidate.prompt_id
-    table = produce_in_shards(prompts, "{:016x}".format, produce, Candidate, of_prompt, SHARD, "shards", out)
+    table = ShardedWork(prompts, "{:016x}".format, produce, Candidate, of_prompt, "shards", out).in_shards(SHARD)
     save(out / "candidates.parquet", table, Candidate)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from stages.store import shards
 from stages.store.records import Candidate, Records, save
-from stages.store.shards import produce_in_shards
+from stages.store.shards import ShardedWork
 from stages.store.workspace import SCRATCH, StageDir
 
 PROMPTS = [f"{i:016x}" for i in range(3)]
@@ -37,7 +37,7 @@ def test_an_item_that_an_older_shard_holds_in_part_is_made_again_and_held_once(
     of_prompt = lambda candidate: candidate.prompt_id
     for _ in range(2):
         work = StageDir(tmp_path, lambda metrics, step: None)
-        table = produce_in_shards(PROMPTS, str, produce, Candidate, of_prompt, 1, "test", work, min_records=2)
+        table = ShardedWork(PROMPTS, str, produce, Candidate, of_prompt, "test", work, rows=2).in_shards(1)
         assert [*table] == [c for prompt in PROMPTS for c in candidates_of(prompt, 2)]
         assert len(table) == 6
         assert isinstance(table, Records) is (max_bytes == 0)
