@@ -116,9 +116,9 @@ class ShardedWork(Generic[Item, Output]):
         """Return the records. `produce` is called once, and a shard holds the next `size` items that are finished."""
         with self.progress() as progress:
             produced = self.complete(progress)
+            free = (shard for i in count() if not (shard := self.folder / f"{i:06d}.parquet").exists())
             while records := [*chain.from_iterable(islice(produced, size))]:
-                shard = next(s for i in count() if not (s := self.folder / f"{i:06d}.parquet").exists())
-                save(shard, records, self.kind)
+                save(shard := next(free), records, self.kind)
                 self.results.add(records, shard=shard)
         return self.results.in_order(self.folder.parent / "sorted")
 
@@ -134,7 +134,7 @@ class ShardedWork(Generic[Item, Output]):
         return [item for item in items if self.identify(item) not in self.results]
 
     def unfinished(self, blocks: Sequence[Block[Item]]) -> list[Block[Item]]:
-        return [block for block in blocks if self.waiting(block.items)]
+        return [block for block in blocks if any(item not in self.results for item in block.ids)]
 
     def progress(self) -> Progress:
         done = len(self.items) - len(self.waiting(self.items))

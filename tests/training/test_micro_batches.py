@@ -39,7 +39,7 @@ STAGES = {"sft": sft, "dpo": dpo}
 PLENTY = 2**40  # bytes
 # Adam's first step divides a gradient by its size plus ε. With ε = 1e-8, the rounding error of a gradient near 0 moved
 # one weight by 1.6e-5 on a processor with AVX-512; with 1e-6, all weights agree within 5e-7.
-SMALL = {"trainer": {"adam_epsilon": 1e-6}}
+EPSILON = {"trainer": {"adam_epsilon": 1e-6}}
 Under = Callable[[int, SFT | DPO, Any, Path], tuple[list[str], int]]
 
 
@@ -96,7 +96,7 @@ def test_rows_are_divided_once_within_the_budget(lengths: list[int], budget: int
     [
         pytest.param("sft", {"batch_size": 32}, (90,), marks=pytest.mark.slow),
         pytest.param("sft", {"batch_size": 8, "packing": True, "max_length": 128}, (300,), marks=pytest.mark.slow),
-        ("dpo", {"batch_size": 16, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5], **SMALL}, (250, 1)),
+        ("dpo", {"batch_size": 16, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5], **EPSILON}, (250, 1)),
     ],
 )
 def test_no_budget_changes_weights_or_curves(
