@@ -44,7 +44,7 @@ from stages.store.store import Store
 from tests.browser import CHROMIUM, FITS, OPTIONS, browser
 
 DATA = ROOT.parent / "shared" / "data"
-compose.register([])
+recipes.register([])
 SECRET = "0123456789abcdef" * 2 + "01234567"
 TINY = ("recipe=tiny", "tracker=none")
 # bitsandbytes is heavy, is not part of `dev`, and makes every process that loads peft a second slower.

@@ -8,7 +8,6 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue
 
-from stages.cli import recipes, spelling, unread
+from stages.cli import spelling, unread
 from stages.cli.explain import unknown_setting_message
 from stages.config.blocks.models import Own
 from stages.config.blocks.training import WITH_TRL
@@ -45,7 +44,7 @@ def normalise(argv: list[str]) -> list[str]:
     if os.environ.get(OUTPUTS) == "":  # otherwise Hydra writes to the root of the file system
         raise UserError(f"{OUTPUTS} is empty. Set it to a folder, or unset it.")
     argv = [re.sub(r"^(outputs=['\"]?)~(?=/)", rf"\1{Path.home()}", a) for a in argv]
-    options = [a for a in argv if a in recipes.MULTIRUN]
+    options = [a for a in argv if a in spelling.MULTIRUN]
     arguments = [a for a in argv if a not in options]
     for argument in arguments:
         key, _, value = argument.partition("=")
@@ -54,7 +53,7 @@ def normalise(argv: list[str]) -> list[str]:
         servers.refuse_secret([*texts, (key.partition(".extra.")[0], value)])
         spelling.validate_argument(argument)
     line = [f"++{a}" if FREE.match(a) else a for a in arguments]
-    typed = {key: value for key, value in recipes.typed_values(argv).items() if value != "null"}
+    typed = {key: value for key, value in spelling.typed_values(argv).items() if value != "null"}
     path, random = "model.path" in typed, any(key.startswith("model.random_init") for key in typed)
     implied = []
     if "model" not in typed and (path or random):
@@ -79,9 +78,9 @@ def parsed(argument: str) -> Iterator[Any]:
 
 def unlogged_overrides(argv: list[str]) -> list[str]:
     """Return the overrides that turn off Hydra's folder and log file for a read-only store; none for a sweep."""
-    typed = recipes.typed_values(argv).get("outputs", "").strip("'\"")
+    typed = spelling.typed_values(argv).get("outputs", "").strip("'\"")
     root = Path(typed or os.environ.get(OUTPUTS, "outputs"))
-    if Store(root).is_writable or not recipes.MULTIRUN.isdisjoint(argv):
+    if Store(root).is_writable or not spelling.MULTIRUN.isdisjoint(argv):
         return []
     logs = ["~hydra.job_logging.handlers.file", "hydra.job_logging.root.handlers=[console]"]
     return ["hydra.run.dir=.", "hydra.output_subdir=null", *logs]
@@ -114,7 +113,7 @@ def prepare(composed: DictConfig, overrides: Sequence[str] | None = None) -> tup
         require_typed_code(cfg, list(hydra.overrides.task), hydra.sweeper.get("params") or {})
         overrides = overrides or hydra.overrides.task
     if overrides is not None:
-        fit_micro_batches(cfg, recipes.typed_values([*overrides]))
+        fit_micro_batches(cfg, spelling.typed_values([*overrides]))
     servers.fill_prices(cfg)
     constraints.validate_config(cfg)
     unread.refuse_unread(cfg, process.read_typed_arguments())
@@ -148,7 +147,7 @@ def needs_graph(stage: str, typed: list[str]) -> bool:
     """Return whether a command needs the nodes of its configuration. Commands that read the whole store do not; chat,
     export and gate only do if typed settings select a run: a dataset of the last run may have another threshold."""
     if stage in (Command.chat, Command.export, Command.gate):
-        keys = {re.split("[./]", key)[0] for key in recipes.typed_values(typed) if key != "unpaired.threshold"}
+        keys = {re.split("[./]", key)[0] for key in spelling.typed_values(typed) if key != "unpaired.threshold"}
         return not keys.issubset("stage outputs chat export gate tracker upstream store launch rebuild hydra".split())
     return stage not in (Command.compare, Command.sync, Command.doctor, Command.gc, Command.convert)
 
@@ -209,12 +208,3 @@ def refuse_unknown_keys(composed: DictConfig, prefix: str = "") -> None:
             continue
         if isinstance(value := composed[key], DictConfig):
             refuse_unknown_keys(value, f"{prefix}{key!s}.")
-
-
-def register(line: list[str]) -> None:
-    """Register the recipes: `recipe=NAME` is `recipes/NAME.yaml`, without what this command overrides."""
-    # OmegaConf derives its YAML loader from this one, and reads conf/ and recipes/ much faster with libyaml.
-    yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    # Hydra copies this store for every group that --help lists, which takes seconds and is never needed.
-    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
-    recipes.register(line)

@@ -13,9 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from stages.cli import compose, sweep, unread
+from stages.cli import compose, recipes, sweep, unread
 from stages.cli.explain import explained
-from stages.cli.recipes import BLOCKS
+from stages.cli.recipe_layers import BLOCKS
 from stages.config.choices import Command, Upstream
 from stages.config.errors import UserError, suggest
 from stages.config.schema import CONF, DOCS, POLICY_STAGES, Config, Target
@@ -42,7 +42,7 @@ def main() -> None:
     try:
         with explained():
             line = compose.normalise(sys.argv[1:])
-            compose.register(line)
+            recipes.register(line)
             if text := option_text(line):
                 sys.stdout.write(f"{text}\n")
                 return

@@ -17,6 +17,7 @@ from stages.config.limits import ONE_OF
 from stages.config.schema import CONF, RECIPES, Config
 from stages.store.plugins import user_path
 
+MULTIRUN = {"-m", "--multirun"}
 # Keys inside open dicts, which no dataclass lists.
 FREE = rf"({'|'.join(OBJECTIVES)})\.trainer\.[\w.]+|(data|sample|label|eval\.judged)\.own[.\w]*|prices"
 FREE += r"|(parity\.trl|plan\.tokens|model\.config)[.\w]*|sample\.endpoint(\.extra[.\w]*)?"
@@ -27,6 +28,12 @@ NOWHERE = re.compile(r"outputs=\s*(['\"]?)\s*\1\s*")
 NO_WORD = re.compile(r"(\w+)=(-?\d[\w.+-]*|true|false|null)", re.IGNORECASE)
 FOREIGN_NAME = re.compile(r"[{,][^:,{}]*[^\x00-\x7f:,{}][^:,{}]*:")  # of a mapping: Hydra reads none with quotes
 PLAIN = re.compile(r"[\w./%@?*+-]+", re.ASCII)  # text that needs no quotes
+
+
+def typed_values(line: list[str]) -> dict[str, str]:
+    """Return the keys and groups that a command line sets, with their values as typed."""
+    matches = (re.fullmatch(r"\+*([\w./]+)=(.*)", argument, re.DOTALL) for argument in line)
+    return {match[1]: match[2] for match in matches if match}
 
 
 def validate_argument(argument: str) -> None:

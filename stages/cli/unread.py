@@ -5,7 +5,7 @@ jobs read the typed key, so the other jobs accept it."""
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from stages.cli.recipes import MULTIRUN, typed_values
+from stages.cli.spelling import MULTIRUN, typed_values
 from stages.config.blocks.data import OPEN_GROUPS, SPLIT_OF_GROUP
 from stages.config.blocks.runtimes import SampledRuntime
 from stages.config.blocks.training import OBJECTIVES

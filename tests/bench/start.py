@@ -21,9 +21,9 @@ from tests.helpers import ROOT, TINY
 
 COMPOSING = """
 import hydra
-from stages.cli import compose
+from stages.cli import compose, recipes
 from stages.config.installation import ROOT
-compose.register([])
+recipes.register([])
 hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="config")(lambda cfg: None)()
 """
 HYDRA, COMPOSED = "import hydra", "Hydra composing"

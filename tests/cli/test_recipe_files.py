@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.cli import recipes
+from stages.cli import recipe_layers, recipes
 from stages.config.errors import UserError
 from stages.config.schema import RECIPES
 from stages.store.sealed_json import OUTPUTS
@@ -108,7 +108,7 @@ def test_what_else_lies_in_recipes_is_in_nobodys_way(folder: Path) -> None:
     (folder / "recipes" / "latin.yaml").write_bytes(b"\xff\xfe")
     (folder / "recipes" / "folder.yaml").mkdir()
     (folder / "recipes" / "cake.yaml").write_text("[flour, sugar]")
-    assert {"tiny", "ours"} <= recipes.load_recipes([], all_names=True).keys()
+    assert {"tiny", "ours"} <= recipe_layers.load_recipes([], all_names=True).keys()
     assert refused("recipe=latin").startswith("recipes/latin.yaml is not valid YAML")
 
 

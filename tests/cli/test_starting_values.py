@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from stages.cli.recipes import ROWS, STARTED, count_parameters, starting_values
+from stages.cli.starting_values import ROWS, STARTED, count_parameters, table_row
 from stages.config.choices import Adapter
 from stages.config.schema import CONF
 
@@ -21,9 +21,7 @@ def test_every_size_has_a_row_with_a_source_and_larger_models_lower_rates(object
         assert rates == sorted({*rates}, reverse=True)
         assert all(row["source"] and row.keys() <= {"below", "learning_rate", "beta", "source"} for row in rows)
     for billions in (0.1, 0.36, 1.2, 7.2, 8.0, 70.6):
-        whole, low_rank = (
-            starting_values(objective, each, int(billions * 1e9)) for each in (Adapter.none, Adapter.qlora)
-        )
+        whole, low_rank = (table_row(objective, each, int(billions * 1e9)) for each in (Adapter.none, Adapter.qlora))
         assert low_rank["learning_rate"] > whole["learning_rate"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from stages.cli import compose, recipes
+from stages.cli import compose, recipe_layers, recipes
 from stages.commands import plan
 from stages.config.installation import ROOT
 from stages.config.schema import RECIPES
@@ -44,13 +44,13 @@ def options(i: int) -> list[str]:
 def test_a_typed_group_gives_all_its_values_whatever_the_recipe(name: str, i: int) -> None:
     alone, under = composed(*options(i), "~recipe"), composed(*options(i), f"recipe={name}")
     for group in OPTIONS:
-        for key in recipes.BLOCKS.get(group, [group]):
+        for key in recipe_layers.BLOCKS.get(group, [group]):
             assert part(under, key) == part(alone, key), (options(i), key)
 
 
 def test_the_rounds_have_every_option_that_a_recipe_could_undo() -> None:
-    keys = {str(key) for recipe in recipes.load_recipes([], all_names=True).values() for key in recipe}
-    groups = [group for group in OPTIONS if keys & {*recipes.BLOCKS.get(group, [group])}]
+    keys = {str(key) for recipe in recipe_layers.load_recipes([], all_names=True).values() for key in recipe}
+    groups = [group for group in OPTIONS if keys & {*recipe_layers.BLOCKS.get(group, [group])}]
     assert "pairs" in groups and max(len(OPTIONS[group]) for group in groups) <= len(ROUNDS)
 
 
@@ -61,7 +61,7 @@ def test_every_key_of_a_group_is_one_that_it_has_the_say_of() -> None:
             package = re.search(r"^# @package (.*)$", file.read_text(), flags=re.MULTILINE)
             keys = [str(key) for key in OmegaConf.load(file) if key != "defaults"]
             blocks = {"_global_": keys}.get(package[1], [package[1]]) if package else [group]
-            assert set(blocks) <= {*recipes.BLOCKS.get(group, [group])}
+            assert set(blocks) <= {*recipe_layers.BLOCKS.get(group, [group])}
 
 
 @pytest.fixture
@@ -298,6 +298,9 @@ def test_a_recipes_rates_belong_to_its_model(
     assert re.search(message, caplog.text) if message else caplog.text == ""
 
 
+OF_OTHER = "model: {path: someone/other}\nsft: {learning_rate: 3.0e-4}\ndpo: {learning_rate: 2.0e-4}"
+
+
 @pytest.mark.parametrize(
     ("text", "line", "rates"),
     [
@@ -307,6 +310,7 @@ def test_a_recipes_rates_belong_to_its_model(
         ("dpo: {adapter: lora, beta: 0.2}", (), (5e-6, 5e-6, 0.2)),
         ("dpo: {adapter: lora}", ("dpo.loss_type=[ipo]",), (5e-6, 5e-6, 0.1)),
         ("sft: {learning_rate: 3.0e-4}\ndpo: {learning_rate: 2.0e-4}", (), (3e-4, 2e-4, 0.1)),
+        (OF_OTHER, (OTHER,), (3e-4, 2e-4, 0.1)),
     ],
 )
 def test_a_recipe_for_a_model_of_its_own_leaves_unstated_rates_to_published_runs(

@@ -19,7 +19,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from stages.cli import compose, unread
-from stages.cli.recipes import typed_values
+from stages.cli.spelling import typed_values
 from stages.commands import convert
 from stages.commands.conversion import HEADINGS
 from stages.config import trl_arguments
