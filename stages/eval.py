@@ -79,7 +79,7 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         **likelihood.score(cfg, inputs, scored, answers, out),
         "retention": retained,
     }
-    if by_round := rounds.compare_rounds(inputs, cfg.confidence):
+    if by_round := rounds.compare_rounds(inputs, cfg.confidence, trained_on(inputs)):
         results["rounds"] = by_round
     by_suite, measured_by_suite = read_suites(cfg, inputs, out)
     results |= {"suites": by_suite} if by_suite else {}
@@ -150,10 +150,10 @@ def measure_answers(table: Table, answers: Answers) -> dict[str, Any]:
 
 
 def trained_on(inputs: dict[str, Path]) -> set[str]:
-    """Return the prompt ids of the preferences, which may also be test prompts if they came from a file."""
-    tables: dict[str, Any] = {"pairs": Pair, "unpaired": UnpairedPreference}
-    present = [(inputs[name] / f"{name}.parquet", kind) for name, kind in tables.items() if name in inputs]
-    return {prompt_id for file, kind in present for prompt_id in Records(file, kind).column("prompt_id")}
+    """Return the prompt ids of all labels that a model was trained on. Those from a file may also be test prompts."""
+    kinds: dict[str, Any] = {"pairs": Pair, "unpaired": UnpairedPreference}
+    tables = [Records(inputs[n] / f"{s}.parquet", kinds[s]) for n in inputs if (s := n.partition("_")[0]) in kinds]
+    return {prompt_id for table in tables for prompt_id in table.column("prompt_id")}
 
 
 def in_run(inputs: dict[str, Path]) -> set[str]:

@@ -1,6 +1,5 @@
-"""Stage `pool`: the candidates of several sources, as one pool to be judged. Each source is a `sample` node. A
-candidate keeps its token ids if they were drawn under the policy's contract. Other candidates have text, and their
-length in tokens of the policy's tokenizer, to compare lengths."""
+"""Stage `pool`: the candidates of several sources, each a `sample` node, as one pool to be judged. A candidate keeps
+token ids that were drawn under the policy's contract; others have text, and their length in the policy's tokens."""
 
 from collections import Counter
 from dataclasses import replace
@@ -43,5 +42,5 @@ def relabel(candidate: Candidate, name: str, contract: Contract) -> Candidate:
     """Return a candidate with its source as policy. A log-prob belongs to token ids, and is dropped with them."""
     if candidate.token_ids is not None and candidate.tokenizer == contract.digest:
         return replace(candidate, policy=name)
-    n_tokens = contract.length(candidate.text)
+    n_tokens = contract.length(candidate.text) + (candidate.finish_reason == "stop")  # with the end of turn
     return replace(candidate, policy=name, token_ids=None, tokenizer=None, logprob=None, n_tokens=n_tokens)

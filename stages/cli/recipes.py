@@ -2,9 +2,9 @@
 
 Hydra composes a recipe after the groups, so the recipe's values would win over a typed group. To let the typed group
 win, all blocks of typed groups are removed from the recipes. Some values only suit the recipe's own choices, so the
-general defaults replace them: learning rates above the default with another model, `pairs.min_score` and
-`dpo.first_difference` with other labels, a shorter `sft.max_length` with other data, controls without DPO, and rounds
-with other prompts, labels or objectives. Typed keys win. Recipes change, not the command line, as sweeps need."""
+general defaults replace them: `pairs.min_score` and `dpo.first_difference` with other labels, a shorter
+`sft.max_length` with other data, controls without DPO, and rounds with other prompts, labels or objectives. Typed
+keys win. Recipes change, not the command line, as sweeps need."""
 
 import logging
 from importlib.util import find_spec
@@ -61,10 +61,9 @@ def recipes_under(line: list[str]) -> dict[str, DictConfig]:
             take_out(recipe, key)
     if toy and find_spec("bitsandbytes") is None:
         for recipe in (recipes[name] for name in chosen if name in recipes):
-            for block in TRAINED:
-                if OmegaConf.select(recipe, f"{block}.adapter") == Adapter.qlora:
-                    recipe[block].adapter = str(Adapter.lora)
-                    log.warning("warning: %s.adapter=lora is used instead of qlora, which needs bitsandbytes.", block)
+            for block in (b for b in TRAINED if OmegaConf.select(recipe, f"{b}.adapter") == Adapter.qlora):
+                recipe[block].adapter = str(Adapter.lora)
+                log.warning("warning: %s.adapter=lora is used instead of qlora, which needs bitsandbytes.", block)
     for names in ((TOY, name) if toy else (name,) for name in chosen):
         if layers := [recipes[name] for name in names if name in recipes]:
             set_starting_values(names[0], layers, typed)

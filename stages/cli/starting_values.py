@@ -40,8 +40,7 @@ def set_starting_values(name: str, layers: list[DictConfig], typed: dict[str, st
         reason = f"recipe={name}'s learning rates suit its own model; with {other[0]}"
     else:
         parameters = count_parameters(group, path or "") if path or "model" in groups else None
-        blocks = [each for each in STARTED if OmegaConf.select(layers[0], f"{each}.learning_rate") is None]
-        blocks = [each for each in blocks if each not in groups] if parameters else []
+        blocks = [b for b in STARTED if b not in groups and OmegaConf.select(layers[0], f"{b}.learning_rate") is None]
         reason = f"recipe={name} gives no value of its own"
     free = [block for block in blocks if block not in typed]  # a typed group gives all values
     if changes := [text for block in free if (text := start_block(block, layers, typed, parameters))]:
@@ -57,8 +56,7 @@ def start_block(block: str, layers: list[DictConfig], typed: dict[str, str], par
 
     row = table_row(block, stated("adapter", Adapter.none), parameters) if parameters else {}
     changes, rate_key, beta_key = list[str](), f"{block}.learning_rate", f"{block}.beta"
-    rate = lower_rate(rate_key, layers, row.get("learning_rate"))
-    if rate is not None and rate_key not in typed:
+    if (rate := lower_rate(rate_key, layers, row.get("learning_rate"))) is not None and rate_key not in typed:
         changes.append(f"{rate_key}={rate:g}")
     if block == "sft" and row:  # the control is SFT, too
         lower_rate("control_learning_rate", layers, row["learning_rate"])

@@ -13,15 +13,16 @@ from stages.evaluation.outcomes import read_answers, tabulate
 from stages.store.manifest import Manifest
 
 
-def compare_rounds(inputs: Mapping[str, Path], confidence: float) -> dict[str, Any]:
+def compare_rounds(inputs: Mapping[str, Path], confidence: float, trained_ids: set[str]) -> dict[str, Any]:
     """Return SFT's and each round's pass rate (`rates`), each round's difference to SFT (`gains`), the number of the
     best round, and its differences to SFT and to the last round, with intervals for the best of several. Return {} if
-    the evaluation has no answers by rounds."""
+    the evaluation has no answers by rounds, or only to prompts that were trained on (`trained_ids`)."""
     if not (numbers := sorted(int(name.removeprefix(ROUND)) for name in inputs if name.startswith(ROUND))):
         return {}
     answers, _ = read_answers({f"{ROUND}{number}": inputs[f"{ROUND}{number}"] for number in numbers})
-    answered = next(iter(answers.values()))
-    prompts = [e for e in read_prompts({"data": inputs["data"]}, Split.validation) if e.id in answered]
+    untrained = next(iter(answers.values())).keys() - trained_ids
+    if not (prompts := [e for e in read_prompts({"data": inputs["data"]}, Split.validation) if e.id in untrained]):
+        return {}
     means, last = Means(tabulate(prompts, answers).passed, [e.task for e in prompts]), numbers[-1]
     best = max(numbers[1:], key=lambda number: means.means[number])  # the first of equal ones
     return {

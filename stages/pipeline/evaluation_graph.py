@@ -27,9 +27,9 @@ WAITING = "waiting_"  # prefix of the names of judgements that people still owe:
 def wire_evaluation(
     cfg: Config, make_node: MakeNode, models: Graph, sets: Graph, reward: Graph, is_built: Built, *rounds: Node
 ) -> Graph:
-    """Return the nodes of the evaluation by name. `models` are the evaluated models by role. `sets` are the nodes with
-    prompts (`data`, `pairs` or `unpaired` for held-out labels, `outside`, `judged_prompts`, `suites`) and with texts
-    (`retained`). `reward` is this run's reward model, if it labels. `rounds`: SFT and policies of several rounds."""
+    """Return the nodes of the evaluation by name. `models`: the evaluated ones, by role. `sets`: nodes with prompts
+    (`data`, `pairs` or `unpaired` for held-out labels, `outside`, `judged_prompts`, `suites`), texts (`retained`), and
+    all other labels that were trained on. `reward`: the reward model, if it labels. `rounds`: SFT and each round's."""
     prompts = prompt_sets(cfg, sets)
     answers = {
         f"{name}_{role}": make_node("answer", block, model=model, **source)

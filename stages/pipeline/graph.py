@@ -33,7 +33,7 @@ from stages.store import source_files
 from stages.store.node import Built, Graph, Node
 
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
-VERSIONS = {"base": 5, "source": 10, "data": 13, "select": 7, "sft": 16, "sample": 11, "pool": 1, "label": 14}
+VERSIONS = {"base": 5, "source": 10, "data": 13, "select": 7, "sft": 16, "sample": 11, "pool": 2, "label": 14}
 VERSIONS |= {"pairs": 9, "unpaired": 2, "reference": 10, "dpo": 12, "kto": 4, "grpo": 8, "reward": 3}
 VERSIONS |= {"answer": 14, "versus": 5, "benchmark": 3, "eval": 27, "report": 24}
 
@@ -152,7 +152,10 @@ def wire_chain(cfg: Config, make_node: MakeNode, is_built: Built, base: Node, da
         nodes |= wire_control_pairs(cfg, make_node, base, sft, nodes)
         models[Role.control_pairs] = nodes["control_pairs"]
     models |= {arm: nodes[arm] for arm in cfg.arms} | {Role.policy: nodes[cfg.align]}
-    sets |= {"pairs": nodes["pairs"]} if cfg.by_pairs else {"unpaired": nodes["unpaired"]} if cfg.by_labels else {}
+    held_out = {cfg.label_block: nodes[cfg.label_block]} if cfg.by_labels else {}
+    lineage = {node.fingerprint: node for model in models.values() for node in model.lineage}
+    of_labels = (n for n in lineage.values() if n.stage in ("pairs", "unpaired") and n not in held_out.values())
+    sets |= held_out | {f"{node.stage}_{i}": node for i, node in enumerate(of_labels, 1)}
     policies = [nodes[f"dpo{suffix}"] for suffix in round_suffixes(cfg)] if cfg.by_pairs else []
     rounds = [sft, *policies] if len(policies) > 1 else []
     return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built, *rounds)

@@ -120,7 +120,7 @@ class Rollouts:
         unscored, limit = [r.error for r in ended if r.reward is None], self.cfg.label.max_failed
         if len(unscored) > limit * len(ended):
             problem = f"{len(unscored)} of {len(ended)} completions of a step have no reward"
-            way_out = "Remove the cause, or raise the limit; the same command then resumes."
+            way_out = "Remove the cause; the same command then resumes. A higher limit starts anew."
             raise UserError(f"label.max_failed={limit:g}: {problem}, because: {unscored[0]}. {way_out}")
         for rollout in rollouts:
             if rollout.finish_reason != "stop":

@@ -34,7 +34,7 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_the_best_round_is_named_with_its_lead_over_the_last(inputs: dict[str, Path]) -> None:
-    by_round = compare_rounds(inputs, 0.95)
+    by_round = compare_rounds(inputs, 0.95, set())
     assert by_round["prompts"] == PROMPTS
     assert [rate["mean"] for rate in by_round["rates"]] == [right / PROMPTS for right in RIGHT]
     assert [gain["mean"] for gain in by_round["gains"]] == pytest.approx([(n - RIGHT[0]) / PROMPTS for n in RIGHT[1:]])
@@ -45,22 +45,31 @@ def test_the_best_round_is_named_with_its_lead_over_the_last(inputs: dict[str, P
 
 def test_a_lead_within_noise_is_called_so_and_the_last_round_may_be_the_best(inputs: dict[str, Path]) -> None:
     inputs["round_3"] = inputs["round_2"]
-    tied = compare_rounds(inputs, 0.95)
+    tied = compare_rounds(inputs, 0.95, set())
     assert tied["best"] == 2, "the first of equal rounds"
     assert "may be noise" in sentence(tied)
-    rising = compare_rounds({name: inputs[name] for name in ("data", "round_0", "round_1", "round_2")}, 0.95)
+    rising = compare_rounds({name: inputs[name] for name in ("data", "round_0", "round_1", "round_2")}, 0.95, set())
     assert rising["best"] == 2 and "rounds=" not in sentence(rising)
 
 
 def test_the_best_of_many_rounds_needs_a_larger_lead(inputs: dict[str, Path]) -> None:
-    of_three = compare_rounds(inputs, 0.95)["over_last"]
+    of_three = compare_rounds(inputs, 0.95, set())["over_last"]
     two = {"round_1": inputs["round_2"], "round_2": inputs["round_3"]}
-    of_two = compare_rounds({name: inputs[name] for name in ("data", "round_0")} | two, 0.95)["over_last"]
+    of_two = compare_rounds({name: inputs[name] for name in ("data", "round_0")} | two, 0.95, set())["over_last"]
     assert of_three["mean"] == of_two["mean"] and of_three["low"] < of_two["low"]
 
 
+def test_prompts_that_were_trained_on_choose_no_round(inputs: dict[str, Path]) -> None:
+    """Nothing but the first answers is right, and of these only the last one of round 2 was not trained on."""
+    trained = {str(i) for i in range(RIGHT[2] - 1)}
+    by_round = compare_rounds(inputs, 0.95, trained)
+    assert by_round["prompts"] == PROMPTS - len(trained)
+    assert [rate["mean"] * by_round["prompts"] for rate in by_round["rates"]] == pytest.approx([0, 0, 1, 0])
+    assert compare_rounds(inputs, 0.95, {str(i) for i in range(PROMPTS)}) == {}
+
+
 def test_a_run_of_one_round_has_nothing_to_compare(inputs: dict[str, Path]) -> None:
-    assert compare_rounds({"data": inputs["data"]}, 0.95) == {}
+    assert compare_rounds({"data": inputs["data"]}, 0.95, set()) == {}
 
 
 def test_the_share_of_right_candidates_is_of_the_first_draw(inputs: dict[str, Path]) -> None:
@@ -68,12 +77,12 @@ def test_the_share_of_right_candidates_is_of_the_first_draw(inputs: dict[str, Pa
     rates = {"label_1": 0.3, "label_draw_1_1": 0.5, "label_2": 0.6, "label": 0.4, "label_draw_1": 0.7}
     labels = {name: {"metrics": {"labeler": "verifier", "pass_rate": rate}} for name, rate in rates.items()}
     nodes = labels | {name: {"metrics": {}} for name in ("dpo_1", "dpo_2", "dpo")}
-    assert [row["right"] for row in table_rows(nodes, compare_rounds(inputs, 0.95))] == [0.5, 0.6, 0.7]
+    assert [row["right"] for row in table_rows(nodes, compare_rounds(inputs, 0.95, set()))] == [0.5, 0.6, 0.7]
     nodes["label_2"]["metrics"]["labeler"] = "judge"  # whose best score is no pass of checks
-    assert [row["right"] for row in table_rows(nodes, compare_rounds(inputs, 0.95))] == [0.5, None, 0.7]
+    assert [row["right"] for row in table_rows(nodes, compare_rounds(inputs, 0.95, set()))] == [0.5, None, 0.7]
 
 
 def test_the_best_of_several_is_above_sft_by_more_than_one_would_be(inputs: dict[str, Path]) -> None:
-    by_round = compare_rounds(inputs, 0.95)
+    by_round = compare_rounds(inputs, 0.95, set())
     alone = by_round["gains"][by_round["best"] - 1]
     assert by_round["over_sft"]["mean"] == alone["mean"] and by_round["over_sft"]["low"] < alone["low"]

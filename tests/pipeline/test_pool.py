@@ -8,6 +8,7 @@ import pytest
 
 from stages.commands import compare
 from stages.commands.node_settings import lineage, lineage_settings, without_seeds
+from stages.models.contract import load_contract
 from stages.store.records import Candidate, Example, Pair, load
 from stages.store.store import Store
 from tests.endpoints.servers import Model, Request, running
@@ -56,6 +57,11 @@ def test_a_model_a_checkpoint_an_endpoint_and_a_file_are_one_pool(chain: Chain, 
     assert {c.policy for c in candidates if c.token_ids is not None} == {"policy", "model"}
     assert all((c.tokenizer is None) == (c.token_ids is None) for c in candidates)
     texts = Counter(c.text for c in candidates if c.policy == "mine.jsonl")
+    contract = load_contract(checkpoint)
+    for c in candidates:  # all lengths are with the end of turn, or pairs of several sources compare unlike ones
+        assert c.n_tokens == (
+            len(c.token_ids) if c.token_ids else contract.length(c.text) + (c.finish_reason == "stop")
+        )
     assert texts["my own"] == 30 and texts == Counter(t for row in own for t in row["completions"])
 
     pairs = load(chain.folder("pairs", *line) / "pairs.parquet", Pair)

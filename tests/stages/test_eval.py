@@ -11,7 +11,7 @@ import torch
 
 from stages.config.choices import Precision
 from stages.config.errors import UserError
-from stages.eval import run
+from stages.eval import run, trained_on
 from stages.evaluation.checked import containing, contains_words
 from stages.evaluation.likelihood import Distributions
 from stages.evaluation.outcomes import (
@@ -201,6 +201,24 @@ def test_requests_are_followed_through_their_phrasings() -> None:
     assert (rates["requests"], rates["phrasings"]) == (2, 2)
     assert rates["base"] == {"always": 0.5, "sometimes": 0, "never": 0.5, "spread": 0}
     assert rates["sft"] == {"always": 0.5, "sometimes": 0.5, "never": 0, "spread": 0.25}
+
+
+@pytest.mark.parametrize("line", ["rounds=2", "arms=[kto]", "rounds=2 control_pairs=random control=true"])
+def test_the_evaluation_knows_all_labels_that_a_model_was_trained_on(line: str, chain: Chain) -> None:
+    evaluation = nodes(chain.root, *line.split())["eval"]
+    models = [evaluation.inputs[role] for role in evaluation.config.models]
+    trained = {n.fingerprint for model in models for n in model.lineage if n.stage in ("pairs", "unpaired")}
+    known = [n.fingerprint for n in evaluation.inputs.values() if n.stage in ("pairs", "unpaired")]
+    assert len(known) > 1 and sorted(known) == sorted(trained)
+    exporting = nodes(chain.root, *line.split(), "stage=export", "export.format=dataset")
+    assert exporting["eval"].fingerprint == evaluation.fingerprint, "the same run, whose labels are exported"
+
+
+def test_prompts_of_an_earlier_rounds_pairs_are_known(chain: Chain, tmp_path: Path) -> None:
+    inputs = evaluation_inputs(chain)
+    pair = load(inputs["pairs"] / "pairs.parquet", Pair)[0]
+    save(tmp_path / "pairs.parquet", [replace(pair, prompt_id="of round 1")], Pair)
+    assert trained_on(inputs | {"pairs_1": tmp_path}) == trained_on(inputs) | {"of round 1"}
 
 
 def test_a_labelled_set_of_ones_own_is_answered_and_trains_nothing(chain: Chain, tmp_path: Path) -> None:
