@@ -208,8 +208,8 @@ def test_the_evaluation_knows_all_labels_that_a_model_was_trained_on(line: str, 
     evaluation = nodes(chain.root, *line.split())["eval"]
     models = [evaluation.inputs[role] for role in evaluation.config.models]
     trained = {n.fingerprint for model in models for n in model.lineage if n.stage in ("pairs", "unpaired")}
-    known = [n.fingerprint for n in evaluation.inputs.values() if n.stage in ("pairs", "unpaired")]
-    assert len(known) > 1 and sorted(known) == sorted(trained)
+    read = [n.fingerprint for n in evaluation.inputs.values() if n.stage in ("pairs", "unpaired")]
+    assert len(read) > 1 and sorted(read) == sorted(trained)
     exporting = nodes(chain.root, *line.split(), "stage=export", "export.format=dataset")
     assert exporting["eval"].fingerprint == evaluation.fingerprint, "the same run, whose labels are exported"
 
