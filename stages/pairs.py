@@ -117,8 +117,7 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 @dataclass
 class PairStats:
     """Counts of pairs. `unfinished`: with truncated rejected completions. `part_early`: of several turns. `preferred`,
-    `scored`: if labels are preferences, or scores. `passed_over`: those beyond a prompt's limit. `chosen`, `rejected`:
-    by policy."""
+    `scored`: by the kind of labels. `passed_over`: beyond a prompt's limit. `chosen`, `rejected`: by policy."""
 
     prompts: int = 0
     held_out: int = 0

@@ -57,7 +57,7 @@ def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     examples = {"A training example": inputs["sft"] / "token_example.json"}
     for side in ("chosen", "rejected") if "reference" in inputs else ():
         examples[f"A pair of several turns, {side}"] = inputs["reference"] / f"{side}_example.json"
-    settings = settings_table.settings(nodes, policy, models["policy"], trained)
+    settings = settings_table.settings(nodes, models, trained)
     learning = {models[role]: nodes[name] for role, name in model_names.items() if learns(nodes[name])}
     summaries = {title: manifest["metrics"]["summary"] for title, manifest in learning.items()}
     by_round = results.get("rounds")  # of several

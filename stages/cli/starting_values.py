@@ -29,8 +29,7 @@ ROWS: dict[str, dict[str, list[dict[str, Any]]]] = read_beside(__file__)
 
 
 def set_starting_values(name: str, layers: list[DictConfig], typed: dict[str, str]) -> None:
-    """Set starting values in the first of these recipes, called `name`, whose values win over those of the others, and
-    log what changes."""
+    """Set starting values in the first of these recipes, whose values win, and log the changes under its `name`."""
     groups, path = group_options(layers[0]), OmegaConf.select(layers[0], "model.path")
     group = groups.get("model", "embedded")
     own = {"model": group, "model.path": path or OmegaConf.load(CONF / "model" / f"{group}.yaml").path}

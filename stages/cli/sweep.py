@@ -44,7 +44,8 @@ from stages.store.store import Store
 log = logging.getLogger(__name__)
 
 ERROR = "error.txt"  # in the folder of a failed job
-MEASURED_BY = {SweepMetric.pass_rate: (Target.eval, Target.report), SweepMetric.validation_loss: tuple(OBJECTIVES)}
+WITH_LOSS = tuple(name for name in OBJECTIVES if name != Target.grpo)  # GRPO's held-out prompts have rewards
+MEASURED_BY = {SweepMetric.pass_rate: (Target.eval, Target.report), SweepMetric.validation_loss: WITH_LOSS}
 DIRECTIONS = {SweepMetric.pass_rate: "maximize", SweepMetric.validation_loss: "minimize"}
 
 Jobs = list[dict[str, Node]]  # for each job, the nodes to build by name
@@ -188,7 +189,7 @@ def validate_sweep(config: DictConfig) -> None:
         way_out = "Add answer.split=validation, and evaluate the best settings on test once"
         raise UserError(f"answer.split=test must not be optimised. {way_out}.")
     if config.sweep_metric is SweepMetric.validation_loss:
-        if config.stage == Target.grpo or not config[config.stage].evaluations:
+        if not config[config.stage].evaluations:
             raise UserError(f"stage={config.stage} has no validation loss here. Set {config.stage}.evaluations=4.")
         overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         typed = [override.key_or_group for override in overrides if override.is_sweep_override()]

@@ -17,7 +17,7 @@ from stages.preflight.sources import is_local
 
 TEXTS: dict[str, dict[str, str]] = read_beside(__file__)
 CHOOSES = {"sample": "sample.sampler"}  # a group, and the key in which its options differ
-OFF = {("rounds", "1"), ("control", "false")}  # they ask for nothing, and other messages name them as the way out
+OFF = {("rounds", "1"), ("control", "false"), ("pairs", "all")}  # ways out of other messages, or implied
 # Whether keys are unread, by the name of their texts in the YAML file, or by that name and the `word` in the texts
 Conditions = dict[tuple[str, str] | str, object]
 

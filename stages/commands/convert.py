@@ -96,7 +96,9 @@ def detect_stage(settings: Mapping[str, Any], framework: str, where: str) -> str
         method = str(settings.get("rl") or settings.get("stage") or default)
         require_known(f"{where}: training", [STAGES.get(method, method)], WITH_TRL)
         return STAGES.get(method, method)
-    stages = [name for name, keys in load_table("trl")["tells"].items() if settings.keys() & {*keys}]
+    marks = {*settings, f"loss_type={settings.get('loss_type')}"}
+    stages = [name for name, keys in load_table("trl")["tells"].items() if marks & {*keys}]
+    require_known(f"{where}: training", stages, WITH_TRL)
     if len(stages) != 1:
         raise UserError(f"{where}: the file does not tell what it trains. Type convert.stage={'|'.join(WITH_TRL)}.")
     return stages[0]

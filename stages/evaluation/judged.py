@@ -26,8 +26,7 @@ SENTENCES: dict[str, str] = read_beside(__file__)
 @dataclass(frozen=True)
 class Comparison:
     """Two answers to every prompt with their judgements. `sides`: the policy's answer first. `preferences`: by prompt;
-    `scores`: by candidate. `missing`: why there is no verdict, by prompt or candidate. `words_of_people`: verdicts by
-    ids."""
+    `scores`: by candidate. `missing`: why there is no verdict, by either. `words_of_people`: verdicts by ids."""
 
     sides: list[tuple[Candidate, Candidate]]
     preferences: dict[str, Judgement]

@@ -188,8 +188,7 @@ class Contract:
 def mask_turns(ids: list[int], trained: list[bool], end: int, turns: list[bool] | None, last: bool) -> list[bool]:
     """Return which tokens of a conversation are trained: those of the assistant turns that `turns` selects (None:
     all), or only of the `last` one. `trained` marks the tokens of all assistant turns, each with its end of turn.
-    Raise ContractError if the template does not mark every assistant turn, so tokens cannot be assigned to turns; if
-    no token remains."""
+    Raise ContractError if no token remains, or the template does not mark every turn, so tokens are of no turn."""
     ends = [i for i, token in enumerate(ids) if trained[i] and token == end]
     if turns is not None and len(turns) != len(ends):
         raise ContractError(f"the template marks {len(ends)} of {len(turns)} answers, so its marks name no turns")

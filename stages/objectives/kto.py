@@ -78,8 +78,7 @@ def load_start(policy: Path, cfg: KTO, device: torch.device, out: StageDir) -> P
 
 
 def with_weights(cfg: KTO, desirable: int, undesirable: int) -> KTO:
-    """Return the block with λ_D and λ_U. A null one makes both kinds count alike (Eq. 8). If both are null, their mean
-    over the rows is 1."""
+    """Return the block with λ_D and λ_U. A null one makes both kinds count alike (Eq. 8); two have a mean of 1."""
     counts, typed = dict(zip(WEIGHTS, (desirable, undesirable), strict=True)), vars(cfg)
     totals = (n * (typed[name] or 0.0) for name, n in counts.items())
     total = next(filter(None, totals), (desirable + undesirable) / 2)

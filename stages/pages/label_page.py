@@ -125,8 +125,7 @@ def shares(labelling: Labelling) -> dict[str, Share]:
 
 
 def scores(labelling: Labelling) -> list[dict[str, Any]]:
-    """Count each score, or each tenth if there are many distinct scores; lowest first. `width`: percent of the widest
-    bar."""
+    """Count each score, or each tenth if there are many scores; lowest first. `width`: percent of the widest bar."""
     given_scores = [score for scored in labelling.scored.values() for _, score in scored]
     counts = Counter(f"{score:.2f}" for score in given_scores)
     if len(counts) > BARS:

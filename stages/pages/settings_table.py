@@ -46,8 +46,10 @@ def subject(nodes: dict[str, Manifest], models: dict[str, str]) -> str:
     return f"{title}{full} trains {before} further {aim}. {before} is {start}."
 
 
-def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: list[int]) -> dict[str, str]:
-    """Return short descriptions of settings by name. `policy`: the policy's manifest, `title`: its title."""
+def settings(nodes: dict[str, Manifest], titles: dict[str, str], seeds: list[int]) -> dict[str, str]:
+    """Return short descriptions of settings by name. `titles`: those of the models by role."""
+    aligned = {titles[role]: nodes[n] for role, n in model_nodes(nodes, titles).items() if role != "control_pairs"}
+    aligned = {title: m for title, m in aligned.items() if m["stage"] in POLICY_STAGES}
     models = " against ".join(model(nodes[role]) for role in ("base", "other") if role in nodes)
     values = {"model": models, "computed on": machines(nodes), "SFT": "none: the model is unchanged"}
     if learns(nodes["sft"]):
@@ -56,12 +58,12 @@ def settings(nodes: dict[str, Manifest], policy: Manifest, title: str, seeds: li
         values["candidates"] = keys(nodes["sample"])
     if "pool" in nodes:
         values["candidates"] = nodes["pool"]["metrics"]["summary"]
-    if "pairs" in policy["inputs"]:
-        values["pairs"] = pairs(nodes["pairs"], nodes["label"])
-    if policy["stage"] in POLICY_STAGES:
-        values[title] = keys(policy)
+    if by_pairs := next((title for title, m in aligned.items() if "pairs" in m["inputs"]), None):
+        values["pairs"] = f"{pairs(nodes['pairs'], nodes['label'])}; {keys(nodes['pairs'])}"
+    if "kto" in nodes:
+        values["labels"] = nodes["unpaired_kto" if "unpaired_kto" in nodes else "unpaired"]["metrics"]["summary"]
+    values |= {title: keys(m) for title, m in aligned.items()}
     if earlier := [role for role in nodes if re.fullmatch(r"pairs_\d+", role)]:
-        by_pairs = title if policy["stage"] == "dpo" else "DPO"
         values["rounds"] = f"{len(earlier) + 1}; candidates, labels, pairs and {by_pairs} are those of the last round"
         values["rounds"] += "; KTO learns from the first round's candidates alone" * ("kto" in nodes)
     if "control" in nodes:

@@ -35,7 +35,7 @@ from stages.store.node import Built, Graph, Node
 # The version of each stage is part of its nodes' fingerprints. Raise it when the stage computes something else.
 VERSIONS = {"base": 5, "source": 10, "data": 13, "select": 7, "sft": 16, "sample": 11, "pool": 2, "label": 14}
 VERSIONS |= {"pairs": 9, "unpaired": 2, "reference": 10, "dpo": 12, "kto": 4, "grpo": 8, "reward": 3}
-VERSIONS |= {"answer": 14, "versus": 5, "benchmark": 3, "eval": 27, "report": 24}
+VERSIONS |= {"answer": 14, "versus": 5, "benchmark": 3, "eval": 27, "report": 25}
 
 # The stage to suggest after each stage, on the command line.
 NEXT = {"base": "sft", "source": "data", "data": "sft", "select": "sft", "sample": "label", "pool": "label"}
@@ -83,10 +83,10 @@ def wire_graph(cfg: Config, cache: Path, pin: Pin = source_files.pin, is_built: 
         chain = wire_chain(with_seed(cfg, seed), make_node, is_built, **roots)
         seed_nodes |= {f"{name}_seed_{seed}": node for name, node in chain.items()}
     nodes = seed_nodes | roots | wire_chain(cfg, make_node, is_built, **roots)
-    evaluations = [node.fingerprint for node in nodes.values() if node.stage == "eval"]
-    if len({*evaluations}) < len(evaluations):
+    policies = [node.inputs["policy"].fingerprint for node in nodes.values() if node.stage == "eval"]
+    if len({*policies}) < len(policies):
         own = ", ".join(f"{name}.seed" for name in SEEDED_BLOCKS if vars(cfg)[name].seed != cfg.seed)
-        problem = f"two of the runs are equal, because all of their stages have a seed of their own: {own}"
+        problem = f"two of the runs make one policy, because its stages have seeds of their own: {own}"
         raise UserError(f"seeds={cfg.seeds}: {problem}. Leave one of these out, or set seeds=[].")
     reported = {name: node for name, node in nodes.items() if not name.startswith(WAITING)}
     return nodes | {"report": make_node("report", cfg.report, **reported)}

@@ -162,7 +162,8 @@ def untested_message(cfg: Config) -> str:
     if checked or generated or cfg.holds_out or cfg.eval.judged.is_requested:
         return ""
     stage = cfg.stage if cfg.stage in EVALUATING else Target.report
-    return str(TEXTS["untested"].format(stage=stage, split=split, key=cfg.label_block))
+    held_out = f", held-out labels ({cfg.label_block}.validation_fraction)" if cfg.by_labels else ""
+    return str(TEXTS["untested"].format(stage=stage, split=split, held_out=held_out))
 
 
 def validate_outside(cfg: Config) -> None:

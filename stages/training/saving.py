@@ -90,8 +90,7 @@ def newest_complete(folder: Path) -> Path | None:
 
 
 def checkpoint_to_resume(out: StageDir, sharding: Sharding) -> Path | None:
-    """Return the last complete checkpoint. Raise UserError if another `launch.sharding` saved it, whose files this one
-    cannot read."""
+    """Return the last complete checkpoint. Raise UserError if another `launch.sharding` saved it: it is unreadable."""
     if (checkpoint := newest_complete(checkpoint_folder(out))) is None:
         return None
     patterns = {Sharding.fsdp: "pytorch_model_fsdp*", Sharding.zero3: "global_step*"}

@@ -208,10 +208,16 @@ def test_a_sweeper_may_not_choose_by_losses_that_do_not_compare(
         sweep.validate_sweep(config)
 
 
-@pytest.mark.parametrize("line", [("stage=dpo", "dpo.evaluations=0"), ("stage=grpo", "align=grpo")])
-def test_a_sweeper_may_not_choose_by_a_loss_that_is_not_measured(line: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (("stage=dpo", "dpo.evaluations=0"), "has no validation loss here"),
+        (("stage=grpo", "align=grpo"), "measured by stage=sft or dpo or kto or reward, not by stage=grpo"),
+    ],
+)
+def test_a_sweeper_may_not_choose_by_a_loss_that_is_not_measured(line: tuple[str, ...], message: str) -> None:
     config = composed(*TINY, "sweep_metric=validation_loss", *line)
-    with pytest.raises(UserError, match="has no validation loss here"):
+    with pytest.raises(UserError, match=message):
         sweep.validate_sweep(config)
 
 

@@ -350,6 +350,23 @@ def test_trainings_that_nothing_evaluated_are_compared_by_their_held_out_rows(ch
     assert page_faults(page, tmp_path / "axe") == []
 
 
+def test_dpo_without_evaluations_is_compared_by_its_held_out_pairs(chain: Chain) -> None:
+    """The demo trains so, and measures the margins of held-out pairs at the end."""
+    for beta in ("dpo.beta=0.2", "dpo.beta=0.3"):
+        build(chain.root, "stage=dpo", "dpo.evaluations=0", beta)
+    [pairs] = trained(chain)
+    assert pairs.title == "3 trainings of DPO" and not pairs.by_loss, "one of them has a loss"
+    assert all(training.held_out for training in pairs.trainings)
+    assert "loss" not in [str(column.header) for column in compare.trainings_table(pairs).columns]
+
+
+def test_a_training_with_nothing_held_out_is_in_no_table(chain: Chain) -> None:
+    build(chain.root, "stage=dpo", "dpo.beta=0.2")
+    (chain.folder("dpo", "dpo.beta=0.2") / "held_out.json").write_text("[]")
+    as_published(chain.folder("dpo", "dpo.beta=0.2"), "held_out.json")
+    assert not trained(chain)
+
+
 def test_reward_models_are_compared_by_the_held_out_pairs_that_they_order_rightly(chain: Chain) -> None:
     rates = ("reward.learning_rate=1e-4", "reward.learning_rate=1e-2")
     for rate in rates:

@@ -320,6 +320,10 @@ def test_a_list_of_data_sets_is_read_and_a_list_for_a_word_is_told(folder: Path)
         ("learning_rate: 1e-5\nbeta: 0.1\nbf16: 3\n", "line 3, bf16=3: the value must be true or false"),
         ("learning_rate: 1e-5\noutput_dir: x\n", "Type convert.stage=sft|dpo|reward"),
         ("learning_rate: 1e-5\nbeta: 0.1\ndataset_mixture: [a]\n", "Correct it, or leave it out."),
+        ("learning_rate: 1e-5\nbeta: 0.04\nnum_generations: 8\n", "training=grpo: grpo is not a known value"),
+        ("learning_rate: 1e-5\nbeta: 0.1\nloss_type: dapo\n", "training=grpo"),
+        ("learning_rate: 1e-5\nbeta: 0.1\ndesirable_weight: 1.0\n", "training=kto"),
+        ("learning_rate: 1e-5\nbeta: 0.1\nloss_type: kto\n", "training=kto"),
         ("stage: ppo\ntemplate: llama3\n", "training=ppo: ppo is not a known value"),
     ],
 )

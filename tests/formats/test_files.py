@@ -115,10 +115,10 @@ def test_a_packed_file_that_is_cut_off_is_told(packed: str, tmp_path: Path) -> N
         ("rows.json", '{\n "data": [\n  {\n   "a": 1,\n  }\n ]\n}', r"line [45] column .*Correct the object"),
         ("rows.json", '{\n "data": [\n  {"a": NaN}\n ]\n}', r"NaN is not a number\. Write null: sed .*Correct"),
         ("rows.csv", b"PK\x03\x04 a workbook", "is a zip archive or an Excel workbook"),
-        ("rows.db", b"SQLite format 3\0", r"sqlite3 -header -csv rows.db 'select \* from TABLE' > rows.csv"),
+        ("rows.db", b"SQLite format 3\0", r"sqlite3 -header -csv /.*/rows.db 'select \* from TABLE' > rows.csv"),
         ("rows.pkl", b"\x80\x04K", "a pickle, which may run code"),
         ("rows.yaml", "- prompt: a\n", r"is YAML. Write it as JSON lines: python -c .*rows.yaml"),
-        ("rows.jsonl", b"rows.jsonl" + b"\0" * 247 + b"ustar", "is a tar archive. Unpack it: tar -xf rows.jsonl"),
+        ("rows.jsonl", b"rows.jsonl" + b"\0" * 247 + b"ustar", "is a tar archive. Unpack it: tar -xf /.*/rows.jsonl"),
         ("rows.csv", "instruction,output\n".encode("utf-16"), "is UTF-16. Save it as UTF-8: iconv"),
         ("rows.txt", "a\n\nb\nc", r"Type `documents: WORD` .* file \(1\).*paragraphs \(2\), lines \(3\)"),
     ],
@@ -209,7 +209,7 @@ def test_a_file_in_windows_1252_is_told_with_the_command_that_converts_it(name: 
     text = {".jsonl": f"{json.dumps(row, ensure_ascii=False)}\n", ".json": json.dumps([row], ensure_ascii=False)}
     file = tmp_path / name
     file.write_bytes(text.get(file.suffix, "instruction,output\nGröße?,5 €\n").encode("cp1252"))
-    command = f"iconv -f CP1252 -t UTF-8 {name} > rows.utf8{file.suffix}"
+    command = f"iconv -f CP1252 -t UTF-8 {file} > rows.utf8{file.suffix}"
     try:
         messages = [str(row.error) for row in rows_of(file, "file") if row.error]
     except UserError as error:

@@ -204,6 +204,13 @@ def test_a_command_that_is_shown_requests_its_node(typed: str, tmp_path: Path) -
         assert node.fingerprint in {n.fingerprint for target in requested for n in target.lineage}, name
 
 
+def test_seeds_that_make_the_same_policy_are_refused(tmp_path: Path) -> None:
+    """An arm with a seed of the run's does not make two runs of it."""
+    own = ("sft.seed=5", "sample.seed=5", "dpo.seed=5")
+    message = refused(*TINY, f"outputs={tmp_path}", "seeds=[1]", "arms=[grpo]", *own)
+    assert "make one policy" in message and "sample.seed, sft.seed, dpo.seed" in message
+
+
 def test_no_stage_but_its_own_requests_the_labels_of_demonstrations(tmp_path: Path) -> None:
     graph = nodes(tmp_path, "data.tasks.open_sft=4")
     for stage in ("sample", "label"):

@@ -283,7 +283,7 @@ def test_rows_of_a_csv_file_that_do_not_fit_are_kept_apart(tmp_path: Path) -> No
         (3, "3 fields, but the header has 2"),
         (4, "1 fields, but the header has 2"),
         (5, "broken CSV: ',' expected after '\"'"),
-        (6, "not UTF-8, but maybe Windows-1252: iconv -f CP1252 -t UTF-8 rows.csv > rows.utf8.csv"),
+        (6, f"not UTF-8, but maybe Windows-1252: iconv -f CP1252 -t UTF-8 {tmp_path / 'rows.csv'} > rows.utf8.csv"),
     ]
     with pytest.raises(UserError, match=r"twice.csv: .*'output' .* twice"):
         table(tmp_path, "twice.csv", b"instruction,output,output\na,b,c\n")

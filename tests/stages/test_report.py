@@ -185,9 +185,10 @@ def test_several_seeds_are_shown_each_and_together(chain: Chain, tmp_path: Path)
 
 def test_settings_say_of_which_round_they_are(chain: Chain) -> None:
     manifests = {name: chain.manifest(name) for name in nodes(chain.root)}
-    title = {"policy": manifests["dpo"], "title": "DPO", "seeds": [0]}
-    assert "rounds" not in settings_of(manifests, **title)
-    with_arm = settings_of(manifests | {"pairs_1": manifests["pairs"], "kto": manifests["dpo"]}, **title)
-    assert "KTO" in with_arm["rounds"]
-    values = settings_of(manifests | {"pairs_1": manifests["pairs"]}, **title)
+    models = {"titles": {"sft": "SFT", "policy": "DPO"}, "seeds": [0]}
+    assert "rounds" not in settings_of(manifests, **models)
+    of_arm = {"unpaired_kto": manifests["pairs"], "kto": manifests["dpo"]}
+    with_arm = settings_of(manifests | {"pairs_1": manifests["pairs"]} | of_arm, **models)
+    assert "KTO" in with_arm["rounds"] and with_arm["labels"] == manifests["pairs"]["metrics"]["summary"]
+    values = settings_of(manifests | {"pairs_1": manifests["pairs"]}, **models)
     assert values["rounds"].startswith("2; ") and "DPO" in values["rounds"] and "last round" in values["rounds"]

@@ -12,8 +12,10 @@ from stages.commands.comparing import measured
 from stages.commands.finished_run import FinishedRun, training_tables
 from stages.config.choices import Role
 from stages.evaluation.intervals import Interval
+from stages.pages import settings_table
 from stages.pipeline.evaluation_graph import evaluated_models, name_compared
 from stages.pipeline.graph import control_block
+from stages.store.manifest import manifest_of
 from stages.store.node import Node, published_node
 from stages.store.store import Store
 from tests.browser import page_faults
@@ -80,6 +82,10 @@ def test_the_report_shows_five_columns_and_five_answers(five: tuple[Path, dict[s
     results = json.loads((Store(root).folder(nodes_by_run["eval"]) / "results.json").read_text())
     against = Interval(**results["primary"]["policy-control"])
     assert re.search(rf"Against the control, [^<]*{re.escape(against.bounds())}", page)
+    manifests = {name: manifest_of(Store(root).folder(n)) for name, n in nodes_by_run.items() if name != "report"}
+    table = settings_table.settings(manifests, results["models"], [0])
+    assert {"SFT", "pairs", "DPO", "GRPO", "control"} <= table.keys()
+    assert all("learning_rate=" in table[title] for title in ("DPO", "GRPO")), "whoever compares two reports sees why"
     prompt = page[page.index('<div class="prompt">') :]
     first = prompt[: prompt.index('<div class="prompt">', 1)]
     assert first.count('<div class="card">') == 5

@@ -4,6 +4,7 @@ share of held-out pairs that they order correctly."""
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite, nan
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -37,7 +38,7 @@ class TrainedRun:
     rows_id: tuple[str, ...]  # equal for runs that can be compared
     loss_id: tuple[str, ...]  # the definition of the loss; equal if losses can be compared
     settings: dict[str, str]
-    loss: float
+    loss: float  # nan without evaluations
     seconds: float
     held_out: dict[str, float]
     table: Path | None  # with the prompts of held-out pairs or completions
@@ -94,8 +95,8 @@ class Trainings:
 
     @property
     def by_loss(self) -> bool:
-        """True if all losses have the same definition."""
-        return len({run.loss_id for training in self.trainings for run in training.runs}) == 1
+        """True if all trainings have a loss, of one definition."""
+        return len({r.loss_id if isfinite(r.loss) else r.fingerprint for t in self.trainings for r in t.runs}) == 1
 
     @property
     def differences(self) -> SettingDifferences:
@@ -153,11 +154,11 @@ def comparable_trainings(store: Store, nodes: Nodes, is_included: Callable[[Key]
     evaluated = {input_key(m, role) for m in evaluations if m["metrics"]["pass_rate"] for role in m["inputs"]}
     groups: dict[tuple[str, ...], dict[Any, list[TrainedRun]]] = {}
     unevaluated = set[tuple[str, ...]]()
-    for key, (folder, manifest) in nodes.items():
-        is_training = key[0] in OBJECTIVES and "eval_loss" in manifest["metrics"]
-        is_training &= key[0] not in OF_PAIRS or (folder / "held_out.json").exists()  # older ones had none
-        if is_training and is_included(key) and is_intact(store, nodes, key):
+    for key in nodes:
+        if key[0] in ("sft", *OF_PAIRS) and is_included(key) and is_intact(store, nodes, key):
             run = read_run(nodes, key)
+            if not (run.held_out if key[0] in OF_PAIRS else isfinite(run.loss)):
+                continue  # nothing was held out
             settings = tuple(sorted(without_seeds(run.settings).items()))
             groups.setdefault(run.rows_id, {}).setdefault(settings, []).append(run)
             unevaluated |= set() if key in evaluated else {run.rows_id}
@@ -182,7 +183,7 @@ def read_run(nodes: Nodes, key: Key) -> TrainedRun:
         rows_id=(key[0], *comparison_key(manifest)),
         loss_id=loss_definition(manifest),
         settings=lineage_settings(ancestors),
-        loss=float(manifest["metrics"]["eval_loss"]),
+        loss=float(manifest["metrics"].get("eval_loss", nan)),
         seconds=sum(m["wall_seconds"] for m in ancestors),
         held_out={row["id"]: row_outcome(row) for row in held_out},
         table=source[0] / f"{rows}.parquet" if source else None,

@@ -162,7 +162,7 @@ def refuse_unsupported(file: Path, start: bytes) -> None:
     if kind is None and start.lstrip()[:1] not in (b"{", b"["):
         kind = next((kind for suffix, kind in UNSUPPORTED_TEXT.items() if suffix in file.suffixes), None)
     if kind:
-        raise UserError(f"{file}: is {kind.format(name=file.name, stem=file.stem, suffix=file.suffix)}.")
+        raise UserError(f"{file}: is {kind.format(name=file, stem=file.stem, suffix=file.suffix)}.")
 
 
 def open_bounded(file: Path, plain: io.FileIO, magic: bytes, limits: ReadLimits) -> BoundedLines:

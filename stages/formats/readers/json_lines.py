@@ -83,7 +83,7 @@ def not_utf8_error(file: Path, content: bytes) -> BadRow:
         likely = not re.search(r"[\x00-\x08\x0e-\x1f]", content.decode("cp1252"))
     except UnicodeDecodeError:
         likely = False
-    way_out = f", but maybe Windows-1252: iconv -f CP1252 -t UTF-8 {file.name} > {file.stem}.utf8{file.suffix}"
+    way_out = f", but maybe Windows-1252: iconv -f CP1252 -t UTF-8 {file} > {file.stem}.utf8{file.suffix}"
     return BadRow("", f"not UTF-8{way_out if likely else ''}")
 
 

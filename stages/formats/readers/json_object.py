@@ -137,7 +137,7 @@ def no_rows_error(file: Path, value: dict[str, Any]) -> UserError:
     else:
         path = ".[]"
     keys = ", ".join([*value][:MAX_SHOWN])
-    command = f"jq -c '{path}' {file.name} > rows.jsonl"
+    command = f"jq -c '{path}' {file} > rows.jsonl"
     return UserError(f"{file}: one JSON object without rows, with the keys {keys}. Write one row a line: {command}")
 
 
