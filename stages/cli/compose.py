@@ -8,6 +8,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -34,6 +35,10 @@ from stages.store.store import Store
 FREE = re.compile(rf"({spelling.FREE})=")
 CACHES = {"HF_DATASETS_CACHE": "datasets", "HF_MODULES_CACHE": "modules", "MPLCONFIGDIR": "matplotlib"}
 ConfigStore.instance().store(name="schema", node=Config)  # here, as it takes a third of a second each time
+# OmegaConf derives its YAML loader from this one, and reads conf/ and recipes/ much faster with libyaml.
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Hydra copies this store for every group that --help lists, which takes seconds and is never needed.
+ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
 
 
 def normalise(argv: list[str]) -> list[str]:

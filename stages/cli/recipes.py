@@ -9,7 +9,6 @@ keys win. Recipes change, not the command line, as sweeps need."""
 import logging
 from importlib.util import find_spec
 
-import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
@@ -31,10 +30,6 @@ ROUNDS = ("rounds", "sample.prompts_per_round", "dpo.evaluations", "dpo.trainer"
 def register(line: list[str]) -> None:
     """Register the recipes with Hydra, in place of those of an earlier command line: `recipe=NAME` is
     `recipes/NAME.yaml`, without what this command line overrides."""
-    # OmegaConf derives its YAML loader from this one, and reads conf/ and recipes/ much faster with libyaml.
-    yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    # Hydra copies this store for every group that --help lists, which takes seconds and is never needed.
-    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     ConfigStore.instance().repo.pop("recipe", None)
     for name, recipe in recipes_under(line).items():
         servers.refuse_secret(servers.texts_in(OmegaConf.to_container(recipe), ""))
