@@ -55,5 +55,5 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 def side(answer: Candidate, role: str, contract: Contract) -> Candidate:
     """Return an answer as a candidate of a role. Its length, with any end of turn, is by the policy's tokenizer."""
     is_own = answer.tokenizer == contract.digest
-    tokens = answer.n_tokens if is_own else contract.length(answer.text) + (answer.finish_reason == "stop")
+    tokens = answer.n_tokens if is_own else contract.length(answer.text, ended=answer.finish_reason == "stop")
     return replace(answer, candidate_id=content_id(role, answer.prompt_id, answer.text), policy=role, n_tokens=tokens)

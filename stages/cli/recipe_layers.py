@@ -69,8 +69,9 @@ def blocks_of(groups: Iterable[str]) -> list[str]:
     return [block for group in groups for block in BLOCKS.get(group, [group])]
 
 
-def take_out(recipe: DictConfig, key: str) -> Any:
-    """Remove a key or block from a recipe, and return its value, or None if it was not there."""
+def take_out(recipe: DictConfig, key: str) -> None:
+    """Remove a key or block from a recipe, if it is there."""
     place, _, name = key.rpartition(".")
     holder = OmegaConf.select(recipe, place) if place else recipe
-    return holder.pop(name, None) if isinstance(holder, DictConfig) else None
+    if isinstance(holder, DictConfig):
+        holder.pop(name, None)

@@ -74,9 +74,8 @@ def lower_rate(key: str, layers: list[DictConfig], most: float | None) -> float 
     block, _, name = key.rpartition(".")
     default = float(OmegaConf.select(group_defaults(block) if block else OmegaConf.load(CONF / "config.yaml"), name))
     before, most = first_of(layers, key, default), default if most is None else most
-    for recipe in layers:
-        if OmegaConf.select(recipe, key, default=0.0) > most:
-            take_out(recipe, key)
+    for recipe in (r for r in layers if OmegaConf.select(r, key, default=0.0) > most):
+        take_out(recipe, key)
     if first_of(layers, key, default) > most:
         OmegaConf.update(layers[0], key, most, force_add=True)
     after = float(first_of(layers, key, default))

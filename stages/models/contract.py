@@ -141,9 +141,9 @@ class Contract:
         ids = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
         return self.tokenizer.decode(ids, skip_special_tokens=False)  # type: ignore[no-any-return]
 
-    def length(self, text: str) -> int:
-        """Return the number of tokens of a text, without an end of turn."""
-        return len(self.tokenizer(text, add_special_tokens=False).input_ids)
+    def length(self, text: str, ended: bool = False) -> int:
+        """Return the number of tokens of a text, with the end of turn if it `ended`."""
+        return len(self.tokenizer(text, add_special_tokens=False).input_ids) + ended
 
     def token(self, token_id: int) -> str:
         return repr(self.tokenizer.convert_ids_to_tokens(token_id))
