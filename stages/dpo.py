@@ -34,7 +34,10 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     model = load_frozen(frozen, contract, cfg, cfg.start_weights, fit.args.device)
     policy = objective.trainable_model(model, inputs["policy"] / "adapter", fit.cfg, out)
     trainer = fit.build_trainer(policy)
-    start = lambda _: objective.starting_loss(cfg)
+
+    def start(_: int) -> float | None:
+        return objective.starting_loss(cfg)
+
     checks = [] if cfg.reference_free else [FirstStepCheck(trainer, inputs, rows.train.ids, start)]
     fit.train(*checks)
     held_out_margins = objective.reward_margins(trainer, objective.read_held_out(inputs, held_out))

@@ -30,7 +30,10 @@ def run(cfg: KTO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
 
     fit = Fit(objective.CompletionTrainer, cfg, rows, contract, policy, out)
     trainer = fit.build_trainer(apply_adapter(objective.load_start(policy, cfg, fit.args.device, out), fit.cfg))
-    start = lambda count: objective.starting_loss(trainer, count)
+
+    def start(count: int) -> float:
+        return objective.starting_loss(trainer, count)
+
     first_step = FirstStepCheck(trainer, inputs, rows.train.ids, start)
     fit.train(first_step)
     held_out = objective.rewards(trainer, read_reference(inputs, rows.validation.ids), labels)

@@ -52,7 +52,9 @@ def run(cfg: Reference, inputs: dict[str, Path], out: StageDir) -> dict[str, Any
     lengths = [prompt + max(sides) for prompt, *sides in zip(*map(rows.tokens, ID_COLUMNS), strict=True)]
     device = resolve_device(cfg.runtime.device)
     batches = scoring.batches_by_length([2 * length for length in lengths], cfg.runtime.token_budget, device)
-    open_model = lambda: scoring.install_scoring(load_model(model_folder, cfg.weights, device), cfg.forward)
+
+    def open_model() -> Any:
+        return scoring.install_scoring(load_model(model_folder, cfg.weights, device), cfg.forward)
 
     def score(waiting: Sequence[str]) -> Iterator[tuple[str, list[PairLogProbs]]]:
         model = out.open_resource.get((model_folder, device), open_model)

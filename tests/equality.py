@@ -21,7 +21,10 @@ class Float64(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.Tensor.float:
             function = torch.Tensor.double
-        wide = lambda value: torch.float64 if value is torch.float32 else value
+
+        def wide(value):
+            return torch.float64 if value is torch.float32 else value
+
         return function(*map(wide, args), **{name: wide(value) for name, value in (kwargs or {}).items()})
 
 

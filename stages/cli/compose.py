@@ -153,7 +153,21 @@ def needs_graph(stage: str, typed: list[str]) -> bool:
     export and gate only do if typed settings select a run: a dataset of the last run may have another threshold."""
     if stage in (Command.chat, Command.export, Command.gate):
         keys = {re.split("[./]", key)[0] for key in spelling.typed_values(typed) if key != "unpaired.threshold"}
-        return not keys.issubset("stage outputs chat export gate tracker upstream store launch rebuild hydra".split())
+        return not keys.issubset(
+            [
+                "stage",
+                "outputs",
+                "chat",
+                "export",
+                "gate",
+                "tracker",
+                "upstream",
+                "store",
+                "launch",
+                "rebuild",
+                "hydra",
+            ]
+        )
     return stage not in (Command.compare, Command.sync, Command.doctor, Command.gc, Command.convert)
 
 

@@ -39,10 +39,15 @@ SPLITS = ("train", "validation")
 # The data's splits that SFT reads, with their names in the dataset.
 SFT_SPLITS = {"sft": "train", "validation": "validation"}
 # Columns by their name here, with their name in the dataset: TRL's trainers would use a column called `margin`.
-PREFERENCES = {name: name for name in "id prompt_id prompt chosen rejected labeler strategy chosen_policy".split()}
+PREFERENCES = {
+    name: name for name in ["id", "prompt_id", "prompt", "chosen", "rejected", "labeler", "strategy", "chosen_policy"]
+}
 PREFERENCES |= {"rejected_policy": "rejected_policy", "rejected_finish_reason": "rejected_finish_reason"}
 PREFERENCES |= {"margin": "score_difference"}
-UNPAIRED = {name: name for name in "id prompt_id prompt completion label score labeler policy finish_reason".split()}
+UNPAIRED = {
+    name: name
+    for name in ["id", "prompt_id", "prompt", "completion", "label", "score", "labeler", "policy", "finish_reason"]
+}
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 UNKNOWN = "not stated"
 LICENCES = {*TEXTS["licences"].split()}

@@ -27,10 +27,22 @@ TYPES = {
     GGUFType.q8_0: (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
 # Folder and file must agree on these keys of the config: the file stores them, or its readers assume a value.
-SHAPE = (
-    "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim vocab_size "
-    "max_position_embeddings rope_parameters tie_word_embeddings hidden_act attention_bias mlp_bias use_sliding_window"
-).split()
+SHAPE = [
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+    "rope_parameters",
+    "tie_word_embeddings",
+    "hidden_act",
+    "attention_bias",
+    "mlp_bias",
+    "use_sliding_window",
+]
 
 
 def write_gguf(model: Path, file: Path, dtype: GGUFType, name: str) -> None:

@@ -46,7 +46,7 @@ INSTEAD = {"dpo": "kto", "kto": "grpo"}  # what a run trains that does not train
 
 MISSING_STAGES: dict[str, str] = read_beside(__file__)  # by stage, the settings that add nodes of it to the graph
 # Stages that align=none and align=grpo leave out.
-PREFERENCE_STAGES = "sample pool label pairs unpaired reference dpo".split()
+PREFERENCE_STAGES = ["sample", "pool", "label", "pairs", "unpaired", "reference", "dpo"]
 # Data that only the evaluation reads, beside its suites, with the setting that lists the sources of each.
 EVALUATION_SETS = {"outside": "outside", "judged_prompts": "eval.judged.source", "retained": "eval.retention"}
 SEEDED_BLOCKS = ("sample", *OBJECTIVES)  # blocks with a seed; its default is the run's seed

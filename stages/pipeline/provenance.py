@@ -20,7 +20,19 @@ from stages.store.sealed_json import read_note, require_keys, write_note
 from stages.store.workspace import SCRATCH, StageDir
 
 JOB_NODES = "nodes.json"  # in the folder of a sweep's job: the nodes of that job
-LIBRARIES = "torch transformers trl peft accelerate datasets tokenizers hydra-core omegaconf wandb numpy".split()
+LIBRARIES = [
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "hydra-core",
+    "omegaconf",
+    "wandb",
+    "numpy",
+]
 # Beginnings of settings that change no result: the recorded command does not repeat them.
 NEUTRAL_SETTINGS = ("stage=", "rebuild=", "upstream=", "tracker", "hydra")
 

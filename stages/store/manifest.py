@@ -15,7 +15,19 @@ COMMIT = re.compile(r"[0-9a-f]{40}")  # a commit of a hub repository
 
 Manifest = dict[str, Any]
 WEIGHTS = ".safetensors"
-KEYS = "stage fingerprint version roots config settings inputs digest files metrics ended".split()
+KEYS = [
+    "stage",
+    "fingerprint",
+    "version",
+    "roots",
+    "config",
+    "settings",
+    "inputs",
+    "digest",
+    "files",
+    "metrics",
+    "ended",
+]
 
 
 def manifest_of(folder: Path) -> Manifest:

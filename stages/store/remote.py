@@ -45,7 +45,10 @@ class Remote:
         self.url, self.is_folder = url, url.startswith("/")
         self.api, self.error, self.refusals = obstore, BaseError, (AlreadyExistsError, PreconditionError)
         retries: Any = {"max_retries": 8, "retry_timeout": timedelta(seconds=90)}
-        opened = lambda: LocalStore(url, mkdir=True) if self.is_folder else from_url(url, retry_config=retries)
+
+        def opened() -> Any:
+            return LocalStore(url, mkdir=True) if self.is_folder else from_url(url, retry_config=retries)
+
         self.store: Any = self.attempt("open", opened)
 
     def attempt(self, work: str, request: Callable[[], T], repeats: int = 4) -> T:

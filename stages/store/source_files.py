@@ -28,7 +28,23 @@ from stages.store.node import Node
 from stages.store.sealed_json import remove
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-DATA = set(".json .jsonl .ndjson .gz .bz2 .xz .zst .csv .tsv .parquet .arrow .feather .txt .text .md".split())
+DATA = {
+    ".json",
+    ".jsonl",
+    ".ndjson",
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".zst",
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".arrow",
+    ".feather",
+    ".txt",
+    ".text",
+    ".md",
+}
 NO_DATA = {"README.md", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of `datasets`
 FILES = {*DATA, ".gguf", ".safetensors"}
 PACKAGE = "package:"

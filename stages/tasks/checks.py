@@ -60,7 +60,10 @@ CHECKS: dict[str, Callable[..., bool]] = {
 def known_checks() -> dict[str, Callable[..., bool]]:
     """Return every check by its kind: those above, of stances, and of open answers, the constraints among them."""
     open_ended = {name: kind.is_satisfied for name, kind in constraint.known_constraints().items()}
-    own_words = lambda answer, text: bool(answer) and not is_echo(answer, text)
+
+    def own_words(answer: str, text: str) -> bool:
+        return bool(answer) and not is_echo(answer, text)
+
     return {**CHECKS, **stances.CHECKS, **open_ended, "on_topic": on_topic, "own_words": own_words}
 
 

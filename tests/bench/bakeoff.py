@@ -151,7 +151,10 @@ def start(run: Run, with_quarter: bool) -> str:
     rows = load(store.folder(nodes["sft"].inputs["data"]) / "examples.parquet", Example)
     by_split = {split: [e for e in rows if e.split == split] for split in ("sft", "validation")}
     parts = {"sft": by_split["sft"][::4], "validation": [e for e in by_split["validation"] if e.reference]}
-    file = lambda split: str(written(run.outputs, f"quarter_{run.seed or 0}_{split}", parts[split]))
+
+    def file(split):
+        return str(written(run.outputs, f"quarter_{run.seed or 0}_{split}", parts[split]))
+
     sources = [Source(file(split), splits={split: 1.0}) for split in parts]
     tasks = replace(cfg.data.tasks, **dict.fromkeys(SPLIT_OF_GROUP, 0))
     quarter = wire_graph(replace(cfg, data=replace(cfg.data, tasks=tasks, sources=sources)), store.digest_cache)

@@ -64,7 +64,10 @@ class Clock(Run):
 def even(folder: Path) -> tuple[str, ...]:
     """Overrides for conversations and pairs of equal length."""
     draw = random.Random(0)
-    write = lambda kind: "".join(draw.choices("0123456789", k=DIGITS[kind]))
+
+    def write(kind):
+        return "".join(draw.choices("0123456789", k=DIGITS[kind]))
+
     conversations = [{"prompt": write("prompt"), "completion": write("answer")} for _ in range(CONVERSATIONS)]
     pairs = [{"prompt": write("prompt"), "chosen": write("answer"), "rejected": write("answer")} for _ in range(PAIRS)]
     files = []

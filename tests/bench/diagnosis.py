@@ -40,7 +40,10 @@ class Plant:
 def plants(cfg: Config, cut: int = CUT) -> list[Plant]:
     """The six. `cut`: tokens after which a completion is unfinished."""
     rate = cfg.dpo.learning_rate
-    own = lambda name: f"label.own={{file: {PARTS}, name: {name}}}"
+
+    def own(name):
+        return f"label.own={{file: {PARTS}, name: {name}}}"
+
     keep_all = ["pairs.unfinished=keep", "pairs.max_length_ratio=null"]
     unfinished = [own("Ended"), f"sample.max_new_tokens={cut}", *keep_all]
     return [

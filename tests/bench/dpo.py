@@ -140,12 +140,18 @@ def lengths(cfg: Settings, tokenizer: Any) -> list[tuple[list[int], list[int], l
     if cfg.lengths == "real" and file.exists():
         pairs = list(real(file, cfg.max_length, tokenizer))
         return draw.sample(pairs, cfg.pairs)
-    word = lambda n: [draw.randrange(1000, len(tokenizer)) for _ in range(n)]
+
+    def word(n):
+        return [draw.randrange(1000, len(tokenizer)) for _ in range(n)]
+
     if cfg.lengths not in ("real", "drawn"):
         prompt, completion = map(int, cfg.lengths.split("+"))
         return [(word(prompt), word(completion), word(completion)) for _ in range(cfg.pairs)]
+
     # Log-normal, with the means of the real set: prompt 425, chosen 312, rejected 341 tokens.
-    length = lambda mean: min(max(8, round(draw.lognormvariate(0, 0.6) * mean / 1.2)), cfg.max_length // 2)
+    def length(mean):
+        return min(max(8, round(draw.lognormvariate(0, 0.6) * mean / 1.2)), cfg.max_length // 2)
+
     return [(word(length(425)), word(length(312)), word(length(341))) for _ in range(cfg.pairs)]
 
 
@@ -155,7 +161,9 @@ def real(file: Path, max_length: int, tokenizer: Any) -> Any:
     from stages.formats.column_mapping import Purpose
     from stages.formats.source_reading import ReadReport, convert
 
-    ids = lambda turns, **more: tokenizer.apply_chat_template(turns, return_dict=False, **more)
+    def ids(turns, **more):
+        return tokenizer.apply_chat_template(turns, return_dict=False, **more)
+
     rows = convert(Source(str(file)), "label.path", lambda parsed: parsed, Purpose.preferences, ReadReport())
     for messages, texts, *_ in rows:
         prompt = ids(messages, add_generation_prompt=True)

@@ -71,7 +71,10 @@ def trl_trainer(cfg: Any, arm: str, dataset: Any, tokenizer: Any, folder: Path) 
     )
     frozen = cfg.adapter == "lora"  # weights that are not trained may be smaller, as ours are
     dtype = torch.bfloat16 if frozen and args.bf16 else torch.float32
-    load = lambda: AutoModelForCausalLM.from_pretrained(cfg.model, dtype=dtype)
+
+    def load():
+        return AutoModelForCausalLM.from_pretrained(cfg.model, dtype=dtype)
+
     options: dict[str, Any] = {}
     if frozen:
         options["peft_config"] = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")

@@ -87,7 +87,10 @@ def start_record(cfg: Settings) -> Record:
 def plan(cfg: Settings, record: Record) -> Iterator[tuple[list[str], list[Cell]]]:
     """Yield the measurements that remain, each as the arguments of `measure` and the cells that it fills: shape by
     shape, the ways of a stage in turn, whole stages last."""
-    chosen = lambda cell: any(fnmatch(f"{cell.stage}/{cell.variant}", pattern) for pattern in cfg.cells.split())
+
+    def chosen(cell):
+        return any(fnmatch(f"{cell.stage}/{cell.variant}", pattern) for pattern in cfg.cells.split())
+
     for shape in cfg.shapes.split():
         cells = [each for each in record.cells if each.shape == shape and chosen(each)]
         cells = [

@@ -75,7 +75,10 @@ def measure_sft(size: Size, work: Path, precision: str, variant: str) -> Round:
     block.trainer = dpo_trainers.OURS[variant] | {"save_strategy": "no"}
     block.runtime.micro_batch = "auto"  # the demo's is for a CPU
     block.batch_size = size.batch_size // (4 if block.packing else 1)
-    digits = lambda: "".join(draw.choices("0123456789", k=round(size.max_length / draw.uniform(6, 16))))
+
+    def digits():
+        return "".join(draw.choices("0123456789", k=round(size.max_length / draw.uniform(6, 16))))
+
     examples = [
         Example(f"{i:016x}", [{"role": "user", "content": digits()}], digits(), "bench", "bench", "sft")
         for i in range(size.batch_size * size.steps)

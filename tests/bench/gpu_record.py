@@ -107,7 +107,10 @@ class Record:
 
 def commit() -> str | None:
     """Return the checkout's commit, with `+` if files have changed since."""
-    git = lambda *words: subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
     head = git("rev-parse", "HEAD").stdout.strip()
     return head + "+" * bool(git("status", "--porcelain").stdout) if head else None
 

@@ -26,7 +26,10 @@ def markdown(record: Record) -> str:
 def row(cell: Cell) -> str:
     if cell.empty:
         return f"| {cell.stage} | {cell.variant} | empty: {cell.empty} |{' |' * (len(COLUMNS) - 3)}"
-    share = lambda value: "" if value is None else f"{100 * value:.1f}%"
+
+    def share(value):
+        return "" if value is None else f"{100 * value:.1f}%"
+
     rate = "" if cell.tokens_per_second is None else f"{cell.tokens_per_second:,.0f}"
     memory = "" if cell.gib is None else f"{cell.gib:.1f}"
     figures = [f"{cell.seconds:.2f}", share(cell.spread), rate, share(cell.mfu), share(cell.attention), memory]

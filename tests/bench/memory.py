@@ -62,7 +62,16 @@ CASES = {
 # Model and rows on the pretended accelerator. SFT is packed, because padded rows have no flash attention there.
 PRETENDED = ["model=tiny", "model.random_init.hidden_size=256", "model.random_init.layers=8"]
 PRETENDED += ["sft.packing=true", "sft.max_length=1024", "sft.runtime.micro_batch=1"]
-DATA = "sft open_sft preference open_preference validation unseen_phrasings unseen_tasks rephrased".split()
+DATA = [
+    "sft",
+    "open_sft",
+    "preference",
+    "open_preference",
+    "validation",
+    "unseen_phrasings",
+    "unseen_tasks",
+    "rephrased",
+]
 COMMON = ["tracker=none", "label=dataset", "pairs=all", *(f"data.tasks.{group}=0" for group in DATA)]
 COMMON += ["data.tasks.test=24", "answer.runtime.batch_size=24", "sft.packing=false", "sft.demonstrations=given"]
 COMMON += [f"{stage}.batch_size=4" for stage in ("sft", "dpo")]
@@ -89,7 +98,10 @@ def main(arguments: list[str]) -> None:
 def write(folder: Path) -> list[str]:
     """Examples and pairs that are all of one length, and the settings that name them."""
     draw = random.Random(0)
-    text = lambda words: " ".join(draw.choices(TOOLS + JOBS, k=words))
+
+    def text(words):
+        return " ".join(draw.choices(TOOLS + JOBS, k=words))
+
     examples = [{"prompt": text(WORDS), "completion": text(WORDS)} for _ in range(ROWS)]
     pairs = [{"prompt": text(WORDS), "chosen": text(WORDS), "rejected": text(WORDS)} for _ in range(ROWS)]
     for name, rows in (("examples", examples), ("pairs", pairs)):

@@ -200,7 +200,10 @@ PREPARE: dict[str, Callable[..., tuple[dict[str, Any], list[Row]]]] = {"ours": p
 def compare_rows(our_rows: list[Row], trl_rows: list[Row]) -> dict[str, int]:
     """Count TRL's rows that our rows equal in token ids and labels; that differ by TRL's untrained end; that
     differ otherwise; and how many we have not (copies of a prompt, rows that are refused or too long)."""
-    key_of = lambda row: json.dumps([[turn["role"], turn["content"]] for turn in row.messages])
+
+    def key_of(row):
+        return json.dumps([[turn["role"], turn["content"]] for turn in row.messages])
+
     our_row_by_text, counts = {key_of(row): row for row in our_rows}, Counter[str]()
     for row in trl_rows:
         our_row = our_row_by_text.get(key_of(row))

@@ -16,7 +16,26 @@ OPERATORS = {
     "packing": ("aten::index", "aten::gather", "aten::masked"),
     "norms, activations, rotary": tuple(
         f"aten::{name}"
-        for name in "mul add sub div pow mean rsqrt silu sigmoid neg cat sum exp cos sin zero fill slice".split()
+        for name in [
+            "mul",
+            "add",
+            "sub",
+            "div",
+            "pow",
+            "mean",
+            "rsqrt",
+            "silu",
+            "sigmoid",
+            "neg",
+            "cat",
+            "sum",
+            "exp",
+            "cos",
+            "sin",
+            "zero",
+            "fill",
+            "slice",
+        ]
     ),
 }
 

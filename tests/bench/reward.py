@@ -121,7 +121,9 @@ def tf_idf(pairs: list[Any]) -> float:
     """Accuracy on the held-out pairs of a logistic regression on differences of tf-idf, fitted on the others."""
     import torch
 
-    words = lambda messages: Counter(re.findall(r"\w\w+", messages[0]["content"].lower()))
+    def words(messages):
+        return Counter(re.findall(r"\w\w+", messages[0]["content"].lower()))
+
     texts = [(words(p.chosen), words(p.rejected)) for p in pairs]
     train = torch.tensor([p.split == "train" for p in pairs])
     seen = Counter(w for both, of in zip(texts, train, strict=True) if of for text in both for w in text)

@@ -80,7 +80,10 @@ def write_shards(folder: Path, count: int, tokens: int) -> None:
         return ((i, make_candidates(i, token_ids)) for i in prompts)
 
     prompts, out = range(count // PER_PROMPT), work(folder / "shards")
-    of_prompt = lambda candidate: candidate.prompt_id
+
+    def of_prompt(candidate):
+        return candidate.prompt_id
+
     table = ShardedWork(prompts, "{:016x}".format, produce, Candidate, of_prompt, "shards", out).in_shards(SHARD)
     save(out / "candidates.parquet", table, Candidate)
 

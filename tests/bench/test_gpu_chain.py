@@ -67,7 +67,10 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> gpu_chain.Settings:
 
 def run(cfg: gpu_chain.Settings) -> Record:
     """Run the command without processes for its measurements. Return the record."""
-    in_process = lambda cfg, *rest: json.loads(json.dumps(gpu_chain.measure(cfg, *rest)))
+
+    def in_process(cfg, *rest):
+        return json.loads(json.dumps(gpu_chain.measure(cfg, *rest)))
+
     with mock.patch.object(arms, "measured", in_process):
         gpu_chain.main(cfg)
     return Record.read(Path(cfg.out))
@@ -115,7 +118,10 @@ def test_more_than_the_allowed_share_is_worse(measured: gpu_chain.Settings, tmp_
     file, name = tmp_path / "record.json", "tiny/sample/hf"
     shutil.copy(measured.out, file)
     record = Record.read(file)
-    worse = lambda **factors: gpu_record.worse(record, Record.read(Path(altered(file, name, **factors))))
+
+    def worse(**factors):
+        return gpu_record.worse(record, Record.read(Path(altered(file, name, **factors))))
+
     for figure, direction in (("tokens_per_second", -1), ("gib", 1)):
         better, hardly, clearly = (1 + direction * by for by in (-0.5, ALLOWED - 0.001, ALLOWED + 0.001))
         assert worse(**{figure: better}) == worse(**{figure: hardly}) == []

@@ -60,7 +60,10 @@ def test_it_is_a_member_of_an_ensemble_and_labels_once(labeler: Path, chain: Cha
     assert planned["label_own"].fingerprint == nodes(chain.root, own(labeler, sign=-1))["label"].fingerprint
     assert planned["label_verifier"].fingerprint == nodes(chain.root)["label"].fingerprint
     build(chain.root, "stage=pairs", *line)
-    judged = lambda *line: load(chain.folder("label", *line) / "judgements.parquet", Judgement)
+
+    def judged(*line):
+        return load(chain.folder("label", *line) / "judgements.parquet", Judgement)
+
     alone = {j.candidate_id: j.score for j in judged(own(labeler, sign=-1))}
     metrics = chain.manifest("label", *line)["metrics"]
     heavier = [j for j in judged(*line) if j.preference and "own" in json.loads(j.raw or "{}")]

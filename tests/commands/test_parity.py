@@ -124,9 +124,15 @@ def test_white_space_that_a_template_trims_from_an_answer_is_by_design(
     sampled: str, in_trl: str, expected: set[str], chain: Chain
 ) -> None:
     tokenizer = load_tokenizer(chain.folder("sft") / "model")
-    encode = lambda text: tokenizer(text, add_special_tokens=False).input_ids
+
+    def encode(text):
+        return tokenizer(text, add_special_tokens=False).input_ids
+
     prompt = encode("<|im_start|>assistant\n")
-    marked = lambda answer: ([*prompt, *answer], [False] * len(prompt) + [True] * len(answer))
+
+    def marked(answer):
+        return ([*prompt, *answer], [False] * len(prompt) + [True] * len(answer))
+
     own, trl = marked(encode(sampled + END)), marked(encode(f"{in_trl}{END}\n"))
     assert tokenizer.eos_token == END
     assert parity.find_differences(own, trl, tokenizer, None) == expected

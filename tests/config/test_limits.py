@@ -24,31 +24,92 @@ from tests.helpers import TINY, composed, refused, settings
 
 NUMBERS = {int, float}
 # Words that `constraints.validate_config` checks: they are the names of files in the rooms, or of functions in those.
-IN_ROOMS = (
-    "stage sft.template.kind sample.sampler answer.sampler label.labeler tracker.name data.tasks.families".split()
-)
-IN_ROOMS += "eval.judged.labeler".split()
-IN_ROOMS += "label.format data.sources.format data.sources.task reward.source.format reward.source.task".split()
+IN_ROOMS = [
+    "stage",
+    "sft.template.kind",
+    "sample.sampler",
+    "answer.sampler",
+    "label.labeler",
+    "tracker.name",
+    "data.tasks.families",
+]
+IN_ROOMS += ["eval.judged.labeler"]
+IN_ROOMS += ["label.format", "data.sources.format", "data.sources.task", "reward.source.format", "reward.source.task"]
 # Names that only the file, the hub, the model or the service can know. They are read before anything is trained.
-NAMES = (
-    "outputs model.path model.revision label.path label.revision label.hub_split sft.template.path "
-    "label.subset data.sources.path data.sources.revision data.sources.subset data.sources.hub_split "
-    "data.own.file data.own.name sample.own.file sample.own.name label.own.file label.own.name tracker.project "
-    "benchmark.tasks benchmark.tasks_dir benchmark.runtime.python sample.runtime.python answer.runtime.python "
-    "chat.runtime.python "
-    "store.remote "
-    "tracker.entity tracker.group launch.rendezvous launch.address compare.sweep gate.against export.repo "
-    "parity.template parity.eos_token convert.file sft.lora.target_modules "
-    "kto.lora.target_modules grpo.lora.target_modules "
-    "dpo.lora.target_modules reward.lora.target_modules label.reward_model.path label.reward_model.revision "
-    "reward.source.path reward.source.revision reward.source.subset reward.source.hub_split "
-    "sample.endpoint.base_url sample.endpoint.model sample.endpoint.api_key_env label.judge.rubric label.known "
-    "sample.file label.human.instructions label.human.reasons label.human.answered label.human.runtime.host "
-    "eval.judged.against eval.judged.human.answered eval.judged.human.instructions eval.judged.human.reasons "
-    "eval.judged.human.runtime.host eval.judged.judge.rubric eval.judged.known eval.judged.own.file "
-    "eval.judged.own.name eval.judged.reward_model.path eval.judged.reward_model.revision "
-    "data.sources.licence reward.source.licence label.licence data.form.system_prompts"
-).split()
+NAMES = [
+    "outputs",
+    "model.path",
+    "model.revision",
+    "label.path",
+    "label.revision",
+    "label.hub_split",
+    "sft.template.path",
+    "label.subset",
+    "data.sources.path",
+    "data.sources.revision",
+    "data.sources.subset",
+    "data.sources.hub_split",
+    "data.own.file",
+    "data.own.name",
+    "sample.own.file",
+    "sample.own.name",
+    "label.own.file",
+    "label.own.name",
+    "tracker.project",
+    "benchmark.tasks",
+    "benchmark.tasks_dir",
+    "benchmark.runtime.python",
+    "sample.runtime.python",
+    "answer.runtime.python",
+    "chat.runtime.python",
+    "store.remote",
+    "tracker.entity",
+    "tracker.group",
+    "launch.rendezvous",
+    "launch.address",
+    "compare.sweep",
+    "gate.against",
+    "export.repo",
+    "parity.template",
+    "parity.eos_token",
+    "convert.file",
+    "sft.lora.target_modules",
+    "kto.lora.target_modules",
+    "grpo.lora.target_modules",
+    "dpo.lora.target_modules",
+    "reward.lora.target_modules",
+    "label.reward_model.path",
+    "label.reward_model.revision",
+    "reward.source.path",
+    "reward.source.revision",
+    "reward.source.subset",
+    "reward.source.hub_split",
+    "sample.endpoint.base_url",
+    "sample.endpoint.model",
+    "sample.endpoint.api_key_env",
+    "label.judge.rubric",
+    "label.known",
+    "sample.file",
+    "label.human.instructions",
+    "label.human.reasons",
+    "label.human.answered",
+    "label.human.runtime.host",
+    "eval.judged.against",
+    "eval.judged.human.answered",
+    "eval.judged.human.instructions",
+    "eval.judged.human.reasons",
+    "eval.judged.human.runtime.host",
+    "eval.judged.judge.rubric",
+    "eval.judged.known",
+    "eval.judged.own.file",
+    "eval.judged.own.name",
+    "eval.judged.reward_model.path",
+    "eval.judged.reward_model.revision",
+    "data.sources.licence",
+    "reward.source.licence",
+    "label.licence",
+    "data.form.system_prompts",
+]
 MAPPINGS = {  # and who looks into them
     "model.config": "model_shape",
     "plan.tokens": "calculated",

@@ -50,7 +50,10 @@ def test_models_that_answer_alike_cost_nothing() -> None:
     outcomes = draw_outcomes(np.random.default_rng(2), 0.4, 0.5)
     copies = outcomes[:, [0, *[1] * 12]]
     once, often = compare_models(outcomes, FAMILIES), compare_models(copies, FAMILIES)
-    width = lambda comparison: comparison.corrected(0, 1).high - comparison.corrected(0, 1).low
+
+    def width(comparison):
+        return comparison.corrected(0, 1).high - comparison.corrected(0, 1).low
+
     assert width(often) == pytest.approx(width(once), rel=0.05)
     same = often.corrected(1, 2)
     assert same.mean == 0 and same.high < 4 / PROMPTS

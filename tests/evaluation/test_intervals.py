@@ -47,8 +47,13 @@ def test_families_that_differ_widen_what_is_said_of_others_alone() -> None:
     tables, rng = [], np.random.default_rng(0)
     for _ in range(20):
         tables.append(case.table(rng)[0])
-    width = lambda i: i.high - i.low
-    of_all = lambda drawn: np.mean([width(Means(t, case.families(), drawn).difference(1, 0)) for t in tables])
+
+    def width(i):
+        return i.high - i.low
+
+    def of_all(drawn):
+        return np.mean([width(Means(t, case.families(), drawn).difference(1, 0)) for t in tables])
+
     assert of_all(True) > 1.5 * of_all(False)
 
 

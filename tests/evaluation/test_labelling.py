@@ -103,6 +103,9 @@ def covered(truth: float, share_of: Callable[[Sequence[bool], Sequence[str]], tu
 
 def test_the_interval_covers_the_truth_and_one_that_forgets_prompts_does_not() -> None:
     for truth in (0.6, 0.9):
-        with_prompts = lambda hits, prompts: bounds(share(hits, prompts).rate)  # type: ignore[union-attr]
+
+        def with_prompts(hits, prompts):
+            return bounds(share(hits, prompts).rate)  # type: ignore[union-attr]
+
         assert 0.92 <= covered(truth, with_prompts) <= 0.98
         assert covered(truth, lambda hits, _: bounds(independent(sum(hits), len(hits)))) < 0.8

@@ -104,7 +104,9 @@ def preferences(file: Path, chosen: Any) -> tuple[str, ...]:
 
 @pytest.mark.slow
 def test_learnable_preferences_are_learnt_and_a_coins_are_not(chain: Chain, tmp_path: Path) -> None:
-    coin = lambda i: hashlib.sha256(str(i).encode()).digest()[0] % 2
+    def coin(i):
+        return hashlib.sha256(str(i).encode()).digest()[0] % 2
+
     figures = {}
     for name, chosen in {"rule": lambda i: 0, "coin": coin}.items():
         line = preferences(tmp_path / f"{name}.jsonl", chosen)
@@ -121,7 +123,9 @@ def figures_of(mean: float, low: float, high: float, pairs: int = 203, note: str
 
 
 def test_a_sentence_names_what_was_learnt_and_what_became_worse() -> None:
-    said_of = lambda *figures: sentence(figures_of(*figures), TITLES, "; BUT")
+    def said_of(*figures):
+        return sentence(figures_of(*figures), TITLES, "; BUT")
+
     text = said_of(0.852, 0.801, 0.893)
     assert text.startswith("DPO learnt the preferences") and text.endswith("; BUT.")
     assert all(part in text for part in ("85.2%", "80.1%", "89.3%", " 203 ", "chance 50%"))

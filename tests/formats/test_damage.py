@@ -26,7 +26,7 @@ COMPARED: dict[str, dict[str, Any]] = {
     "ab": {"prompt": "a", "output_1": "b", "output_2": "c", "preference": 2},
     "scored": {"prompt": "a", "completions": [{"text": "b", "score": 1}, {"text": "c", "score": 0}]},
 }
-KEYS = "role content from value text score".split()
+KEYS = ["role", "content", "from", "value", "text", "score"]
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner),
@@ -40,7 +40,10 @@ def damaged(draw: st.DrawFn, kinds: dict[str, dict[str, Any]]) -> bytes:
     row = kinds[draw(st.sampled_from(sorted(kinds)))]
     written = [json.dumps(row).encode()] * 6
     for _ in range(draw(st.integers(0, 4))):
-        column, hurt = draw(st.sampled_from(sorted(row))), draw(st.sampled_from("drop value cut byte other".split()))
+        column, hurt = (
+            draw(st.sampled_from(sorted(row))),
+            draw(st.sampled_from(["drop", "value", "cut", "byte", "other"])),
+        )
         whole = json.dumps(row).encode()
         place = draw(st.integers(0, len(whole) - 1))
         written.append(

@@ -67,7 +67,9 @@ def test_a_judge_that_goes_by_the_order_sees_only_ties(tmp_path: Path) -> None:
 
 
 def test_several_judges_are_a_majority_or_a_mean(tmp_path: Path) -> None:
-    worse = lambda texts: {"A": "B", "B": "A"}.get(better(texts), "tie")
+    def worse(texts):
+        return {"A": "B", "B": "A"}.get(better(texts), "tie")
+
     servers = [judging(better), judging(worse), judging(better), lambda r: PROBE if is_probe(r) else "Both are fine."]
     two_answers = pool(["poor 1", "good 2"])
     with ExitStack() as stack:
@@ -92,7 +94,10 @@ def test_several_judges_are_a_majority_or_a_mean(tmp_path: Path) -> None:
 def test_comparisons_on_which_two_judges_differ_are_ties(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The two judges agree only on the first prompt."""
     caplog.set_level(logging.INFO)
-    worse = lambda texts: "A" if "best" in texts["A"] else "B" if "best" in texts["B"] else flipped[better(texts)]
+
+    def worse(texts):
+        return "A" if "best" in texts["A"] else "B" if "best" in texts["B"] else flipped[better(texts)]
+
     flipped, three = {"A": "B", "B": "A"}, pool(["poor 1", "best 9"], ["poor 1", "good 2"], ["poor 1", "good 3"])
     with running(Model(judging(better))) as good, running(Model(judging(worse))) as bad:
         two = Jury(block(tmp_path, good.url, bad.url), work(tmp_path))
@@ -236,7 +241,9 @@ def asking(url: str, *overrides: str) -> tuple[str, ...]:
 
 
 def test_judgements_become_pairs_and_another_strategy_asks_nothing(chain: Chain) -> None:
-    longest = lambda texts: "A" if texts["A"] > texts["B"] else "B" if texts["B"] > texts["A"] else "tie"
+    def longest(texts):
+        return "A" if texts["A"] > texts["B"] else "B" if texts["B"] > texts["A"] else "tie"
+
     with running(Model(judging(longest))) as model:
         line = asking(model.url)
         build(chain.root, "stage=pairs", *line)

@@ -137,7 +137,9 @@ def test_the_fingerprint_depends_on_known_labels_and_not_on_their_path(tmp_path:
 
 
 def test_an_audit_by_checks_and_then_by_a_person_asks_no_judge_again(chain: Chain, tmp_path: Path) -> None:
-    longer = lambda texts: 10 if len(texts["ANSWER"]) > 40 else 1
+    def longer(texts):
+        return 10 if len(texts["ANSWER"]) > 40 else 1
+
     with running(Model(judging(longer, "score"))) as model:
         line = (
             "label=judge",

@@ -278,7 +278,10 @@ def test_a_killed_agent_ends_its_workers(chain: Chain) -> None:
 def test_where_nodes_cannot_meet_is_told(rendezvous: str, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Check a machine's own name, which often resolves to its loopback address."""
     real_getaddrinfo = socket.getaddrinfo
-    own = lambda host, *rest, **options: real_getaddrinfo("127.0.1.1" if host == "node-0" else host, *rest, **options)
+
+    def own(host, *rest, **options):
+        return real_getaddrinfo("127.0.1.1" if host == "node-0" else host, *rest, **options)
+
     monkeypatch.setattr(socket, "getaddrinfo", own)
     with pytest.raises(UserError, match=pattern):
         agent.open_rendezvous(rendezvous, 0)

@@ -202,15 +202,17 @@ def test_weights_that_deepspeed_divides_are_left_alone() -> None:
     assert pack_pairs(model)
 
 
-RECURRENT = lambda vocabulary: MambaForCausalLM(
-    MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=vocabulary, state_size=4)
-)
-ALIBI = lambda vocabulary: BloomForCausalLM(
-    BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=vocabulary, initializer_range=0.2)
-)
+def recurrent_model(vocabulary):
+    return MambaForCausalLM(MambaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=vocabulary, state_size=4))
 
 
-@pytest.mark.parametrize("build_model", [RECURRENT, ALIBI], ids=["recurrent", "alibi"])
+def alibi_model(vocabulary):
+    return BloomForCausalLM(
+        BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=vocabulary, initializer_range=0.2)
+    )
+
+
+@pytest.mark.parametrize("build_model", [recurrent_model, alibi_model], ids=["recurrent", "alibi"])
 def test_sft_stops_before_a_step_on_examples_that_see_each_other(
     build_model: Callable[[int], PreTrainedModel], chain: Chain, tmp_path: Path
 ) -> None:

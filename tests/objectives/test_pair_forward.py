@@ -266,7 +266,10 @@ def test_gradient_checkpointing_computes_the_layers_again_and_the_same(
     _, packed = trainers(tokenizer, tmp_path, "gemma3", torch.float32, **MIXTURE)
     rows = tokenised(packed)
     attend, seen = RunAttention.apply, set[tuple[bool, torch.dtype]]()
-    noted = lambda *arguments: (output := attend(*arguments), seen.add((output.requires_grad, output.dtype)))[0]
+
+    def noted(*arguments):
+        return (output := attend(*arguments), seen.add((output.requires_grad, output.dtype)))[0]
+
     monkeypatch.setattr(RunAttention, "apply", noted)
     runs: list[int] = []
     packed.model.model.layers[0].mlp.register_forward_pre_hook(lambda module, args: runs.append(len(runs)))

@@ -56,7 +56,10 @@ def judged(chain: Chain) -> tuple[Chain, Path, str]:
 
     Gives the chain, the folder of the label node, and the HTML of the page in the store's root.
     """
-    longest = lambda texts: max("AB", key=lambda side: (len(texts[side]), texts[side]))
+
+    def longest(texts):
+        return max("AB", key=lambda side: (len(texts[side]), texts[side]))
+
     with (
         running(Model(judging(longest))) as one,
         running(Model(judging(longest))) as two,

@@ -16,7 +16,9 @@ def test_a_key_that_a_writer_and_a_judge_repeat_is_in_no_file_of_the_store(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("A_KEY", SECRET)
-    writes = lambda request: f"{SECRET} {'long ' * (request['seed'] % 7)}"
+
+    def writes(request):
+        return f"{SECRET} {'long ' * (request['seed'] % 7)}"
 
     def judges(request: Request) -> str:
         return f"I was sent {SECRET.encode().hex()}.\nVerdict: A"

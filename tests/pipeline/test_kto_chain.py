@@ -57,7 +57,10 @@ def test_a_killed_training_ends_with_the_same_weights(trained: tuple[Chain, Path
     chain, alone = trained
     node, store = nodes(chain.root, *LINE)["kto"], Store(chain.root)
     scratch = store.partial(node) / SCRATCH
-    reached = lambda: max(checkpoints(scratch), default=0) >= 4
+
+    def reached():
+        return max(checkpoints(scratch), default=0) >= 4
+
     kill_when(reached, chain.root, "kto", False, *LINE[1:], cadence=("kto.runtime.save_steps=2",))
     build(chain.root, *LINE)
     after = store.find(node)

@@ -68,10 +68,17 @@ def test_a_key_in_a_value_of_a_sweep_is_refused(typed: str) -> None:
 
 
 def test_what_is_no_key_is_taken() -> None:
-    extra = (
-        "max_tokens=null max_completion_tokens=64 stop_token_ids=[1] skip_special_tokens=false prompt_cache_key=run-1 "
-        "user=somebody tokenizer=x password=null tools=[{name:login,parameters:{password:{type:string}}}]"
-    ).split()
+    extra = [
+        "max_tokens=null",
+        "max_completion_tokens=64",
+        "stop_token_ids=[1]",
+        "skip_special_tokens=false",
+        "prompt_cache_key=run-1",
+        "user=somebody",
+        "tokenizer=x",
+        "password=null",
+        "tools=[{name:login,parameters:{password:{type:string}}}]",
+    ]
     cfg = settings(*TINY, *SAMPLER, *(f"{EXTRA}.{each}" for each in extra))
     assert len(cfg.sample.endpoint.extra) == len(extra)
     servers.validate_endpoints(cfg)

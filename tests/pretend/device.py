@@ -130,7 +130,14 @@ class Module(types.ModuleType):
         self.on, self.loaded, self.stream_in_use = False, loaded, Stream()
         nothing, no_context = lambda *_, **__: None, lambda *_, **__: contextlib.nullcontext()
         state = torch.zeros(1, dtype=torch.uint8)
-        for name in "synchronize empty_cache manual_seed manual_seed_all set_rng_state set_rng_state_all".split():
+        for name in [
+            "synchronize",
+            "empty_cache",
+            "manual_seed",
+            "manual_seed_all",
+            "set_rng_state",
+            "set_rng_state_all",
+        ]:
             setattr(self, name, nothing)
         self.set_stream, self.stream, self.get_rng_state = nothing, no_context, lambda *_: state
         self.get_rng_state_all = lambda: [state]

@@ -15,7 +15,9 @@ from tests.pretend.process_group import BACKEND
 
 def patch_after_import(name: str) -> None:
     """Patch both libraries, now or when they are imported. Without the device they do as before."""
-    available = lambda: torch.get_device_module(name).is_available()
+
+    def available():
+        return torch.get_device_module(name).is_available()
 
     def patch_state(module: ModuleType) -> None:
         original = module.PartialState._prepare_backend

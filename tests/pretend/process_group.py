@@ -82,10 +82,23 @@ def several(name: str) -> Any:
     return call
 
 
-SAME_NAME = (
-    "allreduce allreduce_coalesced allgather allgather_coalesced broadcast scatter gather reduce reduce_scatter "
-    "alltoall alltoall_base send recv _allgather_base _reduce_scatter_base"
-).split()
+SAME_NAME = [
+    "allreduce",
+    "allreduce_coalesced",
+    "allgather",
+    "allgather_coalesced",
+    "broadcast",
+    "scatter",
+    "gather",
+    "reduce",
+    "reduce_scatter",
+    "alltoall",
+    "alltoall_base",
+    "send",
+    "recv",
+    "_allgather_base",
+    "_reduce_scatter_base",
+]
 OTHER_NAME = {"all_gather_single": "_allgather_base", "reduce_scatter_single": "_reduce_scatter_base"}
 SEVERAL = {
     "allgather_into_tensor_coalesced": "_allgather_base",

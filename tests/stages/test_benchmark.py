@@ -161,7 +161,10 @@ def test_a_killed_run_goes_on_and_a_second_one_asks_nothing(
     one_at_a_time = ["benchmark.runtime.shard_size=1", "benchmark.runtime.batch_size=1"]
     arguments = [*typed, "align=none", "benchmark.limit=15", *one_at_a_time]
     shards = chain.root / "benchmark"
-    reached = lambda: len([*shards.glob("*.partial/scratch/shards/*.parquet")]) >= 20
+
+    def reached():
+        return len([*shards.glob("*.partial/scratch/shards/*.parquet")]) >= 20
+
     kill_when(reached, chain.root, "benchmark", False, *arguments, cadence=())
     [first] = shards.glob("*.partial")
     done = len([*first.glob("scratch/shards/*.parquet")])

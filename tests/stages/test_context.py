@@ -127,7 +127,10 @@ def test_too_many_stop_with_the_key_and_the_way_out(chain: Chain, tmp_path: Path
 def test_an_endpoint_says_itself_what_its_model_reads(chain: Chain, tmp_path: Path) -> None:
     """The policy's context binds the policy alone; a server's refusal of a long prompt is told as what it is."""
     policy = shortened(chain.folder("sft"), tmp_path / "sft", 16)
-    endpoint = lambda url: replace(CFG.sample.endpoint, base_url=url, model="m")
+
+    def endpoint(url):
+        return replace(CFG.sample.endpoint, base_url=url, model="m")
+
     with running(Model(lambda request: "so")) as model:
         changes = {"sampler": "openai", "prompts": 2, "endpoint": endpoint(model.url)}
         assert sampled(chain, policy, work(tmp_path / "sample"), **changes)["prompts_dropped"] == {}
@@ -157,7 +160,10 @@ def test_a_prompt_too_long_for_one_model_counts_for_no_model(chain: Chain, tmp_p
     results = json.loads((out / "results.json").read_text())
     assert metrics["prompts_left_out"] == len(long)
     assert any(f"{len(long)} prompts are too long " in w for w in out.warnings)
-    count = lambda results: sum(results["groups"][name]["prompts"] for name in ("seen tasks", "unseen tasks"))
+
+    def count(results):
+        return sum(results["groups"][name]["prompts"] for name in ("seen tasks", "unseen tasks"))
+
     groups = {e.id: e.group for e in prompts}
     assert count(before) - count(results) == sum(groups[name] != "rephrased" for name in long)
 

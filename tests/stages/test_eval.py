@@ -181,7 +181,10 @@ def test_answers_in_any_form_have_the_intervals_that_answers_in_the_right_form_h
     prompts = [e for e in data if e.split == "test" and e.reference]
     right = np.random.default_rng(0).integers(2, size=(len(prompts), 3))
     whole = replace(table([""] * len(prompts), right, right, right), prompts=prompts)
-    answer_of = lambda e, is_right: Candidate.from_text(e.id, f"It is {e.reference}!" if is_right else "", "", "", 1)
+
+    def answer_of(e, is_right):
+        return Candidate.from_text(e.id, f"It is {e.reference}!" if is_right else "", "", "", 1)
+
     answers = {
         role: {e.id: answer_of(e, row[i]) for e, row in zip(prompts, right, strict=True)}
         for i, role in enumerate(whole.roles)

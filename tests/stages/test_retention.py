@@ -54,7 +54,9 @@ def test_a_measure_in_which_nothing_varies_is_no_surer_than_so_many_answers_make
 
 
 def test_many_claims_have_to_be_clearer_than_one() -> None:
-    of = lambda p: Claim("what", "sft", 0.0, 0.0, 0.1, p, 100, 100)
+    def of(p):
+        return Claim("what", "sft", 0.0, 0.0, 0.1, p, 100, 100)
+
     alone, both, three = [of(0.04)], [of(0.04), of(0.03)], [of(0.04), of(0.001), of(0.02)]
     for interval in (alone, both, three):
         mark_holding(interval, 0.05)
@@ -68,7 +70,9 @@ def test_many_claims_have_to_be_clearer_than_one() -> None:
 
 
 def test_what_is_measured_of_an_answer() -> None:
-    prompt = lambda kind, **params: Example("p", [], None, "open", "t", "test", checks=[Check(kind, params)])
+    def prompt(kind, **params):
+        return Example("p", [], None, "open", "t", "test", checks=[Check(kind, params)])
+
     assert variety(prompt("no_commas"), answer("a b c d")) == 1
     assert variety(prompt("no_commas"), answer("a b a b a")) == 0.5
     assert variety(prompt("no_commas"), answer("")) == 0

@@ -133,7 +133,10 @@ def test_some_answers_are_held_out_whatever_else_there_is(tmp_path: Path) -> Non
     prompts = [prompt(f"p{i}") for i in range(60)]
     inputs = judged(tmp_path / "pool", prompts, [answer(p.id, GOOD) for p in prompts])
     cfg: Select = replace(settings(*TINY).select, max_per_task=60, validation_fraction=0.3)
-    chosen = lambda pool: select.best_answers(cfg, pool, Counter(), tmp_path / "sorted")
+
+    def chosen(pool):
+        return select.best_answers(cfg, pool, Counter(), tmp_path / "sorted")
+
     splits = {e.id: e.split for e in chosen(inputs["judged"])}
     assert 8 < sum(split == "validation" for split in splits.values()) < 28
     fewer = judged(tmp_path / "fewer", prompts[:20], [answer(p.id, GOOD) for p in prompts[:20]])

@@ -34,7 +34,9 @@ def test_an_item_that_an_older_shard_holds_in_part_is_made_again_and_held_once(
         for prompt in waiting:
             yield prompt, candidates_of(prompt, 2)
 
-    of_prompt = lambda candidate: candidate.prompt_id
+    def of_prompt(candidate):
+        return candidate.prompt_id
+
     for _ in range(2):
         work = StageDir(tmp_path, lambda metrics, step: None)
         table = ShardedWork(PROMPTS, str, produce, Candidate, of_prompt, "test", work, rows=2).in_shards(1)

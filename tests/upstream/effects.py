@@ -123,7 +123,8 @@ def deaf(owner: type, name: str, value: Any) -> Change:
     return put(owner, name, property(lambda self: value, lambda self, written: None))
 
 
-nothing = lambda *args, **options: None
+def nothing(*args, **options):
+    return None
 
 
 # TRL's DPOTrainer
@@ -132,7 +133,10 @@ nothing = lambda *args, **options: None
 @effect("trl.trainer.utils:FusedCausalLMOutput", put(trl_utils.FusedCausalLMOutput, "items", {}.items))
 def an_output_of_many_rows_is_cut_into_those_of_each(parts: Parts) -> None:
     model, ids = scoring.install_scoring(parts.model(), Forward.padded), torch.arange(20, 40).view(2, 10)
-    score = lambda rows: model(input_ids=rows, labels=rows, use_cache=False, fused_lm_head=True)
+
+    def score(rows):
+        return model(input_ids=rows, labels=rows, use_cache=False, fused_lm_head=True)
+
     row, alone = micro_batches.select_row(score(ids), (slice(1, 2),)), score(ids[1:])
     assert torch.allclose(row.log_probs, alone.log_probs, atol=1e-5)
 
@@ -940,7 +944,8 @@ def refusal_of(*overrides: str) -> str:
     return str(explain.explain(raised.value))
 
 
-silent = lambda self: "something went wrong"
+def silent(self):
+    return "something went wrong"
 
 
 @effect(

@@ -23,31 +23,127 @@ from tests.upstream.seams import PAGE, SEAMS, TABLE, table
 HOUSE = ROOT / "stages"
 SOURCES = [ROOT / "run.py", *sorted(HOUSE.rglob("*.py"))]
 # Modules that their libraries' documentation names. What comes from any other is in the table.
-DOCUMENTED = set(
-    "accelerate accelerate.utils bitsandbytes.nn datasets filelock gguf gguf.quants huggingface_hub "
-    "lm_eval lm_eval.api.model lm_eval.tasks "
-    "huggingface_hub.errors hydra hydra.core.config_store hydra.core.hydra_config "
-    "hydra.core.override_parser.overrides_parser hydra.core.plugins hydra.errors hydra.experimental.callback "
-    "hydra.types hydra.utils jinja2 jinja2.ext jinja2.meta jinja2.nodes jinja2.parser jinja2.sandbox markupsafe "
-    "matplotlib.axes matplotlib.figure matplotlib.ticker obstore obstore.exceptions obstore.store vllm vllm.platforms "
-    "matplotlib.pyplot numpy numpy.typing omegaconf omegaconf.errors httpx2 openai ray ray.exceptions "
-    "packaging.requirements packaging.specifiers peft pyarrow pyarrow.compute pyarrow.parquet "
-    "rich.console rich.table rich.text safetensors starlette.applications starlette.requests "
-    "starlette.responses starlette.routing starlette.types tokenizers tokenizers.decoders tokenizers.models torch.nn "
-    "tokenizers.pre_tokenizers tokenizers.trainers torch "
-    "torch.distributed torch.distributed.fsdp torch.nn.attention.varlen torch.nn.functional torch.nn.utils.rnn "
-    "torch.utils.checkpoint torch.utils.data tqdm transformers transformers.integrations "
-    "transformers.integrations.sdpa_attention transformers.modeling_outputs transformers.utils trl "
-    "uvicorn wandb yaml".split()
-)
+DOCUMENTED = {
+    "accelerate",
+    "accelerate.utils",
+    "bitsandbytes.nn",
+    "datasets",
+    "filelock",
+    "gguf",
+    "gguf.quants",
+    "huggingface_hub",
+    "lm_eval",
+    "lm_eval.api.model",
+    "lm_eval.tasks",
+    "huggingface_hub.errors",
+    "hydra",
+    "hydra.core.config_store",
+    "hydra.core.hydra_config",
+    "hydra.core.override_parser.overrides_parser",
+    "hydra.core.plugins",
+    "hydra.errors",
+    "hydra.experimental.callback",
+    "hydra.types",
+    "hydra.utils",
+    "jinja2",
+    "jinja2.ext",
+    "jinja2.meta",
+    "jinja2.nodes",
+    "jinja2.parser",
+    "jinja2.sandbox",
+    "markupsafe",
+    "matplotlib.axes",
+    "matplotlib.figure",
+    "matplotlib.ticker",
+    "obstore",
+    "obstore.exceptions",
+    "obstore.store",
+    "vllm",
+    "vllm.platforms",
+    "matplotlib.pyplot",
+    "numpy",
+    "numpy.typing",
+    "omegaconf",
+    "omegaconf.errors",
+    "httpx2",
+    "openai",
+    "ray",
+    "ray.exceptions",
+    "packaging.requirements",
+    "packaging.specifiers",
+    "peft",
+    "pyarrow",
+    "pyarrow.compute",
+    "pyarrow.parquet",
+    "rich.console",
+    "rich.table",
+    "rich.text",
+    "safetensors",
+    "starlette.applications",
+    "starlette.requests",
+    "starlette.responses",
+    "starlette.routing",
+    "starlette.types",
+    "tokenizers",
+    "tokenizers.decoders",
+    "tokenizers.models",
+    "torch.nn",
+    "tokenizers.pre_tokenizers",
+    "tokenizers.trainers",
+    "torch",
+    "torch.distributed",
+    "torch.distributed.fsdp",
+    "torch.nn.attention.varlen",
+    "torch.nn.functional",
+    "torch.nn.utils.rnn",
+    "torch.utils.checkpoint",
+    "torch.utils.data",
+    "tqdm",
+    "transformers",
+    "transformers.integrations",
+    "transformers.integrations.sdpa_attention",
+    "transformers.modeling_outputs",
+    "transformers.utils",
+    "trl",
+    "uvicorn",
+    "wandb",
+    "yaml",
+}
 # Attributes of their objects that their documentation says may be set.
-SETTABLE = set(
-    "activation_checkpointing gradient_checkpointing chat_template data decoder eos_token eos_token_id forward "
-    "generation_config last_hidden_state name_or_path pad_token pad_token_id pre_tokenizer router_logits "
-    "should_evaluate should_save should_training_stop train_dataset sync_gradients caption caption_justify filters "
-    "raiseExceptions __file__ restype "
-    "argtypes daemon max_num_seqs max_num_batched_tokens info tag".split()
-)
+SETTABLE = {
+    "activation_checkpointing",
+    "gradient_checkpointing",
+    "chat_template",
+    "data",
+    "decoder",
+    "eos_token",
+    "eos_token_id",
+    "forward",
+    "generation_config",
+    "last_hidden_state",
+    "name_or_path",
+    "pad_token",
+    "pad_token_id",
+    "pre_tokenizer",
+    "router_logits",
+    "should_evaluate",
+    "should_save",
+    "should_training_stop",
+    "train_dataset",
+    "sync_gradients",
+    "caption",
+    "caption_justify",
+    "filters",
+    "raiseExceptions",
+    "__file__",
+    "restype",
+    "argtypes",
+    "daemon",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "info",
+    "tag",
+}
 # Methods of theirs that our trainers override on purpose, beside the private ones in the table.
 OVERRIDDEN = {"__init__", "compute_loss", "get_batch_samples", "get_train_dataloader", "training_step"}
 OVERRIDDEN |= {"create_scheduler", "evaluation_loop", "prediction_step"}

@@ -168,7 +168,12 @@ def comparable_trainings(store: Store, nodes: Nodes, is_included: Callable[[Key]
 
 def best_first(group: Trainings) -> Trainings:
     """Sort trainings by their share of correct pairs, then by loss if losses can be compared."""
-    rank = lambda t: (-t.accuracy if group.by_pairs else 0.0, t.loss if group.by_loss else 0.0)
+
+    def rank(training: Training) -> tuple[float, float]:
+        accuracy = training.accuracy if group.by_pairs else 0.0
+        loss = training.loss if group.by_loss else 0.0
+        return -accuracy, loss
+
     return Trainings(sorted(group.trainings, key=rank))
 
 

@@ -17,8 +17,19 @@ from stages.store.manifest import Manifest
 from stages.store.node import Node
 from stages.store.store import Store
 
-MEMORY_KEYS = [*"adapter lora precision weights packing max_length max_new_tokens batch_size runtime labeler".split()]
-MEMORY_KEYS += ["reward_model"]
+MEMORY_KEYS = [
+    "adapter",
+    "lora",
+    "precision",
+    "weights",
+    "packing",
+    "max_length",
+    "max_new_tokens",
+    "batch_size",
+    "runtime",
+    "labeler",
+    "reward_model",
+]
 OF_MAX_LENGTH = 0.5  # mean tokens of a file's row, as a share of max_length
 TOKENS_PER_ROW = {"sample": 20, "reference": 80, "answer": 60, "label": 60}  # tokens per row of generated tasks
 TOKENS_PER_ROW |= {name: objective.row_tokens for name, objective in OBJECTIVES.items()}

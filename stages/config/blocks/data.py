@@ -48,8 +48,17 @@ class Suites:
 
 
 # Test groups come first, so that a prompt drawn for two splits goes to the test split.
-TEST_GROUPS = "test unseen_phrasings unseen_tasks rephrased".split()
-TEST_GROUPS += "open_test unseen_kinds unseen_areas open_plain open_lengths".split()
+TEST_GROUPS = [
+    "test",
+    "unseen_phrasings",
+    "unseen_tasks",
+    "rephrased",
+    "open_test",
+    "unseen_kinds",
+    "unseen_areas",
+    "open_plain",
+    "open_lengths",
+]
 SPLIT_OF_GROUP = dict.fromkeys(TEST_GROUPS, "test")
 SPLIT_OF_GROUP |= {f"{kind}{split}": split for split in ("validation", "preference", "sft") for kind in ("", "open_")}
 OPEN_GROUPS = (*TEST_GROUPS[4:], "open_validation", "open_preference", "open_sft")

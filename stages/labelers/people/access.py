@@ -57,7 +57,10 @@ def load_token(folder: Path) -> str:
 def make_token(path: Path) -> str:
     """Write a new token durably into a file that only this user can read, and return it."""
     token = secrets.token_urlsafe(TOKEN_BYTES)
-    private = lambda name, flags: os.open(name, flags, 0o600)
+
+    def private(name: str, flags: int) -> int:
+        return os.open(name, flags, 0o600)
+
     with draft_of(path) as draft, open(draft, "x", encoding="utf-8", opener=private) as file:
         file.write(token)
         file.flush()

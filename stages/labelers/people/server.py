@@ -119,7 +119,10 @@ class Page:
         self.failure: OSError | UserError | None = None  # the reason why an answer could not be saved
         self.page_texts = {"instructions": cfg.instructions, "reasons": session.reasons}
         self.headers = HEADERS | {"Content-Security-Policy": policy_of(HTML)}
-        undo = lambda body: session.undo(body["annotator"], get_field(body, "question", str))
+
+        def undo(body: dict[str, Any]) -> None:
+            session.undo(body["annotator"], get_field(body, "question", str))
+
         acts = {"/next": lambda body: None, "/answer": self.answer, "/undo": undo}
         routes = [Route(path, self.handler(act), methods=["POST"]) for path, act in acts.items()]
         self.app = Starlette(routes=[Route("/", self.html), *routes])
