@@ -13,6 +13,7 @@ from pathlib import Path
 from stages.config.installation import ROOT
 from stages.pipeline.graph import VERSIONS
 
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 RECORD = Path(__file__).with_name("versions.json")
 NOT_OF_THE_RESULT = {
     "stages.config.schema",
@@ -74,28 +75,38 @@ def sources(module: str) -> set[Path]:
     return files
 
 
+def source_of(path: Path) -> str:
+    """Return what decides a file's results: the syntax tree without docstrings, or the lines of another file."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return json.dumps(plain_tree(ast.parse(text)))
+    lines = [line.strip() for line in text.splitlines()]
+    return "\n".join(line for line in lines if line and not line.startswith("#"))
+
+
+def plain_tree(node: object) -> object:
+    """Return a syntax tree as lists, as `ast.dump` would write it. Docstrings are left out, and so are empty fields, of
+    which every version of Python has others."""
+    if isinstance(node, list):
+        return [plain_tree(each) for each in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+        fields["body"] = node.body[1:]
+    present = {name: value for name, value in fields.items() if value is not None and value != []}
+    return [type(node).__name__, *([name, plain_tree(value)] for name, value in present.items())]
+
+
 @cache
-def code_lines(path: Path) -> list[str]:
-    """Return the lines of a file without comments, docstrings and blank lines."""
-    text = path.read_text()
-    prose: set[int] = set()
-    for node in ast.walk(ast.parse(text)) if path.suffix == ".py" else []:
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            prose |= set(range(body[0].lineno, (body[0].end_lineno or 0) + 1))
-    lines = [line.strip() for number, line in enumerate(text.splitlines(), 1) if number not in prose]
-    return [line for line in lines if line and not line.startswith("#")]
+def file_digest(path: Path) -> str:
+    return hashlib.sha256(source_of(path).encode()).hexdigest()
 
 
 def digest(module: str) -> str:
     """Return the digest of a stage's code."""
-    code = [line for path in sorted(sources(module)) for line in code_lines(path)]
-    return hashlib.sha256("\n".join(code).encode()).hexdigest()[:16]
+    digests = [file_digest(path) for path in sorted(sources(module))]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
 
 
 def current() -> dict[str, dict[str, object]]:
@@ -130,6 +141,26 @@ def test_a_part_counts_as_source_of_the_stages_that_use_it() -> None:
     assert {"intent.yaml", "detection.yaml"} <= {path.name for path in sources("stages.source")}
     assert "judge.py" in {path.name for path in sources("stages.label")}
     assert "chatml.jinja" in {path.name for path in sources("stages.sft")}
+
+
+def test_a_digest_knows_no_format_and_no_docstring(tmp_path: Path) -> None:
+    plain = write(tmp_path / "plain.py", "def f(x):\n    return [x, 'a' 'b']\n")
+    formatted = write(
+        tmp_path / "formatted.py",
+        'def f(x):\n    """Return both."""\n    return [\n        x,\n        "ab",\n    ]\n',
+    )
+    assert file_digest(plain) == file_digest(formatted)
+
+
+def test_a_digest_knows_every_value(tmp_path: Path) -> None:
+    values = ("0", "False", "None", "''", "1", "[]")
+    digests = {file_digest(write(tmp_path / f"{i}.py", f"x = {value}\n")) for i, value in enumerate(values)}
+    assert len(digests) == len(values)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
 
 
 if __name__ == "__main__":
