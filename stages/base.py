@@ -51,7 +51,8 @@ def read_folder(folder: Path, cfg: Model) -> Loaded:
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{cfg.key}={cfg.path}: {folder} has no *.safetensors. Convert the weights to safetensors.")
     tokenizer = load_tokenizer(folder)
-    validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")  # loading the weights may take minutes
+    # loading the weights may take minutes
+    validate_chat_template(tokenizer, f"{cfg.key}={cfg.path}")
     return load_model(folder), tokenizer
 
 
@@ -102,7 +103,8 @@ def build_random_model(cfg: RandomInit) -> Loaded:
     torch.manual_seed(cfg.seed)
     config = LlamaConfig(
         **cfg.shape | {"vocab_size": len(tokenizer)},
-        initializer_range=cfg.hidden_size**-0.5,  # wide enough for training an adapter on these weights
+        # wide enough for training an adapter on these weights
+        initializer_range=cfg.hidden_size**-0.5,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
     )

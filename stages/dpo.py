@@ -28,7 +28,8 @@ def run(cfg: DPO, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     rows = objective.read_rows(inputs, contract, cfg, out)
     held_out = rows.validation
 
-    frozen = inputs.get("frozen", inputs["policy"]) / "model"  # the weights under a continued adapter
+    # the weights under a continued adapter
+    frozen = inputs.get("frozen", inputs["policy"]) / "model"
     kind = ReferenceFreeTrainer if cfg.reference_free else objective.StoredReferenceTrainer
     fit = Fit(kind, cfg, rows, contract, frozen, out)
     model = load_frozen(frozen, contract, cfg, cfg.start_weights, fit.args.device)

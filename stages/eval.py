@@ -59,7 +59,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         )
     answers = {role: {i: a for each in by_set.values() for i, a in each[role].items()} for role in titles}
     by_checks = checked.primary if parts[0] == "checks" else None
-    table = by_checks or next(iter(unchecked.values()), checked.primary)  # the answers that the verdict is about
+    # the answers that the verdict is about
+    table = by_checks or next(iter(unchecked.values()), checked.primary)
     scored = (checked.verdict_table if by_checks else table or checked.verdict_table).prompts
     scored = sorted(scored, key=lambda e: draw_order(e.id))[: cfg.likelihood_prompts]
     retained, measured = retention.claims(cfg, inputs, checked.everything, answers, out)
@@ -92,7 +93,8 @@ def run(cfg: Eval, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     passes = {measures.PASSES: checked.primary} if checked.primary else {}
     passes |= {f"{measures.PASSES} of {name}": table for name, table in checked.outside.items()}
     measured += measures.measure_answers(tables, passes, answers["policy"])
-    measured += favoured if parts[0] == "learnt" else []  # other held-out pairs are of each run's own samples
+    # other held-out pairs are of each run's own samples
+    measured += favoured if parts[0] == "learnt" else []
     save(out / measures.FILE, [*measured, *measured_by_suite, *wins, *scores], measures.Measure)
     safe_files.write(out / "results.json", json.dumps(results, indent=1))
     main, groups = results["primary"], results["groups"]

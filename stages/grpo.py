@@ -38,7 +38,8 @@ def run(cfg: ScoredGRPO, inputs: dict[str, Path], out: StageDir) -> dict[str, An
     if "reward_model" in label.labelers:
         [*judge([], [])]
     device = resolve_device(cfg.runtime.device)
-    is_loaded = cfg.beta and cfg.adapter is Adapter.none  # else the reference is the policy without its adapter
+    # else the reference is the policy without its adapter
+    is_loaded = cfg.beta and cfg.adapter is Adapter.none
     reference = objective.load_start(policy, cfg, device).requires_grad_(False) if is_loaded else None
     fit = Fit(objective.GroupTrainer, cfg, rows, contract, policy, out)
     trainer = fit.build_trainer(apply_adapter(objective.load_start(policy, cfg, fit.args.device), fit.cfg))

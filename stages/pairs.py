@@ -52,7 +52,8 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     copies, passed_over = (rules.refused[admission.COPIES], stats.passed_over) if stats.preferred else (0, 0)
     if copies:
         out.warn(f"{copies} preferences are left out because they repeat another preference with the same two texts")
-    if passed_over:  # warns only for preferences, each of which somebody gave; scores make more contrasts than needed
+    # warns only for preferences, each of which somebody gave; scores make more contrasts than needed
+    if passed_over:
         limit, of_best = pairs_per_prompt(cfg.strategy, cfg), cfg.strategy in (Strategy.best_worst, *OF_BEST)
         every = f"Set {cfg.key}.strategy=all and {cfg.key}.max_per_prompt={max(16, limit)}"
         more = every if of_best else f"Raise {cfg.key}.max_per_prompt"
@@ -62,13 +63,15 @@ def run(cfg: Pairs, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         out.warn(f"No pair is held out for validation. Raise {cfg.key}.validation_fraction to evaluate with some.")
     if unread := [] if stats.scored else [f"{cfg.key}.{key}" for key in ("min_score", "min_margin") if vars(cfg)[key]]:
         out.warn(f"{' and '.join(unread)} leave nothing out, as these preferences have no scores.")
-    if rules.ways_out.texts in admission.GIVE.values():  # the user provided the judgements, all of them to be used
+    # the user provided the judgements, all of them to be used
+    if rules.ways_out.texts in admission.GIVE.values():
         for line in rules.filter_messages():
             out.warn(line)
         lost = ", ".join(f"{count} {name}" for name, count in left_out.most_common())
         comparisons = result.pairs + left_out.total()
         out.inform(f"{result.pairs} of {comparisons} comparisons became pairs. Left out: {lost or 'none'}.")
-    unfinished = {  # numbers of pairs with a truncated completion, and of contrasts refused because of one
+    # numbers of pairs with a truncated completion, and of contrasts refused because of one
+    unfinished = {
         "kept as rejected": stats.unfinished,
         "dropped as rejected": rules.refused[admission.WORSE_UNFINISHED],
         "refused as chosen": rules.refused[admission.BETTER_UNFINISHED],

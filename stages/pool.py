@@ -19,7 +19,8 @@ def run(cfg: Pool, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     candidates, copies = dict[str, Candidate](), 0
     for name, folder in zip(cfg.members, sources, strict=True):
         for candidate in load(folder / "candidates.parquet", Candidate):
-            copies += candidate.candidate_id in candidates  # equal ids mean the same prompt and text or tokens
+            # equal ids mean the same prompt and text or tokens
+            copies += candidate.candidate_id in candidates
             candidates.setdefault(candidate.candidate_id, relabel(candidate, name, contract))
     prompts = load(sources[0] / "prompts.parquet", Example)  # all sources answer the same prompts
     save(out / "prompts.parquet", prompts, Example)

@@ -24,10 +24,13 @@ from stages.store.records import Pair, load
 from stages.store.sealed_json import load_json, require_keys
 from stages.store.workspace import StageDir, read_curves
 
-NOT_COUNTED = ("do not count", "count for none")  # in the evaluation's warnings about prompts that it left out
-SHOWN = ("policy-control", "control-sft", "sft-base")  # differences shown after the verdict's own and those of arms
+# in the evaluation's warnings about prompts that it left out
+NOT_COUNTED = ("do not count", "count for none")
+# differences shown after the verdict's own and those of arms
+SHOWN = ("policy-control", "control-sft", "sft-base")
 MOST_SHOWN = 4  # differences: more make a table that is wider than a page
-SCORED_BY = ("label_reward_model", "label")  # nodes with a reward model as labeler: in an ensemble, or alone
+# nodes with a reward model as labeler: in an ensemble, or alone
+SCORED_BY = ("label_reward_model", "label")
 # The section that shows a stage's warnings, folded. Warnings of the evaluation stand at the top of the page, because
 # they change how the verdict is read.
 WARNED_IN = {stage: section for section, stages in glossary.TEXTS["warned_in"].items() for stage in stages.split()}
@@ -35,7 +38,8 @@ WARNED_IN = {stage: section for section, stages in glossary.TEXTS["warned_in"].i
 
 def run(cfg: Report, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
     """Publish `report.html` and, for the labels of the last round, `labels.html`."""
-    inputs = dict(sorted(inputs.items(), key=lambda item: "_seed_" in item[0]))  # the report's own seed comes first
+    # the report's own seed comes first
+    inputs = dict(sorted(inputs.items(), key=lambda item: "_seed_" in item[0]))
     nodes = {role: manifest_of(folder) for role, folder in inputs.items()}
     results = load_json(inputs["eval"] / "results.json", require_keys("models"))
     models, titles, confidence = results["models"], results["differences"], nodes["eval"]["settings"]["confidence"]

@@ -45,8 +45,9 @@ def draw(
 ) -> tuple[list[Example], list[Candidate] | StreamedTable[Candidate] | Records[Candidate], dict[str, Any]]:
     """Return the prompts to ask, the candidates that the sampler draws, and metrics. The prompts are those of this
     round. In a further draw of `sample.until_pair` they are those without a right candidate, if there are any."""
+    # this imports torch, which reading a file does not need
     from stages.models.contract import load_or_derive_contract
-    from stages.models.loading import resolve_device  # imports torch, which reading a file does not need
+    from stages.models.loading import resolve_device
     from stages.samplers.completions import choose_opener, complete, engine_figures
     from stages.samplers.endings import report_endings
 

@@ -40,8 +40,10 @@ def run(cfg: Versus, inputs: dict[str, Path], out: StageDir) -> dict[str, Any]:
         f"detectable difference of a win rate from 50% is {100 * detectable(len(drawn)):.0f} points"
     )
     if cfg.constant:
-        constant = answers[drawn[0].id]  # a real answer to the first prompt, used for all other prompts
-        drawn = drawn[1:] if identical < len(drawn) else []  # if all answers are identical, nothing needs a judge
+        # a real answer to the first prompt, used for all other prompts
+        constant = answers[drawn[0].id]
+        # if all answers are identical, nothing needs a judge
+        drawn = drawn[1:] if identical < len(drawn) else []
         answers = {e.id: replace(constant, prompt_id=e.id) for e in drawn}
         summary = f"{len(drawn)} prompts, all answered with {constant.text[:SHORT]!r}"
 

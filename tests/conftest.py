@@ -79,7 +79,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
 
     def make(root: Path) -> None:
-        from tests.budgets import spent  # pytest rewrites the assertions of a plugin that is not imported yet
+        # pytest rewrites the assertions of a plugin that is not imported yet
+        from tests.budgets import spent
 
         before = spent()
         ran = command(*TINY, f"outputs={root}")

@@ -11,7 +11,8 @@ from transformers import Trainer
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
 AGREEMENT = {torch.float64: 1e-9, torch.float32: 1e-5}
-DTYPES = [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)]  # what agrees in one agrees in the other
+# what agrees in one agrees in the other
+DTYPES = [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)]
 TOKENS = "token/"  # prefix of the names of values per token
 
 

@@ -112,7 +112,8 @@ def register(key: str) -> torch.library.Library:
 @contextmanager
 def flash_attention_on(key: str) -> Iterator[None]:
     """Around code that attends, let `varlen_attn` work on the devices of a dispatch key."""
-    from stages.models.packing import varlen_works  # `register` is also called while torch is imported
+    # `register` is also called while torch is imported
+    from stages.models.packing import varlen_works
 
     library = register(key)
     varlen_works.cache_clear()

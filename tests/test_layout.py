@@ -27,14 +27,16 @@ MAY_IMPORT = {
     "pages": ("evaluation", "labelers"),  # for the words of judges
     "endpoints": ("store",),
     "samplers": ("models", "endpoints", "formats"),  # for candidates from files
-    "labelers": ("formats", "tasks", "models", "samplers", "evaluation"),  # people see their agreement
+    # people see their agreement
+    "labelers": ("formats", "tasks", "models", "samplers", "evaluation"),
     "training": ("samplers", "evaluation"),  # for sample answers, and the test for a rising loss
     "objectives": ("training",),
     "tracking": ("store",),
     "launch": ("hardware",),
     "pipeline": ("launch", "tracking", "hardware"),
     "preflight": ("pipeline", "formats", "labelers"),  # it reads the first rows of files
-    "commands": ("preflight", "pages", "samplers", "labelers", "objectives"),  # a plan counts calls, parity trains
+    # a plan counts calls, parity trains
+    "commands": ("preflight", "pages", "samplers", "labelers", "objectives"),
     "cli": ("commands",),
 }
 ROOMS = sorted(path.parent.name for path in HOUSE.glob("*/__init__.py"))
@@ -106,7 +108,8 @@ def test_hydra_is_known_to_the_command_line_alone() -> None:
 def test_no_two_files_import_each_other() -> None:
     """Check imports for types too."""
     reached = {module_of(path): {*imported(path)} for path in HOUSE.rglob("*.py")}
-    for via, beyond in reached.items():  # Warshall's algorithm: what `via` reaches is reached through it
+    # Warshall's algorithm: what `via` reaches is reached through it
+    for via, beyond in reached.items():
         for modules in reached.values():
             modules |= beyond if via in modules else set()
     cycles = {

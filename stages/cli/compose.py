@@ -34,7 +34,8 @@ from stages.store.store import Store
 
 FREE = re.compile(rf"({spelling.FREE})=")
 CACHES = {"HF_DATASETS_CACHE": "datasets", "HF_MODULES_CACHE": "modules", "MPLCONFIGDIR": "matplotlib"}
-ConfigStore.instance().store(name="schema", node=Config)  # here, as it takes a third of a second each time
+# here, as it takes a third of a second each time
+ConfigStore.instance().store(name="schema", node=Config)
 # OmegaConf derives its YAML loader from this one, and reads conf/ and recipes/ much faster with libyaml.
 yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Hydra copies this store for every group that --help lists, which takes seconds and is never needed.
@@ -67,7 +68,8 @@ def normalise(argv: list[str]) -> list[str]:
         implied.append("pairs=all")
     added = [each for each in [*implied, *unlogged_overrides(argv)] if each not in line]
     place = next((i for i, argument in enumerate(line) if i and argument.startswith("-")), len(line))
-    return [*options, *line[:place], *added, *line[place:]]  # overrides stand together, before or behind an option
+    # overrides stand together, before or behind an option
+    return [*options, *line[:place], *added, *line[place:]]
 
 
 def parsed(argument: str) -> Iterator[Any]:

@@ -111,7 +111,8 @@ def setting_message(error: OmegaConfBaseException, where: str = "") -> str:
     for pattern, plainer in PLAIN_WORDS.items():
         message = re.sub(pattern, plainer, message)
     form = spelling.correct_form(key, where.partition("=")[2].removesuffix(": "))
-    if not key and (expression := re.match(r"\$\{.*\}", message)):  # in a sweep OmegaConf does not name the key
+    # in a sweep OmegaConf does not name the key
+    if not key and (expression := re.match(r"\$\{.*\}", message)):
         key = next((typed for typed in process.read_typed_arguments() if expression[0] in typed), "")
     head = "" if not key or key in message or key.partition("[")[0] in where else f"{key}: "
     return f"{where}{head}{message}.{form}"

@@ -84,7 +84,8 @@ def run(composed: DictConfig) -> float | None:
         if composed.stage in (Command.chat, Command.export):
             use_finished_run(cfg, store, nodes)
         elif composed.stage in [*Command]:
-            command = importlib.import_module(f"stages.commands.{composed.stage}")  # late, as some load torch
+            # late, as some load torch
+            command = importlib.import_module(f"stages.commands.{composed.stage}")
             command.run(cfg, store, nodes, typed_overrides())
         else:
             return execute(cfg, store, nodes)

@@ -78,5 +78,6 @@ def unsuited_keys(recipe: DictConfig, typed: dict[str, str]) -> list[str]:
     unsuited += ROUNDS if one_round or (short and other) else ()
     unsuited += () if "dpo" in align + arms else ("control", "control_pairs")
     if "data.sources" in typed and (length := OmegaConf.select(recipe, "sft.max_length")):
-        unsuited += ["sft.max_length"] if length < group_defaults("sft").max_length else ()  # SFT drops longer rows
+        # SFT drops longer rows
+        unsuited += ["sft.max_length"] if length < group_defaults("sft").max_length else ()
     return [key for key in unsuited if OmegaConf.select(recipe, key) is not None]

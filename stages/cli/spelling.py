@@ -26,7 +26,8 @@ FREE += r"|data\.(audit\.(actions|thresholds)|mixture\.quotas)[.\w]*"
 DELETED = re.compile(rf"~(sample\.endpoint$|(?!({FREE}|recipe|scale|hydra/\w+)(=|$)))")
 NOWHERE = re.compile(r"outputs=\s*(['\"]?)\s*\1\s*")
 NO_WORD = re.compile(r"(\w+)=(-?\d[\w.+-]*|true|false|null)", re.IGNORECASE)
-FOREIGN_NAME = re.compile(r"[{,][^:,{}]*[^\x00-\x7f:,{}][^:,{}]*:")  # of a mapping: Hydra reads none with quotes
+# of a mapping: Hydra reads none with quotes
+FOREIGN_NAME = re.compile(r"[{,][^:,{}]*[^\x00-\x7f:,{}][^:,{}]*:")
 PLAIN = re.compile(r"[\w./%@?*+-]+", re.ASCII)  # text that needs no quotes
 
 

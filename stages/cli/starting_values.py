@@ -60,7 +60,8 @@ def start_block(block: str, layers: list[DictConfig], typed: dict[str, str], par
     if block == "sft" and row:  # the control is SFT, too
         lower_rate("control_learning_rate", layers, row["learning_rate"])
     fits = {*re.findall(r"\w+", stated("loss_type", "sigmoid"))} <= {"sigmoid", "sft", *GROUP_LOSSES}
-    if "beta" in row and fits and not stated("beta", ""):  # other losses of DPO have betas of another size
+    # other losses of DPO have betas of another size
+    if "beta" in row and fits and not stated("beta", ""):
         OmegaConf.update(layers[0], beta_key, row["beta"], force_add=True)
         changes.append(f"{beta_key}={row['beta']:g}")
     is_read = block in TRAINED or any(block in typed.get(key, "") for key in ("align", "arms", "stage"))

@@ -44,19 +44,22 @@ from stages.store.store import Store
 log = logging.getLogger(__name__)
 
 ERROR = "error.txt"  # in the folder of a failed job
-WITH_LOSS = tuple(name for name in OBJECTIVES if name != Target.grpo)  # GRPO's held-out prompts have rewards
+# GRPO's held-out prompts have rewards
+WITH_LOSS = tuple(name for name in OBJECTIVES if name != Target.grpo)
 MEASURED_BY = {SweepMetric.pass_rate: (Target.eval, Target.report), SweepMetric.validation_loss: WITH_LOSS}
 DIRECTIONS = {SweepMetric.pass_rate: "maximize", SweepMetric.validation_loss: "minimize"}
 
 Jobs = list[dict[str, Node]]  # for each job, the nodes to build by name
-Wave = list[tuple[int, list[str]]]  # for each build, the job whose configuration is used, and the names of the nodes
+# for each build, the job whose configuration is used, and the names of the nodes
+Wave = list[tuple[int, list[str]]]
 
 
 class Sweep(Callback):
     """The callback `hydra.callbacks.sweep`. It raises SystemExit, as Hydra turns other exceptions into warnings."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        for settings in Path(config.hydra.sweep.dir).rglob(".hydra"):  # of an earlier sweep's jobs in this folder
+        # of an earlier sweep's jobs in this folder
+        for settings in Path(config.hydra.sweep.dir).rglob(".hydra"):
             (settings.parent / ERROR).unlink(missing_ok=True)
         with explained():
             if config.stage == Command.gate:
@@ -89,7 +92,8 @@ class Sweep(Callback):
             log.info("Compare: %s", provenance.command("compare", [*outputs, f"compare.sweep={folder}"]))
         split = [] if any(o.startswith("answer.split=") for o in typed) else ["answer.split=validation"]
         # Evaluations reuse the trained models and measure more than held-out pairs.
-        listed = config.hydra.runtime.choices["hydra/sweeper"] == "basic"  # others choose the values of their trials
+        # others choose the values of their trials
+        listed = config.hydra.runtime.choices["hydra/sweeper"] == "basic"
         if listed and config.stage in POLICY_STAGES and not is_untested(config, validation=bool(split)):
             log.info("To evaluate them: %s -m", provenance.command("eval", [*typed, *split]))
         jobs = [path.parent for path in sorted(folder.rglob(".hydra")) if folder / "shared" not in path.parents]
@@ -167,7 +171,8 @@ def build_nodes(wave: list[list[str]], composed: DictConfig) -> None:
     cfg, store, nodes = compose.prepare(composed)
     job = HydraConfig.get()
     shared = {name: nodes[name] for name in wave[job.job.num]}
-    record_nodes(shared)  # the sweep may be killed, or wait for a cluster, before its jobs record them
+    # the sweep may be killed, or wait for a cluster, before its jobs record them
+    record_nodes(shared)
     build([*shared.values()], store, cfg, list(job.overrides.task))
 
 

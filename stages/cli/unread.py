@@ -17,7 +17,8 @@ from stages.preflight.sources import is_local
 
 TEXTS: dict[str, dict[str, str]] = read_beside(__file__)
 CHOOSES = {"sample": "sample.sampler"}  # a group, and the key in which its options differ
-OFF = {("rounds", "1"), ("control", "false"), ("pairs", "all")}  # ways out of other messages, or implied
+# ways out of other messages, or implied
+OFF = {("rounds", "1"), ("control", "false"), ("pairs", "all")}
 # Whether keys are unread, by the name of their texts in the YAML file, or by that name and the `word` in the texts
 Conditions = dict[tuple[str, str] | str, object]
 
@@ -72,7 +73,8 @@ def of_judged(cfg: Config) -> Conditions:
     scores = cfg.sft.demonstrations is Demonstrations.selected or Align.grpo in cfg.objectives
     labels = ("label.audit label.known" if scores else "label") + ("" if cfg.selects else " sample")
     labelers = [] if judged.labeler == "ensemble" else ["judge", "human", "reward_model", "ensemble"]
-    against = "" if cfg.align is Align.none else "against"  # with align=none, `against` names the other model
+    # with align=none, `against` names the other model
+    against = "" if cfg.align is Align.none else "against"
     return {
         "pairs": not cfg.by_pairs and cfg.by_labels,
         ("labels and pairs", labels): not cfg.by_pairs and not cfg.by_labels,

@@ -88,7 +88,8 @@ class AuditedSource:
             self.codes[code] += 1
             cases = self.examples.setdefault(code, [])
             cases.append(case)
-            cases.sort(key=lambda each: -len(each.codes))  # stable, so of equal rows the first stays
+            # stable, so of equal rows the first stays
+            cases.sort(key=lambda each: -len(each.codes))
             del cases[EXAMPLES:]
 
 
@@ -110,7 +111,8 @@ class Diversity:
         if answer and self.answers < MOST_ANSWERS:
             self.answers += 1
             answer_words = lower_words(answer)
-            self.runs.update(dict.fromkeys(word_runs(answer_words, RUN), 1))  # in order, which decides between ties
+            # in order, which decides between ties
+            self.runs.update(dict.fromkeys(word_runs(answer_words, RUN), 1))
             triples = list(word_runs(answer_words, DISTINCT))
             self.seen += len(triples)
             self.distinct.update(triples)

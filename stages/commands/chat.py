@@ -59,7 +59,8 @@ class AnswerPrinter(BaseStreamer):  # type: ignore[no-untyped-call]
 
     def _show(self) -> None:
         before = visible(self.text[: self.printed], SAFE_CONTROLS)
-        terminal.file.write(visible(self.text, SAFE_CONTROLS)[len(before) :])  # a Console turns tabs into spaces
+        # a Console turns tabs into spaces
+        terminal.file.write(visible(self.text, SAFE_CONTROLS)[len(before) :])
         terminal.file.flush()
         self.printed = len(self.text)
 

@@ -19,7 +19,8 @@ from stages.config.installation import read_beside
 from stages.config.schema import group_defaults
 
 Settings = dict[str, Any]
-NOTHING: tuple[Any, ...] = (None, False, 0, -1, "", "no", "none", [], {})  # values that ask for nothing
+# values that ask for nothing
+NOTHING: tuple[Any, ...] = (None, False, 0, -1, "", "no", "none", [], {})
 
 
 def load_table(name: str) -> Mapping[str, Any]:
@@ -46,14 +47,16 @@ class Conversion:
     def rename(self, file: Mapping[str, Any]) -> None:
         """Put the file's settings under TRL's names, then the framework's defaults for those that it leaves out."""
         table, common = load_table(self.framework), load_table("common")
-        mixture: Settings = file.get("dataset_mixture") or {}  # the handbook nests what TRL has at the top level
+        # the handbook nests what TRL has at the top level
+        mixture: Settings = file.get("dataset_mixture") or {}
         for key, value in {**mixture, **file, "dataset_mixture": None}.items():
             if (meanings := table.get("means", {}).get(key)) is None:
                 implied = {table.get("rename", {}).get(key, key): value} if value is not None else {}
             elif isinstance(value, list | dict) or (implied := meanings.get(value)) is None:
                 implied = {}
                 self.refuse(key, value, f"converted are {', '.join(map(str, meanings))}")
-            if key == "max_length" and value is None and self.framework == "trl":  # there it means no limit
+            # there it means no limit
+            if key == "max_length" and value is None and self.framework == "trl":
                 self.remark("without", "STAGE.max_length is always a number", setting=f"{key}=null")
             self.settings |= implied
             self.names |= dict.fromkeys(implied, key)
@@ -165,7 +168,8 @@ def data_sets(this: Conversion) -> list[Settings]:
     if path := this.take("dataset_name"):
         sets.append({"path": path, "name": this.take("dataset_config"), "split": this.take("dataset_train_split")})
     names, inner, rows = this.take("dataset", ""), this.take("dataset_dir", "data"), this.take("max_samples")
-    folders = [each / inner for each in (Path(), *this.file.resolve().parents)]  # of LLaMA-Factory, or a copy of it
+    # of LLaMA-Factory, or a copy of it
+    folders = [each / inner for each in (Path(), *this.file.resolve().parents)]
     file = next((each for folder in folders if (each := folder / "dataset_info.json").is_file()), None)
     described = json.loads(file.read_text(encoding="utf-8")) if file else {}
     for name in filter(None, map(str.strip, names if isinstance(names, list) else names.split(","))):

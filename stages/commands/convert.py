@@ -24,7 +24,8 @@ from stages.store.sealed_json import WRONG_SHAPE
 
 FRAMEWORKS = ("axolotl", "llama_factory", "trl")  # TRL last: its keys are in the others' files, too
 STAGES = {"rm": "reward", "ipo": "dpo"}  # words of others for a stage
-PLAIN = re.compile(r"(?!(true|false|null)$)[A-Za-z_./][\w./@+-]*", re.ASCII)  # text that needs no quotes
+# text that needs no quotes
+PLAIN = re.compile(r"(?!(true|false|null)$)[A-Za-z_./][\w./@+-]*", re.ASCII)
 
 
 def run(cfg: Config, *_: object) -> None:

@@ -134,7 +134,8 @@ def collect_tables(nodes: Sequence[Node], folder: Callable[[Node], Path]) -> tup
             is_sft_split = pc.is_in(examples["split"], value_set=pa.array([*SFT_SPLITS]))
             answered = examples.filter(pc.and_(is_sft_split, pc.is_valid(examples["reference"])))
             weights = [not turns or turns[-1] for turns in answered["trained"].to_pylist()]
-            trained = answered.filter(pa.array(weights, pa.bool_()))  # TRL trains on every completion
+            # TRL trains on every completion
+            trained = answered.filter(pa.array(weights, pa.bool_()))
             conversations = trained.filter(pc.greater(pc.list_value_length(trained["messages"]), 0))
             left_out += len(answered) - len(conversations)
             parts["demonstrations"].append(demonstrations(conversations))

@@ -21,7 +21,8 @@ from stages.store.store import Store
 
 log = logging.getLogger(__name__)
 
-ENDS = (Target.report, Target.eval, *POLICY_STAGES)  # stages at which a run with a policy can end, the last first
+# stages at which a run with a policy can end, the last first
+ENDS = (Target.report, Target.eval, *POLICY_STAGES)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def find_run(cfg: Config, nodes: dict[str, Node], store: Store, typed: list[str]
         run = FinishedRun("this run", evaluated_models(nodes), nodes["eval"].config.models, nodes["eval"])
     else:
         run = last_run(cfg, store)
-    if cfg.unpaired_wanted:  # exports a dataset: builds the tables of pairs and completions, which is fast
+    # exports a dataset: builds the tables of pairs and completions, which is fast
+    if cfg.unpaired_wanted:
         dataset = training_tables(run.models, cfg.unpaired)
         if not nodes:
             require_nodes([node for node in dataset if node.stage != Target.unpaired], cfg, store, typed)
@@ -130,7 +132,8 @@ def run_of(end: Node) -> FinishedRun:
 def training_tables(models: dict[str, Node], unpaired: Unpaired) -> list[Node]:
     """Return the nodes of a dataset: pairs and labels of every round, and SFT's examples. Labels that KTO
     did not train on have, of a published run, the rules of its pairs."""
-    of_labels = (models[role] for role in (Role.dpo, Role.policy, Role.kto) if role in models)  # an arm may have them
+    # an arm may have them
+    of_labels = (models[role] for role in (Role.dpo, Role.policy, Role.kto) if role in models)
     policy, tables = next((m for m in of_labels if m.stage in (Target.dpo, Target.kto)), None), list[Node]()
     kto = next((model for model in models.values() if model.stage == Target.kto), None)
     while policy and policy.stage == Target.dpo:

@@ -62,7 +62,8 @@ def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str])
     """Print and write the comparison of the run's policy with that of `gate.against`, and end with the exit code.
     `nodes`: the graph of the typed settings, or empty. Raise UserError if an evaluation is missing."""
     for name in ("gate.json", "gate.md"):
-        with suppress(OSError):  # none, or another user's: an earlier comparison must not be taken for this one
+        # none, or another user's: an earlier comparison must not be taken for this one
+        with suppress(OSError):
             (store.root / name).unlink()
     if not cfg.gate.against:
         raise UserError("gate.against=null: name an evaluation or report by its fingerprint, or a folder with one.")

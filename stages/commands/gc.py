@@ -62,7 +62,8 @@ def list_unreached(store: Store, remove: bool) -> None:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         log.info("%s  %.1f MiB%s", folder, size / 2**20, "  removed" if remove else "")
         if remove:
-            if sealed_json.NODE.fullmatch(folder.name):  # under this name, a later gc finds a half-removed node
+            # under this name, a later gc finds a half-removed node
+            if sealed_json.NODE.fullmatch(folder.name):
                 gone = folder.with_suffix(".replaced")
                 sealed_json.remove(gone)
                 folder = folder.rename(gone)

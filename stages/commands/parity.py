@@ -42,7 +42,8 @@ SAMPLED = "the sampled token ids are trained here. TRL tokenises their text, tri
 SOME_TURNS = "an assistant turn is not trained here. TRL trains every turn"
 BY_DESIGN = {TAIL, TRUNCATED, SAMPLED, SOME_TURNS}
 IDS, MASK, MISSING = "have other token ids", "have other trained tokens", "are left out by TRL"
-Check = tuple[str, bool, str]  # what is compared, True if it differs by more than rounding, and what was measured
+# what is compared, True if it differs by more than rounding, and what was measured
+Check = tuple[str, bool, str]
 
 
 def run(cfg: Config, store: Store, nodes: dict[str, Node], overrides: list[str]) -> None:

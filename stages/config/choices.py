@@ -75,11 +75,13 @@ Checkpointing = StrEnum("Checkpointing", "auto none selective full")
 Sharding = StrEnum("Sharding", "none fsdp zero3")
 
 LOSS_TYPES: list[str] = TABLES["loss_types"].split()  # the losses of TRL's DPOTrainer
-SIMPO = "simpo"  # the loss without a reference (arXiv:2405.14734), which TRL's DPOTrainer does not have
+# the loss without a reference (arXiv:2405.14734), which TRL's DPOTrainer does not have
+SIMPO = "simpo"
 # GRPO's weights of tokens: every completion of a step counts alike (arXiv:2402.03300), every token by a constant and
 # advantages are not divided (arXiv:2503.20783), or every token counts alike (arXiv:2503.14476).
 GROUP_LOSSES = ("grpo", "dr_grpo", "dapo")
-BASELINES = ("group_mean", "leave_one_out")  # of an advantage; the latter is RLOO's (arXiv:2402.14740)
+# of an advantage; the latter is RLOO's (arXiv:2402.14740)
+BASELINES = ("group_mean", "leave_one_out")
 DEVICES = ("auto", "cpu", "cuda")
 # GPUs to plan for: compute capability, GB of memory, TB/s to it, TFLOP/s in bf16 without sparsity, and in fp32.
 GPUS: dict[str, tuple[float, ...]] = {name: (*figures,) for name, figures in TABLES["gpus"].items()}
@@ -87,7 +89,8 @@ SOURCE_CHECKS = ("label", "number")
 SUITES = ("refusal", "unknown", "system", "templates", "rephrased", "turns")  # of `eval.suites`
 DOCUMENTS = ("file", "sections", "paragraphs", "lines")  # the unit of plain text that becomes a row
 AUDIT_CODES: list[str] = TABLES["audit_codes"].split()
-OF_ROWS_AMONG_ROWS = ("duplicate", "near_duplicate", "other_answer", "crosses_splits")  # found by comparing rows
+# found by comparing rows
+OF_ROWS_AMONG_ROWS = ("duplicate", "near_duplicate", "other_answer", "crosses_splits")
 AUDIT_ACTIONS = ("keep", "fix", "drop", "quarantine")
 AUDIT_FIXES = ("damaged", "input_marker")  # codes with only one possible fix
 # Codes with a threshold, and its range.

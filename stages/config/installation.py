@@ -16,14 +16,16 @@ PACKAGE = Path(__file__).resolve().parents[1]
 ROOT = PACKAGE.parent
 DISTRIBUTION = "plumbline-alignment"
 ENGINE = "lm-eval"  # the distribution of lm-evaluation-harness
-PROGRAM = "PLUMBLINE_PROGRAM"  # the environment variable with the command's first words, for child processes
+# the environment variable with the command's first words, for child processes
+PROGRAM = "PLUMBLINE_PROGRAM"
 
 
 @cache
 def read_beside(module: str) -> Any:
     """Return the content of the YAML file beside a module, whose `__file__` is given."""
     text = Path(module).with_suffix(".yaml").read_text(encoding="utf-8")
-    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # libyaml is 20 times as fast
+    # libyaml is 20 times as fast
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def checkout_project() -> dict[str, Any]:
@@ -37,7 +39,8 @@ def install_command(extra: str) -> str:
     """Return the command that installs an extra: by the checkout's folder, else by the distribution's name."""
     if checkout_project():
         return f"pip install -e '{os.path.relpath(ROOT)}[{extra}]'"
-    return f"pip install '{DISTRIBUTION}[{extra}]'"  # pip finds it installed, and asks no index for it
+    # pip finds it installed, and asks no index for it
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
 def version(distribution: str) -> str | None:

@@ -28,7 +28,8 @@ class Limit:
         return math.isfinite(value) and enough and not_too_much
 
 
-LIMIT, ONE_OF, COMPUTED, NEUTRAL = "limit", "one of", "computed", "neutral"  # keys of a dataclass field's metadata
+# keys of a dataclass field's metadata
+LIMIT, ONE_OF, COMPUTED, NEUTRAL = "limit", "one of", "computed", "neutral"
 
 
 def limited(limit: Limit, default: Any = MISSING, neutral: bool = False) -> Any:

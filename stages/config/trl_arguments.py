@@ -93,7 +93,8 @@ def unread_argument(cfg: DPO) -> str | None:
     """Return the first argument of `dpo.trainer` that no loss with a weight reads; None if there is none."""
     weights = cfg.loss_weights or [1.0] * len(cfg.loss_type)
     losses = {loss for loss, weight in zip(cfg.loss_type, weights, strict=False) if weight}
-    changed = [name for name in READ_BY if cfg.trainer.get(name) not in (None, 0, "reverse_kl")]  # TRL's defaults
+    # TRL's defaults
+    changed = [name for name in READ_BY if cfg.trainer.get(name) not in (None, 0, "reverse_kl")]
     return next((name for name in changed if losses.isdisjoint(READ_BY[name])), None)
 
 

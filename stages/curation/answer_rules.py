@@ -17,7 +17,8 @@ TEXTS = read_beside(__file__)
 RUN = 4  # words in a run; a run that occurs again is a repetition
 REPEATED = 0.2  # largest share of an answer's runs that may be repetitions
 SAME_LINE = 3  # occurrences of one line that make an answer repetitive
-LOOP = re.compile(r"([^\s\-=_*#|.~]\S{0,19}?)\1{39,}")  # 40 times the same without a space, except rules and dots
+# 40 times the same without a space, except rules and dots
+LOOP = re.compile(r"([^\s\-=_*#|.~]\S{0,19}?)\1{39,}")
 ENOUGH = 12  # words that an answer needs before its language is judged
 FUNCTION_WORDS = frozenset(TEXTS["function_words"].split())
 FEWEST = 0.15  # smallest share of function words in English prose
@@ -33,7 +34,8 @@ def is_repetitive(text: str, threshold: float = REPEATED) -> bool:
     answer_words = lower_words(text)
     runs = Counter(zip(*(answer_words[i:] for i in range(RUN)), strict=False))
     repeats = sum(runs.values()) - len(runs)
-    same_lines = Counter(line for line in lines(text) if re.search(r"\w", line))  # a rule or a brace may occur often
+    # a rule or a brace may occur often
+    same_lines = Counter(line for line in lines(text) if re.search(r"\w", line))
     loops = max(same_lines.values(), default=0) >= SAME_LINE or bool(LOOP.search(text))
     return loops or repeats > threshold * sum(runs.values())
 
@@ -54,7 +56,8 @@ def is_cut_short(text: str) -> bool:
 
 # The requests are harmless, so an answer that mentions the model's nature or its limits evades the request.
 REFUSAL, REGRET = (re.compile("|".join(TEXTS[name]), re.IGNORECASE) for name in ("refusal", "regret"))
-BEGINNING = 80  # characters that are searched for an apology; further down, a requested letter may apologize
+# characters that are searched for an apology; further down, a requested letter may apologize
+BEGINNING = 80
 
 
 def is_refusal(text: str) -> bool:

@@ -20,11 +20,14 @@ SEEN = {chr(byte): letter for byte, letter in LETTER_OF_BYTE.items() if letter.i
 UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x84\x86-\x9f\u200b\u202a-\u202e\u2060\ufeff]")
 TIMES = 3  # wrong decodings, one on top of the other, that are undone
 ENDS = re.compile(r"\r\n?|[\x85\u2028\u2029]")  # line ends of other systems
-SPACES = re.compile(r"[\u00a0\u2000-\u200a\u202f\u205f]")  # spaces of any width except the ideographic space
+# spaces of any width except the ideographic space
+SPACES = re.compile(r"[\u00a0\u2000-\u200a\u202f\u205f]")
 TRAILING = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
-LEADING = re.compile(r"\A(?:[ \t]*\n)+")  # blank lines; the first line with words keeps its indentation
+# blank lines; the first line with words keeps its indentation
+LEADING = re.compile(r"\A(?:[ \t]*\n)+")
 
-NORMALISED = {"unicode": "characters", "whitespace": "white space"}  # words for a summary, by key of `data.form`
+# words for a summary, by key of `data.form`
+NORMALISED = {"unicode": "characters", "whitespace": "white space"}
 
 
 def letter_class(low: int, high: int) -> str:
@@ -83,7 +86,8 @@ class Harmonizer:
 
     def __init__(self, form: Form, audit: Audit | None = None):
         self.form, self.fixed = form, [code for code in FIXES if audit and audit.actions.get(code) == "fix"]
-        self.rows = self.system_before = self.system_after = 0  # rows, and rows with a system message before and after
+        # rows, and rows with a system message before and after
+        self.rows = self.system_before = self.system_after = 0
         self.changed = Counter[str]()  # changed rows, by audit code or key of `data.form`
 
     def __call__(self, row: ParsedRow) -> ParsedRow:

@@ -70,7 +70,8 @@ class Client:
         self.spending = Spending(spent, endpoint.budget, endpoint.price, key)
         self.requests, self.tokens = Pace(runtime.requests_per_minute), Pace(runtime.tokens_per_minute)
         self.pending: dict[str, asyncio.Task[Reply]] = {}
-        self.answered, self.reused = set[str](), set[str]()  # keys of new replies, and of cached ones
+        # keys of new replies, and of cached ones
+        self.answered, self.reused = set[str](), set[str]()
         self.failures, self.ended = Counter[str](), False
 
     @contextmanager
@@ -125,7 +126,8 @@ class Client:
             NoReply: if every attempt failed.
             UserError: if the endpoint refuses all calls, or the budget is spent."""
         call: dict[str, Any] = {"endpoint": self.endpoint.base_url, "request": question.request(self.endpoint)}
-        if call["request"].get("seed") != question.seed:  # `extra` replaces it, and each draw is a call of its own
+        # `extra` replaces it, and each draw is a call of its own
+        if call["request"].get("seed") != question.seed:
             call["draw"] = question.seed
         key = key_of(call)
         if not fresh and (stored := self.calls.get(key)) is not None:
@@ -174,8 +176,10 @@ class Client:
                 raise NoReply("the stage ends", retryable=False)
             async with asyncio.timeout(self.endpoint.runtime.timeout):
                 content = (await send(model=model, messages=messages, extra_body=request)).content
-            async with self.reading:  # 2 MB of JSON can become 50 MB of objects, so one reply is parsed at a time
-                body, reply = await asyncio.to_thread(self._parse, content)  # so other calls can still time out
+            # 2 MB of JSON can become 50 MB of objects, so one reply is parsed at a time
+            async with self.reading:
+                # so other calls can still time out
+                body, reply = await asyncio.to_thread(self._parse, content)
             self.calls.store_answer(key, call, body)
             self.answered.add(key)
             used = reply.tokens(bounds)
@@ -209,7 +213,8 @@ class Client:
     def _error_for(self, error: Any) -> Exception:
         """Return the exception for an HTTP error."""
         status = error.status_code
-        server_text = " ".join(self.mask(error.response.text).split())[:200]  # some servers repeat the API key
+        # some servers repeat the API key
+        server_text = " ".join(self.mask(error.response.text).split())[:200]
         if status in REFUSALS or (status == 429 and "insufficient_quota" in server_text):
             reason = REFUSALS.get(status, "reports that the quota is spent")
             return UserError(f"{self.name}: {self.endpoint.base_url} {reason} (HTTP {status}: {server_text}).")
@@ -258,7 +263,8 @@ def run_jobs(clients: Sequence[Client], jobs: Iterable[Job[T]], out: StageDir) -
     at_once = 2 * sum(client.endpoint.runtime.concurrency for client in clients)
     waiting, running, errors = iter(jobs), set[asyncio.Task[T]](), list[UserError]()
     with ExitStack() as opened, asyncio.Runner() as runner:
-        for client in sorted(clients, key=lambda c: c.calls.path):  # one order for all processes: no deadlock
+        # one order for all processes: no deadlock
+        for client in sorted(clients, key=lambda c: c.calls.path):
             opened.enter_context(client.opened())
         try:
             while True:

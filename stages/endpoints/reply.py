@@ -31,7 +31,8 @@ def escaped_pattern(character: str) -> str:
 def encode_base64(key: bytes) -> list[str]:
     """Return the base64 characters that encode only the key, for each of its offsets modulo 3; also URL-safe."""
     encodings = list[str]()
-    for before, shared in ((0, 0), (1, 2), (2, 3)):  # bytes before the key, and characters that also encode them
+    # bytes before the key, and characters that also encode them
+    for before, shared in ((0, 0), (1, 2), (2, 3)):
         encoded = base64.b64encode(bytes(before) + key).decode().rstrip("=")
         whole = encoded[shared : -1 if (before + len(key)) % 3 else None]
         encodings += [whole, whole.translate({ord("+"): "-", ord("/"): "_"})]
@@ -87,7 +88,8 @@ def parse_reply(body: str) -> Reply:
     tokens = [count if type(count) is int and count >= 0 else None for count in counts]
     if isinstance(refusal, str) and refusal:
         return Reply(replace_surrogates(refusal), "refusal", *tokens)
-    if finish in ("content_filter", "length"):  # a model that thinks up to its limit has no text yet
+    # a model that thinks up to its limit has no text yet
+    if finish in ("content_filter", "length"):
         return Reply(replace_surrogates(text) if isinstance(text, str) else "", finish, *tokens)
     if not isinstance(text, str) or not isinstance(finish, str):
         raise NoReply("the body is no chat completion", retryable=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 from stages.store.records import Example, Pair, stream
 from stages.store.single_completions import UnpairedPreference
 
-HELD_OUT = "held-out pairs"  # the task name that prompts of held-out pairs, or of single completions, get
+# the task name that prompts of held-out pairs, or of single completions, get
+HELD_OUT = "held-out pairs"
 # For each set of answers, the input role that holds the prompts.
 PROMPT_SOURCES = {"answer": "data", "answer_outside": "outside"}
 PROMPT_SOURCES |= {"answer_held_out": "pairs", "answer_judged": "judged_prompts"}

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from stages.store.numbers import bound, points, signed
 
-POINTS = 20_001  # grid points of the integral of Student's t: quantiles have a relative error of 1e-5
+# grid points of the integral of Student's t: quantiles have a relative error of 1e-5
+POINTS = 20_001
 POWER = 0.9  # probability that a claim holds at `prompts_needed` if nothing got worse
 NORMAL = 10_000.0  # degrees of freedom above which the t distribution is treated as normal
 
@@ -114,7 +115,8 @@ class Means:
         """The share of prompts that a model passes, with a score interval."""
         error, freedom = self.error(self.residuals[:, model])
         mean, t = float(self.means[model]), student_quantile((1 + confidence) / 2, freedom)
-        plain = mean * (1 - mean) / self.prompts  # the variance if prompts were a simple random sample
+        # the variance if prompts were a simple random sample
+        plain = mean * (1 - mean) / self.prompts
         # Equal outcomes count as one draw per unit: a prompt, or a family where families are the sample.
         k = error**2 / plain / self.prompts if plain and error else 1 / len(self.residuals)
         low, high = score_bounds(mean, t * t * k)
@@ -174,12 +176,14 @@ def student_exceeding(t: float, freedom: float) -> float:
     """The probability of a draw of `t` or more."""
     freedom = min(max(1.0, freedom), NORMAL)
     angles, below = student_distribution(round(freedom, 2))
-    return float(np.interp(math.atan(-t / math.sqrt(freedom)), angles, below))  # symmetric: the tail below −t
+    # symmetric: the tail below −t
+    return float(np.interp(math.atan(-t / math.sqrt(freedom)), angles, below))
 
 
 def binomial(hits: int, n: int, probability: float) -> float:
     """The probability of at most `hits` hits among n draws."""
-    ways = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(hits + 1)]  # logarithms
+    # logarithms
+    ways = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(hits + 1)]
     logs = [log + k * math.log(probability) + (n - k) * math.log1p(-probability) for k, log in enumerate(ways)]
     return min(1.0, math.fsum(math.exp(log) for log in logs))
 

@@ -61,7 +61,8 @@ class Comparison:
     def shown_first(self, policy: Candidate) -> float:
         """Return 1 if the policy's answer was shown first, 0 if the other was, 0.5 for both orders or neither."""
         judgement = self.preferences.get(policy.prompt_id)
-        several = ("human", "ensemble")  # each of several people, and of the members, has an order of its own
+        # each of several people, and of the members, has an order of its own
+        several = ("human", "ensemble")
         if judgement is None or judgement.order_swapped_agrees is not None or judgement.labeler in several:
             return 0.5
         return float(judgement.a == policy.candidate_id)

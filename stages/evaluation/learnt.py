@@ -55,7 +55,8 @@ def learnt_results(
     def right(scores: Array) -> Array:
         if len(labels):
             return placements(scores[:, 0], labels)
-        return (1 + np.sign(scores[:, 0] - scores[:, 1])) / 2  # 1 where chosen is higher, 0.5 where they are equal
+        # 1 where chosen is higher, 0.5 where they are equal
+        return (1 + np.sign(scores[:, 0] - scores[:, 1])) / 2
 
     def shares(scores: dict[str, Array]) -> dict[str, Any]:
         means = Means(np.stack([*map(right, scores.values())], 1), prompts, drawn=True)

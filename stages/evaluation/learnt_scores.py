@@ -22,7 +22,8 @@ from stages.tasks.checks import share_passed
 BINS = 5  # bins of confidence, which ranges from one half to 1
 BY_LENGTH = 0.5  # the smallest correlation of score and length that gives a warning
 
-Graded = list[tuple[float, float]]  # a prompt's candidates: the score of each, and the share of checks it passes
+# a prompt's candidates: the score of each, and the share of checks it passes
+Graded = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def length_matched(pairs: Sequence[Scored]) -> Interval | None:
     if not (longer and shorter):
         return None
     mean = fmean(fmean(p.right for p in side) for side in (longer, shorter))
-    n = 4 / (1 / effective(longer) + 1 / effective(shorter))  # pairs whose plain mean is as uncertain
+    # pairs whose plain mean is as uncertain
+    n = 4 / (1 / effective(longer) + 1 / effective(shorter))
     return share(mean * n, n)
 
 
@@ -110,7 +112,8 @@ def brier(pairs: Sequence[Scored]) -> float:
 def length_correlation(pairs: Sequence[Scored]) -> float | None:
     """The correlation of reward difference and length difference within pairs; None without a spread in either."""
     gaps = np.array([[p.chosen - p.rejected, p.chosen_tokens - p.rejected_tokens] for p in pairs])
-    spread = np.sqrt((gaps**2).mean(0))  # spread around 0, because the order within a pair is arbitrary
+    # spread around 0, because the order within a pair is arbitrary
+    spread = np.sqrt((gaps**2).mean(0))
     return float((gaps[:, 0] * gaps[:, 1]).mean() / spread.prod()) if spread.all() else None
 
 

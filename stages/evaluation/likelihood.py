@@ -27,8 +27,10 @@ from stages.models.scoring import batches_by_length
 from stages.store.records import Example
 from stages.store.workspace import Progress, StageDir
 
-CHUNK = 256  # tokens whose distributions are in memory: 150 MB per model with a vocabulary of 150,000
-REFERENCES = "references"  # the name of the rows with reference answers; a model's own answers have its role's name
+# tokens whose distributions are in memory: 150 MB per model with a vocabulary of 150,000
+CHUNK = 256
+# the name of the rows with reference answers; a model's own answers have its role's name
+REFERENCES = "references"
 
 Rows = list[tuple[list[int], list[int]]]  # the token ids of a prompt and of a completion
 

@@ -12,7 +12,8 @@ import traceback
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that a task sets
+# the first that a task sets
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 DEFAULT_LENGTH = 256  # tokens, as the harness generates without such a setting
 
 

@@ -21,7 +21,8 @@ from stages.evaluation.outcomes import LENGTH_DRIFT
 
 Rows = Mapping[str, Measure]  # the rows of one measure, by unit
 BROKEN = 0.001  # probability that noise alone fails a gate by one of its tasks
-Code = IntEnum("Code", [("passes", 0), ("worse", 1), ("other_prompts", 2), ("cannot_tell", 3)])  # the exit codes
+# the exit codes
+Code = IntEnum("Code", [("passes", 0), ("worse", 1), ("other_prompts", 2), ("cannot_tell", 3)])
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def compare(
 
 def compare_measure(name: str, old: Rows, new: Rows, margin: float, confidence: float, measures: int = 1) -> Line:
     """Compare the values of the same units before and after. `measures`: the number of such comparisons."""
-    units = [unit for unit in old if math.isfinite(old[unit].value + new[unit].value)]  # a judge may leave some out
+    # a judge may leave some out
+    units = [unit for unit in old if math.isfinite(old[unit].value + new[unit].value)]
     if not units:
         return Line(name, 0, 0, 0, Interval(0, -1, 1), margin, Code.cannot_tell)
     values = pairs_of(old, new, units)

@@ -22,7 +22,8 @@ DIFFERENCES: list[tuple[str, str]] = [(a, b) for a, b in COMPARED["differences"]
 VIEWS, SIDES = ({name: (*groups.split(),) for name, groups in COMPARED[key].items()} for key in ("views", "sides"))
 # All groups except rephrased requests and open requests without constraints.
 GROUPS = ("seen", "unseen_phrasings", "unseen_tasks", "open_test", "unseen_kinds", "unseen_areas", "open_validation")
-UNTRAINED = {*SIDES["unseen"], *SIDES["tuning"]}  # groups whose tasks are a sample of tasks that nothing trained on
+# groups whose tasks are a sample of tasks that nothing trained on
+UNTRAINED = {*SIDES["unseen"], *SIDES["tuning"]}
 ENOUGH_PROMPTS = 800
 ENOUGH_PAIRS = 100  # held-out pairs; with fewer, an interval is wider than ±10 points
 ENOUGH_TASKS = 12

@@ -28,7 +28,8 @@ class PairAudit:
         self.keys = defaultdict[str, list[Key]](list)  # keys of `words`, by their first candidate
         for key in self.words:
             self.keys[key[0]].append(key)
-        self.signs = defaultdict[Strategy, list[tuple[str, int]]](list)  # (prompt id, sign) of each pair
+        # (prompt id, sign) of each pair
+        self.signs = defaultdict[Strategy, list[tuple[str, int]]](list)
 
     def look_up(self, prompt: Example, candidates: Iterable[Candidate], pairs: PairsByStrategy) -> None:
         """Record the verdicts on a prompt's pairs, each with the chosen candidate first. Copies are equally good."""

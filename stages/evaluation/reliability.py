@@ -24,11 +24,13 @@ KNOWN_WORDS = "known.jsonl"  # file in a label node with the known labels of aud
 OWN_VOTE = "ensemble"  # key in `raw` of the vote of an ensemble that people's verdict replaced
 GOOD = 0.5  # the lowest score of a good answer
 SAMPLES = 2000  # bootstrap samples of prompts for the intervals of κ and α
-WORDS = {False: ("a", "b", "tie"), True: ("good", "bad")}  # labels of two candidates (False) or of a single one (True)
+# labels of two candidates (False) or of a single one (True)
+WORDS = {False: ("a", "b", "tie"), True: ("good", "bad")}
 Key = tuple[str, ...]
 Prompts = Mapping[str, Example]  # by id
 Candidates = Mapping[str, Candidate]  # by id
-Audited = Sequence[tuple[Judgement, str, str]]  # judgements with the judge's label and the known one
+# judgements with the judge's label and the known one
+Audited = Sequence[tuple[Judgement, str, str]]
 
 
 def key_of(j: Judgement) -> Key:

@@ -33,7 +33,8 @@ from stages.store.workspace import Progress, StageDir
 FIRST = 64  # words at the beginning of an answer whose variety is measured
 LONGEST = 512  # most tokens read of a text; a model with a shorter context reads fewer
 TEXT_MEASURE = "log-prob of running text, nats per token"
-TEXT = {"sft": 0.05, "base": 0.10}  # margins in nats per token of running text, against SFT and against the base
+# margins in nats per token of running text, against SFT and against the base
+TEXT = {"sft": 0.05, "base": 0.10}
 VARIETY = 0.9  # share of the base's variety of word pairs that must remain
 LOOPS = 0.05  # margin in the share of answers without a loop
 LENGTH_ERROR = 0.05  # margin in the share of the requested length
@@ -130,7 +131,8 @@ def p_of_shares(policy: Array, other: Array, margin: float) -> float:
     a = 2 * n
     b = -gained - lost - (2 * n - gained + lost) * margin
     c = lost * margin * (1 + margin)
-    losing = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)  # P(loss) of a policy worse by the margin
+    # P(loss) of a policy worse by the margin
+    losing = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
     score = (gained - lost + n * margin) / math.sqrt(n * (2 * losing - margin * (1 + margin)))
     return max(1 - NormalDist().cdf(score), binomial(max(0, lost - gained), n, margin))
 

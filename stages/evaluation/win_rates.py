@@ -20,7 +20,8 @@ EVEN = 0.5
 BINS = 5  # bins of the length difference, for matching
 RARER = 20  # fewest prompts of the rarer sign of that difference for a length-controlled rate
 JUDGED = 20  # fewest judged prompts for a verdict
-ALONE, TOGETHER = 10, 50  # fewest verdicts of people for a rate by people alone, and for one by people and judge
+# fewest verdicts of people for a rate by people alone, and for one by people and judge
+ALONE, TOGETHER = 10, 50
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ class Chat(Format):
         value = row["messages"]
         if isinstance(value, list) and all(isinstance(turn, str) for turn in value):
             return len(value) % 2 == 0  # LIMA's texts alternate between user and assistant
-        return is_turns(value) and not ends_with_request(value)  # conversations that end so are for `prompts`
+        # conversations that end so are for `prompts`
+        return is_turns(value) and not ends_with_request(value)
 
     def parse(self, row: Mapping[str, Any]) -> ParsedRow:
         return self.weighted_row(row, *split_off_answer(self.read_conversation(row)))

@@ -45,9 +45,11 @@ class Purpose(StrEnum):
 
 
 FORMATS = dict(zip(Purpose, (EXAMPLES, EXAMPLES, PREFERENCES, CANDIDATES), strict=True))
-Getters = list[tuple[str, Callable[[dict[str, Any]], Any]]]  # (role, function that takes its value out of a row)
+# (role, function that takes its value out of a row)
+Getters = list[tuple[str, Callable[[dict[str, Any]], Any]]]
 MAX_SHOWN = 9  # names in an error
-MEDIA = ("image", "video", "audio")  # a placeholder such as <image> means nothing without the column of this name
+# a placeholder such as <image> means nothing without the column of this name
+MEDIA = ("image", "video", "audio")
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ class ColumnMapping:
     placeholders: Placeholders
     prompts_only: bool = False  # the answers are not parsed
     columns_by_keys: dict[tuple[str, ...], RowColumns] = field(default_factory=dict)
-    missing_paths: set[tuple[str, str]] = field(default_factory=set)  # (role, path) of the user's, in no row so far
+    # (role, path) of the user's, in no row so far
+    missing_paths: set[tuple[str, str]] = field(default_factory=set)
 
     def find_columns(self, row: dict[str, Any]) -> RowColumns:
         """Return the columns of a row: those of the first rows, and roles in columns that only some rows have."""
@@ -183,7 +186,8 @@ def format_name(kind: type[Format]) -> str:
     return kind.__module__.rpartition(".")[2]
 
 
-TEXTUAL = ("input", "completion")  # roles of which `[]` and `{}` may be the words: the answer to a request
+# roles of which `[]` and `{}` may be the words: the answer to a request
+TEXTUAL = ("input", "completion")
 
 
 def build_mapping(format: Format, columns: list[str], user_columns: Mapping[str, Path | None]) -> ColumnMapping:
@@ -210,7 +214,8 @@ def unread_columns(
     read = {column for path in paths.values() for column in column_paths.top_columns(path)} | form.dropped
     # Names of roles that the user maps: a column of such a name changes nothing.
     decided_names = {name for role in user_columns for name in form.roles.get(role, "").split()}
-    texts = isinstance(form, Texts) and "text" not in user_columns  # the user may name any column as running text
+    # the user may name any column as running text
+    texts = isinstance(form, Texts) and "text" not in user_columns
     changing_by_column = {}
     for column, name in ((column, column_paths.normal_name(column)) for column in columns if column not in read):
         changes = name in column_paths.CHANGING | column_paths.WEIGHTS or bool(column_paths.CHOICE.fullmatch(name))
@@ -220,7 +225,8 @@ def unread_columns(
     turn_paths = {role: path for role in column_paths.TURN_ROLES if isinstance(path := paths.get(role), str)}
     weights = {role: column_paths.WEIGHTS if role in form.weighted_roles else set[str]() for role in turn_paths}
     turns = {path: (role, {*form.dropped, *weights[role]}) for role, path in turn_paths.items()}
-    names = {} if form.compares or isinstance(form, KTO) else changing_by_column  # others read no bad answers
+    # others read no bad answers
+    names = {} if form.compares or isinstance(form, KTO) else changing_by_column
     bad = {name: values for name in names if (values := column_paths.BAD.get(column_paths.normal_name(name)))}
     return UnreadColumns(changing_by_column, bad, turns, form.dropped)
 

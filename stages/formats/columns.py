@@ -14,7 +14,8 @@ from stages.formats.turns import CALL_KEYS, CONTENT_KEYS, REASONING_KEYS, ROLE_K
 
 NAMES = read_beside(__file__)  # of columns that decide how a row is read
 TURN_KEYS = {*CALL_KEYS, *REASONING_KEYS, "tool_call_id"}
-TURN_ROLES = ("messages", "prompt", "completion", "chosen", "rejected", "a", "b")  # roles that may hold turns
+# roles that may hold turns
+TURN_ROLES = ("messages", "prompt", "completion", "chosen", "rejected", "a", "b")
 
 WEIGHTS = set(NAMES["weights"].split())
 CHANGING = set(" ".join(NAMES["changing"].values()).split())
@@ -24,8 +25,10 @@ CHOICE, THOUGHTS = re.compile(NAMES["choice"]), re.compile(NAMES["thoughts"])
 BAD = {column: tuple(values.split()) for values, columns in NAMES["bad"].items() for column in columns.split()}
 TEXT_METADATA = set(NAMES["text_metadata"].split())
 
-Path = str | list[str]  # a column, then keys or list positions after dots (meta.0.text); or a list of such paths
-UserColumns = Mapping[str, Path | None]  # the setting `columns` of a source: paths by role; None leaves a column out
+# a column, then keys or list positions after dots (meta.0.text); or a list of such paths
+Path = str | list[str]
+# the setting `columns` of a source: paths by role; None leaves a column out
+UserColumns = Mapping[str, Path | None]
 
 
 class ChangesMeaning(UserError):

@@ -14,9 +14,11 @@ from stages.formats.turns import ROLE_KEYS, first_value
 from stages.store.records import Message
 
 ANSWER = re.compile(r"(model_|human_)?(output|response|answer|completion|generation|conversation|reply|ref)_?")
-SIDES = {"1": "2", "a": "b", "0": "1"}  # ends of the columns' names: the first answer's, and the second's
+# ends of the columns' names: the first answer's, and the second's
+SIDES = {"1": "2", "a": "b", "0": "1"}
 PREFERENCE = "preference preferred winner better better_response_id majority choice verdict label labels"
-SCORES = "score rating reward winner_model"  # columns with a number for each answer, higher is better
+# columns with a number for each answer, higher is better
+SCORES = "score rating reward winner_model"
 MAX_SHOWN = 9  # values in an error
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 TIES = ("tie", "both", "same", "equal", "tie_bothbad", "both_bad", "neither", "draw")

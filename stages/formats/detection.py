@@ -99,7 +99,8 @@ def fits_row(mapping: ColumnMapping, row: dict[str, Any]) -> bool:
     try:
         list_unread(row, columns.values(row), columns.unread)
     except ChangesMeaning:
-        return not isinstance(mapping.format, Texts)  # in other formats, `read` raises the error for its row
+        # in other formats, `read` raises the error for its row
+        return not isinstance(mapping.format, Texts)
     return True
 
 

@@ -20,8 +20,10 @@ NAMES = read_beside(__file__)
 CONTEXT, TURNS, PROMPT, WEIGHT = (NAMES[part] for part in ("context", "turns", "prompt", "weight"))
 COMPLETION: str = NAMES["completion"]
 THOUGHT = {"reasoning": f"{' '.join(parsing.REASONING_KEYS)} {NAMES['thought']}"}
-SWITCHES = {"on", "off", "true", "false", "yes", "no"}  # values that turn reasoning on or off, and are not its text
-PROVENANCE = {"licence": "", "origin": ""}  # roles of every format; only `columns` gives them a column
+# values that turn reasoning on or off, and are not its text
+SWITCHES = {"on", "off", "true", "false", "yes", "no"}
+# roles of every format; only `columns` gives them a column
+PROVENANCE = {"licence": "", "origin": ""}
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
@@ -245,7 +247,8 @@ def is_trained(value: Any, column: str) -> bool:
 
 def trained_turns(messages: Any, column: str, dropped: Collection[str] = ()) -> list[bool]:
     """Return a flag for each assistant turn of a list: False if one of its weights is 0. A transcript has no flags."""
-    is_transcript = parse_transcript(messages, plain=True) is not None  # Llama 2's begins with "[INST]"
+    # Llama 2's begins with "[INST]"
+    is_transcript = parse_transcript(messages, plain=True) is not None
     is_list = not is_transcript and str(messages).lstrip()[:1] == "["
     turns = parsing.turn_objects(parsing.require_list(messages, column)) if is_list else []
     answers = [turn for turn in turns if parsing.role_of(turn) == "assistant"]
@@ -263,7 +266,8 @@ def trained_by_weights(
         return None
     count = sum(turn["role"] == "assistant" for turn in turns) + answered
     message_flags = trained_turns(row["messages"], "messages", dropped) if "messages" in row else []
-    message_flags += [True] * (answered and "completion" in row)  # the messages end with a request then
+    # the messages end with a request then
+    message_flags += [True] * (answered and "completion" in row)
     flags = [True] * (count - len(message_flags)) + message_flags
     if "weight" in row and not is_trained(row["weight"], "weight"):
         flags = [False] * count

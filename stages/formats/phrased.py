@@ -49,7 +49,8 @@ class Phrased(Format):
         usable_pairs = [pair for pair in phrasing_pairs(task) if not source.check or pair[1] == task["answer"]]
         self.phrasings = [(ask, answer, read_variables(ask) | read_variables(answer)) for ask, answer in usable_pairs]
         self.label_words = list[str]()
-        self.first_number: int | None = None  # the number that means the first option, if labels are numbers
+        # the number that means the first option, if labels are numbers
+        self.first_number: int | None = None
 
     def learn(self, rows: Iterable[Mapping[str, Any]], names: Mapping[str, Path], labels: str) -> None:
         """Collect the labels of all rows, or for rows with options the number of the first option."""
@@ -105,7 +106,8 @@ class Phrased(Format):
             if label in texts:  # the right option may be at the same place in every row
                 rng.shuffle(texts)
             values |= option_values(chosen, texts)
-            if {"context", "question"} <= values.keys():  # every phrasing needs the text that the question is about
+            # every phrasing needs the text that the question is about
+            if {"context", "question"} <= values.keys():
                 values["question"] = f"{values['context']}\n\n{values['question']}"
         elif "label" in row:
             values |= self.label_values(self.label_word(row["label"]), rng)
@@ -170,7 +172,8 @@ def parse_task(content: str, path: str) -> dict[str, Any]:
         with guard_template(f"{path}: a phrasing cannot be used", f"It is {pair[0]!r:.80}"):
             variables = read_variables(pair[0]) | read_variables(pair[1])
             for template in pair:
-                with suppress(Refusal):  # the template may use a key that these made-up values do not have
+                # the template may use a key that these made-up values do not have
+                with suppress(Refusal):
                     render(template, {variable: f"({variable})" for variable in variables})
         if unknown := min(variables - columns.keys() - LABEL_VARIABLES, default=None):
             raise UserError(f"{path}: a phrasing has the unknown variable {unknown!r}.{suggest(unknown, columns)}")

@@ -70,7 +70,8 @@ class Scored(Format):
             scores = [(high - rank) / (high - low or 1.0) for rank in scores]
         messages = self.read_prompt(row)
         answers = [self.read_answer(completion, "completions", messages) for completion in lists["completions"]]
-        return ParsedRow(messages, answers, scores, graded=not by_rank)  # ranks order one row's answers
+        # ranks order one row's answers
+        return ParsedRow(messages, answers, scores, graded=not by_rank)
 
 
 def parse_number(value: Any) -> float:

@@ -34,8 +34,10 @@ class ReadReport:
     position: tuple[str, int] = ("", 0)  # file and line of the last row
     bad_rows: list[Row] = field(default_factory=list)  # rows that cannot be used
     left_out: int = 0  # rows for which the caller has no use
-    unwanted: Counter[str] = field(default_factory=Counter)  # rows that data.audit takes out, by its codes
-    flagged_rows: list[Row] = field(default_factory=list)  # the unwanted rows that go to the quarantine
+    # rows that data.audit takes out, by its codes
+    unwanted: Counter[str] = field(default_factory=Counter)
+    # the unwanted rows that go to the quarantine
+    flagged_rows: list[Row] = field(default_factory=list)
     unused_columns: dict[str, None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # for the user: how each file was read
 

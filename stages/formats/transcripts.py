@@ -20,7 +20,8 @@ ENDS = (*filter(None, MARKS.values()), *END_MARKS)
 # A sentence before the first mark is the system message.
 PREAMBLE = re.compile(r"\s*((?:Below is an instruction|A chat between|You are )[^\n]*?)(?=\s*(?:### |USER:|User:))")
 SYSTEM = re.compile(r"\A<<SYS>>\s*(.*?)\s*<</SYS>>\s*", re.DOTALL)  # in Llama 2's first request
-CALL = re.compile(r"<functioncall>\s*(\{.*\})", re.DOTALL)  # Glaive's calls, with arguments in single quotes
+# Glaive's calls, with arguments in single quotes
+CALL = re.compile(r"<functioncall>\s*(\{.*\})", re.DOTALL)
 QUOTED = re.compile(r"(\"arguments\":\s*)'(.*)'(\s*\}\s*)\Z", re.DOTALL)
 SPOKEN = re.compile("|".join(mark.pattern for mark in MARKS))
 OPEN, RENDERED = (re.compile("|".join(MARKED[name]), re.MULTILINE) for name in ("open", "rendered"))

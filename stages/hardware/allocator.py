@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-M_TRIM_THRESHOLD, M_MMAP_MAX, MADV_HUGEPAGE, MADV_NOHUGEPAGE = -1, -4, 14, 15  # <malloc.h>, <sys/mman.h>
+# <malloc.h>, <sys/mman.h>
+M_TRIM_THRESHOLD, M_MMAP_MAX, MADV_HUGEPAGE, MADV_NOHUGEPAGE = -1, -4, 14, 15
 BLOCK_SIZES = [2**n for n in range(30, 15, -1)]  # bytes; glibc needs no search for smaller blocks
-RESERVED_SHARE = 0.75  # of the machine's memory; Linux refuses addresses for more than the machine has
+# of the machine's memory; Linux refuses addresses for more than the machine has
+RESERVED_SHARE = 0.75
 # This file contains 2 if Linux counts reserved addresses as used memory, which would leave none to other processes.
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 MAPS = Path("/proc/self/maps")
@@ -72,7 +74,8 @@ def claim_free_blocks(libc: ctypes.CDLL, heap: int) -> list[int]:
     new ones, each at a lower address, until none is left: only blocks of the first one, which sbrk extends, count."""
     blocks, end = list[int](), min(heap, libc.sbrk(0))
     if begins := re.search(r"^([0-9a-f]+)-.*\[heap\]$", MAPS.read_text(encoding="utf-8"), flags=re.MULTILINE):
-        start = int(begins[1], 16)  # glibc writes at the start of each block, which then takes one small page
+        # glibc writes at the start of each block, which then takes one small page
+        start = int(begins[1], 16)
         libc.madvise(start, end // PAGE * PAGE - start, MADV_NOHUGEPAGE)
     for size in BLOCK_SIZES:
         while (block := libc.malloc(size)) and block < end:

@@ -26,7 +26,8 @@ class GPU(NamedTuple):
 CPUINFO = Path("/proc/cpuinfo")  # of Linux
 # A line of `nvidia-smi -L`. A MIG instance's name ends with its memory in GB.
 LISTED = re.compile(r"GPU (\d+):|\s+MIG \S*\.(\d+)gb\S*\s+Device\s+\d+: \(UUID: (MIG-\S+)\)")
-planned_gpu = ContextVar[GPU | None]("planned_gpu", default=None)  # of another machine, which a plan is made for
+# of another machine, which a plan is made for
+planned_gpu = ContextVar[GPU | None]("planned_gpu", default=None)
 
 
 def plan_for(name: str | None) -> None:
@@ -66,7 +67,8 @@ def driver_gpus() -> dict[str, GPU]:
     gpus, named = dict[str, GPU](), dict[str, GPU]()
     for line in ask_driver(fields, "--format=csv,noheader,nounits"):
         index, uuid, mig, capability, free, name = line.split(", ", 5)
-        size = int(free) * 2**20 if free.isdecimal() else free_memory()  # [N/A]: it shares the machine's memory
+        # [N/A]: it shares the machine's memory
+        size = int(free) * 2**20 if free.isdecimal() else free_memory()
         gpus[index] = GPU(name, float(capability), 0 if mig == "Enabled" else size, uuid)
         if mig != "Enabled":
             named |= {index: gpus[index], uuid: gpus[index]}

@@ -17,9 +17,11 @@ from stages.hardware import machine
 from stages.hardware.model_shape import ModelShape, adapted_layers
 
 LIBRARIES = 0.66 * 2**30  # bytes of a process on the CPU with torch and TRL
-BYTES = {Weights.fp32: 4.0, Weights.bf16: 2.0, Weights.nf4: 0.52}  # per weight; nf4 includes the scales
+# per weight; nf4 includes the scales
+BYTES = {Weights.fp32: 4.0, Weights.bf16: 2.0, Weights.nf4: 0.52}
 
-KEPT_NF4 = 6  # additional bytes that a layer keeps per intermediate feature, in bf16 with 4-bit weights
+# additional bytes that a layer keeps per intermediate feature, in bf16 with 4-bit weights
+KEPT_NF4 = 6
 
 # On a GPU, TRL's fused LM head holds the logits of one tile: 4,096 tokens by 32,768 of the vocabulary
 # (trl/kernels/chunked_logprob.py). On the CPU ours (stages/models/lm_head.py) holds the logits of 1,024 tokens by the
@@ -28,8 +30,10 @@ KEPT_NF4 = 6  # additional bytes that a layer keeps per intermediate feature, in
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 HEAD_PRODUCT, HEAD_CACHED, HEAD_KEPT = 1024, 32, 2048
 STATISTICS_BYTES = 12
-KEPT_AROUND = 12  # bytes per token and hidden feature stored outside the layers: embedding, last norm
-RECOMPUTED_FACTOR = 1.3  # bytes of a recomputed layer, gradients included, per byte stored without checkpointing
+# bytes per token and hidden feature stored outside the layers: embedding, last norm
+KEPT_AROUND = 12
+# bytes of a recomputed layer, gradients included, per byte stored without checkpointing
+RECOMPUTED_FACTOR = 1.3
 
 CACHE_SHARE = 0.5  # of the free memory, for keys and values
 # The shares of the free memory that a token budget may use. The rest is for errors and other programs.
@@ -80,7 +84,8 @@ def held_parts(shape: ModelShape, block: Training) -> Parts:
     """Return the bytes that training holds throughout in each process."""
     trained, adapted = count_trained(shape, block), block.adapter is not Adapter.none
     weights = weight_bytes(shape, block.start_weights) + (4 * trained if adapted else 0)
-    if block.runtime.sharding is Sharding.none:  # several processes copy gradients into buckets to add them up
+    # several processes copy gradients into buckets to add them up
+    if block.runtime.sharding is Sharding.none:
         return Parts(weights, (8 if block.runtime.world_size > 1 else 4) * trained, 8 * trained)
     return Parts(*(part / block.runtime.world_size for part in (weights, 4 * trained, 8 * trained)))
 
@@ -145,7 +150,8 @@ def activation_bytes(shape: ModelShape, block: Training, checkpointing: Checkpoi
     if checkpointing is Checkpointing.none:
         return shape.layers * layer_bytes(shape, block) + around
     stream = BYTES[Weights.bf16 if block.start_weights is Weights.bf16 else Weights.fp32]
-    features = 2 * (shape.hidden + shape.active * shape.intermediate + shape.query + shape.key)  # of these outputs
+    # of these outputs
+    features = 2 * (shape.hidden + shape.active * shape.intermediate + shape.query + shape.key)
     outputs = element_bytes(block.precision) * features if checkpointing is Checkpointing.selective else 0
     return shape.layers * (stream * shape.hidden + outputs) + around
 
@@ -192,7 +198,8 @@ def training_bytes(
         first_work = max(first_work, RECOMPUTED_FACTOR * tokens * layer_bytes(shape, block))
     if kind is not Checkpointing.full and sharding is not Sharding.fsdp:  # FSDP2 gathers in bf16
         first_work += cast_copy_bytes(shape, block.start_weights, block.precision)
-    embedding = 4 * shape.embedding if block.adapter is Adapter.none else 0  # its gradient, before it is added
+    # its gradient, before it is added
+    embedding = 4 * shape.embedding if block.adapter is Adapter.none else 0
     return max(at_backward + first_work, state) + embedding
 
 

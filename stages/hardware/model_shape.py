@@ -12,11 +12,14 @@ from stages.store.sealed_json import Damaged, load_json
 REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 OPTIONAL = ["num_key_value_heads", "head_dim", "max_position_embeddings", "moe_intermediate_size"]
 OPTIONAL += ["num_experts", "num_local_experts", "num_experts_per_tok"]
-BY_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads")  # some models list one per layer
+# some models list one per layer
+BY_LAYER = ("intermediate_size", "num_attention_heads", "num_key_value_heads")
 MOST = 1 << 40  # above every size of a model
-QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")  # model types with these prefixes normalise query and key
+# model types with these prefixes normalise query and key
+QK_NORM = ("qwen3", "gemma3", "olmo2", "olmo3")
 POST_NORMS = ("gemma2", "gemma3")
-UNGATED = ("starcoder2", "gpt_neox", "phi", "nemotron")  # model types whose MLP has two linear maps, not three
+# model types whose MLP has two linear maps, not three
+UNGATED = ("starcoder2", "gpt_neox", "phi", "nemotron")
 LINEAR = ("q_proj", "o_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj")
 
 MOST_PER_BYTE = 4  # parameters per byte of weights: a parameter has at least two bits

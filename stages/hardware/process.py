@@ -36,15 +36,19 @@ def prepare(typed_arguments: list[str] | None = None) -> None:
     # Micro-batches differ in length. Segments that grow leave no gaps between blocks of many sizes.
     if not any(variable in os.environ for variable in ALLOCATOR):
         os.environ[ALLOCATOR[0]] = "expandable_segments:True"
-    if typed_arguments is not None:  # the jobs of a sweep start later with other arguments, and read these
+    # the jobs of a sweep start later with other arguments, and read these
+    if typed_arguments is not None:
         os.environ["PLUMBLINE_TYPED"] = json.dumps(typed_arguments)
         os.environ[PROGRAM] = "plumbline" if os.path.basename(sys.argv[0]) == "plumbline" else "python run.py"
-        os.environ["PLUMBLINE_COMMAND"] = uuid.uuid4().hex  # `rebuild=` rebuilds once per command, not per job
+        # `rebuild=` rebuilds once per command, not per job
+        os.environ["PLUMBLINE_COMMAND"] = uuid.uuid4().hex
     logging.raiseExceptions = False  # a log file on a full disk would cause a traceback per line
     logging.setLogRecordFactory(VisibleRecord)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # the locale may lack characters; stderr escapes them by default
+    # the locale may lack characters; stderr escapes them by default
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    if "WANDB_MODE" in os.environ:  # transformers prints a message about it at import, with any tracker
+    # transformers prints a message about it at import, with any tracker
+    if "WANDB_MODE" in os.environ:
         os.environ["PLUMBLINE_WANDB_MODE"] = os.environ.pop("WANDB_MODE")
     for name, level in ENVIRONMENT["log_levels"].items():
         logging.getLogger(name).setLevel(level)
@@ -69,12 +73,14 @@ def untested_libraries() -> list[str]:
     """Return `trl 1.17.0 (known: >=1.16,<1.17)` for every installed library outside its range.
 
     The ranges come from the checkout's pyproject.toml, or from the installed distribution's metadata."""
-    from packaging.requirements import Requirement  # this slow import is not needed for `--help` or a plan
+    # this slow import is not needed for `--help` or a plan
+    from packaging.requirements import Requirement
 
     libraries = []
     ranges = checkout_project().get("dependencies") or (version(DISTRIBUTION) and metadata.requires(DISTRIBUTION))
     for requirement in map(Requirement, ranges or ()):
-        installed = None if requirement.marker else version(requirement.name)  # those of extras have a marker
+        # those of extras have a marker
+        installed = None if requirement.marker else version(requirement.name)
         if installed and not requirement.specifier.contains(installed, prereleases=True):
             bounds = ",".join(sorted(map(str, requirement.specifier), reverse=True))
             libraries.append(f"{requirement.name} {installed} (known: {bounds})")

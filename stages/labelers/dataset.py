@@ -26,7 +26,8 @@ class Dataset(Labeler):
     def __init__(self, cfg: Label, out: StageDir):
         self.source, self.key, self.out = cfg.source, cfg.key, out
         self.judgements_by_prompt = dict[str, list[Judgement]]()
-        self.votes = dict[str, list[float]]()  # all scores of a candidate that has several in the file
+        # all scores of a candidate that has several in the file
+        self.votes = dict[str, list[float]]()
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """Return the file's prompts, candidates and unusable rows. The candidates are kept in a table on disk."""
@@ -55,7 +56,8 @@ class Dataset(Labeler):
             raise UserError(f"{self.key}.path={self.source.path}: {problem}. Name a file with different ratings.")
         flags = {*scores} <= {0.0, 1.0}
         for j in chain.from_iterable(self.judgements_by_prompt.values()):
-            if j.score is not None:  # if all scores are equal, the file's scale is unknown, and they stay
+            # if all scores are equal, the file's scale is unknown, and they stay
+            if j.score is not None:
                 mean = fmean(self.votes.get(str(j.candidate_id), [j.score]))
                 j.score = (mean - low) / (high - low) if high > low else mean
                 j.score = (1 + (mean > 0.5) - (mean < 0.5)) / 2 if flags else j.score

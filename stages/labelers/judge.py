@@ -36,7 +36,8 @@ class Vote(NamedTuple):
 
     value: Any = None
     error: str | None = None
-    orders_agree: bool | None = None  # True if both orders of the two candidates give the same choice
+    # True if both orders of the two candidates give the same choice
+    orders_agree: bool | None = None
     raw: Any = None  # the judge's replies
 
 

@@ -46,9 +46,12 @@ class Labeler(ABC):
 
     name: str  # written into every judgement
     learnt = False  # True: a learned reward, so the stage warns about signs of overoptimization
-    people_verdicts: Mapping[Key, str] = {}  # people's verdicts on the judgements that `label.audit` samples
-    compares = False  # True: judges two candidates at a time, so that one without a partner has no judgement to miss
-    own = False  # True: user-defined, so an exception skips one prompt; in a built-in labeler it stops the stage
+    # people's verdicts on the judgements that `label.audit` samples
+    people_verdicts: Mapping[Key, str] = {}
+    # True: judges two candidates at a time, so that one without a partner has no judgement to miss
+    compares = False
+    # True: user-defined, so an exception skips one prompt; in a built-in labeler it stops the stage
+    own = False
 
     def pool(self, inputs: dict[str, Path]) -> Pool:
         """Return the pool to judge: the sampled one, unless the labeler provides the candidates too."""

@@ -100,7 +100,8 @@ class RewardModel(Labeler):
         """Yield candidates with rewards, longest first. The batches do not depend on the order of the pool."""
         precision, device = self.cfg.precision or Precision.fp32, loading.resolve_device(self.cfg.runtime.device)
         key = self.folder, loading.sampling_weights(precision), device
-        model = self.out.open_resource.get(key, lambda: loading.load_reward_model(*key))  # GRPO asks at every step
+        # GRPO asks at every step
+        model = self.out.open_resource.get(key, lambda: loading.load_reward_model(*key))
         if not readable:
             return
         if (pad_id := self.reading.pad_id) is None:

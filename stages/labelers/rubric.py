@@ -18,7 +18,8 @@ from stages.store.records import Message, content_id
 from stages.store.templates import guard_template, render
 from stages.store.text_units import transcript
 
-UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs"}  # Unicode categories of invisible or direction-changing characters
+# Unicode categories of invisible or direction-changing characters
+UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs"}
 SELECTORS = range(0xE0100, 0xE01F0)  # variation selectors, which can spell an invisible text
 TOKENS = re.compile(r"<(?=\|)|\|(?=>)|[<\[](?=/?(?:s|bos|eos|INST|SYS|start_of_turn|end_of_turn)[>\]])")
 SYSTEM = (

@@ -12,7 +12,8 @@ from stages.endpoints.reply import Reply
 from stages.store.records import Judgement
 
 SIDES = ("A", "B", "tie")
-SWAPPED = {"A": "B", "B": "A", "tie": "tie"}  # the same choice when the answers are shown in the other order
+# the same choice when the answers are shown in the other order
+SWAPPED = {"A": "B", "B": "A", "tie": "tie"}
 SCALE = tuple(range(1, 11))  # scores from useless to perfect
 KEY = {Rubrics.pairwise: "verdict", Rubrics.pointwise: "score"}
 ALLOWED: Mapping[Rubrics, tuple[Any, ...]] = {Rubrics.pairwise: SIDES, Rubrics.pointwise: SCALE}
@@ -70,7 +71,8 @@ def verdict(reply: Reply, kind: Rubrics, reading: Reading) -> Any:
 def json_value(text: str, key: str, allowed: tuple[Any, ...]) -> Any:
     """Return the value of a JSON object with the single key `key`. Raise NoVerdict if it is not an allowed value."""
     try:
-        pairs = json.loads(text, object_pairs_hook=tuple)  # an object becomes its pairs: a dict hides repeated keys
+        # an object becomes its pairs: a dict hides repeated keys
+        pairs = json.loads(text, object_pairs_hook=tuple)
     except (ValueError, RecursionError) as error:
         raise NoVerdict("the judge's reply is not JSON") from error
     if not (isinstance(pairs, tuple) and len(pairs) == 1 and pairs[0][0] == key):

@@ -34,8 +34,10 @@ LOCAL = "127.0.0.1:0"  # any free port
 PATIENCE = timedelta(minutes=15)  # of other nodes, until node 0 answers
 RESTARTS = 3  # of a worker that divides a stage's items and is killed
 STOP_SECONDS = 30.0  # seconds for a worker to end before it is killed
-STALL_SHARE, LOOKS = 0.1, 6  # a stall is a tenth of PyTorch's limit of a wait, seen in so many looks at the workers
-FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)  # as faulthandler writes it
+# a stall is a tenth of PyTorch's limit of a wait, seen in so many looks at the workers
+STALL_SHARE, LOOKS = 0.1, 6
+# as faulthandler writes it
+FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
 
 
 def main(job_file: Path, node_rank: int) -> int:
@@ -124,7 +126,8 @@ def common_environment(host: str, port: int, world: int, processes: int) -> dict
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(processes),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # so no worker opens a second store on every interface
+        # so no worker opens a second store on every interface
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
 
 

@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 
 FINISHED = require_keys("metrics", "warnings")  # the check of a result file
 PATIENCE_SECONDS = 300  # that other machines wait for node 0 to start a node
-WAIT_SECONDS = 1800  # transformers' default of ddp_timeout, after which PyTorch ends a wait for other processes
+# transformers' default of ddp_timeout, after which PyTorch ends a wait for other processes
+WAIT_SECONDS = 1800
 Listener = Callable[[dict[str, Any], int], None]  # of the metrics of a step
 
 
@@ -185,7 +186,8 @@ def join_training(launch: Launch, targets: list[Node], store: Store) -> None:
                 log.info("%s: joining as node %d of %d", node, launch.node_rank, launch.nodes)
                 if (code := run_agent(job, launch.node_rank)) and job.exists():
                     raise UserError(f"{node}: a process failed (exit code {code}). Node 0 prints the reason.")
-                joined[node] = modified_at(job)  # node 0 may have written it anew since, over a killed attempt's
+                # node 0 may have written it anew since, over a killed attempt's
+                joined[node] = modified_at(job)
         time.sleep(POLL_SECONDS)
 
 

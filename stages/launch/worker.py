@@ -32,7 +32,8 @@ def main(job_file: Path) -> None:
         use_own_gpu(int(os.environ.pop("LOCAL_RANK")))
     else:
         stacks = os.open(Path(os.environ["PLUMBLINE_STACKS"]) / str(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        faulthandler.register(signal.SIGUSR1, stacks, all_threads=False)  # the agent asks where the main thread is
+        # the agent asks where the main thread is
+        faulthandler.register(signal.SIGUSR1, stacks, all_threads=False)
     process.prepare()
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(message)s")
     place = rank, job["launch"]["processes"] * job["launch"]["nodes"]
@@ -49,7 +50,8 @@ def main(job_file: Path) -> None:
         raise SystemExit(1) from error
     if rank == 0:
         metrics |= {"peak_memory": machine.peak_memory(), "peak_gpu_memory": machine.peak_gpu_memory()}
-        for product in out.path.rglob("*"):  # the result file promises complete files, even if the parent is killed
+        # the result file promises complete files, even if the parent is killed
+        for product in out.path.rglob("*"):
             if SCRATCH not in product.relative_to(out).parts:
                 sync(product)
         write_note(out / SCRATCH / RESULT, {"metrics": metrics, "warnings": out.warnings})

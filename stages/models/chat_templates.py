@@ -34,7 +34,8 @@ def establish_contract(
     `train` the model had its SFT elsewhere: the tokenizer's own template stays as it is, and so do its `stops`.
     Raise ContractError if the template does not mark the assistant's tokens, train the end of turn, or render BOS
     exactly once; if a prompt's tokens are not a prefix of its conversation's; if no token is free for padding."""
-    from trl.chat_template_utils import has_generation_markers  # a slow import that sampling does not need
+    # a slow import that sampling does not need
+    from trl.chat_template_utils import has_generation_markers
 
     tokenizer.chat_template = undated(choose_template(tokenizer, cfg, train))
     marked = has_generation_markers(str(tokenizer.chat_template))
@@ -114,7 +115,8 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, cfg: Template, train: bo
         written = answer_in(tokenizer, own) if own and train and kind == "auto" else ""
         if own and "</think>" not in written:
             return own
-        if own:  # as Qwen3's, with an empty block of thoughts: an answer would pass no check of its text
+        # as Qwen3's, with an empty block of thoughts: an answer would pass no check of its text
+        if own:
             problem = f"the tokenizer's template writes {written!r} for {GOLDEN[0][-1]['content']!r}"
             log.warning("warning: template=auto: %s, so ours is used. template=own keeps it.", problem)
         elif not train:

@@ -275,12 +275,14 @@ def load_or_derive_contract(model: Path) -> Contract:
     tokenizer = load_tokenizer(model)
     generation = model / "generation_config.json"
     stops = load_json(generation, require_keys()).get("eos_token_id") if generation.exists() else None
-    ends = [tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])]  # the first is the end of turn
+    # the first is the end of turn
+    ends = [tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])]
     stop_ids = [i for i in dict.fromkeys(ends) if i is not None]
     if not tokenizer.chat_template:
         return Continuation(tokenizer, stop_ids)
     tokenizer.chat_template = undated(tokenizer.chat_template)
-    with suppress(UserError):  # a template may end a turn by another token than EOS, as Qwen2.5-Base's does
+    # a template may end a turn by another token than EOS, as Qwen2.5-Base's does
+    with suppress(UserError):
         [(ids, _)] = tokenize_conversations(tokenizer, GOLDEN[:1])
         end_of_turn = added_tokens_after(tokenizer, ids, GOLDEN[0][-1]["content"])[:1]
         stop_ids = [*dict.fromkeys(end_of_turn + stop_ids)]

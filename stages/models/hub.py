@@ -11,7 +11,8 @@ from stages.store.digests import files_of
 
 Kind = Literal["model", "dataset"]  # of a repository
 DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
-NOT_DOWNLOADED = ["consolidated*"]  # some repositories have a second copy of the weights, in another layout
+# some repositories have a second copy of the weights, in another layout
+NOT_DOWNLOADED = ["consolidated*"]
 
 
 def download_model(repo: str, revision: str | None) -> Path:

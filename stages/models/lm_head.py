@@ -16,8 +16,10 @@ from trl.trainer import utils as trl_utils
 # Tokens per matrix product, and tokens whose logits are read together. With a vocabulary of 50,000, the logits of
 # 1,024 tokens take 100 MB in bf16.
 PRODUCT_TOKENS, READ_TOKENS = 1024, 32
-MOST_KEPT_TOKENS = 2048  # for more tokens, the forward stores no probabilities and the backward recomputes logits
-Slope = Tensor | float | None  # the derivative of the logits by the head's output; None stands for 1
+# for more tokens, the forward stores no probabilities and the backward recomputes logits
+MOST_KEPT_TOKENS = 2048
+# the derivative of the logits by the head's output; None stands for 1
+Slope = Tensor | float | None
 STATISTICS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
 
@@ -79,7 +81,8 @@ class CPULogProbFunction(torch.autograd.Function):
             else:
                 logits, slope = compute_logits(rows, head, bias, *settings)
                 p = gradient_by_logits(logits.softmax(-1), target, log_p, slope)
-            out.copy_((p @ head) * -g[:, None])  # times (tokens, hidden): smaller than p, (tokens, vocabulary)
+            # times (tokens, hidden): smaller than p, (tokens, vocabulary)
+            out.copy_((p @ head) * -g[:, None])
             if ctx.needs_input_grad[1]:
                 part = p.t() @ (rows * -g[:, None]).to(dtype)
                 grad_weight = part.to(weight.dtype) if grad_weight is None else grad_weight.add_(part)

@@ -132,7 +132,8 @@ def load_weights(model_class: Any, folder: Path, **options: Any) -> tuple[Any, l
     model will be sharded, the first process of each node reads the weights. In the others they are on the meta device
     (shapes without values), and receive their shard from the first process.
     Raise UserError if the folder cannot be loaded, or config.json describes another model than the weights."""
-    config = load_config(folder)  # transformers reads it again, but its errors are less specific then
+    # transformers reads it again, but its errors are less specific then
+    config = load_config(folder)
     if getattr(config, "quantization_config", None):  # some machines would apply it, and others not
         raise UserError(f"{folder}: config.json names a quantization_config. Save the weights in full precision.")
     options |= LOCAL_WITHOUT_CODE | {"ignore_mismatched_sizes": True, "output_loading_info": True}

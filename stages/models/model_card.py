@@ -84,7 +84,8 @@ def data_message(manifests: dict[str, Manifest], inputs: dict[str, Path], split:
     """Describe the training data in one line. `split`: the one of `data` that was trained on."""
     if "pairs" in manifests:
         pairs, first_pair = manifests["pairs"]["metrics"], next(stream(inputs["pairs"] / "pairs.parquet", Pair))
-        source = f" of {first_pair.chosen_policy}" if first_pair.labeler == "dataset" else ""  # the pairs' file
+        # the pairs' file
+        source = f" of {first_pair.chosen_policy}" if first_pair.labeler == "dataset" else ""
         return f"preference pairs{source}, {pairs['summary']}{licences.licences_message(pairs)}"
     if "unpaired" in manifests:
         return f"single completions, {manifests['unpaired']['metrics']['summary']}"

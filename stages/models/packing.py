@@ -28,8 +28,10 @@ ATTENTION = "plumbline_packed"
 # On these devices every run is a separate attention call; on others one call computes all runs. On a CPU one more call
 # costs 18 µs, and one token of padding 10 µs (one core, fp32, 9 heads of 64, runs of 160 tokens).
 RUN_BY_RUN_DEVICES = ("cpu",)
-SHARED_HEADS = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}  # not in PyTorch 2.11
-ROUNDING = 0.05  # the largest relative difference of two kernels in bf16; with another mask it is about 0.5
+# not in PyTorch 2.11
+SHARED_HEADS = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
+# the largest relative difference of two kernels in bf16; with another mask it is about 0.5
+ROUNDING = 0.05
 
 
 @dataclass
@@ -51,14 +53,16 @@ class PackedPairs:
         in_both = torch.minimum(ends[:half], ends[half:])[:, None] > torch.arange(width, device=input_ids.device)
         shared = ((input_ids[:half] == input_ids[half:]) & in_both).cumprod(1).sum(1)
         table = torch.stack([ends[:half], ends[half:] - shared, torch.zeros_like(shared), shared])
-        lengths, prefixes = table.view(2, 2, half).mT.flatten(1).tolist()  # chosen and rejected of each pair in turn
+        # chosen and rejected of each pair in turn
+        lengths, prefixes = table.view(2, 2, half).mT.flatten(1).tolist()
         return cls(RunLayout.from_lengths(lengths[:count], input_ids.device, prefixes[:count]), width)
 
     @cached_property
     def places(self) -> tuple[Tensor, Tensor]:
         """Places in the flattened batch: of every token of the row, and of every token that the runs attend to."""
         runs, layout = np.arange(len(self.layout.lengths)), self.layout
-        starts = (runs // 2 + runs % 2 * -(-len(runs) // 2)) * self.width  # chosen sequences are above rejected ones
+        # chosen sequences are above rejected ones
+        starts = (runs // 2 + runs % 2 * -(-len(runs) // 2)) * self.width
         own = join_ranges(starts + layout.prefixes, layout.lengths)
         return layout.on_device(own), layout.on_device(join_ranges(starts, layout.totals))
 
@@ -146,7 +150,8 @@ def varlen_works(device: torch.device, dtype: torch.dtype, heads: int, key_heads
             results.append([output, *torch.autograd.grad(output, states, weights)])
         return all((b - a).norm() <= ROUNDING * a.norm() for a, b in zip(*results, strict=True))
 
-    with ThreadPoolExecutor(1) as other_thread:  # without this thread's autocast, gradient mode and checkpointing
+    # without this thread's autocast, gradient mode and checkpointing
+    with ThreadPoolExecutor(1) as other_thread:
         try:
             return all(other_thread.map(agrees, (None, 3)))
         except (RuntimeError, TypeError):
@@ -236,9 +241,11 @@ def pack_pairs(model: PreTrainedModel) -> bool:
         layout = replace(layout or PackedPairs.from_batch(input_ids, mask).layout, device=input_ids.device)
         pairs = PackedPairs(layout, input_ids.shape[1])
         packed = {"input_ids": pairs.pack(input_ids), "position_ids": layout.positions, "layout": layout}
-        output = padded_forward(**kwargs | packed)  # `packed` replaces a classifier's position_ids=None
+        # `packed` replaces a classifier's position_ids=None
+        output = padded_forward(**kwargs | packed)
         output.last_hidden_state = pairs.spread(output.last_hidden_state)
-        if logits := output.get("router_logits"):  # one tensor per layer of a mixture of experts, (tokens, experts)
+        # one tensor per layer of a mixture of experts, (tokens, experts)
+        if logits := output.get("router_logits"):
             output.router_logits = tuple(pairs.spread(layer[None]).flatten(0, 1) for layer in logits)
         return output
 
@@ -268,7 +275,8 @@ def pack_groups(groups: Iterable[tuple[list[int], list[list[int]]]]) -> dict[str
     completions `shift_labels`, (1, tokens), and `scored`, (tokens,), the place at which each token is predicted."""
     ids, labels, scored, lengths, prefixes, continued = (list[int]() for _ in range(6))
     for prompt, completions in groups:
-        whole, last = len(lengths), len(ids) + len(prompt) - 1  # the group's first run, and its prompt's last place
+        # the group's first run, and its prompt's last place
+        whole, last = len(lengths), len(ids) + len(prompt) - 1
         for completion in completions:
             own = completion[:-1] if len(lengths) > whole else prompt + completion[:-1]
             prefixes.append(len(prompt) if len(lengths) > whole else 0)

@@ -218,7 +218,8 @@ class RunAttention(torch.autograd.Function):
                 start = 0
                 for place in places:
                     length = place.stop - place.start
-                    whole[:, :, place].add_(part[:, :, start : start + length])  # += would also copy it to itself
+                    # += would also copy it to itself
+                    whole[:, :, place].add_(part[:, :, start : start + length])
                     start += length
         return *grads, None, None, None
 
@@ -229,7 +230,8 @@ def by_products(
     """Return a run's gradients in fp32, from matrix products: of query, (1, heads, own, dim), and of key and value,
     (1, key heads, attended, dim). Products are summed in fp32; scores and weights are rounded like the states."""
     heads, own, dim = query.shape[1:]
-    grad, query = grad[0].contiguous(), query[0].contiguous()  # every product would copy them otherwise
+    # every product would copy them otherwise
+    grad, query = grad[0].contiguous(), query[0].contiguous()
     keys, values = (t[0].repeat_interleave(heads // t.shape[1], 0) for t in (key, value))
     attended = keys.shape[1]
     by_query = query.new_empty(heads, own, dim, dtype=torch.float32)

@@ -44,7 +44,8 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
     """TRL's DPOTrainer on rows of `trl_row`: token ids, with the reference's stored log-probs."""
 
     cfg: DPO
-    arguments: ClassVar = {"precompute_ref_log_probs": True, "remove_unused_columns": False}  # TRL knows no masks
+    # TRL knows no masks
+    arguments: ClassVar = {"precompute_ref_log_probs": True, "remove_unused_columns": False}
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.loss_weights: list[float]  # TRL sets it
@@ -94,7 +95,8 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Also count the step's chosen completion tokens per pair, which the weight of the `sft` loss needs."""
         steps, items = super().get_batch_samples(*args, **kwargs)
-        for step in steps if "sft" in self.loss_types else ():  # there is none to train after the last one
+        # there is none to train after the last one
+        for step in steps if "sft" in self.loss_types else ():
             ratio_here = send_tensor(chosen_per_pair(self.data_collator(step.rows)).float(), self.args.device)
             self._chosen_per_pair = self.accelerator.gather(ratio_here).mean()
         return steps, items
@@ -105,7 +107,8 @@ class StoredReferenceTrainer(MicroBatches, DPOTrainer):
         The new factor is its tokens per pair over those of the step."""
         if not self.model.training or "sft" not in self.loss_types:
             return super().compute_loss(model, inputs, *args, **kwargs)
-        weights, share = self.loss_weights, chosen_per_pair(inputs) / self._chosen_per_pair  # a tensor of the device
+        # a tensor of the device
+        weights, share = self.loss_weights, chosen_per_pair(inputs) / self._chosen_per_pair
         terms = zip(self.loss_types, weights, strict=True)
         self.loss_weights = [(weight * share).float() if name == "sft" else weight for name, weight in terms]
         try:

@@ -21,7 +21,8 @@ from stages.training.saving import checkpoint_folder, list_checkpoints
 from stages.training.token_rows import Row
 
 CHECKED = 64  # rows
-Scores = tuple[list[float], list[float]]  # the log-probs of each token of a chosen and of a rejected completion
+# the log-probs of each token of a chosen and of a rejected completion
+Scores = tuple[list[float], list[float]]
 # The relative distance of the first loss from its value at log-ratio 0 that rounding explains.
 LOSS_TOLERANCE = {Precision.fp32: 1e-3, Precision.bf16: 0.02}
 

@@ -92,7 +92,8 @@ class CompletionTrainer(MicroBatches):
     cfg: KTO
     arguments: ClassVar = {"remove_unused_columns": False, "label_names": ["label"]}
     divergence = torch.zeros(())  # z before the clamp: of a step, or of the validation rows
-    loss_is_scaled_for_ga = False  # a micro-batch's loss is its rows' mean, which Trainer must weight by their number
+    # a micro-batch's loss is its rows' mean, which Trainer must weight by their number
+    loss_is_scaled_for_ga = False
 
     def __init__(self, *args: Any, processing_class: Any, **kwargs: Any):
         self._metrics = {mode: defaultdict[str, list[Any]](list) for mode in ("train", "eval")}
@@ -128,7 +129,8 @@ class CompletionTrainer(MicroBatches):
         metrics = self._metrics["train" if self.model.training else "eval"]
         for kind, chosen in {"chosen": desirable, "rejected": ~desirable}.items():
             for name, values in (("rewards", cfg.beta * ratios), ("logps", log_probs)):
-                mean = torch.where(chosen, values, 0).sum() / chosen.sum()  # NaN if none is of this kind
+                # NaN if none is of this kind
+                mean = torch.where(chosen, values, 0).sum() / chosen.sum()
                 metrics[f"{name}/{kind}"].append(mean.detach() if self.model.training else float(mean))
         if self.model.training:
             metrics["entropy"].append(output.entropy.sum().detach() / (inputs["labels"] >= 0).sum())

@@ -31,7 +31,8 @@ from stages.training.micro_batches import Batch, MicroBatches, select_row
 from stages.training.token_rows import PreferenceRows, Row
 
 EXTREMES = ("min_reward", "max_reward")
-LENGTH_CORRELATION = 0.5  # a correlation of reward and length of at least this size causes a warning
+# a correlation of reward and length of at least this size causes a warning
+LENGTH_CORRELATION = 0.5
 
 
 class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
@@ -45,7 +46,8 @@ class PairwiseRewardTrainer(MicroBatches, RewardTrainer):
         chosen, rejected = row["chosen_ids"], row["rejected_ids"]
         if self.is_padded:
             return 2 * max(len(chosen), len(rejected))
-        return len(chosen) + len(rejected) - count_shared_prefix(chosen, rejected)  # `models/packing.py` shares it
+        # `models/packing.py` shares it
+        return len(chosen) + len(rejected) - count_shared_prefix(chosen, rejected)
 
     def count_items(self, metric: str, batch: Batch) -> int:
         return len(batch["input_ids"]) // 2

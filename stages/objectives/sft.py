@@ -198,12 +198,14 @@ def apply_contract(model: PreTrainedModel, contract: Contract, seed: int) -> Pre
     generation = model.generation_config
     try:
         generation.validate(strict=True)
-    except ValueError:  # as Vicuna's, a temperature without do_sample: transformers saves it only unchanged
+    except ValueError:
+        # as Vicuna's, a temperature without do_sample: transformers saves it only unchanged
         model.generation_config = type(generation)(bos_token_id=generation.bos_token_id)
     if len(contract.tokenizer) > model.get_input_embeddings().num_embeddings:
         torch.manual_seed(seed)
         is_loaded = model.device.type != "meta"  # else another process sends the rows
-        model.resize_token_embeddings(len(contract.tokenizer), mean_resizing=is_loaded)  # with template.resize=true
+        # with template.resize=true
+        model.resize_token_embeddings(len(contract.tokenizer), mean_resizing=is_loaded)
     model.generation_config.eos_token_id = contract.stop_ids
     model.generation_config.pad_token_id = contract.tokenizer.pad_token_id
     return model

@@ -14,7 +14,8 @@ from stages.config.errors import visible
 from stages.pages.glossary import in_words
 from stages.store.numbers import bound, points, signed
 
-BREAKS = re.compile(r"(_|=|/|\.(?=\D))")  # the places in keys and paths after which a line may break
+# the places in keys and paths after which a line may break
+BREAKS = re.compile(r"(_|=|/|\.(?=\D))")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from stages.evaluation.intervals import Interval
 from stages.pages.environment import LOOKS
 from stages.store.numbers import signed
 
-COLOURS = {role: look.light for role, look in LOOKS.items()}  # placeholders that `svg` replaces by CSS variables
+# placeholders that `svg` replaces by CSS variables
+COLOURS = {role: look.light for role, look in LOOKS.items()}
 REFERENCE = re.compile(r'(url\(#|href="#)([\w.-]+)')  # a reference to an element of the same SVG
 Curve = list[dict[str, Any]]
 PANEL = (3.6, 2.4)  # inches: as wide as a phone, so that text keeps its size

@@ -13,7 +13,8 @@ from stages.store.manifest import Manifest
 from stages.store.sealed_json import WRONG_SHAPE, Damaged, require_keys
 
 Votes = dict[Key, dict[str, JudgeVote]]  # by the judged candidates, then by judge
-VotesByMember = dict[Key, dict[str, str | int | None]]  # label (a, b, tie or a score) by candidates, then by member
+# label (a, b, tie or a score) by candidates, then by member
+VotesByMember = dict[Key, dict[str, str | int | None]]
 PEOPLE = "people"  # listed with the members; people's label is the judgement
 
 

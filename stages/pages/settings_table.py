@@ -10,7 +10,8 @@ from stages.config.schema import POLICY_STAGES
 from stages.store.manifest import Manifest
 
 KEYS: dict[str, list[str]] = read_beside(__file__)
-COMPUTING = ("sft", "sample", *POLICY_STAGES, "answer_policy", "eval")  # roles of nodes that run a model
+# roles of nodes that run a model
+COMPUTING = ("sft", "sample", *POLICY_STAGES, "answer_policy", "eval")
 
 
 def model_nodes(nodes: dict[str, Manifest], roles: Iterable[str]) -> dict[str, str]:

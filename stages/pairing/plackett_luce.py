@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from stages.pairing.contrasts import Contrast
 
-ROUNDS, TOLERANCE = 500, 1e-6  # limits of the iteration: their number, and the smallest change of a log-strength
+# limits of the iteration: their number, and the smallest change of a log-strength
+ROUNDS, TOLERANCE = 500, 1e-6
 EQUAL_STRENGTHS = 1e-3  # log-strengths that differ by less count as equal
 
 

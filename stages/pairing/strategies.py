@@ -39,9 +39,12 @@ ORDERS: dict[Strategy, Callable[[Contrast], Any]] = {
     # The first of a ranking against all below it, then the second, and so on, as Plackett–Luce chooses
     Strategy.ranked: lambda c: (-c.standing, -c.distance),
 }
-OF_BEST = (Strategy.best_random, Strategy.hard)  # strategies that use only contrasts of the best candidate
-OF_COMPARED = (Strategy.margin, Strategy.hard)  # strategies without preferences against the strengths
-BY_STRENGTH = (Strategy.margin, Strategy.ranked)  # strategies that use the ranking instead of single preferences
+# strategies that use only contrasts of the best candidate
+OF_BEST = (Strategy.best_random, Strategy.hard)
+# strategies without preferences against the strengths
+OF_COMPARED = (Strategy.margin, Strategy.hard)
+# strategies that use the ranking instead of single preferences
+BY_STRENGTH = (Strategy.margin, Strategy.ranked)
 
 
 def select_contrasts(contrasts: list[Contrast], strategy: Strategy, cfg: Pairs, prompt: str) -> list[Contrast]:
@@ -117,7 +120,8 @@ COLUMNS = {
 def table(figures: dict[str, dict[str, Any]], strategy_used: str) -> str:
     """Return the figures of all strategies as a table for a terminal, with a star at the strategy in use."""
     accuracies = [strategy.get("accuracy") or {} for strategy in figures.values()]
-    verdicts = [name for name in max(accuracies, key=len, default={}) if name != "pairs"]  # empty without an audit
+    # empty without an audit
+    verdicts = [name for name in max(accuracies, key=len, default={}) if name != "pairs"]
     rows: list[tuple[str, ...]] = [("strategy", *COLUMNS, *verdicts)]
     for (name, strategy), accuracy in zip(figures.items(), accuracies, strict=True):
         cells = [cell(strategy[key], form) for key, form in COLUMNS.values()]

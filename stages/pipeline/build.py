@@ -37,7 +37,8 @@ def build_missing(
     """Build every missing node, each under its lock, and let the links in `latest/` point at the targets' nodes."""
     from stages.store.text_lengths import text_lengths  # imports pyarrow, which only a build needs
 
-    missing = {node.fingerprint for node in store.missing(targets, pull=True)}  # two nodes may be the same computation
+    # two nodes may be the same computation
+    missing = {node.fingerprint for node in store.missing(targets, pull=True)}
     for node in in_build_order(targets):
         if node.fingerprint not in missing:
             if store.folder(node).exists():
@@ -53,9 +54,11 @@ def build_missing(
             workers = isinstance(node.config, Training) and processes.world_size(node) > 1
             stage = None if workers else importlib.import_module(f"stages.{node.stage}")
             inputs = {role: store.folder(n) for role, n in node.inputs.items()}
-            if not isinstance(node.config, Sample | Answer):  # only these stages use an open sampler
+            # only these stages use an open sampler
+            if not isinstance(node.config, Sample | Answer):
                 open_resource.clear()
-            gc.collect()  # a trainer and its model refer to each other, and would stay beside this node's model
+            # a trainer and its model refer to each other, and would stay beside this node's model
+            gc.collect()
             machine.give_back_gpu_memory()
             with track(cfg.tracker, node, store.root) as run:
                 calls = store.root / "cache" / "calls"

@@ -20,8 +20,10 @@ from stages.store.node import Built, Graph, Node
 
 TITLES = {Role.base: "Base", Role.control: "Control", Role.control_pairs: "Control pairs", REFERENCE: REFERENCES}
 MAX_PROMPTS = 1_000_000  # that are compared, without eval.judged.prompts
-CONSTANT_PROMPTS = 50  # at most: enough prompts to see that a labeler often prefers a constant answer
-WAITING = "waiting_"  # prefix of the names of judgements that people still owe: the report does not wait for them
+# at most: enough prompts to see that a labeler often prefers a constant answer
+CONSTANT_PROMPTS = 50
+# prefix of the names of judgements that people still owe: the report does not wait for them
+WAITING = "waiting_"
 
 
 def wire_evaluation(
@@ -33,7 +35,8 @@ def wire_evaluation(
     prompts = prompt_sets(cfg, sets)
     answers = {
         f"{name}_{role}": make_node("answer", block, model=model, **source)
-        for role, model in models.items()  # the models are the outer loop, so that each is loaded once
+        # the models are the outer loop, so that each is loaded once
+        for role, model in models.items()
         for name, (block, source) in prompts.items()
         if role != Role.base or not block.form  # a base is tied to no chat template
     }
@@ -44,7 +47,8 @@ def wire_evaluation(
     }
     judged, opponents = Graph(), name_opponents(cfg, models) if cfg.eval.judged.is_requested else {}
     if opponents:
-        name = [*prompts][-1]  # the prompts of `eval.judged.source`, else of held-out pairs, else of the data
+        # the prompts of `eval.judged.source`, else of held-out pairs, else of the data
+        name = [*prompts][-1]
         compared = (name, *prompts[name])
         judged = wire_comparisons(cfg, make_node, models, opponents, answers, compared, reward, is_built)
     instruments = Graph()
@@ -63,7 +67,8 @@ def wire_evaluation(
         max_new_tokens=cfg.answer.max_new_tokens,
         compared=name_compared(opponents, titles),
         instruments={name: node.fingerprint for name, node in instruments.items()},
-        retention=[],  # other nodes read these texts, and other nodes hold the settings of suites and labeler
+        # other nodes read these texts, and other nodes hold the settings of suites and labeler
+        retention=[],
         suites=Suites(),
         judged=Judged(labeler=cfg.eval.judged.labeler, max_longer=cfg.eval.judged.max_longer),
     )
@@ -132,7 +137,8 @@ def wire_comparisons(
             nodes[key] = make_node("base", other_model_block(cfg, path))
             nodes[f"{name}_{key}"] = opponent_answers[key] = make_node("answer", block, model=nodes[key], **prompts)
     versus = {key: Versus(key, max_prompts) for key in opponents}
-    if not by_people:  # a labeler that prefers one constant answer to real ones cannot be trusted: the report says so
+    # a labeler that prefers one constant answer to real ones cannot be trusted: the report says so
+    if not by_people:
         first = [*opponent_answers, *opponents][0]
         versus[CONSTANT] = Versus(first, min(max_prompts, CONSTANT_PROMPTS), constant=True)
     policy = {**prompts, "model": models[Role.policy], "policy": answers[f"{name}_{Role.policy}"]}

@@ -44,14 +44,16 @@ NEXT |= {"versus": "eval", "benchmark": "eval", "eval": "report"}
 NEXT |= {objective.name: objective.next for objective in OBJECTIVES.values()}
 INSTEAD = {"dpo": "kto", "kto": "grpo"}  # what a run trains that does not train this
 
-MISSING_STAGES: dict[str, str] = read_beside(__file__)  # by stage, the settings that add nodes of it to the graph
+# by stage, the settings that add nodes of it to the graph
+MISSING_STAGES: dict[str, str] = read_beside(__file__)
 # Stages that align=none and align=grpo leave out.
 PREFERENCE_STAGES = ["sample", "pool", "label", "pairs", "unpaired", "reference", "dpo"]
 # Data that only the evaluation reads, beside its suites, with the setting that lists the sources of each.
 EVALUATION_SETS = {"outside": "outside", "judged_prompts": "eval.judged.source", "retained": "eval.retention"}
 SEEDED_BLOCKS = ("sample", *OBJECTIVES)  # blocks with a seed; its default is the run's seed
 
-Pin = Callable[[Any, Path], tuple[Any, dict[str, str]]]  # from block and digest cache to pinned block and digests
+# from block and digest cache to pinned block and digests
+Pin = Callable[[Any, Path], tuple[Any, dict[str, str]]]
 
 
 def wire_graph(cfg: Config, cache: Path, pin: Pin = source_files.pin, is_built: Built = lambda node: True) -> Graph:
@@ -108,10 +110,12 @@ def wire_demonstrations(cfg: Config, make_node: MakeNode, base: Node, data: Node
     `sft.demonstrations=selected`, the candidates' sampler and labeler work here too."""
     label, sample = cfg.label, cfg.sample
     if cfg.sft.demonstrations is None:
-        label = Label(labeler="verifier", path=None, revision=None, hub_split="train", max_failed=0.1)  # of no judge
+        # of no judge
+        label = Label(labeler="verifier", path=None, revision=None, hub_split="train", max_failed=0.1)
         if sample.sampler == "openai":
             sample = replace(sample, sampler="hf", endpoint=Endpoint(), max_failed=None)
-    if sample.brings_prompts:  # that sampler reads candidates from a file and cannot answer other prompts
+    # that sampler reads candidates from a file and cannot answer other prompts
+    if sample.brings_prompts:
         sample = replace(sample, sampler="hf")
     settings = {key: getattr(cfg.select, key) for key in ("candidates_per_prompt", "temperatures", "max_new_tokens")}
     settings |= dict.fromkeys(("prompts", "prompts_per_round", "draw", "until_pair", "file", "pool"))
@@ -137,7 +141,8 @@ def wire_chain(cfg: Config, make_node: MakeNode, is_built: Built, base: Node, da
     if cfg.align is Align.none:
         if cfg.sft.train:
             models = {Role.base: base, Role.policy: sft}
-        else:  # nothing is trained: the evaluation compares the given model with another folder or hub model
+        else:
+            # nothing is trained: the evaluation compares the given model with another folder or hub model
             nodes["other"] = make_node("base", other_model_block(cfg, cfg.eval.judged.folders[0]))
             models = {Role.other: nodes["other"], Role.policy: sft}
         return nodes | wire_evaluation(cfg, make_node, models, sets, reward, is_built)

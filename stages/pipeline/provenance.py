@@ -92,7 +92,8 @@ def end_attempt(
         "attempts": attempts,
         "started": attempts[0]["started"],
         "ended": attempts[-1]["ended"],
-        "wall_seconds": round(sum(max(0.0, a["ended"] - a["started"]) for a in attempts), 3),  # clocks may differ
+        # clocks may differ
+        "wall_seconds": round(sum(max(0.0, a["ended"] - a["started"]) for a in attempts), 3),
         # If several workers train, the first one measures its memory.
         "peak_memory": metrics.pop("peak_memory", machine.peak_memory()),
         "peak_gpu_memory": metrics.pop("peak_gpu_memory", machine.peak_gpu_memory()),

@@ -24,7 +24,8 @@ def wire_sources(name: str, block: Data, make_node: MakeNode) -> Graph:
     setting, row_audit = block.of or "data.sources", block.audit.part(among_rows=False)
     inputs, joined = Graph(), list[Source]()
     for i, source in enumerate(block.sources):
-        rows = replace(source, rows=None, weight=None, epochs=None)  # without the keys that the `data` node reads
+        # without the keys that the `data` node reads
+        rows = replace(source, rows=None, weight=None, epochs=None)
         one = OneSource(rows, block.max_bad, block.form, row_audit, block.own, f"{setting}[{i}]")
         inputs[f"source_{i + 1}"] = node = make_node("source", one)
         joined.append(joined_source(source, node.config.source))
@@ -90,7 +91,8 @@ def wire_candidates(
     model_nodes, sources = Graph(), Graph()
     models_by_name = {**models, "policy": policy, "previous": policy.inputs.get("policy") or policy.inputs["base"]}
     for i, (member, settings) in enumerate(zip(block.pool, block.members, strict=True)):
-        name = member.model or "policy"  # an endpoint samples for the policy, and loads no model here
+        # an endpoint samples for the policy, and loads no model here
+        name = member.model or "policy"
         if name not in models_by_name:
             model = Model(name, None, key=f"{settings.key}.model")
             models_by_name[name] = model_nodes[f"model_{i + 1}"] = make_node("base", model)

@@ -43,7 +43,8 @@ def require_preferences(node: Node, store: Store) -> None:
 
 def require_candidates(node: Node, store: Store) -> None:
     """Raise UserError if the file of candidates has no candidates."""
-    if plugins.user_path(node.config.file).is_file():  # otherwise `source_files.pin` reports the missing file
+    # otherwise `source_files.pin` reports the missing file
+    if plugins.user_path(node.config.file).is_file():
         require_rows(node.config.source, f"{node.config.key}.file", "candidates")
 
 

@@ -143,7 +143,8 @@ def validate_reward(cfg: Config) -> None:
                 raise UserError(TEXTS["no reward model"])
     if cfg.label.by_reward and cfg.sft.demonstrations is choices.Demonstrations.selected:
         raise UserError(TEXTS["late reward model"])
-    ranked = cfg.pairs.strategy in (Strategy.ranked, Strategy.margin)  # strategies that estimate score differences
+    # strategies that estimate score differences
+    ranked = cfg.pairs.strategy in (Strategy.ranked, Strategy.margin)
     if cfg.stage == Target.reward and cfg.reward.margin and not source.path and cfg.label.prefers and not ranked:
         raise UserError(TEXTS["no margin"].format(cfg=cfg))
     for name in OF_PROMPTS:

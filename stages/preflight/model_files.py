@@ -55,7 +55,8 @@ def require_reward_model(node: Node, store: Store) -> None:
     if classes and not any(SCORES in name for name in classes) and not any(name.startswith(HEADS) for name in tensors):
         raise UserError(f"{key}: {classes[0]} gives no scores. Name a …{SCORES} model with one output.")
     labels = config.get("id2label")
-    outputs = len(labels) if isinstance(labels, dict) and labels else config.get("num_labels", 2)  # 2 in transformers
+    # 2 in transformers
+    outputs = len(labels) if isinstance(labels, dict) and labels else config.get("num_labels", 2)
     if outputs != 1:
         raise UserError(f"{key}: its config.json has {outputs} outputs. Name a model with one output.")
     if not (folder / "contract.json").exists() and not has_chat_template(folder):
@@ -101,7 +102,8 @@ def model_config(cfg: Model, published: Path | None = None) -> dict[str, Any] | 
         return model_shape.read_config(published)
     if cfg.random_init:
         return cfg.random_init.shape
-    if cfg.config and cfg.config.get("_name_or_path", cfg.path) == cfg.path:  # else a group's, for its own path
+    # else a group's, for its own path
+    if cfg.config and cfg.config.get("_name_or_path", cfg.path) == cfg.path:
         return cfg.config
     if (local := locate(str(cfg.path), cfg.key)) is None:
         return hub_config(str(cfg.path), cfg.revision)

@@ -33,7 +33,8 @@ def refuse_secret(texts: Iterable[tuple[str, str]]) -> None:
     must come before Hydra, which writes all settings into the folder of the run. `texts`: keys and values."""
     for key, value in texts:
         named = bool(re.search(r"\.(extra|options)\..*(?<!_env)$", key) and KEY_NAME.search(key.rpartition(".")[2]))
-        words = [word.strip("'\" ") for word in value.split(",")] if key.endswith("api_key_env") else []  # of a sweep
+        # of a sweep
+        words = [word.strip("'\" ") for word in value.split(",")] if key.endswith("api_key_env") else []
         is_key = any(not NAME.fullmatch(word) for word in words if word not in ("", "null"))
         if named or is_key or KEY.search(value) or IN_ADDRESS.search(value):
             setting = f"{'sample.endpoint.' if key.startswith('sample.endpoint') else ''}api_key_env"
@@ -158,7 +159,8 @@ def require_judges(node: Node, store: Store) -> None:
 def require_askable(key: str, endpoint: Endpoint, store: Store) -> None:
     """Raise UserError if the package openai or the API key is missing. With cached replies of this model in the store,
     the stage may need neither, so it reports them itself."""
-    from stages.store.call_cache import Calls  # imported here, as it loads pyarrow, which a plan does not need
+    # imported here, as it loads pyarrow, which a plan does not need
+    from stages.store.call_cache import Calls
 
     if Calls(store.root / "cache" / "calls", str(endpoint.base_url), str(endpoint.model)).path.exists():
         return

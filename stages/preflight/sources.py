@@ -18,7 +18,8 @@ from stages.store.source_files import locate
 TEXTS = read_beside(__file__)
 # Targets that are made of labelled candidates or rollouts
 LABELLED = [Command.plan, *POLICY_STAGES, *map(Target, ["label", "pairs", "unpaired", "reference", "eval", "report"])]
-DRAWN = ("sampler", "temperature", "top_p", "n")  # keys of a source whose candidates a model samples
+# keys of a source whose candidates a model samples
+DRAWN = ("sampler", "temperature", "top_p", "n")
 
 
 def validate_data(cfg: Config) -> None:

@@ -8,9 +8,11 @@ from stages.config.installation import read_beside
 from stages.config.schema import Config
 from stages.store import plugins
 
-LABELED = ("dataset", "verifier", SOURCE_ORDER)  # labelers that cannot compare two new answers without checks
+# labelers that cannot compare two new answers without checks
+LABELED = ("dataset", "verifier", SOURCE_ORDER)
 TEXTS = read_beside(__file__)
-ALONE: dict[str, str] = TEXTS["alone"]  # labelers that cannot be members, and why or what to do instead
+# labelers that cannot be members, and why or what to do instead
+ALONE: dict[str, str] = TEXTS["alone"]
 
 
 def validate_ensembles(cfg: Config) -> None:

@@ -48,7 +48,8 @@ def order_by_outcomes(prompts: Iterable[Example], earlier: Sequence[Path], right
     placed = list[tuple[float, Example]]()
     for task, rest in by_task.items():
         share = fmean((mixed[name] + 1) / (counts[name] + 2) for name in rest[0].tasks)
-        start = int(content_id(task, len(earlier)), 16) / 2**64  # so that not every task begins at the same place
+        # so that not every task begins at the same place
+        start = int(content_id(task, len(earlier)), 16) / 2**64
         placed += [((start + i) / (share * len(rest)), prompt) for i, prompt in enumerate(rest)]
     return [prompt for _, prompt in sorted(placed, key=lambda item: item[0])]
 

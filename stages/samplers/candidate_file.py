@@ -66,4 +66,5 @@ def read_candidates(
 
 
 def make_candidate(prompt: str, text: str, name: str) -> Candidate:
-    return Candidate.from_text(prompt, text, name, "file", len(text.split()))  # words, for want of a tokenizer
+    # words, for want of a tokenizer
+    return Candidate.from_text(prompt, text, name, "file", len(text.split()))

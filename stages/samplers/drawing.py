@@ -13,7 +13,8 @@ BLOCK = 256  # tokens of the vocabulary in a block; blocks share one draw of noi
 CHUNK = 32  # rows whose logits fit a CPU's cache together; another device reads all rows at once
 # SplitMix64's 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9 and 0x94D049BB133111EB as int64
 GOLDEN_GAMMA, FIRST, SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
-BITS = 52  # random bits of a uniform number: fp64 holds the middles of 2^52 equal parts of (0, 1) exactly
+# random bits of a uniform number: fp64 holds the middles of 2^52 equal parts of (0, 1) exactly
+BITS = 52
 
 
 @dataclass

@@ -16,7 +16,8 @@ from stages.models.packing import allow_left_padding, require_unpacked
 from stages.samplers.drawing import Draws
 from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 
-ROUNDING = 0.2  # nats that two tokens' log-prob may move with the batch, in bf16; padding that is read moves it by 1
+# nats that two tokens' log-prob may move with the batch, in bf16; padding that is read moves it by 1
+ROUNDING = 0.2
 
 
 class ForceDrawn(LogitsProcessor):
@@ -35,7 +36,8 @@ class GenerateSampler(Sampler):
     """A sampler with left-padded batches of at most `rows` candidates, or of one prompt with more candidates."""
 
     name = "generate"
-    streamer: BaseStreamer | None = None  # receives every token as it is drawn; transformers allows it with `rows` 1
+    # receives every token as it is drawn; transformers allows it with `rows` 1
+    streamer: BaseStreamer | None = None
 
     @classmethod
     def open(cls, source: Path, stop_ids: list[int], decoding: Decoding) -> "GenerateSampler":

@@ -140,7 +140,8 @@ class HFSampler(Sampler):
             slots.end = round_up(longest + step, self.pace.tokens, slots.length)
             chosen.append(self._step(slots, draws))
         tokens, logprobs = (torch.stack(steps, 1).tolist() for steps in zip(*chosen, strict=True))
-        for row, row_tokens, row_logprobs in zip(active, tokens, logprobs, strict=False):  # without padding
+        # without padding
+        for row, row_tokens, row_logprobs in zip(active, tokens, logprobs, strict=False):
             for token, logprob in zip(row_tokens, row_logprobs, strict=True):
                 if not self._is_finished(row):
                     row.tokens.append(token)
@@ -237,6 +238,7 @@ def prepack(model: PreTrainedModel, rows: int) -> PreTrainedModel:
         and layer.weight.dtype in dtypes
         and "lora_" not in name  # peft reads these weights itself where experts are adapted
     ]
-    for name in layer_names:  # names only: references to the layers would keep their weights in memory
+    # names only: references to the layers would keep their weights in memory
+    for name in layer_names:
         model.set_submodule(name, Prepacked(model.get_submodule(name), rows))
     return model

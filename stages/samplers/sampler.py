@@ -91,7 +91,8 @@ class Sampler(ABC):
 
     name: str  # stored in every candidate
     policy: str | None = None  # the model that answers, if it is not the policy
-    engine: dict[str, str] | None = None  # versions of an engine outside this Python: a node has draws of only one
+    # versions of an engine outside this Python: a node has draws of only one
+    engine: dict[str, str] | None = None
 
     @classmethod
     def opener(cls, cfg: Any, out: StageDir) -> "Open":

@@ -40,7 +40,8 @@ class Slots:
         self.values: list[Tensor] = []
         self.prompt_states: list[tuple[Tensor, Tensor]] | None = None
         self.packed_places: Tensor | None = None  # (prompts, width): positions in the packed row
-        self.inputs = torch.zeros(4, rows, dtype=torch.long, device=device)  # tokens, positions, seeds, steps
+        # tokens, positions, seeds, steps
+        self.inputs = torch.zeros(4, rows, dtype=torch.long, device=device)
         self.heat = torch.zeros(rows, device=device)
         self.row = torch.arange(rows, device=device)
         self.active = self.end = 0

@@ -14,11 +14,13 @@ from stages.samplers.sampler import Completion, Decoding, Request, Sampler
 
 DRIVER = Path(__file__).with_name("vllm_driver.py")
 PATIENCE = 1800.0  # seconds for loading a model, or from one finished request to the next
-DEFAULTS = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_LOGGING_LEVEL": "WARNING"}  # GiB; a user may set others
+# GiB; a user may set others
+DEFAULTS = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_LOGGING_LEVEL": "WARNING"}
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs in the child itself, and listens on nothing
+    # the engine runs in the child itself, and listens on nothing
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_HOST_IP": "127.0.0.1",  # for tensor parallelism
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork would hold the child's pipes open
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",

@@ -26,7 +26,8 @@ def start_engine(job: dict[str, Any]) -> tuple[Any, dict[str, str]]:
         "model": job["model"],
         "dtype": TYPES[job["precision"]],
         "max_num_seqs": job["batch_size"],
-        "max_model_len": -1,  # the model's context, or as much of it as the memory for keys and values holds
+        # the model's context, or as much of it as the memory for keys and values holds
+        "max_model_len": -1,
         "tensor_parallel_size": job["tensor_parallel"],
         "skip_tokenizer_init": True,
         "generation_config": "vllm",  # not the model's own temperature and top_k
@@ -44,7 +45,8 @@ def serve(job: dict[str, Any], engine: Any, lines: "queue.Queue[str]", channel: 
     """Answer requests until the input ends. New ones join those that the engine decodes."""
     from vllm import SamplingParams, TokensPrompt
 
-    unfinished = dict[str, list[Any]]()  # the completions of each request, None where they are not finished
+    # the completions of each request, None where they are not finished
+    unfinished = dict[str, list[Any]]()
     while True:
         while not (unfinished and lines.empty()):
             request = json.loads(lines.get())

@@ -61,7 +61,8 @@ def cut_blocks(groups: Iterable[Sequence[Item]], identify: Callable[[Item], str]
 def claim(lock: Path, use_lock: bool = True) -> Iterator[int | None]:
     """Hold the lock of a block. Yield the number of earlier claims since the workers started, or None if another
     process holds the lock. A claim that did not end with a shard was the death of its process."""
-    descriptor = open_regular(lock, os.O_RDWR | os.O_CREAT | os.O_APPEND)  # child processes do not inherit it
+    # child processes do not inherit it
+    descriptor = open_regular(lock, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     with os.fdopen(descriptor, "rb"):
         is_free = not use_lock or filelock.lock_descriptor(descriptor, blocking=False)
         yield os.fstat(descriptor).st_size if is_free else None

@@ -41,7 +41,8 @@ class Calls(json_log.Appender):
     def __init__(self, folder: Path, endpoint: str, model: str):
         super().__init__(folder / f"{content_id(endpoint, model)}.jsonl")
         self.of = f"{model} at {endpoint}"
-        self.places: dict[str, tuple[int, int]] = {}  # by key, the byte at which the line starts, and its length
+        # by key, the byte at which the line starts, and its length
+        self.places: dict[str, tuple[int, int]] = {}
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -49,7 +50,8 @@ class Calls(json_log.Appender):
         lock = locks.open_lock(self.path.with_suffix(".lock"))
         with locks.hold_lock(lock, self.of, "asked"):
             lines = json_log.read(self.path, key_in, "If an answer in them is needed, the endpoint is called again.")
-            self.places = {line.value: (line.place, line.length) for line in lines}  # the last line of a key counts
+            # the last line of a key counts
+            self.places = {line.value: (line.place, line.length) for line in lines}
             with super().opened():
                 yield
 

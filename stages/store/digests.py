@@ -48,7 +48,8 @@ def digests(files: Iterable[Path], cache: Path) -> dict[Path, str]:
         entry_by_file[file] = entry
     read = {str(file.resolve()): entry for file, entry in entry_by_file.items()}
     if any(cached.get(name) != entry for name, entry in read.items()):
-        safe_files.write_if_allowed(cache, json.dumps({**cached, **read}))  # else the next command hashes again
+        # else the next command hashes again
+        safe_files.write_if_allowed(cache, json.dumps({**cached, **read}))
     return {file: entry[-1] for file, entry in entry_by_file.items()}
 
 

@@ -17,7 +17,8 @@ from stages.store.remote import Remote
 
 log = logging.getLogger(__name__)
 
-SECONDS = 60.0  # without a renewal: then others take the lease. The holder renews it three times as often
+# without a renewal: then others take the lease. The holder renews it three times as often
+SECONDS = 60.0
 
 
 @contextmanager

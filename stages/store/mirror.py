@@ -153,7 +153,8 @@ class Mirror:
         paths = [(folder / names[0], sha256) for sha256, names in by_digest(manifest).items()]
         self._each(f"push {node}", paths, lambda item: self._push_file(item[0], item[1], name))
         if not self.remote.put(name, (folder / "manifest.json").read_bytes(), current and current[1]):
-            return self._push(node, folder, manifest, replace)  # another machine has just published the node
+            # another machine has just published the node
+            return self._push(node, folder, manifest, replace)
         self.spoiled.discard(name)
         self._mark_synced(node, manifest)
         return True
@@ -212,7 +213,8 @@ class Mirror:
         for name in unneeded:
             log.info("%s/%s%s", self.url, name, "  removed" if remove else "")
         if remove:
-            self.remote.delete(unneeded)  # before the files, so that no manifest names a removed file
+            # before the files, so that no manifest names a removed file
+            self.remote.delete(unneeded)
             self.remote.delete(files)
         log.info("%s: %d nodes and %d files are not needed.", self.url, len(unneeded), len(files))
 

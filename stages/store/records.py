@@ -207,7 +207,8 @@ Record = TypeVar("Record")
 
 def save(path: Path, records: Iterable[Record], kind: type[Record]) -> None:
     """Write records as a Parquet file, in groups of rows. The file appears only when it is complete."""
-    if isinstance(records, Records) and pq.read_schema(records.path) == schema_of(kind):  # already in a file
+    # already in a file
+    if isinstance(records, Records) and pq.read_schema(records.path) == schema_of(kind):
         shutil.copyfile(records.path, draft := path.with_suffix(".draft"))
         draft.replace(path)
         return

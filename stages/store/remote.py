@@ -23,8 +23,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 SCHEMES = ("s3", "gs", "az")
-CHUNK = 8 << 20  # bytes of one request, so that a slow line finishes each request within its timeout
-NOT_REPEATED = ("response body error", "kind: Timeout")  # by obstore: a 404 that was cut, a conditional put
+# bytes of one request, so that a slow line finishes each request within its timeout
+CHUNK = 8 << 20
+# by obstore: a 404 that was cut, a conditional put
+NOT_REPEATED = ("response body error", "kind: Timeout")
 MOST_PARTS = 9_000  # S3 accepts 10,000 parts of an upload
 
 
@@ -91,7 +93,8 @@ class Remote:
     def try_put(self, name: str, content: bytes, version: Any) -> bool:
         """Write a small object as `put` does. Return False if the remote refuses."""
         mode: Any = version or "create"
-        if version and self.is_folder:  # a folder compares nothing: two machines may take one lease, and both build
+        # a folder compares nothing: two machines may take one lease, and both build
+        if version and self.is_folder:
             if (current := self.get(name)) is None or current[1] != version:
                 return False
             mode = "overwrite"
@@ -160,6 +163,7 @@ def validate_url(url: str) -> None:
 def open_remote(url: str) -> Remote:
     """Return the remote at an address. Raise RemoteError if it cannot be used, and warn if it ignores conditions."""
     remote = Remote(url)
-    if all(remote.try_put("probe", uuid.uuid4().bytes, None) for _ in range(2)):  # the second must be refused
+    # the second must be refused
+    if all(remote.try_put("probe", uuid.uuid4().bytes, None) for _ in range(2)):
         log.warning("warning: store.remote=%s ignores conditional writes: two machines may build one node.", url)
     return remote

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from stages.config.errors import READ_ONLY, UserError
 
-KINDS = {"l": "a link", "d": "a folder", "p": "a FIFO", "s": "a socket", "c": "a device", "b": "a device"}  # as `ls`
-ELSE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)  # the kernel's errors for a link, a folder, a FIFO or a socket
+# as `ls`
+KINDS = {"l": "a link", "d": "a folder", "p": "a FIFO", "s": "a socket", "c": "a device", "b": "a device"}
+# the kernel's errors for a link, a folder, a FIFO or a socket
+ELSE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from stages.store import safe_files
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-OUTPUTS = "PLUMBLINE_OUTPUTS"  # the environment variable with the store's folder, if `outputs=` is not typed
+# the environment variable with the store's folder, if `outputs=` is not typed
+OUTPUTS = "PLUMBLINE_OUTPUTS"
 MAX_NOTE_BYTES = 1 << 27  # a cache of 100,000 digests has about ten million bytes
 SEAL = "complete.json"  # in a folder: the digests of its files, written last
 NODE = re.compile(r"[0-9a-f]{12}")  # the name of a published node's folder

@@ -17,7 +17,8 @@ SEGMENT = re.compile(r"calls/((?:people/)?\w[\w. -]*\.jsonl)/([0-9a-f]{64})")
 def pull_calls(remote: Remote, copies: Path, calls: Path) -> None:
     """Append to the files in `calls` the lines that other machines have recorded."""
     ages = remote.list("calls")
-    for name in sorted(ages, key=lambda name: (-ages[name], name)):  # the oldest first: of two answers the last counts
+    # the oldest first: of two answers the last counts
+    for name in sorted(ages, key=lambda name: (-ages[name], name)):
         copy = copies / name
         if not (match := SEGMENT.fullmatch(name)) or copy.exists() or not (current := remote.get(name)):
             continue
@@ -33,7 +34,8 @@ def pull_calls(remote: Remote, copies: Path, calls: Path) -> None:
         with locks.hold_lock(locks.open_lock(lock), file.name, "used"), open(file, "ab") as target:
             fresh = fresh_lines(folder, file)
             cut = fresh and file.stat().st_size and not file.read_bytes().endswith(b"\n")
-            target.write(b"\n" + fresh if cut else fresh)  # a kill came before the end of the last line
+            # a kill came before the end of the last line
+            target.write(b"\n" + fresh if cut else fresh)
 
 
 def fresh_lines(folder: Path, file: Path) -> bytes:

@@ -45,7 +45,8 @@ DATA = {
     ".text",
     ".md",
 }
-NO_DATA = {"README.md", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}  # of `datasets`
+# of `datasets`
+NO_DATA = {"README.md", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 FILES = {*DATA, ".gguf", ".safetensors"}
 PACKAGE = "package:"
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # this machine's memory in bytes
@@ -86,7 +87,8 @@ class Pins:
         with self.errors:
             local = locate(source.path, key)
             if local is None:
-                if source.revision and COMMIT.fullmatch(source.revision):  # the hub need not be asked
+                # the hub need not be asked
+                if source.revision and COMMIT.fullmatch(source.revision):
                     return source
                 return replace(source, revision=resolve_commit(source.path, source.revision, kind, key))
             if kind == "dataset":
@@ -116,7 +118,8 @@ class Pins:
         block = replace(block, audit=replace(block.audit, against=against or None))
         if isinstance(block, OneSource):
             source: Source = self.pin_source(block.source, "dataset", block.key)
-            if source.task and (task := plugins.user_path(source.task)).is_file():  # else it comes with the project
+            # else it comes with the project
+            if source.task and (task := plugins.user_path(source.task)).is_file():
                 source = replace(source, task=self.keep_copy(task.read_bytes(), task))
             block = replace(block, source=source)
         return block
@@ -251,7 +254,8 @@ def resolve_commit(repo: str, revision: str | None, kind: Literal["model", "data
     try:
         return str(HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=10).sha)
     except Exception as reason:
-        if isinstance(reason, HfHubHTTPError):  # the hub answered: there is no such repository, or no access to it
+        # the hub answered: there is no such repository, or no access to it
+        if isinstance(reason, HfHubHTTPError):
             raise UserError(f"{key}={repo}: {str(reason).splitlines()[0]}") from reason
         try:
             return cached_commit()

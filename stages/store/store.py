@@ -25,7 +25,8 @@ from stages.store.workspace import SCRATCH
 
 log = logging.getLogger(__name__)
 
-INPUTS = "inputs.json"  # in the scratch folder: the digests of the inputs when the node's first attempt started
+# in the scratch folder: the digests of the inputs when the node's first attempt started
+INPUTS = "inputs.json"
 
 
 class Store:
@@ -94,7 +95,8 @@ class Store:
             elif pull:
                 with self.lock(node.stage, node.fingerprint):
                     self.find(node) or self._pull(node)
-                fetched.add(node)  # it may show that another one was made from other content, so all are checked again
+                # it may show that another one was made from other content, so all are checked again
+                fetched.add(node)
                 missing_nodes, unchecked = set(), [*targets]
         return missing_nodes
 
@@ -235,7 +237,8 @@ class Store:
         partial = self.partial(node)
         paths = [p for p in sorted(partial.rglob("*")) if p.relative_to(partial).parts[0] != SCRATCH]
         files = {str(p.relative_to(partial)): p for p in paths if p.is_file()}
-        readers = partial.stat().st_mode & 0o444  # safetensors writes files that only their owner can read
+        # safetensors writes files that only their owner can read
+        readers = partial.stat().st_mode & 0o444
         for path in files.values():
             path.chmod(path.stat().st_mode | readers)
         signatures = {name: signature(path) for name, path in files.items()}

@@ -15,7 +15,8 @@ from stages.config.errors import UserError
 
 SECONDS = 5.0  # of computing time, which a busy machine does not change
 AGAIN = 0.5  # seconds until the template is stopped again, if something caught the exception
-JINJA_FILES = ("<template>", "<unknown>")  # the names of a text in the tracebacks that Jinja rewrites
+# the names of a text in the tracebacks that Jinja rewrites
+JINJA_FILES = ("<template>", "<unknown>")
 
 
 class TemplateFault(UserError):
@@ -29,7 +30,8 @@ class Refusal(TemplateFault):
 @contextmanager
 def template_errors() -> Iterator[None]:
     """Raise the errors of a template used inside as TemplateFault, or as UserError if it is invalid or too slow."""
-    from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError  # imported late: a tenth of a second
+    # imported late: a tenth of a second
+    from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
 
     try:
         yield
@@ -47,7 +49,8 @@ def template_errors() -> Iterator[None]:
 @contextmanager
 def guard_template(setting: str, way_out: str) -> Iterator[None]:
     """Add setting and way out to errors of a template used inside. In the main thread, stop it after SECONDS."""
-    main = threading.current_thread() is threading.main_thread()  # only this thread can handle signals
+    # only this thread can handle signals
+    main = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGVTALRM, stop_computing) if main else None
     if main:
         signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS, AGAIN)

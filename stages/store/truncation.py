@@ -6,7 +6,8 @@ from pathlib import Path
 from stages.config.choices import Unfinished
 from stages.store.records import Candidate, Records
 
-MOST = 0.5  # share of candidates: if fewer end, a higher temperature is no remedy, since still fewer would end
+# share of candidates: if fewer end, a higher temperature is no remedy, since still fewer would end
+MOST = 0.5
 
 
 def share_ended(pool: Path) -> float:

@@ -19,7 +19,8 @@ from stages.store.sealed_json import WRONG_SHAPE
 
 log = logging.getLogger(__name__)
 
-SCRATCH = "scratch"  # a subfolder with files that are only needed for a resume, and are not published
+# a subfolder with files that are only needed for a resume, and are not published
+SCRATCH = "scratch"
 CURVES, SAMPLES = "curves.jsonl", "samples.jsonl"
 LOGS = (CURVES, SAMPLES)  # logs of a stage, which are not part of its result
 SaveBlock = Callable[[Block[Any]], object]  # writes a block's shard
@@ -185,7 +186,8 @@ class Progress(AbstractContextManager["Progress"]):
     def open_bar(self) -> Any:
         from tqdm import tqdm  # imported late: `--help` and a plan need no bar
 
-        columns = min(self.COLUMNS, shutil.get_terminal_size().columns or self.COLUMNS)  # 0: the width is unknown
+        # 0: the width is unknown
+        columns = min(self.COLUMNS, shutil.get_terminal_size().columns or self.COLUMNS)
         bar = tqdm(total=self.total, initial=self.done, ncols=columns, bar_format="{desc} |{bar}|", delay=0.01)
         bar.set_description_str(self.line(), refresh=True)
         return bar

@@ -15,7 +15,8 @@ from stages.tasks import constraints as modules
 from stages.tasks.words import listed, split_wordings
 
 WHOLE = "whole"  # the claim of a kind that shapes the whole answer and allows no other kind
-Draw = Callable[[random.Random, str], dict[str, Any]]  # draws the parameters of a constraint for a request
+# draws the parameters of a constraint for a request
+Draw = Callable[[random.Random, str], dict[str, Any]]
 
 # The split in which a kind is used. `aside` means no split: the embedded base model satisfies the kind in fewer than
 # 5% or more than 80% of 40 answers. A test of it would say little (`python -m tests.bench.kinds side=test`).

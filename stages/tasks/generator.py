@@ -35,9 +35,11 @@ class Family:
     name: str
     kind: str
     phrasings: tuple[str, ...]
-    further: tuple[str, ...]  # phrasings of preference prompts alone; the last is of validation prompts alone
+    # phrasings of preference prompts alone; the last is of validation prompts alone
+    further: tuple[str, ...]
     unseen: bool
-    trains: tuple[str, ...]  # kinds of constraint that its instructions also train (`constraint.py`)
+    # kinds of constraint that its instructions also train (`constraint.py`)
+    trains: tuple[str, ...]
     make: Callable[[random.Random], Instance]
 
     def phrasings_of(self, group: str) -> tuple[str, ...]:

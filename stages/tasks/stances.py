@@ -17,7 +17,8 @@ WEIGHTS: dict[str, dict[str, float]] = {
 }
 TAKES_BACK, NO_HELP = (re.compile(TABLE[name].replace("\n", ""), re.IGNORECASE) for name in ("takes_back", "no_help"))
 DENIALS = (["not"], ["t"])  # before what is denied; "isn't" is two plain words
-PARTS_OF_NUMBERS = frozenset((*NUMBERS, *WORDS["tens"], "no"))  # "twenty-four" is not 4, and "no one" is not 1
+# "twenty-four" is not 4, and "no one" is not 1
+PARTS_OF_NUMBERS = frozenset((*NUMBERS, *WORDS["tens"], "no"))
 BRIEF = 8  # words: so short an answer deals with a topic by one of its words
 
 

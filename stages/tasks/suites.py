@@ -13,7 +13,8 @@ from stages.config.installation import read_beside
 from stages.store.records import Check, Example, content_id, prompt_id
 
 SUITES: dict[str, dict[str, Any]] = read_beside(__file__)["suites"]
-ROLES = {"S: ": "system", "U: ": "user", "A: ": "assistant"}  # beginnings of the lines of a conversation
+# beginnings of the lines of a conversation
+ROLES = {"S: ": "system", "U: ": "user", "A: ": "assistant"}
 Slots = dict[str, str]
 
 
@@ -57,7 +58,8 @@ def write_twins(name: str, form: Mapping[str, Any], slots: Slots) -> list[Exampl
     suite, twins = SUITES[name], list[Example]()
     for side, checks in suite["checks"].items():
         text = form[side].format(**slots)
-        lines = text.splitlines() if text[:3] in ROLES else [f"U: {text}"]  # a line is a message, or all is the user's
+        # a line is a message, or all is the user's
+        lines = text.splitlines() if text[:3] in ROLES else [f"U: {text}"]
         messages = [{"role": ROLES[line[:3]], "content": line[3:]} for line in lines]
         filled = slots | {"request": "\n".join(message["content"] for message in messages)}
         twins.append(

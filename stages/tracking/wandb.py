@@ -42,7 +42,8 @@ class WandbRun(Run):
         run_mode = choose_mode()
         try:
             self.run = start(settings, node, files, input_entries, run_mode)
-        except Exception as error:  # also of a mode or another variable of W&B that it does not know
+        except Exception as error:
+            # also of a mode or another variable of W&B that it does not know
             log.warning("warning: W&B cannot be reached (%s). stage=sync uploads this run later.", error)
             run_mode = "offline"
             self.run = start(settings, node, files, input_entries, run_mode)
@@ -116,7 +117,8 @@ def artifact(folder: Path, manifest: Manifest, upload: bool) -> Any:
     for file, entry in manifest["files"].items():
         path = (folder / file).resolve()
         if upload:
-            logged.add_file(str(path), name=file, policy="immutable")  # without a copy: published files do not change
+            # without a copy: published files do not change
+            logged.add_file(str(path), name=file, policy="immutable")
         else:
             # The store knows the SHA-256 already. W&B would read the file again for its MD5.
             for reference in logged.add_reference(path.as_uri(), name=file, checksum=False):

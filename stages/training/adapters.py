@@ -73,7 +73,8 @@ def normalize_adapter_config(adapter: Path, frozen: Path) -> None:
     store, STAGE/FINGERPRINT/model, in place of peft's path."""
     file = adapter / "adapter_config.json"
     content = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": "/".join(frozen.parts[-3:])}
-    if isinstance(content["target_modules"], list):  # peft writes a set, whose order differs between processes
+    # peft writes a set, whose order differs between processes
+    if isinstance(content["target_modules"], list):
         content["target_modules"].sort()
     file.unlink()  # the file may be a hard link, and the trained adapter must not change
     safe_files.write(file, json.dumps(content, indent=2, sort_keys=True))

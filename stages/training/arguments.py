@@ -27,7 +27,8 @@ def training_arguments(cfg: Training, out: StageDir, **objective_arguments: Any)
         output_dir=str(checkpoint_folder(out)),
         learning_rate=cfg.learning_rate,
         num_train_epochs=cfg.epochs,
-        per_device_train_batch_size=cfg.batch_size // runtime.world_size,  # `micro_batches` divides it
+        # `micro_batches` divides it
+        per_device_train_batch_size=cfg.batch_size // runtime.world_size,
         gradient_accumulation_steps=1,
         per_device_eval_batch_size=1,  # eval_loss is then a mean over examples, not over batches
         seed=cfg.seed,

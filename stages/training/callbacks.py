@@ -15,7 +15,8 @@ from stages.store.workspace import Progress, StageDir
 EXPLOSION = 1000.0  # a gradient norm above this multiple of the median is divergence
 # Training has diverged if all its last losses exceed the losses at the start by this factor and by this difference.
 RISE, NATS = 1.5, 1.0
-BEGINNING, RECENT = 2, 8  # steps at the start and at the end; in a short training, half of all steps are recent
+# steps at the start and at the end; in a short training, half of all steps are recent
+BEGINNING, RECENT = 2, 8
 
 
 class EvaluationTimes(TrainerCallback):
@@ -54,7 +55,8 @@ class DivergenceCheck(TrainerCallback):
         if "grad_norm" not in logs:
             return
         loss, norm = logs["loss"], logs["grad_norm"]
-        median = statistics.median([*filter(None, self.norms[:-1])] or [norm])  # a pair that hinge is done with has 0
+        # a pair that hinge is done with has 0
+        median = statistics.median([*filter(None, self.norms[:-1])] or [norm])
         exploded = len(self.norms) > 8 and norm > EXPLOSION * median
         if not math.isfinite(loss) or not math.isfinite(norm) or exploded:
             figures = f"loss {loss:.3g}, gradient norm {norm:.3g}"

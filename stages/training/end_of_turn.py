@@ -33,7 +33,8 @@ def separate_end_of_turn(model: PreTrainedModel, contract: Contract) -> PreTrain
     if head is None or head.weight.is_meta or not is_untrained(head.weight, token):
         return model
     trained = next((stop for stop in contract.stop_ids if not is_untrained(head.weight, stop)), None)
-    for weight in (model.get_input_embeddings().weight, head.weight):  # a single one if they are tied
+    # a single one if they are tied
+    for weight in (model.get_input_embeddings().weight, head.weight):
         if trained is not None:
             weight[token] = weight[trained]
         else:

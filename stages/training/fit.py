@@ -156,10 +156,12 @@ def train_with_callbacks(trainer: Trainer, cfg: Training, out: StageDir, *callba
         trainer.remove_callback(default)
     shared_callbacks = [DivergenceCheck(cfg), CurveLog(out), Checkpoints(60 * cfg.runtime.save_minutes)]
     progress = [TrainingProgress()] if out.is_main else []
-    evaluations = EvaluationTimes(trainer, cfg.evaluations)  # the last, because it evaluates at once
+    # the last, because it evaluates at once
+    evaluations = EvaluationTimes(trainer, cfg.evaluations)
     for callback in (*callbacks, *shared_callbacks, *progress, evaluations):
         trainer.add_callback(callback)
-    with trainer.accelerator.main_process_first():  # the main process removes incomplete checkpoints
+    # the main process removes incomplete checkpoints
+    with trainer.accelerator.main_process_first():
         resumed = checkpoint_to_resume(out, cfg.runtime.sharding)
     with sharding.like_autocast(trainer) if cfg.runtime.sharding is Sharding.fsdp else contextlib.nullcontext():
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)

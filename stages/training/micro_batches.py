@@ -65,7 +65,8 @@ class Unread(torch.Tensor):
         if function is torch.Tensor.item:
             figure = args[0].detach()
             return figure.double() if figure.is_floating_point() else figure
-        if function is torch.Tensor.__bool__:  # TRL asks before a division whether a batch has tokens
+        # TRL asks before a division whether a batch has tokens
+        if function is torch.Tensor.__bool__:
             return True
         if function is torch.Tensor.__getitem__ and getattr(args[1], "dtype", None) == torch.bool:
             return torch.where(args[1], args[0], 0)  # TRL adds up what a mask selects
@@ -80,7 +81,8 @@ def leave_unread(tensor: Any) -> Any:
 def leave_figures_unread(_model: torch.nn.Module, _inputs: Any, output: ModelOutput) -> None:
     """Leave what TRL adds up without gradients on the device. On a CPU, where nothing waits, sums keep their order."""
     for name, figures in [*output.items()]:
-        is_figure = isinstance(figures, torch.Tensor) and figures.is_floating_point()  # others are tuples of layers
+        # others are tuples of layers
+        is_figure = isinstance(figures, torch.Tensor) and figures.is_floating_point()
         if is_figure and not figures.requires_grad and figures.device.type != "cpu":
             output[name] = leave_unread(figures)
 
@@ -137,7 +139,8 @@ class MicroBatches(PlumblineTrainer, ABC):
         self.rows_to_score, self.outputs = list[Row](), deque[ModelOutput]()  # in an evaluation
         lm_head.install_cpu_head()
         super().__init__(*args, **kwargs)
-        if self.checkpointing is Checkpointing.selective:  # TRL's arguments set the kinds none and full
+        # TRL's arguments set the kinds none and full
+        if self.checkpointing is Checkpointing.selective:
             enable_checkpointing(self.model, self.checkpointing)
 
     @property
@@ -236,7 +239,8 @@ class MicroBatches(PlumblineTrainer, ABC):
                 break
             except OutOfMemory as error:
                 too_large = error.rows
-            self.make_room(model, too_large)  # inside `except`, the error would still hold the micro-batch's tensors
+            # inside `except`, the error would still hold the micro-batch's tensors
+            self.make_room(model, too_large)
         settings = self.token_budget, self.checkpointing
         if settings != before:
             repeated = f"out of memory at step {self.state.global_step + 1}, which was repeated"
@@ -261,7 +265,8 @@ class MicroBatches(PlumblineTrainer, ABC):
                 try:
                     with contextlib.nullcontext() if reduce else self.accelerator.no_sync(model):
                         part_loss = super().training_step(model, send_batch(batch, self.args.device), items)
-                        loss += part_loss.as_subclass(torch.Tensor)  # Trainer reads it, unlike the step's figures
+                        # Trainer reads it, unlike the step's figures
+                        loss += part_loss.as_subclass(torch.Tensor)
                 except RuntimeError as error:
                     if should_reduce_batch_size(error):
                         raise OutOfMemory(part) from error

@@ -88,8 +88,10 @@ def inference_copy(model: PreTrainedModel | PeftModel, precision: Precision) -> 
     parameters = {id(p): frozen_copy(p, dtype) for p in model.parameters()}
     inference_model = copy.deepcopy(model, parameters)
     for module in inference_model.modules():
-        for name in ("forward", "_original_forward"):  # a trainer's forward refers to the original model's layers, and
-            vars(module).pop(name, None)  # accelerate's to the copy, which it would keep until garbage is collected
+        # a trainer's forward refers to the original model's layers, and
+        for name in ("forward", "_original_forward"):
+            # accelerate's to the copy, which it would keep until garbage is collected
+            vars(module).pop(name, None)
     return (inference_model.get_base_model() if isinstance(inference_model, PeftModel) else inference_model).eval()  # type: ignore[no-any-return]
 
 

@@ -29,7 +29,8 @@ from stages.training import adapters
 log = logging.getLogger(__name__)
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-SAVE_TIME_FACTOR = 20  # wait this multiple of the last checkpoint's saving time: at most 5% of a training
+# wait this multiple of the last checkpoint's saving time: at most 5% of a training
+SAVE_TIME_FACTOR = 20
 BEST_STEP = "best.json"  # step and loss of the weights in the same folder
 
 
@@ -53,12 +54,14 @@ class Checkpoints(TrainerCallback):
         args.save_only_model = state.global_step >= state.max_steps and not (args.fsdp or args.deepspeed)
         self.save_start = time.monotonic()
         due = self.save_start - self.last_save >= max(self.interval, SAVE_TIME_FACTOR * self.save_seconds)
-        if args.world_size > 1:  # every process takes part in saving, so the clock of the first one decides for all
+        # every process takes part in saving, so the clock of the first one decides for all
+        if args.world_size > 1:
             due = bool(broadcast(torch.tensor(int(due), device=args.device)))
         control.should_save = control.should_save or due
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.save_start = time.monotonic()  # evaluation comes before saving, and is not part of its time
+        # evaluation comes before saving, and is not part of its time
+        self.save_start = time.monotonic()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         processes = PartialState()
@@ -130,7 +133,8 @@ def publish(
     place = out / ("model" if cfg.adapter is Adapter.none else "adapter")
     for stale in (out / "model", out / "adapter"):
         shutil.rmtree(stale, ignore_errors=True)
-    ignored = shutil.ignore_patterns(BEST_STEP, sealed_json.SEAL, "README.md")  # our model card replaces peft's
+    # our model card replaces peft's
+    ignored = shutil.ignore_patterns(BEST_STEP, sealed_json.SEAL, "README.md")
     shutil.copytree(trained, place, ignore=ignored, copy_function=link_or_copy)
     if cfg.adapter is not Adapter.none:
         adapters.normalize_adapter_config(place, frozen)

@@ -41,7 +41,8 @@ def like_autocast(trainer: Trainer) -> Iterator[None]:
 
     def shard(module: Any, *, mp_policy: MixedPrecisionPolicy, **options: Any) -> Any:
         own_dtype = replace(mp_policy, param_dtype=None)
-        if type(module).__name__ not in layers:  # embeddings, last norm and head, or the model around all
+        # embeddings, last norm and head, or the model around all
+        if type(module).__name__ not in layers:
             return fully_shard(module, mp_policy=own_dtype, **options)
         for part in module.modules():
             if [*part.parameters(recurse=False)] and not isinstance(part, torch.nn.Linear):

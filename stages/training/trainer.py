@@ -23,8 +23,10 @@ from stages.training.batches import EpochSampler, EpochSchedule
 from stages.training.callbacks import format_losses, lower_rate_advice
 
 ROW_LOSSES = "row_losses"  # the key in the trainer's log; eval_loss is their mean
-MOST_RISE = 0.05  # after a larger relative rise of the validation loss, beyond noise, nothing is published
-LEAST_WARMUP = 4  # steps; a share of few steps would raise the learning rate from 0 to its highest value in one step
+# after a larger relative rise of the validation loss, beyond noise, nothing is published
+MOST_RISE = 0.05
+# steps; a share of few steps would raise the learning rate from 0 to its highest value in one step
+LEAST_WARMUP = 4
 
 Figures = TypeVar("Figures")
 

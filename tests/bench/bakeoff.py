@@ -108,7 +108,8 @@ def main(outputs: Path, words: list[str]) -> None:
         tuned = defaultdict[str, dict[float, float]](dict)
         waiting = dict[Future[Any], tuple[str, float]]()
         for name in rates:
-            weakest = started[0].result() if ARMS[name].overrides == POOL else ""  # others need not wait for it
+            # others need not wait for it
+            weakest = started[0].result() if ARMS[name].overrides == POOL else ""
             waiting |= {pool.submit(tune, runs[0], name, rate, weakest): (name, rate) for rate in rates[name]}
         weaker = [future.result() for future in started]
         trained, chosen = list[Future[Any]](), dict[str, float]()
@@ -119,7 +120,8 @@ def main(outputs: Path, words: list[str]) -> None:
             tuned[name][rate] = passed
             logging.info("%s at %g passes %.1f%% of validation prompts", name, rate, 100 * passed)
             if len(tuned[name]) == len(rates[name]):
-                chosen[name] = max(rates[name], key=tuned[name].__getitem__)  # of equal ones the lowest
+                # of equal ones the lowest
+                chosen[name] = max(rates[name], key=tuned[name].__getitem__)
                 trained += [
                     pool.submit(answered, *each, name, chosen[name]) for each in zip(runs, weaker, strict=True)
                 ]

@@ -199,7 +199,8 @@ def time_epochs(cfg: Settings, arm: str, file: str) -> dict[str, Any]:
 
     tokenizer = AutoTokenizer.from_pretrained(cfg.model)
     is_ours = arm.startswith("ours")
-    memory = allocator.keep_freed_memory() if is_ours else contextlib.nullcontext()  # as every stage is run
+    # as every stage is run
+    memory = allocator.keep_freed_memory() if is_ours else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as folder, memory:
         machine.reset_peak_memory()
         trainer = dpo_trainers.build_trainer(arm, cfg, rows, tokenizer, Path(folder))

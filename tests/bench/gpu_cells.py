@@ -15,7 +15,8 @@ VARIANTS = {
     "dpo": ("ours", "ours_liger", "ours_padded", "trl", "trl_tuned", "trl_liger", "trl_padding_free"),
     "sample": ("hf", "generate", "vllm"),
 }
-CHAIN = ("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo", "answer", "eval")  # whole nodes
+# whole nodes
+CHAIN = ("base", "data", "sft", "sample", "label", "pairs", "reference", "dpo", "answer", "eval")
 NODE = "stage"  # the variant of a whole node
 PACKAGES = {"ours_liger": "liger_kernel", "trl_liger": "liger_kernel", "vllm": "vllm"}
 CHAIN_SIZES = ("data.tasks.preference=256", "data.tasks.test=96", "data.tasks.unseen_tasks=48")

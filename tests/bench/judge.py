@@ -14,7 +14,8 @@ from stages.store.workspace import StageDir
 from tests.helpers import ROOT, settings
 
 FOLDER = ROOT / "outputs" / "bench" / "judge"
-PORT, SLOTS, CONTEXT = 8412, 2, 4096  # of the server; a fixed port, since answers are kept by the address
+# of the server; a fixed port, since answers are kept by the address
+PORT, SLOTS, CONTEXT = 8412, 2, 4096
 SECONDS = 600  # that one answer may take on a busy machine
 
 Named = tuple[str, str]  # a server's address, and the model's name there

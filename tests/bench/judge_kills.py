@@ -26,7 +26,8 @@ from tests.helpers import TINY, nodes
 from tests.labelers.judging import judging
 from tests.pipeline.test_resume import CADENCE
 
-SHARE, HANG, LATE = 1 / 3, 1.0, 0.1  # of calls that fail; seconds of a hang, and that an answer is late at most
+# of calls that fail; seconds of a hang, and that an answer is late at most
+SHARE, HANG, LATE = 1 / 3, 1.0, 0.1
 RUNTIME = "{retries: 50, backoff: 0.02, timeout: 0.5}"
 
 

@@ -38,7 +38,8 @@ SWEEP = ("stage=dpo", f"dpo.beta={','.join(BETAS)}", "-m")
 EXPORT, GC = ("stage=export", "export.dtype=f32"), ("stage=gc", "gc.remove=true")
 TAILS = ("sft", "sample", "label", "pairs", "reference", "dpo", "answer_policy", "eval", "report")
 TURNS = ("chain", "ddp", "sweep", "chain", "export", "ddp", "chain", "sweep", "chain", "gc")
-ROUNDED = 1e-4  # log-probs of a resumed batch, and figures that follow from weights by two processes
+# log-probs of a resumed batch, and figures that follow from weights by two processes
+ROUNDED = 1e-4
 FAR = {"ddp": 1e-5}  # weights; else to the bit
 LEFT = ("*/*.partial", "*/*.replaced", "**/*.draft*", "**/.*.draft")
 

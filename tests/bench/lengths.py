@@ -32,7 +32,8 @@ def main(outputs: Path, words: list[str]) -> None:
     cfg, store, nodes = chains.prepared(outputs, [w for w in words if not w.startswith("prompts=")])
     data = load(store.folder(nodes["data"]) / "examples.parquet", Example)
     lengths = requested_lengths(data, count)
-    folder = outputs / "cache" / "lengths" / content_id([e.id for e in lengths])  # other prompts need other answers
+    # other prompts need other answers
+    folder = outputs / "cache" / "lengths" / content_id([e.id for e in lengths])
     folder.mkdir(parents=True, exist_ok=True)
     save(folder / "examples.parquet", lengths, Example)
     prompts = [*lengths, *(e for e in data if e.group == "open_plain")]

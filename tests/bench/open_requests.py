@@ -16,7 +16,8 @@ from stages.pipeline.graph import wire_graph
 from stages.store.node import Node
 from tests.bench import chains
 
-SEED = 20261123  # of other requests than the data has: those of its own seed were looked at while the demo was tuned
+# of other requests than the data has: those of its own seed were looked at while the demo was tuned
+SEED = 20261123
 ASKED = {"unseen_kinds": 660, "unseen_areas": 240, "open_plain": 64}
 
 

@@ -70,7 +70,8 @@ NULLS = (
     Judge("first always wins", first=CERTAIN, ties=0.0),
     Judge("noise", ties=0.85, missing=0.1),
 )
-GAIN = float(np.log(0.6 / 0.4))  # of two answers of equal length the policy's wins 60 of 100 that are no tie
+# of two answers of equal length the policy's wins 60 of 100 that are no tie
+GAIN = float(np.log(0.6 / 0.4))
 
 
 def verdicts(judge: Judge, tables: int, prompts: int, drift: float, alike: float = 0.0, seed: int = 0) -> Counter[str]:

@@ -176,9 +176,12 @@ def test_a_mistake_is_told_in_one_line(
     ("arguments", "message"),
     [
         (("labels=judge",), "Did you mean label=judge?"),
-        (("dpo.bata=1",), "dpo.bata is not a setting. Did you mean 'beta'?"),  # refused by Hydra while it composes
-        (("dpo.trainer.learning_rate=1",), "Set dpo.learning_rate instead"),  # by our checks; needs no plus sign
-        (("dpo.beta=${x}",), "error: dpo.beta: ${x} is not"),  # refused by OmegaConf while it resolves
+        # refused by Hydra while it composes
+        (("dpo.bata=1",), "dpo.bata is not a setting. Did you mean 'beta'?"),
+        # by our checks; needs no plus sign
+        (("dpo.trainer.learning_rate=1",), "Set dpo.learning_rate instead"),
+        # refused by OmegaConf while it resolves
+        (("dpo.beta=${x}",), "error: dpo.beta: ${x} is not"),
         pytest.param(("dpo.beta=${x}", "-m"), "error: dpo.beta=${x}: ${x} is not", marks=pytest.mark.slow),
         (("~dpo",), "error: ~dpo: this block"),  # refused before Hydra reads it
         (("seeds=[größe]",), "error: seeds=[größe]:"),  # refused by Hydra's grammar

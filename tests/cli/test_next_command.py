@@ -57,7 +57,8 @@ def of_stages(typed: list[str], root: Path) -> dict[str, str | None]:
         config = replace(cfg, stage=str(stage))
         try:
             constraints.validate_config(config)
-            special = stage in (Target.unpaired, Target.reward)  # no other target's graph has these stages
+            # no other target's graph has these stages
+            special = stage in (Target.unpaired, Target.reward)
             nodes = wire_graph(config, store.digest_cache) if special else plain
             requested_nodes(config, nodes)
         except UserError:

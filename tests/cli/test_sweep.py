@@ -55,7 +55,8 @@ LABELLED = Grid(  # stages without torch, which every separate process would hav
 )
 RAY = ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false")
 LAUNCHERS = {
-    "basic": ("hydra.sweep.subdir=${hydra.job.override_dirname}",),  # nested, as the path of a file is in it
+    # nested, as the path of a file is in it
+    "basic": ("hydra.sweep.subdir=${hydra.job.override_dirname}",),
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
     "submitit": ("hydra/launcher=submitit_local",),
     "ray": RAY,
@@ -82,7 +83,8 @@ def test_shared_upstream_comes_first_and_a_failed_job_stops_no_other(
     ran = started(*TINY, *overrides, *LAUNCHERS[launcher], f"outputs={tmp_path}")
     assert ran.returncode == 1, ran.stderr
     lines = ran.stderr.splitlines()
-    end = lines.index("error: 2 of 4 jobs failed. The others have finished.")  # output of Ray's workers may follow
+    # output of Ray's workers may follow
+    end = lines.index("error: 2 of 4 jobs failed. The others have finished.")
     for line, failure in zip(lines[end + 1 : end + 3], grid.failures, strict=True):
         assert re.search(failure, line)
     assert Chain(tmp_path).count() == grid.counts

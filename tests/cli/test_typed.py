@@ -279,11 +279,13 @@ def rates_of(recipe: str) -> tuple[float, float]:
         ),
         (("model=embedded",), rates_of("demo"), None),
         (("recipe=smollm2_135m", "model.path=HuggingFaceTB/SmolLM2-135M"), rates_of("demo"), None),
-        (("recipe=zephyr_7b", OTHER), (2e-5, 5e-7), None),  # rates below the defaults are not raised
+        # rates below the defaults are not raised
+        (("recipe=zephyr_7b", OTHER), (2e-5, 5e-7), None),
         pytest.param(
             ("recipe=smollm2_360m", OTHER), (5e-5, 1e-6), "sft.learning_rate=5e-05. Type", marks=pytest.mark.slow
         ),
-        (("recipe=from_sft_checkpoint", OTHER), (5e-5, 5e-7), None),  # with sft=none, SFT is not trained
+        # with sft=none, SFT is not trained
+        (("recipe=from_sft_checkpoint", OTHER), (5e-5, 5e-7), None),
         (("recipe=tiny", "model.random_init.layers=3"), (5e-3, 1e-3), None),
         (("recipe=zephyr_7b", "scale=toy"), (5e-3, 1e-3), None),
         (("recipe=zephyr_7b", "scale=toy", OTHER), (2e-5, 5e-7), "recipe=tiny's .* sft.learning_rate=2e-05, dpo"),

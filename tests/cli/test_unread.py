@@ -127,7 +127,8 @@ def test_what_a_group_or_a_recipe_says_may_wait_unread() -> None:
     reads("label.path=null", "model.revision=null")
     reads("align=grpo", "rounds=1", "control=false", "control_pairs=null")
     reads("align=kto", "rounds=1", "control=false")
-    reads("align=kto", "label=dataset", f"label.path={FILE}", "pairs=all")  # which label=dataset implies
+    # which label=dataset implies
+    reads("align=kto", "label=dataset", f"label.path={FILE}", "pairs=all")
     recipe = RECIPES / "waiting.yaml"
     recipe.write_text(f"defaults: [tiny]\nlabel: {{path: {FILE}}}\nsft: {{lora: {{rank: 4}}}}\n")
     try:

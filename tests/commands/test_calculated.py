@@ -159,7 +159,8 @@ def test_arithmetic_is_counted_as_by_torch() -> None:
         output = model(torch.arange(tokens)[None]).logits
     with FlopCounterMode(display=False) as backward:
         output.sum().backward()
-    masked = 2 * shape.layers * shape.query * tokens**2  # eager attention computes products that the mask drops
+    # eager attention computes products that the mask drops
+    masked = 2 * shape.layers * shape.query * tokens**2
     block = settings("recipe=tiny", "dpo.precision=fp32").reference
     rate = GPUS["h100_80gb"][4] * 1e12
     expected = calculated.seconds_per_token(shape, block, tokens, "h100_80gb") * rate * tokens

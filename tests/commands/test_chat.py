@@ -69,7 +69,8 @@ def test_models_answer_side_by_side(chain: Chain) -> None:
     assert first.strip() == second.strip()  # nothing is remembered
     heading, *lines = [re.split("[┃│]", line)[1:-1] for line in first.splitlines() if line[:1] in ("┃", "│")]
     assert [cell.strip() for cell in heading] == ["Base", "SFT", "DPO"]
-    answers = ["".join(cells) for cells in zip(*lines, strict=True)]  # of several lines, where one is long
+    # of several lines, where one is long
+    answers = ["".join(cells) for cells in zip(*lines, strict=True)]
     cfg = replace(settings("recipe=tiny").chat, max_new_tokens=8)
     for cell, name in zip(answers, ("base", "sft", "dpo"), strict=True):
         speaker = Speaker(chain.folder(name) / "model", cfg)

@@ -126,7 +126,8 @@ def test_the_command_writes_a_file_whose_tokenizer_and_template_are_the_folders(
         tokenizer.eos_token_id,
         tokenizer.pad_token_id,
     )
-    jinja2.Environment().parse(exported_tokenizer.chat_template)  # no tag that only transformers knows is left
+    # no tag that only transformers knows is left
+    jinja2.Environment().parse(exported_tokenizer.chat_template)
     assert torch.equal(logits(read(file)), logits(load_model(folder / "model")))
 
 
@@ -171,7 +172,8 @@ def test_an_export_of_llama_cpps_own_file_is_that_file(tmp_path: Path) -> None:
     assert {t.name for t in written.tensors} == set(tensors)
     for tensor in written.tensors:
         assert np.array_equal(tensor.data, tensors[tensor.name]), tensor.name
-    changed = {"llama.block_count", "general.name", "general.file_type", "tokenizer.ggml.pre"}  # GPT-2's, as read
+    # GPT-2's, as read
+    changed = {"llama.block_count", "general.name", "general.file_type", "tokenizer.ggml.pre"}
     described = {name for name in original.fields if name.startswith(("llama.", "tokenizer."))}
     for name in described - changed:
         assert written.fields[name].contents() == original.fields[name].contents(), name

@@ -27,7 +27,8 @@ from stages.store.store import Store
 from stages.tasks.generator import generate
 from tests.helpers import TINY, Chain, as_published, command, inside, settings
 
-RIGHT, NOISE = 0.6, 0.05  # the share of prompts that a policy passes, and of those that a seed answers otherwise
+# the share of prompts that a policy passes, and of those that a seed answers otherwise
+RIGHT, NOISE = 0.6, 0.05
 WRONG = "I think that this is a good question."
 MARGIN, CONFIDENCE = 0.05, 0.95
 Fault = Callable[[Example, str], str]

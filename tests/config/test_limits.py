@@ -380,9 +380,11 @@ def test_it_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "sample.candidates_per_prompt=1 stage=label",
         "chat.max_new_tokens=3000",  # the model that is then asked says whether it reads so much
         "data.tasks.preference=0 stage=sft",
-        "dpo.adapter=lora dpo.lora.target_modules=[self_attn.q_proj]",  # peft's names may begin anywhere
+        # peft's names may begin anywhere
+        "dpo.adapter=lora dpo.lora.target_modules=[self_attn.q_proj]",
         "sft.trainer.lr_scheduler_type=cosine_with_min_lr sft.trainer.lr_scheduler_kwargs={min_lr_rate:0.1}",
-        "data.sources=[{path:README.md,splits:{sft:0.5}}] sft.batch_size=100000",  # who knows how many rows it has
+        # who knows how many rows it has
+        "data.sources=[{path:README.md,splits:{sft:0.5}}] sft.batch_size=100000",
     ],
 )
 def test_what_makes_sense_is_let_through(typed: str) -> None:

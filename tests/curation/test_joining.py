@@ -84,7 +84,8 @@ def test_amounts_are_proportional_with_a_cap_by_quota_epochs_and_weight() -> Non
     assert total(three, [334, 333, 333], quotas={"nli": 100}) == [34, 33, 33], "shares of 33.4, 33.3 and 33.3"
     assert total([Source("a", epochs=2.5), Source("b", epochs=0.1)], [10, 50]) == [25, 5]
     weighed = [Source("a", weight=3.0), Source("b", weight=1.0)]
-    assert total(weighed, [100, 100]) == [100, 33]  # the source that is scarcest for its weight is used once
+    # the source that is scarcest for its weight is used once
+    assert total(weighed, [100, 100]) == [100, 33]
     assert total([Source("a", weight=3.0, epochs=2.0), Source("b", weight=1.0)], [100, 100]) == [200, 67]
 
 

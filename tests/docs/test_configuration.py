@@ -5,6 +5,7 @@
 
 import ast
 import inspect
+import itertools
 import re
 import textwrap
 import types
@@ -135,20 +136,25 @@ def comments(path: Path, package: str) -> dict[str, str]:
 
 # What the schema says.
 
+COMMENT = re.compile(r"\s*#(?!\s*(?:type|noqa)\b)\s*(.*)")
+
 
 @cache
 def said_in_schema(kind: type) -> dict[str, str]:
-    """By field of a dataclass or of its bases, the comment behind it."""
+    """By field of a dataclass or of its bases, the comment above it or behind it."""
     comment_by_field = dict[str, str]()
     for cls in (c for c in reversed(kind.__mro__) if is_dataclass(c)):
         source = textwrap.dedent(inspect.getsource(cls))
         (definition,) = ast.parse(source).body
         assert isinstance(definition, ast.ClassDef)
+        lines = source.splitlines()
         for field in definition.body:
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.end_lineno:
-                rest = source.splitlines()[field.end_lineno - 1].encode()[field.end_col_offset :].decode()
-                if behind := re.match(r"\s*#\s*(.*)", rest):
-                    comment_by_field[field.target.id] = behind[1]
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                behind = lines[field.end_lineno - 1].encode()[field.end_col_offset :].decode()
+                above = itertools.takewhile(COMMENT.match, reversed(lines[: field.lineno - 1]))
+                comments = [COMMENT.match(line) for line in (*reversed([*above]), behind)]
+                if texts := [comment[1] for comment in comments if comment]:
+                    comment_by_field[field.target.id] = " ".join(texts)
     return comment_by_field
 
 

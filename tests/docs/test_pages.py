@@ -156,7 +156,8 @@ def test_every_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HF_TOKEN", "one of the reader's")
     for plugin in re.findall(r"hydra/(?:sweeper|launcher)=(\w+)", command):
         pytest.importorskip(f"hydra_plugins.hydra_{plugin}_{'sweeper' if 'sweeper=' in command else 'launcher'}")
-    monkeypatch.setattr(constraints, "find_spec", lambda package: package)  # every extra is installed
+    # every extra is installed
+    monkeypatch.setattr(constraints, "find_spec", lambda package: package)
     typed = one_of_each(shlex.split(command))
     cfg = settings(*typed)
     constraints.validate_config(cfg)
@@ -174,7 +175,8 @@ def every_key() -> dict[str, set[str]]:
             )
 
     keys: dict[str, set[str]] = {key: set() for key in walk(settings("recipe=tiny"), "")}
-    keys |= {key: set() for block in (Endpoint(), Member()) for key in walk(block, "")}  # elements of lists
+    # elements of lists
+    keys |= {key: set() for block in (Endpoint(), Member()) for key in walk(block, "")}
     groups = {folder.name: folder for folder in (ROOT / "conf").iterdir() if folder.is_dir()} | {"recipe": RECIPES}
     return keys | {name: {path.stem for path in folder.glob("*.yaml")} for name, folder in groups.items()}
 

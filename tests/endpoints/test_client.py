@@ -258,7 +258,8 @@ def test_a_line_that_cannot_be_read_is_set_aside_said_once_and_asked_again(
         [journal] = (tmp_path / "calls").glob("*.jsonl")
         first, *lines = journal.read_bytes().splitlines(keepends=True)
         unreadable = journal.with_name(f"{journal.name}.unreadable")
-        before = first[: first.rindex(b', "digest"')] + b"}\n"  # a line without digest, as earlier versions wrote it
+        # a line without digest, as earlier versions wrote it
+        before = first[: first.rindex(b', "digest"')] + b"}\n"
         turned = lines[0].replace(b"QUESTION", b"QUESTIOM")
         typed = json_log.sealed(json.loads(lines[1]) | {"answer": 7})
         wrong = [

@@ -19,7 +19,8 @@ from tests.helpers import TINY, settings
 
 TITLES = {"base": "Base", "sft": "SFT", "policy": "DPO"}
 REFUSAL, MADE_UP = "I'm sorry, but I can't help with that.", "It is Anna Miller, with 99 of them."
-Policy = Callable[[Example, str], str]  # from a prompt and the form that it is asked in to an answer
+# from a prompt and the form that it is asked in to an answer
+Policy = Callable[[Example, str], str]
 
 
 @cache

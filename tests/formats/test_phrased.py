@@ -124,7 +124,8 @@ def test_columns_that_are_missing_are_told(tmp_path: Path) -> None:
 CHOICES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"question": "q", "choices": ["x", "y", "z"], "answer": 1}, {}),  # MMLU
     ({"question": "q", "options": ["A) x", "B) y", "C) z"], "correct": "B"}, {}),  # AQuA
-    ({"question": "q", "options": {"A": "x", "B": "y"}, "answer": "y", "answer_idx": "B"}, {}),  # MedQA
+    # MedQA
+    ({"question": "q", "options": {"A": "x", "B": "y"}, "answer": "y", "answer_idx": "B"}, {}),
     ({"article": "about", "question": "q", "options": ["x", "y"], "answer": "B"}, {}),  # RACE
     ({"question": "q", "context": "about", "answerA": "x", "answerB": "y", "answerC": "z", "label": "2"},
      {"options": ["answerA", "answerB", "answerC"]}),

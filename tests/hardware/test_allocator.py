@@ -133,7 +133,8 @@ def after_another() -> None:
         seconds_of_tensors(50)
         assert seconds_of_tensors() < slow / 4, "blocks that the first left are not searched by the second"
         assert resident() < before + BYTES, "nor do they take memory again"
-        with allocator.keep_freed_memory():  # a nested stage must not take the memory of the outer one
+        # a nested stage must not take the memory of the outer one
+        with allocator.keep_freed_memory():
             assert seconds_of_tensors() < slow / 4
 
 

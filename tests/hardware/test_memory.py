@@ -48,7 +48,8 @@ KINDS = {
     "qwen3": (Qwen3ForCausalLM, Qwen3Config),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig),
 }
-SHAPES = [(64, 160, 4, 4, 16), (96, 320, 8, 2, 16)]  # hidden, intermediate, heads, key heads, head width
+# hidden, intermediate, heads, key heads, head width
+SHAPES = [(64, 160, 4, 4, 16), (96, 320, 8, 2, 16)]
 WIDE = (256, 704, 4, 2, 64)
 CPU = torch.device("cpu")
 
@@ -145,7 +146,8 @@ def test_a_layer_keeps_what_the_formula_says(
     block = block_of(stage, f"precision={precision}", f"adapter={adapter}")
     for widths in SHAPES:
         slopes, shape = [], ModelShape.from_config(tiny(kind, widths, 1).config.to_dict())
-        for layers in (1, 2):  # differences give the second layer alone, and only the bytes that grow with tokens
+        # differences give the second layer alone, and only the bytes that grow with tokens
+        for layers in (1, 2):
             model = as_trained(tiny(kind, widths, layers), block, tmp_path)
             more, fewer = np.array(forward_bytes(model, block, 192)), np.array(forward_bytes(model, block, 64))
             slopes.append((more - fewer) / 128)
@@ -222,8 +224,10 @@ def test_live_bytes_of_a_training_step(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "freed_bytes", lambda *_: 0.0)  # gaps in the heap are not counted here
-    monkeypatch.setattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 2048)  # a buffer wider than the vocabulary is
+    # gaps in the heap are not counted here
+    monkeypatch.setattr(memory, "freed_bytes", lambda *_: 0.0)
+    # a buffer wider than the vocabulary is
+    monkeypatch.setattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 2048)
     block, kind = block_of("sft", f"precision={precision}", f"adapter={adapter}"), Checkpointing(checkpointing)
     model = as_trained(tiny("llama", WIDE, 3, vocabulary=2048), block, tmp_path)
     shape = ModelShape.from_config(model.config.to_dict())

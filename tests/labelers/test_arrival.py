@@ -29,7 +29,8 @@ from tests.labelers.pools import pool, work
 
 pytest.importorskip("openai")
 COPIES = [["poor 1", "good 3", "poor 1", "good 3"], ["good 9", "poor 0"]]
-PAID = Path(__file__).with_name("paid_before.jsonl")  # replies on COPIES from when equal requests were two calls
+# replies on COPIES from when equal requests were two calls
+PAID = Path(__file__).with_name("paid_before.jsonl")
 PAID_AT = "http://127.0.0.1:1009/v1"  # an address without a server
 LABELERS = ("verifier", "dataset", "judge", "pointwise", "reward_model", "human", "ensemble", "own")
 OWN = """

@@ -78,7 +78,8 @@ def test_the_weighted_majority_decides_and_its_variance_is_the_disagreement(
         assert joint.preference == expected
         assert joint.disagreement == pytest.approx(disagreement)
     by_score = {"a": (0.9, 0.1), "b": (0.1, 0.9), "t": (0.4, 0.4), "?": (None, 0.5)}
-    by_labeler |= {names[0]: scores(TWO, *by_score[votes[0]])}  # a member's scores vote like its preference
+    # a member's scores vote like its preference
+    by_labeler |= {names[0]: scores(TWO, *by_score[votes[0]])}
     assert of_two(by_labeler, *voters).preference == expected
 
 

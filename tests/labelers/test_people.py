@@ -293,7 +293,8 @@ def test_a_file_that_somebody_filled_in_is_never_overwritten(tmp_path: Path) -> 
     file = out / answer_rows.FILE
     blank = file.read_text()
     answer_rows.write(session, out)
-    (other := tmp_path / "other").mkdir()  # another node's file, from the same folder of people's answers
+    # another node's file, from the same folder of people's answers
+    (other := tmp_path / "other").mkdir()
     answer_rows.write(Session(draw_questions(pool(*GIVEN[:1]), Human()), [], session.folder), StageDir(other, print))
     answer_rows.write(session, out)
     assert [path.name for path in out.path.glob("answers*")] == [file.name], "its own file is written anew"

@@ -26,7 +26,8 @@ from tests.helpers import TINY, Chain, build, command, made_once, nodes, refused
 
 # Budgets by which the processes would not have as many micro-batches as each other.
 TWO = ("launch=ddp", "launch.processes=2", "sft.runtime.token_budget=120", "dpo.runtime.token_budget=70")
-TWO += ("sft.runtime.save_minutes=1e-9", "dpo.runtime.save_minutes=1e-9")  # by the first process's clock
+# by the first process's clock
+TWO += ("sft.runtime.save_minutes=1e-9", "dpo.runtime.save_minutes=1e-9")
 
 
 def without(chain: Chain, name: str) -> Path:
@@ -263,7 +264,8 @@ def test_a_killed_agent_ends_its_workers(chain: Chain) -> None:
     parent.wait()
     for pid in running(f"stages.launch.agent {partial}"):
         os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not running(f"stages.launch.worker {partial}"))  # nobody works without the lock
+    # nobody works without the lock
+    wait_for(lambda: not running(f"stages.launch.worker {partial}"))
     wait_for(lambda: not store.is_locked("sft", node.fingerprint))
 
 
@@ -353,7 +355,8 @@ def test_a_node_that_follows_needs_no_training_that_node_0_does_not_need(chain: 
 def test_what_cannot_be_launched_is_told(
     arguments: tuple[str, ...], pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constraints, "find_spec", lambda package: package)  # whatever extra is asked for is there
+    # whatever extra is asked for is there
+    monkeypatch.setattr(constraints, "find_spec", lambda package: package)
     assert pattern in refused(*TINY, f"outputs={tmp_path}", *TWO, *arguments)
     assert not Chain(tmp_path).count(), "before anything is built"
 

@@ -213,7 +213,8 @@ def test_without_a_cluster_the_error_is_one_line(cluster: Cluster, chain: Chain)
     ],
 )
 def test_what_ray_cannot_do_is_refused(override: str, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constraints, "find_spec", lambda package: package)  # every extra is installed
+    # every extra is installed
+    monkeypatch.setattr(constraints, "find_spec", lambda package: package)
     monkeypatch.setattr(machine, "may_have_gpu", lambda: False)
     several = ("launch.rendezvous=127.0.0.1:29500",)
     assert pattern in refused(*TINY, "launch=ray", *several, override)

@@ -31,7 +31,8 @@ def run_two(folder: Path, cfg: waiting.Waiting, **variables: str) -> subprocess.
     )
 
 
-@pytest.mark.slow  # of two processes, one must be the first to wait: on a busy machine it may not be
+# of two processes, one must be the first to wait: on a busy machine it may not be
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_stall_names_the_places_and_ends_with_them(stopped: bool, tmp_path: Path) -> None:
     cfg = waiting.Waiting(stopped, seconds=600.0, trainer={"ddp_timeout": 20})

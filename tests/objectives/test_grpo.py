@@ -189,7 +189,8 @@ def test_a_sampler_one_step_old_is_refused(
     ids = [row["id"] for row in first_ids(trainer, 2)]
     trainer.rollouts.of_step(ids)
     old = inference_copy(trainer.model, precision)
-    old_weights = {name: weight.clone() for name, weight in old.state_dict().items()}  # fp32 weights would be shared
+    # fp32 weights would be shared
+    old_weights = {name: weight.clone() for name, weight in old.state_dict().items()}
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             parameter.add_(1e-3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
@@ -209,7 +210,8 @@ def test_a_sampler_one_step_old_is_refused(
 
 
 def test_the_row_has_every_prompt_once_and_the_sampler_agrees(inputs: dict[str, Path], tmp_path: Path) -> None:
-    trainer = trainer_of(block(temperature=1.0, beta=0.1), inputs, tmp_path / "ours")  # with beta all groups are read
+    # with beta all groups are read
+    trainer = trainer_of(block(temperature=1.0, beta=0.1), inputs, tmp_path / "ours")
     rows = first_ids(trainer, 6)
     gradients_of_a_step(trainer, rows)
     rollouts = [r for group in trainer.rollouts.of_step([row["id"] for row in rows]) for r in group]
@@ -217,7 +219,8 @@ def test_the_row_has_every_prompt_once_and_the_sampler_agrees(inputs: dict[str, 
     metrics = {name: values[0] for name, values in trainer._metrics["train"].items()}
     assert 0 < metrics["num_tokens"] <= 1.2 * tokens
     assert metrics["num_tokens"] == tokens - len(rollouts)  # a last token predicts nothing
-    assert 0 < metrics["sampler_gap"] < 1e-5  # nats per token: the weights and the attention are the sampler's
+    # nats per token: the weights and the attention are the sampler's
+    assert 0 < metrics["sampler_gap"] < 1e-5
     assert metrics["kl"] == pytest.approx(0, abs=1e-7)
 
 

@@ -126,7 +126,8 @@ def test_a_step_is_the_same_in_any_micro_batches(rows: int, inputs: dict[str, Pa
     parts = step_of(trainer_of(block(runtime=replace(runtime, micro_batch=rows)), inputs, tmp_path / "parts"))
     assert parts[0] == pytest.approx(whole[0], abs=1e-7)
     assert max(float((parts[1][name] - whole[1][name]).abs().max()) for name in whole[1]) <= 1e-7
-    exact = {name for name in whole[2] if name != "rewards/margins"}  # `log` takes it from the means of both kinds
+    # `log` takes it from the means of both kinds
+    exact = {name for name in whole[2] if name != "rewards/margins"}
     assert {name: parts[2][name] for name in exact} == pytest.approx(
         {name: whole[2][name] for name in exact}, abs=1e-5
     )

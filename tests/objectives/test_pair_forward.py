@@ -274,7 +274,8 @@ def test_gradient_checkpointing_computes_the_layers_again_and_the_same(
     runs: list[int] = []
     packed.model.model.layers[0].mlp.register_forward_pre_hook(lambda module, args: runs.append(len(runs)))
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
-    packed.model.forward = autocast(packed.model.forward)  # accelerate also leaves the backward outside autocast
+    # accelerate also leaves the backward outside autocast
+    packed.model.forward = autocast(packed.model.forward)
     once = step(packed, rows)
     assert len(runs) == 1
     if kind == "reentrant":  # TRL uses this under ZeRO-3 with an adapter
@@ -295,7 +296,8 @@ def test_fifty_steps_follow_the_curve_of_plain_trl(chain: Chain, tmp_path: Path)
     cfg = block(epochs=25.0, learning_rate=1e-3, batch_size=4, micro=4, trainer=steady)
     plain, stored = plain_and_stored(inputs, cfg, tmp_path)
     assert pack_pairs(stored.model)
-    plain.train_dataset = Dataset.from_list(tokenised(stored))  # without the newline after the end of turn
+    # without the newline after the end of turn
+    plain.train_dataset = Dataset.from_list(tokenised(stored))
     curves = []
     for trainer in (plain, stored):
         trainer.train()

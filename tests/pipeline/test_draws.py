@@ -126,7 +126,8 @@ def test_rounds_that_draw_by_outcomes_share_all_nodes_of_a_run_with_fewer(chain:
 def test_a_round_asks_most_where_outcomes_were_mixed(tmp_path: Path) -> None:
     """Tasks with equally many prompts left have numbers in proportion to their smoothed share of mixed outcomes."""
     rest = [Example(content_id(task, i), [], None, "s", task, "preference") for task in "xyz" for i in range(100)]
-    shares = {"x": (8, 8), "y": (2, 6), "z": (0, 8)}  # mixed and all prompts of the earlier round: 9/10, 3/8 and 1/10
+    # mixed and all prompts of the earlier round: 9/10, 3/8 and 1/10
+    shares = {"x": (8, 8), "y": (2, 6), "z": (0, 8)}
     earlier = [Example(f"{t}{i}", [], None, "s", t, "preference") for t, (_, n) in shares.items() for i in range(n)]
     right = {e.id: [True, int(e.id[1:]) >= shares[e.task][0]] for e in earlier}
     answers = [Candidate(p, f"{p}-{i}", "", "hf", 1, 0, "", None, "stop", None, 2) for p in right for i in range(2)]

@@ -58,7 +58,8 @@ def test_a_model_a_checkpoint_an_endpoint_and_a_file_are_one_pool(chain: Chain, 
     assert all((c.tokenizer is None) == (c.token_ids is None) for c in candidates)
     texts = Counter(c.text for c in candidates if c.policy == "mine.jsonl")
     contract = load_contract(checkpoint)
-    for c in candidates:  # all lengths are with the end of turn, or pairs of several sources compare unlike ones
+    # all lengths are with the end of turn, or pairs of several sources compare unlike ones
+    for c in candidates:
         assert c.n_tokens == (
             len(c.token_ids) if c.token_ids else contract.length(c.text) + (c.finish_reason == "stop")
         )

@@ -50,7 +50,8 @@ def flat(value: Any, key: str = "") -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_own_command_composes_for_every_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constraints, "find_spec", lambda package: package)  # whatever extra it asks for is there
+    # whatever extra it asks for is there
+    monkeypatch.setattr(constraints, "find_spec", lambda package: package)
     cfg = settings(*overrides(name))
     for stage in (*Target, *Command):
         constraints.validate_config(replace(cfg, stage=stage))

@@ -18,7 +18,8 @@ from tests.helpers import Chain, build, nodes, slow_but
 
 CADENCE = ("sft.runtime.save_steps=10", "dpo.runtime.save_steps=1", "sample.runtime.shard_size=8")
 CADENCE += ("reference.runtime.shard_size=4", "answer.runtime.shard_size=8", "reward.runtime.save_steps=1")
-BY_TIME = tuple(f"{name}.runtime.save_minutes=1e-9" for name in ("sft", "dpo", "reward"))  # the default is 100 steps
+# the default is 100 steps
+BY_TIME = tuple(f"{name}.runtime.save_minutes=1e-9" for name in ("sft", "dpo", "reward"))
 
 TRAINED, SHARDED = ("sft", "dpo"), ("reference", "sample", "answer_policy")
 AT_ONCE = ("base", "data", "label", "pairs", "eval", "report")

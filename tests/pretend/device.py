@@ -34,7 +34,8 @@ def library() -> Any:
     torch._register_device_module(NAME, Module(loaded))  # type: ignore[attr-defined]
     torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
     torch.library.Library("aten", "IMPL").impl("record_stream", lambda tensor, stream: None, "PrivateUse1")
-    torch.get_device_module(NAME).flash_attention = flash_reference.register("CPU")  # whose kernels are lent memory
+    # whose kernels are lent memory
+    torch.get_device_module(NAME).flash_attention = flash_reference.register("CPU")
     process_group.register(NAME)
     libraries.patch_after_import(NAME)
     return loaded

@@ -29,7 +29,8 @@ def complete(
 def test_a_decoding_step_waits_less_than_once_whatever_the_rows(pretend: ModuleType, rows: int) -> None:
     model = tiny_model().eval()
     expected = complete(copy.deepcopy(model), rows, [])
-    complete(model.to("pretend"), 4, [])  # the check of attention's kernel, once per process, waits for its results
+    # the check of attention's kernel, once per process, waits for its results
+    complete(model.to("pretend"), 4, [])
     with pretend.strict(), recorded_waits() as waits:
         completions = complete(model, rows, [])
     assert [[c.token_ids for c in several] for several in completions] == [

@@ -20,7 +20,8 @@ from tests.pretend import device
 from tests.pretend.flows import run_stage, train_steps
 
 RECORD = Path(__file__).with_suffix(".json")
-INDEX = "index on the CPU"  # as device.cpp reports it: no wait, but a hidden copy to the device at each use
+# as device.cpp reports it: no wait, but a hidden copy to the device at each use
+INDEX = "index on the CPU"
 STAGES, LIBRARIES = "stages", ("trl", "transformers", "accelerate", "peft")
 Waits = Counter[tuple[str, str]]  # by operator and place, as `stages/objectives/dpo.py:99`
 

@@ -55,7 +55,8 @@ def test_neighbours_are_uncorrelated(dimension: int, distance: int) -> None:
     uniform = (-noise(ROWS, STEPS, WIDTH).double()).exp().neg().exp() - 0.5
     count = uniform.shape[dimension] - distance
     pairs = uniform.narrow(dimension, 0, count) * uniform.narrow(dimension, distance, count)
-    assert abs(float(pairs.mean())) * 12 * math.sqrt(pairs.numel()) < 4.5  # a uniform number's variance is 1/12
+    # a uniform number's variance is 1/12
+    assert abs(float(pairs.mean())) * 12 * math.sqrt(pairs.numel()) < 4.5
 
 
 def test_noise_has_the_mean_and_variance_of_gumbels_distribution() -> None:

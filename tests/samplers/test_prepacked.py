@@ -29,7 +29,8 @@ BF16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16
 FAMILIES = {
     "llama": lambda bias: LlamaForCausalLM(LlamaConfig(attention_bias=bias, mlp_bias=bias, **SHAPE)),
     "qwen3": lambda bias: Qwen3ForCausalLM(Qwen3Config(attention_bias=bias, head_dim=8, **SHAPE)),
-    "gemma3": lambda bias: Gemma3ForCausalLM(Gemma3TextConfig(attention_bias=bias, head_dim=8, **SHAPE)),  # tied
+    # tied
+    "gemma3": lambda bias: Gemma3ForCausalLM(Gemma3TextConfig(attention_bias=bias, head_dim=8, **SHAPE)),
 }
 PRECISIONS = [
     (torch.float32, 1e-5),

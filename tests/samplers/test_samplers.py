@@ -83,7 +83,8 @@ def test_greedy_is_transformers_generate_token_for_token(name: str) -> None:
     model = ARCHITECTURES[name]().eval()
     requests = [Request(f"{i:04x}", [], ids, [0.0], 0) for i, ids in enumerate(prompts(12))]
     first = complete(model, requests, rows=5)
-    stop = Counter(c[0].token_ids[4] for c in first.values()).most_common(1)[0][0]  # so that some rows end early
+    # so that some rows end early
+    stop = Counter(c[0].token_ids[4] for c in first.values()).most_common(1)[0][0]
     completions = complete(model, requests, rows=5, stop=stop)
     for request in requests:
         ids = torch.tensor([request.token_ids])
@@ -101,7 +102,8 @@ def test_short_memory_decodes_fewer_rows_at_once_with_the_same_result(
     model = ARCHITECTURES["qwen3"]().eval()
     requests = [Request(f"{i:04x}", [], ids, [1.0, 0.0], 0) for i, ids in enumerate(prompts(12))]
     expected = complete(copy.deepcopy(model), requests, rows=8)
-    row = 2 * 4 * SHAPE["num_hidden_layers"] * SHAPE["num_key_value_heads"] * 8  # bytes of a token: heads of 8, fp32
+    # bytes of a token: heads of 8, fp32
+    row = 2 * 4 * SHAPE["num_hidden_layers"] * SHAPE["num_key_value_heads"] * 8
     row *= max(len(r.token_ids) for r in requests) + 12
     allocations = list[tuple[int, int]]()
     allocate = Slots._allocate

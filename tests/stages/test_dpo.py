@@ -197,7 +197,8 @@ def test_no_token_budget_changes_the_references_log_probs(inputs: dict[str, Path
         seen = list[int]()
 
         def count(module: torch.nn.Module, ids: tuple[torch.Tensor, ...], seen: list[int] = seen) -> None:
-            if isinstance(module, torch.nn.Embedding) and ids[0].numel() > 1:  # loading tries the model on one token
+            # loading tries the model on one token
+            if isinstance(module, torch.nn.Embedding) and ids[0].numel() > 1:
                 seen.append(ids[0].numel())
 
         hook = torch.nn.modules.module.register_module_forward_pre_hook(count)

@@ -175,7 +175,8 @@ def test_labels_of_a_comparison_are_no_labels_of_preferences(chain: Chain) -> No
     ]
     plain = nodes(chain.root)
     assert all(graph[name].fingerprint == plain[name].fingerprint for name in ("sft", "label", "pairs", "dpo"))
-    assert "reward_model" not in graph["eval"].settings["judged"]  # that is of the nodes of row labels
+    # that is of the nodes of row labels
+    assert "reward_model" not in graph["eval"].settings["judged"]
 
 
 def test_preferences_without_tasks_are_judged_on_the_prompts_of_held_out_pairs(chain: Chain) -> None:

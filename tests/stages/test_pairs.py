@@ -418,7 +418,8 @@ def test_rows_and_not_answers_are_what_too_many_of_are_unusable(tmp_path: Path) 
 
 
 def test_a_labelling_says_what_length_alone_would_order_rightly(tmp_path: Path) -> None:
-    better_first = [("a b", "a"), ("a b c", "a"), ("a", "a b"), ("a b", "b c")]  # of equal length: no comparison
+    # of equal length: no comparison
+    better_first = [("a b", "a"), ("a b c", "a"), ("a", "a b"), ("a b", "b c")]
     rows = [{"prompt": f"{i}", "chosen": c, "rejected": r} for i, (c, r) in enumerate(better_first)]
     _, metrics = dataset(tmp_path, rows)
     assert metrics["longer_preferred"] == pytest.approx(2 / 3)

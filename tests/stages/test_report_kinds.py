@@ -26,7 +26,8 @@ pytest.importorskip("openai")
 pytest.importorskip("starlette")
 NO_TASKS = tuple(f"data.tasks.{group}=0" for group in ("test", "unseen_phrasings", "unseen_tasks", "rephrased"))
 PREFERENCES = ("label=dataset", "label.path=package:stages/tasks/toy_preferences.jsonl", "pairs=all")
-WHOLE_CHAIN = {"why", "labels", "curves", "learnt", "judged"}  # sections of parts that some runs lack
+# sections of parts that some runs lack
+WHOLE_CHAIN = {"why", "labels", "curves", "learnt", "judged"}
 
 
 def sections(page: Path) -> dict[str, str]:

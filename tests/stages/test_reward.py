@@ -67,7 +67,8 @@ def test_it_publishes_a_model_that_anybody_loads(inputs: dict[str, Path], tmp_pa
         pair = by_id[row["id"]]
         text = tokenizer.apply_chat_template([*pair.prompt, *pair.chosen], tokenize=False).rstrip()
         ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-        if ids.shape[1] == row["chosen_tokens"]:  # else it was drawn in other tokens than its text has
+        # else it was drawn in other tokens than its text has
+        if ids.shape[1] == row["chosen_tokens"]:
             assert model(ids).logits.item() == pytest.approx(row["chosen"], abs=1e-4)
     [code] = (out / "model" / "README.md").read_text().split("```python\n")[1:]
     exec(code.split("```")[0].replace("FOLDER", str(out / "model")), {})

@@ -36,7 +36,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, i
     ) as server:
         assert server.stdout
         line = b""
-        while line.count(b" ") != 1 or not line.strip().replace(b" ", b"").isdigit():  # moto prints a line first
+        # moto prints a line first
+        while line.count(b" ") != 1 or not line.strip().replace(b" ", b"").isdigit():
             line = server.stdout.readline()
             assert line, "the server did not start"
         port, proxy_port = map(int, line.split())

@@ -14,7 +14,8 @@ from stages.store.records import Candidate, Example, Judgement, PairLogProbs, Re
 from stages.store.shards import StreamedTable
 
 PROMPTS = [f"p{i}" for i in range(40)]
-OF = [prompt for i, prompt in enumerate(PROMPTS) for _ in range(i % 4)]  # every fourth prompt has nothing
+# every fourth prompt has nothing
+OF = [prompt for i, prompt in enumerate(PROMPTS) for _ in range(i % 4)]
 
 
 def candidates(of: list[str]) -> list[Candidate]:

@@ -42,7 +42,8 @@ def test_a_log_file_gets_a_line_now_and_then_without_carriage_returns() -> None:
 
 def test_a_terminal_shows_one_line_of_at_most_80_columns() -> None:
     leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))  # rows and columns
+    # rows and columns
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
     process = subprocess.Popen(arguments(), cwd=ROOT, stdout=follower, stderr=follower)
     os.close(follower)
     printed = b""

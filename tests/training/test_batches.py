@@ -64,7 +64,8 @@ def test_what_was_seen_is_counted_to_the_step(rows: int, batch_size: int, steps:
     seen = turns.times_seen(steps)
     assert seen.total() == steps * batch_size
     assert len(seen) == turns.row_count or steps < 2 * turns.steps
-    is_quiet = len(seen) == turns.row_count or steps < turns.steps  # fewer epochs than one are meant
+    # fewer epochs than one are meant
+    is_quiet = len(seen) == turns.row_count or steps < turns.steps
     assert (turns.unseen_message(steps, "rows") == "") == is_quiet
 
 

@@ -103,7 +103,8 @@ def test_no_budget_changes_weights_or_curves(
     name: str, changes: dict[str, Any], budgets: tuple[int, ...], inputs: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """Weights and step metrics are equal within 1e-5 in fp32, also of a model that takes no number of items."""
-    monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", False, raising=False)  # as Gemma 3n's class has it
+    # as Gemma 3n's class has it
+    monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", False, raising=False)
     cfg = replace(block(name, micro_batch=changes["batch_size"]), **changes)
     whole, out = train(cfg, inputs, tmp_path / "whole")
     curves = read_curves(out.path)

@@ -118,7 +118,8 @@ def test_the_first_answers_are_the_starts_and_the_last_the_published_models(name
     contract, samples = load_contract(folder / "model"), read_samples(folder)
     start = chain.folder("base" if name == "sft" else "sft") / "model"
     metrics = chain.manifest(name)["metrics"]
-    published = metrics["step"] if name == "sft" else metrics["steps"]  # SFT publishes its best step
+    # SFT publishes its best step
+    published = metrics["step"] if name == "sft" else metrics["steps"]
     for step, model in ((0, start), (published, folder / "model")):
         samples_at_step = [sample for sample in samples if sample.step == step]
         assert samples_at_step

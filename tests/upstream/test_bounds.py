@@ -62,7 +62,8 @@ def test_every_library_outside_its_range_is_named_in_one_line_once(
 
 def test_a_checkout_goes_by_its_own_ranges_whatever_is_installed(site: Path) -> None:
     installed(site, "trl", "9.9.9")
-    for name in (DISTRIBUTION, DISTRIBUTION.split("-")[0]):  # an installation of before, and another project's
+    # an installation of before, and another project's
+    for name in (DISTRIBUTION, DISTRIBUTION.split("-")[0]):
         installed(site, name, "0.1.0", "trl>=9")
     assert "trl 9.9.9" in " ".join(process.untested_libraries())
 
@@ -86,7 +87,8 @@ def test_a_version_counts_as_pip_counts_it(version: str, supported: bool, wheel_
 
 
 def test_without_metadata_of_its_own_a_wheel_says_nothing(wheel_site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    importlib.import_module("packaging.requirements")  # of the packages that are hidden now, this project among them
+    # of the packages that are hidden now, this project among them
+    importlib.import_module("packaging.requirements")
     monkeypatch.setattr(sys, "path", [str(wheel_site)])
     installed(wheel_site, "trl", "9.9.9")
     installed(wheel_site, DISTRIBUTION.split("-")[0], "0.0.6", "trl<1")  # another project's

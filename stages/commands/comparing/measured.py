@@ -61,7 +61,8 @@ class Row:
     @property
     def kl(self) -> float:
         """The KL divergence from SFT, in nats per token."""
-        return max(0.0, self.results["kl"][self.role]["per_token"]) if self.role != "sft" else 0.0  # an estimate
+        # an estimate
+        return max(0.0, self.results["kl"][self.role]["per_token"]) if self.role != "sft" else 0.0
 
     @property
     def retained_claims(self) -> str:
@@ -95,7 +96,8 @@ def measured_rows(store: Store, nodes: Nodes, is_included: Callable[[Key], bool]
             continue
         for role in (role for role in result["models"] if role not in ("base", "other")):
             row = read_row(nodes, key, role, result, examples)
-            answers = input_key(nodes[key][1], f"answer_{role}")  # a model may be the policy here and an arm there
+            # a model may be the policy here and an arm there
+            answers = input_key(nodes[key][1], f"answer_{role}")
             latest_rows[row.prompts, row.role == "sft", answers] = row
     return list(latest_rows.values())
 
@@ -119,7 +121,8 @@ def read_row(nodes: Nodes, key: Key, role: str, results: dict[str, Any], prompts
     manifest = nodes[key][1]
     starts = [input_key(manifest, name) for name in (f"answer_{role}", role)]
     ancestors = lineage(nodes, *starts)
-    answers = (m for m in (*ancestors, *lineage(nodes, key)) if m["stage"] == "answer")  # its own may be deleted
+    # its own may be deleted
+    answers = (m for m in (*ancestors, *lineage(nodes, key)) if m["stage"] == "answer")
     split = next((str(m["settings"]["split"]) for m in answers), "held-out")
     endpoint = str(results.get("endpoint", "seen tasks"))  # the only endpoint of earlier versions
     shown_on = str(results.get("shown_on", endpoint))  # the prompts of tokens and ends
@@ -195,5 +198,6 @@ def operations(m: Manifest) -> int:
     if stage not in OBJECTIVES:
         return 0
     backward = BACKWARD if settings.get("adapter", "none") == "none" else ADAPTER_BACKWARD
-    trained = 2 if stage == "kto" else 1  # half of KTO's tokens are of mismatched completions, which are only read
+    # half of KTO's tokens are of mismatched completions, which are only read
+    trained = 2 if stage == "kto" else 1
     return FORWARD + backward // trained + (FORWARD if stage == "grpo" else 0)

@@ -99,7 +99,8 @@ def seconds_per_token(shape: ModelShape, block: object, row: float, gpu: str) ->
     if isinstance(block, Training):
         _, checkpointing, _ = memory.micro_batch(shape, block, row, "cuda")
         passes = (3 if block.adapter is Adapter.none else 2) + (checkpointing is Checkpointing.full)
-        passes += block.objective.reads is Reads.unpaired  # the mismatched completion, without gradients
+        # the mismatched completion, without gradients
+        passes += block.objective.reads is Reads.unpaired
     if isinstance(block, GRPO):
         passes += block.beta > 0  # the reference
         drawing = seconds_per_drawn_token(shape, block, row, block.batch_size * block.completions, gpu)

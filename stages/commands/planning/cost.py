@@ -150,9 +150,11 @@ def expected_sizes(node: Node, store: Store, history: RunHistory) -> Sizes:
         return expected_pool_sizes(node.inputs["pool"], store, history)
     unknown = Sizes(0, *to_tokens(*counts.TEXT))
     if isinstance(node.config, CandidateFile) or getattr(node.config, "until_pair", None):
-        return unknown  # a file may have any number of rows, and a further draw asks the prompts that labels leave
+        # a file may have any number of rows, and a further draw asks the prompts that labels leave
+        return unknown
     rows_node, labels = node.inputs.get("data"), node.inputs.get("pairs") or node.inputs.get("unpaired")
-    if node.stage == "answer" and labels and not rows_node:  # it answers the prompts of held-out pairs
+    # it answers the prompts of held-out pairs
+    if node.stage == "answer" and labels and not rows_node:
         published = store.find(labels)
         rows = min(published["metrics"]["held_out"], node.config.open) if published else 0
         return Sizes(rows, *counts.mean_tokens(published, "pairs")) if published else unknown

@@ -52,7 +52,8 @@ def endpoint_calls(node: Node, store: Store, history: RunHistory) -> list[Expect
         return [ExpectedCalls(key, block.endpoint, calls, calls * sizes.prompt, calls * block.max_new_tokens)]
     if isinstance(block, Label) and block.labeler == "judge":
         return judge_calls(block, node.inputs["pool"], store, history)
-    if isinstance(block, ScoredGRPO) and block.label.labeler == "judge":  # groups of equal rewards ask for no more
+    # groups of equal rewards ask for no more
+    if isinstance(block, ScoredGRPO) and block.label.labeler == "judge":
         judges = enumerate(block.label.judge.endpoints or ())
         return [ExpectedCalls(f"label.judge.endpoints[{i}]", e, *[math.nan] * 3) for i, e in judges]
     return []

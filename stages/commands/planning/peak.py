@@ -31,7 +31,8 @@ MEMORY_KEYS = [
     "reward_model",
 ]
 OF_MAX_LENGTH = 0.5  # mean tokens of a file's row, as a share of max_length
-TOKENS_PER_ROW = {"sample": 20, "reference": 80, "answer": 60, "label": 60}  # tokens per row of generated tasks
+# tokens per row of generated tasks
+TOKENS_PER_ROW = {"sample": 20, "reference": 80, "answer": 60, "label": 60}
 TOKENS_PER_ROW |= {name: objective.row_tokens for name, objective in OBJECTIVES.items()}
 CADENCE = ("save_steps", "save_minutes")  # keys of `runtime` that do not affect memory
 PREFILL_TOKENS = 8192  # stages/samplers/hf.py
@@ -44,7 +45,8 @@ def memory_settings(config: dict[str, Any]) -> dict[str, Any]:
     settings = {key: config.get(key) for key in MEMORY_KEYS}
     runtime = settings["runtime"] or {}
     needed = {key: value for key, value in runtime.items() if key not in CADENCE}
-    return settings | {"runtime": needed, "beta": bool(config.get("beta"))}  # above 0, GRPO has a reference
+    # above 0, GRPO has a reference
+    return settings | {"runtime": needed, "beta": bool(config.get("beta"))}
 
 
 def measured_peak(manifest: Manifest) -> float:
@@ -126,7 +128,8 @@ def training_parts(shape: ModelShape, block: Training, row: float, device: str) 
         needed = max(needed, memory.weight_bytes(shape, block.start_weights) + memory.merged_bytes(shape, block))
     parts = memory.held_parts(shape, block)
     parts = parts._replace(activations=needed - sum(parts))
-    if isinstance(block, GRPO) and block.beta and block.adapter is Adapter.none:  # a frozen copy is the reference
+    # a frozen copy is the reference
+    if isinstance(block, GRPO) and block.beta and block.adapter is Adapter.none:
         parts = parts._replace(weights=parts.weights + memory.weight_bytes(shape, block.start_weights))
     return parts
 

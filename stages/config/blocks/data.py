@@ -41,10 +41,12 @@ class Tasks:
 class Suites:
     """Suites of twins of prompts for the evaluation: refusals, unknown facts, system prompts and others."""
 
-    names: list[str] | None = words(*SUITES, default=None)  # refusal, unknown, system, templates, rephrased, turns
+    # refusal, unknown, system, templates, rephrased, turns
+    names: list[str] | None = words(*SUITES, default=None)
     pairs: int | None = between(10, 10_000, None)  # of twins in each suite
     seed: int | None = random_seed(None)  # draws the twins
-    edition: int = computed(2)  # of the prompts and checks in stages/tasks/suites.yaml: a change raises it
+    # of the prompts and checks in stages/tasks/suites.yaml: a change raises it
+    edition: int = computed(2)
 
 
 # Test groups come first, so that a prompt drawn for two splits goes to the test split.
@@ -64,7 +66,8 @@ SPLIT_OF_GROUP |= {f"{kind}{split}": split for split in ("validation", "preferen
 OPEN_GROUPS = (*TEST_GROUPS[4:], "open_validation", "open_preference", "open_sft")
 
 
-DEFAULT_SHARES = {"sft": 0.95, "validation": 0.05}  # share of rows by split, if a source has no `splits`
+# share of rows by split, if a source has no `splits`
+DEFAULT_SHARES = {"sft": 0.95, "validation": 0.05}
 
 
 @dataclass(frozen=True)
@@ -80,21 +83,33 @@ class Source:
     """Rows from a file, a folder, a pattern or a hub dataset. Every key except `path` is optional."""
 
     path: str = MISSING  # a file, folder, pattern (data/*.jsonl), package:NAME/FILE or hub id
-    revision: str | None = None  # a branch, tag or commit of a hub dataset; null: its default branch
+    # a branch, tag or commit of a hub dataset; null: its default branch
+    revision: str | None = None
     subset: str | None = None  # a configuration of a hub dataset; null: its default configuration
     hub_split: str = "train"  # the split of a hub dataset
-    format: str | None = None  # a name of docs/reference/data-formats.md; null: recognised by its columns
-    columns: dict[str, Any] = field(default_factory=dict)  # {ROLE: COLUMN}, dots reach into a column; null: no column
-    labels: dict[Any, str] = field(default_factory=dict)  # {LABEL: WORD}: the words for the labels of a labelled set
-    reasoning: str | None = words("keep", "strip", default=None)  # keep or strip the reasoning before an answer
-    task: str | None = None  # a name or a YAML file: phrases the rows of a labelled set as instructions
-    documents: str | None = words(*DOCUMENTS, default=None)  # the unit that plain text is divided into
+    # a name of docs/reference/data-formats.md; null: recognised by its columns
+    format: str | None = None
+    # {ROLE: COLUMN}, dots reach into a column; null: no column
+    columns: dict[str, Any] = field(default_factory=dict)
+    # {LABEL: WORD}: the words for the labels of a labelled set
+    labels: dict[Any, str] = field(default_factory=dict)
+    # keep or strip the reasoning before an answer
+    reasoning: str | None = words("keep", "strip", default=None)
+    # a name or a YAML file: phrases the rows of a labelled set as instructions
+    task: str | None = None
+    # the unit that plain text is divided into
+    documents: str | None = words(*DOCUMENTS, default=None)
     licence: str | None = None  # of each row that does not state a licence
-    rows: int | None = between(1, 1_000_000_000, None)  # rows to use, drawn by their content; null: all rows
-    check: str | None = words(*SOURCE_CHECKS, default=None)  # an answer passes if its words (last number) are equal
-    splits: dict[str, float] = field(default_factory=dict)  # {SPLIT: SHARE}; default: {sft: 0.95, validation: 0.05}
-    weight: float | None = positive(1_000_000, None)  # share of SFT's rows, relative to the other sources' weights
-    epochs: float | None = positive(1000, None)  # times that each row for SFT is used; 0.5: a random half; default: 1
+    # rows to use, drawn by their content; null: all rows
+    rows: int | None = between(1, 1_000_000_000, None)
+    # an answer passes if its words (last number) are equal
+    check: str | None = words(*SOURCE_CHECKS, default=None)
+    # {SPLIT: SHARE}; default: {sft: 0.95, validation: 0.05}
+    splits: dict[str, float] = field(default_factory=dict)
+    # share of SFT's rows, relative to the other sources' weights
+    weight: float | None = positive(1_000_000, None)
+    # times that each row for SFT is used; 0.5: a random half; default: 1
+    epochs: float | None = positive(1000, None)
     limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
 
     @property
@@ -112,9 +127,12 @@ class Source:
 class Audit:
     """The actions on rows in which an audit finds a problem, by its code (see `stage=audit`). Other rows are kept."""
 
-    actions: dict[str, str] = field(default_factory=dict)  # {CODE: ACTION}: keep, drop, quarantine or fix
-    thresholds: dict[str, float] = field(default_factory=dict)  # {CODE: NUMBER}, for codes with a threshold
-    against: list[Source] | None = None  # evaluation sets: a row with one of their prompts has the code contaminated
+    # {CODE: ACTION}: keep, drop, quarantine or fix
+    actions: dict[str, str] = field(default_factory=dict)
+    # {CODE: NUMBER}, for codes with a threshold
+    thresholds: dict[str, float] = field(default_factory=dict)
+    # evaluation sets: a row with one of their prompts has the code contaminated
+    against: list[Source] | None = None
 
     def part(self, among_rows: bool) -> "Audit":
         """Return the part for codes that are decided by comparing a row with earlier rows, or by one row alone."""
@@ -164,8 +182,10 @@ class Data:
     form: Form = field(default_factory=Form)
     audit: Audit = field(default_factory=Audit)
     own: Own = field(default_factory=Own)
-    max_line: int | None = between(1, 100_000, None, neutral=True)  # megabytes of a line in any data file; null: 64
-    max_file: int | None = between(1, 100_000_000, None, neutral=True)  # MB of an unpacked file; null: 16,000
+    # megabytes of a line in any data file; null: 64
+    max_line: int | None = between(1, 100_000, None, neutral=True)
+    # MB of an unpacked file; null: 16,000
+    max_file: int | None = between(1, 100_000_000, None, neutral=True)
     of: str | None = computed(None)  # set by the pipeline
     suites: Any = computed(None)  # Suites, set by the pipeline from eval.suites
 

@@ -6,7 +6,8 @@ from typing import Any
 from stages.config.limits import between, neutral, positive
 
 LIMITS = ("max_tokens", "max_completion_tokens")  # names of the limit on an answer's tokens
-SHORTEST_KEY = 8  # characters: a shorter API key (EMPTY, ollama) is an ordinary word, not a secret to hide
+# characters: a shorter API key (EMPTY, ollama) is an ordinary word, not a secret to hide
+SHORTEST_KEY = 8
 
 
 @dataclass
@@ -39,7 +40,8 @@ class EndpointRuntime:
     tokens_per_minute: int | None = between(1, 1_000_000_000, None)
     timeout: float = positive(86_400, 120.0)  # seconds until an answer must be complete
     retries: int = between(0, 100, 5)  # per failed call
-    backoff: float = positive(3600, 1.0)  # most seconds before the first retry; doubled for each further one
+    # most seconds before the first retry; doubled for each further one
+    backoff: float = positive(3600, 1.0)
 
 
 @dataclass
@@ -48,8 +50,10 @@ class Endpoint:
 
     base_url: str | None = None  # http://127.0.0.1:8000/v1
     model: str | None = None  # its name at the server
-    api_key_env: str | None = neutral(lambda: None)  # the name of the environment variable that holds the API key
+    # the name of the environment variable that holds the API key
+    api_key_env: str | None = neutral(lambda: None)
     budget: Budget = neutral(Budget)
     price: Price = neutral(Price)  # null: the model's entry in `prices`
-    extra: dict[str, Any] = field(default_factory=dict)  # added to each request; null removes a field from it
+    # added to each request; null removes a field from it
+    extra: dict[str, Any] = field(default_factory=dict)
     runtime: EndpointRuntime = field(default_factory=EndpointRuntime)

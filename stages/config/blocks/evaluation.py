@@ -13,8 +13,10 @@ from stages.config.limits import Limit, between, computed, limited, share
 NOBODY = "none"  # the `eval.judged.labeler` that turns judged comparisons off
 REFERENCE = "reference"  # in `eval.judged.against`: the reference answers of the prompts
 REFERENCES = "the reference answers"  # their title in the report
-CONSTANT = "constant"  # the comparison of one constant answer to all prompts, which no labeler should prefer
-FORMS = ("zephyr", "llama3", "text")  # in which the suite `templates` is asked beside the model's own form
+# the comparison of one constant answer to all prompts, which no labeler should prefer
+CONSTANT = "constant"
+# in which the suite `templates` is asked beside the model's own form
+FORMS = ("zephyr", "llama3", "text")
 ROUND = "round_"  # prefix of the names of the answers after each round of DPO; round 0 is SFT
 
 
@@ -32,7 +34,8 @@ class Answer:
     runtime: SamplingRuntime = field(default_factory=SamplingRuntime)
 
     def __post_init__(self) -> None:
-        self.sampler = None if self.sampler == "hf" else self.sampler  # so that typing the default changes no node
+        # so that typing the default changes no node
+        self.sampler = None if self.sampler == "hf" else self.sampler
 
 
 @dataclass
@@ -105,8 +108,11 @@ class Eval:
     confidence: float = limited(Limit(0, "must be above 0 and below 1, as 0.95", high=1, open=True, below=True))
     likelihood_prompts: int = between(1, 1_000_000)
     precision: Precision = MISSING
-    models: dict[str, str] = computed({})  # set by the pipeline: {ROLE: TITLE} of the evaluated models
+    # set by the pipeline: {ROLE: TITLE} of the evaluated models
+    models: dict[str, str] = computed({})
     max_new_tokens: int | None = computed(None)  # set by the pipeline: of an answer, at most
-    compared: dict[str, str] = computed({})  # set by the pipeline: {NAME: TITLE} of the policy's opponents
-    instruments: dict[str, str] = computed({})  # set by the pipeline: digests of the judge and of the benchmarks
+    # set by the pipeline: {NAME: TITLE} of the policy's opponents
+    compared: dict[str, str] = computed({})
+    # set by the pipeline: digests of the judge and of the benchmarks
+    instruments: dict[str, str] = computed({})
     runtime: DeviceRuntime = field(default_factory=DeviceRuntime)

@@ -52,7 +52,8 @@ class Human:
     annotators: int | None = between(2, 1000, None)
     reasons: list[str] | None = None
     seed: int | None = random_seed(None)
-    answered: str | None = neutral(lambda: None)  # the manifest keeps it, but it changes no fingerprint
+    # the manifest keeps it, but it changes no fingerprint
+    answered: str | None = neutral(lambda: None)
     runtime: HumanRuntime = field(default_factory=HumanRuntime)
 
 
@@ -72,7 +73,8 @@ class Voter:
 
     labeler: str = MISSING  # verifier, judge, reward_model or own
     weight: float = between(0, 1_000_000, 1.0)  # of its vote
-    veto: float | None = share(None)  # a candidate with a lower score from this labeler is never preferred
+    # a candidate with a lower score from this labeler is never preferred
+    veto: float | None = share(None)
 
 
 @dataclass
@@ -112,7 +114,8 @@ class Label(Labelers):
     licence: str | None = None
     max_failed: float = share()
     limits: Any = internal()  # ReadLimits, set by the pipeline from data.max_line and data.max_file
-    of: str | None = computed(None)  # set by the pipeline: the block that takes the place of label, as eval.judged
+    # set by the pipeline: the block that takes the place of label, as eval.judged
+    of: str | None = computed(None)
 
     @property
     def brings_pool(self) -> bool:

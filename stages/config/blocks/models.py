@@ -41,8 +41,10 @@ class Model:
     path: str | None = MISSING
     revision: str | None = MISSING
     random_init: RandomInit | None = None
-    config: dict[str, Any] = neutral(dict)  # the shape, as in config.json, for a plan without the hub
-    key: str = internal("model.path")  # the setting that holds the path: the pipeline sets any other
+    # the shape, as in config.json, for a plan without the hub
+    config: dict[str, Any] = neutral(dict)
+    # the setting that holds the path: the pipeline sets any other
+    key: str = internal("model.path")
 
 
 @dataclass

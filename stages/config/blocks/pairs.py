@@ -38,7 +38,8 @@ class Pairs:
     validation_fraction: float = limited(Limit(0, "must be a share from 0 to below 1", high=1, below=True))
     seed: int = random_seed()
     key: str = internal("pairs")  # the setting that holds this block: the pipeline sets any other
-    control: ControlPairs | None = computed(None)  # set by the pipeline: for the pairs of `control_pairs`
+    # set by the pipeline: for the pairs of `control_pairs`
+    control: ControlPairs | None = computed(None)
 
 
 @dataclass

@@ -20,7 +20,8 @@ OWN_PROMPTS = "file"  # the `sample.sampler` that reads candidates and their pro
 class Member:
     """One source of `sample.pool`: a model, an endpoint or a file. For a null key, the key of `sample` counts."""
 
-    model: str | None = None  # policy (this round's), previous (the round before), sft, base, a folder or a hub id
+    # policy (this round's), previous (the round before), sft, base, a folder or a hub id
+    model: str | None = None
     endpoint: Endpoint = field(default_factory=Endpoint)  # a model at a server
     file: str | None = None  # a file with candidates
     columns: dict[str, Any] = field(default_factory=dict)  # {ROLE: COLUMN} of that file
@@ -76,9 +77,12 @@ class Sample:
     precision: Precision = MISSING
     seed: int = random_seed()
     rounds: int = between(1, 100)
-    round: int = computed(0)  # set by the pipeline: the round of DPO, which samples its share of the prompts
-    split: Split | None = computed(None)  # set by the pipeline: the split of the prompts; null: preference
-    right_from: float | None = computed(None)  # set by the pipeline, if earlier labels are read: pairs.min_score
+    # set by the pipeline: the round of DPO, which samples its share of the prompts
+    round: int = computed(0)
+    # set by the pipeline: the split of the prompts; null: preference
+    split: Split | None = computed(None)
+    # set by the pipeline, if earlier labels are read: pairs.min_score
+    right_from: float | None = computed(None)
     endpoint: Endpoint = field(default_factory=Endpoint)
     file: str | None = None
     columns: dict[str, Any] = field(default_factory=dict)
@@ -125,7 +129,8 @@ class Sample:
             key=f"sample.pool[{i}]",
             sampler=sampler,
             own=own,
-            max_failed=self.max_failed if own or member.file or sampler == "openai" else None,  # no others can fail
+            # no others can fail
+            max_failed=self.max_failed if own or member.file or sampler == "openai" else None,
             candidates_per_prompt=member.n or self.candidates_per_prompt,
             temperatures=self.temperatures if member.temperature is None else [member.temperature],
             top_p=member.top_p or self.top_p,

@@ -25,11 +25,15 @@ class Objective:
     card: str  # the first sentence of the model card
     reads: choices.Reads
     sequences: int  # sequences in a row of data: 2 in a pair
-    labelled: float  # the share of a row's tokens that the LM head scores; 0 for a reward model, which has no LM head
-    row_tokens: int  # mean tokens of a row of generated tasks: the plan's estimate before there is data
-    trl: str  # the class of TRL's arguments; "": the objective has a trainer of its own, with the arguments of all
+    # the share of a row's tokens that the LM head scores; 0 for a reward model, which has no LM head
+    labelled: float
+    # mean tokens of a row of generated tasks: the plan's estimate before there is data
+    row_tokens: int
+    # the class of TRL's arguments; "": the objective has a trainer of its own, with the arguments of all
+    trl: str
     typed: dict[str, str]  # arguments of TRL that a key of the block sets, with that key
-    of_loss: tuple[str, ...]  # keys that define the loss: losses are only comparable if these keys are equal
+    # keys that define the loss: losses are only comparable if these keys are equal
+    of_loss: tuple[str, ...]
     next: str  # the stage that follows
     adapters: tuple[choices.Adapter, ...] = (choices.Adapter.none, choices.Adapter.lora, choices.Adapter.qlora)
     in_chain: bool = False  # true: every run trains it; false: only its own target does
@@ -158,8 +162,10 @@ class Reference:
     """The log-probabilities of DPO's pairs, or of KTO's completions, under the reference model."""
 
     precision: choices.Precision = MISSING
-    weights: choices.Weights = computed(choices.Weights.fp32)  # set by the pipeline: of the policy in DPO
-    forward: choices.Forward = computed(choices.Forward.shared_prefix)  # set by the pipeline: as dpo.forward
+    # set by the pipeline: of the policy in DPO
+    weights: choices.Weights = computed(choices.Weights.fp32)
+    # set by the pipeline: as dpo.forward
+    forward: choices.Forward = computed(choices.Forward.shared_prefix)
     runtime: ScoringRuntime = field(default_factory=ScoringRuntime)
 
 
@@ -243,4 +249,5 @@ class Reward(Training):
 
 
 OBJECTIVES = {block.objective.name: block.objective for block in (SFT, DPO, KTO, GRPO, Reward)}
-WITH_TRL = [name for name, objective in OBJECTIVES.items() if objective.trl]  # trained by a trainer of TRL
+# trained by a trainer of TRL
+WITH_TRL = [name for name, objective in OBJECTIVES.items() if objective.trl]

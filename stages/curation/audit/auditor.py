@@ -29,10 +29,12 @@ class Auditor:
         self.finders = {name: find for name, find in ALONE.items() if name in codes}
         if "repetition" in codes:
             self.finders["repetition"] = partial(repeats, threshold=self.thresholds["repetition"])
-        self.row_places, self.request_places = dict[str, str](), dict[str, str]()  # by row id, by prompt id
+        # by row id, by prompt id
+        self.row_places, self.request_places = dict[str, str](), dict[str, str]()
         self.texts, self.prompts_by_split = SeenTexts(self.thresholds["near_duplicate"]), dict[str, SeenTexts]()
         self.preferred = dict[tuple[str, str, str], str]()
-        self.sketch = lru_cache(maxsize=2)(sketch)  # caches the row between its search and its storing
+        # caches the row between its search and its storing
+        self.sketch = lru_cache(maxsize=2)(sketch)
 
     def findings(self, row: ParsedRow, split: str) -> dict[str, str]:
         """Return the evidence of every fault of a row, by code."""
@@ -100,7 +102,8 @@ def held_out(cfg: Audit) -> HeldOut:
         report = ReadReport()
         for row in convert(source, f"{key}[{i}].path", lambda row: row, Purpose.prompts, report):
             request = request_of(row)
-            if len(plain_words(request)) <= RUN:  # a request this short does not identify a conversation
+            # a request this short does not identify a conversation
+            if len(plain_words(request)) <= RUN:
                 request = "\n\n".join(requests_of(row) or row.answers)
             prompts.add(request, report.place)
         if report.bad_rows:

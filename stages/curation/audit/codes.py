@@ -8,16 +8,19 @@ from stages.curation.audit import faults, mistakes, overlap
 
 # The default threshold by code; `data.audit.thresholds` replaces it.
 THRESHOLDS = {
-    "repetition": answer_rules.REPEATED,  # largest share of an answer's runs of words that may be repetitions
+    # largest share of an answer's runs of words that may be repetitions
+    "repetition": answer_rules.REPEATED,
     "near_duplicate": overlap.ALIKE,  # share of all word pairs in two texts that both texts have
     "crosses_splits": overlap.ALIKE,
-    "contaminated": overlap.SHARE,  # share of an evaluation prompt's runs of words that the text has
+    # share of an evaluation prompt's runs of words that the text has
+    "contaminated": overlap.SHARE,
     "alike": 0.9,  # share of word pairs that the chosen and the rejected answer have in common
     "lopsided": 5.0,  # ratio of words between the longer and the shorter answer
 }
 DESCRIPTIONS: dict[str, str] = read_beside(__file__)
 
-Finder = Callable[[str, str], str | None]  # returns the evidence of a fault in a request and an answer
+# returns the evidence of a fault in a request and an answer
+Finder = Callable[[str, str], str | None]
 REQUEST: dict[str, Finder] = {
     "input_marker": lambda q, _: faults.says_no_input(q),
     "needs_link": lambda q, _: faults.needs_link(q),

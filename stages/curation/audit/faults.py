@@ -12,7 +12,8 @@ from stages.store.text_units import lines, paragraphs, plain_words, words
 PATTERNS = {name: re.compile(text.replace("\n", "")) for name, text in read_beside(__file__).items()}
 FEWEST = 3  # words that an answer needs to count as an echo
 ENDS = ".!?…:;)]}>\"'”’`*_|=。！？"
-PROSE = 25  # words of a last line without closing mark that is truncated, not a title or a list item
+# words of a last line without closing mark that is truncated, not a title or a list item
+PROSE = 25
 
 
 def first_match(name: str, text: str) -> str | None:

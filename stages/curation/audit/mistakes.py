@@ -15,7 +15,8 @@ TERM = re.compile(rf"({NUMBER})|([-+*/×÷−x])")
 # An equation next to these characters is part of a longer expression.
 BEFORE = re.compile(r"([-+*/×÷−^(.,:_=<>\[&|~\d]|\b[b-zB-HJ-Z]|\d and)$")
 AFTER = re.compile(r"\w|\s*[-+*/×÷−^:=_(\[&|]|[.,]\d|\s?[a-z]\b| \d{3}\b|\s*cents?\b")
-FRACTION = re.compile(r"/\s*\d+\s*/")  # "25 / 1/3" means 75, so a division by a fraction is ambiguous
+# "25 / 1/3" means 75, so a division by a fraction is ambiguous
+FRACTION = re.compile(r"/\s*\d+\s*/")
 SMALL = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 COUNT = rf"(\d{{1,3}}|{'|'.join(SMALL)})"
 PATTERNS = {name: text.replace("\n", "").replace("COUNT", COUNT) for name, text in read_beside(__file__).items()}

@@ -90,7 +90,8 @@ class HeldOut:
 
     def __init__(self, share: float = SHARE) -> None:
         self.min_share = share
-        self.prompts = list[tuple[str, str, int, float]]()  # name, text, number of runs, required share
+        # name, text, number of runs, required share
+        self.prompts = list[tuple[str, str, int, float]]()
         self.prompt_by_words = dict[tuple[str, ...], int]()
         self.prompts_by_run = defaultdict[tuple[str, ...], list[int]](list)
 

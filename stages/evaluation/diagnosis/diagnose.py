@@ -102,7 +102,8 @@ def learning_rate(run: Evidence) -> Finding:
 def beta(run: Evidence) -> Finding:
     if SIMPO in run.settings["loss_type"]:
         return Finding.of("simpo_beta", run.settings["beta"])
-    per_token = "sigmoid_norm" in run.settings["loss_type"]  # the loss takes a mean over tokens, not a sum
+    # the loss takes a mean over tokens, not a sum
+    per_token = "sigmoid_norm" in run.settings["loss_type"]
     normal, typical = (Normal.times(1.0, 10.0), 5) if per_token else (Normal.times(0.01, 0.5), 0.1)
     source = "arXiv:2411.15124: 5" if per_token else "arXiv:2305.18290: 0.1 and 0.5; arXiv:2310.16944: 0.01 to 0.1"
     return Finding.of("beta", run.settings["beta"], normal=normal, source=source, typical=typical)
@@ -169,7 +170,8 @@ def diagnose(run: Evidence, title: str) -> Diagnosis:
     causes, effects, of_evaluation = ([f for measure in measures if (f := measure(run))] for measures in groups)
     findings = [*causes, *effects, *of_evaluation]
     out_of_range = sorted((f for f in findings if f.severity), key=lambda f: -f.severity)
-    explained = any(f.severity == FAR for f in causes)  # an effect may suggest the opposite of its cause's advice
+    # an effect may suggest the opposite of its cause's advice
+    explained = any(f.severity == FAR for f in causes)
     consequences = [f for f in out_of_range if explained and f in effects]
     part = run.results["gives_verdict"][0]
     good, detectable = outcome_of(run.results, part)

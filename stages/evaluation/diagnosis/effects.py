@@ -14,7 +14,8 @@ from stages.store.numbers import signed
 
 ENOUGH_HELD_OUT = 20  # fewest held-out pairs for an accuracy that differs from chance
 LEARNT = 0.6  # lowest accuracy on training pairs that counts as having learnt from them
-FAR_KL = 0.6  # nats per token from the model before; the highest KL of a run that helped while tuning was 0.41
+# nats per token from the model before; the highest KL of a run that helped while tuning was 0.41
+FAR_KL = 0.6
 FELL = -0.3  # nats per token of chosen completions: each has lost a quarter of its probability
 NATS = "{:+z.1f}"
 TEST_PROMPTS = TEXTS["test_prompts"]["quantity"]

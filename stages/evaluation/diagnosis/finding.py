@@ -99,4 +99,5 @@ class Finding:
         return self.below if self.value < self.normal.low else self.above if self.value > self.normal.high else None
 
 
-Measure = Callable[[Evidence], Finding | None]  # None if the run has nothing to measure the quantity by
+# None if the run has nothing to measure the quantity by
+Measure = Callable[[Evidence], Finding | None]

@@ -44,7 +44,8 @@ SPLIT = re.compile(r"(?:.*[-_. ])?(train|test|validation|valid|val|dev|eval)(?:i
 SHARD = re.compile(r"-\d{5}-of-\d{5}|\.")
 HELD_OUT = dict.fromkeys(("valid", "val", "dev", "eval"), "validation")
 
-Watch = Callable[[Callable[[], float]], None]  # takes a function that returns how much of a file was read so far
+# takes a function that returns how much of a file was read so far
+Watch = Callable[[Callable[[], float]], None]
 
 # Kinds of files that are not read, by their first bytes or the ends of their names, each with a way to convert it.
 UNSUPPORTED = {start.encode("latin-1"): kind for start, kind in read_beside(__file__)["first_bytes"].items()}

@@ -54,7 +54,8 @@ def line_rows(file: Path, lines: Iterable[bytes]) -> Iterator[Row]:
         except UnicodeDecodeError:
             yield Row(name, i, line.decode(errors="replace").rstrip("\n"), not_utf8_error(file, line))
         except json.JSONDecodeError as error:
-            if error.msg == "Extra data" and error.doc[error.pos :].strip() == ",":  # an array without its brackets
+            # an array without its brackets
+            if error.msg == "Extra data" and error.doc[error.pos :].strip() == ",":
                 yield Row(name, i, parse_value(error.doc[: error.pos]))
             else:
                 yield Row(name, i, text, BadRow("", f"broken JSON: {json_message(error)}"))

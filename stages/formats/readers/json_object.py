@@ -40,7 +40,8 @@ def object_rows(file: Path, stream: BinaryIO) -> Iterator[Row]:
         values = json_values(file, content)
     except (json.JSONDecodeError, UnicodeDecodeError, BadRow) as error:
         rows = [*line_rows(file, io.BytesIO(content))]
-        if pretty and all(row.error for row in rows):  # the fault is in an object over several lines
+        # the fault is in an object over several lines
+        if pretty and all(row.error for row in rows):
             decode_text(file, content)  # raises the error for other encodings
             raise UserError(f"{file}: {error}. Correct the object.") from error
         yield from rows
@@ -97,7 +98,8 @@ def table_rows(file: Path, value: dict[str, Any]) -> Sequence[dict[str, Any] | B
     `columns` or `index`), lists as columns, rows by their ids, or rows under one of `ROW_KEYS`."""
     columns, data = value.get("columns"), value.get("data")
     if isinstance(columns, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
-        columns = [str(name.get("name") if isinstance(name, dict) else name) for name in columns]  # Trino's have types
+        # Trino's have types
+        columns = [str(name.get("name") if isinstance(name, dict) else name) for name in columns]
         validate_columns(str(file), columns)
         filled = {i: dict(zip(columns, row, strict=True)) for i, row in enumerate(data) if len(row) == len(columns)}
         fault = f"fields, but `columns` has {len(columns)}"

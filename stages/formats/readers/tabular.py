@@ -17,13 +17,15 @@ from stages.formats.readers.json_lines import BoundedLines, not_utf8_error
 from stages.formats.readers.row import BadRow, Row, validate_columns
 
 GROUP = 1024  # rows
-SEPARATOR = re.compile(r"\ufeff?sep=(.)\s*", re.IGNORECASE)  # Excel's line above the header, with the separator
+# Excel's line above the header, with the separator
+SEPARATOR = re.compile(r"\ufeff?sep=(.)\s*", re.IGNORECASE)
 
 
 def csv_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
     """Yield the rows of a CSV file with a header. A row with more or fewer fields than the header is unusable."""
     text = stream.text_lines(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
-    csv.field_size_limit(stream.longest)  # 131,072 characters by default: a document in a field may have more
+    # 131,072 characters by default: a document in a field may have more
+    csv.field_size_limit(stream.longest)
     start = next(text, "")
     delimiter = "\t" if ".tsv" in file.suffixes and "\t" in start else max(",\t;|", key=start.count)
     if separator := SEPARATOR.fullmatch(start):
@@ -40,7 +42,8 @@ def csv_rows(file: Path, stream: BoundedLines) -> Iterator[Row]:
             if header is None:
                 raise UserError(f"{file}: line {line}: the header is not CSV: {error}. Mend that line.") from error
             where = f", in the row from line {line} on" if lines.line_num > line else ""
-            for lost in range(line, lines.line_num + 1):  # an open quote takes the lines after it, too
+            # an open quote takes the lines after it, too
+            for lost in range(line, lines.line_num + 1):
                 yield Row(str(file), lost, None, BadRow("", f"broken CSV: {error}{where}"))
             continue
         if not fields:

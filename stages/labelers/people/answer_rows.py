@@ -22,7 +22,8 @@ def write(session: Session, out: StageDir, answered: Path | None = None) -> None
     """Write a row per answer, and a blank row per open question. A file that somebody has changed since it was written
     is moved aside, unless it is the file `answered`, whose answers the session has."""
     rows = [row for q in session.questions.values() for row in question_rows(q, answers_to(q, session))]
-    file, written = out / FILE, session.folder / f"written-{out.path.stem}"  # the digest of the file as last written
+    # the digest of the file as last written
+    file, written = out / FILE, session.folder / f"written-{out.path.stem}"
     recorded = written.read_text(encoding="utf-8") if written.exists() else ""
     digest = file_digest(file) if file.exists() else recorded
     if digest != recorded and not (answered and answered.samefile(file)):

@@ -116,7 +116,8 @@ class Page:
 
     def __init__(self, session: Session, cfg: Human, token: str | None, progress: Progress):
         self.session, self.token, self.progress = session, token, progress
-        self.failure: OSError | UserError | None = None  # the reason why an answer could not be saved
+        # the reason why an answer could not be saved
+        self.failure: OSError | UserError | None = None
         self.page_texts = {"instructions": cfg.instructions, "reasons": session.reasons}
         self.headers = HEADERS | {"Content-Security-Policy": policy_of(HTML)}
 
@@ -162,7 +163,8 @@ class Page:
                 return error_response(refused)
             except ClientDisconnect:
                 return Response()  # the client is gone, and nobody reads the response
-            except (OSError, UserError) as error:  # the disk is full, or the journal is not a regular file
+            except (OSError, UserError) as error:
+                # the disk is full, or the journal is not a regular file
                 self.failure, self.server.should_exit = error, True
                 reason = error.strerror if isinstance(error, OSError) else "the journal is not a file"
                 return error_response(Refused(507, f"the answer was not saved, and the server stops: {reason}"))
@@ -170,12 +172,14 @@ class Page:
         return respond
 
     def end(self) -> None:
-        self.server.should_exit |= self.session.complete  # an undo makes the session incomplete again
+        # an undo makes the session incomplete again
+        self.server.should_exit |= self.session.complete
 
     def require_access(self, request: Request) -> None:
         """Raise Refused if a request comes from another site or does not have the token."""
         host = request.headers.get("host", "")
-        if self.token is None and not is_loopback(host_name(host)):  # no website can own these names
+        # no website can own these names
+        if self.token is None and not is_loopback(host_name(host)):
             raise Refused(403, "open this page as 127.0.0.1 or localhost")
         if foreign := {*request.headers.getlist("origin")} - {f"http://{host}", f"https://{host}"}:
             raise Refused(403, f"requests from {min(foreign)} are not allowed")

@@ -185,7 +185,8 @@ class Session:
             return {"questions": 0, "alpha": None, "same": None}
         counts = coincidences(verdicts, len(VERDICTS))
         mean_alpha, same = float(alpha(counts)), float(counts.trace() / counts.sum())
-        rounded = round(mean_alpha, 4) if isfinite(mean_alpha) else None  # undefined if all verdicts are equal
+        # undefined if all verdicts are equal
+        rounded = round(mean_alpha, 4) if isfinite(mean_alpha) else None
         return {"questions": len(verdicts), "alpha": rounded, "same": round(same, 4)}
 
     def figures(self) -> dict[str, Any]:

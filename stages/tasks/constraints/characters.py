@@ -95,5 +95,6 @@ def _capital(word: str) -> bool:
 
 
 def parentheses_at_least(answer: str, count: int) -> bool:
-    inside = re.findall(r"(?<!\])\(([^()]*)\)", answer)  # after a square bracket, the parentheses contain a link
+    # after a square bracket, the parentheses contain a link
+    inside = re.findall(r"(?<!\])\(([^()]*)\)", answer)
     return sum(bool(re.search(r"\w\w", remark)) for remark in inside) >= count  # not "(s)" or "(1)"

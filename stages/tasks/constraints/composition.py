@@ -10,7 +10,8 @@ from stages.tasks.constraint import Draw
 from stages.tasks.words import NAMES
 
 DASH = re.compile(r"\s*[-*]\s+(?=\S)")
-MARKED = r"\s*(?:[-*•+]\s+)?[*_]*\(?({})[.)][*_]*\s+(?=\S)"  # a marker, also in bold, in brackets or after a bullet
+# a marker, also in bold, in brackets or after a bullet
+MARKED = r"\s*(?:[-*•+]\s+)?[*_]*\(?({})[.)][*_]*\s+(?=\S)"
 NUMBERED = re.compile(MARKED.format(r"\d{1,3}"))
 LETTER = re.compile(MARKED.format("[A-Za-z]"))
 ITEM = re.compile(f"{NUMBERED.pattern}|{BULLET.pattern}")
@@ -145,7 +146,8 @@ def dialogue(answer: str, count: int, one: str, other: str) -> bool:
 def pros_and_cons(answer: str) -> bool:
     answer_lines = [unmarked(line).lower() for line in lines(answer) if re.search(r"[^\W_]", line)]
     first = answer_lines.index("pros:") if "pros:" in answer_lines else len(answer_lines)
-    return "cons:" in answer_lines[first + 2 : -1]  # at least one line between both labels, and one after them
+    # at least one line between both labels, and one after them
+    return "cons:" in answer_lines[first + 2 : -1]
 
 
 def title_in_angles(answer: str) -> bool:

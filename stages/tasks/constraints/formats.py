@@ -7,7 +7,8 @@ from typing import Any
 from stages.store.text_units import lines
 from stages.tasks.constraint import Draw
 
-LABELS = ["topic", "title", "summary", "reason", "example", "detail", "question", "tip"]  # labels that fit any request
+# labels that fit any request
+LABELS = ["topic", "title", "summary", "reason", "example", "detail", "question", "tip"]
 DRAWS: dict[str, Draw] = {
     "json_object": lambda rng, request: {"keys": rng.sample(LABELS, rng.choice([2, 3]))},
     "key_value_lines": lambda rng, request: {

@@ -11,8 +11,10 @@ from stages.tasks.words import ADJECTIVES, words_of
 FREQUENT, COMMON, LIKELY = (words_of(__file__)[name] for name in ("frequent", "common", "likely"))
 # without the `I` of `i.e.` and `A.I.`
 FIRST_PERSON = re.compile(r"(?<![^\W_])(?:(?<!\b\w\.)i(?!\.\w\b)|me|my|mine|myself)(?![^\W_])", re.IGNORECASE)
-MARKER = re.compile(r"(?m)^[ \t#*>_+-]*\d{1,2}[.):][*_]*(?=\s|$)")  # marks a numbered item, also in bold or a heading
-FIGURE = re.compile(r"(?<![^\W_])\d+(?:[.,:]\d+)*")  # `1,000` and `10:30` are one figure each; the 2 of `H2O` is none
+# marks a numbered item, also in bold or a heading
+MARKER = re.compile(r"(?m)^[ \t#*>_+-]*\d{1,2}[.):][*_]*(?=\s|$)")
+# `1,000` and `10:30` are one figure each; the 2 of `H2O` is none
+FIGURE = re.compile(r"(?<![^\W_])\d+(?:[.,:]\d+)*")
 QUOTES = "\"'“”‘’«»"
 BOLD = re.compile(r"(?<![*\w\\])\*\*\*?(?![\s*])((?:[^*\n]|\*(?!\*))+?)(?<!\s)\*\*")
 SINGLE = re.compile(r"(?<![*\w\\])\*(?![\s*])([^*\n]+)(?<!\s)\*(?!\*)")
@@ -99,7 +101,8 @@ def highlighted_parts(answer: str, count: int) -> bool:
 
 def first_sentence_bold(answer: str) -> bool:
     bold, answer_sentences = BOLD.match(answer), sentences(answer.replace("*", ""))
-    if bold is None or len(answer_sentences) < 2 or answer_sentences[0][-1] not in ".!?…":  # without mark: a heading
+    # without mark: a heading
+    if bold is None or len(answer_sentences) < 2 or answer_sentences[0][-1] not in ".!?…":
         return False
     return [words(part) for part in sentences(bold[1].replace("*", ""))] == [words(answer_sentences[0])]
 

@@ -74,7 +74,8 @@ def _times(pattern: str, answer: str) -> int:
 
 def placeholders(answer: str, count: int) -> bool:
     inside = [part.strip() for part in re.findall(r"\[([^\[\]\n]+)\](?!\()", answer)]
-    named = [part for part in inside if any(map(str.isalpha, part)) and part.lower() != "x"]  # "[x]" is a ticked box
+    # "[x]" is a ticked box
+    named = [part for part in inside if any(map(str.isalpha, part)) and part.lower() != "x"]
     return len(named) >= count
 
 
