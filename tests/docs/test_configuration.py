@@ -153,8 +153,7 @@ def said_in_schema(kind: type) -> dict[str, str]:
                 behind = lines[field.end_lineno - 1].encode()[field.end_col_offset :].decode()
                 above = itertools.takewhile(COMMENT.match, reversed(lines[: field.lineno - 1]))
                 comments = [COMMENT.match(line) for line in (*reversed([*above]), behind)]
-                if texts := [comment[1] for comment in comments if comment]:
-                    comment_by_field[field.target.id] = " ".join(texts)
+                comment_by_field[field.target.id] = " ".join(comment[1] for comment in comments if comment)
     return comment_by_field
 
 
